@@ -1,0 +1,96 @@
+//! Settings of the protocol, with their defaults and bounds. Parsing belongs to the driver; what may not be is said here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Bytes of a key. Longer keys belong in the value.
+pub const KEY_BYTES_MAX: usize = 1 << 10;
+/// Bytes of a bucket's name.
+pub const BUCKET_BYTES_MAX: usize = 255;
+/// Bytes of a value; the paper's objects are usually below 1 MB.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Concurrent values of one object before a put that would add one is refused. Repair may exceed it.
+pub const SIBLINGS_MAX: usize = 100;
+/// Bytes of a context token: 64 actors' worth, and more than any object reaches without being told.
+pub const CONTEXT_BYTES_MAX: usize = 16 << 10;
+
+/// R, W and what goes with them, for a cluster or one bucket. N is the ring's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QuorumDefaults {
+    /// Replicas that must answer a get.
+    pub r: u8,
+    /// Replicas that must acknowledge a put.
+    pub w: u8,
+    /// Of the W, how many must have fsynced; `None` means all of them.
+    pub dw: Option<u8>,
+    /// Of the R, how many must be home replicas.
+    pub pr: u8,
+    /// Of the W, how many must be home replicas.
+    pub pw: u8,
+}
+
+impl Default for QuorumDefaults {
+    fn default() -> Self {
+        Self { r: 2, w: 2, dw: None, pr: 0, pw: 0 }
+    }
+}
+
+/// Everything that can be set about the protocol.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// For buckets without settings of their own.
+    pub quorum: QuorumDefaults,
+    /// Settings of single buckets.
+    pub buckets: BTreeMap<Bytes, QuorumDefaults>,
+    /// Until a request that names no time-out is answered.
+    pub request_timeout: Duration,
+    /// How long a replica may be silent before a fallback takes its write.
+    pub hint_after: Duration,
+    /// Between two rounds of gossip (the paper: a second).
+    pub gossip_interval: Duration,
+    /// Between two anti-entropy exchanges that this node starts.
+    pub anti_entropy_interval: Duration,
+    /// Between two looks at the hints for a node that is back.
+    pub hint_interval: Duration,
+    /// Suspicion above which a peer counts as down.
+    pub phi_threshold: f64,
+    /// Bytes of hints kept for one target; over it the oldest go, and anti-entropy carries the rest.
+    pub hint_bytes_max: u64,
+    /// Requests in flight at one coordinator.
+    pub requests_max: usize,
+    /// Objects in one pushed batch.
+    pub batch_objects_max: usize,
+    /// Bytes in one pushed batch.
+    pub batch_bytes_max: usize,
+    /// Partitions that one node sends at the same time.
+    pub transfers_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            quorum: QuorumDefaults::default(),
+            buckets: BTreeMap::new(),
+            request_timeout: Duration::from_secs(5),
+            hint_after: Duration::from_millis(500),
+            gossip_interval: Duration::from_secs(1),
+            anti_entropy_interval: Duration::from_millis(250),
+            hint_interval: Duration::from_millis(500),
+            phi_threshold: 8.0,
+            hint_bytes_max: 1 << 30,
+            requests_max: 16_384,
+            batch_objects_max: 256,
+            batch_bytes_max: 1 << 20,
+            transfers_max: 4,
+        }
+    }
+}
+
+impl Config {
+    /// The settings of `bucket`.
+    pub fn quorum_of(&self, bucket: &Bytes) -> QuorumDefaults {
+        self.buckets.get(bucket).copied().unwrap_or(self.quorum)
+    }
+}

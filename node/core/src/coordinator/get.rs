@@ -1,0 +1,382 @@
+//! One get: from the coordinator's own read to the repair of stale replicas (paper 4.5, 5).
+//!
+//! ```text
+//! start -> Fetch digest from the other replicas --R agree or are fetched--> Answered --all answered--> Settled
+//!               | a digest differs: Fetch the object                              | stale ones: Repair
+//!               | failed, suspected or silent: Fetch the object from a fallback
+//! ```
+//!
+//! A replica counts once its version is included in what is known: its object was joined, or its digest is that of an object
+//! that was. Guarantees: the answer includes everything that R replicas knew. Deviation from the paper: digests are asked for
+//! and not values, and the value only from those that differ; the answer is the same.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::coordinator::Progress;
+use crate::id::NodeId;
+use crate::quorum::{Answer, Required, Tally};
+use crate::request::Failure;
+use crate::time::Instant;
+use crate::version::{Digest, Object};
+
+/// What happens to a get.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// `by` answered.
+    Fetched {
+        /// Who.
+        by: NodeId,
+        /// The digest of what it knows.
+        digest: Digest,
+        /// What it knows, unless only the digest was asked for.
+        object: Option<Object>,
+    },
+    /// `by` cannot or will not answer.
+    Failed {
+        /// Who.
+        by: NodeId,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What a get wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Ask.
+    Fetch {
+        /// Whom.
+        from: NodeId,
+        /// The digest will do.
+        digest_only: bool,
+    },
+    /// Tell the client; at most once.
+    Answer(Result<Object, Failure>),
+    /// Send the joined object to a replica that is behind.
+    Repair {
+        /// To whom.
+        to: NodeId,
+        /// All that is known.
+        object: Object,
+    },
+}
+
+/// What is known of one node's version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Replica {
+    Asked,
+    /// Its digest came, and no object with that digest yet.
+    Differs(Digest),
+    /// What it knows is included; this was its digest.
+    Included(Digest),
+    Failed,
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Get {
+    homes: Vec<NodeId>,
+    fallbacks: VecDeque<NodeId>,
+    stands_in: BTreeMap<NodeId, NodeId>,
+    replicas: BTreeMap<NodeId, Replica>,
+    /// Who was asked for the value first.
+    value_from: NodeId,
+    /// Digests whose objects have been joined.
+    joined: Vec<Digest>,
+    object: Object,
+    tally: Tally,
+    required: Required,
+    fallback_at: Instant,
+    deadline: Instant,
+    answered: bool,
+}
+
+/// Everything a get starts from.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The read set of the partition.
+    pub homes: Vec<NodeId>,
+    /// The coordinator, if it is in the read set; it is asked for the object, the others for digests.
+    pub own: NodeId,
+    /// Home replicas that are suspected: fallbacks are asked at once.
+    pub suspected: Vec<NodeId>,
+    /// Reachable fallbacks, best first: they may hold hints.
+    pub fallbacks: Vec<NodeId>,
+    /// What it takes.
+    pub required: Required,
+    /// When silent replicas are replaced.
+    pub fallback_at: Instant,
+    /// When the client hears at the latest.
+    pub deadline: Instant,
+}
+
+impl Get {
+    /// Starts: every home replica is asked, and stand-ins for the suspected ones.
+    pub fn start(start: Start, out: &mut Vec<Output>) -> Self {
+        let value_from = if start.homes.contains(&start.own) { start.own } else { start.homes[0] };
+        let mut get = Self {
+            value_from,
+            homes: start.homes,
+            fallbacks: start.fallbacks.into(),
+            stands_in: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            joined: Vec::new(),
+            object: Object::default(),
+            tally: Tally::default(),
+            required: start.required,
+            fallback_at: start.fallback_at,
+            deadline: start.deadline,
+            answered: false,
+        };
+        for home in get.homes.clone() {
+            get.replicas.insert(home, Replica::Asked);
+            out.push(Output::Fetch { from: home, digest_only: home != value_from });
+        }
+        for home in start.suspected {
+            get.replace(home, out);
+        }
+        get
+    }
+
+    /// Who answered, how many durably (always 0 for a get), how many as stand-ins.
+    pub fn evidence(&self) -> (Vec<NodeId>, u32, u32) {
+        self.tally.evidence()
+    }
+
+    /// Whether only the digest was asked of `node`: it is a home replica, and nothing of it is known yet.
+    pub fn wants_digest_of(&self, node: NodeId) -> bool {
+        self.homes.contains(&node) && node != self.value_from && self.joined.is_empty()
+    }
+
+    /// Whether the client has been answered.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// One input.
+    pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) -> Progress {
+        match input {
+            Input::Fetched { by, digest, object } => self.on_fetched(by, digest, object, out),
+            Input::Failed { by } => self.on_failed(by, out),
+            Input::Tick => self.on_tick(now, out),
+        }
+        let sets = std::slice::from_ref(&self.homes);
+        if !self.answered && self.tally.reached(sets, self.required) {
+            self.answered = true;
+            out.push(Output::Answer(Ok(self.object.clone())));
+        }
+        let settled = self.answered && (now >= self.deadline || self.replicas.values().all(is_final));
+        if settled {
+            self.repair(out);
+        }
+        if settled { Progress::Settled } else { Progress::Running }
+    }
+
+    fn on_fetched(&mut self, by: NodeId, digest: Digest, object: Option<Object>, out: &mut Vec<Output>) {
+        if !self.replicas.contains_key(&by) {
+            return;
+        }
+        let absent = digest == Digest::default();
+        if let Some(object) = object {
+            self.object.join(&object);
+            self.joined.push(digest);
+            self.include(by, digest);
+            let same = |replica: &(NodeId, Replica)| replica.1 == Replica::Differs(digest);
+            let agreeing: Vec<_> = self.replicas.iter().map(|(node, replica)| (*node, *replica)).filter(same).collect();
+            for (node, _) in agreeing {
+                self.include(node, digest);
+            }
+        } else if absent || self.joined.contains(&digest) {
+            self.include(by, digest);
+        } else if self.replicas[&by] == Replica::Asked {
+            self.replicas.insert(by, Replica::Differs(digest));
+        }
+        self.fetch_differing(out);
+    }
+
+    /// Once a value has come, the values that differ from it are asked for, one of each.
+    fn fetch_differing(&mut self, out: &mut Vec<Output>) {
+        if self.joined.is_empty() && self.replicas.get(&self.value_from) == Some(&Replica::Asked) {
+            return;
+        }
+        for (node, replica) in &mut self.replicas {
+            if let Replica::Differs(_) = replica {
+                *replica = Replica::Asked;
+                out.push(Output::Fetch { from: *node, digest_only: false });
+            }
+        }
+    }
+
+    fn include(&mut self, by: NodeId, digest: Digest) {
+        self.replicas.insert(by, Replica::Included(digest));
+        let home = self.stands_in.get(&by).copied().unwrap_or(by);
+        self.tally.add(home, Answer { by, durable: false });
+    }
+
+    fn on_failed(&mut self, by: NodeId, out: &mut Vec<Output>) {
+        let Some(replica) = self.replicas.get_mut(&by) else { return };
+        if !is_final(replica) {
+            *replica = Replica::Failed;
+            let home = self.stands_in.remove(&by).unwrap_or(by);
+            self.replace(home, out);
+            self.fetch_differing(out);
+        }
+    }
+
+    fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if now >= self.fallback_at && !self.answered {
+            for home in self.homes.clone() {
+                if !is_final(&self.replicas[&home]) {
+                    self.replace(home, out);
+                }
+            }
+            self.fetch_silent(out);
+        }
+        if now >= self.deadline && !self.answered {
+            self.answered = true;
+            let acknowledged = self.tally.acknowledged(std::slice::from_ref(&self.homes)) as u32;
+            out.push(Output::Answer(Err(Failure::Unavailable { acknowledged, required: self.required.total as u32 })));
+        }
+    }
+
+    /// The replica that was to send the value is silent: those that sent digests are asked for theirs.
+    fn fetch_silent(&mut self, out: &mut Vec<Output>) {
+        for (node, replica) in &mut self.replicas {
+            if let Replica::Differs(_) = replica {
+                *replica = Replica::Asked;
+                out.push(Output::Fetch { from: *node, digest_only: false });
+            }
+        }
+    }
+
+    fn replace(&mut self, home: NodeId, out: &mut Vec<Output>) {
+        if self.stands_in.values().any(|replaced| *replaced == home) {
+            return;
+        }
+        if let Some(fallback) = self.fallbacks.pop_front() {
+            self.stands_in.insert(fallback, home);
+            self.replicas.insert(fallback, Replica::Asked);
+            out.push(Output::Fetch { from: fallback, digest_only: false });
+        }
+    }
+
+    /// Home replicas whose version is not all that is known get it. Fallbacks do not: they hold hints, not copies.
+    fn repair(&mut self, out: &mut Vec<Output>) {
+        let all = self.object.digest();
+        for home in &self.homes {
+            if let Some(Replica::Included(digest) | Replica::Differs(digest)) = self.replicas.get(home)
+                && *digest != all
+            {
+                out.push(Output::Repair { to: *home, object: self.object.clone() });
+            }
+        }
+    }
+}
+
+fn is_final(replica: &Replica) -> bool {
+    matches!(replica, Replica::Included(_) | Replica::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Incarnation;
+    use crate::ring::tests::node;
+    use crate::version::{Actor, CausalContext, Dot, Value};
+
+    fn object(by: u8, counter: u64) -> Object {
+        let mut object = Object::default();
+        let actor = Actor { node: node(by), incarnation: Incarnation(1) };
+        object.update(&CausalContext::default(), Dot { actor, counter }, Value { data: Some("v".into()), written_ms: 0 });
+        object
+    }
+
+    fn start(suspected: &[u8]) -> (Get, Vec<Output>) {
+        let mut out = Vec::new();
+        let get = Get::start(
+            Start {
+                homes: vec![node(1), node(2), node(3)],
+                own: node(1),
+                suspected: suspected.iter().map(|id| node(*id)).collect(),
+                fallbacks: vec![node(4)],
+                required: Required { total: 2, durable: 0, primary: 0 },
+                fallback_at: Instant(100),
+                deadline: Instant(1000),
+            },
+            &mut out,
+        );
+        (get, out)
+    }
+
+    fn fetched(get: &mut Get, by: u8, known: &Object, whole: bool, out: &mut Vec<Output>) -> Progress {
+        let object = whole.then(|| known.clone());
+        get.handle(Input::Fetched { by: node(by), digest: known.digest(), object }, Instant(1), out)
+    }
+
+    #[test]
+    fn one_value_and_equal_digests_are_enough() {
+        let (mut get, mut out) = start(&[]);
+        assert_eq!(out.iter().filter(|output| matches!(output, Output::Fetch { digest_only: false, .. })).count(), 1);
+        out.clear();
+        let known = object(1, 1);
+        fetched(&mut get, 2, &known, false, &mut out);
+        assert_eq!(out, [], "a digest without a value answers nothing");
+        fetched(&mut get, 1, &known, true, &mut out);
+        assert_eq!(out, [Output::Answer(Ok(known.clone()))]);
+        assert_eq!(fetched(&mut get, 3, &known, false, &mut out), Progress::Settled);
+        assert_eq!(out.len(), 1, "equal replicas need no repair");
+    }
+
+    #[test]
+    fn concurrent_versions_are_all_returned_and_stale_replicas_repaired() {
+        let (mut get, mut out) = start(&[]);
+        out.clear();
+        let (ours, theirs) = (object(1, 1), object(2, 5));
+        fetched(&mut get, 1, &ours, true, &mut out);
+        fetched(&mut get, 2, &theirs, false, &mut out);
+        assert_eq!(out, [Output::Fetch { from: node(2), digest_only: false }]);
+        fetched(&mut get, 2, &theirs, true, &mut out);
+        let mut both = ours.clone();
+        both.join(&theirs);
+        assert_eq!(out[1], Output::Answer(Ok(both.clone())));
+        assert_eq!(fetched(&mut get, 3, &Object::default(), false, &mut out), Progress::Settled, "late, and behind");
+        for id in 1..=3 {
+            assert!(out.contains(&Output::Repair { to: node(id), object: both.clone() }), "replica {id}");
+        }
+    }
+
+    #[test]
+    fn a_fallback_answers_for_a_replica_that_is_down() {
+        let (mut get, mut out) = start(&[2]);
+        assert_eq!(out.last(), Some(&Output::Fetch { from: node(4), digest_only: false }));
+        out.clear();
+        let hinted = object(4, 1);
+        fetched(&mut get, 1, &Object::default(), true, &mut out);
+        fetched(&mut get, 4, &hinted, true, &mut out);
+        assert_eq!(out, [Output::Answer(Ok(hinted))]);
+    }
+
+    #[test]
+    fn when_the_value_does_not_come_the_others_are_asked_for_theirs() {
+        let (mut get, mut out) = start(&[]);
+        out.clear();
+        let known = object(1, 1);
+        fetched(&mut get, 2, &known, false, &mut out);
+        fetched(&mut get, 3, &known, false, &mut out);
+        get.handle(Input::Failed { by: node(1) }, Instant(2), &mut out);
+        get.handle(Input::Failed { by: node(4) }, Instant(2), &mut out);
+        assert!(out.contains(&Output::Fetch { from: node(2), digest_only: false }), "{out:?}");
+        fetched(&mut get, 2, &known, true, &mut out);
+        fetched(&mut get, 3, &known, true, &mut out);
+        assert!(out.contains(&Output::Answer(Ok(known))));
+    }
+
+    #[test]
+    fn too_few_answers_are_unavailable() {
+        let (mut get, mut out) = start(&[]);
+        out.clear();
+        fetched(&mut get, 1, &Object::default(), true, &mut out);
+        get.handle(Input::Tick, Instant(1000), &mut out);
+        assert_eq!(out.last(), Some(&Output::Answer(Err(Failure::Unavailable { acknowledged: 1, required: 2 }))));
+    }
+}

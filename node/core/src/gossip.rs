@@ -1,0 +1,128 @@
+//! What nodes tell each other of themselves (paper 4.8): addresses, ring epochs, load.
+//!
+//! Each node exchanges its view with a random peer every second. A node's own entry is the only one it changes; entries are
+//! ordered by (generation, version), so the newest wins everywhere, in any order of arrival, and a restarted node supersedes
+//! its former self. Membership is not decided here: the ring says who is a member. Gossip is how a pod that came back under
+//! another address is found again.
+
+use std::collections::BTreeMap;
+
+use crate::id::{Epoch, NodeId};
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemberState {
+    /// Grows at each start of the node.
+    pub generation: u64,
+    /// Grows with each change within a start.
+    pub version: u64,
+    /// host:port for peers.
+    pub peer_address: String,
+    /// host:port for clients.
+    pub client_address: String,
+    /// Its failure domain.
+    pub zone: String,
+    /// The ring it holds.
+    pub epoch: Epoch,
+    /// Objects it holds.
+    pub objects: u64,
+    /// Hints it keeps for others.
+    pub hints: u64,
+}
+
+impl MemberState {
+    fn order(&self) -> (u64, u64) {
+        (self.generation, self.version)
+    }
+}
+
+/// One node's view of all.
+#[derive(Clone, Debug)]
+pub struct Gossip {
+    own: NodeId,
+    members: BTreeMap<NodeId, MemberState>,
+}
+
+impl Gossip {
+    /// A view that knows only its own node.
+    pub fn new(own: NodeId, state: MemberState) -> Self {
+        Self { own, members: [(own, state)].into() }
+    }
+
+    /// Everyone that was heard of, this node included.
+    pub fn members(&self) -> &BTreeMap<NodeId, MemberState> {
+        &self.members
+    }
+
+    /// What `node` last said of itself.
+    pub fn of(&self, node: NodeId) -> Option<&MemberState> {
+        self.members.get(&node)
+    }
+
+    /// Says something new of this node.
+    pub fn update_own(&mut self, epoch: Epoch, objects: u64, hints: u64) {
+        let own = self.members.get_mut(&self.own).expect("a node knows itself");
+        if (own.epoch, own.objects, own.hints) != (epoch, objects, hints) {
+            (own.epoch, own.objects, own.hints) = (epoch, objects, hints);
+            own.version += 1;
+        }
+    }
+
+    /// Takes what is newer; true if an address changed or a node is new.
+    pub fn merge(&mut self, theirs: Vec<(NodeId, MemberState)>) -> bool {
+        let mut readdressed = false;
+        for (node, state) in theirs {
+            let known = self.members.get(&node);
+            if node == self.own || known.is_some_and(|known| known.order() >= state.order()) {
+                continue;
+            }
+            readdressed |= known.is_none_or(|known| known.peer_address != state.peer_address);
+            self.members.insert(node, state);
+        }
+        readdressed
+    }
+
+    /// Notes the addresses that a peer told in its handshake, before any gossip of it arrived.
+    pub fn greet(&mut self, node: NodeId, peer_address: &str, client_address: &str) {
+        self.members.entry(node).or_insert_with(|| MemberState {
+            peer_address: peer_address.into(),
+            client_address: client_address.into(),
+            ..MemberState::default()
+        });
+    }
+
+    /// The view, to be sent.
+    pub fn snapshot(&self) -> Vec<(NodeId, MemberState)> {
+        self.members.iter().map(|(node, state)| (*node, state.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(generation: u64, version: u64, address: &str) -> MemberState {
+        MemberState { generation, version, peer_address: address.into(), ..MemberState::default() }
+    }
+
+    #[test]
+    fn the_newest_word_of_a_node_wins_in_any_order() {
+        let (own, other) = (NodeId([1; 16]), NodeId([2; 16]));
+        let words = [state(1, 9, "old:1"), state(2, 1, "new:1"), state(2, 3, "new:1")];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut gossip = Gossip::new(own, state(1, 1, "me:1"));
+            for word in order {
+                gossip.merge(vec![(other, words[word].clone())]);
+            }
+            assert_eq!(gossip.of(other), Some(&words[2]));
+        }
+    }
+
+    #[test]
+    fn nobody_else_speaks_for_a_node() {
+        let own = NodeId([1; 16]);
+        let mut gossip = Gossip::new(own, state(1, 1, "me:1"));
+        assert!(!gossip.merge(vec![(own, state(9, 9, "impostor:1"))]));
+        assert_eq!(gossip.of(own).unwrap().peer_address, "me:1");
+    }
+}

@@ -1,0 +1,225 @@
+//! What nodes say to each other. The wire form is in `dynamo-proto`; this is the meaning.
+//!
+//! Every message of the data path carries its sender's epoch. Messages may be lost, duplicated and reordered; each is safe to
+//! handle twice.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::gossip::MemberState;
+use crate::id::{Epoch, NodeId, PartitionId, RequestId};
+use crate::name::Name;
+use crate::request::{Outcome, Request};
+use crate::ring::Ring;
+use crate::version::{Digest, Object};
+
+/// Why a peer did not do what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The request's epoch is older than the replica's: fetch the newer ring, start again.
+    StaleEpoch,
+    /// The replica's ring is older than the request's; it is fetching the newer one.
+    Behind,
+    /// By the ring of this epoch, the replica does not hold the partition.
+    NotOwner,
+    /// A bound was hit.
+    Overloaded,
+    /// Its storage failed.
+    Storage,
+}
+
+/// Why objects are pushed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Purpose {
+    /// A partition moves to a new replica.
+    Transfer,
+    /// Held for a replica that was away.
+    Hint,
+    /// Found to differ.
+    Repair,
+    /// Held by a node that the ring does not name for it (any more).
+    Handback,
+}
+
+/// An object with its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedObject {
+    /// Its name.
+    pub name: Name,
+    /// All that is known of it.
+    pub object: Object,
+}
+
+/// A name and the digest of what is known of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedDigest {
+    /// The name.
+    pub name: Name,
+    /// The digest of its history.
+    pub digest: Digest,
+}
+
+/// One message between nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Join `object` into your copy (or keep it for `hint_for`) and acknowledge.
+    Replicate {
+        /// The coordinator's number.
+        request: RequestId,
+        /// The coordinator's ring.
+        epoch: Epoch,
+        /// The object's name.
+        name: Name,
+        /// Its whole state at the coordinator.
+        object: Object,
+        /// Keep it for this replica instead, which cannot be reached.
+        hint_for: Option<NodeId>,
+        /// Acknowledge when fsynced, not when applied.
+        synced: bool,
+    },
+    /// The write is applied, and on stable storage if `durable`.
+    Replicated {
+        /// The coordinator's number.
+        request: RequestId,
+        /// It is fsynced.
+        durable: bool,
+    },
+    /// What do you know of `name`?
+    Fetch {
+        /// The coordinator's number.
+        request: RequestId,
+        /// The coordinator's ring.
+        epoch: Epoch,
+        /// The object's name.
+        name: Name,
+        /// The digest will do.
+        digest_only: bool,
+    },
+    /// The answer to a fetch.
+    Fetched {
+        /// The coordinator's number.
+        request: RequestId,
+        /// The digest of what is known.
+        digest: Digest,
+        /// What is known; `None` when only the digest was asked for.
+        object: Option<Object>,
+    },
+    /// A replicate or fetch that was not carried out.
+    Refused {
+        /// The coordinator's number.
+        request: RequestId,
+        /// Why.
+        reason: Refusal,
+        /// The refuser's ring.
+        epoch: Epoch,
+    },
+    /// Coordinate this for me: I hold no replica of the key.
+    Forward {
+        /// The forwarder's number.
+        request: RequestId,
+        /// How often it was forwarded; a second time is refused.
+        hops: u8,
+        /// The client's request.
+        body: Request,
+    },
+    /// What came of a forwarded request.
+    Forwarded {
+        /// The forwarder's number.
+        request: RequestId,
+        /// The outcome for the client.
+        outcome: Outcome,
+    },
+    /// What I know of the members and the ring.
+    Gossip {
+        /// The sender's ring.
+        epoch: Epoch,
+        /// What the sender knows of each node.
+        members: Vec<(NodeId, MemberState)>,
+        /// Tell me yours.
+        wants_answer: bool,
+    },
+    /// Send me your ring; mine is of this epoch.
+    RingRequest {
+        /// The asker's ring.
+        epoch: Epoch,
+    },
+    /// A ring.
+    RingUpdate {
+        /// The ring.
+        ring: Arc<Ring>,
+    },
+    /// Are you there?
+    Ping {
+        /// Yes, I am.
+        answer: bool,
+    },
+    /// Join these objects and acknowledge when they are on stable storage.
+    Push {
+        /// The sender's number.
+        batch: u64,
+        /// The sender's ring.
+        epoch: Epoch,
+        /// The partition they lie in.
+        partition: PartitionId,
+        /// Why they are sent.
+        purpose: Purpose,
+        /// The objects.
+        objects: Vec<NamedObject>,
+        /// The sender's copy of the partition ends here.
+        last: bool,
+    },
+    /// The batch is on stable storage, or was refused.
+    Pushed {
+        /// The sender's number.
+        batch: u64,
+        /// Not done; ask the ring.
+        refused: bool,
+        /// The receiver's ring.
+        epoch: Epoch,
+    },
+    /// Is your hash tree of `partition` like mine?
+    TreeRequest {
+        /// The exchange.
+        exchange: u64,
+        /// The sender's ring.
+        epoch: Epoch,
+        /// The partition.
+        partition: PartitionId,
+        /// The root of the sender's tree.
+        root: Digest,
+    },
+    /// The receiver's tree; no leaves when the roots are equal.
+    TreeResponse {
+        /// The exchange.
+        exchange: u64,
+        /// The partition.
+        partition: PartitionId,
+        /// The root of the answerer's tree.
+        root: Digest,
+        /// Its leaves, 16 bytes each, or nothing.
+        leaves: Bytes,
+    },
+    /// These are my keys in the leaves that differ.
+    KeysRequest {
+        /// The exchange.
+        exchange: u64,
+        /// The partition.
+        partition: PartitionId,
+        /// The leaves that differ.
+        leaves: Vec<u32>,
+        /// The sender's keys in them.
+        keys: Vec<NamedDigest>,
+    },
+    /// What you lack, and what I want.
+    KeysResponse {
+        /// The exchange.
+        exchange: u64,
+        /// The partition.
+        partition: PartitionId,
+        /// Objects that the asker lacks or has another version of.
+        objects: Vec<NamedObject>,
+        /// Keys that the answerer lacks or has another version of.
+        wanted: Vec<NamedDigest>,
+    },
+}

@@ -1,0 +1,443 @@
+//! The composition: one node's machines over one storage engine (paper 5).
+//!
+//! A driver feeds [`Input`]s and performs [`Output`]s; after a batch of inputs it calls [`Node::commit`] once and reports the
+//! returned ticket when it is on stable storage. The simulator does exactly the same.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `requests` | clients' requests, and the put and get machines |
+//! | `replica` | what peers ask of this node's copies |
+//! | `membership` | gossip, rings |
+//! | `movement` | hints, transfers, handbacks |
+//! | `repair` | anti-entropy |
+//! | [`status`] | what it shows of itself |
+//!
+//! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
+
+mod membership;
+mod movement;
+mod repair;
+mod replica;
+mod requests;
+pub mod status;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::anti_entropy::Rounds;
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::failure_detector::FailureDetector;
+use crate::gossip::{Gossip, MemberState};
+use crate::hash_tree::HashTrees;
+use crate::hinted_handoff::HintedHandoff;
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId};
+use crate::message::Message;
+use crate::random::Random;
+use crate::request::{ClientHandle, Outcome, Request};
+use crate::ring::{Ring, RingError};
+use crate::storage::{Storage, StorageError, Ticket};
+use crate::time::{Instant, Now};
+use crate::transfer::Transfers;
+use crate::version_cache::VersionCache;
+
+/// Dots leased at a time. A lease is on stable storage before its first dot is issued, so no crash can make one twice.
+const DOT_LEASE: u64 = 1 << 20;
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its id, from its data directory.
+    pub node: NodeId,
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its failure domain.
+    pub zone: String,
+    /// host:port that peers dial.
+    pub peer_address: String,
+    /// host:port that clients dial.
+    pub client_address: String,
+    /// Grows at each start.
+    pub generation: u64,
+}
+
+/// Where a known peer is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Address {
+    /// host:port for peers.
+    pub peer: String,
+    /// host:port for clients.
+    pub client: String,
+}
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client asks.
+    Request {
+        /// Whom to answer.
+        client: ClientHandle,
+        /// What it asks.
+        request: Request,
+    },
+    /// A peer speaks.
+    Message {
+        /// Which.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// The outgoing link to a peer works.
+    LinkUp {
+        /// Which.
+        peer: NodeId,
+        /// Where it is, by its own word.
+        peer_address: String,
+        /// Where clients find it.
+        client_address: String,
+    },
+    /// The outgoing link to a peer ended.
+    LinkDown {
+        /// Which.
+        peer: NodeId,
+    },
+    /// Every group of writes up to this one is on stable storage.
+    Durable {
+        /// The newest.
+        ticket: Ticket,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What a node wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// Tell a peer. Without a link the message is dropped.
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Answer a client.
+    Respond {
+        /// Whom.
+        client: ClientHandle,
+        /// What.
+        outcome: Outcome,
+    },
+    /// There is a new ring.
+    RingChanged,
+    /// Peers were met or moved: dial them.
+    AddressesChanged,
+}
+
+/// Why a proposed ring was not adopted.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ProposeError {
+    /// It does not follow.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What waits for a group of writes to be on stable storage.
+#[derive(Clone, Debug)]
+enum Waiting {
+    /// The coordinator's own copy of a put.
+    OwnWrite(RequestId),
+    /// A peer's write.
+    Acknowledge { to: NodeId, request: RequestId },
+    /// A peer's batch.
+    AcknowledgeBatch { to: NodeId, batch: u64 },
+    /// A ring.
+    Ring(Epoch),
+    /// Dots up to here may be issued.
+    DotLease(u64),
+}
+
+/// A node.
+pub struct Node<S> {
+    identity: Identity,
+    config: Config,
+    storage: S,
+    random: Random,
+    ring: Option<Arc<Ring>>,
+    /// The newest ring that is on stable storage: what this node tells the writer of rings that it holds.
+    ring_durable: Epoch,
+    gossip: Gossip,
+    detector: FailureDetector,
+    trees: HashTrees,
+    versions: VersionCache,
+    hints: HintedHandoff,
+    transfers: Transfers,
+    rounds: Rounds,
+    exchanges: BTreeMap<u64, (PartitionId, NodeId, Instant)>,
+    requests: requests::InFlight,
+    tenures: BTreeMap<PartitionId, Incarnation>,
+    dot_next: u64,
+    dot_leased: u64,
+    dot_lease_requested: u64,
+    batch_next: u64,
+    dirty: bool,
+    group: Vec<Waiting>,
+    waiting: VecDeque<(Ticket, Vec<Waiting>)>,
+    last_ticket: Ticket,
+    durable_ticket: Ticket,
+    counters: Counters,
+    next_gossip: Instant,
+    next_anti_entropy: Instant,
+    next_movement: Instant,
+}
+
+impl<S: Storage> Node<S> {
+    /// Reads what the storage holds and begins a lease of dots; requests are refused until that lease is on stable storage.
+    pub fn open(identity: Identity, config: Config, storage: S, seed: u64, now: Now) -> Result<Self, StorageError> {
+        let ring = match storage.read_meta(b"ring")? {
+            Some(bytes) => Some(Arc::new(Ring::decode(bytes).map_err(|error| StorageError(format!("stored ring: {error}")))?)),
+            None => None,
+        };
+        let leased = match storage.read_meta(b"dots")? {
+            Some(bytes) => u64::from_be_bytes(bytes[..].try_into().map_err(|_| StorageError("stored dot lease".into()))?),
+            None => 0,
+        };
+        let state = MemberState {
+            generation: identity.generation,
+            version: 1,
+            peer_address: identity.peer_address.clone(),
+            client_address: identity.client_address.clone(),
+            zone: identity.zone.clone(),
+            ..MemberState::default()
+        };
+        let mut node = Self {
+            gossip: Gossip::new(identity.node, state),
+            detector: FailureDetector::new(config.phi_threshold),
+            trees: HashTrees::new(identity.cluster, ring.as_ref().map_or(0, |ring| ring.partition_bits)),
+            hints: HintedHandoff::new(storage.hint_totals()?),
+            ring_durable: ring.as_ref().map_or(Epoch(0), |ring| ring.epoch),
+            random: Random::new(seed),
+            versions: VersionCache::default(),
+            transfers: Transfers::default(),
+            rounds: Rounds::default(),
+            exchanges: BTreeMap::new(),
+            requests: requests::InFlight::default(),
+            tenures: BTreeMap::new(),
+            dot_next: leased,
+            dot_leased: leased,
+            dot_lease_requested: leased,
+            batch_next: 0,
+            dirty: false,
+            group: Vec::new(),
+            waiting: VecDeque::new(),
+            last_ticket: Ticket(0),
+            durable_ticket: Ticket(0),
+            counters: Counters::default(),
+            next_gossip: now.instant,
+            next_anti_entropy: now.instant,
+            next_movement: now.instant,
+            identity,
+            config,
+            storage,
+            ring,
+        };
+        node.rebuild_trees()?;
+        node.restore_received()?;
+        node.plan_movement()?;
+        node.lease_dots()?;
+        Ok(node)
+    }
+
+    /// One input. An error means that the storage can no longer be trusted: stop.
+    pub fn handle(&mut self, input: Input, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        match input {
+            Input::Request { client, request } => self.on_request(client, request, now, out),
+            Input::Message { from, message } => {
+                self.detector.heard(from, now.instant);
+                self.on_message(from, message, now, out)
+            }
+            Input::LinkUp { peer, peer_address, client_address } => {
+                self.on_link_up(peer, &peer_address, &client_address, now, out);
+                Ok(())
+            }
+            Input::LinkDown { peer } => self.on_link_down(peer, now, out),
+            Input::Durable { ticket } => self.on_durable(ticket, now, out),
+            Input::Tick => self.on_tick(now, out),
+        }
+    }
+
+    /// Closes the group of writes. The driver reports the ticket with [`Input::Durable`]; `None` if nothing was written.
+    pub fn commit(&mut self) -> Result<Option<Ticket>, StorageError> {
+        if !self.dirty {
+            assert!(self.group.is_empty(), "something waits for a write that was not made");
+            return Ok(None);
+        }
+        self.dirty = false;
+        self.last_ticket = self.storage.commit()?;
+        self.waiting.push_back((self.last_ticket, std::mem::take(&mut self.group)));
+        Ok(Some(self.last_ticket))
+    }
+
+    /// `waiting` happens once everything written so far is on stable storage: now, if it is.
+    fn when_durable(&mut self, waiting: Waiting, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        if self.dirty {
+            self.group.push(waiting);
+        } else if self.durable_ticket >= self.last_ticket {
+            return self.on_stable(waiting, now, out);
+        } else {
+            self.waiting.push_back((self.last_ticket, vec![waiting]));
+        }
+        Ok(())
+    }
+
+    fn on_durable(&mut self, ticket: Ticket, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        self.durable_ticket = self.durable_ticket.max(ticket);
+        while let Some((waits_for, _)) = self.waiting.front()
+            && *waits_for <= self.durable_ticket
+            && let Some((_, group)) = self.waiting.pop_front()
+        {
+            for waiting in group {
+                self.on_stable(waiting, now, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_stable(&mut self, waiting: Waiting, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        match waiting {
+            Waiting::OwnWrite(request) => return self.on_own_write_durable(request, now, out),
+            Waiting::Acknowledge { to, request } => {
+                out.push(Output::Send { to, message: Message::Replicated { request, durable: true } });
+            }
+            Waiting::AcknowledgeBatch { to, batch } => {
+                let epoch = self.epoch();
+                out.push(Output::Send { to, message: Message::Pushed { batch, refused: false, epoch } });
+            }
+            Waiting::Ring(epoch) => self.ring_durable = self.ring_durable.max(epoch),
+            Waiting::DotLease(leased) => self.dot_leased = self.dot_leased.max(leased),
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        match message {
+            Message::Replicate { .. } => return self.on_replicate(from, message, now, out),
+            Message::Replicated { request, durable } => return self.on_replicated(from, request, durable, now, out),
+            Message::Fetch { request, epoch, name, digest_only } => {
+                return self.on_fetch(from, request, epoch, &name, digest_only, out);
+            }
+            Message::Fetched { request, digest, object } => return self.on_fetched(from, request, digest, object, now, out),
+            Message::Refused { request, reason, epoch } => return self.on_refused(from, request, reason, epoch, now, out),
+            Message::Forward { request, hops, body } => return self.on_forward(from, request, hops, body, now, out),
+            Message::Forwarded { request, outcome } => self.on_forwarded(request, outcome, out),
+            Message::Gossip { epoch, members, wants_answer } => self.on_gossip(from, epoch, members, wants_answer, out),
+            Message::RingRequest { epoch } => self.on_ring_request(from, epoch, out),
+            Message::RingUpdate { ring } => return self.on_ring_update(ring, now, out),
+            Message::Ping { answer: false } => out.push(Output::Send { to: from, message: Message::Ping { answer: true } }),
+            Message::Ping { answer: true } => {}
+            Message::Push { .. } => return self.on_push(from, message, now, out),
+            Message::Pushed { batch, refused, epoch } => return self.on_pushed(from, batch, refused, epoch, now, out),
+            Message::TreeRequest { exchange, epoch, partition, root } => {
+                self.on_tree_request(from, exchange, epoch, partition, root, out);
+            }
+            Message::TreeResponse { exchange, partition, root, leaves } => {
+                return self.on_tree_response(from, exchange, partition, root, &leaves, now, out);
+            }
+            Message::KeysRequest { exchange, partition, leaves, keys } => {
+                return self.on_keys_request(from, exchange, partition, &leaves, &keys, out);
+            }
+            Message::KeysResponse { exchange, partition, objects, wanted } => {
+                return self.on_keys_response(from, exchange, partition, objects, wanted, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_tick(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        self.tick_requests(now, out)?;
+        if now.instant >= self.next_gossip {
+            self.next_gossip = now.instant + self.config.gossip_interval;
+            self.tick_gossip(now, out);
+        }
+        if now.instant >= self.next_movement {
+            self.next_movement = now.instant + self.config.hint_interval;
+            self.tick_hints(now, out)?;
+            self.tick_handbacks(now, out)?;
+            self.tick_transfers(now, out)?;
+        }
+        if now.instant >= self.next_anti_entropy {
+            self.next_anti_entropy = now.instant + self.config.anti_entropy_interval;
+            self.tick_anti_entropy(now, out);
+        }
+        if self.dot_lease_requested - self.dot_next < DOT_LEASE / 2 {
+            self.lease_dots()?;
+        }
+        Ok(())
+    }
+
+    fn lease_dots(&mut self) -> Result<(), StorageError> {
+        self.dot_lease_requested = self.dot_next.max(self.dot_lease_requested) + DOT_LEASE;
+        self.storage.write_meta(b"dots", Some(&self.dot_lease_requested.to_be_bytes()))?;
+        self.dirty = true;
+        self.group.push(Waiting::DotLease(self.dot_lease_requested));
+        Ok(())
+    }
+
+    /// The ring's epoch, 0 without one.
+    fn epoch(&self) -> Epoch {
+        self.ring.as_ref().map_or(Epoch(0), |ring| ring.epoch)
+    }
+
+    /// Whether requests to `peer` make sense: it is this node, or linked and not suspected.
+    fn reachable(&self, peer: NodeId, now: Now) -> bool {
+        peer == self.identity.node || !self.detector.suspects(peer, now.instant)
+    }
+
+    fn next_batch(&mut self) -> u64 {
+        self.batch_next += 1;
+        self.batch_next
+    }
+
+    /// The ring this node holds.
+    pub fn ring(&self) -> Option<&Arc<Ring>> {
+        self.ring.as_ref()
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The storage engine.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// The storage engine, for its driver.
+    pub fn storage_mut(&mut self) -> &mut S {
+        &mut self.storage
+    }
+
+    /// What the protocol has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Every other node that was heard of, with where it is.
+    pub fn addresses(&self) -> BTreeMap<NodeId, Address> {
+        let others = self.gossip.members().iter().filter(|(node, _)| **node != self.identity.node);
+        others
+            .map(|(node, state)| (*node, Address { peer: state.peer_address.clone(), client: state.client_address.clone() }))
+            .collect()
+    }
+
+    /// Partitions that lie here though the ring gives them to others.
+    fn foreign_partitions(&self) -> BTreeSet<PartitionId> {
+        let Some(ring) = &self.ring else { return BTreeSet::new() };
+        self.trees.partitions().filter(|partition| !ring.placement(*partition).involves(self.identity.node)).collect()
+    }
+}

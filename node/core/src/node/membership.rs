@@ -1,0 +1,144 @@
+//! Gossip and rings (paper 4.8): who is where, and which ring holds.
+//!
+//! A proposed ring is adopted only if it follows the ring that is held: next epoch, parent's hash. A node that was away may
+//! have missed some; by gossip it takes any newer ring of its cluster, since its peers checked each step. A node reports an
+//! epoch as held only once the ring is on stable storage.
+
+use std::sync::Arc;
+
+use crate::gossip::MemberState;
+use crate::hash_tree::HashTrees;
+use crate::id::{Epoch, NodeId};
+use crate::message::Message;
+use crate::node::{Node, Output, ProposeError, Waiting};
+use crate::ring::{Ring, RingError};
+use crate::storage::{Storage, StorageError};
+use crate::time::Now;
+
+impl<S: Storage> Node<S> {
+    pub(super) fn on_link_up(&mut self, peer: NodeId, at: &str, clients_at: &str, now: Now, out: &mut Vec<Output>) {
+        self.detector.linked(peer, true, now.instant);
+        self.gossip.greet(peer, at, clients_at);
+        self.send_gossip(peer, true, out);
+    }
+
+    pub(super) fn on_link_down(&mut self, peer: NodeId, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        self.detector.linked(peer, false, now.instant);
+        self.fail_requests_to(peer, now, out)
+    }
+
+    /// Each second: a random peer hears all, and every peer is pinged so that its silence means something.
+    pub(super) fn tick_gossip(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.gossip.update_own(self.ring_durable, self.trees.objects_total(), self.hints.total());
+        let peers: Vec<NodeId> = self.detector.linked_peers().collect();
+        if !peers.is_empty() {
+            let chosen = peers[self.random.below(peers.len())];
+            self.send_gossip(chosen, true, out);
+        }
+        out.extend(peers.into_iter().map(|to| Output::Send { to, message: Message::Ping { answer: false } }));
+        let _ = now;
+    }
+
+    fn send_gossip(&self, to: NodeId, wants_answer: bool, out: &mut Vec<Output>) {
+        let message = Message::Gossip { epoch: self.epoch(), members: self.gossip.snapshot(), wants_answer };
+        out.push(Output::Send { to, message });
+    }
+
+    pub(super) fn on_gossip(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        members: Vec<(NodeId, MemberState)>,
+        wants_answer: bool,
+        out: &mut Vec<Output>,
+    ) {
+        if self.gossip.merge(members) {
+            out.push(Output::AddressesChanged);
+        }
+        if epoch > self.epoch() {
+            out.push(Output::Send { to: from, message: Message::RingRequest { epoch: self.epoch() } });
+        }
+        if wants_answer {
+            self.send_gossip(from, false, out);
+        }
+    }
+
+    pub(super) fn on_ring_request(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) {
+        if let Some(ring) = &self.ring
+            && ring.epoch > epoch
+        {
+            out.push(Output::Send { to: from, message: Message::RingUpdate { ring: ring.clone() } });
+        }
+    }
+
+    pub(super) fn on_ring_update(&mut self, ring: Arc<Ring>, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        if ring.epoch <= self.epoch() {
+            return Ok(());
+        }
+        match ring.check_follows(self.ring.as_deref(), self.identity.cluster) {
+            Ok(()) => self.adopt(ring, now, out),
+            Err(_) => {
+                self.counters.rings_refused += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// The writer of rings offers a ring. Idempotent for the ring that is held.
+    pub fn propose_ring(&mut self, ring: Ring, now: Now, out: &mut Vec<Output>) -> Result<(), ProposeError> {
+        ring.validate()?;
+        if self.ring.as_deref() == Some(&ring) {
+            return Ok(());
+        }
+        let held = self.epoch();
+        let checked = ring.check_follows(self.ring.as_deref(), self.identity.cluster);
+        let exact = self.ring.is_none() || ring.epoch == held.next();
+        let checked = checked.and(if exact {
+            Ok(())
+        } else {
+            Err(RingError::NotSuccessor { offered: ring.epoch, held, reason: "an epoch between them is missing here" })
+        });
+        if let Err(error) = checked {
+            self.counters.rings_refused += 1;
+            return Err(error.into());
+        }
+        let ring = Arc::new(ring);
+        self.adopt(ring.clone(), now, out)?;
+        for to in self.detector.linked_peers() {
+            out.push(Output::Send { to, message: Message::RingUpdate { ring: ring.clone() } });
+        }
+        Ok(())
+    }
+
+    /// Where this node becomes a replica or stops being one, its copy is another one: it held hints, now it holds the data, or
+    /// the reverse. Its next dots there are by a new actor.
+    fn end_changed_tenures(&mut self, before: &Ring, after: &Ring) -> Result<(), StorageError> {
+        let own = self.identity.node;
+        for (partition, placement) in after.partitions() {
+            if placement.involves(own) != before.placement(partition).involves(own) {
+                self.end_tenure(partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, ring: Arc<Ring>, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        self.storage.write_meta(b"ring", Some(&ring.encode()))?;
+        self.dirty = true;
+        let before = self.ring.replace(ring.clone());
+        let epoch = ring.epoch;
+        self.counters.rings_adopted += 1;
+        if let Some(before) = &before {
+            self.end_changed_tenures(before, &ring)?;
+        } else {
+            self.trees = HashTrees::new(self.identity.cluster, ring.partition_bits);
+            self.rebuild_trees()?;
+        }
+        self.when_durable(Waiting::Ring(epoch), now, out)?;
+        self.plan_movement()?;
+        self.retarget_hints()?;
+        self.restart_requests(now, out)?;
+        out.push(Output::RingChanged);
+        Ok(())
+    }
+}

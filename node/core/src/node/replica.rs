@@ -1,0 +1,217 @@
+//! What peers ask of this node's copies (paper 4.5, 4.6): join and acknowledge, fetch and tell.
+//!
+//! Fencing: a request under an older ring is refused with the newer ring ahead of the refusal; one under a newer ring is
+//! refused until this node has fetched that ring. Applying is a join, so a request may arrive twice.
+
+use crate::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
+use crate::message::{Message, Refusal};
+use crate::name::Name;
+use crate::node::{Node, Output, Waiting};
+use crate::ring::Ring;
+use crate::storage::{Storage, StorageError};
+use crate::time::Now;
+use crate::version::{Digest, Object};
+use std::sync::Arc;
+
+impl<S: Storage> Node<S> {
+    /// The ring, if `epoch` is this node's; else what is wrong, after sending what helps.
+    pub(super) fn fence(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> Result<Arc<Ring>, Refusal> {
+        match &self.ring {
+            Some(ring) if ring.epoch == epoch => Ok(ring.clone()),
+            Some(ring) if ring.epoch > epoch => {
+                self.counters.stale_epoch_refused += 1;
+                out.push(Output::Send { to: from, message: Message::RingUpdate { ring: ring.clone() } });
+                Err(Refusal::StaleEpoch)
+            }
+            _ => {
+                out.push(Output::Send { to: from, message: Message::RingRequest { epoch: self.epoch() } });
+                Err(Refusal::Behind)
+            }
+        }
+    }
+
+    fn refuse(&self, to: NodeId, request: RequestId, reason: Refusal, out: &mut Vec<Output>) {
+        out.push(Output::Send { to, message: Message::Refused { request, reason, epoch: self.epoch() } });
+    }
+
+    pub(super) fn on_replicate(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Message::Replicate { request, epoch, name, object, hint_for, synced } = message else { return Ok(()) };
+        let ring = match self.fence(from, epoch, out) {
+            Ok(ring) => ring,
+            Err(reason) => {
+                self.refuse(from, request, reason, out);
+                return Ok(());
+            }
+        };
+        let partition = ring.partition_of(&name);
+        let accepted = match hint_for {
+            None if ring.placement(partition).involves(self.identity.node) => self.apply(partition, &name, &object)?,
+            None => Err(Refusal::NotOwner),
+            Some(target) => self.apply_hint(target, partition, &name, &object)?,
+        };
+        if let Err(reason) = accepted {
+            self.refuse(from, request, reason, out);
+            return Ok(());
+        }
+        if synced {
+            self.when_durable(Waiting::Acknowledge { to: from, request }, now, out)
+        } else {
+            out.push(Output::Send { to: from, message: Message::Replicated { request, durable: false } });
+            Ok(())
+        }
+    }
+
+    /// Joins `object` into this node's copy.
+    pub(super) fn apply(
+        &mut self,
+        partition: PartitionId,
+        name: &Name,
+        object: &Object,
+    ) -> Result<Result<(), Refusal>, StorageError> {
+        let (history, before) = self.history(partition, name)?;
+        if history.includes(object) {
+            return Ok(Ok(()));
+        }
+        if object.includes(&history) {
+            self.store(partition, name, object, before)?;
+        } else {
+            let mut joined = self.storage.read(partition, name)?.unwrap_or_default();
+            joined.join(object);
+            self.store(partition, name, &joined, before)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The history of this node's copy of `name`, and its digest: from the cache, else by one read.
+    pub(super) fn history(&mut self, partition: PartitionId, name: &Name) -> Result<(Object, Digest), StorageError> {
+        if let Some((history, digest)) = self.versions.get(name) {
+            self.counters.version_cache_hits += 1;
+            return Ok((history.clone(), *digest));
+        }
+        self.counters.version_cache_misses += 1;
+        let history = self.storage.read(partition, name)?.unwrap_or_default().history();
+        let digest = history.digest();
+        Ok((history, digest))
+    }
+
+    /// Replaces this node's copy of `name`, whose digest was `before`.
+    pub(super) fn store(
+        &mut self,
+        partition: PartitionId,
+        name: &Name,
+        object: &Object,
+        before: Digest,
+    ) -> Result<(), StorageError> {
+        self.storage.write(partition, name, object)?;
+        self.dirty = true;
+        let history = object.history();
+        let after = history.digest();
+        self.trees.update(partition, name, before, after);
+        self.versions.put(name, history, after);
+        Ok(())
+    }
+
+    /// Joins `object` into the copy that is kept for `target`.
+    pub(super) fn apply_hint(
+        &mut self,
+        target: NodeId,
+        partition: PartitionId,
+        name: &Name,
+        object: &Object,
+    ) -> Result<Result<(), Refusal>, StorageError> {
+        if self.hints.bytes_for(target) >= self.config.hint_bytes_max {
+            self.counters.hints_refused_quota += 1;
+            return Ok(Err(Refusal::Overloaded));
+        }
+        let kept = self.storage.read_hint(target, partition, name)?;
+        let before = kept.as_ref().map(|object| object.encode().len());
+        let mut joined = kept.unwrap_or_default();
+        joined.join(object);
+        self.storage.write_hint(target, partition, name, &joined)?;
+        self.dirty = true;
+        self.hints.stored(target, before, joined.encode().len());
+        self.counters.hints_stored += u64::from(before.is_none());
+        Ok(Ok(()))
+    }
+
+    /// All that this node knows of `name`: its own copy, and what it keeps for the replicas it stands in for.
+    pub(super) fn known(&self, ring: &Ring, partition: PartitionId, name: &Name) -> Result<Object, StorageError> {
+        let mut object = self.storage.read(partition, name)?.unwrap_or_default();
+        let placement = ring.placement(partition);
+        if !placement.involves(self.identity.node) && self.hints.total() > 0 {
+            for target in placement.writers() {
+                if self.hints.bytes_for(target) > 0
+                    && let Some(kept) = self.storage.read_hint(target, partition, name)?
+                {
+                    object.join(&kept);
+                }
+            }
+        }
+        Ok(object)
+    }
+
+    pub(super) fn on_fetch(
+        &mut self,
+        from: NodeId,
+        request: RequestId,
+        epoch: Epoch,
+        name: &Name,
+        digest_only: bool,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let ring = match self.fence(from, epoch, out) {
+            Ok(ring) => ring,
+            Err(reason) => {
+                self.refuse(from, request, reason, out);
+                return Ok(());
+            }
+        };
+        let partition = ring.partition_of(name);
+        let cached = self.versions.get(name).map(|(_, digest)| *digest);
+        let (digest, object) = match cached {
+            Some(digest) if digest_only && ring.placement(partition).involves(self.identity.node) => (digest, None),
+            _ => {
+                let object = self.known(&ring, partition, name)?;
+                (object.digest(), (!digest_only && !object.is_empty()).then_some(object))
+            }
+        };
+        out.push(Output::Send { to: from, message: Message::Fetched { request, digest, object } });
+        Ok(())
+    }
+
+    /// This node's tenure of its copy of `partition`: new if the copy is new, on stable storage with the first write under it.
+    pub(super) fn tenure(&mut self, partition: PartitionId) -> Result<Incarnation, StorageError> {
+        if let Some(incarnation) = self.tenures.get(&partition) {
+            return Ok(*incarnation);
+        }
+        let key = tenure_key(partition);
+        let stored = self.storage.read_meta(&key)?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
+        let incarnation = Incarnation(stored.unwrap_or_else(|| self.random.next()));
+        if stored.is_none() {
+            self.storage.write_meta(&key, Some(&incarnation.0.to_be_bytes()))?;
+            self.dirty = true;
+        }
+        self.tenures.insert(partition, incarnation);
+        Ok(incarnation)
+    }
+
+    /// The copy of `partition` is no longer whole: whatever this node coordinates there next is by a new actor.
+    pub(super) fn end_tenure(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        self.tenures.remove(&partition);
+        self.storage.write_meta(&tenure_key(partition), None)?;
+        self.dirty = true;
+        Ok(())
+    }
+}
+
+fn tenure_key(partition: PartitionId) -> Vec<u8> {
+    let mut key = b"tenure/".to_vec();
+    key.extend_from_slice(&partition.0.to_be_bytes());
+    key
+}

@@ -1,0 +1,676 @@
+//! Clients' requests (paper 4.5): coordinate here if this node holds the key, else forward to one that does.
+//!
+//! A node outside the key's replicas coordinates only when none of them can be reached: "always writable". A request that is in
+//! flight when a new ring arrives starts again under it, with the same dot: an acknowledgement is one wherever it was earned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, SIBLINGS_MAX, VALUE_BYTES_MAX};
+use crate::context;
+use crate::coordinator::{Progress, get, put};
+use crate::id::{Epoch, NodeId, PartitionId, RequestId};
+use crate::message::{Message, NamedObject, Purpose, Refusal};
+use crate::name::Name;
+use crate::node::{Node, Output, Waiting};
+use crate::preference_list;
+use crate::quorum::{self, Required};
+use crate::request::{ClientHandle, Evidence, Failure, Operation, Outcome, Request, Success};
+use crate::ring::Ring;
+use crate::storage::{Storage, StorageError};
+use crate::time::{Instant, Now};
+use crate::version::{Actor, Digest, Dot, Object, Value};
+
+/// Whom to answer.
+#[derive(Clone, Copy, Debug)]
+enum ReplyTo {
+    Client(ClientHandle),
+    /// A node that forwarded the request, with its number for it.
+    Peer(NodeId, RequestId),
+}
+
+#[derive(Clone, Debug)]
+struct Job<M> {
+    reply: ReplyTo,
+    name: Name,
+    partition: PartitionId,
+    epoch: Epoch,
+    required: Required,
+    deadline: Instant,
+    machine: M,
+}
+
+#[derive(Clone, Debug)]
+struct PutJob {
+    job: Job<put::Put>,
+    object: Object,
+}
+
+/// Requests under way, by number, and when each wants a look.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InFlight {
+    next: u64,
+    puts: BTreeMap<RequestId, PutJob>,
+    gets: BTreeMap<RequestId, Job<get::Get>>,
+    forwards: BTreeMap<RequestId, (ReplyTo, NodeId, bool)>,
+    timers: BTreeSet<(Instant, RequestId)>,
+}
+
+impl InFlight {
+    pub(super) fn len(&self) -> usize {
+        self.puts.len() + self.gets.len() + self.forwards.len()
+    }
+
+    fn number(&mut self) -> RequestId {
+        self.next += 1;
+        RequestId(self.next)
+    }
+}
+
+impl<S: Storage> Node<S> {
+    pub(super) fn on_request(
+        &mut self,
+        client: ClientHandle,
+        request: Request,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        self.route(ReplyTo::Client(client), request, 0, now, out)
+    }
+
+    pub(super) fn on_forward(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        hops: u8,
+        request: Request,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        self.route(ReplyTo::Peer(from, number), request, hops, now, out)
+    }
+
+    /// Coordinates the request here or forwards it, once at most.
+    fn route(&mut self, reply: ReplyTo, request: Request, hops: u8, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        if let Err(failure) = self.admissible(&request) {
+            self.respond(reply, Err(failure), out);
+            return Ok(());
+        }
+        let Some(ring) = self.ring.clone() else {
+            self.respond(reply, Err(Failure::NoRing), out);
+            return Ok(());
+        };
+        let partition = ring.partition_of(&request.name);
+        let placement = ring.placement(partition);
+        let home = placement.read_set().contains(&self.identity.node);
+        let forward_to = placement.writers().into_iter().find(|node| *node != self.identity.node && self.reachable(*node, now));
+        if let (false, 0, Some(to)) = (home, hops, forward_to) {
+            self.forward(reply, to, request, now, out);
+            return Ok(());
+        }
+        match request.operation {
+            Operation::Get => self.start_get(reply, &ring, partition, request, now, out),
+            _ => self.start_put(reply, &ring, partition, request, now, out),
+        }
+    }
+
+    /// The bounds that every request has to respect, and that this node is ready for it.
+    fn admissible(&mut self, request: &Request) -> Result<(), Failure> {
+        let too_long = |field: &str, length: usize, most: usize| {
+            let refused = format!("{field} has {length} bytes, the limit is {most}");
+            if length > most { Err(Failure::Invalid(refused)) } else { Ok(()) }
+        };
+        if request.name.key.is_empty() {
+            return Err(Failure::Invalid("key is empty; give 1 to 1024 bytes".into()));
+        }
+        too_long("key", request.name.key.len(), KEY_BYTES_MAX)?;
+        too_long("bucket", request.name.bucket.len(), BUCKET_BYTES_MAX)?;
+        match &request.operation {
+            Operation::Put { data, context, .. } => {
+                too_long("value", data.len(), VALUE_BYTES_MAX)?;
+                too_long("context", context.len(), CONTEXT_BYTES_MAX)?;
+            }
+            Operation::Delete { context } if context.is_empty() => {
+                return Err(Failure::Invalid("context is missing; get the key first, a delete needs that get's context".into()));
+            }
+            Operation::Delete { context } => too_long("context", context.len(), CONTEXT_BYTES_MAX)?,
+            Operation::Get => {}
+        }
+        if self.requests.len() >= self.config.requests_max {
+            self.counters.requests_refused_overload += 1;
+            return Err(Failure::Overloaded(format!("{} requests are in flight here", self.config.requests_max)));
+        }
+        if self.dot_next >= self.dot_leased && !matches!(request.operation, Operation::Get) {
+            return Err(Failure::Overloaded("the node is starting: its lease of dots is not on stable storage yet".into()));
+        }
+        Ok(())
+    }
+
+    fn timeout(&self, request: &Request) -> Duration {
+        let given = Duration::from_millis(u64::from(request.timeout_ms));
+        if given.is_zero() { self.config.request_timeout } else { given.min(self.config.request_timeout * 12) }
+    }
+
+    fn forward(&mut self, reply: ReplyTo, to: NodeId, request: Request, now: Now, out: &mut Vec<Output>) {
+        let number = self.requests.number();
+        let writes = !matches!(request.operation, Operation::Get);
+        // The coordinator answers at its deadline; the extra time is for the answer's way back.
+        let deadline = now.instant + self.timeout(&request) + Duration::from_millis(500);
+        self.requests.forwards.insert(number, (reply, to, writes));
+        self.requests.timers.insert((deadline, number));
+        self.counters.requests_forwarded += 1;
+        out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
+    }
+
+    pub(super) fn on_forwarded(&mut self, number: RequestId, outcome: Outcome, out: &mut Vec<Output>) {
+        if let Some((reply, _, _)) = self.requests.forwards.remove(&number) {
+            self.respond(reply, outcome, out);
+        }
+    }
+
+    fn respond(&self, reply: ReplyTo, outcome: Outcome, out: &mut Vec<Output>) {
+        out.push(match reply {
+            ReplyTo::Client(client) => Output::Respond { client, outcome },
+            ReplyTo::Peer(to, request) => Output::Send { to, message: Message::Forwarded { request, outcome } },
+        });
+    }
+
+    /// Home replicas of `homes` that are suspected, and the fallbacks that can be reached, this node first if it is one.
+    fn stand_ins(&self, ring: &Ring, partition: PartitionId, homes: &[NodeId], now: Now) -> (Vec<NodeId>, Vec<NodeId>) {
+        let suspected = homes.iter().filter(|node| !self.reachable(**node, now)).copied().collect();
+        let mut fallbacks = preference_list::fallbacks(ring, partition);
+        fallbacks.retain(|node| self.reachable(*node, now));
+        let own = self.identity.node;
+        if !homes.contains(&own) {
+            fallbacks.retain(|node| *node != own);
+            fallbacks.insert(0, own);
+        }
+        (suspected, fallbacks)
+    }
+
+    fn start_get(
+        &mut self,
+        reply: ReplyTo,
+        ring: &Arc<Ring>,
+        partition: PartitionId,
+        request: Request,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let required = match quorum::for_get(&request.quorum, &self.config.quorum_of(&request.name.bucket), ring.replication) {
+            Ok(required) => required,
+            Err(failure) => {
+                self.respond(reply, Err(failure), out);
+                return Ok(());
+            }
+        };
+        let deadline = now.instant + self.timeout(&request);
+        let mut outputs = Vec::new();
+        let machine = self.get_machine(ring, partition, required, deadline, now, &mut outputs);
+        let number = self.requests.number();
+        let job = Job { reply, name: request.name, partition, epoch: ring.epoch, required, deadline, machine };
+        self.requests.gets.insert(number, job);
+        self.arm(number, deadline, now);
+        self.perform_get(number, outputs, now, out)
+    }
+
+    fn get_machine(
+        &self,
+        ring: &Ring,
+        partition: PartitionId,
+        required: Required,
+        deadline: Instant,
+        now: Now,
+        outputs: &mut Vec<get::Output>,
+    ) -> get::Get {
+        let homes = ring.placement(partition).read_set().to_vec();
+        let (suspected, fallbacks) = self.stand_ins(ring, partition, &homes, now);
+        let own = self.identity.node;
+        let fallback_at = now.instant + self.config.hint_after;
+        get::Get::start(get::Start { homes, own, suspected, fallbacks, required, fallback_at, deadline }, outputs)
+    }
+
+    /// Two looks: when silent replicas are replaced, and at the deadline.
+    fn arm(&mut self, number: RequestId, deadline: Instant, now: Now) {
+        self.requests.timers.insert((deadline, number));
+        self.requests.timers.insert((now.instant + self.config.hint_after, number));
+    }
+
+    fn start_put(
+        &mut self,
+        reply: ReplyTo,
+        ring: &Arc<Ring>,
+        partition: PartitionId,
+        request: Request,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let defaults = self.config.quorum_of(&request.name.bucket);
+        let admitted = quorum::for_put(&request.quorum, &defaults, ring.replication)
+            .and_then(|required| self.enough_reachable(ring, partition, required, now).map(|()| required));
+        let required = match admitted {
+            Ok(required) => required,
+            Err(failure) => {
+                self.counters.puts_failed += 1;
+                self.respond(reply, Err(failure), out);
+                return Ok(());
+            }
+        };
+        let deadline = now.instant + self.timeout(&request);
+        let name = request.name.clone();
+        let object = match self.next_version(ring, partition, request, now)? {
+            Ok(object) => object,
+            Err(failure) => {
+                self.counters.puts_failed += 1;
+                self.respond(reply, Err(failure), out);
+                return Ok(());
+            }
+        };
+        let mut outputs = Vec::new();
+        let machine = self.put_machine(ring, partition, required, deadline, now, &mut outputs);
+        let number = self.requests.number();
+        let job = Job { reply, name, partition, epoch: ring.epoch, required, deadline, machine };
+        self.requests.puts.insert(number, PutJob { job, object });
+        self.arm(number, deadline, now);
+        self.perform_put(number, outputs, now, out)
+    }
+
+    fn put_machine(
+        &self,
+        ring: &Ring,
+        partition: PartitionId,
+        required: Required,
+        deadline: Instant,
+        now: Now,
+        outputs: &mut Vec<put::Output>,
+    ) -> put::Put {
+        let placement = ring.placement(partition);
+        let sets = placement.write_sets().into_iter().map(<[NodeId]>::to_vec).collect();
+        let (suspected, fallbacks) = self.stand_ins(ring, partition, &placement.writers(), now);
+        let hint_at = now.instant + self.config.hint_after;
+        put::Put::start(put::Start { sets, suspected, fallbacks, required, hint_at, deadline }, outputs)
+    }
+
+    /// A put that cannot reach its quorum is refused before anything is written.
+    fn enough_reachable(&self, ring: &Ring, partition: PartitionId, required: Required, now: Now) -> Result<(), Failure> {
+        for set in ring.placement(partition).write_sets() {
+            let (suspected, fallbacks) = self.stand_ins(ring, partition, set, now);
+            let homes = set.len() - suspected.len();
+            let available = homes + fallbacks.len().min(suspected.len());
+            if available < required.total || homes < required.primary {
+                let required = required.total as u32;
+                return Err(Failure::Unavailable { acknowledged: available as u32, required });
+            }
+        }
+        Ok(())
+    }
+
+    /// The object as it is after this put, on this node's own whole copy, under a fresh dot.
+    fn next_version(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        request: Request,
+        now: Now,
+    ) -> Result<Result<Object, Failure>, StorageError> {
+        let (data, token, create_only) = match request.operation {
+            Operation::Put { data, context, create_only } => (Some(data), context, create_only),
+            Operation::Delete { context } => (None, context, false),
+            Operation::Get => return Ok(Err(Failure::Invalid("a get is not a put".into()))),
+        };
+        let seen = match context::decode(token, self.identity.cluster, &request.name) {
+            Ok(seen) => seen,
+            Err(error) => return Ok(Err(Failure::BadContext(error.to_string()))),
+        };
+        let own_copy = ring.placement(partition).involves(self.identity.node);
+        let mut object = if own_copy {
+            let (history, _) = self.history(partition, &request.name)?;
+            let superseded = history.values().all(|(dot, _)| seen.0.get(&dot.actor).is_some_and(|seen| dot.counter <= *seen));
+            // What is superseded anyway need not be read; a create looks at the values.
+            if superseded && !create_only { history } else { self.known(ring, partition, &request.name)? }
+        } else {
+            self.known(ring, partition, &request.name)?
+        };
+        if create_only && object.siblings().next().is_some() {
+            return Ok(Err(Failure::Exists));
+        }
+        let actor = Actor { node: self.identity.node, incarnation: self.tenure(partition)? };
+        self.dot_next += 1;
+        let dot = Dot { actor, counter: self.dot_next };
+        object.update(&seen, dot, Value { data, written_ms: now.wall_ms });
+        if object.values().count() > SIBLINGS_MAX {
+            let refused = format!("the key has {SIBLINGS_MAX} siblings; get it and put the merged value with its context");
+            return Ok(Err(Failure::Invalid(refused)));
+        }
+        Ok(Ok(object))
+    }
+
+    fn perform_put(
+        &mut self,
+        number: RequestId,
+        outputs: Vec<put::Output>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        for output in outputs {
+            match output {
+                put::Output::Replicate { to, hint_for } if to == self.identity.node => {
+                    self.write_own(number, hint_for, now, out)?;
+                }
+                put::Output::Replicate { to, hint_for } => self.send_replicate(number, to, hint_for, out),
+                put::Output::Answer(answer) => self.answer_put(number, answer, out),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_replicate(&self, number: RequestId, to: NodeId, hint_for: Option<NodeId>, out: &mut Vec<Output>) {
+        let Some(PutJob { job, object }) = self.requests.puts.get(&number) else { return };
+        let message = Message::Replicate {
+            request: number,
+            epoch: job.epoch,
+            name: job.name.clone(),
+            object: object.clone(),
+            hint_for,
+            // With dw = 1 the coordinator's own fsync is the one that counts (paper 6.1).
+            synced: job.required.durable > 1,
+        };
+        out.push(Output::Send { to, message });
+    }
+
+    /// The coordinator's own copy, or the one that it keeps for `hint_for`.
+    fn write_own(
+        &mut self,
+        number: RequestId,
+        hint_for: Option<NodeId>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(PutJob { job, object }) = self.requests.puts.get(&number) else { return Ok(()) };
+        let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
+        let own = self.identity.node;
+        let accepted = match hint_for {
+            None => self.apply(partition, &name, &object)?,
+            Some(target) => self.apply_hint(target, partition, &name, &object)?,
+        };
+        match accepted {
+            Ok(()) => {
+                self.put_input(number, put::Input::Acknowledged { by: own, durable: false }, now, out)?;
+                self.when_durable(Waiting::OwnWrite(number), now, out)
+            }
+            Err(_) => self.put_input(number, put::Input::Failed { by: own }, now, out),
+        }
+    }
+
+    pub(super) fn on_own_write_durable(
+        &mut self,
+        number: RequestId,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let by = self.identity.node;
+        self.put_input(number, put::Input::Acknowledged { by, durable: true }, now, out)
+    }
+
+    fn put_input(&mut self, number: RequestId, input: put::Input, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number) else { return Ok(()) };
+        let mut outputs = Vec::new();
+        let progress = job.machine.handle(input, now.instant, &mut outputs);
+        self.perform_put(number, outputs, now, out)?;
+        if progress == Progress::Settled
+            && let Some(PutJob { job, .. }) = self.requests.puts.remove(&number)
+        {
+            self.requests.timers.remove(&(job.deadline, number));
+        }
+        Ok(())
+    }
+
+    fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, out: &mut Vec<Output>) {
+        let Some(PutJob { job, object }) = self.requests.puts.get(&number) else { return };
+        let outcome = match answer {
+            Ok(()) => {
+                self.counters.puts_ok += 1;
+                let (nodes, durable, hinted) = job.machine.evidence();
+                let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
+                Ok(Success::Written { context: context::encode(&object.context(), self.identity.cluster, &job.name), evidence })
+            }
+            Err(failure) => {
+                self.counters.puts_unknown += 1;
+                Err(failure)
+            }
+        };
+        self.respond(job.reply, outcome, out);
+    }
+
+    fn perform_get(
+        &mut self,
+        number: RequestId,
+        outputs: Vec<get::Output>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        for output in outputs {
+            match output {
+                get::Output::Fetch { from, digest_only } if from == self.identity.node => {
+                    self.read_own(number, digest_only, now, out)?;
+                }
+                get::Output::Fetch { from, digest_only } => {
+                    if let Some(job) = self.requests.gets.get(&number) {
+                        let (epoch, name) = (job.epoch, job.name.clone());
+                        let message = Message::Fetch { request: number, epoch, name, digest_only };
+                        out.push(Output::Send { to: from, message });
+                    }
+                }
+                get::Output::Answer(answer) => self.answer_get(number, answer, out),
+                get::Output::Repair { to, object } => self.repair_replica(number, to, object, out)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_own(&mut self, number: RequestId, digest_only: bool, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let Some(job) = self.requests.gets.get(&number) else { return Ok(()) };
+        let Some(ring) = self.ring.clone() else { return Ok(()) };
+        let object = self.known(&ring, job.partition, &job.name)?;
+        let digest = object.digest();
+        let object = (!digest_only && !object.is_empty()).then_some(object);
+        self.get_input(number, get::Input::Fetched { by: self.identity.node, digest, object }, now, out)
+    }
+
+    fn get_input(&mut self, number: RequestId, input: get::Input, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let Some(job) = self.requests.gets.get_mut(&number) else { return Ok(()) };
+        let mut outputs = Vec::new();
+        let progress = job.machine.handle(input, now.instant, &mut outputs);
+        self.perform_get(number, outputs, now, out)?;
+        if progress == Progress::Settled
+            && let Some(job) = self.requests.gets.remove(&number)
+        {
+            self.requests.timers.remove(&(job.deadline, number));
+        }
+        Ok(())
+    }
+
+    fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, out: &mut Vec<Output>) {
+        let Some(job) = self.requests.gets.get(&number) else { return };
+        let outcome = match answer {
+            Ok(object) => {
+                self.counters.gets_ok += 1;
+                self.counters.gets_with_siblings += u64::from(object.siblings().count() > 1);
+                let (nodes, durable, hinted) = job.machine.evidence();
+                let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
+                let context = if object.is_empty() {
+                    Bytes::new()
+                } else {
+                    context::encode(&object.context(), self.identity.cluster, &job.name)
+                };
+                Ok(Success::Got { object, context, evidence })
+            }
+            Err(failure) => {
+                self.counters.gets_failed += 1;
+                Err(failure)
+            }
+        };
+        self.respond(job.reply, outcome, out);
+    }
+
+    /// Read repair: what the get found goes to a replica that is behind.
+    fn repair_replica(
+        &mut self,
+        number: RequestId,
+        to: NodeId,
+        object: Object,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(job) = self.requests.gets.get(&number) else { return Ok(()) };
+        let (name, partition, epoch) = (job.name.clone(), job.partition, job.epoch);
+        self.counters.read_repairs += 1;
+        if to == self.identity.node {
+            return self.apply(partition, &name, &object).map(drop);
+        }
+        let objects = vec![NamedObject { name, object }];
+        let batch = self.next_batch();
+        let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects, last: false };
+        out.push(Output::Send { to, message });
+        Ok(())
+    }
+
+    pub(super) fn on_replicated(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        durable: bool,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        self.put_input(number, put::Input::Acknowledged { by: from, durable }, now, out)
+    }
+
+    pub(super) fn on_fetched(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        digest: Digest,
+        object: Option<Object>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        self.get_input(number, get::Input::Fetched { by: from, digest, object }, now, out)
+    }
+
+    pub(super) fn on_refused(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        reason: Refusal,
+        epoch: Epoch,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        match reason {
+            // Its ring was sent ahead of the refusal, and this request has started again under it.
+            Refusal::StaleEpoch => Ok(()),
+            Refusal::Behind => {
+                self.catch_up(from, number, epoch, out);
+                Ok(())
+            }
+            Refusal::NotOwner | Refusal::Overloaded | Refusal::Storage => self.fail_request(from, number, now, out),
+        }
+    }
+
+    /// A replica has an older ring: it gets this one, and the request again behind it.
+    fn catch_up(&mut self, to: NodeId, number: RequestId, epoch: Epoch, out: &mut Vec<Output>) {
+        let Some(ring) = self.ring.clone() else { return };
+        if epoch >= ring.epoch {
+            return;
+        }
+        out.push(Output::Send { to, message: Message::RingUpdate { ring } });
+        if let Some(job) = self.requests.puts.get(&number).map(|put| &put.job) {
+            let hint_for = job.machine.stands_in_for(to);
+            self.send_replicate(number, to, hint_for, out);
+        } else if let Some(job) = self.requests.gets.get(&number) {
+            let (epoch, name) = (job.epoch, job.name.clone());
+            let digest_only = job.machine.wants_digest_of(to);
+            out.push(Output::Send { to, message: Message::Fetch { request: number, epoch, name, digest_only } });
+        }
+    }
+
+    fn fail_request(&mut self, by: NodeId, number: RequestId, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        self.put_input(number, put::Input::Failed { by }, now, out)?;
+        self.get_input(number, get::Input::Failed { by }, now, out)
+    }
+
+    /// The link to `peer` is gone: whatever waits for it tries another.
+    pub(super) fn fail_requests_to(&mut self, peer: NodeId, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let numbers: Vec<RequestId> = self.requests.puts.keys().chain(self.requests.gets.keys()).copied().collect();
+        for number in numbers {
+            self.fail_request(peer, number, now, out)?;
+        }
+        let lost: Vec<RequestId> =
+            self.requests.forwards.iter().filter(|(_, (_, to, _))| *to == peer).map(|(number, _)| *number).collect();
+        for number in lost {
+            self.give_up_forward(number, out);
+        }
+        Ok(())
+    }
+
+    /// A forwarded request whose coordinator cannot be heard any more: a write may have happened.
+    fn give_up_forward(&mut self, number: RequestId, out: &mut Vec<Output>) {
+        if let Some((reply, _, writes)) = self.requests.forwards.remove(&number) {
+            let failure = if writes {
+                self.counters.puts_unknown += 1;
+                Failure::Unknown { acknowledged: 0, required: 1 }
+            } else {
+                self.counters.gets_failed += 1;
+                Failure::Unavailable { acknowledged: 0, required: 1 }
+            };
+            self.respond(reply, Err(failure), out);
+        }
+    }
+
+    pub(super) fn tick_requests(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        while let Some((at, number)) = self.requests.timers.first().copied()
+            && at <= now.instant
+        {
+            self.requests.timers.pop_first();
+            self.put_input(number, put::Input::Tick, now, out)?;
+            self.get_input(number, get::Input::Tick, now, out)?;
+            self.give_up_forward(number, out);
+        }
+        Ok(())
+    }
+
+    /// A new ring: requests that the client still waits for start again under it.
+    pub(super) fn restart_requests(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let Some(ring) = self.ring.clone() else { return Ok(()) };
+        let waits = |put: &PutJob| !put.job.machine.is_answered();
+        let puts: Vec<RequestId> = self.requests.puts.iter().filter(|(_, put)| waits(put)).map(|(number, _)| *number).collect();
+        for number in puts {
+            let Some(PutJob { job, .. }) = self.requests.puts.get(&number) else { continue };
+            let (partition, required, deadline) = (job.partition, job.required, job.deadline);
+            let mut outputs = Vec::new();
+            let machine = self.put_machine(&ring, partition, required, deadline, now, &mut outputs);
+            if let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number) {
+                (job.machine, job.epoch) = (machine, ring.epoch);
+            }
+            self.counters.requests_restarted += 1;
+            self.perform_put(number, outputs, now, out)?;
+        }
+        let waiting = self.requests.gets.iter().filter(|(_, job)| !job.machine.is_answered());
+        let gets: Vec<RequestId> = waiting.map(|(number, _)| *number).collect();
+        for number in gets {
+            let Some(job) = self.requests.gets.get(&number) else { continue };
+            let (partition, required, deadline) = (job.partition, job.required, job.deadline);
+            let mut outputs = Vec::new();
+            let machine = self.get_machine(&ring, partition, required, deadline, now, &mut outputs);
+            if let Some(job) = self.requests.gets.get_mut(&number) {
+                (job.machine, job.epoch) = (machine, ring.epoch);
+            }
+            self.counters.requests_restarted += 1;
+            self.perform_get(number, outputs, now, out)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! What a node shows of itself: for operators, for people, and as evidence for the writer of rings.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{Epoch, NodeId, PartitionId};
+use crate::node::Node;
+use crate::ring::RingHash;
+use crate::storage::Storage;
+use crate::time::Now;
+use crate::transfer::Walk;
+use crate::version::Digest;
+
+/// One node's own view.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Status {
+    /// The ring on its stable storage, epoch 0 for none.
+    pub epoch: Epoch,
+    /// That ring's hash.
+    pub ring_hash: RingHash,
+    /// Partitions it is a replica of.
+    pub partitions: usize,
+    /// Partitions that lie here though the ring gives them to others.
+    pub foreign_partitions: usize,
+    /// Objects it holds.
+    pub objects: u64,
+    /// Hints and their bytes, by target.
+    pub hints: BTreeMap<NodeId, (u64, u64)>,
+    /// Transfers to new replicas.
+    pub transfers: Vec<TransferStatus>,
+    /// Moving partitions of which it has everything.
+    pub received: BTreeSet<PartitionId>,
+    /// Its peers.
+    pub peers: Vec<PeerStatus>,
+    /// Client requests under way.
+    pub requests: usize,
+    /// It issues dots: puts can be coordinated here.
+    pub ready: bool,
+}
+
+/// A transfer to a new replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TransferStatus {
+    /// What.
+    pub partition: PartitionId,
+    /// To whom.
+    pub to: NodeId,
+    /// Objects sent so far.
+    pub objects: u64,
+    /// The receiver has everything on stable storage.
+    pub done: bool,
+}
+
+/// A peer, as this node sees it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerStatus {
+    /// Which.
+    pub node: NodeId,
+    /// host:port for peers.
+    pub peer_address: String,
+    /// host:port for clients.
+    pub client_address: String,
+    /// Its failure domain.
+    pub zone: String,
+    /// There is a link to it.
+    pub connected: bool,
+    /// Requests try others first.
+    pub suspected: bool,
+    /// The suspicion.
+    pub phi: f64,
+    /// The ring it said it holds.
+    pub epoch: Epoch,
+}
+
+/// Proof that a node holds nothing that the cluster still needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// Which node.
+    pub node: NodeId,
+    /// The ring by which it holds nothing.
+    pub epoch: Epoch,
+    /// That ring's hash.
+    pub ring_hash: RingHash,
+    /// Objects that it handed over since its start.
+    pub objects_handed_over: u64,
+}
+
+impl<S: Storage> Node<S> {
+    /// What this node shows of itself.
+    pub fn status(&self, now: Now) -> Status {
+        let own = self.identity.node;
+        let durable = self.ring.as_ref().filter(|ring| ring.epoch == self.ring_durable);
+        let transfer = |((partition, to), (_, outgoing)): (&(PartitionId, NodeId), &(Epoch, crate::transfer::Outgoing))| {
+            let done = matches!(outgoing.walk, Walk::Done);
+            TransferStatus { partition: *partition, to: *to, objects: outgoing.objects, done }
+        };
+        Status {
+            epoch: self.ring_durable,
+            ring_hash: durable.map_or(RingHash::default(), |ring| ring.hash()),
+            partitions: self.ring.as_ref().map_or(0, |ring| ring.partitions_of(own)),
+            foreign_partitions: self.foreign_partitions().len(),
+            objects: self.trees.objects_total(),
+            hints: self.hints.totals().clone(),
+            transfers: self.transfers.outgoing.iter().map(transfer).collect(),
+            received: self.received(),
+            peers: self.peer_status(now),
+            requests: self.requests.len(),
+            ready: self.dot_next < self.dot_leased,
+        }
+    }
+
+    fn peer_status(&self, now: Now) -> Vec<PeerStatus> {
+        let others = self.gossip.members().iter().filter(|(node, _)| **node != self.identity.node);
+        others
+            .map(|(node, state)| PeerStatus {
+                node: *node,
+                peer_address: state.peer_address.clone(),
+                client_address: state.client_address.clone(),
+                zone: state.zone.clone(),
+                connected: self.detector.is_linked(*node),
+                suspected: self.detector.suspects(*node, now.instant),
+                phi: self.detector.phi(*node, now.instant),
+                epoch: state.epoch,
+            })
+            .collect()
+    }
+
+    /// Moving partitions whose every source has sent everything to this node.
+    fn received(&self) -> BTreeSet<PartitionId> {
+        let Some(ring) = &self.ring else { return BTreeSet::new() };
+        let own = self.identity.node;
+        let complete = |(partition, (since, from)): (&PartitionId, &(Epoch, BTreeSet<NodeId>))| {
+            let placement = ring.placement(*partition);
+            let moving = placement.moving.as_ref()?;
+            let (_, sources) = placement.fills().into_iter().find(|(to, _)| *to == own)?;
+            (moving.since == *since && sources.iter().all(|source| from.contains(source))).then_some(*partition)
+        };
+        self.transfers.received.iter().filter_map(complete).collect()
+    }
+
+    /// The receipt that permits this node's removal, or what it still holds.
+    pub fn drain_receipt(&self) -> Result<Receipt, String> {
+        let Some(ring) = &self.ring else { return Err("the node has no ring".into()) };
+        let own = self.identity.node;
+        let partitions = ring.partitions_of(own);
+        if partitions > 0 {
+            return Err(format!("epoch {} still gives it {partitions} partitions", ring.epoch));
+        }
+        if self.ring_durable != ring.epoch {
+            return Err(format!("epoch {} is not on its stable storage yet", ring.epoch));
+        }
+        if self.trees.objects_total() > 0 {
+            let (objects, partitions) = (self.trees.objects_total(), self.foreign_partitions().len());
+            return Err(format!("{objects} objects of {partitions} partitions are not handed over yet"));
+        }
+        if self.hints.total() > 0 {
+            return Err(format!("{} hints are not delivered yet", self.hints.total()));
+        }
+        if self.requests.len() > 0 {
+            return Err(format!("{} requests are still under way", self.requests.len()));
+        }
+        if self.dirty || self.durable_ticket < self.last_ticket {
+            return Err("its last writes are not on stable storage yet".into());
+        }
+        let objects_handed_over = self.counters.handback_objects_sent + self.counters.transfer_objects_sent;
+        Ok(Receipt { node: own, epoch: ring.epoch, ring_hash: ring.hash(), objects_handed_over })
+    }
+
+    /// The root of this node's copy of `partition`, and its number of objects.
+    pub fn partition_digest(&self, partition: PartitionId) -> (Digest, u64) {
+        (self.trees.root(partition), self.trees.objects(partition))
+    }
+}

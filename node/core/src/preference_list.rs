@@ -1,0 +1,59 @@
+//! Who holds a key, in order: the N replicas, then who stands in for them (paper 4.3, 4.6).
+//!
+//! The list is longer than N, names distinct nodes only, and every node computes the same one from the same ring. Stand-ins
+//! ("fallbacks") are all other members, in an order that rendezvous hashing gives each partition: one node's failure spreads
+//! over all the others instead of doubling the load of a neighbour. Members of weight 0 are on their way out and come last.
+
+use crate::id::{NodeId, PartitionId};
+use crate::ring::Ring;
+
+/// The members that stand in for an unreachable replica of `partition`, best first.
+pub fn fallbacks(ring: &Ring, partition: PartitionId) -> Vec<NodeId> {
+    let placement = ring.placement(partition);
+    let mut ranked: Vec<(bool, u64, NodeId)> = ring
+        .members
+        .iter()
+        .filter(|(node, _)| !placement.involves(**node))
+        .map(|(node, member)| {
+            let score = xxhash_rust::xxh3::xxh3_64_with_seed(&node.0, u64::from(partition.0));
+            (member.weight == 0, score, *node)
+        })
+        .collect();
+    ranked.sort_unstable();
+    ranked.into_iter().map(|(_, _, node)| node).collect()
+}
+
+/// The whole list: those that reads go to, then others that writes go to during a move, then the fallbacks.
+pub fn of(ring: &Ring, partition: PartitionId) -> Vec<NodeId> {
+    let mut list = ring.placement(partition).writers();
+    list.extend(fallbacks(ring, partition));
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::tests::ring_of;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn the_list_names_every_member_once_and_the_replicas_first() {
+        let ring = ring_of(6, 4);
+        for (partition, placement) in ring.partitions() {
+            let list = of(&ring, partition);
+            assert_eq!(list[..3], placement.replicas[..]);
+            assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), 6);
+        }
+    }
+
+    #[test]
+    fn one_nodes_stand_ins_are_spread_over_the_others() {
+        let ring = ring_of(12, 10);
+        let mut first = BTreeMap::<_, usize>::new();
+        for (partition, _) in ring.partitions() {
+            *first.entry(fallbacks(&ring, partition)[0]).or_default() += 1;
+        }
+        assert_eq!(first.len(), 12);
+        assert!(first.values().all(|count| *count < 2 * 1024 / 12), "{first:?}");
+    }
+}

@@ -1,0 +1,142 @@
+//! When enough replicas have answered (paper 4.5, 4.6).
+//!
+//! An answer counts for a home replica, given by itself or by the fallback that stands in for it; so answers come from distinct
+//! nodes by construction. During a move two sets are written, and each must reach its quorum: an answer of a node in both
+//! counts for both.
+
+use std::collections::BTreeMap;
+
+use crate::id::NodeId;
+use crate::request::QuorumWish;
+use crate::{config::QuorumDefaults, request::Failure};
+
+/// What a request has to reach, each at most N.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Required {
+    /// Answers.
+    pub total: usize,
+    /// Of these, on stable storage (puts only).
+    pub durable: usize,
+    /// Of these, by home replicas themselves.
+    pub primary: usize,
+}
+
+/// The quorum of a put, from the request's wish and the bucket's settings.
+pub fn for_put(wish: &QuorumWish, defaults: &QuorumDefaults, replication: u8) -> Result<Required, Failure> {
+    let w = bounded("w", wish.w.unwrap_or(defaults.w), 1, replication)?;
+    let dw = wish.dw.or(defaults.dw).unwrap_or(w).min(w);
+    let pw = bounded("pw", wish.pw.unwrap_or(defaults.pw), 0, replication)?;
+    Ok(Required { total: usize::from(w.max(pw)), durable: usize::from(dw), primary: usize::from(pw) })
+}
+
+/// The quorum of a get.
+pub fn for_get(wish: &QuorumWish, defaults: &QuorumDefaults, replication: u8) -> Result<Required, Failure> {
+    let r = bounded("r", wish.r.unwrap_or(defaults.r), 1, replication)?;
+    let pr = bounded("pr", wish.pr.unwrap_or(defaults.pr), 0, replication)?;
+    Ok(Required { total: usize::from(r.max(pr)), durable: 0, primary: usize::from(pr) })
+}
+
+fn bounded(field: &str, value: u8, least: u8, most: u8) -> Result<u8, Failure> {
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Failure::Invalid(format!("quorum.{field} is {value}; give {least} to {most} (N is {most})")))
+    }
+}
+
+/// One answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// Who gave it: the home replica, or its stand-in.
+    pub by: NodeId,
+    /// On stable storage.
+    pub durable: bool,
+}
+
+/// The answers so far, by the home replica they count for.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(BTreeMap<NodeId, Answer>);
+
+impl Tally {
+    /// An answer that counts for `home`. The home replica's own answer replaces its stand-in's; durable stays durable.
+    pub fn add(&mut self, home: NodeId, answer: Answer) {
+        let known = self.0.entry(home).or_insert(answer);
+        if known.by == answer.by {
+            known.durable |= answer.durable;
+        } else if answer.by == home && (answer.durable || !known.durable) {
+            *known = answer;
+        }
+    }
+
+    /// How much of `required` one set of replicas has, as (answers, durable, primary).
+    fn counts(&self, set: &[NodeId]) -> (usize, usize, usize) {
+        set.iter().filter_map(|home| self.0.get(home).map(|answer| (home, answer))).fold((0, 0, 0), |counts, (home, answer)| {
+            let (total, durable, primary) = counts;
+            (total + 1, durable + usize::from(answer.durable), primary + usize::from(answer.by == *home))
+        })
+    }
+
+    /// Whether every set has what is required.
+    pub fn reached(&self, sets: &[Vec<NodeId>], required: Required) -> bool {
+        sets.iter().all(|set| {
+            let (total, durable, primary) = self.counts(set);
+            total >= required.total && durable >= required.durable && primary >= required.primary
+        })
+    }
+
+    /// The fewest answers that any set has: what a failure reports.
+    pub fn acknowledged(&self, sets: &[Vec<NodeId>]) -> usize {
+        sets.iter().map(|set| self.counts(set).0).min().unwrap_or(0)
+    }
+
+    /// Those that count for someone, with how many are durable and how many stand in for another.
+    pub fn evidence(&self) -> (Vec<NodeId>, u32, u32) {
+        let mut nodes: Vec<NodeId> = self.0.values().map(|answer| answer.by).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let durable = self.0.values().filter(|answer| answer.durable).count() as u32;
+        let hinted = self.0.iter().filter(|(home, answer)| **home != answer.by).count() as u32;
+        (nodes, durable, hinted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::tests::node;
+
+    fn tally(answers: &[(u8, u8, bool)]) -> Tally {
+        let mut tally = Tally::default();
+        for (home, by, durable) in answers {
+            tally.add(node(*home), Answer { by: node(*by), durable: *durable });
+        }
+        tally
+    }
+
+    #[test]
+    fn a_quorum_is_reached_when_every_set_has_it() {
+        let old = vec![node(1), node(2), node(3)];
+        let new = vec![node(4), node(2), node(3)];
+        let w2 = Required { total: 2, durable: 2, primary: 0 };
+        let cases: [(&[(u8, u8, bool)], bool, &str); 6] = [
+            (&[(1, 1, true), (2, 2, true)], false, "the new set has only one"),
+            (&[(2, 2, true), (3, 3, true)], true, "two in both"),
+            (&[(1, 1, true), (2, 2, true), (4, 4, true)], true, "two in each"),
+            (&[(2, 2, true), (3, 3, false)], false, "one not durable"),
+            (&[(2, 9, true), (3, 8, true)], true, "stand-ins count"),
+            (&[(2, 2, true), (2, 2, true)], false, "the same node twice"),
+        ];
+        for (answers, reached, why) in cases {
+            assert_eq!(tally(answers).reached(&[old.clone(), new.clone()], w2), reached, "{why}");
+        }
+        let strict = Required { primary: 2, ..w2 };
+        assert!(!tally(&[(2, 9, true), (3, 8, true)]).reached(&[old], strict), "stand-ins are not primaries");
+    }
+
+    #[test]
+    fn a_quorum_beyond_n_is_refused_with_the_fields_name() {
+        let wish = QuorumWish { w: Some(4), ..QuorumWish::default() };
+        let error = for_put(&wish, &QuorumDefaults::default(), 3).unwrap_err().to_string();
+        assert_eq!(error, "quorum.w is 4; give 1 to 3 (N is 3)");
+    }
+}

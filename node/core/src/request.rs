@@ -1,0 +1,134 @@
+//! What clients ask and what they are told (paper 4.1, 4.5): the request, the outcome, and the evidence that it rests on.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::id::{Epoch, NodeId};
+use crate::name::Name;
+use crate::version::Object;
+
+/// A driver's name for a client that waits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClientHandle(pub u64);
+
+/// What a request asks of the quorum; `None` takes the bucket's setting, then the cluster's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct QuorumWish {
+    /// Replicas that must answer a get.
+    pub r: Option<u8>,
+    /// Replicas that must acknowledge a put.
+    pub w: Option<u8>,
+    /// Of the W, how many must have fsynced.
+    pub dw: Option<u8>,
+    /// Of the R, how many must be home replicas.
+    pub pr: Option<u8>,
+    /// Of the W, how many must be home replicas.
+    pub pw: Option<u8>,
+}
+
+/// What a client wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// All concurrent values and their context.
+    Get,
+    /// A new value that supersedes what the context token covers.
+    Put {
+        /// The value's bytes.
+        data: Bytes,
+        /// The token of a preceding get; empty for a blind put.
+        context: Bytes,
+        /// Refuse if a live value is known.
+        create_only: bool,
+    },
+    /// A tombstone over what the context token covers.
+    Delete {
+        /// The token of a preceding get; required.
+        context: Bytes,
+    },
+}
+
+/// One client request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The object.
+    pub name: Name,
+    /// What to do.
+    pub operation: Operation,
+    /// How many replicas it takes.
+    pub quorum: QuorumWish,
+    /// Milliseconds until the client wants to hear; 0 for the node's default.
+    pub timeout_ms: u32,
+}
+
+/// What an answer rests on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Evidence {
+    /// The ring that the request was run under.
+    pub epoch: Epoch,
+    /// Who had answered when the answer went out.
+    pub nodes: Vec<NodeId>,
+    /// How many of them had the write on stable storage.
+    pub durable: u32,
+    /// How many of them stand in for an unreachable replica.
+    pub hinted: u32,
+}
+
+/// The outcome of a request that was carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Success {
+    /// What is known of the object; empty if nothing.
+    Got {
+        /// All concurrent versions.
+        object: Object,
+        /// The token that covers them.
+        context: Bytes,
+        /// What this rests on.
+        evidence: Evidence,
+    },
+    /// The write has its quorum.
+    Written {
+        /// The token that covers the new version and all it superseded.
+        context: Bytes,
+        /// What this rests on.
+        evidence: Evidence,
+    },
+}
+
+/// Why a request was not carried out, or may not have been.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Failure {
+    /// The request is wrong. Nothing was written.
+    #[error("{0}")]
+    Invalid(String),
+    /// The context token is damaged, foreign or of another key. Nothing was written.
+    #[error("context: {0}; use the context that a get of this key returned")]
+    BadContext(String),
+    /// Create-only, and a live version exists. Nothing was written.
+    #[error("the key exists; get it and put with its context to replace it")]
+    Exists,
+    /// Too few replicas can be reached. Nothing is visible.
+    #[error("unavailable: {acknowledged} of {required} replicas answered; nothing was written")]
+    Unavailable {
+        /// How many answered.
+        acknowledged: u32,
+        /// How many it takes.
+        required: u32,
+    },
+    /// The time is up and the write may or may not become visible.
+    #[error("outcome unknown: {acknowledged} of {required} replicas acknowledged in time; read before you retry")]
+    Unknown {
+        /// How many acknowledged.
+        acknowledged: u32,
+        /// How many it takes.
+        required: u32,
+    },
+    /// A named bound was hit. Nothing was written.
+    #[error("overloaded: {0}; retry later")]
+    Overloaded(String),
+    /// No ring yet. Nothing was written.
+    #[error("the cluster has no ring yet; the operator (or `dynamoctl ring init`) makes the first one")]
+    NoRing,
+}
+
+/// What a client is told.
+pub type Outcome = Result<Success, Failure>;

@@ -1,0 +1,442 @@
+//! The ring: Q equal partitions, an explicit set of replicas for each, and a chain of epochs (paper 4.2, 6.2 strategy 3).
+//!
+//! A ring is immutable. Its successor carries the next epoch and the hash of its parent, and a node accepts only the successor
+//! of what it holds: two different rings of one epoch cannot both spread. One writer proposes, gossip spreads. Deviation from
+//! the paper: replicas are an explicit list per partition and not "the next N tokens", because ring adjacency moves far more
+//! data than a change of membership needs.
+//!
+//! ```text
+//! a partition that moves:   Steady(old) -> WriteBothReadOld(old, new) -> WriteBothReadNew(old, new) -> Steady(new)
+//!                                               |  taken back by: Steady(old)
+//! ```
+//!
+//! While two sets are written, a put needs W acknowledgements from each. A new replica that has received everything its
+//! predecessor ever acknowledged can take its place in any quorum; [`crate::rebalance`] passes a stage on that evidence only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
+use crate::name::Name;
+
+/// The most partitions a ring may have, as a power of two (65,536).
+pub const PARTITION_BITS_MAX: u8 = 16;
+
+/// SHA-256 over a ring's canonical bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RingHash(pub [u8; 32]);
+
+/// What the ring says of one member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its failure domain; replicas are spread over as many as there are.
+    pub zone: String,
+    /// Its capacity, relative to the others; a member of weight 0 holds nothing and may leave.
+    pub weight: u32,
+}
+
+/// Where a partition's move stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stage {
+    /// Puts go to both sets, gets to the old one; the new replicas receive what the old ones hold.
+    WriteBothReadOld,
+    /// Puts go to both sets, gets to the new one. The last stage that can be taken back.
+    WriteBothReadNew,
+}
+
+/// A move that is under way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Move {
+    /// How far it is.
+    pub stage: Stage,
+    /// The replicas that the partition will have, the primary first.
+    pub target: Vec<NodeId>,
+    /// The epoch that began the move: what was received under an earlier one proves nothing.
+    pub since: Epoch,
+}
+
+/// Who holds a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placement {
+    /// The replicas, the primary first. During a move: the old set.
+    pub replicas: Vec<NodeId>,
+    /// The move under way, if any.
+    pub moving: Option<Move>,
+}
+
+impl Placement {
+    /// The sets of which each must reach its write quorum.
+    pub fn write_sets(&self) -> Vec<&[NodeId]> {
+        let mut sets = vec![self.replicas.as_slice()];
+        if let Some(moving) = &self.moving {
+            sets.push(&moving.target);
+        }
+        sets
+    }
+
+    /// The set that gets are answered from.
+    pub fn read_set(&self) -> &[NodeId] {
+        match &self.moving {
+            Some(Move { stage: Stage::WriteBothReadNew, target, .. }) => target,
+            _ => &self.replicas,
+        }
+    }
+
+    /// Everyone that puts go to: the read set first.
+    pub fn writers(&self) -> Vec<NodeId> {
+        let mut writers = self.read_set().to_vec();
+        for node in self.write_sets().concat() {
+            if !writers.contains(&node) {
+                writers.push(node);
+            }
+        }
+        writers
+    }
+
+    /// Whether `node` is to hold this partition, in the old set or the new one.
+    pub fn involves(&self, node: NodeId) -> bool {
+        self.write_sets().iter().any(|set| set.contains(&node))
+    }
+
+    /// The move's new replicas and the old ones they are filled from: the one that each replaces. Where the new set has more
+    /// members than the old, all old replicas are sources.
+    pub fn fills(&self) -> Vec<(NodeId, Vec<NodeId>)> {
+        let Some(moving) = &self.moving else { return Vec::new() };
+        let mut leaving = self.replicas.iter().filter(|node| !moving.target.contains(node));
+        let arriving = moving.target.iter().filter(|node| !self.replicas.contains(node));
+        arriving.map(|node| (*node, leaving.next().map_or_else(|| self.replicas.clone(), |from| vec![*from]))).collect()
+    }
+}
+
+/// The whole of who holds what, at one epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ring {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its place in the chain.
+    pub epoch: Epoch,
+    /// The hash of the ring before it; all zero for the first.
+    pub parent: RingHash,
+    /// The number of partitions, as a power of two. Fixed for the cluster's life.
+    pub partition_bits: u8,
+    /// How many replicas each partition has (N).
+    pub replication: u8,
+    /// Everyone that may hold data.
+    pub members: BTreeMap<NodeId, Member>,
+    /// One for each partition, in order.
+    pub placements: Vec<Placement>,
+}
+
+/// Why a ring is refused.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum RingError {
+    /// Not a ring's bytes.
+    #[error("not a ring: {0}")]
+    Decode(#[from] DecodeError),
+    /// Of another cluster.
+    #[error("the ring is of cluster {theirs}, this is cluster {ours}")]
+    OtherCluster {
+        /// The ring's cluster.
+        theirs: ClusterId,
+        /// The node's.
+        ours: ClusterId,
+    },
+    /// Not the successor of the ring that is held.
+    #[error("epoch {offered} does not follow epoch {held}: {reason}")]
+    NotSuccessor {
+        /// The epoch offered.
+        offered: Epoch,
+        /// The epoch held, 0 for none.
+        held: Epoch,
+        /// What does not fit.
+        reason: &'static str,
+    },
+    /// It contradicts itself, or breaks what must hold of every ring.
+    #[error("partition {partition}: {reason}")]
+    Placement {
+        /// Where.
+        partition: PartitionId,
+        /// What.
+        reason: &'static str,
+    },
+    /// A field out of its bounds.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+const FORMAT: u8 = 1;
+const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
+
+impl Ring {
+    /// How many partitions there are (Q).
+    pub fn partition_count(&self) -> usize {
+        1 << self.partition_bits
+    }
+
+    /// The partition that holds `name`.
+    pub fn partition_of(&self, name: &Name) -> PartitionId {
+        name.position().partition(self.partition_bits)
+    }
+
+    /// Who holds `partition`.
+    pub fn placement(&self, partition: PartitionId) -> &Placement {
+        &self.placements[partition.0 as usize]
+    }
+
+    /// Every partition with its placement.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, &Placement)> {
+        self.placements.iter().enumerate().map(|(index, placement)| (PartitionId(index as u32), placement))
+    }
+
+    /// How many partitions `node` is in the old or the new set of.
+    pub fn partitions_of(&self, node: NodeId) -> usize {
+        self.placements.iter().filter(|placement| placement.involves(node)).count()
+    }
+
+    /// The partitions that are on the move.
+    pub fn moving(&self) -> impl Iterator<Item = (PartitionId, &Placement, &Move)> {
+        self.partitions().filter_map(|(id, placement)| placement.moving.as_ref().map(|moving| (id, placement, moving)))
+    }
+
+    /// A ring for the next epoch, equal to this one but for what `change` does to it.
+    pub fn successor(&self, change: impl FnOnce(&mut Ring)) -> Ring {
+        let mut next = self.clone();
+        change(&mut next);
+        next.epoch = self.epoch.next();
+        next.parent = self.hash();
+        next
+    }
+
+    /// What must hold of every ring: N distinct members for each partition, in the old set and the new one.
+    pub fn validate(&self) -> Result<(), RingError> {
+        if self.partition_bits > PARTITION_BITS_MAX {
+            return Err(RingError::Invalid("a ring has at most 65,536 partitions"));
+        }
+        if self.placements.len() != self.partition_count() {
+            return Err(RingError::Invalid("a ring has one placement for each partition"));
+        }
+        if self.replication == 0 || self.epoch.0 == 0 {
+            return Err(RingError::Invalid("replication and epoch start at 1"));
+        }
+        for (partition, placement) in self.partitions() {
+            for set in placement.write_sets() {
+                let distinct: BTreeSet<_> = set.iter().collect();
+                let wrong = |reason| Err(RingError::Placement { partition, reason });
+                if distinct.len() != set.len() {
+                    return wrong("a node is listed twice");
+                }
+                if set.len() != usize::from(self.replication) {
+                    return wrong("it does not have N replicas");
+                }
+                if !set.iter().all(|node| self.members.contains_key(node)) {
+                    return wrong("a replica is not a member");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this valid ring may follow `held` in cluster `cluster`.
+    pub fn check_follows(&self, held: Option<&Ring>, cluster: ClusterId) -> Result<(), RingError> {
+        if self.cluster != cluster {
+            return Err(RingError::OtherCluster { theirs: self.cluster, ours: cluster });
+        }
+        let held_epoch = held.map_or(Epoch(0), |ring| ring.epoch);
+        let refuse = |reason| Err(RingError::NotSuccessor { offered: self.epoch, held: held_epoch, reason });
+        if self.epoch <= held_epoch {
+            return refuse("it is not newer");
+        }
+        let Some(held) = held else { return Ok(()) };
+        if self.partition_bits != held.partition_bits {
+            return refuse("the number of partitions is fixed for a cluster's life");
+        }
+        if self.epoch == held.epoch.next() && self.parent != held.hash() {
+            return refuse("its parent is another ring of the same epoch");
+        }
+        Ok(())
+    }
+
+    /// SHA-256 of the canonical bytes.
+    pub fn hash(&self) -> RingHash {
+        RingHash(Sha256::digest(self.encode()).into())
+    }
+
+    /// The canonical bytes, with a checksum.
+    pub fn encode(&self) -> Bytes {
+        let mut writer = Writer::with_capacity(64 + self.members.len() * 40 + self.placements.len() * 8);
+        writer.u8(FORMAT);
+        writer.raw(&self.cluster.0);
+        writer.u64(self.epoch.0);
+        writer.raw(&self.parent.0);
+        writer.u8(self.partition_bits);
+        writer.u8(self.replication);
+        writer.varint(self.members.len() as u64);
+        for (node, member) in &self.members {
+            writer.raw(&node.0);
+            writer.bytes(member.zone.as_bytes());
+            writer.varint(u64::from(member.weight));
+        }
+        let index: BTreeMap<NodeId, u64> = self.members.keys().enumerate().map(|(at, node)| (*node, at as u64)).collect();
+        let set = |writer: &mut Writer, nodes: &[NodeId]| {
+            writer.varint(nodes.len() as u64);
+            for node in nodes {
+                // A replica that is no member cannot be written; validate() refuses such a ring before it is used.
+                writer.varint(index.get(node).copied().unwrap_or(u64::MAX));
+            }
+        };
+        for placement in &self.placements {
+            set(&mut writer, &placement.replicas);
+            match &placement.moving {
+                None => writer.u8(0),
+                Some(Move { stage, target, since }) => {
+                    writer.u8(match stage {
+                        Stage::WriteBothReadOld => 1,
+                        Stage::WriteBothReadNew => 2,
+                    });
+                    set(&mut writer, target);
+                    writer.varint(since.0);
+                }
+            }
+        }
+        writer.finish_with_checksum(CHECKSUM_SEED)
+    }
+
+    /// Reads what [`Ring::encode`] wrote, and validates it.
+    pub fn decode(bytes: Bytes) -> Result<Self, RingError> {
+        let mut reader = Reader::verified(bytes, CHECKSUM_SEED)?;
+        reader.format(FORMAT)?;
+        let cluster = ClusterId(reader.id("cluster")?);
+        let epoch = Epoch(reader.u64("epoch")?);
+        let parent = RingHash(reader.raw(32, "parent")?[..].try_into().expect("32 bytes were taken"));
+        let partition_bits = reader.u8("partition_bits")?;
+        if partition_bits > PARTITION_BITS_MAX {
+            return Err(RingError::Invalid("a ring has at most 65,536 partitions"));
+        }
+        let replication = reader.u8("replication")?;
+        let mut members = BTreeMap::new();
+        let mut order = Vec::new();
+        for _ in 0..reader.count("members")? {
+            let node = NodeId(reader.id("member")?);
+            let zone = reader.text("zone")?;
+            let weight = u32::try_from(reader.varint("weight")?).map_err(|_| DecodeError::OutOfRange("weight"))?;
+            members.insert(node, Member { zone, weight });
+            order.push(node);
+        }
+        if order.len() != members.len() || !order.is_sorted() {
+            return Err(DecodeError::OutOfRange("order of members").into());
+        }
+        let set = |reader: &mut Reader| -> Result<Vec<NodeId>, DecodeError> {
+            let count = reader.count("replicas")?;
+            (0..count)
+                .map(|_| {
+                    let at = usize::try_from(reader.varint("replica")?).unwrap_or(usize::MAX);
+                    order.get(at).copied().ok_or(DecodeError::OutOfRange("replica"))
+                })
+                .collect()
+        };
+        let mut placements = Vec::new();
+        for _ in 0..1_usize << partition_bits {
+            let replicas = set(&mut reader)?;
+            let stage = match reader.u8("stage")? {
+                0 => None,
+                1 => Some(Stage::WriteBothReadOld),
+                2 => Some(Stage::WriteBothReadNew),
+                _ => return Err(DecodeError::OutOfRange("stage").into()),
+            };
+            let moving = match stage {
+                None => None,
+                Some(stage) => Some(Move { stage, target: set(&mut reader)?, since: Epoch(reader.varint("since")?) }),
+            };
+            placements.push(Placement { replicas, moving });
+        }
+        reader.end()?;
+        let ring = Self { cluster, epoch, parent, partition_bits, replication, members, placements };
+        ring.validate()?;
+        Ok(ring)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn node(id: u8) -> NodeId {
+        NodeId([id; 16])
+    }
+
+    /// A ring of `nodes` members with 2^`bits` partitions, N = 3, replicas round robin.
+    pub(crate) fn ring_of(nodes: u8, bits: u8) -> Ring {
+        let members = (1..=nodes).map(|id| (node(id), Member { zone: format!("z{}", id % 3), weight: 1 })).collect();
+        let replicas = |at: usize| (0..3).map(|step| node(((at + step) % usize::from(nodes)) as u8 + 1)).collect();
+        let placements = (0..1 << bits).map(|at| Placement { replicas: replicas(at), moving: None }).collect();
+        Ring {
+            cluster: ClusterId([7; 16]),
+            epoch: Epoch(1),
+            parent: RingHash::default(),
+            partition_bits: bits,
+            replication: 3,
+            members,
+            placements,
+        }
+    }
+
+    #[test]
+    fn a_ring_reads_back_from_its_bytes_and_from_no_others() {
+        let ring = ring_of(5, 4).successor(|ring| {
+            let target = vec![node(5), node(2), node(3)];
+            ring.placements[0].moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: Epoch(2) });
+        });
+        let bytes = ring.encode();
+        assert_eq!(Ring::decode(bytes.clone()), Ok(ring));
+        for length in 0..bytes.len() {
+            assert!(Ring::decode(bytes.slice(..length)).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn only_the_successor_of_the_ring_that_is_held_is_accepted() {
+        let first = ring_of(3, 2);
+        let cluster = first.cluster;
+        let second = first.successor(|_| ());
+        let twin = first.successor(|ring| ring.members.get_mut(&node(1)).unwrap().weight = 2);
+        assert_eq!(second.check_follows(Some(&first), cluster), Ok(()));
+        assert_eq!(first.check_follows(None, cluster), Ok(()));
+        for (ring, held) in [(&first, &first), (&first, &second), (&twin, &second), (&twin.successor(|_| ()), &second)] {
+            let verdict = ring.check_follows(Some(held), cluster);
+            assert!(matches!(verdict, Err(RingError::NotSuccessor { .. })), "{:?} after {:?}", ring.epoch, held.epoch);
+        }
+        let verdict = second.check_follows(Some(&first), ClusterId([8; 16]));
+        assert!(matches!(verdict, Err(RingError::OtherCluster { .. })));
+    }
+
+    #[test]
+    fn a_placement_that_breaks_the_rules_is_refused() {
+        let cases: [(&str, fn(&mut Ring)); 3] = [
+            ("listed twice", |ring| ring.placements[1].replicas = vec![node(1), node(1), node(2)]),
+            ("not have N", |ring| ring.placements[1].replicas = vec![node(1)]),
+            ("not a member", |ring| ring.placements[1].replicas = vec![node(1), node(2), node(99)]),
+        ];
+        for (reason, change) in cases {
+            let mut ring = ring_of(3, 2);
+            change(&mut ring);
+            let error = ring.validate().unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_new_replica_is_filled_from_the_one_it_replaces() {
+        let old = vec![node(1), node(2), node(3)];
+        let move_to = |target| Placement {
+            replicas: old.clone(),
+            moving: Some(Move { stage: Stage::WriteBothReadOld, target, since: Epoch(2) }),
+        };
+        assert_eq!(move_to(vec![node(4), node(2), node(3)]).fills(), [(node(4), vec![node(1)])]);
+        let grown = move_to(vec![node(1), node(2), node(3), node(4)]);
+        assert_eq!(grown.fills(), [(node(4), old.clone())]);
+    }
+}

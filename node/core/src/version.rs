@@ -1,0 +1,368 @@
+//! Dotted version vector sets: what an object is (paper 4.4).
+//!
+//! An object holds, per actor, a **watermark** (every dot up to it has been seen here, and is superseded) and the values above
+//! it, each with its **dot**. A dot is (actor, counter) and is issued once, ever. An actor is a node's unbroken tenure of its
+//! copy of a partition: (node id, incarnation). Because an actor always builds on its own whole copy, a state that knows an
+//! actor's dot 9 has seen all of that actor's earlier dots for the object; so "seen up to 9" is exact, never a guess.
+//!
+//! [`Object::join`] is associative, commutative and idempotent, and is what replication, read repair, hints, anti-entropy and
+//! transfers do. Only [`Object::update`] makes something new. Deviation from the paper: actors are the servers' and clocks are
+//! never truncated, since dropping a pair forgets what a value has superseded.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::{Incarnation, NodeId};
+
+/// Who issues dots.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Actor {
+    /// The node.
+    pub node: NodeId,
+    /// Its tenure of the partition.
+    pub incarnation: Incarnation,
+}
+
+/// The name of one write.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Dot {
+    /// Who coordinated it.
+    pub actor: Actor,
+    /// The actor's counter; grows with each write, with gaps.
+    pub counter: u64,
+}
+
+/// What one write stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Value {
+    /// The bytes, or `None` for a tombstone.
+    pub data: Option<Bytes>,
+    /// The coordinator's wall clock. For people: it decides nothing.
+    pub written_ms: u64,
+}
+
+/// What is known of one actor.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Entry {
+    /// Dots up to here are superseded, unless their value is still listed... which it never is: values lie above.
+    watermark: u64,
+    /// Live values by counter, ascending, all above the watermark.
+    values: Vec<(u64, Value)>,
+}
+
+impl Entry {
+    /// The highest counter seen of this actor.
+    fn seen(&self) -> u64 {
+        self.values.last().map_or(self.watermark, |(counter, _)| *counter)
+    }
+}
+
+/// What a reader has seen: per actor, the highest counter. A put with it supersedes exactly that.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CausalContext(pub BTreeMap<Actor, u64>);
+
+impl CausalContext {
+    /// Nothing has been seen.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// How the histories of two objects relate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ordering {
+    /// The same history.
+    Equal,
+    /// The first has seen all of the second, and more.
+    Newer,
+    /// The second has seen all of the first, and more.
+    Older,
+    /// Each has seen something that the other has not.
+    Concurrent,
+}
+
+/// All that is known of one name: its concurrent values, and what they have superseded.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Object {
+    entries: BTreeMap<Actor, Entry>,
+}
+
+const FORMAT: u8 = 1;
+const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0001;
+
+impl Object {
+    /// Nothing is known: no value, no history.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What a reader of this object has seen.
+    pub fn context(&self) -> CausalContext {
+        CausalContext(self.entries.iter().map(|(actor, entry)| (*actor, entry.seen())).collect())
+    }
+
+    /// The concurrent values with their dots, tombstones included.
+    pub fn values(&self) -> impl Iterator<Item = (Dot, &Value)> {
+        self.entries.iter().flat_map(|(actor, entry)| {
+            entry.values.iter().map(|(counter, value)| (Dot { actor: *actor, counter: *counter }, value))
+        })
+    }
+
+    /// The concurrent values that are not tombstones.
+    pub fn siblings(&self) -> impl Iterator<Item = (&Bytes, u64)> {
+        self.values().filter_map(|(_, value)| value.data.as_ref().map(|data| (data, value.written_ms)))
+    }
+
+    /// The same history without the values' bytes: enough to compare, update and digest.
+    pub fn history(&self) -> Object {
+        let mut history = self.clone();
+        for entry in history.entries.values_mut() {
+            entry.values.iter_mut().for_each(|(_, value)| value.data = None);
+        }
+        history
+    }
+
+    /// How many actors' counters the object carries.
+    pub fn actors(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether `dot` was seen here, live or superseded.
+    pub fn has_seen(&self, dot: Dot) -> bool {
+        self.entries.get(&dot.actor).is_some_and(|entry| dot.counter <= entry.seen())
+    }
+
+    /// A coordinated write: `value` under the fresh `dot` supersedes what `seen` covers and is concurrent with the rest.
+    ///
+    /// `self` must be the actor's own whole copy, and `dot` above every dot the actor has issued.
+    pub fn update(&mut self, seen: &CausalContext, dot: Dot, value: Value) {
+        for (actor, counter) in &seen.0 {
+            let entry = self.entries.entry(*actor).or_default();
+            entry.watermark = entry.watermark.max(*counter);
+            let watermark = entry.watermark;
+            entry.values.retain(|(counter, _)| *counter > watermark);
+        }
+        let entry = self.entries.entry(dot.actor).or_default();
+        assert!(dot.counter > entry.seen(), "dot {} of {:?} is issued twice", dot.counter, dot.actor);
+        entry.values.push((dot.counter, value));
+    }
+
+    /// All that either knows. A value is kept if both have it, or one has it and the other has never seen it.
+    pub fn join(&mut self, other: &Object) {
+        for (actor, theirs) in &other.entries {
+            let Some(ours) = self.entries.get_mut(actor) else {
+                self.entries.insert(*actor, theirs.clone());
+                continue;
+            };
+            let watermark = ours.watermark.max(theirs.watermark);
+            let mut values: BTreeMap<u64, Value> = BTreeMap::new();
+            for (counter, value) in ours.values.drain(..).chain(theirs.values.iter().cloned()) {
+                if counter > watermark {
+                    values.insert(counter, value);
+                }
+            }
+            ours.watermark = watermark;
+            ours.values = values.into_iter().collect();
+        }
+    }
+
+    /// How this object's history relates to that of `other`.
+    pub fn compare(&self, other: &Object) -> Ordering {
+        match (self.includes(other), other.includes(self)) {
+            (true, true) => Ordering::Equal,
+            (true, false) => Ordering::Newer,
+            (false, true) => Ordering::Older,
+            (false, false) => Ordering::Concurrent,
+        }
+    }
+
+    /// Joining `other` would change nothing.
+    pub fn includes(&self, other: &Object) -> bool {
+        other.entries.iter().all(|(actor, theirs)| {
+            self.entries.get(actor).is_some_and(|ours| {
+                let known = |counter: &u64| ours.values.iter().any(|(own, _)| own == counter);
+                ours.watermark >= theirs.watermark
+                    && theirs.values.iter().all(|(counter, _)| *counter <= ours.watermark || known(counter))
+            })
+        })
+    }
+
+    /// A 128-bit digest of the history: equal exactly when the histories are (values follow from their dots).
+    pub fn digest(&self) -> Digest {
+        if self.is_empty() {
+            return Digest::default();
+        }
+        let mut writer = Writer::with_capacity(64);
+        for (actor, entry) in &self.entries {
+            writer.raw(&actor.node.0);
+            writer.u64(actor.incarnation.0);
+            writer.varint(entry.watermark);
+            writer.varint(entry.values.len() as u64);
+            for (counter, _) in &entry.values {
+                writer.varint(*counter);
+            }
+        }
+        Digest(xxhash_rust::xxh3::xxh3_128_with_seed(&writer.finish(), CHECKSUM_SEED).to_be_bytes())
+    }
+
+    /// The canonical bytes, with a checksum.
+    pub fn encode(&self) -> Bytes {
+        let values: usize = self.values().map(|(_, value)| value.data.as_ref().map_or(0, Bytes::len) + 24).sum();
+        let mut writer = Writer::with_capacity(16 + self.entries.len() * 40 + values);
+        writer.u8(FORMAT);
+        writer.varint(self.entries.len() as u64);
+        for (actor, entry) in &self.entries {
+            writer.raw(&actor.node.0);
+            writer.u64(actor.incarnation.0);
+            writer.varint(entry.watermark);
+            writer.varint(entry.values.len() as u64);
+            for (counter, value) in &entry.values {
+                writer.varint(*counter);
+                writer.varint(value.written_ms);
+                match &value.data {
+                    Some(data) => {
+                        writer.u8(1);
+                        writer.bytes(data);
+                    }
+                    None => writer.u8(0),
+                }
+            }
+        }
+        writer.finish_with_checksum(CHECKSUM_SEED)
+    }
+
+    /// Reads what [`Object::encode`] wrote; values share the input's memory.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::verified(bytes, CHECKSUM_SEED)?;
+        reader.format(FORMAT)?;
+        let mut entries = BTreeMap::new();
+        let mut previous = None;
+        for _ in 0..reader.count("actors")? {
+            let node = NodeId(reader.id("actor node")?);
+            let actor = Actor { node, incarnation: Incarnation(reader.u64("actor incarnation")?) };
+            if previous.is_some_and(|previous| previous >= actor) {
+                return Err(DecodeError::OutOfRange("order of actors"));
+            }
+            previous = Some(actor);
+            let watermark = reader.varint("watermark")?;
+            let mut entry = Entry { watermark, values: Vec::new() };
+            for _ in 0..reader.count("values")? {
+                let counter = reader.varint("dot")?;
+                if counter <= entry.seen() {
+                    return Err(DecodeError::OutOfRange("order of dots"));
+                }
+                let written_ms = reader.varint("written_ms")?;
+                let data = match reader.u8("value kind")? {
+                    0 => None,
+                    1 => Some(reader.bytes("value")?),
+                    _ => return Err(DecodeError::OutOfRange("value kind")),
+                };
+                entry.values.push((counter, Value { data, written_ms }));
+            }
+            entries.insert(actor, entry);
+        }
+        reader.end()?;
+        Ok(Self { entries })
+    }
+}
+
+/// A digest of an object's history; all zero when there is no object.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Digest(pub [u8; 16]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn actor(node: u8) -> Actor {
+        Actor { node: NodeId([node; 16]), incarnation: Incarnation(1) }
+    }
+
+    fn value(text: &str) -> Value {
+        Value { data: Some(Bytes::copy_from_slice(text.as_bytes())), written_ms: 0 }
+    }
+
+    fn put(object: &Object, seen: &CausalContext, node: u8, counter: u64, text: &str) -> Object {
+        let mut next = object.clone();
+        next.update(seen, Dot { actor: actor(node), counter }, value(text));
+        next
+    }
+
+    fn texts(object: &Object) -> Vec<String> {
+        object.siblings().map(|(data, _)| String::from_utf8(data.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_papers_cart_is_reconciled_as_in_figure_3() {
+        let none = CausalContext::default();
+        let d1 = put(&Object::default(), &none, 1, 1, "D1");
+        let d2 = put(&d1, &d1.context(), 1, 2, "D2");
+        assert_eq!(d2.compare(&d1), Ordering::Newer);
+        let d3 = put(&d2, &d2.context(), 2, 1, "D3");
+        let d4 = put(&d2, &d2.context(), 3, 1, "D4");
+        assert_eq!(d3.compare(&d4), Ordering::Concurrent);
+        let mut read = d3.clone();
+        read.join(&d4);
+        assert_eq!(texts(&read), ["D3", "D4"]);
+        let d5 = put(&read, &read.context(), 1, 3, "D5");
+        assert_eq!(texts(&d5), ["D5"]);
+        for older in [&d1, &d2, &d3, &d4] {
+            assert_eq!(d5.compare(older), Ordering::Newer);
+        }
+    }
+
+    #[test]
+    fn a_put_supersedes_what_its_context_covers_and_nothing_else() {
+        let none = CausalContext::default();
+        let first = put(&Object::default(), &none, 1, 3, "a");
+        let both = put(&first, &none, 1, 7, "b");
+        assert_eq!(texts(&both), ["a", "b"]);
+        let merged = put(&both, &first.context(), 1, 9, "c");
+        assert_eq!(texts(&merged), ["b", "c"]);
+        assert_eq!(texts(&put(&merged, &merged.context(), 2, 1, "d")), ["d"]);
+    }
+
+    #[test]
+    fn interleaved_writers_make_two_siblings_and_not_a_hundred() {
+        let mut object = Object::default();
+        let mut contexts = [CausalContext::default(), CausalContext::default()];
+        for counter in 1..=100_u64 {
+            let writer = (counter % 2) as usize;
+            object = put(&object, &contexts[writer], 1, counter, &counter.to_string());
+            // Each writer knows its own last write only.
+            contexts[writer] = CausalContext([(actor(1), counter)].into());
+        }
+        assert!(texts(&object).len() <= 2, "{:?}", texts(&object));
+    }
+
+    #[test]
+    fn a_superseded_value_does_not_come_back_by_a_late_join() {
+        let none = CausalContext::default();
+        let old = put(&Object::default(), &none, 1, 1, "old");
+        let mut new = put(&old, &old.context(), 2, 1, "new");
+        new.join(&old);
+        assert_eq!(texts(&new), ["new"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "issued twice")]
+    fn a_dot_is_never_issued_twice() {
+        let object = put(&Object::default(), &CausalContext::default(), 1, 5, "a");
+        put(&object, &CausalContext::default(), 1, 5, "b");
+    }
+
+    #[test]
+    fn an_object_reads_back_from_its_bytes_and_from_no_others() {
+        let none = CausalContext::default();
+        let mut object = put(&Object::default(), &none, 1, 1, "one");
+        object = put(&object, &none, 2, 200, "two");
+        object.update(&none, Dot { actor: actor(3), counter: 1 }, Value { data: None, written_ms: 1_700_000_000_000 });
+        let bytes = object.encode();
+        assert_eq!(Object::decode(bytes.clone()), Ok(object));
+        for length in 0..bytes.len() {
+            assert!(Object::decode(bytes.slice(..length)).is_err(), "{length} bytes");
+        }
+    }
+}
