@@ -132,12 +132,18 @@ mod tests {
         partition
     }
 
+    fn fill(trees: &mut HashTrees, before: u8, after: u8) {
+        for key in 0..200 {
+            put(trees, key, before, after);
+        }
+    }
+
     #[test]
     fn the_same_versions_in_any_order_make_the_same_root() {
         let (mut one, mut other) = (trees(), trees());
-        (0..200).for_each(|key| drop(put(&mut one, key, 0, 1)));
-        (0..200).rev().for_each(|key| drop(put(&mut other, key, 0, 9)));
-        (0..200).for_each(|key| drop(put(&mut other, key, 9, 1)));
+        fill(&mut one, 0, 1);
+        fill(&mut other, 0, 9);
+        fill(&mut other, 9, 1);
         for partition in (0..16).map(PartitionId) {
             assert_eq!(one.root(partition), other.root(partition));
             assert_eq!(one.objects(partition), other.objects(partition));
@@ -147,8 +153,8 @@ mod tests {
     #[test]
     fn one_differing_version_differs_in_one_leaf_which_holds_its_key() {
         let (mut one, mut other) = (trees(), trees());
-        (0..200).for_each(|key| drop(put(&mut one, key, 0, 1)));
-        (0..200).for_each(|key| drop(put(&mut other, key, 0, 1)));
+        fill(&mut one, 0, 1);
+        fill(&mut other, 0, 1);
         let partition = put(&mut other, 77, 1, 2);
         assert_ne!(one.root(partition), other.root(partition));
         let position = Name::new("b", 77_u32.to_be_bytes().to_vec()).position();

@@ -157,6 +157,8 @@ enum Waiting {
     AcknowledgeBatch { to: NodeId, batch: u64 },
     /// A ring.
     Ring(Epoch),
+    /// All that `from` had of a partition that moves here.
+    Received { partition: PartitionId, since: Epoch, from: NodeId },
     /// Dots up to here may be issued.
     DotLease(u64),
 }
@@ -180,6 +182,8 @@ pub struct Node<S> {
     exchanges: BTreeMap<u64, (PartitionId, NodeId, Instant)>,
     requests: requests::InFlight,
     tenures: BTreeMap<PartitionId, Incarnation>,
+    /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
+    salt: u64,
     dot_next: u64,
     dot_leased: u64,
     dot_lease_requested: u64,
@@ -227,6 +231,7 @@ impl<S: Storage> Node<S> {
             exchanges: BTreeMap::new(),
             requests: requests::InFlight::default(),
             tenures: BTreeMap::new(),
+            salt: 0,
             dot_next: leased,
             dot_leased: leased,
             dot_lease_requested: leased,
@@ -245,6 +250,7 @@ impl<S: Storage> Node<S> {
             storage,
             ring,
         };
+        node.start_tenures()?;
         node.rebuild_trees()?;
         node.restore_received()?;
         node.plan_movement()?;
@@ -280,6 +286,14 @@ impl<S: Storage> Node<S> {
         self.last_ticket = self.storage.commit()?;
         self.waiting.push_back((self.last_ticket, std::mem::take(&mut self.group)));
         Ok(Some(self.last_ticket))
+    }
+
+    /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this
+    /// node's copies are known to be whole, and its next start goes on under the same actors.
+    pub fn close(&mut self) -> Result<Option<Ticket>, StorageError> {
+        self.storage.write_meta(b"clean", Some(b"1"))?;
+        self.dirty = true;
+        self.commit()
     }
 
     /// `waiting` happens once everything written so far is on stable storage: now, if it is.
@@ -318,6 +332,7 @@ impl<S: Storage> Node<S> {
                 out.push(Output::Send { to, message: Message::Pushed { batch, refused: false, epoch } });
             }
             Waiting::Ring(epoch) => self.ring_durable = self.ring_durable.max(epoch),
+            Waiting::Received { partition, since, from } => self.on_received_durable(partition, since, from),
             Waiting::DotLease(leased) => self.dot_leased = self.dot_leased.max(leased),
         }
         Ok(())

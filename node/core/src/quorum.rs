@@ -118,7 +118,8 @@ mod tests {
         let old = vec![node(1), node(2), node(3)];
         let new = vec![node(4), node(2), node(3)];
         let w2 = Required { total: 2, durable: 2, primary: 0 };
-        let cases: [(&[(u8, u8, bool)], bool, &str); 6] = [
+        type Answers<'a> = &'a [(u8, u8, bool)];
+        let cases: [(Answers, bool, &str); 6] = [
             (&[(1, 1, true), (2, 2, true)], false, "the new set has only one"),
             (&[(2, 2, true), (3, 3, true)], true, "two in both"),
             (&[(1, 1, true), (2, 2, true), (4, 4, true)], true, "two in each"),

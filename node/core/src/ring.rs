@@ -415,7 +415,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_placement_that_breaks_the_rules_is_refused() {
-        let cases: [(&str, fn(&mut Ring)); 3] = [
+        type Change = fn(&mut Ring);
+        let cases: [(&str, Change); 3] = [
             ("listed twice", |ring| ring.placements[1].replicas = vec![node(1), node(1), node(2)]),
             ("not have N", |ring| ring.placements[1].replicas = vec![node(1)]),
             ("not a member", |ring| ring.placements[1].replicas = vec![node(1), node(2), node(99)]),

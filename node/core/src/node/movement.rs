@@ -18,6 +18,9 @@ use crate::transfer::{Handback, Outgoing, Walk};
 /// How long a batch may be unanswered before it is sent again.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Copies on their way home at the same time: most need only a comparison of trees.
+const HANDBACKS_MAX: usize = 64;
+
 /// Which walk a batch belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum WalkOf {
@@ -149,9 +152,10 @@ impl<S: Storage> Node<S> {
             .map(|(partition, _)| *partition)
             .collect();
         for partition in stale {
-            self.transfers.received.remove(&partition);
-            self.storage.write_meta(&received_key(partition), None)?;
-            self.dirty = true;
+            for from in self.transfers.received.remove(&partition).map(|(_, from)| from).into_iter().flatten() {
+                self.storage.write_meta(&received_key(partition, from), None)?;
+                self.dirty = true;
+            }
         }
         self.transfers.handbacks.clear();
         Ok(())
@@ -244,8 +248,7 @@ impl<S: Storage> Node<S> {
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
         for partition in foreign {
-            if self.transfers.handbacks.len() < self.config.transfers_max * 4 || self.transfers.handbacks.contains_key(&partition)
-            {
+            if self.transfers.handbacks.len() < HANDBACKS_MAX || self.transfers.handbacks.contains_key(&partition) {
                 self.advance_handback(&ring, partition, now, out)?;
             }
         }
@@ -267,8 +270,7 @@ impl<S: Storage> Node<S> {
             *handback = fresh();
         }
         if handback.owners.values().all(|outgoing| matches!(outgoing.walk, Walk::Done)) {
-            self.transfers.handbacks.remove(&partition);
-            return self.drop_copy(partition);
+            return self.finish_handback(partition);
         }
         for owner in owners {
             if !self.reachable(owner, now) {
@@ -309,12 +311,26 @@ impl<S: Storage> Node<S> {
         }
         if differing.is_empty() {
             outgoing.walk = Walk::Done;
+            self.finish_handback(partition)?;
             return Ok(true);
         }
         outgoing.leaves = Some(differing);
         outgoing.walk = Walk::Ready(None);
         self.send_batch(of, now, out)?;
         Ok(true)
+    }
+
+    /// Drops the copy if every owner has all of it, and it is what it was when the comparison began.
+    fn finish_handback(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        let root = self.trees.root(partition);
+        let done = |handback: &Handback| {
+            handback.root == root && handback.owners.values().all(|outgoing| matches!(outgoing.walk, Walk::Done))
+        };
+        if self.transfers.handbacks.get(&partition).is_some_and(done) {
+            self.transfers.handbacks.remove(&partition);
+            self.drop_copy(partition)?;
+        }
+        Ok(())
     }
 
     fn drop_copy(&mut self, partition: PartitionId) -> Result<(), StorageError> {
@@ -356,32 +372,45 @@ impl<S: Storage> Node<S> {
         if purpose == Purpose::Transfer {
             self.counters.transfer_objects_received += received;
             if last {
-                self.note_received(&ring, partition, from)?;
+                self.note_received(&ring, partition, from, now, out)?;
             }
         }
         self.when_durable(Waiting::AcknowledgeBatch { to: from, batch }, now, out)
     }
 
-    /// `from` has sent all of its copy: recorded in the same group of writes as the last objects.
-    fn note_received(&mut self, ring: &Ring, partition: PartitionId, from: NodeId) -> Result<(), StorageError> {
+    /// `from` has sent all of its copy: recorded in the same group of writes as the last objects, and told to the writer of
+    /// rings only when that group is on stable storage.
+    fn note_received(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        from: NodeId,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
         let Some(since) = ring.placement(partition).moving.as_ref().map(|moving| moving.since) else { return Ok(()) };
-        let entry = self.transfers.received.entry(partition).or_insert_with(|| (since, BTreeSet::new()));
-        entry.1.insert(from);
-        let mut record = since.0.to_be_bytes().to_vec();
-        entry.1.iter().for_each(|node| record.extend_from_slice(&node.0));
-        self.storage.write_meta(&received_key(partition), Some(&record))?;
+        self.storage.write_meta(&received_key(partition, from), Some(&since.0.to_be_bytes()))?;
         self.dirty = true;
-        Ok(())
+        self.when_durable(Waiting::Received { partition, since, from }, now, out)
+    }
+
+    pub(super) fn on_received_durable(&mut self, partition: PartitionId, since: Epoch, from: NodeId) {
+        let entry = self.transfers.received.entry(partition).or_insert_with(|| (since, BTreeSet::new()));
+        if entry.0 == since {
+            entry.1.insert(from);
+        }
     }
 
     /// What was received before this start, for the moves that the ring still has.
     pub(super) fn restore_received(&mut self) -> Result<(), StorageError> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
-        for (partition, _, _) in ring.moving() {
-            let Some(record) = self.storage.read_meta(&received_key(partition))? else { continue };
-            let Some((since, nodes)) = record.split_first_chunk::<8>() else { continue };
-            let nodes = nodes.chunks(16).filter_map(NodeId::from_slice).collect();
-            self.transfers.received.insert(partition, (Epoch(u64::from_be_bytes(*since)), nodes));
+        for (partition, placement, moving) in ring.moving() {
+            for from in &placement.replicas {
+                let record = self.storage.read_meta(&received_key(partition, *from))?;
+                if record.as_deref() == Some(&moving.since.0.to_be_bytes()[..]) {
+                    self.on_received_durable(partition, moving.since, *from);
+                }
+            }
         }
         Ok(())
     }
@@ -411,7 +440,11 @@ impl<S: Storage> Node<S> {
             WalkOf::Transfer(..) => self.counters.transfer_objects_sent += objects,
             WalkOf::Handback(..) => self.counters.handback_objects_sent += objects,
         }
-        if last { Ok(()) } else { self.send_batch(of, now, out) }
+        match (last, of) {
+            (false, _) => self.send_batch(of, now, out),
+            (true, WalkOf::Transfer(..)) => self.tick_transfers(now, out),
+            (true, WalkOf::Handback(partition, _)) => self.finish_handback(partition),
+        }
     }
 
     /// A receiver with an older ring gets this one; the batch goes again later.
@@ -436,8 +469,9 @@ impl<S: Storage> Node<S> {
     }
 }
 
-fn received_key(partition: PartitionId) -> Vec<u8> {
+fn received_key(partition: PartitionId, from: NodeId) -> Vec<u8> {
     let mut key = b"received/".to_vec();
     key.extend_from_slice(&partition.0.to_be_bytes());
+    key.extend_from_slice(&from.0);
     key
 }

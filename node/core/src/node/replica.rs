@@ -192,13 +192,30 @@ impl<S: Storage> Node<S> {
         }
         let key = tenure_key(partition);
         let stored = self.storage.read_meta(&key)?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
-        let incarnation = Incarnation(stored.unwrap_or_else(|| self.random.next()));
+        let tenure = stored.unwrap_or_else(|| self.random.next_u64());
         if stored.is_none() {
-            self.storage.write_meta(&key, Some(&incarnation.0.to_be_bytes()))?;
+            self.storage.write_meta(&key, Some(&tenure.to_be_bytes()))?;
             self.dirty = true;
         }
+        let incarnation = Incarnation(tenure ^ self.salt);
         self.tenures.insert(partition, incarnation);
         Ok(incarnation)
+    }
+
+    /// After a crash this node may have forgotten writes that it coordinated and others acknowledged: a state that it makes now
+    /// must not claim to have seen them. So unless the last stop was clean, all its actors are new. The mark of the clean stop
+    /// goes in the same group as the lease of dots, before the first dot can be issued.
+    pub(super) fn start_tenures(&mut self) -> Result<(), StorageError> {
+        let stored = self.storage.read_meta(b"salt")?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
+        let clean = self.storage.read_meta(b"clean")?.is_some();
+        self.salt = match stored {
+            Some(salt) if clean => salt,
+            _ => self.random.next_u64(),
+        };
+        self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;
+        self.storage.write_meta(b"clean", None)?;
+        self.dirty = true;
+        Ok(())
     }
 
     /// The copy of `partition` is no longer whole: whatever this node coordinates there next is by a new actor.

@@ -1,0 +1,189 @@
+//! The structure of the workspace, as tests: what design and style promise of the code and a compiler does not check.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dynamo_tidy::{Source, files, functions, root};
+
+const FUNCTION_LINES_MAX: usize = 90;
+const FILE_LINES_MAX: usize = 900;
+
+/// Rust sources of the product and its tests.
+fn sources() -> Vec<Source> {
+    ["node", "operator", "tests"].iter().flat_map(|folder| files(folder, ".rs")).collect()
+}
+
+fn report(what: &str, offenders: &[String]) {
+    assert!(offenders.is_empty(), "{what}:\n  {}", offenders.join("\n  "));
+}
+
+/// The names under `[dependencies]` of a manifest (not those for tests or the build).
+fn dependencies(manifest: &str) -> BTreeSet<&str> {
+    let after = manifest.split("[dependencies]").nth(1).unwrap_or_default();
+    let section = after.split("\n[").next().unwrap_or_default();
+    section.lines().filter_map(|line| line.split_once([' ', '.', '=']).map(|(name, _)| name)).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn rocksdb_is_named_in_one_manifest() {
+    let naming: Vec<String> = ["node", "operator", "tests"]
+        .iter()
+        .flat_map(|folder| files(folder, "Cargo.toml"))
+        .filter(|manifest| manifest.text.lines().any(|line| line.starts_with("rocksdb")))
+        .map(|manifest| manifest.path)
+        .collect();
+    assert_eq!(naming, ["node/Cargo.toml"]);
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let allowed = BTreeMap::from([
+        ("node/core/Cargo.toml", vec![]),
+        ("node/proto/Cargo.toml", vec!["dynamo-core"]),
+        ("node/client/Cargo.toml", vec!["dynamo-core", "dynamo-proto"]),
+        ("node/cli/Cargo.toml", vec!["dynamo-client", "dynamo-core", "dynamo-proto"]),
+        ("node/Cargo.toml", vec!["dynamo-core", "dynamo-proto"]),
+        ("operator/Cargo.toml", vec!["dynamo-client", "dynamo-core", "dynamo-proto"]),
+        ("tests/sim/Cargo.toml", vec!["dynamo-core"]),
+        ("tests/world/Cargo.toml", vec!["dynamo-core", "dynamo-operator", "dynamo-sim"]),
+    ]);
+    for (path, allowed) in allowed {
+        let manifest = std::fs::read_to_string(root().join(path)).unwrap();
+        let ours = dependencies(&manifest).into_iter().filter(|name| name.starts_with("dynamo-"));
+        let beyond: Vec<String> = ours.filter(|name| !allowed.contains(name)).map(str::to_owned).collect();
+        report(&format!("{path} depends on what it may not"), &beyond);
+    }
+}
+
+#[test]
+fn core_has_no_clock_no_chance_no_threads_and_no_hash_maps() {
+    let manifest = std::fs::read_to_string(root().join("node/core/Cargo.toml")).unwrap();
+    let kept_out = ["tokio", "tonic", "prost", "serde", "rocksdb", "rand", "futures"];
+    let named: Vec<String> = dependencies(&manifest).into_iter().filter(|name| kept_out.contains(name)).map(str::to_owned).collect();
+    report("dynamo-core depends on", &named);
+    let impure = ["SystemTime", "std::time::Instant", "HashMap", "HashSet", "std::thread", "std::net", "std::fs", "async fn", "std::env"];
+    let mut offenders = Vec::new();
+    for source in files("node/core/src", ".rs") {
+        for (number, line) in source.text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if let Some(word) = impure.iter().find(|word| code.contains(**word)) {
+                offenders.push(format!("{}:{}: {word}", source.path, number + 1));
+            }
+        }
+    }
+    report("dynamo-core decides and does nothing", &offenders);
+}
+
+#[test]
+fn the_operators_decisions_and_builders_reach_no_api_server() {
+    let mut offenders = Vec::new();
+    let pure = files("operator/src/plan", ".rs").into_iter().chain(files("operator/src/build", ".rs"));
+    let heads = files("operator/src", ".rs").into_iter().filter(|source| {
+        matches!(source.path.as_str(), "operator/src/plan.rs" | "operator/src/build.rs" | "operator/src/status.rs")
+    });
+    for source in pure.chain(heads) {
+        for word in ["async ", "kube::Client", "Api<", "SystemTime", "tokio::"] {
+            if source.text.contains(word) {
+                offenders.push(format!("{}: {word}", source.path));
+            }
+        }
+    }
+    report("plan, build and status are pure", &offenders);
+}
+
+#[test]
+fn every_module_opens_with_what_it_is_for() {
+    let silent: Vec<String> =
+        sources().into_iter().filter(|source| !source.text.starts_with("//!")).map(|source| source.path).collect();
+    report("modules without //! at their head", &silent);
+}
+
+#[test]
+fn functions_and_files_stay_readable() {
+    let mut long = Vec::new();
+    for source in sources() {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES_MAX {
+            long.push(format!("{}: {lines} lines", source.path));
+        }
+        let functions = functions(&source.text).into_iter().filter(|(_, lines)| *lines > FUNCTION_LINES_MAX);
+        long.extend(functions.map(|(name, lines)| format!("{}: fn {name} has {lines} lines", source.path)));
+    }
+    report("too long to read at once", &long);
+}
+
+#[test]
+fn nothing_is_left_to_do_in_the_code() {
+    let mut marks = Vec::new();
+    for source in sources() {
+        if source.path.starts_with("tests/tidy") {
+            continue;
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            for mark in ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!(", "#[ignore"] {
+                if line.contains(mark) {
+                    marks.push(format!("{}:{}: {mark}", source.path, number + 1));
+                }
+            }
+        }
+    }
+    report("unfinished by its own words", &marks);
+}
+
+#[test]
+fn no_glob_imports_and_no_grab_bags() {
+    let mut offenders = Vec::new();
+    for source in sources() {
+        let name = source.path.rsplit('/').next().unwrap_or_default();
+        if ["mod.rs", "utils.rs", "util.rs", "helpers.rs", "helper.rs", "prelude.rs", "common.rs"].contains(&name) {
+            offenders.push(source.path.clone());
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            let import = line.trim_start();
+            if import.starts_with("use ") && import.contains("::*;") && !import.contains("super::*") {
+                offenders.push(format!("{}:{}: {import}", source.path, number + 1));
+            }
+        }
+    }
+    report("names that say nothing", &offenders);
+}
+
+#[test]
+fn the_top_level_holds_what_the_layout_names() {
+    let expected = [
+        "Cargo.toml", "Cargo.lock", "operator", "node", "charts", "crds", "tests", "README.md", "Makefile", "LICENSE", "CHANGELOG.md",
+        "GUARANTEES.md", "SECURITY.md", "BENCHMARKS.md", "deny.toml", "rustfmt.toml", "clippy.toml", ".cargo", ".ci", ".gitignore",
+        ".git", ".dockerignore", "target",
+    ];
+    let entries = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let beyond: Vec<String> = entries.filter(|name| !expected.contains(&name.as_str())).collect();
+    report("at the top level beyond the layout", &beyond);
+}
+
+/// Each promise of GUARANTEES.md names a test that exists.
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let guarantees = std::fs::read_to_string(root().join("GUARANTEES.md")).unwrap();
+    let tests: BTreeSet<String> = sources().iter().flat_map(|source| test_names(&source.text)).collect();
+    let mut missing = Vec::new();
+    let mut promises = 0;
+    for row in guarantees.lines().filter(|line| line.starts_with('|')) {
+        for name in row.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains(['/', '.', ' '])) {
+            promises += 1;
+            if !tests.contains(name) {
+                missing.push(name.to_owned());
+            }
+        }
+    }
+    report("promised in GUARANTEES.md and tested nowhere", &missing);
+    assert!(promises > 10, "only {promises} tests are named: the table is not being read");
+}
+
+fn test_names(text: &str) -> Vec<String> {
+    functions(text).into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn functions_are_found_with_their_lengths() {
+    let text = "fn one() {\n    two();\n}\n\nimpl X {\n    pub fn three(&self) -> u8 {\n        3\n    }\n}\n";
+    assert_eq!(functions(text), [("one".to_owned(), 3), ("three".to_owned(), 3)]);
+}
