@@ -3,7 +3,8 @@
 //! ```text
 //! start -> Replicate to every home replica --quorum--> Answered --all answered--> Settled
 //!               | failed, suspected, or silent past the hint deadline
-//!               '-> Replicate to the next fallback, with a hint that names the home replica
+//!               |-> Replicate to the next fallback, with a hint that names the home replica
+//!               '-> KeepHint at the coordinator, where no fallback is left
 //! ```
 //!
 //! Guarantees: an ok rests on W acknowledgements of distinct nodes in every write set, DW of them fsynced. A failure after
@@ -46,6 +47,12 @@ pub enum Output {
         to: NodeId,
         /// The home replica it stands in for.
         hint_for: Option<NodeId>,
+    },
+    /// No fallback is left to stand in for `home`: the coordinator keeps a hint beside its own copy. That is no acknowledgement
+    /// (it is not another node), but the write finds its way home without waiting for anti-entropy.
+    KeepHint {
+        /// The home replica.
+        home: NodeId,
     },
     /// Tell the client; at most once.
     Answer(Result<(), Failure>),
@@ -193,6 +200,9 @@ impl Put {
             state.replaced = true;
             self.stands_in.insert(fallback, home);
             out.push(Output::Replicate { to: fallback, hint_for: Some(home) });
+        } else {
+            state.settled = true;
+            out.push(Output::KeepHint { home });
         }
     }
 
@@ -277,8 +287,9 @@ mod tests {
         ack(&mut put, 1, &mut out);
         put.handle(Input::Failed { by: node(2) }, Instant(1), &mut out);
         put.handle(Input::Failed { by: node(3) }, Instant(1), &mut out);
+        assert_eq!(out, [Output::KeepHint { home: node(2) }, Output::KeepHint { home: node(3) }], "no fallback is left");
         let progress = put.handle(Input::Tick, Instant(1000), &mut out);
-        assert_eq!(out, [Output::Answer(Err(Failure::Unknown { acknowledged: 1, required: 2 }))]);
+        assert_eq!(out[2], Output::Answer(Err(Failure::Unknown { acknowledged: 1, required: 2 })));
         assert_eq!(progress, Progress::Settled);
     }
 

@@ -361,6 +361,13 @@ impl<S: Storage> Node<S> {
                     self.write_own(number, hint_for, now, out)?;
                 }
                 put::Output::Replicate { to, hint_for } => self.send_replicate(number, to, hint_for, out),
+                put::Output::KeepHint { home } if home != self.identity.node => {
+                    if let Some(PutJob { job, object }) = self.requests.puts.get(&number) {
+                        let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
+                        let _within_quota = self.apply_hint(home, partition, &name, &object)?;
+                    }
+                }
+                put::Output::KeepHint { .. } => {}
                 put::Output::Answer(answer) => self.answer_put(number, answer, out),
             }
         }
