@@ -79,9 +79,9 @@ impl HintedHandoff {
         self.batches.insert(number, batch);
     }
 
-    /// The batch `number` was answered: hands it back.
-    pub fn answered(&mut self, number: u64) -> Option<Batch> {
-        self.batches.remove(&number)
+    /// The batch `number` was answered by `target`: hands it back.
+    pub fn answered(&mut self, target: NodeId, number: u64) -> Option<Batch> {
+        if self.batches.get(&number).is_some_and(|batch| batch.target == target) { self.batches.remove(&number) } else { None }
     }
 
     /// Gives up batches whose answer is overdue; their hints will be sent again.

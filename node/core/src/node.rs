@@ -161,6 +161,8 @@ enum Waiting {
     Received { partition: PartitionId, since: Epoch, from: NodeId },
     /// Dots up to here may be issued.
     DotLease(u64),
+    /// An answer that speaks of writes which must not be forgotten once it is given.
+    Answer { to: NodeId, message: Box<Message> },
 }
 
 /// A node.
@@ -218,6 +220,8 @@ impl<S: Storage> Node<S> {
             zone: identity.zone.clone(),
             ..MemberState::default()
         };
+        // Late answers to requests of an earlier start must not be taken for answers to this one's.
+        let numbers = identity.generation << 32;
         let mut node = Self {
             gossip: Gossip::new(identity.node, state),
             detector: FailureDetector::new(config.phi_threshold),
@@ -229,13 +233,13 @@ impl<S: Storage> Node<S> {
             transfers: Transfers::default(),
             rounds: Rounds::default(),
             exchanges: BTreeMap::new(),
-            requests: requests::InFlight::default(),
+            requests: requests::InFlight::numbered_from(numbers),
             tenures: BTreeMap::new(),
             salt: 0,
             dot_next: leased,
             dot_leased: leased,
             dot_lease_requested: leased,
-            batch_next: 0,
+            batch_next: numbers,
             dirty: false,
             group: Vec::new(),
             waiting: VecDeque::new(),
@@ -333,6 +337,7 @@ impl<S: Storage> Node<S> {
             }
             Waiting::Ring(epoch) => self.ring_durable = self.ring_durable.max(epoch),
             Waiting::Received { partition, since, from } => self.on_received_durable(partition, since, from),
+            Waiting::Answer { to, message } => out.push(Output::Send { to, message: *message }),
             Waiting::DotLease(leased) => self.dot_leased = self.dot_leased.max(leased),
         }
         Ok(())
@@ -348,7 +353,7 @@ impl<S: Storage> Node<S> {
             Message::Fetched { request, digest, object } => return self.on_fetched(from, request, digest, object, now, out),
             Message::Refused { request, reason, epoch } => return self.on_refused(from, request, reason, epoch, now, out),
             Message::Forward { request, hops, body } => return self.on_forward(from, request, hops, body, now, out),
-            Message::Forwarded { request, outcome } => self.on_forwarded(request, outcome, out),
+            Message::Forwarded { request, outcome } => self.on_forwarded(from, request, outcome, out),
             Message::Gossip { epoch, members, wants_answer } => self.on_gossip(from, epoch, members, wants_answer, out),
             Message::RingRequest { epoch } => self.on_ring_request(from, epoch, out),
             Message::RingUpdate { ring } => return self.on_ring_update(ring, now, out),
@@ -357,7 +362,7 @@ impl<S: Storage> Node<S> {
             Message::Push { .. } => return self.on_push(from, message, now, out),
             Message::Pushed { batch, refused, epoch } => return self.on_pushed(from, batch, refused, epoch, now, out),
             Message::TreeRequest { exchange, epoch, partition, root } => {
-                self.on_tree_request(from, exchange, epoch, partition, root, out);
+                return self.on_tree_request(from, exchange, epoch, partition, root, now, out);
             }
             Message::TreeResponse { exchange, partition, root, leaves } => {
                 return self.on_tree_response(from, exchange, partition, root, &leaves, now, out);

@@ -87,7 +87,8 @@ pub enum Success {
     },
     /// The write has its quorum.
     Written {
-        /// The token that covers the new version and all it superseded.
+        /// The token that covers the new version and all it superseded; empty where a version that the client never saw stands in
+        /// the way of an exact one: get before you replace.
         context: Bytes,
         /// What this rests on.
         evidence: Evidence,

@@ -424,7 +424,7 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        if let Some(hints) = self.hints.answered(batch) {
+        if let Some(hints) = self.hints.answered(from, batch) {
             return if refused { self.on_behind(from, epoch, out) } else { self.on_hints_delivered(hints, now, out) };
         }
         let Some(of) = self.walk_of(from, batch) else { return Ok(()) };

@@ -8,7 +8,7 @@ use crate::hash_tree::LEAVES;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedDigest, NamedObject, Purpose};
 use crate::name::Name;
-use crate::node::{Node, Output};
+use crate::node::{Node, Output, Waiting};
 use crate::storage::{Cursor, Storage, StorageError};
 use crate::time::{Instant, Now};
 use crate::version::{Digest, Object};
@@ -47,17 +47,20 @@ impl<S: Storage> Node<S> {
         epoch: Epoch,
         partition: PartitionId,
         root: Digest,
+        now: Now,
         out: &mut Vec<Output>,
-    ) {
+    ) -> Result<(), StorageError> {
         let own = self.identity.node;
-        let Ok(ring) = self.fence(from, epoch, out) else { return };
+        let Ok(ring) = self.fence(from, epoch, out) else { return Ok(()) };
         if (partition.0 as usize) >= ring.partition_count() || !ring.placement(partition).involves(own) {
             self.counters.messages_refused += 1;
-            return;
+            return Ok(());
         }
         let ours = self.trees.root(partition);
         let leaves = if ours == root { Default::default() } else { self.trees.leaves(partition) };
-        out.push(Output::Send { to: from, message: Message::TreeResponse { exchange, partition, root: ours, leaves } });
+        // The asker may drop its copy on this word, so the writes that the root speaks of must be on stable storage first.
+        let message = Box::new(Message::TreeResponse { exchange, partition, root: ours, leaves });
+        self.when_durable(Waiting::Answer { to: from, message }, now, out)
     }
 
     pub(super) fn on_tree_response(

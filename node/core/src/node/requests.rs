@@ -22,7 +22,7 @@ use crate::request::{ClientHandle, Evidence, Failure, Operation, Outcome, Reques
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::{Instant, Now};
-use crate::version::{Actor, Digest, Dot, Object, Value};
+use crate::version::{Actor, CausalContext, Digest, Dot, Object, Value};
 
 /// Whom to answer.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,8 @@ struct Job<M> {
 struct PutJob {
     job: Job<put::Put>,
     object: Object,
+    /// The token for the client: what its own context covered, and the new version.
+    context: Bytes,
 }
 
 /// Requests under way, by number, and when each wants a look.
@@ -57,9 +59,32 @@ pub(super) struct InFlight {
     gets: BTreeMap<RequestId, Job<get::Get>>,
     forwards: BTreeMap<RequestId, (ReplyTo, NodeId, bool)>,
     timers: BTreeSet<(Instant, RequestId)>,
+    /// Forwarded requests that were taken, until when a repetition is ignored: a second run would be a second write.
+    taken: BTreeSet<(NodeId, RequestId)>,
+    taken_until: BTreeSet<(Instant, NodeId, RequestId)>,
 }
 
 impl InFlight {
+    /// Numbers grow from here.
+    pub(super) fn numbered_from(next: u64) -> Self {
+        Self { next, ..Self::default() }
+    }
+
+    /// Notes a forwarded request; false if it was taken before.
+    fn take(&mut self, from: NodeId, number: RequestId, until: Instant) -> bool {
+        self.taken_until.insert((until, from, number));
+        self.taken.insert((from, number))
+    }
+
+    fn forget_taken(&mut self, now: Instant) {
+        while let Some((until, from, number)) = self.taken_until.first().copied()
+            && until <= now
+        {
+            self.taken_until.pop_first();
+            self.taken.remove(&(from, number));
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.puts.len() + self.gets.len() + self.forwards.len()
     }
@@ -90,6 +115,9 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
+        if !self.requests.take(from, number, now.instant + self.timeout(&request) * 2) {
+            return Ok(());
+        }
         self.route(ReplyTo::Peer(from, number), request, hops, now, out)
     }
 
@@ -165,8 +193,10 @@ impl<S: Storage> Node<S> {
         out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
     }
 
-    pub(super) fn on_forwarded(&mut self, number: RequestId, outcome: Outcome, out: &mut Vec<Output>) {
-        if let Some((reply, _, _)) = self.requests.forwards.remove(&number) {
+    pub(super) fn on_forwarded(&mut self, from: NodeId, number: RequestId, outcome: Outcome, out: &mut Vec<Output>) {
+        if self.requests.forwards.get(&number).is_some_and(|(_, to, _)| *to == from)
+            && let Some((reply, _, _)) = self.requests.forwards.remove(&number)
+        {
             self.respond(reply, outcome, out);
         }
     }
@@ -261,8 +291,8 @@ impl<S: Storage> Node<S> {
         };
         let deadline = now.instant + self.timeout(&request);
         let name = request.name.clone();
-        let object = match self.next_version(ring, partition, request, now)? {
-            Ok(object) => object,
+        let (object, context) = match self.next_version(ring, partition, &request, now)? {
+            Ok(version) => version,
             Err(failure) => {
                 self.counters.puts_failed += 1;
                 self.respond(reply, Err(failure), out);
@@ -273,9 +303,25 @@ impl<S: Storage> Node<S> {
         let machine = self.put_machine(ring, partition, required, deadline, now, &mut outputs);
         let number = self.requests.number();
         let job = Job { reply, name, partition, epoch: ring.epoch, required, deadline, machine };
-        self.requests.puts.insert(number, PutJob { job, object });
+        self.requests.puts.insert(number, PutJob { job, object, context });
         self.arm(number, deadline, now);
+        self.keep_own_dot(ring, number)?;
         self.perform_put(number, outputs, now, out)
+    }
+
+    /// A coordinator that is no replica keeps what it made, as a hint: its next version of the object must include it. If it may
+    /// not (the quota), its next dots are by a new actor.
+    fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) else { return Ok(()) };
+        let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
+        let placement = ring.placement(partition);
+        if placement.involves(self.identity.node) {
+            return Ok(());
+        }
+        match self.apply_hint(placement.read_set()[0], partition, &name, &object)? {
+            Ok(()) => Ok(()),
+            Err(_) => self.end_tenure(partition),
+        }
     }
 
     fn put_machine(
@@ -308,15 +354,15 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    /// The object as it is after this put, on this node's own whole copy, under a fresh dot.
+    /// The object as it is after this put, on this node's own whole copy, under a fresh dot; and the token for the client.
     fn next_version(
         &mut self,
         ring: &Ring,
         partition: PartitionId,
-        request: Request,
+        request: &Request,
         now: Now,
-    ) -> Result<Result<Object, Failure>, StorageError> {
-        let (data, token, create_only) = match request.operation {
+    ) -> Result<Result<(Object, Bytes), Failure>, StorageError> {
+        let (data, token, create_only) = match request.operation.clone() {
             Operation::Put { data, context, create_only } => (Some(data), context, create_only),
             Operation::Delete { context } => (None, context, false),
             Operation::Get => return Ok(Err(Failure::Invalid("a get is not a put".into()))),
@@ -345,7 +391,23 @@ impl<S: Storage> Node<S> {
             let refused = format!("the key has {SIBLINGS_MAX} siblings; get it and put the merged value with its context");
             return Ok(Err(Failure::Invalid(refused)));
         }
-        Ok(Ok(object))
+        let context = self.context_after(&request.name, &object, &seen, dot);
+        Ok(Ok((object, context)))
+    }
+
+    /// The token that covers what the client knows after its put: what it had seen, and its own version. A counter covers all
+    /// lower ones of its actor, so where a version that the client never saw lies below its own, there is no such token: it is
+    /// empty, and the client has to get before it can replace.
+    fn context_after(&self, name: &Name, object: &Object, seen: &CausalContext, own: Dot) -> Bytes {
+        let unseen = |(dot, _): (Dot, &Value)| {
+            dot.actor == own.actor && dot != own && seen.0.get(&dot.actor).is_none_or(|seen| dot.counter > *seen)
+        };
+        if object.values().any(unseen) {
+            return Bytes::new();
+        }
+        let mut covered = seen.clone();
+        covered.0.insert(own.actor, own.counter);
+        context::encode(&covered, self.identity.cluster, name)
     }
 
     fn perform_put(
@@ -362,7 +424,7 @@ impl<S: Storage> Node<S> {
                 }
                 put::Output::Replicate { to, hint_for } => self.send_replicate(number, to, hint_for, out),
                 put::Output::KeepHint { home } if home != self.identity.node => {
-                    if let Some(PutJob { job, object }) = self.requests.puts.get(&number) {
+                    if let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) {
                         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
                         let _within_quota = self.apply_hint(home, partition, &name, &object)?;
                     }
@@ -375,7 +437,7 @@ impl<S: Storage> Node<S> {
     }
 
     fn send_replicate(&self, number: RequestId, to: NodeId, hint_for: Option<NodeId>, out: &mut Vec<Output>) {
-        let Some(PutJob { job, object }) = self.requests.puts.get(&number) else { return };
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) else { return };
         let message = Message::Replicate {
             request: number,
             epoch: job.epoch,
@@ -396,7 +458,7 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let Some(PutJob { job, object }) = self.requests.puts.get(&number) else { return Ok(()) };
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) else { return Ok(()) };
         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
         let own = self.identity.node;
         let accepted = match hint_for {
@@ -436,13 +498,13 @@ impl<S: Storage> Node<S> {
     }
 
     fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, out: &mut Vec<Output>) {
-        let Some(PutJob { job, object }) = self.requests.puts.get(&number) else { return };
+        let Some(PutJob { job, context, .. }) = self.requests.puts.get(&number) else { return };
         let outcome = match answer {
             Ok(()) => {
                 self.counters.puts_ok += 1;
                 let (nodes, durable, hinted) = job.machine.evidence();
                 let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
-                Ok(Success::Written { context: context::encode(&object.context(), self.identity.cluster, &job.name), evidence })
+                Ok(Success::Written { context: context.clone(), evidence })
             }
             Err(failure) => {
                 self.counters.puts_unknown += 1;
@@ -646,6 +708,7 @@ impl<S: Storage> Node<S> {
             self.get_input(number, get::Input::Tick, now, out)?;
             self.give_up_forward(number, out);
         }
+        self.requests.forget_taken(now.instant);
         Ok(())
     }
 
@@ -663,6 +726,7 @@ impl<S: Storage> Node<S> {
                 (job.machine, job.epoch) = (machine, ring.epoch);
             }
             self.counters.requests_restarted += 1;
+            self.arm(number, deadline, now);
             self.perform_put(number, outputs, now, out)?;
         }
         let waiting = self.requests.gets.iter().filter(|(_, job)| !job.machine.is_answered());
@@ -676,6 +740,7 @@ impl<S: Storage> Node<S> {
                 (job.machine, job.epoch) = (machine, ring.epoch);
             }
             self.counters.requests_restarted += 1;
+            self.arm(number, deadline, now);
             self.perform_get(number, outputs, now, out)?;
         }
         Ok(())

@@ -1,0 +1,306 @@
+//! A cluster of real `dynamo-node` processes on loopback, with real data directories, to be killed, paused and grown.
+//!
+//! The binary is the one that the same build made: it lies beside the test's own. Ports are free ones that the kernel names.
+//! Every process is ended when its [`Cluster`] goes, and no other process is ever signalled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use dynamo_client::admin::{AdminClient, NodeStatus};
+use dynamo_client::{Client, ClientConfig};
+use dynamo_core::id::{ClusterId, NodeId, PartitionId};
+use dynamo_core::rebalance::{self, Members, Next, View};
+use dynamo_core::ring::{Member, Ring, RingHash};
+use tempfile::TempDir;
+
+/// How long a cluster may take for anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Partitions of a test's ring: 2^4.
+const PARTITION_BITS: u8 = 4;
+
+/// One process and its data directory.
+pub struct Process {
+    child: Option<Child>,
+    config: PathBuf,
+    log: PathBuf,
+    /// host:port for clients.
+    pub address: String,
+    peer_port: u16,
+}
+
+/// Processes that form one cluster, and the writer of its rings.
+pub struct Cluster {
+    folder: TempDir,
+    id: ClusterId,
+    /// The processes, in the order they were started.
+    pub processes: Vec<Process>,
+}
+
+fn binary() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("a test binary lies in target/PROFILE/deps")?;
+    let binary = folder.join("dynamo-node");
+    ensure!(binary.is_file(), "{} is missing: build it with `cargo build -p dynamo-node`", binary.display());
+    Ok(binary)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Cluster {
+    /// Starts `count` nodes without a ring.
+    pub async fn start(count: usize) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut cluster = Self { folder, id: ClusterId(*uuid::Uuid::new_v4().as_bytes()), processes: Vec::new() };
+        for _ in 0..count {
+            cluster.add().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts `count` nodes and gives them a first ring with N = 3.
+    pub async fn with_ring(count: usize) -> Result<Self> {
+        let cluster = Self::start(count).await?;
+        let members = cluster.members(&(0..count).collect::<Vec<_>>()).await?;
+        let ring = rebalance::first_ring(cluster.id, PARTITION_BITS, 3, &members)?;
+        cluster.offer(&ring).await?;
+        cluster.until_linked().await?;
+        Ok(cluster)
+    }
+
+    /// Starts one more node, which stands by.
+    pub async fn add(&mut self) -> Result<usize> {
+        let id = self.id;
+        self.add_of(id).await
+    }
+
+    /// Starts one more node that believes it belongs to cluster `id`.
+    pub async fn add_of(&mut self, id: ClusterId) -> Result<usize> {
+        let index = self.processes.len();
+        let (client, peer, http) = (free_port()?, free_port()?, free_port()?);
+        let seed = self.processes.first().map_or(peer, |process| process.peer_port);
+        let data = self.folder.path().join(format!("node-{index}"));
+        let config = self.folder.path().join(format!("node-{index}.yaml"));
+        let text = format!(
+            "cluster_id: {id}\ndata_dir: {}\nlisten: {{client: 127.0.0.1:{client}, peer: 127.0.0.1:{peer}, http: 127.0.0.1:{http}}}\n\
+             seeds: [\"127.0.0.1:{seed}\"]\n",
+            data.display()
+        );
+        fs::write(&config, text)?;
+        let log = self.folder.path().join(format!("node-{index}.log"));
+        let address = format!("127.0.0.1:{client}");
+        self.processes.push(Process { child: None, config, log, address, peer_port: peer });
+        self.launch(index).await?;
+        Ok(index)
+    }
+
+    /// Starts the process of `index` again and waits until it answers.
+    pub async fn launch(&mut self, index: usize) -> Result<()> {
+        let binary = binary()?;
+        let process = &mut self.processes[index];
+        let log = fs::OpenOptions::new().create(true).append(true).open(&process.log)?;
+        let child = Command::new(binary)
+            .arg("--config")
+            .arg(&process.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        process.child = Some(child);
+        self.until("the node answers", async |cluster| Ok(cluster.status(index).await.is_ok())).await
+    }
+
+    /// Ends the process as a power failure would (SIGKILL).
+    pub fn kill(&mut self, index: usize) -> Result<()> {
+        let mut child = self.processes[index].child.take().context("it runs")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Sends the process a signal by name, as `kill -NAME` does.
+    pub fn signal(&self, index: usize, name: &str) -> Result<()> {
+        let child = self.processes[index].child.as_ref().context("it runs")?;
+        let status = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status()?;
+        ensure!(status.success(), "kill -{name} failed");
+        Ok(())
+    }
+
+    /// What the process wrote to its log.
+    pub fn log(&self, index: usize) -> String {
+        fs::read_to_string(&self.processes[index].log).unwrap_or_default()
+    }
+
+    /// A client that knows every running node.
+    pub async fn client(&self) -> Result<Client> {
+        let running = self.processes.iter().filter(|process| process.child.is_some());
+        let endpoints = running.map(|process| process.address.clone()).collect();
+        Ok(Client::connect(ClientConfig::new(endpoints)).await?)
+    }
+
+    /// The node's own word.
+    pub async fn status(&self, index: usize) -> Result<NodeStatus> {
+        let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
+        Ok(admin.status().await?)
+    }
+
+    fn running(&self) -> Vec<usize> {
+        (0..self.processes.len()).filter(|index| self.processes[*index].child.is_some()).collect()
+    }
+
+    /// Looks until `condition` holds.
+    pub async fn until(&self, what: &str, condition: impl AsyncFn(&Self) -> Result<bool>) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let seen = condition(self).await;
+            if let Ok(true) = seen {
+                return Ok(());
+            }
+            if started.elapsed() > PATIENCE {
+                bail!("not within {PATIENCE:?}: {what} (last look: {seen:?})");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until every running node has a link to every other and suspects none.
+    pub async fn until_linked(&self) -> Result<()> {
+        let running = self.running();
+        self.until("all links are up", async |cluster| {
+            let mut ids = BTreeSet::new();
+            for index in &running {
+                ids.insert(cluster.status(*index).await?.node);
+            }
+            for index in &running {
+                let status = cluster.status(*index).await?;
+                let up: BTreeSet<NodeId> =
+                    status.peers.iter().filter(|(_, peer)| peer.connected && !peer.suspected).map(|(id, _)| *id).collect();
+                if !ids.iter().all(|id| *id == status.node || up.contains(id)) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The nodes of some processes as members of one zone.
+    pub async fn members(&self, indices: &[usize]) -> Result<Members> {
+        let mut members = BTreeMap::new();
+        for index in indices {
+            members.insert(self.status(*index).await?.node, Member { zone: "default".into(), weight: 1 });
+        }
+        Ok(members)
+    }
+
+    async fn offer(&self, ring: &Ring) -> Result<()> {
+        for index in self.running() {
+            let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
+            admin.propose_ring(ring).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the ring to these members, step by step as the operator does, with a drain receipt of each node that leaves.
+    pub async fn rebalance_to(&self, indices: &[usize]) -> Result<Ring> {
+        let desired = self.members(indices).await?;
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            let ring = self.newest_ring().await?;
+            match rebalance::next(&ring, &desired, &self.views().await)? {
+                Next::Settled => return Ok(ring),
+                Next::Propose(next) => self.offer(&next).await?,
+                Next::AwaitReceipts(leaving) => {
+                    if self.receipts(&leaving).await? {
+                        self.offer(&rebalance::without(&ring, &leaving)).await?;
+                    }
+                }
+                Next::AwaitEpoch(_) | Next::AwaitData { .. } => {}
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        bail!("the ring does not settle within {PATIENCE:?}")
+    }
+
+    async fn newest_ring(&self) -> Result<Ring> {
+        let mut newest: Option<Ring> = None;
+        for index in self.running() {
+            let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
+            let ring = admin.ring().await?;
+            if ring.as_ref().map(|ring| ring.epoch) > newest.as_ref().map(|ring| ring.epoch) {
+                newest = ring;
+            }
+        }
+        newest.context("no node has a ring")
+    }
+
+    async fn views(&self) -> BTreeMap<NodeId, View> {
+        let mut views = BTreeMap::new();
+        for index in self.running() {
+            if let Ok(status) = self.status(index).await {
+                let ring_hash = status.ring_hash.unwrap_or(RingHash::default());
+                views.insert(status.node, View { epoch: status.epoch, ring_hash, received: status.received });
+            }
+        }
+        views
+    }
+
+    async fn receipts(&self, leaving: &[NodeId]) -> Result<bool> {
+        let mut given = 0;
+        for index in self.running() {
+            if leaving.contains(&self.status(index).await?.node) {
+                let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
+                given += usize::from(admin.drain_receipt().await.is_ok());
+            }
+        }
+        Ok(given == leaving.len())
+    }
+
+    /// Waits until no hint is left and every replica of every partition has the same digest.
+    pub async fn until_replicas_are_equal(&self) -> Result<()> {
+        self.until("no hints are left and all replicas are equal", async |cluster| {
+            let ring = cluster.newest_ring().await?;
+            let partitions: Vec<PartitionId> = ring.partitions().map(|(partition, _)| partition).collect();
+            let mut digests = BTreeMap::new();
+            for index in cluster.running() {
+                let status = cluster.status(index).await?;
+                if !status.hints.is_empty() || status.foreign_partitions > 0 {
+                    return Ok(false);
+                }
+                let admin = AdminClient::connect(&cluster.processes[index].address, Duration::from_secs(2)).await?;
+                digests.insert(status.node, admin.partition_digests(&partitions).await?);
+            }
+            Ok(ring.partitions().all(|(partition, placement)| {
+                let copies: Vec<_> =
+                    placement.replicas.iter().map(|node| digests.get(node).and_then(|of| of.get(&partition))).collect();
+                copies.iter().all(|copy| copy.is_some() && *copy == copies[0])
+            }))
+        })
+        .await
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let panicking = std::thread::panicking();
+        for index in 0..self.processes.len() {
+            if let Some(mut child) = self.processes[index].child.take() {
+                // A process that is gone already is what we want.
+                let _gone = child.kill().and_then(|()| child.wait());
+            }
+            if panicking {
+                let log = self.log(index);
+                let from = log.len().saturating_sub(3000);
+                eprintln!("--- end of node {index}'s log\n{}", log.get(from..).unwrap_or_default());
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Real processes and real faults: what was acknowledged is still there.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dynamo_client::{Client, GetOptions, PutOptions};
+use dynamo_cluster_tests::Cluster;
+use dynamo_core::id::ClusterId;
+use dynamo_core::name::Name;
+use dynamo_core::request::QuorumWish;
+
+fn name(key: usize) -> Name {
+    Name::new("cart", format!("key-{key}"))
+}
+
+/// Writes `count` keys with the value `text`, replacing what is there; all must be acknowledged.
+async fn write_all(client: &Client, count: usize, text: &str) {
+    for key in 0..count {
+        let read = client.get(&name(key), &GetOptions::default()).await.unwrap();
+        let options = PutOptions { context: read.context, ..PutOptions::default() };
+        client.put(&name(key), format!("{text}-{key}"), &options).await.unwrap();
+    }
+}
+
+/// Reads with `r` replicas; every key must have exactly the one value that was written last.
+async fn expect_all(client: &Client, count: usize, text: &str, r: u8) {
+    for key in 0..count {
+        let options = GetOptions { quorum: QuorumWish { r: Some(r), ..QuorumWish::default() }, ..GetOptions::default() };
+        let read = client.get(&name(key), &options).await.unwrap();
+        let values: Vec<&[u8]> = read.siblings.iter().map(|sibling| &sibling.value[..]).collect();
+        assert_eq!(values, [format!("{text}-{key}").as_bytes()], "{:?}", name(key));
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn writes_go_on_while_a_node_is_down_and_come_home_as_hints() {
+    let mut cluster = Cluster::with_ring(4).await.unwrap();
+    let client = cluster.client().await.unwrap();
+    write_all(&client, 100, "before").await;
+    cluster.kill(2).unwrap();
+    write_all(&client, 100, "while-down").await;
+    let mut hints = 0;
+    for index in [0, 1, 3] {
+        hints += cluster.status(index).await.unwrap().hints.values().map(|backlog| backlog.hints).sum::<u64>();
+    }
+    assert!(hints > 0, "somebody kept hints for the dead node");
+    cluster.launch(2).await.unwrap();
+    cluster.until_replicas_are_equal().await.unwrap();
+    let client = cluster.client().await.unwrap();
+    expect_all(&client, 100, "while-down", 3).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn acknowledged_writes_survive_the_kill_of_every_node_at_once() {
+    let mut cluster = Cluster::with_ring(3).await.unwrap();
+    let client = cluster.client().await.unwrap();
+    write_all(&client, 200, "durable").await;
+    for index in 0..3 {
+        cluster.kill(index).unwrap();
+    }
+    for index in 0..3 {
+        cluster.launch(index).await.unwrap();
+    }
+    cluster.until_linked().await.unwrap();
+    let client = cluster.client().await.unwrap();
+    expect_all(&client, 200, "durable", 2).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_paused_node_stops_neither_reads_nor_writes() {
+    let cluster = Cluster::with_ring(4).await.unwrap();
+    let client = cluster.client().await.unwrap();
+    write_all(&client, 20, "before").await;
+    cluster.signal(1, "STOP").unwrap();
+    // The endpoint that the client goes to may be the paused one; what it acknowledged must be there afterwards.
+    let mut acknowledged = BTreeMap::new();
+    for key in 0..20 {
+        let options = GetOptions::default();
+        let Ok(read) = client.get(&name(key), &options).await else { continue };
+        let options = PutOptions { context: read.context, ..PutOptions::default() };
+        if client.put(&name(key), format!("paused-{key}"), &options).await.is_ok() {
+            acknowledged.insert(key, format!("paused-{key}"));
+        }
+    }
+    cluster.signal(1, "CONT").unwrap();
+    assert!(acknowledged.len() >= 10, "{} of 20 writes went through", acknowledged.len());
+    cluster.until_replicas_are_equal().await.unwrap();
+    for (key, text) in acknowledged {
+        let read = client.get(&name(key), &GetOptions::default()).await.unwrap();
+        assert!(read.siblings.iter().any(|sibling| sibling.value == text), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_cluster_grows_and_shrinks_under_writes_and_loses_nothing() {
+    let mut cluster = Cluster::with_ring(3).await.unwrap();
+    let client = cluster.client().await.unwrap();
+    write_all(&client, 300, "seed").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let (client, stop) = (client.clone(), stop.clone());
+        async move {
+            let (mut written, mut failed) = (BTreeMap::new(), 0);
+            for round in 0.. {
+                let key = 1000 + round % 50;
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let Ok(read) = client.get(&name(key), &GetOptions::default()).await else {
+                    failed += 1;
+                    continue;
+                };
+                let options = PutOptions { context: read.context, ..PutOptions::default() };
+                match client.put(&name(key), format!("{round}"), &options).await {
+                    Ok(_) => drop(written.insert(key, round)),
+                    Err(_) => failed += 1,
+                }
+            }
+            (written, failed)
+        }
+    });
+    cluster.add().await.unwrap();
+    cluster.add().await.unwrap();
+    let grown = cluster.rebalance_to(&[0, 1, 2, 3, 4]).await.unwrap();
+    assert_eq!(grown.members.len(), 5);
+    let loads: Vec<usize> = grown.members.keys().map(|node| grown.partitions_of(*node)).collect();
+    assert!(loads.iter().all(|load| (9..=10).contains(load)), "48 replicas over five: {loads:?}");
+    let shrunk = cluster.rebalance_to(&[0, 1, 2]).await.unwrap();
+    assert_eq!(shrunk.members.len(), 3);
+    cluster.kill(3).unwrap();
+    cluster.kill(4).unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let (written, failed) = writer.await.unwrap();
+    assert!(written.len() >= 40, "the writer made progress: {} keys, {failed} failures", written.len());
+    cluster.until_replicas_are_equal().await.unwrap();
+    let client = cluster.client().await.unwrap();
+    expect_all(&client, 300, "seed", 3).await;
+    for (key, round) in written {
+        let read = client.get(&name(key), &GetOptions::default()).await.unwrap();
+        let newest = read.siblings.iter().filter_map(|sibling| String::from_utf8_lossy(&sibling.value).parse::<usize>().ok()).max();
+        assert!(newest >= Some(round), "key {key}: acknowledged {round}, found {newest:?}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_node_of_another_cluster_is_let_in_by_nobody() {
+    let mut cluster = Cluster::with_ring(3).await.unwrap();
+    let stranger = cluster.add_of(ClusterId([9; 16])).await.unwrap();
+    cluster
+        .until("the stranger has tried", async |cluster| Ok(cluster.log(stranger).contains("cluster")))
+        .await
+        .unwrap();
+    let status = cluster.status(stranger).await.unwrap();
+    assert_eq!(status.epoch.0, 0, "it learned no ring");
+    assert!(status.peers.values().all(|peer| !peer.connected));
+}
