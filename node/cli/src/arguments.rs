@@ -1,0 +1,131 @@
+//! What can be asked of the program. Each command's own arguments lie beside its code.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use dynamo_core::request::QuorumWish;
+
+use crate::output::Format;
+use crate::{bench, import, local, object, ring, verify, workload};
+
+/// The command-line client of DynamoKV.
+#[derive(Parser, Debug)]
+#[command(name = "dynamoctl", version, about, disable_help_subcommand = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub connection: Connection,
+    /// How results are printed.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How the cluster is reached.
+#[derive(Args, Debug, Clone)]
+pub struct Connection {
+    /// Client addresses of some nodes, host:port, separated by commas. Default: the cluster of `local up`, else 127.0.0.1:7400.
+    #[arg(short, long = "endpoint", global = true, env = "DYNAMO_ENDPOINT", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub endpoints: Vec<String>,
+    /// Send everything to the endpoints and nothing straight to replicas (for example through a forwarded port).
+    #[arg(long, global = true)]
+    pub through_endpoint: bool,
+    /// Deadline of each request, in milliseconds.
+    #[arg(long, global = true, default_value_t = 5000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub timeout_ms: u64,
+}
+
+impl Connection {
+    /// Deadline of each request.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+/// How many replicas must answer; what is not given is the bucket's setting, then the cluster's.
+#[derive(Args, Debug, Clone, Default)]
+pub struct ReadQuorum {
+    /// Replicas that must answer.
+    #[arg(long)]
+    pub r: Option<u8>,
+    /// Of these, how many must be home replicas.
+    #[arg(long)]
+    pub pr: Option<u8>,
+}
+
+/// How many replicas must acknowledge; what is not given is the bucket's setting, then the cluster's.
+#[derive(Args, Debug, Clone, Default)]
+pub struct WriteQuorum {
+    /// Replicas that must acknowledge.
+    #[arg(long)]
+    pub w: Option<u8>,
+    /// Of these, how many must have the write on stable storage.
+    #[arg(long)]
+    pub dw: Option<u8>,
+    /// Of these, how many must be home replicas.
+    #[arg(long)]
+    pub pw: Option<u8>,
+}
+
+impl From<&ReadQuorum> for QuorumWish {
+    fn from(quorum: &ReadQuorum) -> Self {
+        QuorumWish { r: quorum.r, pr: quorum.pr, ..QuorumWish::default() }
+    }
+}
+
+impl From<&WriteQuorum> for QuorumWish {
+    fn from(quorum: &WriteQuorum) -> Self {
+        QuorumWish { w: quorum.w, dw: quorum.dw, pw: quorum.pw, ..QuorumWish::default() }
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Read a key: its value, or all of them if writes were concurrent, and the context that covers them.
+    Get(object::Get),
+    /// Write a key.
+    Put(object::Put),
+    /// Delete a key.
+    Delete(object::Delete),
+    /// Write every record of a file.
+    Import(import::Import),
+    /// Read every record of a file back, and compare.
+    Verify(verify::Verify),
+    /// Show how the cluster is.
+    Status,
+    /// Show, check or make the ring.
+    Ring(ring::RingCommand),
+    /// Run a cluster of processes on this machine.
+    Local(local::Local),
+    /// Measure a cluster with one of the YCSB workloads.
+    Bench(bench::Bench),
+    /// Write, remember what was acknowledged, and prove at the end that nothing of it was lost.
+    Workload(workload::Workload),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let cases: [&[&str]; 6] = [
+            &["delete", "k"],
+            &["delete", "k", "--context", "x", "--current"],
+            &["get", "k", "--timeout-ms", "0"],
+            &["bench", "--workload", "z"],
+            &["workload"],
+            &["put", "k"],
+        ];
+        for arguments in cases {
+            let parsed = Arguments::try_parse_from([&["dynamoctl"], arguments].concat());
+            assert_eq!(parsed.map(|_| ()).map_err(|error| error.exit_code()), Err(2), "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! `local`: a cluster of real processes on this machine, on loopback, with its data in a folder.
+//!
+//! The folder's `cluster.json` says what there is and which process each node is. Only processes that it names are ever
+//! stopped, and only if their start time is theirs.
+
+mod folder;
+mod launch;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::members::{self, Views};
+use crate::output::{Format, show};
+use crate::ring::partitions;
+use crate::ring_writer::{self, Plan};
+use crate::status::Report;
+use crate::stop::Stop;
+use folder::{Cluster, Folder, NodeRecord};
+
+/// Until nodes that were started serve, and see each other.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// Until a node that was asked to end is ended by force.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Ports between those of one node and those of the next.
+const PORT_STEP: u16 = 10;
+
+/// Arguments of `local`.
+#[derive(Args, Debug)]
+pub struct Local {
+    /// The folder with the cluster's data. Default: $XDG_STATE_HOME/dynamokv/local or ~/.local/state/dynamokv/local.
+    #[arg(long, global = true, env = "DYNAMO_LOCAL_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Start a cluster, or the rest of one.
+    Up(Up),
+    /// Stop it.
+    Down {
+        /// Remove its data too.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Show its processes, and how it is.
+    Status,
+    /// End one node without warning (SIGKILL).
+    Kill {
+        /// The node's number, from 0.
+        node: usize,
+    },
+    /// Start one node again.
+    Start {
+        /// The node's number, from 0.
+        node: usize,
+        /// The program. Default: dynamo-node beside this program.
+        #[arg(long, env = "DYNAMO_NODE_BINARY", value_name = "FILE")]
+        node_binary: Option<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Up {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=200))]
+    nodes: u16,
+    /// Partitions of the ring, a power of two.
+    #[arg(long, default_value_t = 64, value_parser = partitions)]
+    partitions: u32,
+    /// Replicas of each partition. Default: 3, or the number of nodes if that is smaller.
+    #[arg(long)]
+    n: Option<u8>,
+    /// Zones that the nodes are put in, in turn.
+    #[arg(long, value_delimiter = ',', default_value = "default", value_name = "ZONE,...")]
+    zones: Vec<String>,
+    /// The first node's client port; the next node's is ten higher.
+    #[arg(long, default_value_t = 7400, value_name = "PORT")]
+    base_port: u16,
+    /// The program. Default: dynamo-node beside this program.
+    #[arg(long, env = "DYNAMO_NODE_BINARY", value_name = "FILE")]
+    node_binary: Option<PathBuf>,
+}
+
+/// Starts, stops and shows.
+pub async fn run(format: Format, arguments: Local) -> Result<(), Stop> {
+    let path = arguments.dir.map_or_else(default_folder, Ok)?;
+    match arguments.action {
+        Action::Up(up) => start_all(format, &path, &up).await,
+        Action::Down { purge } => stop_all(format, &path, purge).await,
+        Action::Status => status(format, &Folder::open(&path)?.cluster).await,
+        Action::Kill { node } => kill(format, &path, node).await,
+        Action::Start { node, node_binary } => start_one(format, &path, node, node_binary).await,
+    }
+}
+
+/// Where this program keeps what must outlive it.
+pub fn state_folder() -> Result<PathBuf, Stop> {
+    let state = std::env::var_os("XDG_STATE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").filter(|value| !value.is_empty()).map(|home| Path::new(&home).join(".local/state"));
+    let missing = || Stop::Usage("neither XDG_STATE_HOME nor HOME is set; set one, or name the folder".to_owned());
+    Ok(state.or_else(home).ok_or_else(missing)?.join("dynamokv"))
+}
+
+fn default_folder() -> Result<PathBuf, Stop> {
+    Ok(state_folder()?.join("local"))
+}
+
+/// Client addresses of the nodes that run now, of the default cluster; empty if there is none.
+pub fn running_endpoints() -> Vec<String> {
+    let path = std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).or_else(|| default_folder().ok());
+    let cluster = path.and_then(|path| folder::read(&path).ok().flatten());
+    let nodes = cluster.map(|cluster| cluster.nodes).unwrap_or_default();
+    nodes.iter().filter(|node| node.is_running()).map(|node| node.client.clone()).collect()
+}
+
+/// The pids of the nodes that run now, of the default cluster.
+pub fn running_pids() -> Vec<u32> {
+    let path = std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).or_else(|| default_folder().ok());
+    let cluster = path.and_then(|path| folder::read(&path).ok().flatten());
+    let nodes = cluster.map(|cluster| cluster.nodes).unwrap_or_default();
+    nodes.iter().filter(|node| node.is_running()).filter_map(|node| node.process).map(|process| process.pid).collect()
+}
+
+async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
+    let binary = launch::find_binary(up.node_binary.as_deref())?;
+    let mut folder = Folder::open_or_create(path, || planned(up))?;
+    let cluster = &folder.cluster;
+    if cluster.nodes.len() != usize::from(up.nodes) {
+        let (path, have) = (path.display(), cluster.nodes.len());
+        return Err(Stop::Usage(format!(
+            "{path}: holds a cluster of {have} nodes; say --nodes {have}, another --dir, or `local down --purge`"
+        )));
+    }
+    let stopped: Vec<usize> = (0..cluster.nodes.len()).filter(|node| !cluster.nodes[*node].is_running()).collect();
+    for node in &stopped {
+        launch::check_ports(&folder.cluster.nodes[*node])?;
+    }
+    let mut children = Vec::new();
+    for node in stopped {
+        children.push(launch::start(&mut folder, node, &binary)?);
+    }
+    let deadline = Instant::now() + READY_PATIENCE;
+    let endpoints = folder.cluster.endpoints();
+    launch::wait_until_ready(&folder, &mut children, deadline).await?;
+    let views = members::ask(&endpoints).await?;
+    if views.ring.is_none() {
+        let plan = Plan {
+            partition_bits: folder.cluster.partitions.ilog2() as u8,
+            replication: folder.cluster.replication,
+            expect_nodes: folder.cluster.nodes.len(),
+            patience: READY_PATIENCE,
+            record: folder.path.join("first.ring"),
+        };
+        ring_writer::make_first_ring(&endpoints, &plan).await?;
+    }
+    wait_until_whole(&folder.cluster, deadline).await?;
+    status(format, &folder.cluster).await
+}
+
+fn planned(up: &Up) -> Result<Cluster, Stop> {
+    let n = up.n.unwrap_or_else(|| up.nodes.min(3) as u8);
+    if n == 0 || u16::from(n) > up.nodes {
+        return Err(Stop::Usage(format!("--n {n}: give at least 1 and at most the number of nodes, {}", up.nodes)));
+    }
+    if up.zones.iter().any(String::is_empty) {
+        return Err(Stop::Usage("--zones: has an empty name".to_owned()));
+    }
+    let last = u32::from(up.base_port) + u32::from(PORT_STEP) * u32::from(up.nodes);
+    if up.base_port == 0 || last > u32::from(u16::MAX) {
+        return Err(Stop::Usage(format!("--base-port {}: the nodes' ports must lie between 1 and 65535", up.base_port)));
+    }
+    let node = |index: u16| {
+        let port = up.base_port + index * PORT_STEP;
+        let address = |offset| format!("127.0.0.1:{}", port + offset);
+        NodeRecord {
+            name: format!("node-{index}"),
+            zone: up.zones[usize::from(index) % up.zones.len()].clone(),
+            client: address(0),
+            peer: address(1),
+            http: address(2),
+            process: None,
+        }
+    };
+    Ok(Cluster {
+        cluster_id: uuid::Uuid::new_v4().to_string(),
+        partitions: up.partitions,
+        replication: n,
+        nodes: (0..up.nodes).map(node).collect(),
+    })
+}
+
+/// Until every node holds the newest ring, and sees every other.
+async fn wait_until_whole(cluster: &Cluster, deadline: Instant) -> Result<(), Stop> {
+    loop {
+        let views = members::ask(&cluster.endpoints()).await;
+        if views.as_ref().is_ok_and(|views| is_whole(views, cluster.nodes.len())) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return match views {
+                Ok(views) => Err(Stop::Failed(format!("the nodes run, but: {}", Report::of(&views).text()))),
+                Err(stop) => Err(stop),
+            };
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn is_whole(views: &Views, nodes: usize) -> bool {
+    let Some(ring) = &views.ring else { return false };
+    views.answered.len() == nodes
+        && views.answered.values().all(|answer| {
+            let connected = answer.status.peers.values().filter(|peer| peer.connected && !peer.suspected).count();
+            answer.status.ready && answer.status.epoch == ring.epoch && connected + 1 >= nodes
+        })
+}
+
+async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> {
+    let mut folder = Folder::open(path)?;
+    let processes: Vec<_> = folder.cluster.nodes.iter().filter_map(|node| node.process).collect();
+    let signal = |signal| {
+        let failed = |error| Stop::Failed(format!("cannot signal a node: {error}"));
+        processes.iter().try_for_each(|process| process.signal(signal).map(|_| ()).map_err(failed))
+    };
+    let running = processes.iter().filter(|process| process.is_running()).count();
+    signal(Signal::TERM)?;
+    let mut forced = 0;
+    let gone = |patience| wait_until_gone(&processes, patience);
+    if !gone(STOP_PATIENCE).await {
+        forced = processes.iter().filter(|process| process.is_running()).count();
+        signal(Signal::KILL)?;
+        if !gone(STOP_PATIENCE).await {
+            return Err(Stop::Failed("a node does not end, even by force".to_owned()));
+        }
+    }
+    for node in &mut folder.cluster.nodes {
+        node.process = None;
+    }
+    folder.save()?;
+    let display = folder.path.display().to_string();
+    if purge {
+        folder.purge()?;
+    }
+    let document = json!({ "stopped": running, "by_force": forced, "purged": purge, "folder": display });
+    let data = if purge { "its data is removed" } else { "its data is kept" };
+    let force = if forced > 0 { format!(", {forced} by force") } else { String::new() };
+    show(format, || format!("stopped {running} nodes{force}; {data} ({display})"), &document)
+}
+
+async fn wait_until_gone(processes: &[crate::process::Process], patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while processes.iter().any(crate::process::Process::is_running) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+    true
+}
+
+async fn kill(format: Format, path: &Path, node: usize) -> Result<(), Stop> {
+    let mut folder = Folder::open(path)?;
+    let record = folder.node_mut(node)?;
+    let name = record.name.clone();
+    let process = record.process.take().filter(crate::process::Process::is_running);
+    let Some(process) = process else { return Err(Stop::Failed(format!("{name}: does not run"))) };
+    process.signal(Signal::KILL).map_err(|error| Stop::Failed(format!("{name}: {error}")))?;
+    if !wait_until_gone(&[process], STOP_PATIENCE).await {
+        return Err(Stop::Failed(format!("{name}: process {} does not end", process.pid)));
+    }
+    folder.save()?;
+    show(format, || format!("killed {name} (process {})", process.pid), &json!({ "killed": name, "pid": process.pid }))
+}
+
+async fn start_one(format: Format, path: &Path, node: usize, binary: Option<PathBuf>) -> Result<(), Stop> {
+    let binary = launch::find_binary(binary.as_deref())?;
+    let mut folder = Folder::open(path)?;
+    let record = folder.node_mut(node)?;
+    if record.is_running() {
+        return Err(Stop::Failed(format!("{}: runs already", record.name)));
+    }
+    launch::check_ports(record)?;
+    let name = record.name.clone();
+    let child = launch::start(&mut folder, node, &binary)?;
+    let pid = child.id();
+    launch::wait_until_ready(&folder, &mut [child], Instant::now() + READY_PATIENCE).await?;
+    show(format, || format!("started {name} (process {pid})"), &json!({ "started": name, "pid": pid }))
+}
+
+async fn status(format: Format, cluster: &Cluster) -> Result<(), Stop> {
+    let views = members::ask(&cluster.endpoints()).await;
+    let report = views.map(|views| Report::of(&views));
+    let process = |node: &NodeRecord| {
+        let pid = node.process.filter(|_| node.is_running()).map(|process| process.pid);
+        json!({ "name": node.name, "pid": pid, "client": node.client, "peer": node.peer, "http": node.http, "zone": node.zone })
+    };
+    let (text, state) = match &report {
+        Ok(report) => (report.text(), report.document()),
+        Err(stop) => (stop.to_string(), json!({ "healthy": false, "verdict": stop.to_string() })),
+    };
+    let document = json!({ "processes": cluster.nodes.iter().map(process).collect::<Vec<_>>(), "cluster": state });
+    show(format, || format!("{text}\n\n{}", cluster.text()), &document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn up(nodes: u16) -> Up {
+        let zones = vec!["zone-a".to_owned(), "zone-b".to_owned()];
+        Up { nodes, partitions: 64, n: None, zones, base_port: 7400, node_binary: None }
+    }
+
+    #[test]
+    fn nodes_get_ports_of_their_own_and_zones_in_turn() {
+        let cluster = planned(&up(3)).unwrap();
+        let client: Vec<&str> = cluster.nodes.iter().map(|node| node.client.as_str()).collect();
+        let zones: Vec<&str> = cluster.nodes.iter().map(|node| node.zone.as_str()).collect();
+        assert_eq!(client, ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"]);
+        assert_eq!(zones, ["zone-a", "zone-b", "zone-a"]);
+        assert_eq!((cluster.replication, cluster.nodes[2].http.as_str()), (3, "127.0.0.1:7422"));
+        assert_eq!(planned(&up(1)).unwrap().replication, 1);
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_refused_by_name() {
+        let cases = [
+            ("--n", Up { n: Some(4), ..up(3) }),
+            ("--zones", Up { zones: vec![String::new()], ..up(3) }),
+            ("--base-port", Up { base_port: 65_530, ..up(3) }),
+        ];
+        for (field, up) in cases {
+            let error = planned(&up).unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
+    }
+}

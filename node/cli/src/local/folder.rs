@@ -1,0 +1,194 @@
+//! The folder of a local cluster: `cluster.json`, `node-N/` with configuration, log and data, and a lock.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::output::table;
+use crate::process::Process;
+use crate::ring_writer::replace_file;
+use crate::stop::Stop;
+
+const CLUSTER_FILE: &str = "cluster.json";
+
+/// What there is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The cluster's UUID.
+    pub cluster_id: String,
+    /// Partitions of its ring.
+    pub partitions: u32,
+    /// N.
+    pub replication: u8,
+    /// Its nodes, in order.
+    pub nodes: Vec<NodeRecord>,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its name, and its folder's.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// host:port for clients.
+    pub client: String,
+    /// host:port for peers.
+    pub peer: String,
+    /// host:port for metrics and probes.
+    pub http: String,
+    /// The process that was started last, until it was stopped by us.
+    pub process: Option<Process>,
+}
+
+impl NodeRecord {
+    /// Its process has not ended.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some_and(|process| process.is_running())
+    }
+}
+
+impl Cluster {
+    /// The nodes' client addresses.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.client.clone()).collect()
+    }
+
+    /// The nodes' processes.
+    pub fn text(&self) -> String {
+        let row = |node: &NodeRecord| {
+            let process = node.process.filter(|_| node.is_running());
+            let process = process.map_or_else(|| "stopped".to_owned(), |process| process.pid.to_string());
+            vec![node.name.clone(), process, node.client.clone(), format!("http://{}/metrics", node.http)]
+        };
+        table(&["PROCESS OF", "PID", "CLIENT", "METRICS"], self.nodes.iter().map(row).collect())
+    }
+}
+
+/// An open folder; nobody else changes it meanwhile.
+pub struct Folder {
+    /// Absolute.
+    pub path: PathBuf,
+    /// What there is.
+    pub cluster: Cluster,
+    _lock: File,
+}
+
+/// The cluster of the folder, if there is one.
+pub fn read(path: &Path) -> Result<Option<Cluster>, Stop> {
+    let file = path.join(CLUSTER_FILE);
+    let text = match fs::read(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&file, &error)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| Stop::Failed(format!("{}: {error}", file.display())))
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> Stop {
+    Stop::Failed(format!("{}: {error}", path.display()))
+}
+
+impl Folder {
+    /// The folder of a cluster that exists.
+    pub fn open(path: &Path) -> Result<Self, Stop> {
+        let nothing = || Stop::Failed(format!("{}: holds no cluster; `dynamoctl local up` makes one", path.display()));
+        if !path.join(CLUSTER_FILE).exists() {
+            return Err(nothing());
+        }
+        Self::open_or_create(path, || Err(nothing()))
+    }
+
+    /// The folder of a cluster; a new one is what `plan` says.
+    pub fn open_or_create(path: &Path, plan: impl FnOnce() -> Result<Cluster, Stop>) -> Result<Self, Stop> {
+        fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
+        let path = path.canonicalize().map_err(|error| failed(path, &error))?;
+        let lock_path = path.join("lock");
+        let lock = File::create(&lock_path).map_err(|error| failed(&lock_path, &error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Stop::Failed(format!("{}: another `dynamoctl local` is at work there", path.display())));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&lock_path, &error)),
+        }
+        if let Some(cluster) = read(&path)? {
+            return Ok(Self { path, cluster, _lock: lock });
+        }
+        let folder = Self { cluster: plan()?, path, _lock: lock };
+        folder.save()?;
+        Ok(folder)
+    }
+
+    /// Writes `cluster.json`.
+    pub fn save(&self) -> Result<(), Stop> {
+        let file = self.path.join(CLUSTER_FILE);
+        let text = serde_json::to_vec_pretty(&self.cluster).map_err(|error| Stop::Failed(error.to_string()))?;
+        replace_file(&file, &text).map_err(|error| failed(&file, &error))
+    }
+
+    /// The folder of one node.
+    pub fn of_node(&self, node: &NodeRecord) -> PathBuf {
+        self.path.join(&node.name)
+    }
+
+    /// One node by its number.
+    pub fn node_mut(&mut self, node: usize) -> Result<&mut NodeRecord, Stop> {
+        let count = self.cluster.nodes.len();
+        let missing = || Stop::Usage(format!("node {node}: there are {count}, numbered from 0"));
+        self.cluster.nodes.get_mut(node).ok_or_else(missing)
+    }
+
+    /// Removes what this program made, and nothing else.
+    pub fn purge(self) -> Result<(), Stop> {
+        let gone = |path: &Path, result: std::io::Result<()>| match result {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(path, &error)),
+            _ => Ok(()),
+        };
+        for node in &self.cluster.nodes {
+            let path = self.of_node(node);
+            gone(&path, fs::remove_dir_all(&path))?;
+        }
+        for file in ["first.ring", CLUSTER_FILE, "lock"] {
+            let path = self.path.join(file);
+            gone(&path, fs::remove_file(&path))?;
+        }
+        // If the user keeps something else in it, the folder stays.
+        let _ = fs::remove_dir(&self.path);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> Result<Cluster, Stop> {
+        let node = NodeRecord {
+            name: "node-0".to_owned(),
+            zone: "default".to_owned(),
+            client: "127.0.0.1:7400".to_owned(),
+            peer: "127.0.0.1:7401".to_owned(),
+            http: "127.0.0.1:7402".to_owned(),
+            process: Some(Process { pid: 7, start_ticks: 9 }),
+        };
+        Ok(Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 1, nodes: vec![node] })
+    }
+
+    #[test]
+    fn a_cluster_reads_back_from_its_folder_and_purge_leaves_what_is_not_its_own() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("local");
+        drop(Folder::open_or_create(&path, cluster).unwrap());
+        fs::create_dir(path.join("node-0")).unwrap();
+        fs::write(path.join("notes.txt"), "mine").unwrap();
+        let folder = Folder::open(&path).unwrap();
+        assert_eq!(folder.cluster, cluster().unwrap());
+        assert!(matches!(Folder::open(&path), Err(Stop::Failed(_))), "it is locked");
+        folder.purge().unwrap();
+        let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"]);
+        assert!(Folder::open(&path).is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! `get`, `put`, `delete`: one object, its siblings and its context.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use clap::Args;
+use dynamo_client::{Client, DeleteOptions, GetOptions, GetResult, Mode, PutOptions, PutResult};
+use dynamo_core::config::VALUE_BYTES_MAX;
+use dynamo_core::name::Name;
+use dynamo_core::request::{Evidence, QuorumWish};
+use serde_json::{Value, json};
+
+use crate::arguments::{Connection, ReadQuorum, WriteQuorum};
+use crate::connection;
+use crate::output::{Format, date, decode_context, encode_context, grouped, print, readable, show, value_fields};
+use crate::stop::Stop;
+
+/// Which object.
+#[derive(Args, Debug, Clone)]
+pub struct Which {
+    /// The key.
+    pub key: String,
+    /// The bucket that it is in.
+    #[arg(short, long, default_value = "default")]
+    pub bucket: String,
+}
+
+impl Which {
+    fn name(&self) -> Name {
+        Name::new(self.bucket.clone(), self.key.clone())
+    }
+}
+
+/// Arguments of `get`.
+#[derive(Args, Debug)]
+pub struct Get {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    quorum: ReadQuorum,
+    /// Print the value's bytes and nothing else; fails if there is more than one.
+    #[arg(long)]
+    raw: bool,
+}
+
+/// Arguments of `put`.
+#[derive(Args, Debug)]
+pub struct Put {
+    #[command(flatten)]
+    which: Which,
+    /// The value; `@FILE` takes a file's bytes, `-` the standard input's.
+    #[arg(allow_hyphen_values = true)]
+    value: String,
+    /// The context that `get` showed: the put replaces what that get returned. Without it, other versions stay as siblings.
+    #[arg(short, long)]
+    context: Option<String>,
+    /// Only if the key does not exist.
+    #[arg(long, conflicts_with = "context")]
+    create_only: bool,
+    #[command(flatten)]
+    quorum: WriteQuorum,
+}
+
+/// Arguments of `delete`.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["context", "current"]))]
+pub struct Delete {
+    #[command(flatten)]
+    which: Which,
+    /// The context that `get` showed: what that get returned is deleted.
+    #[arg(short, long)]
+    context: Option<String>,
+    /// Delete whatever a get returns now.
+    #[arg(long)]
+    current: bool,
+    #[command(flatten)]
+    quorum: WriteQuorum,
+}
+
+/// Reads one key. A key that does not exist is exit code 1.
+pub async fn get(connection: &Connection, format: Format, arguments: Get) -> Result<(), Stop> {
+    let client = connection::client(connection, Mode::Stream).await?;
+    let options = GetOptions { quorum: QuorumWish::from(&arguments.quorum), timeout: None };
+    let name = arguments.which.name();
+    let found = client.get(&name, &options).await?;
+    let missing = || Stop::Failed(format!("{}: does not exist", title(&name)));
+    if arguments.raw {
+        return match found.siblings.as_slice() {
+            [] => Err(missing()),
+            [only] => print(&only.value),
+            more => Err(Stop::Failed(format!("{}: has {} concurrent values; get it without --raw", title(&name), more.len()))),
+        };
+    }
+    if format == Format::Json || !found.siblings.is_empty() {
+        show(format, || described(&name, &found), &document(&name, &found))?;
+    }
+    if found.siblings.is_empty() { Err(missing()) } else { Ok(()) }
+}
+
+/// Writes one key.
+pub async fn put(connection: &Connection, format: Format, arguments: Put) -> Result<(), Stop> {
+    let value = read_value(&arguments.value)?;
+    let context = arguments.context.as_deref().map(decode_context).transpose()?.unwrap_or_default();
+    let quorum = QuorumWish::from(&arguments.quorum);
+    let options = PutOptions { quorum, context: context.into(), create_only: arguments.create_only, timeout: None };
+    let client = connection::client(connection, Mode::Stream).await?;
+    let name = arguments.which.name();
+    let bytes = value.len() as u64;
+    let written = client.put(&name, value, &options).await?;
+    show_written(format, &format!("{}: {} bytes written", title(&name), grouped(bytes)), &written)
+}
+
+/// Deletes one key.
+pub async fn delete(connection: &Connection, format: Format, arguments: Delete) -> Result<(), Stop> {
+    let name = arguments.which.name();
+    let context = arguments.context.as_deref().map(decode_context).transpose()?;
+    let client = connection::client(connection, Mode::Stream).await?;
+    let context = match context {
+        Some(context) => context.into(),
+        None => current_context(&client, &name).await?,
+    };
+    let options = DeleteOptions { quorum: QuorumWish::from(&arguments.quorum), timeout: None };
+    let written = client.delete(&name, context, &options).await?;
+    show_written(format, &format!("{}: deleted", title(&name)), &written)
+}
+
+async fn current_context(client: &Client, name: &Name) -> Result<Bytes, Stop> {
+    let found = client.get(name, &GetOptions::default()).await?;
+    if found.siblings.is_empty() {
+        return Err(Stop::Failed(format!("{}: does not exist", title(name))));
+    }
+    Ok(found.context)
+}
+
+fn read_value(argument: &str) -> Result<Vec<u8>, Stop> {
+    let limit = VALUE_BYTES_MAX as u64 + 1;
+    let mut value = Vec::new();
+    let read = match (argument, argument.strip_prefix('@')) {
+        ("-", _) => std::io::stdin().take(limit).read_to_end(&mut value),
+        (_, Some(path)) => std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut value)),
+        (text, None) => return Ok(text.as_bytes().to_vec()),
+    };
+    read.map_err(|error| Stop::Usage(format!("value {argument}: {error}")))?;
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(Stop::Usage(format!("value {argument}: is larger than {} bytes", grouped(VALUE_BYTES_MAX as u64))));
+    }
+    Ok(value)
+}
+
+fn title(name: &Name) -> String {
+    format!("{}/{}", readable(&name.bucket), readable(&name.key))
+}
+
+fn described(name: &Name, found: &GetResult) -> String {
+    let count = found.siblings.len();
+    let mut text = match count {
+        1 => format!("{}: one value\n", title(name)),
+        _ => format!("{}: {count} concurrent values; merge them and put the result with this context\n", title(name)),
+    };
+    text.push_str(&format!("context: {}\n{}\n", encode_context(&found.context), basis(&found.evidence)));
+    for (index, sibling) in found.siblings.iter().enumerate() {
+        let number = if count == 1 { String::new() } else { format!("{} of {count}, ", index + 1) };
+        let length = grouped(sibling.value.len() as u64);
+        text.push_str(&format!("\n--- {number}{length} bytes, written {}\n", date(sibling.written_ms)));
+        text.push_str(readable(&sibling.value).trim_end_matches('\n'));
+        text.push('\n');
+    }
+    text
+}
+
+fn document(name: &Name, found: &GetResult) -> Value {
+    let sibling = |sibling: &dynamo_client::Sibling| {
+        let mut fields = value_fields(&sibling.value);
+        fields["written_ms"] = sibling.written_ms.into();
+        fields
+    };
+    json!({
+        "bucket": readable(&name.bucket),
+        "key": readable(&name.key),
+        "siblings": found.siblings.iter().map(sibling).collect::<Vec<_>>(),
+        "context": encode_context(&found.context),
+        "evidence": evidence(&found.evidence),
+    })
+}
+
+fn show_written(format: Format, what: &str, written: &PutResult) -> Result<(), Stop> {
+    let context = encode_context(&written.context);
+    let text = || format!("{what}\ncontext: {context}\n{}", basis(&written.evidence));
+    show(format, text, &json!({ "context": context, "evidence": evidence(&written.evidence) }))
+}
+
+fn evidence(evidence: &Evidence) -> Value {
+    json!({
+        "epoch": evidence.epoch.0,
+        "nodes": evidence.nodes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "durable": evidence.durable,
+        "hinted": evidence.hinted,
+    })
+}
+
+/// What an answer rests on, in one line.
+fn basis(evidence: &Evidence) -> String {
+    let nodes: Vec<String> = evidence.nodes.iter().map(|node| node.to_string()[..8].to_owned()).collect();
+    let mut text = format!("answered by {} at epoch {}", nodes.join(", "), evidence.epoch);
+    if evidence.durable > 0 {
+        text.push_str(&format!(", on stable storage of {}", evidence.durable));
+    }
+    if evidence.hinted > 0 {
+        text.push_str(&format!(", {} of them standing in for a replica that cannot be reached", evidence.hinted));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_client::Sibling;
+    use dynamo_core::id::{Epoch, NodeId};
+
+    fn found(values: &[&'static str]) -> GetResult {
+        let sibling = |value: &&'static str| Sibling { value: Bytes::from_static(value.as_bytes()), written_ms: 0 };
+        let nodes = vec![NodeId([0xa1; 16]), NodeId([0xb2; 16])];
+        GetResult {
+            siblings: values.iter().map(sibling).collect(),
+            context: Bytes::from_static(&[1, 2, 3]),
+            evidence: Evidence { epoch: Epoch(3), nodes, durable: 0, hinted: 1 },
+        }
+    }
+
+    #[test]
+    fn siblings_are_shown_with_the_context_that_covers_them() {
+        insta::assert_snapshot!(described(&Name::new("carts", "alice"), &found(&["milk\n", "bread"])), @r"
+        carts/alice: 2 concurrent values; merge them and put the result with this context
+        context: AQID
+        answered by a1a1a1a1, b2b2b2b2 at epoch 3, 1 of them standing in for a replica that cannot be reached
+
+        --- 1 of 2, 5 bytes, written 1970-01-01T00:00:00.000Z
+        milk
+
+        --- 2 of 2, 5 bytes, written 1970-01-01T00:00:00.000Z
+        bread
+        ");
+        let json = document(&Name::new("carts", "alice"), &found(&["milk"]));
+        assert_eq!((&json["siblings"][0]["value"], &json["context"]), (&json!("milk"), &json!("AQID")));
+    }
+
+    #[test]
+    fn a_value_comes_from_the_argument_or_from_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"from a file").unwrap();
+        assert_eq!(read_value("as it is").unwrap(), b"as it is");
+        assert_eq!(read_value(&format!("@{}", file.path().display())).unwrap(), b"from a file");
+        assert!(read_value("@/does/not/exist").unwrap_err().to_string().contains("/does/not/exist"));
+    }
+}

@@ -1,0 +1,100 @@
+//! Processes by their pid and start time, from /proc: so that a pid that has passed to somebody else is never taken for ours.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// One process, for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Process {
+    /// The number, which is used again after its end.
+    pub pid: u32,
+    /// When it started, in clock ticks since the machine did.
+    pub start_ticks: u64,
+}
+
+/// What /proc/PID/stat says.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    zombie: bool,
+    cpu_ticks: u64,
+    start_ticks: u64,
+}
+
+impl Process {
+    /// The process that has `pid` now.
+    pub fn with_pid(pid: u32) -> Option<Self> {
+        stat(pid).filter(|stat| !stat.zombie).map(|stat| Self { pid, start_ticks: stat.start_ticks })
+    }
+
+    /// It has not ended.
+    pub fn is_running(&self) -> bool {
+        Self::with_pid(self.pid).as_ref() == Some(self)
+    }
+
+    /// Sends `signal`; `false` if the process has ended already.
+    pub fn signal(&self, signal: Signal) -> std::io::Result<bool> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
+        // The descriptor holds on to the process behind the pid; only then does the comparison mean something.
+        let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(descriptor) => descriptor,
+            Err(rustix::io::Errno::SRCH) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        if !self.is_running() {
+            return Ok(false);
+        }
+        match pidfd_send_signal(&descriptor, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// CPU time (user and system) that the process `pid` has taken since its start.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+    stat(pid).map(|stat| Duration::from_micros(stat.cpu_ticks * 1_000_000 / ticks_per_second))
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The second field is the program's name in brackets and may hold anything, brackets and spaces too.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let after_name = &text[text.rfind(')')? + 1..];
+    let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(Stat { zombie: matches!(*fields.first()?, "Z" | "X"), cpu_ticks: number(14)? + number(15)?, start_ticks: number(22)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_with_a_strange_name_is_read_correctly() {
+        let text = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 70 30 0 0 20 0 4 0 987654 1000 10";
+        assert_eq!(parse_stat(text), Some(Stat { zombie: false, cpu_ticks: 100, start_ticks: 987_654 }));
+        assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn a_pid_that_passed_to_another_process_is_not_ours() {
+        let own = Process::with_pid(std::process::id()).unwrap();
+        assert!(own.is_running());
+        let former = Process { start_ticks: own.start_ticks - 1, ..own };
+        assert!(!former.is_running());
+        assert!(!former.signal(Signal::TERM).unwrap());
+    }
+
+    #[test]
+    fn this_process_has_taken_some_cpu_time() {
+        assert!(cpu_time(std::process::id()).is_some());
+        assert_eq!(cpu_time(u32::MAX), None);
+    }
+}

@@ -1,0 +1,301 @@
+//! Records of a file, one at a time: what `import` writes and `verify` compares.
+//!
+//! The file is read twice. The first pass checks all of it and learns which record of each key is the last: only that one is
+//! used, so that no key is written twice and the order in which writes complete does not matter. Memory: one entry for each key
+//! (its 128-bit position), never the file.
+
+pub mod deb822;
+pub mod jsonl;
+pub mod lines;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use dynamo_core::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use dynamo_core::name::Name;
+use thiserror::Error;
+
+use lines::Lines;
+
+/// Keys of one file; a table of this many takes about 600 MB.
+const KEYS_MAX: usize = 10_000_000;
+
+/// How the file is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum FileFormat {
+    /// By its first byte: JSON lines start with a brace.
+    Auto,
+    /// One JSON object a line, with the fields `key` and `value`.
+    Jsonl,
+    /// Debian control data: stanzas of fields, separated by empty lines. The stanza is the value.
+    Deb822,
+}
+
+/// Which records.
+#[derive(Args, Debug, Clone)]
+pub struct Source {
+    /// A file of JSON lines, or of Debian control stanzas (a `Packages` file), not compressed.
+    pub file: PathBuf,
+    /// How the file is written.
+    #[arg(long, value_enum, default_value_t = FileFormat::Auto)]
+    pub format: FileFormat,
+    /// The bucket that the records are in.
+    #[arg(short, long, default_value = "default")]
+    pub bucket: String,
+    /// The field that is the key. Default: `key` of JSON lines, `Package` of control data.
+    #[arg(long, value_name = "NAME")]
+    pub key_field: Option<String>,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 64, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub concurrency: u16,
+}
+
+/// A key and its value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// It cannot be read.
+    #[error("{path}: {error}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It is compressed.
+    #[error("{path}: is compressed ({algorithm}), and only plain files are read; uncompress it first: {command}")]
+    Compressed {
+        /// Which.
+        path: PathBuf,
+        /// By what.
+        algorithm: &'static str,
+        /// How to get a plain file.
+        command: String,
+    },
+    /// A record is not what it should be.
+    #[error("{path}: line {line}: {reason}")]
+    Record {
+        /// Which file.
+        path: PathBuf,
+        /// Where the record starts.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// More keys than are held in memory.
+    #[error("{path}: has more than {KEYS_MAX} keys; split it")]
+    TooMany {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// What the first pass found.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Distinct keys.
+    pub keys: u64,
+    /// Records whose key comes again later.
+    pub duplicates: u64,
+    /// Bytes of the values that are used.
+    pub bytes: u64,
+    /// Where the last record of each key is and how many bytes its value has, by the key's position.
+    last: HashMap<u128, (u64, u64)>,
+}
+
+/// An open file and its records.
+pub struct Records<R> {
+    path: PathBuf,
+    lines: Lines<R>,
+    kind: Kind,
+    key_field: String,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Jsonl,
+    Deb822,
+}
+
+impl Source {
+    /// Reads the whole file once.
+    pub fn survey(&self) -> Result<Survey, RecordError> {
+        let mut survey = Survey::default();
+        for (index, record) in self.open()?.enumerate() {
+            let record = record?;
+            let position = position(&record.key);
+            let size = record.value.len() as u64;
+            survey.bytes += size;
+            if let Some((_, size_before)) = survey.last.insert(position, (index as u64, size)) {
+                survey.duplicates += 1;
+                survey.bytes -= size_before;
+            }
+            if survey.last.len() > KEYS_MAX {
+                return Err(RecordError::TooMany { path: self.file.clone() });
+            }
+        }
+        survey.keys = survey.last.len() as u64;
+        Ok(survey)
+    }
+
+    /// The last record of each key, in the order of the file.
+    pub fn last_records(&self, survey: &Survey) -> Result<impl Iterator<Item = Result<Record, RecordError>>, RecordError> {
+        let records = self.open()?.enumerate();
+        Ok(records.filter_map(|(index, record)| match record {
+            Ok(record) => {
+                let last = survey.last.get(&position(&record.key)).map(|(last, _)| *last);
+                (last == Some(index as u64)).then_some(Ok(record))
+            }
+            Err(error) => Some(Err(error)),
+        }))
+    }
+
+    /// The object that `record` is.
+    pub fn name(&self, record: &Record) -> Name {
+        Name::new(self.bucket.clone(), record.key.clone())
+    }
+
+    fn open(&self) -> Result<Records<BufReader<File>>, RecordError> {
+        let failed = |error| RecordError::Read { path: self.file.clone(), error };
+        let file = File::open(&self.file).map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::other("is not a regular file; it is read twice, so a pipe will not do")));
+        }
+        Records::open(&self.file, BufReader::with_capacity(1 << 18, file), self.format, self.key_field.as_deref())
+    }
+}
+
+fn position(key: &Bytes) -> u128 {
+    Name::new(Bytes::new(), key.clone()).position().0
+}
+
+impl<R: BufRead> Records<R> {
+    fn open(path: &Path, mut reader: R, format: FileFormat, key_field: Option<&str>) -> Result<Self, RecordError> {
+        let start = reader.fill_buf().map_err(|error| RecordError::Read { path: path.to_owned(), error })?;
+        if let Some((algorithm, program)) = compression(start) {
+            let command = format!("{program} {} > Packages", path.display());
+            return Err(RecordError::Compressed { path: path.to_owned(), algorithm, command });
+        }
+        let brace = start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        let (kind, key_default) = match format {
+            FileFormat::Jsonl => (Kind::Jsonl, "key"),
+            FileFormat::Deb822 => (Kind::Deb822, "Package"),
+            FileFormat::Auto if brace => (Kind::Jsonl, "key"),
+            FileFormat::Auto => (Kind::Deb822, "Package"),
+        };
+        let key_field = key_field.unwrap_or(key_default).to_owned();
+        Ok(Self { path: path.to_owned(), lines: Lines::new(reader), kind, key_field })
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, RecordError> {
+        let read = match self.kind {
+            Kind::Jsonl => jsonl::next(&mut self.lines, &self.key_field),
+            Kind::Deb822 => deb822::next(&mut self.lines, &self.key_field),
+        };
+        let wrong = |line, reason: String| RecordError::Record { path: self.path.clone(), line, reason };
+        match read {
+            Err(lines::Problem::Read(error)) => Err(RecordError::Read { path: self.path.clone(), error }),
+            Err(lines::Problem::Record { line, reason }) => Err(wrong(line, reason)),
+            Ok(None) => Ok(None),
+            Ok(Some((line, record))) => match (record.key.len(), record.value.len()) {
+                (0, _) => Err(wrong(line, format!("{} is empty", self.key_field))),
+                (bytes, _) if bytes > KEY_BYTES_MAX => {
+                    Err(wrong(line, format!("{} has {bytes} bytes, at most {KEY_BYTES_MAX} are allowed", self.key_field)))
+                }
+                (_, bytes) if bytes > VALUE_BYTES_MAX => {
+                    Err(wrong(line, format!("the value has {bytes} bytes, at most {VALUE_BYTES_MAX} are allowed")))
+                }
+                _ => Ok(Some(record)),
+            },
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for Records<R> {
+    type Item = Result<Record, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+/// The algorithm that these first bytes of a file betray, and a command that undoes it.
+fn compression(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let known: [(&[u8], &str, &str); 5] = [
+        (&[0x04, 0x22, 0x4d, 0x18], "LZ4", "/usr/lib/apt/apt-helper cat-file"),
+        (&[0x1f, 0x8b], "gzip", "gzip -dc"),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz", "xz -dc"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "Zstandard", "zstd -dc"),
+        (b"BZh", "bzip2", "bzip2 -dc"),
+    ];
+    known.into_iter().find(|(magic, _, _)| start.starts_with(magic)).map(|(_, algorithm, command)| (algorithm, command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(contents: &[u8]) -> (tempfile::NamedTempFile, Source) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), contents).unwrap();
+        let source = Source {
+            file: file.path().to_owned(),
+            format: FileFormat::Auto,
+            bucket: "b".to_owned(),
+            key_field: None,
+            concurrency: 1,
+        };
+        (file, source)
+    }
+
+    #[test]
+    fn of_a_key_that_comes_twice_the_last_record_is_used() {
+        let (_file, source) = source(b"Package: a\nVersion: 1\n\nPackage: b\n\nPackage: a\nVersion: 22\n");
+        let survey = source.survey().unwrap();
+        assert_eq!((survey.keys, survey.duplicates, survey.bytes), (2, 1, 11 + 23));
+        let records: Vec<Record> = source.last_records(&survey).unwrap().map(Result::unwrap).collect();
+        assert_eq!(
+            records.iter().map(|record| &record.value[..]).collect::<Vec<_>>(),
+            [&b"Package: b\n"[..], b"Package: a\nVersion: 22\n"]
+        );
+    }
+
+    #[test]
+    fn json_lines_are_known_by_their_brace() {
+        let (_file, source) = source(b"\n{\"key\": \"a\", \"value\": \"1\"}\n");
+        assert_eq!(source.survey().unwrap().keys, 1);
+    }
+
+    #[test]
+    fn a_compressed_file_is_refused_with_the_command_that_helps() {
+        let (_file, source) = source(&[0x04, 0x22, 0x4d, 0x18, 0, 0]);
+        let error = source.survey().unwrap_err().to_string();
+        assert!(error.contains("LZ4") && error.contains("apt-helper cat-file"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_record_is_named_by_its_line() {
+        let cases: [(&[u8], &str); 3] = [
+            (b"Package: a\n\nVersion: 2\n", "line 3"),
+            (b"{\"key\": \"a\", \"value\": 1}\n{\"key\": 7}\n", "line 2"),
+            (b"Package:\n", "Package is empty"),
+        ];
+        for (contents, expected) in cases {
+            let (_file, source) = source(contents);
+            let error = source.survey().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

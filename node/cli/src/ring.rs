@@ -1,0 +1,331 @@
+//! `ring`: what the ring says, whether the replicas agree, and the first ring of a cluster outside Kubernetes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use dynamo_client::admin::PartitionDigest;
+use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::ring::Ring;
+use futures::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::arguments::Connection;
+use crate::members::{self, Views};
+use crate::output::{Format, grouped, show, table};
+use crate::ring_writer::{self, Plan};
+use crate::stop::Stop;
+use crate::{connection, local};
+
+/// Partitions that differ and are named; the others are counted.
+const NAMED_MAX: usize = 50;
+/// Between two comparisons under `--wait`.
+const COMPARE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Arguments of `ring`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct RingCommand {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Show the ring: epoch, members, what moves.
+    Show,
+    /// Compare the replicas of every partition.
+    Verify {
+        /// Seconds to wait for replicas to become equal.
+        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        wait: u64,
+    },
+    /// Make the first ring, outside Kubernetes. Give all nodes (or enough to know the others) with --endpoint.
+    Init(Init),
+}
+
+#[derive(Args, Debug)]
+struct Init {
+    /// Partitions, a power of two; fixed for the cluster's life.
+    #[arg(long, default_value_t = 1024, value_parser = partitions)]
+    partitions: u32,
+    /// Replicas of each partition.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    n: u8,
+    /// Nodes that the ring has; it is made when exactly so many answer.
+    #[arg(long, value_name = "NUMBER")]
+    expect_nodes: usize,
+    /// File in which the proposal is recorded first. Default: in the state folder, by the cluster's name.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Seconds to wait for the nodes.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait: u64,
+}
+
+/// A number of partitions: a power of two up to 65,536.
+pub fn partitions(text: &str) -> Result<u32, String> {
+    let number = text.parse::<u32>().map_err(|error| error.to_string())?;
+    match number.is_power_of_two() && number <= 1 << dynamo_core::ring::PARTITION_BITS_MAX {
+        true => Ok(number),
+        false => Err("partitions are a power of two from 1 to 65536".to_owned()),
+    }
+}
+
+/// Shows, verifies or makes the ring.
+pub async fn run(connection: &Connection, format: Format, command: RingCommand) -> Result<(), Stop> {
+    let endpoints = connection::endpoints(connection);
+    match command.action.unwrap_or(Action::Show) {
+        Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
+        Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
+        Action::Init(init) => {
+            let record = match init.record {
+                Some(record) => record,
+                None => prepared_record_folder()?,
+            };
+            let plan = Plan {
+                partition_bits: init.partitions.ilog2() as u8,
+                replication: init.n,
+                expect_nodes: init.expect_nodes,
+                patience: Duration::from_secs(init.wait),
+                record,
+            };
+            show_ring(format, &ring_writer::make_first_ring(&endpoints, &plan).await?)
+        }
+    }
+}
+
+fn prepared_record_folder() -> Result<PathBuf, Stop> {
+    let folder = local::state_folder()?.join("rings");
+    std::fs::create_dir_all(&folder).map_err(|error| Stop::Failed(format!("{}: {error}", folder.display())))?;
+    Ok(folder)
+}
+
+fn ring_of(views: Views) -> Result<Ring, Stop> {
+    let missing = "the cluster has no ring yet; the operator, or `dynamoctl ring init`, makes the first one";
+    views.ring.ok_or_else(|| Stop::Failed(missing.to_owned()))
+}
+
+fn show_ring(format: Format, ring: &Ring) -> Result<(), Stop> {
+    let hash: String = ring.hash().0.iter().map(|byte| format!("{byte:02x}")).collect();
+    show(format, || ring_text(ring, &hash), &ring_document(ring, &hash))
+}
+
+fn ring_text(ring: &Ring, hash: &str) -> String {
+    let moving = ring.moving().count();
+    let (count, n) = (ring.partition_count(), ring.replication);
+    let state = if moving == 0 { "nothing moves".to_owned() } else { format!("{moving} partitions move") };
+    let head =
+        format!("ring epoch {} of cluster {}: {count} partitions, N = {n}, {state}\nhash {hash}", ring.epoch, ring.cluster);
+    let replicas = count * usize::from(n);
+    let rows = ring.members.iter().map(|(node, member)| {
+        let held = ring.partitions_of(*node);
+        let primary = ring.partitions().filter(|(_, placement)| placement.read_set().first() == Some(node)).count();
+        let share = format!("{:.1} %", held as f64 * 100.0 / replicas as f64);
+        vec![node.to_string(), member.zone.clone(), member.weight.to_string(), held.to_string(), primary.to_string(), share]
+    });
+    format!("{head}\n\n{}", table(&["NODE", "ZONE", "#WEIGHT", "#PARTITIONS", "#AS PRIMARY", "#SHARE"], rows.collect()))
+}
+
+fn ring_document(ring: &Ring, hash: &str) -> Value {
+    let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let partition = |(id, placement): (PartitionId, &dynamo_core::ring::Placement)| {
+        let moving = placement.moving.as_ref();
+        json!({
+            "partition": id.0,
+            "replicas": names(&placement.replicas),
+            "moving_to": moving.map(|moving| names(&moving.target)),
+            "stage": moving.map(|moving| format!("{:?}", moving.stage)),
+        })
+    };
+    let member = |(node, member): (&NodeId, &dynamo_core::ring::Member)| json!({ "node": node.to_string(), "zone": member.zone, "weight": member.weight, "partitions": ring.partitions_of(*node) });
+    json!({
+        "cluster": ring.cluster.to_string(),
+        "epoch": ring.epoch.0,
+        "hash": hash,
+        "n": ring.replication,
+        "partition_count": ring.partition_count(),
+        "partitions_moving": ring.moving().count(),
+        "members": ring.members.iter().map(member).collect::<Vec<_>>(),
+        "partitions": ring.partitions().map(partition).collect::<Vec<_>>(),
+    })
+}
+
+/// What the replicas' digests say.
+#[derive(Debug)]
+struct Comparison {
+    epoch: u64,
+    partitions: usize,
+    copies: usize,
+    objects: u64,
+    different: Vec<Difference>,
+    /// Replicas whose digests are not known, and why.
+    silent: BTreeMap<NodeId, String>,
+}
+
+#[derive(Debug)]
+struct Difference {
+    partition: PartitionId,
+    copies: Vec<(NodeId, PartitionDigest)>,
+}
+
+async fn verify(endpoints: &[String], format: Format, wait: Duration) -> Result<(), Stop> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let compared = compare(endpoints).await;
+        let equal = compared.as_ref().is_ok_and(Comparison::is_equal);
+        if !equal && Instant::now() < deadline {
+            sleep(COMPARE_INTERVAL).await;
+            continue;
+        }
+        let comparison = compared?;
+        show(format, || comparison.text(), &comparison.document())?;
+        return match equal {
+            true => Ok(()),
+            false => Err(Stop::Failed("the replicas are not equal".to_owned())),
+        };
+    }
+}
+
+async fn compare(endpoints: &[String]) -> Result<Comparison, Stop> {
+    let views = members::ask(endpoints).await?;
+    let Views { answered, silent, ring } = views;
+    let ring = ring_of(Views { answered: BTreeMap::new(), silent: BTreeMap::new(), ring })?;
+    let asked = join_all(answered.into_iter().map(|(node, answer)| {
+        let held: Vec<PartitionId> =
+            ring.partitions().filter(|(_, placement)| placement.read_set().contains(&node)).map(|(id, _)| id).collect();
+        async move { (node, answer.client.partition_digests(&held).await) }
+    }))
+    .await;
+    let mut digests = BTreeMap::new();
+    let replica = |node: &NodeId| ring.partitions().any(|(_, placement)| placement.read_set().contains(node));
+    let mut unknown: BTreeMap<NodeId, String> =
+        silent.into_iter().filter(|(node, _)| replica(node)).map(|(node, silence)| (node, silence.reason)).collect();
+    for (node, answer) in asked {
+        match answer {
+            Ok(of_node) => {
+                digests.insert(node, of_node);
+            }
+            Err(error) => {
+                unknown.insert(node, error.to_string());
+            }
+        }
+    }
+    Ok(Comparison::of(&ring, &digests, unknown))
+}
+
+impl Comparison {
+    fn of(
+        ring: &Ring,
+        digests: &BTreeMap<NodeId, BTreeMap<PartitionId, PartitionDigest>>,
+        silent: BTreeMap<NodeId, String>,
+    ) -> Self {
+        let (partitions, epoch) = (ring.partition_count(), ring.epoch.0);
+        let mut comparison = Self { epoch, partitions, copies: 0, objects: 0, different: Vec::new(), silent };
+        for (partition, placement) in ring.partitions() {
+            let of_node = |node: &NodeId| digests.get(node)?.get(&partition).map(|digest| (*node, *digest));
+            let copies: Vec<(NodeId, PartitionDigest)> = placement.read_set().iter().filter_map(of_node).collect();
+            comparison.copies += copies.len();
+            comparison.objects += copies.iter().map(|(_, digest)| digest.objects).max().unwrap_or(0);
+            if copies.iter().map(|(_, digest)| digest.root).collect::<BTreeSet<_>>().len() > 1 {
+                comparison.different.push(Difference { partition, copies });
+            }
+        }
+        comparison
+    }
+
+    fn is_equal(&self) -> bool {
+        self.different.is_empty() && self.silent.is_empty()
+    }
+
+    fn text(&self) -> String {
+        let counts = format!("{} copies of {} partitions", grouped(self.copies as u64), grouped(self.partitions as u64));
+        if self.is_equal() {
+            return format!("replicas equal: {counts} with {} objects at epoch {}", grouped(self.objects), self.epoch);
+        }
+        let mut text =
+            format!("replicas not equal: {} partitions differ ({counts} compared, epoch {})\n", self.different.len(), self.epoch);
+        for (node, reason) in &self.silent {
+            text.push_str(&format!("not compared: node {node}: {reason}\n"));
+        }
+        let rows = self.different.iter().take(NAMED_MAX).flat_map(|difference| {
+            difference.copies.iter().map(|(node, digest)| {
+                let root: String = digest.root.0[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+                vec![difference.partition.to_string(), node.to_string(), grouped(digest.objects), root]
+            })
+        });
+        if !self.different.is_empty() {
+            text.push_str(&format!("\n{}", table(&["#PARTITION", "NODE", "#OBJECTS", "DIGEST"], rows.collect())));
+        }
+        if self.different.len() > NAMED_MAX {
+            text.push_str(&format!("\n... and {} more partitions", self.different.len() - NAMED_MAX));
+        }
+        text
+    }
+
+    fn document(&self) -> Value {
+        let silent = |(node, reason): (&NodeId, &String)| json!({ "node": node.to_string(), "reason": reason });
+        json!({
+            "equal": self.is_equal(),
+            "epoch": self.epoch,
+            "partitions": self.partitions,
+            "copies": self.copies,
+            "objects": self.objects,
+            "different": self.different.iter().map(|difference| difference.partition.0).collect::<Vec<_>>(),
+            "not_compared": self.silent.iter().map(silent).collect::<Vec<_>>(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::ClusterId;
+    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::ring::Member;
+    use dynamo_core::version::Digest;
+
+    fn ring() -> Ring {
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        first_ring(ClusterId([9; 16]), 1, 3, &members).unwrap()
+    }
+
+    fn digests(root_of_the_last: u8) -> BTreeMap<NodeId, BTreeMap<PartitionId, PartitionDigest>> {
+        let digest = |root| PartitionDigest { root: Digest([root; 16]), objects: 5 };
+        let node = |id: u8| {
+            let second = if id == 3 { root_of_the_last } else { 2 };
+            (NodeId([id; 16]), BTreeMap::from([(PartitionId(0), digest(1)), (PartitionId(1), digest(second))]))
+        };
+        (1..=3).map(node).collect()
+    }
+
+    #[test]
+    fn equal_replicas_are_one_line_and_a_difference_names_partition_and_nodes() {
+        let equal = Comparison::of(&ring(), &digests(2), BTreeMap::new());
+        assert_eq!(equal.text(), "replicas equal: 6 copies of 2 partitions with 10 objects at epoch 1");
+        let different = Comparison::of(&ring(), &digests(3), BTreeMap::new());
+        assert!(!different.is_equal());
+        assert!(different.text().contains("03030303-0303-0303-0303-030303030303"), "{}", different.text());
+        assert_eq!(different.document()["different"], json!([1]));
+    }
+
+    #[test]
+    fn replicas_that_were_not_asked_are_not_equal() {
+        let mut known = digests(2);
+        known.remove(&NodeId([3; 16]));
+        let silent = BTreeMap::from([(NodeId([3; 16]), "cannot connect".to_owned())]);
+        let comparison = Comparison::of(&ring(), &known, silent);
+        assert!(!comparison.is_equal());
+        assert!(comparison.text().contains("not compared"), "{}", comparison.text());
+    }
+
+    #[test]
+    fn partitions_are_a_power_of_two() {
+        assert_eq!(partitions("1024"), Ok(1024));
+        for wrong in ["0", "3", "131072", "many"] {
+            assert!(partitions(wrong).is_err(), "{wrong}");
+        }
+    }
+}

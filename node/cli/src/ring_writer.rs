@@ -1,0 +1,168 @@
+//! The one writer of rings where there is no operator (design 3): the first ring of a cluster of processes.
+//!
+//! The proposal is recorded in a file, synced, before any node sees it, and a writer that comes back offers the recorded ring
+//! again and never another one of the same epoch. A node that holds a ring already ends it: this writer makes first rings only.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::rebalance::{Members, first_ring};
+use dynamo_core::ring::{Member, Ring};
+use tokio::time::{Instant, sleep};
+
+use crate::members::{self, Answer};
+use crate::stop::Stop;
+
+/// Between two looks at who is there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What the first ring shall be.
+pub struct Plan {
+    /// Partitions, as a power of two.
+    pub partition_bits: u8,
+    /// N.
+    pub replication: u8,
+    /// Nodes that the ring has.
+    pub expect_nodes: usize,
+    /// Until they are there, and then until they hold the ring.
+    pub patience: Duration,
+    /// Where the proposal is recorded: a file, or a folder in which it gets its cluster's name.
+    pub record: PathBuf,
+}
+
+/// Waits for the nodes, records the ring, gives it to all of them. Returns the ring that they hold.
+pub async fn make_first_ring(endpoints: &[String], plan: &Plan) -> Result<Ring, Stop> {
+    let deadline = Instant::now() + plan.patience;
+    let answers = gather(endpoints, plan, deadline).await?;
+    let cluster = one_cluster(&answers)?;
+    let path = if plan.record.is_dir() { plan.record.join(format!("{cluster}.ring")) } else { plan.record.clone() };
+    let ring = match recorded(&path, cluster)? {
+        Some(ring) => ring,
+        None => {
+            let ring = planned(&answers, cluster, plan)?;
+            record(&path, &ring)?;
+            ring
+        }
+    };
+    propose(&answers, &ring, deadline).await?;
+    Ok(ring)
+}
+
+/// Until the expected nodes answer: the endpoints, and those that they know.
+async fn gather(endpoints: &[String], plan: &Plan, deadline: Instant) -> Result<BTreeMap<NodeId, Answer>, Stop> {
+    loop {
+        let problem = match members::ask(endpoints).await {
+            Ok(views) if views.answered.len() == plan.expect_nodes => return Ok(views.answered),
+            Ok(views) if views.answered.len() > plan.expect_nodes => {
+                let found = views.answered.len();
+                return Err(Stop::Usage(format!(
+                    "{found} nodes answer; say --expect-nodes {found} if all of them belong in the ring"
+                )));
+            }
+            Ok(views) => format!("{} of {} nodes answer", views.answered.len(), plan.expect_nodes),
+            Err(Stop::Usage(reason)) => return Err(Stop::Usage(reason)),
+            Err(stop) => stop.to_string(),
+        };
+        if Instant::now() >= deadline {
+            return Err(Stop::Failed(format!("the nodes did not come within {} s: {problem}", plan.patience.as_secs())));
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn one_cluster(answers: &BTreeMap<NodeId, Answer>) -> Result<ClusterId, Stop> {
+    let mut clusters: Vec<ClusterId> = answers.values().map(|answer| answer.status.cluster).collect();
+    clusters.sort();
+    clusters.dedup();
+    match clusters.as_slice() {
+        [cluster] => Ok(*cluster),
+        _ => Err(Stop::Usage(format!("the nodes belong to {} clusters; give all of them one cluster_id", clusters.len()))),
+    }
+}
+
+fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) -> Result<Ring, Stop> {
+    if let Some(answer) = answers.values().find(|answer| answer.status.ring_hash.is_some()) {
+        let (address, epoch) = (&answer.status.client_address, answer.status.epoch);
+        return Err(Stop::Failed(format!(
+            "{address} holds a ring already (epoch {epoch}); only a cluster without one is given its first"
+        )));
+    }
+    let member = |answer: &Answer| Member { zone: answer.status.zone.clone(), weight: 1 };
+    let members: Members = answers.iter().map(|(node, answer)| (*node, member(answer))).collect();
+    first_ring(cluster, plan.partition_bits, plan.replication, &members).map_err(|error| Stop::Usage(error.to_string()))
+}
+
+/// The ring that an earlier run recorded for this cluster.
+fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Stop::Failed(format!("{}: {error}", path.display()))),
+    };
+    let ring = Ring::decode(Bytes::from(bytes)).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))?;
+    if ring.cluster != cluster {
+        let (path, theirs) = (path.display(), ring.cluster);
+        return Err(Stop::Usage(format!(
+            "{path}: is the record of cluster {theirs}, the nodes are of {cluster}; give another --record"
+        )));
+    }
+    Ok(Some(ring))
+}
+
+fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
+    replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+}
+
+/// Writes a file so that a crash leaves the old one or the new one.
+pub fn replace_file(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Gives the ring to every node, again and again until all hold it: that is idempotent.
+async fn propose(answers: &BTreeMap<NodeId, Answer>, ring: &Ring, deadline: Instant) -> Result<(), Stop> {
+    let hash = ring.hash();
+    for (node, answer) in answers {
+        loop {
+            let problem = match answer.client.propose_ring(ring).await {
+                Ok((epoch, held)) if epoch > ring.epoch || held == hash => break,
+                Ok((epoch, _)) => return Err(Stop::Failed(format!("node {node} holds another ring of epoch {epoch}"))),
+                Err(error @ dynamo_client::AdminError::Refused { .. }) => return Err(error.into()),
+                Err(error) => error,
+            };
+            if Instant::now() >= deadline {
+                return Err(Stop::Failed(format!("node {node} did not take the ring: {problem}; run the command again")));
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_ring_is_offered_again_and_only_to_its_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rings").join("first.ring");
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let ring = first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
+        assert_eq!(recorded(&path, ring.cluster).unwrap(), None);
+        record(&path, &ring).unwrap();
+        assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));
+        assert!(matches!(recorded(&path, ClusterId([2; 16])), Err(Stop::Usage(_))));
+    }
+}

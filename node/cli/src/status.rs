@@ -1,0 +1,251 @@
+//! `status`: a verdict, then each node as it sees itself and as the others see it.
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::NodeId;
+use dynamo_core::ring::Ring;
+use serde_json::{Value, json};
+
+use crate::arguments::Connection;
+use crate::connection;
+use crate::members::{self, Views};
+use crate::output::{Format, grouped, show, size, table};
+use crate::stop::Stop;
+
+/// Asks every node and shows what they say.
+pub async fn run(connection: &Connection, format: Format) -> Result<(), Stop> {
+    let views = members::ask(&connection::endpoints(connection)).await?;
+    let report = Report::of(&views);
+    show(format, || report.text(), &report.document())
+}
+
+/// The state of a cluster, from its nodes' answers.
+pub struct Report {
+    healthy: bool,
+    verdict: String,
+    rows: Vec<Row>,
+    epoch: u64,
+    moving: usize,
+}
+
+struct Row {
+    node: NodeId,
+    address: String,
+    zone: String,
+    state: &'static str,
+    reason: Option<String>,
+    partitions: usize,
+    /// Share of the ring's replicas, per cent.
+    share: f64,
+    objects: Option<u64>,
+    bytes: Option<u64>,
+    hints_kept: Option<u64>,
+    hints_waiting: u64,
+    epoch: Option<u64>,
+    suspected_by: usize,
+}
+
+impl Report {
+    /// What the answers amount to.
+    pub fn of(views: &Views) -> Self {
+        let mut waiting = BTreeMap::<NodeId, u64>::new();
+        let mut suspected = BTreeMap::<NodeId, usize>::new();
+        for answer in views.answered.values() {
+            for (target, backlog) in &answer.status.hints {
+                *waiting.entry(*target).or_default() += backlog.hints;
+            }
+            for (peer, _) in answer.status.peers.iter().filter(|(_, peer)| peer.suspected) {
+                *suspected.entry(*peer).or_default() += 1;
+            }
+        }
+        let nodes = views.answered.keys().chain(views.silent.keys());
+        let mut rows: Vec<Row> = nodes.map(|node| row(*node, views, &waiting, &suspected)).collect();
+        rows.sort_by(|a, b| (&a.zone, &a.address, a.node).cmp(&(&b.zone, &b.address, b.node)));
+        let epoch = views.ring.as_ref().map_or(0, |ring| ring.epoch.0);
+        let moving = views.ring.as_ref().map_or(0, |ring| ring.moving().count());
+        let (healthy, verdict) = verdict(&rows, views.ring.as_ref(), moving);
+        Self { healthy, verdict, rows, epoch, moving }
+    }
+
+    /// The verdict and a table.
+    pub fn text(&self) -> String {
+        let optional = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), grouped);
+        let cells = |row: &Row| {
+            vec![
+                row.node.to_string()[..8].to_owned(),
+                row.address.clone(),
+                row.zone.clone(),
+                row.state.to_owned(),
+                row.partitions.to_string(),
+                format!("{:.1} %", row.share),
+                optional(row.objects),
+                row.bytes.map_or_else(|| "?".to_owned(), size),
+                grouped(row.hints_waiting),
+                optional(row.epoch),
+                row.suspected_by.to_string(),
+            ]
+        };
+        let header = [
+            "NODE",
+            "ADDRESS",
+            "ZONE",
+            "STATE",
+            "#PARTITIONS",
+            "#SHARE",
+            "#OBJECTS",
+            "#SIZE",
+            "#HINTS FOR IT",
+            "#EPOCH",
+            "#SUSPECTED BY",
+        ];
+        let mut text = format!("{}\n\n{}\n", self.verdict, table(&header, self.rows.iter().map(cells).collect()));
+        for (row, reason) in self.rows.iter().filter_map(|row| row.reason.as_ref().map(|reason| (row, reason))) {
+            text.push_str(&format!("\n{}: {reason}", &row.node.to_string()[..8]));
+        }
+        text
+    }
+
+    /// The same for programs.
+    pub fn document(&self) -> Value {
+        let row = |row: &Row| {
+            json!({
+                "node": row.node.to_string(),
+                "address": row.address,
+                "zone": row.zone,
+                "state": row.state,
+                "reason": row.reason,
+                "partitions": row.partitions,
+                "share_percent": row.share,
+                "objects": row.objects,
+                "bytes": row.bytes,
+                "hints_kept": row.hints_kept,
+                "hints_waiting": row.hints_waiting,
+                "epoch": row.epoch,
+                "suspected_by": row.suspected_by,
+            })
+        };
+        json!({
+            "healthy": self.healthy,
+            "verdict": self.verdict,
+            "epoch": self.epoch,
+            "partitions_moving": self.moving,
+            "nodes": self.rows.iter().map(row).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn row(node: NodeId, views: &Views, waiting: &BTreeMap<NodeId, u64>, suspected: &BTreeMap<NodeId, usize>) -> Row {
+    let ring = views.ring.as_ref();
+    let member = ring.and_then(|ring| ring.members.get(&node));
+    let partitions = ring.map_or(0, |ring| ring.partitions_of(node));
+    let replicas: usize = ring.map_or(0, |ring| ring.partition_count() * usize::from(ring.replication));
+    let mut row = Row {
+        node,
+        address: "?".to_owned(),
+        zone: member.map_or_else(|| "?".to_owned(), |member| member.zone.clone()),
+        state: "silent",
+        reason: None,
+        partitions,
+        share: if replicas == 0 { 0.0 } else { partitions as f64 * 100.0 / replicas as f64 },
+        objects: None,
+        bytes: None,
+        hints_kept: None,
+        hints_waiting: waiting.get(&node).copied().unwrap_or_default(),
+        epoch: None,
+        suspected_by: suspected.get(&node).copied().unwrap_or_default(),
+    };
+    if let Some(answer) = views.answered.get(&node) {
+        let status = &answer.status;
+        row.address = status.client_address.clone();
+        row.zone = status.zone.clone();
+        row.state = match (status.ready, member.map(|member| member.weight)) {
+            (false, _) => "not ready",
+            (true, None) => "standby",
+            (true, Some(0)) => "leaving",
+            (true, Some(_)) => "active",
+        };
+        row.objects = Some(status.objects);
+        row.bytes = Some(status.bytes);
+        row.hints_kept = Some(status.hints.values().map(|backlog| backlog.hints).sum());
+        row.epoch = Some(status.epoch.0);
+    } else if let Some(silence) = views.silent.get(&node) {
+        row.address = silence.address.clone().unwrap_or_else(|| "?".to_owned());
+        row.reason = Some(silence.reason.clone());
+    }
+    row
+}
+
+fn verdict(rows: &[Row], ring: Option<&Ring>, moving: usize) -> (bool, String) {
+    let answering = rows.iter().filter(|row| row.epoch.is_some()).count();
+    let Some(ring) = ring else {
+        let all = format!("{answering} of {} nodes answer", rows.len());
+        return (false, format!("no ring: {all}; the operator, or `dynamoctl ring init`, makes the first one"));
+    };
+    let hints: u64 = rows.iter().map(|row| row.hints_waiting).sum();
+    let behind = rows.iter().filter(|row| row.epoch.is_some_and(|epoch| epoch != ring.epoch.0)).count();
+    let mut problems = Vec::new();
+    let count = |state| rows.iter().filter(|row| row.state == state).count();
+    for (number, what) in [
+        (count("silent"), "do not answer"),
+        (count("not ready"), "are not ready"),
+        (rows.iter().filter(|row| row.state != "silent" && row.suspected_by > 0).count(), "are suspected by others"),
+        (behind, "have another epoch"),
+    ] {
+        if number > 0 {
+            problems.push(format!("{number} {what}"));
+        }
+    }
+    let mut parts = vec![format!("{answering} of {} nodes answer", rows.len()), format!("epoch {}", ring.epoch)];
+    parts.extend(problems.iter().cloned());
+    parts.push(if moving == 0 {
+        "nothing moves".to_owned()
+    } else {
+        format!("{moving} of {} partitions move", ring.partition_count())
+    });
+    parts.push(if hints == 0 { "no hints wait".to_owned() } else { format!("{} hints wait", grouped(hints)) });
+    let healthy = problems.is_empty();
+    (healthy, format!("{}: {}", if healthy { "healthy" } else { "degraded" }, parts.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::Silence;
+    use dynamo_core::id::ClusterId;
+    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::ring::Member;
+
+    fn views() -> Views {
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "zone-a".to_owned(), weight: 1 })).collect();
+        let ring = first_ring(ClusterId([9; 16]), 6, 3, &members).unwrap();
+        let silence = |id: u8| {
+            let address = Some(format!("127.0.0.1:74{id}0"));
+            (NodeId([id; 16]), Silence { address, reason: "cannot connect: connection refused".to_owned() })
+        };
+        Views { ring: Some(ring), answered: BTreeMap::new(), silent: (1..=3).map(silence).collect() }
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_is_silent_and_not_gone() {
+        insta::assert_snapshot!(Report::of(&views()).text(), @r"
+        degraded: 0 of 3 nodes answer, epoch 1, 3 do not answer, nothing moves, no hints wait
+
+        NODE      ADDRESS         ZONE    STATE   PARTITIONS   SHARE  OBJECTS  SIZE  HINTS FOR IT  EPOCH  SUSPECTED BY
+        01010101  127.0.0.1:7410  zone-a  silent          64  33.3 %        ?     ?             0      ?             0
+        02020202  127.0.0.1:7420  zone-a  silent          64  33.3 %        ?     ?             0      ?             0
+        03030303  127.0.0.1:7430  zone-a  silent          64  33.3 %        ?     ?             0      ?             0
+
+        01010101: cannot connect: connection refused
+        02020202: cannot connect: connection refused
+        03030303: cannot connect: connection refused
+        ");
+    }
+
+    #[test]
+    fn without_a_ring_the_verdict_says_who_makes_it() {
+        let views = Views { ring: None, ..views() };
+        let document = Report::of(&views).document();
+        assert_eq!(document["healthy"], json!(false));
+        assert!(document["verdict"].as_str().unwrap().contains("dynamoctl ring init"), "{document}");
+    }
+}

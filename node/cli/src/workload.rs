@@ -1,0 +1,299 @@
+//! `workload`: clients write, remember what was acknowledged to them, and prove at the end that nothing of it was lost.
+//!
+//! Clients read and write a few shared keys for as long as the run lasts, whatever happens to the cluster, and count what they
+//! were told. Afterwards every key is read from all N home replicas, again and again until all are as they must be or the
+//! patience is over, for replicas may still be receiving hints. What must be is in [`checker`].
+
+mod checker;
+mod clients;
+mod tally;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use dynamo_client::{GetOptions, Mode};
+use dynamo_core::random::Random;
+use dynamo_core::request::QuorumWish;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::arguments::Connection;
+use crate::bench::LATENCY_HEADER;
+use crate::output::{Format, grouped, show, table};
+use crate::progress::Progress;
+use crate::ring_writer::replace_file;
+use crate::stop::Stop;
+use crate::{connection, random};
+use clients::Shared;
+
+/// Keys that are wrong and are named; the others are counted.
+const NAMED_MAX: usize = 100;
+/// Keys that are read at a time at the end.
+const READS_AT_A_TIME: usize = 16;
+/// Between two rounds of reading at the end.
+const ROUND_PAUSE: Duration = Duration::from_millis(500);
+
+/// Arguments of `workload`.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("end").required(true).multiple(true).args(["seconds", "until_file"]))]
+pub struct Workload {
+    /// Clients, each with one request in flight.
+    #[arg(long, default_value_t = 8, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    clients: u16,
+    /// Keys that they share.
+    #[arg(long, default_value_t = 200, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    keys: u32,
+    /// Operations a second of all clients together; 0 for as many as they can.
+    #[arg(long, default_value_t = 500, value_name = "NUMBER")]
+    rate: u32,
+    /// End after this long.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// End when this file is there.
+    #[arg(long, value_name = "FILE")]
+    until_file: Option<PathBuf>,
+    /// Seconds for the replicas to become as they must be, after the end.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    settle: u64,
+    /// Write the report, as JSON, to this file too.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// The bucket that the keys are in.
+    #[arg(short, long, default_value = "workload")]
+    bucket: String,
+    /// Repeat the choices of an earlier run, not its timing.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Runs the clients, then judges.
+pub async fn run(connection: &Connection, format: Format, arguments: Workload) -> Result<(), Stop> {
+    let mut source = arguments.seed.map_or_else(random::fresh, Random::new);
+    let client = connection::client(connection, Mode::Stream).await?;
+    let run = format!("run-{:08x}", random::fresh().next_u64() as u32);
+    let shared = Arc::new(Shared::new(client, arguments.bucket.clone(), run, arguments.keys as usize));
+    let started = Instant::now();
+    let ended_by = run_clients(&shared, &arguments, &mut source).await?;
+    let ran = started.elapsed();
+    shared.tally(|tally| tally.close_gap(std::time::Instant::now()));
+    let counted = shared.tally(|tally| tally.document());
+    let judged = judge(&shared, Duration::from_secs(arguments.settle)).await;
+    let text = shared.tally(|tally| {
+        let (gap, at) = tally.longest_gap();
+        format!(
+            "{}: {} operations in {:.1} s ({ended_by})\n{}\n{}\nlongest time without success: {} ms, {:.1} s after the start\n\n{}\n\n{}",
+            judged.verdict(),
+            grouped(counted["operations"].as_u64().unwrap_or_default()),
+            ran.as_secs_f64(),
+            counts(&counted),
+            examples(&counted),
+            gap.as_millis(),
+            at.as_secs_f64(),
+            table(&LATENCY_HEADER, tally.rows()),
+            judged.text(),
+        )
+    });
+    let document = report(&arguments, &shared, &judged, counted, ran, ended_by);
+    if let Some(path) = &arguments.report {
+        replace_file(path, format!("{document}\n").as_bytes())
+            .map_err(|error| Stop::Failed(format!("--report {}: {error}", path.display())))?;
+    }
+    show(format, || text, &document)?;
+    match judged.is_good() {
+        true => Ok(()),
+        false => Err(Stop::Failed(judged.verdict().to_owned())),
+    }
+}
+
+fn counts(counted: &Value) -> String {
+    let failed: Vec<String> =
+        counted["failed"].as_object().into_iter().flatten().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let failed = if failed.is_empty() { "0 failed".to_owned() } else { format!("failed: {}", failed.join(", ")) };
+    let number = |field: &str| grouped(counted[field].as_u64().unwrap_or_default());
+    format!(
+        "{} ok, {failed}, {} of unknown outcome, at most {} siblings",
+        number("ok"),
+        number("unknown"),
+        number("siblings_max")
+    )
+}
+
+fn examples(counted: &Value) -> String {
+    let lines = counted["examples"].as_object().into_iter().flatten();
+    lines.map(|(kind, message)| format!("first {kind}: {}\n", message.as_str().unwrap_or_default())).collect()
+}
+
+fn report(arguments: &Workload, shared: &Shared, judged: &Judged, counted: Value, ran: Duration, ended_by: &str) -> Value {
+    let mut document = counted;
+    let more = json!({
+        "verdict": judged.verdict(),
+        "ended_by": ended_by,
+        "run": shared.run,
+        "clients": arguments.clients,
+        "keys": arguments.keys,
+        "rate": arguments.rate,
+        "seconds": ran.as_secs_f64(),
+        "settle_seconds": judged.took.as_secs_f64(),
+        "settle_rounds": judged.rounds,
+        "violations": judged.violations.iter().map(|(key, what)| json!({ "key": key, "violation": what })).collect::<Vec<_>>(),
+        "violations_more": judged.violations_more,
+        "unread": judged.unread.iter().map(|(key, why)| json!({ "key": key, "reason": why })).collect::<Vec<_>>(),
+    });
+    if let (Value::Object(document), Value::Object(more)) = (&mut document, more) {
+        document.extend(more);
+    }
+    document
+}
+
+/// Until the end that was asked for. Says which it was.
+async fn run_clients(shared: &Arc<Shared>, arguments: &Workload, source: &mut Random) -> Result<&'static str, Stop> {
+    let pause = match arguments.rate {
+        0 => Duration::ZERO,
+        rate => Duration::from_secs_f64(f64::from(arguments.clients) / f64::from(rate)),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let mut clients = JoinSet::new();
+    for _ in 0..arguments.clients {
+        clients.spawn(clients::run(Arc::clone(shared), Random::new(source.next_u64()), pause, stopped.clone()));
+    }
+    let ended_by = wait_for_end(shared, arguments).await;
+    // The clients are there until they are told.
+    let _ = stop.send(true);
+    while let Some(ended) = clients.join_next().await {
+        ended.map_err(|error| Stop::Failed(format!("a client ended: {error}")))?;
+    }
+    Ok(ended_by)
+}
+
+async fn wait_for_end(shared: &Shared, arguments: &Workload) -> &'static str {
+    let started = Instant::now();
+    let mut progress = Progress::new("workload", arguments.seconds);
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let elapsed = started.elapsed();
+        if arguments.seconds.is_some_and(|seconds| elapsed >= Duration::from_secs(seconds)) {
+            progress.end();
+            return "time is up";
+        }
+        if arguments.until_file.as_ref().is_some_and(|file| file.exists()) {
+            progress.end();
+            return "the file is there";
+        }
+        if shared.is_full() {
+            progress.end();
+            return "as many writes are remembered as may be";
+        }
+        progress.at(elapsed.as_secs(), || shared.tally(|tally| tally.text()));
+        tokio::select! {
+            () = sleep(Duration::from_millis(200)) => {}
+            _ = &mut interrupt => {
+                progress.end();
+                return "interrupted";
+            }
+        }
+    }
+}
+
+/// What the last round of reading found.
+struct Judged {
+    violations: Vec<(String, String)>,
+    violations_more: usize,
+    unread: Vec<(String, String)>,
+    rounds: u32,
+    took: Duration,
+}
+
+impl Judged {
+    fn is_good(&self) -> bool {
+        self.violations.is_empty() && self.unread.is_empty()
+    }
+
+    fn verdict(&self) -> &'static str {
+        match (self.violations.is_empty(), self.unread.is_empty()) {
+            (true, true) => "no acknowledged write was lost, none was invented",
+            (false, _) => "writes were lost, invented or resurrected",
+            (true, false) => "no verdict: some keys cannot be read from all replicas",
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text =
+            format!("every key was read from all its replicas, {} rounds in {:.1} s", self.rounds, self.took.as_secs_f64());
+        for (key, what) in self.violations.iter().chain(&self.unread) {
+            text.push_str(&format!("\n{key}: {what}"));
+        }
+        if self.violations_more > 0 {
+            text.push_str(&format!("\n... and {} more", self.violations_more));
+        }
+        text
+    }
+}
+
+/// Reads every key from all its home replicas until one whole round is as it must be, or the patience is over.
+async fn judge(shared: &Shared, patience: Duration) -> Judged {
+    let started = Instant::now();
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        let judged = judge_once(shared, rounds, started).await;
+        if judged.is_good() || started.elapsed() >= patience {
+            return judged;
+        }
+        eprintln!(
+            "workload: {} keys are not yet as they must be",
+            judged.violations.len() + judged.violations_more + judged.unread.len()
+        );
+        sleep(ROUND_PAUSE).await;
+    }
+}
+
+async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
+    let n = shared.client.ring().map(|ring| ring.replication);
+    let options = GetOptions { quorum: QuorumWish { r: n, pr: n, ..QuorumWish::default() }, timeout: None };
+    let reads = futures::stream::iter(0..shared.keys()).map(|key| {
+        let options = options.clone();
+        async move { (key, shared.read(key, &options).await) }
+    });
+    let mut reads = std::pin::pin!(reads.buffer_unordered(READS_AT_A_TIME));
+    let mut judged = Judged { violations: Vec::new(), violations_more: 0, unread: Vec::new(), rounds, took: Duration::ZERO };
+    while let Some((key, read)) = reads.next().await {
+        let named = format!("key-{key}");
+        match read {
+            Ok((visible, _)) => {
+                for violation in shared.history(key, |history| history.verdict(&visible)) {
+                    match judged.violations.len() < NAMED_MAX {
+                        true => judged.violations.push((named.clone(), violation.to_string())),
+                        false => judged.violations_more += 1,
+                    }
+                }
+            }
+            Err(error) => judged.unread.push((named, error.to_string())),
+        }
+    }
+    judged.took = started.elapsed();
+    judged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(violations: &[(&str, &str)], unread: &[(&str, &str)]) -> Judged {
+        let owned = |list: &[(&str, &str)]| list.iter().map(|(key, what)| (key.to_string(), what.to_string())).collect();
+        let (violations, unread) = (owned(violations), owned(unread));
+        Judged { violations, violations_more: 0, unread, rounds: 1, took: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_no_proof() {
+        assert!(judged(&[], &[]).is_good());
+        assert!(!judged(&[], &[("key-1", "unavailable")]).is_good());
+        assert!(judged(&[], &[("key-1", "unavailable")]).verdict().starts_with("no verdict"));
+        assert!(judged(&[("key-1", "lost: ...")], &[]).verdict().contains("lost"));
+    }
+}

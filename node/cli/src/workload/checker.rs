@@ -1,0 +1,284 @@
+//! What must be true of a history of reads and writes, whatever happened to the cluster (design 1 and 10, I1, I2, I3).
+//!
+//! Every write has an id of its own, which is its value. A write *covers* exactly the ids that the read returned whose context
+//! it carries (or, with the context of an earlier write, that write); a blind write covers nothing. From the outside, then:
+//!
+//! - **No invention.** A read of a key returns ids that were submitted for that key, each once, and none whose write is said to
+//!   have failed: "nothing was written" is a promise.
+//! - **No loss.** At the end every acknowledged put is visible, or covered by a write that took its place. One that took no
+//!   effect takes no place: the chain of writes that cover each other ends at one that is visible, or at a delete. A write whose
+//!   outcome is unknown may be part of that chain, a failed one may not.
+//! - **No resurrection.** At the end nothing is visible that an acknowledged write covers, directly or through what it covers.
+//!
+//! Only the end is judged so, when all replicas have been asked: before that, a read may be stale.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Names one write.
+pub type WriteId = u64;
+
+/// What a write does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Stores its id.
+    Put,
+    /// Stores a tombstone, which no read shows.
+    Delete,
+}
+
+/// What its client was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Nothing yet.
+    Pending,
+    /// It has its quorum.
+    Acknowledged,
+    /// Nothing was written.
+    Failed,
+    /// It may become visible or not.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Write {
+    kind: Kind,
+    covers: Vec<WriteId>,
+    outcome: Outcome,
+    seen: bool,
+}
+
+/// What must not be.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Violation {
+    /// An acknowledged put is neither visible nor covered by a write that is.
+    Lost(WriteId),
+    /// A value that nobody wrote to this key.
+    Invented(String),
+    /// One write is visible twice.
+    Doubled(WriteId),
+    /// A write that failed ("nothing was written") is visible.
+    FailedButVisible(WriteId),
+    /// A put is visible that an acknowledged write, or what that had read, covers.
+    Resurrected(WriteId),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::Lost(id) => write!(f, "lost: acknowledged write {id} is neither visible nor covered by a write that is"),
+            Violation::Invented(value) => write!(f, "invented: {value:?} was never written to this key"),
+            Violation::Doubled(id) => write!(f, "doubled: write {id} is visible twice"),
+            Violation::FailedButVisible(id) => write!(f, "failed but visible: write {id} was said to have written nothing"),
+            Violation::Resurrected(id) => write!(f, "resurrected: write {id} is visible though an acknowledged write covers it"),
+        }
+    }
+}
+
+/// All reads and writes of one key.
+#[derive(Debug, Default)]
+pub struct History {
+    writes: BTreeMap<WriteId, Write>,
+    violations: BTreeSet<Violation>,
+}
+
+impl History {
+    /// A write is about to be sent.
+    pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>) {
+        let before = self.writes.insert(id, Write { kind, covers, outcome: Outcome::Pending, seen: false });
+        assert!(before.is_none(), "id {id} is used twice");
+    }
+
+    /// Its client was told this.
+    pub fn told(&mut self, id: WriteId, outcome: Outcome) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.outcome = outcome;
+            if write.seen && outcome == Outcome::Failed {
+                self.violations.insert(Violation::FailedButVisible(id));
+            }
+        }
+    }
+
+    /// A read returned these values; `id_of` reads the id in one. Returns the ids that the read's context covers.
+    pub fn read<'a>(
+        &mut self,
+        values: impl Iterator<Item = &'a [u8]>,
+        id_of: impl Fn(&[u8]) -> Option<WriteId>,
+    ) -> BTreeSet<WriteId> {
+        let mut ids = BTreeSet::new();
+        for value in values {
+            let known = id_of(value).and_then(|id| Some((id, self.writes.get_mut(&id).filter(|write| write.kind == Kind::Put)?)));
+            let Some((id, write)) = known else {
+                self.violations.insert(Violation::Invented(value.escape_ascii().to_string()));
+                continue;
+            };
+            write.seen = true;
+            if write.outcome == Outcome::Failed {
+                self.violations.insert(Violation::FailedButVisible(id));
+            }
+            if !ids.insert(id) {
+                self.violations.insert(Violation::Doubled(id));
+            }
+        }
+        ids
+    }
+
+    /// What is wrong if these ids are visible at the end, once all writes have been told. Empty: nothing.
+    pub fn verdict(&self, visible: &BTreeSet<WriteId>) -> Vec<Violation> {
+        let mut violations = self.violations.clone();
+        let may_have_happened = |write: &Write| matches!(write.outcome, Outcome::Acknowledged | Outcome::Unknown);
+        let happened = |write: &Write| write.outcome == Outcome::Acknowledged;
+        let of = |test: &dyn Fn(&Write) -> bool| {
+            let found = self.writes.iter().filter(|(_, write)| test(write));
+            found.map(|(id, _)| *id).collect::<Vec<WriteId>>()
+        };
+        // Whoever is covered, through any chain, by a visible put or by a delete that may have happened.
+        let tombstones = of(&|write| write.kind == Kind::Delete && may_have_happened(write));
+        let accounted = self.covered_by(visible.iter().copied().chain(tombstones), may_have_happened);
+        for id in of(&|write| write.kind == Kind::Put && happened(write)) {
+            if !visible.contains(&id) && !accounted.contains(&id) {
+                violations.insert(Violation::Lost(id));
+            }
+        }
+        // Whatever an acknowledged write had read was there, and with it all that it had replaced.
+        let replaced = self.covered_by(of(&happened).into_iter(), |_| true);
+        violations.extend(visible.intersection(&replaced).map(|id| Violation::Resurrected(*id)));
+        violations.into_iter().collect()
+    }
+
+    /// All ids that these writes cover, and those that they cover in turn as long as `passes` says so of the write between.
+    fn covered_by(&self, from: impl Iterator<Item = WriteId>, passes: impl Fn(&Write) -> bool) -> BTreeSet<WriteId> {
+        let mut covered = BTreeSet::new();
+        let mut open: Vec<WriteId> = from.collect();
+        while let Some(id) = open.pop() {
+            for below in self.writes.get(&id).into_iter().flat_map(|write| &write.covers) {
+                let passes = self.writes.get(below).is_some_and(&passes);
+                if covered.insert(*below) && passes {
+                    open.push(*below);
+                }
+            }
+        }
+        covered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Outcome::{Acknowledged, Failed, Unknown};
+    use Violation::{Doubled, FailedButVisible, Invented, Lost, Resurrected};
+
+    /// (id, kind, what it covers, what its client was told)
+    type Line = (WriteId, Kind, &'static [WriteId], Outcome);
+    const PUT: Kind = Kind::Put;
+    const DELETE: Kind = Kind::Delete;
+
+    fn history(lines: &[Line]) -> History {
+        let mut history = History::default();
+        for (id, kind, covers, outcome) in lines {
+            history.submitted(*id, *kind, covers.to_vec());
+            history.told(*id, *outcome);
+        }
+        history
+    }
+
+    fn verdict(lines: &[Line], visible: &[WriteId]) -> Vec<Violation> {
+        history(lines).verdict(&visible.iter().copied().collect())
+    }
+
+    fn id_of(value: &[u8]) -> Option<WriteId> {
+        std::str::from_utf8(value).ok()?.parse().ok()
+    }
+
+    #[test]
+    fn a_history_in_which_nothing_went_wrong_passes() {
+        let lines: [Line; 6] = [
+            (1, PUT, &[], Acknowledged),
+            (2, PUT, &[1], Acknowledged),
+            (3, PUT, &[], Acknowledged),
+            (4, PUT, &[2], Failed),
+            (5, PUT, &[2], Unknown),
+            (6, DELETE, &[3], Acknowledged),
+        ];
+        assert_eq!(verdict(&lines, &[2]), [], "the unknown write did not happen");
+        assert_eq!(verdict(&lines, &[5]), [], "the unknown write happened");
+    }
+
+    #[test]
+    fn a_lost_write_is_caught() {
+        assert_eq!(verdict(&[(1, PUT, &[], Acknowledged)], &[]), [Lost(1)]);
+        // One of two siblings is gone: the write that won had not read it.
+        let siblings: [Line; 3] = [(1, PUT, &[], Acknowledged), (2, PUT, &[], Acknowledged), (3, PUT, &[1], Acknowledged)];
+        assert_eq!(verdict(&siblings, &[3]), [Lost(2)]);
+    }
+
+    #[test]
+    fn a_write_that_took_no_effect_takes_nobodys_place() {
+        let failed: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Failed)];
+        assert_eq!(verdict(&failed, &[]), [Lost(1)]);
+        // If 2 happened it would be visible; if it did not, 1 would be.
+        let unknown: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Unknown)];
+        assert_eq!(verdict(&unknown, &[]), [Lost(1)]);
+        // A chain that ends at something visible is fine.
+        let chain: [Line; 3] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Unknown), (3, PUT, &[2], Acknowledged)];
+        assert_eq!(verdict(&chain, &[3]), []);
+        // A failed write in the middle breaks it.
+        let broken: [Line; 3] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Failed), (3, PUT, &[2], Acknowledged)];
+        assert_eq!(verdict(&broken, &[3]), [Lost(1)]);
+    }
+
+    #[test]
+    fn a_delete_accounts_for_what_it_covers_and_for_nothing_else() {
+        for outcome in [Acknowledged, Unknown] {
+            let lines: [Line; 3] = [(1, PUT, &[], Acknowledged), (2, DELETE, &[1], outcome), (3, PUT, &[], Acknowledged)];
+            assert_eq!(verdict(&lines, &[]), [Lost(3)]);
+        }
+        assert_eq!(verdict(&[(1, PUT, &[], Acknowledged), (2, DELETE, &[1], Failed)], &[]), [Lost(1)]);
+    }
+
+    #[test]
+    fn a_resurrected_write_is_caught() {
+        let replaced: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Acknowledged)];
+        assert_eq!(verdict(&replaced, &[1, 2]), [Resurrected(1)]);
+        let deleted: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, DELETE, &[1], Acknowledged)];
+        assert_eq!(verdict(&deleted, &[1]), [Resurrected(1)]);
+        // Through a write of unknown outcome, which the acknowledged one had read: so it happened.
+        let chain: [Line; 3] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Unknown), (3, PUT, &[2], Acknowledged)];
+        assert_eq!(verdict(&chain, &[1, 3]), [Resurrected(1)]);
+        // A delete of unknown outcome obliges to nothing.
+        let unknown: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, DELETE, &[1], Unknown)];
+        assert_eq!(verdict(&unknown, &[1]), []);
+    }
+
+    #[test]
+    fn an_invented_write_is_caught() {
+        let mut history = history(&[(1, PUT, &[], Acknowledged), (2, DELETE, &[], Acknowledged)]);
+        let values: [&[u8]; 4] = [b"1", b"7", b"not an id", b"2"];
+        let ids = history.read(values.into_iter(), id_of);
+        assert_eq!(ids, BTreeSet::from([1]));
+        let invented = ["2", "7", "not an id"].map(|value| Invented(value.to_owned()));
+        assert_eq!(history.verdict(&ids), invented);
+    }
+
+    #[test]
+    fn a_write_that_is_visible_twice_is_caught() {
+        let mut history = history(&[(1, PUT, &[], Acknowledged)]);
+        let values: [&[u8]; 2] = [b"1", b"1"];
+        let ids = history.read(values.into_iter(), id_of);
+        assert_eq!(history.verdict(&ids), [Doubled(1)]);
+    }
+
+    #[test]
+    fn a_failed_write_that_anybody_ever_saw_is_caught() {
+        let one: [&[u8]; 1] = [b"1"];
+        let mut seen_after = history(&[(1, PUT, &[], Failed)]);
+        seen_after.read(one.into_iter(), id_of);
+        assert_eq!(seen_after.verdict(&BTreeSet::new()), [FailedButVisible(1)]);
+        let mut seen_before = History::default();
+        seen_before.submitted(1, PUT, Vec::new());
+        seen_before.read(one.into_iter(), id_of);
+        assert_eq!(seen_before.verdict(&BTreeSet::new()), []);
+        seen_before.told(1, Failed);
+        assert_eq!(seen_before.verdict(&BTreeSet::new()), [FailedButVisible(1)]);
+    }
+}

@@ -1,0 +1,182 @@
+//! The clients of a workload: they read, and write what they have read, without, or with the context of their own last write.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError};
+use dynamo_core::name::Name;
+use dynamo_core::random::Random;
+use tokio::sync::watch;
+
+use super::checker::{History, Kind, Outcome, WriteId};
+use super::tally::{Operation, Tally};
+
+/// Writes that are remembered. With what they cover some 500 MB; then the workload ends, and says so.
+pub const WRITES_MAX: u64 = 5_000_000;
+/// After a failure, so that a cluster that refuses at once is not asked in a tight loop.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
+
+/// What all clients share.
+pub struct Shared {
+    /// The cluster.
+    pub client: Client,
+    /// The bucket of all keys.
+    pub bucket: String,
+    /// Sets this run's keys and values apart from those of others.
+    pub run: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    histories: Vec<History>,
+    tally: Tally,
+    next_id: WriteId,
+}
+
+impl Shared {
+    /// Nothing has been written.
+    pub fn new(client: Client, bucket: String, run: String, keys: usize) -> Self {
+        let histories = std::iter::repeat_with(History::default).take(keys).collect();
+        let state = State { histories, tally: Tally::new(Instant::now()), next_id: 1 };
+        Self { client, bucket, run, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was counted so far.
+    pub fn tally<T>(&self, look: impl FnOnce(&mut Tally) -> T) -> T {
+        look(&mut self.state().tally)
+    }
+
+    /// The history of one key.
+    pub fn history<T>(&self, key: usize, look: impl FnOnce(&mut History) -> T) -> T {
+        look(&mut self.state().histories[key])
+    }
+
+    /// As many writes are remembered as may be.
+    pub fn is_full(&self) -> bool {
+        self.state().next_id > WRITES_MAX
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> usize {
+        self.state().histories.len()
+    }
+
+    /// The object behind one key.
+    pub fn name(&self, key: usize) -> Name {
+        Name::new(self.bucket.clone(), format!("{}/key-{key}", self.run))
+    }
+
+    /// Reads one key and enters it in its history. Returns the ids that are visible, and the context that covers them.
+    pub async fn read(&self, key: usize, options: &GetOptions) -> Result<(BTreeSet<WriteId>, Bytes), RequestError> {
+        let started = Instant::now();
+        let found = self.client.get(&self.name(key), options).await;
+        let now = Instant::now();
+        let mut state = self.state();
+        match found {
+            Ok(found) => {
+                state.tally.success(Operation::Get, now - started, now);
+                state.tally.siblings_max = state.tally.siblings_max.max(found.siblings.len());
+                let values = found.siblings.iter().map(|sibling| &sibling.value[..]);
+                Ok((state.histories[key].read(values, |value| self.id_of(value)), found.context))
+            }
+            Err(error) => {
+                state.tally.failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes a new id, or a tombstone, over what `context` covers. Returns the id, and the context that covers it.
+    async fn write(
+        &self,
+        key: usize,
+        kind: Kind,
+        covers: Vec<WriteId>,
+        context: Bytes,
+    ) -> Result<(WriteId, Bytes), RequestError> {
+        let id = {
+            let mut state = self.state();
+            let id = state.next_id;
+            state.next_id += 1;
+            state.histories[key].submitted(id, kind, covers);
+            id
+        };
+        let started = Instant::now();
+        let (operation, written) = match kind {
+            Kind::Put => {
+                let options = PutOptions { context, ..PutOptions::default() };
+                (Operation::Put, self.client.put(&self.name(key), format!("{}:{id}", self.run), &options).await)
+            }
+            Kind::Delete => (Operation::Delete, self.client.delete(&self.name(key), context, &DeleteOptions::default()).await),
+        };
+        let now = Instant::now();
+        let mut state = self.state();
+        let outcome = match &written {
+            Ok(_) => Outcome::Acknowledged,
+            Err(error) if error.is_unknown() => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
+        };
+        state.histories[key].told(id, outcome);
+        match written {
+            Ok(written) => {
+                state.tally.success(operation, now - started, now);
+                Ok((id, written.context))
+            }
+            Err(error) => {
+                state.tally.failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The id in a value of this run.
+    fn id_of(&self, value: &[u8]) -> Option<WriteId> {
+        let text = std::str::from_utf8(value).ok()?;
+        text.strip_prefix(self.run.as_str())?.strip_prefix(':')?.parse().ok()
+    }
+}
+
+/// One client, until `stop` says so. `pause` lies between two operations, to keep to a rate.
+pub async fn run(shared: Arc<Shared>, mut source: Random, pause: Duration, mut stop: watch::Receiver<bool>) {
+    let mut own = HashMap::new();
+    while !*stop.borrow() && !shared.is_full() {
+        let started = Instant::now();
+        let key = source.below(shared.keys());
+        let worked = step(&shared, &mut source, key, &mut own).await;
+        let rest = if worked.is_ok() { pause } else { pause.max(PAUSE_AFTER_FAILURE) };
+        let rest = rest.saturating_sub(started.elapsed());
+        // An end of the run cuts the rest short.
+        let _ = tokio::time::timeout(rest, stop.wait_for(|stop| *stop)).await;
+    }
+}
+
+/// One step: mostly read, then write over what was read. `own` holds what this client wrote last to each key.
+async fn step(
+    shared: &Shared,
+    source: &mut Random,
+    key: usize,
+    own: &mut HashMap<usize, (WriteId, Bytes)>,
+) -> Result<(), RequestError> {
+    let options = GetOptions::default();
+    let chance = source.below(100);
+    if chance < 10 {
+        return shared.read(key, &options).await.map(|_| ());
+    }
+    let written = if chance < 20 {
+        shared.write(key, Kind::Put, Vec::new(), Bytes::new()).await
+    } else if let (20..30, Some((last, context))) = (chance, own.remove(&key)) {
+        shared.write(key, Kind::Put, vec![last], context).await
+    } else {
+        let (ids, context) = shared.read(key, &options).await?;
+        let kind = if chance >= 90 && !ids.is_empty() { Kind::Delete } else { Kind::Put };
+        shared.write(key, kind, ids.into_iter().collect(), context).await
+    }?;
+    own.insert(key, written);
+    Ok(())
+}

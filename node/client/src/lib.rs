@@ -1,0 +1,26 @@
+//! Clients of a DynamoKV cluster: one for objects, one for administration.
+//!
+//! [`Client`] knows the ring and sends each request straight to a replica of its key (paper 6.4). [`AdminClient`] asks one node
+//! for its own view, or offers it a ring. Every call has a deadline, every queue a bound, and an error says whether anything can
+//! have been written: a write whose outcome is unknown is never repeated on the quiet.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`admin`] | one node's view: status, ring, digests, drain receipt |
+//! | [`client`] | get, put, delete: where a request goes, and what follows when that fails |
+//! | [`error`] | why a request failed, and what that says of the write |
+//! | `topology` | who holds what, and where they are |
+//! | `link`, `session` | one node's connection; its pipelined stream with opportunistic batching |
+//! | `wire` | from and to the generated types |
+
+pub mod admin;
+pub mod client;
+pub mod error;
+mod link;
+mod session;
+mod topology;
+mod wire;
+
+pub use admin::{AdminClient, AdminError, NodeStatus};
+pub use client::{Client, ClientConfig, DeleteOptions, GetOptions, GetResult, Mode, PutOptions, PutResult, Sibling};
+pub use error::RequestError;

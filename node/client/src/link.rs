@@ -1,0 +1,172 @@
+//! One node, as this client reaches it: an address, a connection that is made when it is needed, and what experience says.
+//!
+//! A connection is made by one caller while the others wait for the same one. A node that failed is avoided for a while, longer
+//! each time, so that requests do not each pay for finding out again; it is still tried when nobody else is left.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dynamo_proto::v1;
+use dynamo_proto::v1::kv_client::KvClient;
+use dynamo_proto::v1::session_request::Request;
+use dynamo_proto::v1::session_response::Response;
+use tokio::sync::OnceCell;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::client::Mode;
+use crate::session::{Reply, Session};
+use crate::topology::EpochWatch;
+use crate::{admin, wire};
+
+/// How long a node is avoided after its first failure; doubled with each further one.
+const AVOID_FIRST: Duration = Duration::from_millis(250);
+/// Doublings: at most 8 s.
+const AVOID_DOUBLINGS_MAX: u32 = 5;
+/// Bytes of one answer: the most siblings of the largest values, and what repair may add to them.
+const ANSWER_BYTES_MAX: usize = 128 << 20;
+
+/// A node's address and the connection to it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) address: String,
+    endpoint: Endpoint,
+    mode: Mode,
+    connect_timeout: Duration,
+    epochs: Arc<EpochWatch>,
+    connection: Mutex<Arc<OnceCell<Connection>>>,
+    origin: Instant,
+    avoid_until_ms: AtomicU64,
+    failures: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stub: KvClient<Channel>,
+    session: Option<Session>,
+    broken: AtomicBool,
+}
+
+impl Connection {
+    fn is_closed(&self) -> bool {
+        self.broken.load(Ordering::Relaxed) || self.session.as_ref().is_some_and(Session::is_closed)
+    }
+}
+
+impl Link {
+    /// A link to host:port; nothing is connected yet.
+    pub(crate) fn new(address: &str, mode: Mode, connect_timeout: Duration, epochs: Arc<EpochWatch>) -> Result<Self, String> {
+        Ok(Self {
+            address: address.to_owned(),
+            endpoint: admin::endpoint(address, connect_timeout)
+                .map_err(|reason| format!("address {address:?}: {reason}; give host:port"))?,
+            mode,
+            connect_timeout,
+            epochs,
+            connection: Mutex::default(),
+            origin: Instant::now(),
+            avoid_until_ms: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+        })
+    }
+
+    /// Recent experience says that others should be asked first.
+    pub(crate) fn is_avoided(&self) -> bool {
+        let until = self.avoid_until_ms.load(Ordering::Relaxed);
+        until > 0 && until > self.origin.elapsed().as_millis() as u64
+    }
+
+    /// The node did not answer, or not in time.
+    pub(crate) fn failed(&self) {
+        let doublings = self.failures.fetch_add(1, Ordering::Relaxed).min(AVOID_DOUBLINGS_MAX);
+        let until = self.origin.elapsed() + AVOID_FIRST * (1 << doublings);
+        self.avoid_until_ms.store(until.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The node answered.
+    fn worked(&self) {
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.avoid_until_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends `request` and tells what became of it. Dropped, it leaves open whether it was sent.
+    pub(crate) async fn call(&self, request: Request) -> Reply {
+        let cell = match self.connected().await {
+            Ok(cell) => cell,
+            Err(reason) => return Reply::NotSent(format!("{}: {reason}", self.address)),
+        };
+        let Some(connection) = cell.get() else { return Reply::NotSent("the connection has ended".to_owned()) };
+        let reply = match &connection.session {
+            Some(session) => session.call(request).await,
+            None => call_unary(connection, request).await,
+        };
+        let named = |reason| format!("{}: {reason}", self.address);
+        match reply {
+            Reply::Answer(response) => {
+                self.worked();
+                Reply::Answer(response)
+            }
+            Reply::NotSent(reason) => Reply::NotSent(named(reason)),
+            Reply::Lost(reason) => Reply::Lost(named(reason)),
+        }
+    }
+
+    /// The ring and the members' addresses, as the node knows them.
+    pub(crate) async fn topology(&self, known_epoch: u64) -> Result<v1::TopologyResponse, String> {
+        let cell = self.connected().await?;
+        let Some(connection) = cell.get() else { return Err("the connection has ended".to_owned()) };
+        let mut stub = connection.stub.clone();
+        let answer = stub.topology(v1::TopologyRequest { known_epoch }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+    }
+
+    /// A cell that holds a connection, made now if there is none.
+    async fn connected(&self) -> Result<Arc<OnceCell<Connection>>, String> {
+        let cell = {
+            let mut current = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            if current.get().is_some_and(Connection::is_closed) {
+                *current = Arc::default();
+            }
+            Arc::clone(&current)
+        };
+        cell.get_or_try_init(|| self.connect()).await?;
+        Ok(cell)
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let connecting = async {
+            let channel = self.endpoint.connect().await.map_err(|error| admin::innermost(&error))?;
+            let stub = KvClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+            let session = match self.mode {
+                Mode::Unary => None,
+                Mode::Stream => {
+                    let opened = Session::open(stub.clone(), Arc::clone(&self.epochs)).await;
+                    Some(opened.map_err(|status| format!("the stream was refused: {}", status.message()))?)
+                }
+            };
+            Ok(Connection { stub, session, broken: AtomicBool::new(false) })
+        };
+        let timed_out = |_| format!("cannot connect within {} ms", self.connect_timeout.as_millis());
+        tokio::time::timeout(self.connect_timeout, connecting).await.map_err(timed_out).flatten()
+    }
+}
+
+/// One call for one request. If the call itself breaks, the channel is not used again: it would reconnect on its own, and a
+/// request that failed on a channel in that state may or may not have been sent.
+async fn call_unary(connection: &Connection, request: Request) -> Reply {
+    let mut stub = connection.stub.clone();
+    let answer = match request {
+        Request::Get(get) => stub.get(get).await.map(|answer| Response::Get(answer.into_inner())),
+        Request::Put(put) => stub.put(put).await.map(|answer| Response::Put(answer.into_inner())),
+        Request::Delete(delete) => stub.delete(delete).await.map(|answer| Response::Put(answer.into_inner())),
+    };
+    match answer.or_else(|status| wire::status(&status)) {
+        Ok(response) => Reply::Answer(response),
+        Err(reason) => {
+            connection.broken.store(true, Ordering::Relaxed);
+            Reply::Lost(reason)
+        }
+    }
+}

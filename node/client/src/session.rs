@@ -1,0 +1,268 @@
+//! One pipelined stream to one node: any number of requests in flight, whatever is queued goes out in one message.
+//!
+//! Batching is opportunistic, without a timer: while one message is on its way out, requests queue up and form the next. So a
+//! lone request never waits, and under load the cost of a message is shared (design 9). One task owns the stream; its end is
+//! told to every request, and each learns which of two things happened to it: it was never sent, or it was sent and its answer
+//! is lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use dynamo_core::id::Epoch;
+use dynamo_proto::v1;
+use dynamo_proto::v1::kv_client::KvClient;
+use dynamo_proto::v1::session_request::Request;
+use dynamo_proto::v1::session_response::Response;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::topology::EpochWatch;
+
+/// Requests that wait to be sent; more wait at the sender, within their deadlines.
+const QUEUE_MAX: usize = 1024;
+/// Requests sent and not answered. Over it nothing more is sent until answers come.
+const IN_FLIGHT_MAX: usize = 8192;
+/// Requests in one message.
+const BATCH_REQUESTS_MAX: usize = 256;
+/// Bytes of names, values and contexts in one message; a request that is larger travels alone. A node takes 4 MiB.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The node answered.
+    Answer(Response),
+    /// It never left this process.
+    NotSent(String),
+    /// It may have reached the node, and no answer will come.
+    Lost(String),
+}
+
+/// A stream that is open, or has been.
+#[derive(Debug)]
+pub(crate) struct Session {
+    queue: mpsc::Sender<Queued>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Queued {
+    request: Request,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Session {
+    /// Opens a stream on `stub`. Epochs in its answers are told to `epochs`.
+    pub(crate) async fn open(mut stub: KvClient<Channel>, epochs: Arc<EpochWatch>) -> Result<Self, tonic::Status> {
+        let (outbound, messages) = mpsc::channel(1);
+        // The node learns our epoch, and an answer to the call does not depend on a first request.
+        let hello = v1::SessionRequests { requests: Vec::new(), epoch: epochs.held().0 };
+        outbound.try_send(hello).map_err(|error| tonic::Status::internal(error.to_string()))?;
+        let inbound = stub.session(ReceiverStream::new(messages)).await?.into_inner();
+        let (queue, queued) = mpsc::channel(QUEUE_MAX);
+        let stream = Stream { queued, pipeline: Pipeline::default(), outbound, inbound, epochs };
+        let task = tokio::spawn(stream.run()).abort_handle();
+        Ok(Self { queue, task })
+    }
+
+    /// The stream has ended; nothing can be sent on it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Sends `request` and waits for what becomes of it. Dropped before it is sent, it is not sent.
+    pub(crate) async fn call(&self, request: Request) -> Reply {
+        let (reply, outcome) = oneshot::channel();
+        if self.queue.send(Queued { request, reply }).await.is_err() {
+            return Reply::NotSent("the stream has ended".to_owned());
+        }
+        outcome.await.unwrap_or_else(|_| Reply::Lost("the client was closed".to_owned()))
+    }
+}
+
+/// The task that owns the stream.
+struct Stream {
+    queued: mpsc::Receiver<Queued>,
+    pipeline: Pipeline,
+    outbound: mpsc::Sender<v1::SessionRequests>,
+    inbound: Streaming<v1::SessionResponses>,
+    epochs: Arc<EpochWatch>,
+}
+
+impl Stream {
+    async fn run(mut self) {
+        let mut taken = Vec::with_capacity(BATCH_REQUESTS_MAX);
+        let reason = loop {
+            let may_send = self.pipeline.has_room() && !self.pipeline.waiting.is_empty();
+            let may_take = self.pipeline.waiting.is_empty();
+            tokio::select! {
+                message = self.inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        self.epochs.heard_of(Epoch(message.epoch));
+                        self.pipeline.answered(message.responses);
+                    }
+                    Ok(None) => break "the node ended the stream".to_owned(),
+                    Err(status) => break format!("the connection was lost: {}", status.message()),
+                },
+                permit = self.outbound.reserve(), if may_send => match permit {
+                    Ok(permit) => {
+                        let requests = self.pipeline.next_message();
+                        permit.send(v1::SessionRequests { requests, epoch: self.epochs.held().0 });
+                    }
+                    Err(_) => break "the connection was lost".to_owned(),
+                },
+                count = self.queued.recv_many(&mut taken, BATCH_REQUESTS_MAX), if may_take => {
+                    if count == 0 {
+                        break "the client was closed".to_owned();
+                    }
+                    self.pipeline.waiting.extend(taken.drain(..));
+                }
+            }
+        };
+        self.queued.close();
+        while let Some(queued) = self.queued.recv().await {
+            self.pipeline.waiting.push_back(queued);
+        }
+        self.pipeline.ended(&reason);
+    }
+}
+
+/// The requests of one stream: which wait, which are in flight, and what each is told.
+#[derive(Default)]
+struct Pipeline {
+    /// Taken from the queue, not yet in a message.
+    waiting: VecDeque<Queued>,
+    in_flight: HashMap<u64, oneshot::Sender<Reply>>,
+    next_id: u64,
+}
+
+impl Pipeline {
+    /// More may be sent. Callers that gave up make room: their answers would find no one.
+    fn has_room(&mut self) -> bool {
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            self.in_flight.retain(|_, reply| !reply.is_closed());
+        }
+        self.in_flight.len() < IN_FLIGHT_MAX
+    }
+
+    /// As many waiting requests as fit in one message; those whose callers gave up are left out.
+    fn next_message(&mut self) -> Vec<v1::SessionRequest> {
+        let mut requests = Vec::with_capacity(self.waiting.len());
+        let mut bytes = 0;
+        while let Some(Queued { request, reply }) = self.waiting.pop_front() {
+            if reply.is_closed() {
+                continue;
+            }
+            let size = size_of(&request);
+            if bytes + size > BATCH_BYTES_MAX && !requests.is_empty() {
+                self.waiting.push_front(Queued { request, reply });
+                break;
+            }
+            bytes += size;
+            self.next_id += 1;
+            self.in_flight.insert(self.next_id, reply);
+            requests.push(v1::SessionRequest { id: self.next_id, request: Some(request) });
+        }
+        requests
+    }
+
+    fn answered(&mut self, responses: Vec<v1::SessionResponse>) {
+        for v1::SessionResponse { id, response } in responses {
+            let Some(reply) = self.in_flight.remove(&id) else { continue };
+            // A caller that gave up is not there to hear it.
+            let _ = reply.send(match response {
+                Some(response) => Reply::Answer(response),
+                None => Reply::Lost("the answer is of an unknown kind".to_owned()),
+            });
+        }
+    }
+
+    /// The stream is no more: what was sent is lost, what was not was not.
+    fn ended(self, reason: &str) {
+        for (_, reply) in self.in_flight {
+            let _ = reply.send(Reply::Lost(reason.to_owned()));
+        }
+        for queued in self.waiting {
+            let _ = queued.reply.send(Reply::NotSent(reason.to_owned()));
+        }
+    }
+}
+
+fn size_of(request: &Request) -> usize {
+    match request {
+        Request::Get(get) => get.bucket.len() + get.key.len(),
+        Request::Put(put) => put.bucket.len() + put.key.len() + put.value.len() + put.context.len(),
+        Request::Delete(delete) => delete.bucket.len() + delete.key.len() + delete.context.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn queue(pipeline: &mut Pipeline, value_bytes: usize) -> oneshot::Receiver<Reply> {
+        let (reply, outcome) = oneshot::channel();
+        let put = v1::PutRequest { value: Bytes::from(vec![0; value_bytes]), ..Default::default() };
+        pipeline.waiting.push_back(Queued { request: Request::Put(put), reply });
+        outcome
+    }
+
+    fn ids(requests: &[v1::SessionRequest]) -> Vec<u64> {
+        requests.iter().map(|request| request.id).collect()
+    }
+
+    #[test]
+    fn what_waits_goes_out_together_up_to_a_size() {
+        let mut pipeline = Pipeline::default();
+        let _outcomes: Vec<_> = [10, 10, BATCH_BYTES_MAX, 10].map(|size| queue(&mut pipeline, size)).into();
+        let messages: Vec<Vec<u64>> = std::iter::from_fn(|| Some(ids(&pipeline.next_message()))).take(4).collect();
+        assert_eq!(messages, [vec![1, 2], vec![3], vec![4], vec![]]);
+    }
+
+    #[test]
+    fn an_answer_reaches_the_caller_whose_id_it_carries() {
+        let mut pipeline = Pipeline::default();
+        let (mut first, mut second) = (queue(&mut pipeline, 1), queue(&mut pipeline, 1));
+        pipeline.next_message();
+        let response = Some(Response::Put(v1::PutResponse::default()));
+        pipeline.answered(vec![v1::SessionResponse { id: 2, response }, v1::SessionResponse { id: 99, response: None }]);
+        assert!(matches!(second.try_recv(), Ok(Reply::Answer(Response::Put(_)))));
+        assert!(first.try_recv().is_err(), "the first still waits");
+    }
+
+    #[test]
+    fn at_the_end_what_was_sent_is_lost_and_what_was_not_was_not() {
+        let mut pipeline = Pipeline::default();
+        let mut sent = queue(&mut pipeline, 1);
+        pipeline.next_message();
+        let mut waiting = queue(&mut pipeline, 1);
+        pipeline.ended("the cable was cut");
+        assert!(matches!(sent.try_recv(), Ok(Reply::Lost(reason)) if reason.contains("cable")));
+        assert!(matches!(waiting.try_recv(), Ok(Reply::NotSent(_))));
+    }
+
+    #[test]
+    fn a_caller_that_gave_up_is_not_sent_and_makes_room() {
+        let mut pipeline = Pipeline::default();
+        drop(queue(&mut pipeline, 1));
+        let _outcome = queue(&mut pipeline, 1);
+        assert_eq!(ids(&pipeline.next_message()), [1]);
+        for _ in 0..IN_FLIGHT_MAX {
+            let (reply, _) = oneshot::channel();
+            pipeline.next_id += 1;
+            pipeline.in_flight.insert(pipeline.next_id, reply);
+        }
+        assert!(pipeline.has_room());
+        assert_eq!(pipeline.in_flight.len(), 1, "only the one that still waits");
+    }
+}

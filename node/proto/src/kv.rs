@@ -1,0 +1,344 @@
+//! What clients send and are told (paper 4.1): `v1` Kv messages to core requests, core outcomes to `v1` answers.
+//!
+//! Every limit on a request is enforced here, with a message that names the field, the limit and the fix. A failure travels as
+//! [`v1::Failure`]: in a session's response, or as the binary detail of a unary call's status, so that no client has to parse
+//! text to tell "nothing was written" from "the outcome is unknown".
+
+use bytes::Bytes;
+use dynamo_core::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::name::Name;
+use dynamo_core::request::{Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::version::Object;
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use crate::v1::{self, failure::Kind, session_request, session_response};
+use crate::{WireError, id};
+
+impl TryFrom<v1::GetRequest> for Request {
+    type Error = Failure;
+
+    fn try_from(wire: v1::GetRequest) -> Result<Self, Failure> {
+        let name = name(wire.bucket, wire.key)?;
+        Ok(Self { name, operation: Operation::Get, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
+    }
+}
+
+impl TryFrom<v1::PutRequest> for Request {
+    type Error = Failure;
+
+    fn try_from(wire: v1::PutRequest) -> Result<Self, Failure> {
+        let name = name(wire.bucket, wire.key)?;
+        let create_only = match v1::PutMode::try_from(wire.mode) {
+            Ok(v1::PutMode::Update) => false,
+            Ok(v1::PutMode::CreateOnly) => true,
+            Err(_) => return invalid(format!("mode: {} is unknown; use PUT_MODE_UPDATE or PUT_MODE_CREATE_ONLY", wire.mode)),
+        };
+        let operation = Operation::Put { data: value(wire.value)?, context: context(wire.context)?, create_only };
+        Ok(Self { name, operation, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
+    }
+}
+
+impl TryFrom<v1::DeleteRequest> for Request {
+    type Error = Failure;
+
+    fn try_from(wire: v1::DeleteRequest) -> Result<Self, Failure> {
+        let name = name(wire.bucket, wire.key)?;
+        let context = context(wire.context)?;
+        if context.is_empty() {
+            return invalid("context: empty; get the key first and hand back the context of that get");
+        }
+        let operation = Operation::Delete { context };
+        Ok(Self { name, operation, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
+    }
+}
+
+impl TryFrom<session_request::Request> for Request {
+    type Error = Failure;
+
+    fn try_from(wire: session_request::Request) -> Result<Self, Failure> {
+        match wire {
+            session_request::Request::Get(get) => get.try_into(),
+            session_request::Request::Put(put) => put.try_into(),
+            session_request::Request::Delete(delete) => delete.try_into(),
+        }
+    }
+}
+
+/// The request of a session's message; an absent one is a failure like any other that the message's id is answered with.
+pub fn session_request(wire: Option<session_request::Request>) -> Result<Request, Failure> {
+    match wire {
+        Some(request) => request.try_into(),
+        None => invalid("request: absent; set one of get, put and delete"),
+    }
+}
+
+impl From<Request> for session_request::Request {
+    fn from(request: Request) -> Self {
+        let Request { name: Name { bucket, key }, operation, quorum, timeout_ms } = request;
+        let quorum = Some(v1::Quorum::from(quorum));
+        match operation {
+            Operation::Get => Self::Get(v1::GetRequest { bucket, key, quorum, timeout_ms }),
+            Operation::Put { data, context, create_only } => {
+                let mode = if create_only { v1::PutMode::CreateOnly } else { v1::PutMode::Update }.into();
+                Self::Put(v1::PutRequest { bucket, key, value: data, context, mode, quorum, timeout_ms })
+            }
+            Operation::Delete { context } => Self::Delete(v1::DeleteRequest { bucket, key, context, quorum, timeout_ms }),
+        }
+    }
+}
+
+impl From<QuorumWish> for v1::Quorum {
+    fn from(wish: QuorumWish) -> Self {
+        let wide = |count: Option<u8>| count.map(u32::from);
+        Self { r: wide(wish.r), w: wide(wish.w), dw: wide(wish.dw), pr: wide(wish.pr), pw: wide(wish.pw) }
+    }
+}
+
+impl From<Outcome> for session_response::Response {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Ok(Success::Got { object, context, evidence }) => Self::Get(got(&object, context, evidence)),
+            Ok(Success::Written { context, evidence }) => {
+                Self::Put(v1::PutResponse { context, evidence: Some(evidence.into()) })
+            }
+            Err(failure) => Self::Failure(failure.into()),
+        }
+    }
+}
+
+/// The answer to a unary get.
+pub fn get_response(outcome: Outcome) -> Result<v1::GetResponse, Status> {
+    match session_response::Response::from(outcome) {
+        session_response::Response::Get(response) => Ok(response),
+        session_response::Response::Put(_) => Err(Status::internal("a get was answered like a put")),
+        session_response::Response::Failure(failure) => Err(status(failure)),
+    }
+}
+
+/// The answer to a unary put or delete.
+pub fn put_response(outcome: Outcome) -> Result<v1::PutResponse, Status> {
+    match session_response::Response::from(outcome) {
+        session_response::Response::Put(response) => Ok(response),
+        session_response::Response::Get(_) => Err(Status::internal("a put was answered like a get")),
+        session_response::Response::Failure(failure) => Err(status(failure)),
+    }
+}
+
+impl From<Evidence> for v1::Evidence {
+    fn from(evidence: Evidence) -> Self {
+        let nodes = evidence.nodes.iter().map(|node| Bytes::copy_from_slice(&node.0)).collect();
+        Self { epoch: evidence.epoch.0, nodes, durable: evidence.durable, hinted: evidence.hinted }
+    }
+}
+
+impl TryFrom<v1::Evidence> for Evidence {
+    type Error = WireError;
+
+    fn try_from(wire: v1::Evidence) -> Result<Self, WireError> {
+        let nodes = wire.nodes.iter().map(|node| id(node, "evidence.nodes").map(NodeId)).collect::<Result<_, _>>()?;
+        Ok(Self { epoch: Epoch(wire.epoch), nodes, durable: wire.durable, hinted: wire.hinted })
+    }
+}
+
+impl From<Failure> for v1::Failure {
+    fn from(failure: Failure) -> Self {
+        let text = failure.to_string();
+        let (kind, message, (acknowledged, required)) = match failure {
+            Failure::Invalid(message) => (Kind::Invalid, message, (0, 0)),
+            Failure::BadContext(message) => (Kind::BadContext, message, (0, 0)),
+            Failure::Exists => (Kind::Exists, text, (0, 0)),
+            Failure::Unavailable { acknowledged, required } => (Kind::Unavailable, text, (acknowledged, required)),
+            Failure::Unknown { acknowledged, required } => (Kind::Unknown, text, (acknowledged, required)),
+            Failure::Overloaded(message) => (Kind::Overloaded, message, (0, 0)),
+            Failure::NoRing => (Kind::NoRing, text, (0, 0)),
+        };
+        Self { kind: kind.into(), message, acknowledged, required }
+    }
+}
+
+impl From<v1::Failure> for Failure {
+    fn from(wire: v1::Failure) -> Self {
+        let v1::Failure { kind, message, acknowledged, required } = wire;
+        match Kind::try_from(kind) {
+            Ok(Kind::Invalid) => Self::Invalid(message),
+            Ok(Kind::BadContext) => Self::BadContext(message),
+            Ok(Kind::Exists) => Self::Exists,
+            Ok(Kind::Unavailable) => Self::Unavailable { acknowledged, required },
+            Ok(Kind::Overloaded) => Self::Overloaded(message),
+            Ok(Kind::NoRing) => Self::NoRing,
+            // A kind of a later version: the only safe reading is that the write may have happened.
+            Ok(Kind::Unknown | Kind::Unspecified) | Err(_) => Self::Unknown { acknowledged, required },
+        }
+    }
+}
+
+/// A unary call's status, with the failure as its binary detail.
+pub fn status(failure: v1::Failure) -> Status {
+    let details = failure.encode_to_vec().into();
+    let failure = Failure::from(failure);
+    let code = match failure {
+        Failure::Invalid(_) | Failure::BadContext(_) => Code::InvalidArgument,
+        Failure::Exists => Code::AlreadyExists,
+        Failure::Unavailable { .. } | Failure::NoRing => Code::Unavailable,
+        Failure::Unknown { .. } => Code::DeadlineExceeded,
+        Failure::Overloaded(_) => Code::ResourceExhausted,
+    };
+    Status::with_details(code, failure.to_string(), details)
+}
+
+/// The failure in a status of this product; `None` for a status that gRPC itself made (no connection, cancelled, ...).
+pub fn failure(status: &Status) -> Option<Failure> {
+    if status.details().is_empty() {
+        return None;
+    }
+    v1::Failure::decode(status.details()).ok().map(Failure::from)
+}
+
+fn invalid<T>(message: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Invalid(message.into()))
+}
+
+fn name(bucket: Bytes, key: Bytes) -> Result<Name, Failure> {
+    if bucket.len() > BUCKET_BYTES_MAX {
+        return invalid(format!("bucket: {} bytes, at most {BUCKET_BYTES_MAX}; choose a shorter name", bucket.len()));
+    }
+    if key.is_empty() {
+        return invalid("key: empty; give at least one byte");
+    }
+    if key.len() > KEY_BYTES_MAX {
+        return invalid(format!("key: {} bytes, at most {KEY_BYTES_MAX}; hash it, or move its tail to the value", key.len()));
+    }
+    Ok(Name { bucket, key })
+}
+
+fn value(value: Bytes) -> Result<Bytes, Failure> {
+    if value.len() > VALUE_BYTES_MAX {
+        return invalid(format!("value: {} bytes, at most {VALUE_BYTES_MAX}; split it over several keys", value.len()));
+    }
+    Ok(value)
+}
+
+fn context(context: Bytes) -> Result<Bytes, Failure> {
+    if context.len() > CONTEXT_BYTES_MAX {
+        let length = context.len();
+        return invalid(format!("context: {length} bytes, at most {CONTEXT_BYTES_MAX}; use what a get of this key returned"));
+    }
+    Ok(context)
+}
+
+fn quorum(wire: Option<v1::Quorum>) -> Result<QuorumWish, Failure> {
+    let Some(wire) = wire else { return Ok(QuorumWish::default()) };
+    let count = |field: &str, value: Option<u32>, least: u8| match value {
+        None => Ok(None),
+        Some(value) => match u8::try_from(value) {
+            Ok(count) if count >= least => Ok(Some(count)),
+            _ => invalid(format!("quorum.{field}: {value}; give {least} to 255, and at most the number of replicas")),
+        },
+    };
+    Ok(QuorumWish {
+        r: count("r", wire.r, 1)?,
+        w: count("w", wire.w, 1)?,
+        dw: count("dw", wire.dw, 0)?,
+        pr: count("pr", wire.pr, 0)?,
+        pw: count("pw", wire.pw, 0)?,
+    })
+}
+
+fn got(object: &Object, context: Bytes, evidence: Evidence) -> v1::GetResponse {
+    let sibling = |(value, written_ms): (&Bytes, u64)| v1::Sibling { value: value.clone(), written_ms };
+    v1::GetResponse { siblings: object.siblings().map(sibling).collect(), context, evidence: Some(evidence.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::Incarnation;
+    use dynamo_core::version::{Actor, CausalContext, Dot, Value};
+
+    fn requests() -> Vec<Request> {
+        let quorum = QuorumWish { r: Some(1), w: Some(3), dw: Some(0), pr: None, pw: Some(2) };
+        let context = Bytes::from_static(b"token");
+        let put = |context: &Bytes, create_only| Operation::Put { data: "v".into(), context: context.clone(), create_only };
+        [Operation::Get, put(&context, false), put(&Bytes::new(), true), Operation::Delete { context: context.clone() }]
+            .map(|operation| Request { name: Name::new("b", "k"), operation, quorum, timeout_ms: 7 })
+            .into()
+    }
+
+    #[test]
+    fn a_request_reads_back_from_its_wire_form() {
+        for request in requests() {
+            let wire = session_request::Request::from(request.clone());
+            assert_eq!(session_request(Some(wire)), Ok(request));
+        }
+    }
+
+    #[test]
+    fn a_request_over_a_limit_is_refused_with_field_limit_and_fix() {
+        let put = v1::PutRequest { key: "k".into(), ..Default::default() };
+        let with_quorum = |quorum| v1::PutRequest { quorum: Some(quorum), ..put.clone() };
+        let long = |bytes: usize| Bytes::from(vec![0; bytes]);
+        let cases = [
+            (v1::PutRequest { key: long(KEY_BYTES_MAX + 1), ..put.clone() }, "key: 1025 bytes, at most 1024; hash it"),
+            (v1::PutRequest { key: Bytes::new(), ..put.clone() }, "key: empty; give"),
+            (v1::PutRequest { bucket: long(BUCKET_BYTES_MAX + 1), ..put.clone() }, "bucket: 256 bytes, at most 255; choose"),
+            (v1::PutRequest { value: long(VALUE_BYTES_MAX + 1), ..put.clone() }, "value: 1048577 bytes, at most 1048576; split"),
+            (v1::PutRequest { context: long(CONTEXT_BYTES_MAX + 1), ..put.clone() }, "context: 16385 bytes, at most 16384; use"),
+            (v1::PutRequest { mode: 9, ..put.clone() }, "mode: 9 is unknown; use"),
+            (with_quorum(v1::Quorum { w: Some(256), ..Default::default() }), "quorum.w: 256; give 1 to 255"),
+            (with_quorum(v1::Quorum { r: Some(0), ..Default::default() }), "quorum.r: 0; give 1 to 255"),
+        ];
+        for (request, message) in cases {
+            let failure = Request::try_from(request).unwrap_err();
+            assert!(failure.to_string().starts_with(message), "{failure} is not {message}");
+        }
+        assert!(session_request(None).is_err());
+        let bare = v1::DeleteRequest { key: "k".into(), ..Default::default() };
+        assert!(Request::try_from(bare).unwrap_err().to_string().starts_with("context: empty; get the key first"));
+        let largest = v1::PutRequest { key: long(KEY_BYTES_MAX), value: long(VALUE_BYTES_MAX), ..Default::default() };
+        assert!(Request::try_from(largest).is_ok());
+    }
+
+    #[test]
+    fn a_failure_reads_back_from_the_status_that_carries_it() {
+        let cases = [
+            (Failure::Invalid("key: empty".into()), Code::InvalidArgument),
+            (Failure::BadContext("checksum".into()), Code::InvalidArgument),
+            (Failure::Exists, Code::AlreadyExists),
+            (Failure::Unavailable { acknowledged: 1, required: 2 }, Code::Unavailable),
+            (Failure::Unknown { acknowledged: 0, required: 2 }, Code::DeadlineExceeded),
+            (Failure::Overloaded("requests".into()), Code::ResourceExhausted),
+            (Failure::NoRing, Code::Unavailable),
+        ];
+        for (expected, code) in cases {
+            let status = get_response(Err(expected.clone())).unwrap_err();
+            assert_eq!(status.code(), code);
+            assert_eq!(status.message(), expected.to_string());
+            assert_eq!(failure(&status), Some(expected));
+        }
+        assert_eq!(failure(&Status::unavailable("no connection")), None);
+    }
+
+    #[test]
+    fn a_failure_of_an_unknown_kind_is_an_unknown_outcome() {
+        let wire = v1::Failure { kind: 99, message: "?".into(), acknowledged: 1, required: 2 };
+        assert_eq!(Failure::from(wire), Failure::Unknown { acknowledged: 1, required: 2 });
+    }
+
+    #[test]
+    fn an_answer_shows_siblings_and_no_tombstones() {
+        let mut object = Object::default();
+        let actor = |node| Actor { node: NodeId([node; 16]), incarnation: Incarnation(1) };
+        for (node, data) in [(1, Some("a")), (2, None), (3, Some("b"))] {
+            let value = Value { data: data.map(Bytes::from), written_ms: u64::from(node) };
+            object.update(&CausalContext::default(), Dot { actor: actor(node), counter: 1 }, value);
+        }
+        let evidence = Evidence { epoch: Epoch(3), nodes: vec![NodeId([1; 16]), NodeId([2; 16])], durable: 0, hinted: 1 };
+        let outcome = Ok(Success::Got { object, context: "token".into(), evidence: evidence.clone() });
+        let response = get_response(outcome).unwrap();
+        let siblings: Vec<_> = response.siblings.iter().map(|sibling| (&sibling.value[..], sibling.written_ms)).collect();
+        assert_eq!(siblings, [(&b"a"[..], 1), (&b"b"[..], 3)]);
+        assert_eq!(Evidence::try_from(response.evidence.unwrap()), Ok(evidence));
+    }
+}

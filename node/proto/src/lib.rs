@@ -1,0 +1,41 @@
+//! The wire: generated gRPC code, and conversions to and from the types of `dynamo-core`.
+//!
+//! Wire, disk and core types are three different things. They meet here only: outward with `From`, inward with `TryFrom`, which
+//! validates once, so that nothing behind this border checks again. No bytes from outside make anything here panic.
+
+use thiserror::Error;
+
+pub mod admin;
+pub mod kv;
+pub mod peer;
+
+/// Generated from `proto/dynamo/v1/*.proto`.
+pub mod v1 {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("dynamo.v1");
+}
+
+/// The compiled .proto files, for gRPC server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dynamo.v1.descriptors.bin"));
+
+/// Why a message from a peer, or an answer from a node, means nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{field}: {reason}")]
+pub struct WireError {
+    /// The field, in the .proto file's name.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl WireError {
+    /// `field` is wrong because of `reason`.
+    pub fn new(field: &'static str, reason: impl ToString) -> Self {
+        Self { field, reason: reason.to_string() }
+    }
+}
+
+/// The sixteen bytes of an identity.
+fn id(bytes: &[u8], field: &'static str) -> Result<[u8; 16], WireError> {
+    bytes.try_into().map_err(|_| WireError::new(field, format!("{} bytes, an identity has 16", bytes.len())))
+}

@@ -1,0 +1,371 @@
+//! What can be set, from a YAML file, flags and the environment; validated once, into [`ValidConfig`].
+//!
+//! A flag wins over its environment variable, which wins over the file. Whatever is refused is refused by name, with the fix:
+//! an unknown key too, since a setting that is misspelt and ignored is worse than none. Nothing behind [`ValidConfig`] checks
+//! again.
+
+mod flags;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamo_core::config::{BUCKET_BYTES_MAX, Config, QuorumDefaults};
+use dynamo_core::id::ClusterId;
+use serde::Deserialize;
+use thiserror::Error;
+
+pub use flags::Flags;
+
+/// The longest that a request may be told to wait.
+const REQUEST_TIMEOUT_MS_MAX: u64 = 600_000;
+/// Below this, RocksDB's write buffer makes more work than it saves.
+const WRITE_BUFFER_BYTES_MIN: usize = 1 << 20;
+
+/// Why the configuration is refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("config: {path}: {error}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("config: {path}: {error}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// Where and why.
+        error: serde_yaml::Error,
+    },
+    /// A value is wrong.
+    #[error("{field}: {reason}")]
+    Field {
+        /// Its path in the file.
+        field: String,
+        /// What is wrong, and the fix.
+        reason: String,
+    },
+}
+
+fn wrong<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError::Field { field: field.into(), reason: reason.into() })
+}
+
+/// What a file says; everything is optional here.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    cluster_id: Option<String>,
+    data_dir: Option<PathBuf>,
+    zone: Option<String>,
+    listen: ListenSettings,
+    advertise: AdvertiseSettings,
+    seeds: Vec<String>,
+    quorum: QuorumSettings,
+    buckets: BTreeMap<String, QuorumSettings>,
+    request_timeout_ms: Option<u64>,
+    hint_after_ms: Option<u64>,
+    hint_bytes_max: Option<u64>,
+    storage: EngineSettings,
+    log: LogSettings,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ListenSettings {
+    client: Option<String>,
+    peer: Option<String>,
+    http: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AdvertiseSettings {
+    host: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct QuorumSettings {
+    r: Option<u8>,
+    w: Option<u8>,
+    dw: Option<u8>,
+    pr: Option<u8>,
+    pw: Option<u8>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EngineSettings {
+    block_cache_bytes: Option<usize>,
+    write_buffer_bytes: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogSettings {
+    level: Option<String>,
+    format: Option<String>,
+}
+
+/// Where the three services listen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// Kv, Admin, health and reflection.
+    pub client: SocketAddr,
+    /// Peer.
+    pub peer: SocketAddr,
+    /// Metrics and probes.
+    pub http: SocketAddr,
+}
+
+/// What can be set about the storage engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StorageSettings {
+    /// Cache of uncompressed blocks.
+    pub block_cache_bytes: usize,
+    /// One memtable of objects; up to three are in memory.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for StorageSettings {
+    fn default() -> Self {
+        Self { block_cache_bytes: 64 << 20, write_buffer_bytes: 64 << 20 }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A configuration that a node can run with.
+#[derive(Clone, Debug)]
+pub struct ValidConfig {
+    /// The cluster that the node belongs to.
+    pub cluster: ClusterId,
+    /// Where its identity and its data lie.
+    pub data_dir: PathBuf,
+    /// Its failure domain.
+    pub zone: String,
+    /// Where it listens.
+    pub listen: Listen,
+    /// The host that peers and clients dial; the ports are those it listens on.
+    pub advertise_host: String,
+    /// host:port of peers to begin with.
+    pub seeds: Vec<String>,
+    /// The protocol's settings.
+    pub protocol: Config,
+    /// The engine's settings.
+    pub storage: StorageSettings,
+    /// The least severe lines that are logged.
+    pub log_level: tracing::Level,
+    /// How they look.
+    pub log_format: LogFormat,
+}
+
+impl ValidConfig {
+    /// The configuration that these flags, with their environment and their file, ask for.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let mut settings = match &flags.config {
+            Some(path) => read(path)?,
+            None => Settings::default(),
+        };
+        flags.apply(&mut settings);
+        validate(settings)
+    }
+}
+
+fn read(path: &Path) -> Result<Settings, ConfigError> {
+    let shown = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, &shown),
+        Err(error) => Err(ConfigError::Unreadable { path: shown, error }),
+    }
+}
+
+fn parse(text: &str, path: &str) -> Result<Settings, ConfigError> {
+    if text.trim().is_empty() {
+        return Ok(Settings::default());
+    }
+    serde_yaml::from_str(text).map_err(|error| ConfigError::Malformed { path: path.into(), error })
+}
+
+fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
+    let listen = Listen {
+        client: address("listen.client", settings.listen.client.as_deref().unwrap_or("0.0.0.0:7400"))?,
+        peer: address("listen.peer", settings.listen.peer.as_deref().unwrap_or("0.0.0.0:7401"))?,
+        http: address("listen.http", settings.listen.http.as_deref().unwrap_or("0.0.0.0:7402"))?,
+    };
+    Ok(ValidConfig {
+        cluster: cluster(settings.cluster_id.as_deref())?,
+        data_dir: data_dir(settings.data_dir)?,
+        zone: zone(settings.zone)?,
+        advertise_host: advertise_host(settings.advertise.host, &listen)?,
+        seeds: seeds(settings.seeds)?,
+        protocol: protocol(
+            settings.quorum,
+            settings.buckets,
+            settings.request_timeout_ms,
+            settings.hint_after_ms,
+            settings.hint_bytes_max,
+        )?,
+        storage: engine(&settings.storage)?,
+        log_level: log_level(settings.log.level.as_deref())?,
+        log_format: log_format(settings.log.format.as_deref())?,
+        listen,
+    })
+}
+
+fn cluster(text: Option<&str>) -> Result<ClusterId, ConfigError> {
+    let Some(text) = text else {
+        return wrong("cluster_id", "absent; set the UUID that all nodes of this cluster share");
+    };
+    match ClusterId::parse(text) {
+        Some(cluster) => Ok(cluster),
+        None => wrong("cluster_id", format!("{text:?} is not a UUID; write it like 6f9619ff-8b86-d011-b42d-00c04fc964ff")),
+    }
+}
+
+fn data_dir(path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    match path {
+        Some(path) if !path.as_os_str().is_empty() => Ok(path),
+        _ => wrong("data_dir", "absent; set the directory in which this node, and no other, keeps its data"),
+    }
+}
+
+fn zone(zone: Option<String>) -> Result<String, ConfigError> {
+    match zone {
+        None => Ok("default".into()),
+        Some(zone) if zone.is_empty() || zone.len() > 63 => {
+            wrong("zone", format!("{} bytes; give 1 to 63, or leave it out for \"default\"", zone.len()))
+        }
+        Some(zone) => Ok(zone),
+    }
+}
+
+fn address(field: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+    match text.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => wrong(field, format!("{text:?} is not IP:PORT; write it like 0.0.0.0:7400 or [::]:7400")),
+    }
+}
+
+fn advertise_host(host: Option<String>, listen: &Listen) -> Result<String, ConfigError> {
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(host),
+        Some(host) => wrong("advertise.host", format!("{host:?} is not a host name or an IP address")),
+        None if listen.peer.ip().is_loopback() && listen.client.ip().is_loopback() => Ok("127.0.0.1".into()),
+        None => {
+            let reason = format!(
+                "absent, and others cannot dial {}; set the host name or IP address of this node (or DYNAMO_ADVERTISE_HOST)",
+                listen.peer
+            );
+            wrong("advertise.host", reason)
+        }
+    }
+}
+
+fn seeds(seeds: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    for seed in &seeds {
+        let host_and_port = seed.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if !host_and_port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            return wrong("seeds", format!("{seed:?} is not HOST:PORT; write it like 10.0.0.1:7401"));
+        }
+    }
+    Ok(seeds)
+}
+
+fn protocol(
+    cluster: QuorumSettings,
+    buckets: BTreeMap<String, QuorumSettings>,
+    request_timeout_ms: Option<u64>,
+    hint_after_ms: Option<u64>,
+    hint_bytes_max: Option<u64>,
+) -> Result<Config, ConfigError> {
+    let mut config = Config::default();
+    config.quorum = quorum("quorum", cluster, config.quorum)?;
+    for (bucket, settings) in buckets {
+        let field = format!("buckets.{bucket}");
+        if bucket.len() > BUCKET_BYTES_MAX {
+            return wrong(field, format!("{} bytes, a bucket's name has at most {BUCKET_BYTES_MAX}", bucket.len()));
+        }
+        let quorum = quorum(&field, settings, config.quorum)?;
+        config.buckets.insert(Bytes::from(bucket), quorum);
+    }
+    if let Some(timeout) = request_timeout_ms {
+        if !(1..=REQUEST_TIMEOUT_MS_MAX).contains(&timeout) {
+            return wrong("request_timeout_ms", format!("{timeout}; give 1 to {REQUEST_TIMEOUT_MS_MAX}"));
+        }
+        config.request_timeout = Duration::from_millis(timeout);
+    }
+    if let Some(after) = hint_after_ms {
+        config.hint_after = Duration::from_millis(after);
+    }
+    if config.hint_after.is_zero() || config.hint_after >= config.request_timeout {
+        let (after, timeout) = (config.hint_after.as_millis(), config.request_timeout.as_millis());
+        return wrong("hint_after_ms", format!("{after}; give at least 1 and less than request_timeout_ms, which is {timeout}"));
+    }
+    config.hint_bytes_max = hint_bytes_max.unwrap_or(config.hint_bytes_max);
+    Ok(config)
+}
+
+/// `settings` over `default`, with what the default leaves open filled to fit. N belongs to the ring and is checked there.
+fn quorum(field: &str, settings: QuorumSettings, default: QuorumDefaults) -> Result<QuorumDefaults, ConfigError> {
+    let (r, w) = (settings.r.unwrap_or(default.r), settings.w.unwrap_or(default.w));
+    for (name, count) in [("r", r), ("w", w)] {
+        if count == 0 {
+            return wrong(format!("{field}.{name}"), "0; at least one replica has to answer");
+        }
+    }
+    // What is inherited gives way to a smaller R or W; what is written must fit.
+    let within = |name: &str, given: Option<u8>, inherited: u8, of: &str, most: u8| match given {
+        Some(count) if count > most => wrong(format!("{field}.{name}"), format!("{count} is above {of}, which is {most}")),
+        Some(count) => Ok(count),
+        None => Ok(inherited.min(most)),
+    };
+    let dw = match (settings.dw, default.dw) {
+        (None, None) => None,
+        (given, inherited) => Some(within("dw", given, inherited.unwrap_or(w), "w", w)?),
+    };
+    let pr = within("pr", settings.pr, default.pr, "r", r)?;
+    let pw = within("pw", settings.pw, default.pw, "w", w)?;
+    Ok(QuorumDefaults { r, w, dw, pr, pw })
+}
+
+fn engine(settings: &EngineSettings) -> Result<StorageSettings, ConfigError> {
+    let default = StorageSettings::default();
+    let write_buffer_bytes = settings.write_buffer_bytes.unwrap_or(default.write_buffer_bytes);
+    if write_buffer_bytes < WRITE_BUFFER_BYTES_MIN {
+        return wrong("storage.write_buffer_bytes", format!("{write_buffer_bytes}; give at least {WRITE_BUFFER_BYTES_MIN}"));
+    }
+    Ok(StorageSettings { block_cache_bytes: settings.block_cache_bytes.unwrap_or(default.block_cache_bytes), write_buffer_bytes })
+}
+
+fn log_level(level: Option<&str>) -> Result<tracing::Level, ConfigError> {
+    let level = level.unwrap_or("info");
+    match level.parse() {
+        Ok(level) => Ok(level),
+        Err(_) => wrong("log.level", format!("{level:?}; give one of error, warn, info, debug, trace")),
+    }
+}
+
+fn log_format(format: Option<&str>) -> Result<LogFormat, ConfigError> {
+    match format.unwrap_or("text") {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => wrong("log.format", format!("{other:?}; give text or json")),
+    }
+}

@@ -1,0 +1,111 @@
+//! The command line and the environment: one flag and one variable for each scalar of the file.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::Settings;
+
+/// The storage node of DynamoKV.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "dynamo-node", version, about = "The storage node of DynamoKV: every flag overrides its key in the file.")]
+pub struct Flags {
+    /// The configuration file (YAML).
+    #[arg(long, env = "DYNAMO_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// UUID that all nodes of the cluster share.
+    #[arg(long, env = "DYNAMO_CLUSTER_ID", value_name = "UUID")]
+    pub cluster_id: Option<String>,
+    /// Directory of this node's identity and data.
+    #[arg(long, env = "DYNAMO_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Failure domain of this node.
+    #[arg(long, env = "DYNAMO_ZONE")]
+    pub zone: Option<String>,
+    /// Where clients connect (default 0.0.0.0:7400).
+    #[arg(long, env = "DYNAMO_LISTEN_CLIENT", value_name = "IP:PORT")]
+    pub listen_client: Option<String>,
+    /// Where peers connect (default 0.0.0.0:7401).
+    #[arg(long, env = "DYNAMO_LISTEN_PEER", value_name = "IP:PORT")]
+    pub listen_peer: Option<String>,
+    /// Where metrics and probes are (default 0.0.0.0:7402).
+    #[arg(long, env = "DYNAMO_LISTEN_HTTP", value_name = "IP:PORT")]
+    pub listen_http: Option<String>,
+    /// Host that peers and clients dial to reach this node.
+    #[arg(long, env = "DYNAMO_ADVERTISE_HOST", value_name = "HOST")]
+    pub advertise_host: Option<String>,
+    /// Peers to begin with, separated by commas.
+    #[arg(long, env = "DYNAMO_SEEDS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub seeds: Option<Vec<String>>,
+    /// Replicas that must answer a get.
+    #[arg(long, env = "DYNAMO_QUORUM_R")]
+    pub quorum_r: Option<u8>,
+    /// Replicas that must acknowledge a put.
+    #[arg(long, env = "DYNAMO_QUORUM_W")]
+    pub quorum_w: Option<u8>,
+    /// Of the W, how many must be on stable storage.
+    #[arg(long, env = "DYNAMO_QUORUM_DW")]
+    pub quorum_dw: Option<u8>,
+    /// Of the R, how many must be home replicas.
+    #[arg(long, env = "DYNAMO_QUORUM_PR")]
+    pub quorum_pr: Option<u8>,
+    /// Of the W, how many must be home replicas.
+    #[arg(long, env = "DYNAMO_QUORUM_PW")]
+    pub quorum_pw: Option<u8>,
+    /// Until a request that names no time-out is answered.
+    #[arg(long, env = "DYNAMO_REQUEST_TIMEOUT_MS")]
+    pub request_timeout_ms: Option<u64>,
+    /// How long a replica may be silent before a fallback takes its write.
+    #[arg(long, env = "DYNAMO_HINT_AFTER_MS")]
+    pub hint_after_ms: Option<u64>,
+    /// Bytes of hints kept for one node.
+    #[arg(long, env = "DYNAMO_HINT_BYTES_MAX")]
+    pub hint_bytes_max: Option<u64>,
+    /// Cache of uncompressed blocks.
+    #[arg(long, env = "DYNAMO_STORAGE_BLOCK_CACHE_BYTES")]
+    pub storage_block_cache_bytes: Option<usize>,
+    /// One write buffer of the storage engine.
+    #[arg(long, env = "DYNAMO_STORAGE_WRITE_BUFFER_BYTES")]
+    pub storage_write_buffer_bytes: Option<usize>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, env = "DYNAMO_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// text or json.
+    #[arg(long, env = "DYNAMO_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl Flags {
+    /// Puts what is given over what the file says.
+    pub(super) fn apply(self, settings: &mut Settings) {
+        over(&mut settings.cluster_id, self.cluster_id);
+        over(&mut settings.data_dir, self.data_dir);
+        over(&mut settings.zone, self.zone);
+        over(&mut settings.listen.client, self.listen_client);
+        over(&mut settings.listen.peer, self.listen_peer);
+        over(&mut settings.listen.http, self.listen_http);
+        over(&mut settings.advertise.host, self.advertise_host);
+        over(&mut settings.quorum.r, self.quorum_r);
+        over(&mut settings.quorum.w, self.quorum_w);
+        over(&mut settings.quorum.dw, self.quorum_dw);
+        over(&mut settings.quorum.pr, self.quorum_pr);
+        over(&mut settings.quorum.pw, self.quorum_pw);
+        over(&mut settings.request_timeout_ms, self.request_timeout_ms);
+        over(&mut settings.hint_after_ms, self.hint_after_ms);
+        over(&mut settings.hint_bytes_max, self.hint_bytes_max);
+        over(&mut settings.storage.block_cache_bytes, self.storage_block_cache_bytes);
+        over(&mut settings.storage.write_buffer_bytes, self.storage_write_buffer_bytes);
+        over(&mut settings.log.level, self.log_level);
+        over(&mut settings.log.format, self.log_format);
+        if let Some(seeds) = self.seeds {
+            // An empty variable is no seed, and not one empty seed.
+            settings.seeds = seeds.into_iter().filter(|seed| !seed.is_empty()).collect();
+        }
+    }
+}
+
+fn over<T>(setting: &mut Option<T>, flag: Option<T>) {
+    if flag.is_some() {
+        *setting = flag;
+    }
+}

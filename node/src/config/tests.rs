@@ -1,0 +1,121 @@
+//! What is accepted, and what is refused with which words.
+
+use std::time::Duration;
+
+use super::*;
+
+const LEAST: &str = "cluster_id: 6f9619ff-8b86-d011-b42d-00c04fc964ff
+data_dir: /var/lib/dynamokv
+advertise: {host: 10.0.0.3}
+";
+
+fn load(yaml: &str) -> Result<ValidConfig, ConfigError> {
+    validate(parse(yaml, "node.yaml")?)
+}
+
+#[test]
+fn the_least_configuration_has_the_documented_defaults() {
+    let config = load(LEAST).unwrap();
+    assert_eq!(config.zone, "default");
+    assert_eq!(config.listen.client.to_string(), "0.0.0.0:7400");
+    assert_eq!(config.listen.peer.to_string(), "0.0.0.0:7401");
+    assert_eq!(config.listen.http.to_string(), "0.0.0.0:7402");
+    assert_eq!(config.protocol.quorum, QuorumDefaults { r: 2, w: 2, dw: None, pr: 0, pw: 0 });
+    assert_eq!(config.protocol.request_timeout, Duration::from_secs(5));
+    assert_eq!(config.protocol.hint_after, Duration::from_millis(500));
+    assert_eq!(config.protocol.hint_bytes_max, 1 << 30);
+    assert_eq!(config.log_format, LogFormat::Text);
+    assert!(config.seeds.is_empty());
+}
+
+#[test]
+fn everything_that_can_be_set_is_taken_from_the_file() {
+    let yaml = format!(
+        "{LEAST}zone: zone-a
+listen: {{client: 127.0.0.1:1, peer: 127.0.0.1:2, http: '[::1]:3'}}
+seeds: ['10.0.0.1:7401', 'node-0.peers:7401']
+quorum: {{r: 1, w: 3, dw: 2, pr: 1, pw: 2}}
+buckets: {{sessions: {{r: 3, w: 1}}, carts: {{dw: 0}}}}
+request_timeout_ms: 1000
+hint_after_ms: 100
+hint_bytes_max: 5
+storage: {{block_cache_bytes: 1, write_buffer_bytes: 1048576}}
+log: {{level: debug, format: json}}
+"
+    );
+    let config = load(&yaml).unwrap();
+    assert_eq!(config.zone, "zone-a");
+    assert_eq!(config.listen.http.to_string(), "[::1]:3");
+    assert_eq!(config.seeds.len(), 2);
+    assert_eq!(config.protocol.quorum, QuorumDefaults { r: 1, w: 3, dw: Some(2), pr: 1, pw: 2 });
+    // A bucket inherits what it does not set, as far as it fits.
+    let sessions = config.protocol.quorum_of(&"sessions".into());
+    assert_eq!(sessions, QuorumDefaults { r: 3, w: 1, dw: Some(1), pr: 1, pw: 1 });
+    assert_eq!(config.protocol.quorum_of(&"carts".into()).dw, Some(0));
+    assert_eq!(config.protocol.hint_bytes_max, 5);
+    assert_eq!(config.storage, StorageSettings { block_cache_bytes: 1, write_buffer_bytes: 1 << 20 });
+    assert_eq!((config.log_level, config.log_format), (tracing::Level::DEBUG, LogFormat::Json));
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
+    let with = |line: &str| format!("{LEAST}{line}\n");
+    let cases = [
+        ("data_dir: /x".into(), "cluster_id: absent; set the UUID"),
+        ("cluster_id: abc\ndata_dir: /x".into(), "cluster_id: \"abc\" is not a UUID; write it like"),
+        ("cluster_id: 6f9619ff-8b86-d011-b42d-00c04fc964ff\nadvertise: {host: h}".into(), "data_dir: absent; set"),
+        (
+            "cluster_id: 6f9619ff-8b86-d011-b42d-00c04fc964ff\ndata_dir: /x".into(),
+            "advertise.host: absent, and others cannot dial 0.0.0.0:7401; set",
+        ),
+        (with("listen: {peer: 'localhost:1'}"), "listen.peer: \"localhost:1\" is not IP:PORT; write it like"),
+        (with("zone: ''"), "zone: 0 bytes; give 1 to 63"),
+        (with("seeds: ['10.0.0.1']"), "seeds: \"10.0.0.1\" is not HOST:PORT; write it like"),
+        (with("seeds: ['10.0.0.1:0']"), "seeds: \"10.0.0.1:0\" is not HOST:PORT"),
+        (with("quorum: {r: 0}"), "quorum.r: 0; at least one"),
+        (with("quorum: {w: 2, dw: 3}"), "quorum.dw: 3 is above w, which is 2"),
+        (with("quorum: {r: 1, pr: 2}"), "quorum.pr: 2 is above r, which is 1"),
+        (with("buckets: {carts: {w: 0}}"), "buckets.carts.w: 0; at least one"),
+        (with("request_timeout_ms: 0"), "request_timeout_ms: 0; give 1 to"),
+        (with("hint_after_ms: 5000"), "hint_after_ms: 5000; give at least 1 and less than request_timeout_ms"),
+        (with("storage: {write_buffer_bytes: 1}"), "storage.write_buffer_bytes: 1; give at least"),
+        (with("log: {level: loud}"), "log.level: \"loud\"; give one of error,"),
+        (with("log: {format: xml}"), "log.format: \"xml\"; give text or json"),
+    ];
+    for (yaml, expected) in cases {
+        let error = load(&yaml).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error} is not {expected}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_by_name() {
+    let cases = [("colour: red", "colour"), ("buckets: {carts: {rw: 1}}", "rw"), ("listen: {admin: x}", "admin")];
+    for (line, key) in cases {
+        let error = load(&format!("{LEAST}{line}\n")).unwrap_err().to_string();
+        assert!(error.contains("node.yaml") && error.contains(&format!("unknown field `{key}`")), "{error}");
+    }
+    let error = load(&format!("{LEAST}quorum: {{r: 300}}\n")).unwrap_err().to_string();
+    assert!(error.contains("quorum.r") && error.contains("300"), "{error}");
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let mut settings = parse(&format!("{LEAST}zone: from-file\nseeds: ['a:1']\n"), "node.yaml").unwrap();
+    let flags = Flags {
+        zone: Some("from-flag".into()),
+        seeds: Some(vec!["b:2".into(), String::new()]),
+        quorum_w: Some(3),
+        ..Flags::default()
+    };
+    flags.apply(&mut settings);
+    let config = validate(settings).unwrap();
+    assert_eq!((config.zone.as_str(), config.seeds, config.protocol.quorum.w), ("from-flag", vec!["b:2".to_string()], 3));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let flags = Flags { config: Some("/nowhere/node.yaml".into()), ..Flags::default() };
+    let error = ValidConfig::load(flags).unwrap_err().to_string();
+    assert!(error.starts_with("config: /nowhere/node.yaml: "), "{error}");
+}

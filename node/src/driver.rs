@@ -1,0 +1,339 @@
+//! The loop that owns the node: it decides nothing.
+//!
+//! ```text
+//! clients, peers, tools ──events──┐
+//! syncer ──newest durable ticket──┼─> one turn: handle all that waits, commit once, perform the outputs
+//! clock ──────────────────tick────┘        │                │              └─> answers, peers' queues
+//!                                          │                └─> the syncer fsyncs, and reports
+//!                                          └─> storage reads, inline
+//! ```
+//!
+//! One turn is one group of writes: whatever arrived while the last turn ran shares one batch, one fsync and one frame to each
+//! peer. Nothing here waits for a disk or takes a lock, and no operation costs a task. A storage error ends the loop before
+//! its outputs are performed, so that nothing is acknowledged that may not be there.
+
+mod clients;
+mod clock;
+mod question;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::message::Message;
+use dynamo_core::node::{Input, Node, Output, ProposeError};
+use dynamo_core::request::{Failure, Request};
+use dynamo_core::ring::Ring;
+use dynamo_core::storage::StorageError;
+use dynamo_core::time::Now;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{error, info, warn};
+
+use crate::peers::{Link, LinkEvent, Peers};
+use crate::storage::RocksEngine;
+use crate::storage::syncer::{Durable, Syncer};
+
+pub use clients::{Reply, SESSION_REQUESTS_MAX, SessionSender};
+pub use clock::Clock;
+pub use question::{Question, Refused, Snapshot, Topology};
+
+use clients::Clients;
+
+/// Events that may wait for the loop. Senders wait beyond that, and with them their connections.
+pub const EVENTS_MAX: usize = 4_096;
+/// Events handled in one turn: enough to share a commit, few enough that the first answer is not kept waiting.
+const EVENTS_PER_TURN: usize = 256;
+/// Between two ticks; the protocol's intervals are multiples of it.
+const TICK: Duration = Duration::from_millis(50);
+/// Ticks between two looks at what changes slowly: readiness, background errors.
+const TICKS_PER_CHECK: u64 = 10;
+/// How long requests in flight may take once the node is told to stop. Below the 30 s that Kubernetes gives a pod.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// What happens to the loop.
+pub enum Event {
+    /// A client asks.
+    Request {
+        /// What.
+        request: Request,
+        /// Who waits.
+        reply: Reply,
+    },
+    /// A session asks, in one frame.
+    Session {
+        /// What, with the client's numbers.
+        requests: Vec<(u64, Request)>,
+        /// Who waits.
+        session: SessionSender,
+    },
+    /// A peer speaks, in one frame.
+    Messages {
+        /// Which.
+        from: NodeId,
+        /// What it says.
+        messages: Vec<Message>,
+    },
+    /// A link came up or ended, or a peer dialled us.
+    Link(LinkEvent),
+    /// An administrator, a tool or a probe wants to know.
+    Question(Question),
+}
+
+/// What others may know of the loop at any time.
+#[derive(Clone, Default)]
+pub struct Shared {
+    epoch: Arc<AtomicU64>,
+}
+
+impl Shared {
+    /// The epoch of the node's ring.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Relaxed))
+    }
+}
+
+/// The loop and what it owns.
+pub struct Driver {
+    node: Node<RocksEngine>,
+    syncer: Syncer,
+    events: mpsc::Receiver<Event>,
+    peers: Peers,
+    clients: Clients,
+    clock: Clock,
+    shared: Shared,
+    ready: watch::Sender<bool>,
+    outputs: Vec<Output>,
+    ticks: u64,
+    stopping: bool,
+}
+
+impl Driver {
+    /// A loop over `node`.
+    pub fn new(
+        node: Node<RocksEngine>,
+        syncer: Syncer,
+        events: mpsc::Receiver<Event>,
+        peers: Peers,
+        clock: Clock,
+        shared: Shared,
+        ready: watch::Sender<bool>,
+    ) -> Self {
+        let clients = Clients::default();
+        Self { node, syncer, events, peers, clients, clock, shared, ready, outputs: Vec::new(), ticks: 0, stopping: false }
+    }
+
+    /// Runs until `stop` completes and nothing is in flight, or the storage fails. `stopping` is told when new requests end.
+    pub async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        stopping: impl FnOnce(),
+    ) -> Result<(), StorageError> {
+        let mut reports = self.syncer.reports();
+        let mut ticker = tokio::time::interval(TICK);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(EVENTS_PER_TURN);
+        let mut deadline: Option<Instant> = None;
+        let mut stopping = Some(stopping);
+        tokio::pin!(stop);
+        self.ring_changed();
+        self.addresses_changed();
+        while !self.is_drained(deadline) {
+            let mut ticked = false;
+            tokio::select! {
+                biased;
+                () = &mut stop, if deadline.is_none() => {
+                    info!(in_flight = self.clients.len(), "stopping: no new requests");
+                    self.stopping = true;
+                    self.ready.send_replace(false);
+                    deadline = Some(Instant::now() + DRAIN_MAX);
+                    if let Some(stopping) = stopping.take() {
+                        stopping();
+                    }
+                }
+                // Waiting marks the report as seen; the turn has to see it too.
+                _ = reports.changed() => reports.mark_changed(),
+                _ = ticker.tick() => ticked = true,
+                _ = self.events.recv_many(&mut batch, EVENTS_PER_TURN) => {}
+            }
+            while batch.len() < EVENTS_PER_TURN
+                && let Ok(event) = self.events.try_recv()
+            {
+                batch.push(event);
+            }
+            self.turn(&mut batch, &mut reports, ticked)?;
+        }
+        self.finish()
+    }
+
+    fn is_drained(&self, deadline: Option<Instant>) -> bool {
+        let idle = self.clients.is_empty() && self.events.is_empty();
+        deadline.is_some_and(|deadline| idle || Instant::now() >= deadline)
+    }
+
+    /// Everything that waits, one commit, all outputs.
+    fn turn(
+        &mut self,
+        batch: &mut Vec<Event>,
+        reports: &mut watch::Receiver<Durable>,
+        ticked: bool,
+    ) -> Result<(), StorageError> {
+        let now = self.clock.now();
+        match reports.has_changed() {
+            Ok(false) => {}
+            Ok(true) => {
+                let ticket = reports.borrow_and_update().clone()?;
+                self.node.handle(Input::Durable { ticket }, now, &mut self.outputs)?;
+            }
+            Err(_) => {
+                let last = reports.borrow().clone()?;
+                return Err(StorageError(format!("the syncer ended after ticket {}", last.0)));
+            }
+        }
+        for event in batch.drain(..) {
+            self.handle(event, now)?;
+        }
+        for peer in self.peers.take_overflowed() {
+            self.node.handle(Input::LinkDown { peer }, now, &mut self.outputs)?;
+        }
+        if ticked {
+            self.node.handle(Input::Tick, now, &mut self.outputs)?;
+            self.tick(now)?;
+        }
+        if let Some(ticket) = self.node.commit()? {
+            self.syncer.committed(ticket);
+        }
+        self.perform();
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event, now: Now) -> Result<(), StorageError> {
+        match event {
+            Event::Request { request, reply } => self.ask(request, reply, now),
+            Event::Session { requests, session } => {
+                for (id, request) in requests {
+                    self.ask(request, Reply::Session { id, session: session.clone() }, now)?;
+                }
+                Ok(())
+            }
+            Event::Messages { from, messages } => {
+                for message in messages {
+                    self.node.handle(Input::Message { from, message }, now, &mut self.outputs)?;
+                }
+                Ok(())
+            }
+            Event::Link(event) => self.link(event, now),
+            Event::Question(question) => self.answer(question, now),
+        }
+    }
+
+    fn ask(&mut self, request: Request, reply: Reply, now: Now) -> Result<(), StorageError> {
+        if self.stopping {
+            reply.send(Err(Failure::Overloaded("the node is stopping; ask another".into())));
+            return Ok(());
+        }
+        match self.clients.admit(reply) {
+            Ok(client) => self.node.handle(Input::Request { client, request }, now, &mut self.outputs),
+            Err(refused) => {
+                refused.send(Err(Failure::Overloaded(format!("{} requests are in flight here", clients::CLIENTS_MAX))));
+                Ok(())
+            }
+        }
+    }
+
+    fn link(&mut self, event: LinkEvent, now: Now) -> Result<(), StorageError> {
+        match event {
+            LinkEvent::Up(link) => {
+                let Link { node: peer, peer_address, client_address, .. } = &link;
+                let (peer, peer_address, client_address) = (*peer, peer_address.clone(), client_address.clone());
+                if !self.peers.up(link) {
+                    return Ok(());
+                }
+                info!(%peer, address = %peer_address, "linked");
+                self.node.handle(Input::LinkUp { peer, peer_address, client_address }, now, &mut self.outputs)
+            }
+            LinkEvent::Down { node: peer, serial, reason } => {
+                if !self.peers.down(peer, serial) {
+                    return Ok(());
+                }
+                warn!(%peer, reason, "link lost");
+                self.node.handle(Input::LinkDown { peer }, now, &mut self.outputs)
+            }
+            LinkEvent::Greeted { node, peer_address } => {
+                self.peers.greeted(node, &peer_address);
+                Ok(())
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now) -> Result<(), StorageError> {
+        self.ticks += 1;
+        let settled = *self.ready.borrow();
+        if settled && !self.ticks.is_multiple_of(TICKS_PER_CHECK) {
+            return Ok(());
+        }
+        self.node.storage().check_background()?;
+        let ready = !self.stopping && self.is_ready(now);
+        if self.ready.send_if_modified(|known| std::mem::replace(known, ready) != ready) {
+            info!(ready, "readiness changed");
+        }
+        Ok(())
+    }
+
+    /// Requests make sense here: the node can issue dots, and as a member among others it sees at least one of them.
+    fn is_ready(&self, now: Now) -> bool {
+        let own = self.node.identity().node;
+        let is_member_among_others =
+            self.node.ring().is_some_and(|ring| ring.members.contains_key(&own) && ring.members.len() > 1);
+        self.node.status(now).ready && (!is_member_among_others || self.peers.linked() > 0)
+    }
+
+    fn perform(&mut self) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            match output {
+                Output::Send { to, message } => self.peers.send(to, message),
+                Output::Respond { client, outcome } => self.clients.respond(client, outcome),
+                Output::RingChanged => self.ring_changed(),
+                Output::AddressesChanged => self.addresses_changed(),
+            }
+        }
+        self.outputs = outputs;
+    }
+
+    fn ring_changed(&mut self) {
+        let Some(ring) = self.node.ring() else { return };
+        let previous = self.shared.epoch.swap(ring.epoch.0, Ordering::Relaxed);
+        if previous != ring.epoch.0 {
+            let moving = ring.moving().count();
+            info!(epoch = %ring.epoch, members = ring.members.len(), moving, "ring adopted");
+        }
+    }
+
+    fn addresses_changed(&mut self) {
+        self.peers.dial(self.node.addresses().into_values().map(|address| address.peer));
+    }
+
+    fn propose(&mut self, ring: Ring, now: Now) -> Result<Result<(), Refused>, StorageError> {
+        match self.node.propose_ring(ring, now, &mut self.outputs) {
+            Ok(()) => Ok(Ok(())),
+            Err(ProposeError::Ring(error)) => Ok(Err(Refused(error.to_string()))),
+            Err(ProposeError::Storage(error)) => Err(error),
+        }
+    }
+
+    /// The last group, with the mark of a clean stop, is committed and fsynced.
+    fn finish(mut self) -> Result<(), StorageError> {
+        let abandoned = self.clients.len();
+        if abandoned > 0 {
+            error!(abandoned, "stopped at the deadline with requests in flight; their clients do not know the outcome");
+        }
+        if let Some(ticket) = self.node.close()? {
+            self.syncer.committed(ticket);
+        }
+        let ticket = self.syncer.finish()?;
+        info!(ticket = ticket.0, "everything is on stable storage");
+        Ok(())
+    }
+}

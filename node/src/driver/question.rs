@@ -1,0 +1,119 @@
+//! What administrators, tools and probes ask of the loop. Every answer is this node's own view.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dynamo_core::counters::Counters;
+use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::node::status::{Receipt, Status};
+use dynamo_core::node::{Address, Identity};
+use dynamo_core::ring::Ring;
+use dynamo_core::storage::StorageError;
+use dynamo_core::time::Now;
+use dynamo_core::version::Digest;
+use tokio::sync::oneshot;
+
+use super::Driver;
+
+/// Why something was not done: a sentence for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused(pub String);
+
+/// Everything that the node shows of itself.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Who it is.
+    pub identity: Identity,
+    /// What the protocol knows.
+    pub status: Status,
+    /// What the protocol counted.
+    pub counters: Counters,
+    /// What the loop, the links and the engine tell of themselves: name and value.
+    pub gauges: Vec<(&'static str, u64)>,
+    /// It serves.
+    pub ready: bool,
+    /// Seconds since its start.
+    pub uptime_seconds: u64,
+}
+
+/// The ring and where its members are.
+pub type Topology = (Option<Arc<Ring>>, BTreeMap<NodeId, (Address, bool)>);
+
+/// A question, with where its answer goes.
+pub enum Question {
+    /// Everything.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// The ring.
+    Ring(oneshot::Sender<Option<Arc<Ring>>>),
+    /// The ring, with addresses and suspicions.
+    Topology(oneshot::Sender<Topology>),
+    /// Adopt this ring.
+    ProposeRing(Box<Ring>, oneshot::Sender<Result<(), Refused>>),
+    /// Prove that nothing is left here.
+    DrainReceipt(oneshot::Sender<Result<Receipt, Refused>>),
+    /// Digests and numbers of objects of these partitions, or of all if none is named.
+    PartitionDigests(Vec<PartitionId>, oneshot::Sender<Result<Digests, Refused>>),
+}
+
+/// A digest and a number of objects by partition.
+pub type Digests = Vec<(PartitionId, Digest, u64)>;
+
+impl Driver {
+    /// Answers. Whoever asked and went away misses it.
+    pub(super) fn answer(&mut self, question: Question, now: Now) -> Result<(), StorageError> {
+        match question {
+            Question::Snapshot(reply) => drop(reply.send(self.snapshot(now))),
+            Question::Ring(reply) => drop(reply.send(self.node.ring().cloned())),
+            Question::Topology(reply) => drop(reply.send(self.topology(now))),
+            Question::ProposeRing(ring, reply) => {
+                let proposed = self.propose(*ring, now)?;
+                drop(reply.send(proposed));
+            }
+            Question::DrainReceipt(reply) => drop(reply.send(self.node.drain_receipt().map_err(Refused))),
+            Question::PartitionDigests(partitions, reply) => drop(reply.send(self.digests(partitions))),
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, now: Now) -> Snapshot {
+        let mut gauges = self.node.storage().gauges();
+        gauges.push(("clients_waiting", self.clients.len() as u64));
+        gauges.extend(self.peers.gauges());
+        Snapshot {
+            identity: self.node.identity().clone(),
+            status: self.node.status(now),
+            counters: self.node.counters().clone(),
+            gauges,
+            ready: *self.ready.borrow(),
+            uptime_seconds: self.clock.uptime_seconds(),
+        }
+    }
+
+    fn topology(&self, now: Now) -> Topology {
+        let suspected: BTreeMap<NodeId, bool> =
+            self.node.status(now).peers.into_iter().map(|peer| (peer.node, peer.suspected)).collect();
+        let own = self.node.identity();
+        let own_address = Address { peer: own.peer_address.clone(), client: own.client_address.clone() };
+        let mut members: BTreeMap<NodeId, (Address, bool)> = BTreeMap::from([(own.node, (own_address, false))]);
+        for (node, address) in self.node.addresses() {
+            members.insert(node, (address, suspected.get(&node).copied().unwrap_or(false)));
+        }
+        (self.node.ring().cloned(), members)
+    }
+
+    fn digests(&self, mut partitions: Vec<PartitionId>) -> Result<Digests, Refused> {
+        let Some(ring) = self.node.ring() else { return Err(Refused("the node has no ring yet".into())) };
+        let count = ring.partition_count();
+        if let Some(beyond) = partitions.iter().find(|partition| partition.0 as usize >= count) {
+            return Err(Refused(format!("partitions: {beyond} is not one of the ring's {count}, which are 0 to {}", count - 1)));
+        }
+        if partitions.is_empty() {
+            partitions = ring.partitions().map(|(partition, _)| partition).collect();
+        }
+        let digest = |partition| {
+            let (digest, objects) = self.node.partition_digest(partition);
+            (partition, digest, objects)
+        };
+        Ok(partitions.into_iter().map(digest).collect())
+    }
+}

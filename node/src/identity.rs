@@ -1,0 +1,206 @@
+//! Who this node is: `identity.yaml` in its data directory, made once, never changed but for the count of starts (paper 4.8).
+//!
+//! A node is its data, not its address: whoever has the directory is the node. So the file and the database belong together:
+//! an identity without its database, or a database without its identity, is refused, and so is a directory of another cluster.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::storage::StorageError;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::config::ValidConfig;
+use crate::storage::{Expect, OpenError, RocksEngine};
+
+const FILE: &str = "identity.yaml";
+const DATABASE: &str = "rocksdb";
+
+/// Why the data directory cannot be used.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// The file system says no.
+    #[error("data_dir: {path}: {error}")]
+    Io {
+        /// Where.
+        path: String,
+        /// What.
+        error: std::io::Error,
+    },
+    /// The identity is not readable.
+    #[error("data_dir: {path} is damaged: {reason}; restore it, or empty data_dir to start a new node")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What.
+        reason: String,
+    },
+    /// It belongs to another cluster.
+    #[error("data_dir: {path} belongs to cluster {theirs}, cluster_id says {ours}; use the right directory, or correct cluster_id")]
+    OtherCluster {
+        /// The directory.
+        path: String,
+        /// The directory's cluster.
+        theirs: ClusterId,
+        /// The configuration's.
+        ours: ClusterId,
+    },
+    /// Data without an identity.
+    #[error("data_dir: {path} holds data but no {FILE}; restore that file, or empty data_dir to start a new node")]
+    Orphaned {
+        /// The database.
+        path: String,
+    },
+    /// The database.
+    #[error("data_dir: {0}")]
+    Database(#[from] OpenError),
+    /// The database opened and does not work.
+    #[error("data_dir: {0}")]
+    Storage(#[from] StorageError),
+}
+
+/// The file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    node: String,
+    cluster: String,
+    generation: u64,
+}
+
+/// A data directory that this process has for itself.
+pub struct DataDir {
+    /// The node's id.
+    pub node: NodeId,
+    /// How often it was started, this start included.
+    pub generation: u64,
+    /// Its database, which is locked.
+    pub engine: RocksEngine,
+}
+
+/// Opens the directory, or makes a new node in an empty one.
+pub fn open(config: &ValidConfig) -> Result<DataDir, IdentityError> {
+    let dir = &config.data_dir;
+    fs::create_dir_all(dir).map_err(failed(dir))?;
+    let file = dir.join(FILE);
+    let known = read(&file, dir, config.cluster)?;
+    let expect = if known.is_some() { Expect::Database } else { Expect::Nothing };
+    // The database's lock also guards the identity: it is taken first.
+    let engine = RocksEngine::open(&dir.join(DATABASE), &config.storage, expect)?;
+    let (node, generation) = match known {
+        Some((node, generation)) => (node, generation.saturating_add(1)),
+        // A crash between the two leaves an empty database, which is no loss; one with data has lost its identity.
+        None if engine.is_empty()? => (NodeId(*uuid::Uuid::new_v4().as_bytes()), 1),
+        None => return Err(IdentityError::Orphaned { path: dir.join(DATABASE).display().to_string() }),
+    };
+    let record = Record { node: node.to_string(), cluster: config.cluster.to_string(), generation };
+    write(&file, dir, &record)?;
+    Ok(DataDir { node, generation, engine })
+}
+
+fn failed(path: &Path) -> impl Fn(std::io::Error) -> IdentityError {
+    move |error| IdentityError::Io { path: path.display().to_string(), error }
+}
+
+fn read(file: &PathBuf, dir: &Path, ours: ClusterId) -> Result<Option<(NodeId, u64)>, IdentityError> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(file)(error)),
+    };
+    let damaged = |reason: String| IdentityError::Damaged { path: file.display().to_string(), reason };
+    let record: Record = serde_yaml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    let node = NodeId::parse(&record.node).ok_or_else(|| damaged(format!("node: {:?} is not a UUID", record.node)))?;
+    let theirs =
+        ClusterId::parse(&record.cluster).ok_or_else(|| damaged(format!("cluster: {:?} is not a UUID", record.cluster)))?;
+    if theirs != ours {
+        return Err(IdentityError::OtherCluster { path: dir.display().to_string(), theirs, ours });
+    }
+    Ok(Some((node, record.generation)))
+}
+
+/// All or nothing, even if the power goes: the new file is complete on disk before it takes the name.
+fn write(file: &PathBuf, dir: &Path, record: &Record) -> Result<(), IdentityError> {
+    let text = serde_yaml::to_string(record)
+        .map_err(|error| IdentityError::Damaged { path: file.display().to_string(), reason: error.to_string() })?;
+    let new = dir.join(format!("{FILE}.new"));
+    let mut handle = File::create(&new).map_err(failed(&new))?;
+    handle.write_all(text.as_bytes()).and_then(|()| handle.sync_all()).map_err(failed(&new))?;
+    fs::rename(&new, file).map_err(failed(file))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Flags;
+    use dynamo_core::storage::Storage;
+    use tempfile::TempDir;
+
+    const CLUSTER: &str = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
+
+    fn config(dir: &TempDir, cluster: &str) -> ValidConfig {
+        let flags = Flags {
+            cluster_id: Some(cluster.into()),
+            data_dir: Some(dir.path().join("data")),
+            advertise_host: Some("h".into()),
+            ..Flags::default()
+        };
+        ValidConfig::load(flags).unwrap()
+    }
+
+    fn refusal(config: &ValidConfig) -> String {
+        open(config).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_node_keeps_its_id_and_counts_its_starts() {
+        let dir = TempDir::new().unwrap();
+        let first = open(&config(&dir, CLUSTER)).unwrap();
+        let (node, generation) = (first.node, first.generation);
+        drop(first);
+        let second = open(&config(&dir, CLUSTER)).unwrap();
+        assert_eq!((generation, second.generation), (1, 2));
+        assert_eq!(second.node, node);
+        assert_ne!(open(&config(&TempDir::new().unwrap(), CLUSTER)).unwrap().node, node);
+    }
+
+    #[test]
+    fn a_directory_of_another_cluster_is_refused() {
+        let dir = TempDir::new().unwrap();
+        drop(open(&config(&dir, CLUSTER)).unwrap());
+        let error = refusal(&config(&dir, "00000000-0000-0000-0000-000000000001"));
+        assert!(error.contains("belongs to cluster 6f9619ff") && error.contains("correct cluster_id"), "{error}");
+    }
+
+    #[test]
+    fn identity_and_database_belong_together() {
+        let dir = TempDir::new().unwrap();
+        let config = config(&dir, CLUSTER);
+        let mut data = open(&config).unwrap();
+        data.engine.write_meta(b"k", Some(b"v")).unwrap();
+        data.engine.commit().unwrap();
+        drop(data);
+        let file = config.data_dir.join(FILE);
+        let text = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        let error = refusal(&config);
+        assert!(error.contains("holds data but no identity.yaml"), "{error}");
+        fs::write(&file, "node: 1").unwrap();
+        assert!(refusal(&config).contains("identity.yaml is damaged"));
+        fs::write(&file, text).unwrap();
+        fs::rename(config.data_dir.join(DATABASE), config.data_dir.join("elsewhere")).unwrap();
+        assert!(refusal(&config).contains("its data are gone"));
+    }
+
+    #[test]
+    fn a_crash_between_database_and_identity_is_no_obstacle() {
+        let dir = TempDir::new().unwrap();
+        let config = config(&dir, CLUSTER);
+        drop(open(&config).unwrap());
+        fs::remove_file(config.data_dir.join(FILE)).unwrap();
+        assert_eq!(open(&config).unwrap().generation, 1);
+    }
+}

@@ -1,0 +1,190 @@
+//! The storage node: drivers around `dynamo-core`, which decides everything.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`config`] | file, flags and environment to one valid configuration |
+//! | [`identity`] | who this node is: its data directory |
+//! | [`storage`] | RocksDB behind one batching writer, and the thread that fsyncs |
+//! | [`driver`] | the loop that owns the protocol |
+//! | [`peers`] | links to other nodes |
+//! | [`server`] | gRPC: clients, administrators, peers |
+//! | [`metrics`] | HTTP: metrics and probes |
+//!
+//! Everything but the fsyncs runs on one thread, in the runtime of whoever awaits [`Bound::run`].
+
+pub mod config;
+pub mod driver;
+pub mod identity;
+pub mod metrics;
+pub mod peers;
+pub mod server;
+pub mod storage;
+pub mod telemetry;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dynamo_core::node::{Identity, Node};
+use dynamo_core::storage::StorageError;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::info;
+
+use config::{ConfigError, Listen, ValidConfig};
+use driver::{Clock, Driver, EVENTS_MAX, Event, Shared};
+use identity::{DataDir, IdentityError};
+use peers::{Own, Peers};
+use server::admin::AdminService;
+use server::kv::KvService;
+use server::peer::PeerService;
+use storage::syncer::Syncer;
+
+/// How long connections may take to close once the loop has ended.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// Why a node ended, or did not start.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on.
+    #[error("{field}: {address}: {error}; choose a free address of this machine")]
+    Listen {
+        /// The setting.
+        field: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] IdentityError),
+    /// The storage failed while the node ran.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The thread for fsyncs did not start.
+    #[error("no thread for fsyncs: {0}")]
+    Thread(std::io::Error),
+}
+
+impl NodeError {
+    /// What the process returns to its parent.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Listen { .. } => 2,
+            Self::DataDir(_) => 3,
+            Self::Storage(_) | Self::Thread(_) => 4,
+        }
+    }
+}
+
+/// Runs a node until `stop` completes.
+pub async fn run(config: ValidConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    Bound::new(config).await?.run(stop).await
+}
+
+/// A node with its data directory and its ports, before it serves.
+pub struct Bound {
+    config: ValidConfig,
+    data: DataDir,
+    client: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+    listen: Listen,
+}
+
+impl Bound {
+    /// Takes the directory and the ports. A port 0 becomes a free one.
+    pub async fn new(config: ValidConfig) -> Result<Self, NodeError> {
+        let client = listen("listen.client", config.listen.client).await?;
+        let peer = listen("listen.peer", config.listen.peer).await?;
+        let http = listen("listen.http", config.listen.http).await?;
+        let listen = Listen {
+            client: bound("listen.client", config.listen.client, &client)?,
+            peer: bound("listen.peer", config.listen.peer, &peer)?,
+            http: bound("listen.http", config.listen.http, &http)?,
+        };
+        let data = identity::open(&config)?;
+        Ok(Self { config, data, client, peer, http, listen })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Listen {
+        self.listen
+    }
+
+    /// The node's id.
+    pub fn node(&self) -> dynamo_core::id::NodeId {
+        self.data.node
+    }
+
+    /// Serves until `stop` completes, then finishes what is in flight and makes it durable.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let Self { config, data, client, peer, http, listen } = self;
+        let own = own(&config, &data, listen);
+        info!(node = %own.node, cluster = %own.cluster, zone = config.zone, generation = data.generation, ?listen, "starting");
+        let clock = Clock::start();
+        let syncer = Syncer::start(data.engine.database()).map_err(NodeError::Thread)?;
+        let identity = Identity {
+            node: own.node,
+            cluster: own.cluster,
+            zone: config.zone,
+            peer_address: own.peer_address.clone(),
+            client_address: own.client_address.clone(),
+            generation: data.generation,
+        };
+        let node = Node::open(identity, config.protocol, data.engine, rand::random(), clock.now())?;
+
+        let (events, received) = mpsc::channel::<Event>(EVENTS_MAX);
+        let (ready, is_ready) = watch::channel(false);
+        let (stop_clients, clients_stop) = watch::channel(false);
+        let (stop_peers, peers_stop) = watch::channel(false);
+        let shared = Shared::default();
+        let kv = KvService::new(events.clone(), shared.clone(), clients_stop.clone());
+        let admin = AdminService::new(events.clone());
+        let peers = PeerService::new(own.clone(), events.clone(), peers_stop.clone());
+        // Dropping the set ends them all.
+        let mut servers = JoinSet::new();
+        servers.spawn(logged("client", server::serve_clients(client, kv, admin, is_ready.clone(), clients_stop)));
+        servers.spawn(logged("peer", server::serve_peers(peer, peers, peers_stop.clone())));
+        servers.spawn(logged("http", metrics::serve(http, events.clone(), is_ready, peers_stop)));
+
+        let links = Peers::new(own, config.seeds, events);
+        let driver = Driver::new(node, syncer, received, links, clock, shared, ready);
+        driver.run(stop, || stop_clients.send_modify(|stop| *stop = true)).await?;
+        stop_peers.send_modify(|stop| *stop = true);
+        let closed = async { while servers.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CLOSE_MAX, closed).await;
+        Ok(())
+    }
+}
+
+fn own(config: &ValidConfig, data: &DataDir, listen: Listen) -> Own {
+    let host = &config.advertise_host;
+    // An IPv6 address needs brackets before a port.
+    let at = |port: u16| if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    Own {
+        cluster: config.cluster,
+        node: data.node,
+        peer_address: at(listen.peer.port()),
+        client_address: at(listen.client.port()),
+    }
+}
+
+async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|error| NodeError::Listen { field, address, error })
+}
+
+fn bound(field: &'static str, address: SocketAddr, listener: &TcpListener) -> Result<SocketAddr, NodeError> {
+    listener.local_addr().map_err(|error| NodeError::Listen { field, address, error })
+}
+
+async fn logged<E: std::error::Error>(port: &'static str, serving: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(port, %error, "a service ended");
+    }
+}

@@ -1,0 +1,126 @@
+//! The HTTP port: `/metrics` for Prometheus, `/healthz/live` and `/healthz/ready` for probes.
+//!
+//! Metrics are asked of the loop at each scrape, so there is one set of counters and none that can lag behind.
+
+use std::fmt;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use dynamo_core::counters::Counters;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::driver::{Event, Question, Snapshot};
+use crate::server::wait_for;
+
+/// Counters of the driver among its gauges: what only grows.
+const GAUGES_THAT_COUNT: [&str; 3] = ["links_overflowed", "messages_without_link", "messages_too_long"];
+
+#[derive(Clone)]
+struct Probed {
+    events: mpsc::Sender<Event>,
+    ready: watch::Receiver<bool>,
+}
+
+/// Serves until `stopping` turns true.
+pub async fn serve(
+    listener: TcpListener,
+    events: mpsc::Sender<Event>,
+    ready: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz/live", get(|| async { "ok\n" }))
+        .route("/healthz/ready", get(readiness))
+        .with_state(Probed { events, ready });
+    axum::serve(listener, router).with_graceful_shutdown(wait_for(stopping)).await
+}
+
+async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
+    if *probed.ready.borrow() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting, stopping, or a member that sees none of the others\n")
+    }
+}
+
+async fn metrics(State(probed): State<Probed>) -> Response {
+    let (reply, snapshot) = oneshot::channel();
+    let asked = probed.events.send(Event::Question(Question::Snapshot(reply))).await;
+    match (asked, snapshot.await) {
+        (Ok(()), Ok(snapshot)) => match encode(snapshot) {
+            Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        },
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),
+    }
+}
+
+fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("dynamokv");
+    registry.register_collector(Box::new(Scrape(snapshot)));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Scrape(Snapshot);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Snapshot { status, counters, gauges, ready, uptime_seconds, .. } = &self.0;
+        for ((name, value), (_, help)) in counters.each().zip(Counters::HELP) {
+            counter(&mut encoder, name, help.trim_end_matches('.'), value)?;
+        }
+        let (hints, hint_bytes) = status.hints.values().fold((0, 0), |sum, (hints, bytes)| (sum.0 + hints, sum.1 + bytes));
+        let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
+        let suspected = status.peers.iter().filter(|peer| peer.suspected).count() as u64;
+        let own = [
+            ("ready", "1 if the node serves", u64::from(*ready)),
+            ("uptime_seconds", "Seconds since the start", *uptime_seconds),
+            ("epoch", "Epoch of the ring on stable storage", status.epoch.0),
+            ("partitions", "Partitions that this node is a replica of", status.partitions as u64),
+            ("foreign_partitions", "Partitions held here that the ring gives to others", status.foreign_partitions as u64),
+            ("objects", "Objects held", status.objects),
+            ("hints", "Hints kept for others", hints),
+            ("hint_bytes", "Bytes of hints kept for others", hint_bytes),
+            ("transfers", "Transfers to new replicas that are under way", status.transfers.len() as u64),
+            ("peers_connected", "Peers that are linked", connected),
+            ("peers_suspected", "Peers that requests avoid", suspected),
+            ("requests", "Client requests under way", status.requests as u64),
+        ];
+        for (name, help, value) in own {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        for (name, value) in gauges {
+            let help = name.replace('_', " ");
+            if GAUGES_THAT_COUNT.contains(name) {
+                counter(&mut encoder, name, &help, *value)?;
+            } else {
+                gauge(&mut encoder, name, &help, *value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
+    let metric = ConstCounter::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
+    // Values above 2^63 do not occur: they count objects, bytes and seconds.
+    let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}

@@ -1,0 +1,255 @@
+//! Links to peers: one long-lived outgoing stream for each, on which every message rides (design 9).
+//!
+//! ```text
+//! dial ──connect, Hello──> their Hello: right cluster? not myself? ──> Link up ──stream or queue ends──> Link down ──wait──> dial
+//! ```
+//!
+//! Every address of a seed or of a node that gossip told of is dialled for as long as it is known, with growing, jittered waits.
+//! Two addresses may lead to one node; the link by the address that the node itself tells is the one that stays. A queue that
+//! overflows ends its link: a peer that cannot keep up is better served by anti-entropy than by a backlog.
+
+mod dial;
+mod queue;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::message::Message;
+use dynamo_proto::v1;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tracing::warn;
+
+use crate::driver::Event;
+use queue::QueueSender;
+
+/// The version of the messages between nodes.
+pub const PROTOCOL: u32 = 1;
+/// The longest message that a node sends or takes: a hundred siblings of the greatest value, with room to spare.
+pub const MESSAGE_BYTES_MAX: usize = 128 << 20;
+
+/// Who this node is, in a handshake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Own {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub node: NodeId,
+    /// host:port of its peer service.
+    pub peer_address: String,
+    /// host:port of its client service.
+    pub client_address: String,
+}
+
+impl Own {
+    /// The first frame of every stream between nodes.
+    pub fn hello(&self) -> v1::PeerFrame {
+        let hello = v1::Hello {
+            cluster: bytes::Bytes::copy_from_slice(&self.cluster.0),
+            node: bytes::Bytes::copy_from_slice(&self.node.0),
+            peer_address: self.peer_address.clone(),
+            client_address: self.client_address.clone(),
+            protocol: PROTOCOL,
+        };
+        v1::PeerFrame { hello: Some(hello), messages: Vec::new() }
+    }
+}
+
+/// Who is at the other end, or why it may not be there.
+pub fn greet(own: &Own, frame: Option<v1::PeerFrame>) -> Result<(NodeId, v1::Hello), String> {
+    let hello = frame.and_then(|frame| frame.hello).ok_or("the first frame carries no hello")?;
+    let cluster = ClusterId::from_slice(&hello.cluster).ok_or("hello.cluster: not a cluster's id of 16 bytes")?;
+    if cluster != own.cluster {
+        let ours = own.cluster;
+        return Err(format!("hello.cluster: it belongs to cluster {cluster}, this node to {ours}; correct cluster_id or seeds"));
+    }
+    if hello.protocol != PROTOCOL {
+        return Err(format!("hello.protocol: it speaks version {}, this node version {PROTOCOL}", hello.protocol));
+    }
+    let node = NodeId::from_slice(&hello.node).ok_or("hello.node: not a node's id of 16 bytes")?;
+    Ok((node, hello))
+}
+
+/// A working outgoing stream.
+pub struct Link {
+    /// To whom.
+    pub node: NodeId,
+    /// Where that node says it is.
+    pub peer_address: String,
+    /// Where clients find it.
+    pub client_address: String,
+    /// Where it was dialled.
+    dialled: String,
+    /// Distinguishes the links to one node.
+    serial: u64,
+    queue: QueueSender,
+    /// The dialling task ends the connection when this is dropped.
+    _held: oneshot::Sender<()>,
+}
+
+/// What the dialling tasks and the peer service tell the loop.
+pub enum LinkEvent {
+    /// A link works.
+    Up(Link),
+    /// A link ended.
+    Down {
+        /// To whom.
+        node: NodeId,
+        /// Which.
+        serial: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A peer dialled this node, so it is there: dial it without waiting.
+    Greeted {
+        /// Which.
+        node: NodeId,
+        /// Where it says it is.
+        peer_address: String,
+    },
+}
+
+struct Dial {
+    task: AbortHandle,
+    now: Arc<Notify>,
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// All links, and the tasks that dial.
+pub struct Peers {
+    own: Arc<Own>,
+    seeds: Vec<String>,
+    events: mpsc::Sender<Event>,
+    dials: BTreeMap<String, Dial>,
+    links: HashMap<NodeId, Link>,
+    overflowed: Vec<NodeId>,
+    links_overflowed: u64,
+    messages_without_link: u64,
+    messages_too_long: u64,
+}
+
+impl Peers {
+    /// No links yet; [`Peers::dial`] begins.
+    pub fn new(own: Own, seeds: Vec<String>, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            own: Arc::new(own),
+            seeds,
+            events,
+            dials: BTreeMap::new(),
+            links: HashMap::new(),
+            overflowed: Vec::new(),
+            links_overflowed: 0,
+            messages_without_link: 0,
+            messages_too_long: 0,
+        }
+    }
+
+    /// Dials the seeds and `addresses`, and stops dialling all others.
+    pub fn dial(&mut self, addresses: impl Iterator<Item = String>) {
+        let wanted: BTreeSet<String> = self
+            .seeds
+            .iter()
+            .cloned()
+            .chain(addresses)
+            .filter(|address| !address.is_empty() && *address != self.own.peer_address)
+            .collect();
+        let forgotten = self.dials.keys().filter(|address| !wanted.contains(*address)).cloned().collect::<Vec<_>>();
+        for address in forgotten {
+            self.dials.remove(&address);
+            let lost: Vec<NodeId> =
+                self.links.values().filter(|link| link.dialled == address).map(|link| link.node).collect();
+            for node in lost {
+                self.links.remove(&node);
+                self.overflowed.push(node);
+            }
+        }
+        for address in wanted {
+            if !self.dials.contains_key(&address) {
+                let now = Arc::new(Notify::new());
+                let dialling = dial::run(address.clone(), Arc::clone(&self.own), self.events.clone(), Arc::clone(&now));
+                let task = tokio::spawn(dialling).abort_handle();
+                self.dials.insert(address, Dial { task, now });
+            }
+        }
+    }
+
+    /// A link works. False if there is a better one, which is then the one that stays.
+    pub fn up(&mut self, link: Link) -> bool {
+        let told = link.dialled == link.peer_address;
+        if !told && self.links.contains_key(&link.node) {
+            return false;
+        }
+        self.links.insert(link.node, link);
+        true
+    }
+
+    /// A link ended. False if it had been replaced.
+    pub fn down(&mut self, node: NodeId, serial: u64) -> bool {
+        if self.links.get(&node).is_none_or(|link| link.serial != serial) {
+            return false;
+        }
+        self.links.remove(&node);
+        true
+    }
+
+    /// A peer dialled this node: if it is waited for, wait no longer.
+    pub fn greeted(&mut self, node: NodeId, peer_address: &str) {
+        if !self.links.contains_key(&node)
+            && let Some(dial) = self.dials.get(peer_address)
+        {
+            dial.now.notify_one();
+        }
+    }
+
+    /// Puts a message into the peer's queue; without a link it is dropped, which the protocol copes with.
+    pub fn send(&mut self, to: NodeId, message: Message) {
+        let Some(link) = self.links.get(&to) else {
+            self.messages_without_link += 1;
+            return;
+        };
+        match link.queue.push(message.into()) {
+            Ok(()) => {}
+            Err(queue::Full::Message { bytes }) => {
+                self.messages_too_long += 1;
+                warn!(peer = %to, bytes, "a message is longer than {MESSAGE_BYTES_MAX} bytes and was dropped");
+            }
+            Err(queue::Full::Queue) => {
+                warn!(peer = %to, "the queue is full: the link is dropped and dialled again");
+                self.links_overflowed += 1;
+                self.links.remove(&to);
+                self.overflowed.push(to);
+            }
+        }
+    }
+
+    /// Peers whose link was given up here; the node is to be told.
+    pub fn take_overflowed(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.overflowed)
+    }
+
+    /// How many peers are linked.
+    pub fn linked(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Name and value of what is counted here.
+    pub fn gauges(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let queued = self.links.values().map(|link| link.queue.load());
+        let (messages, bytes) = queued.fold((0, 0), |sum, load| (sum.0 + load.0 as u64, sum.1 + load.1 as u64));
+        [
+            ("links", self.links.len() as u64),
+            ("links_overflowed", self.links_overflowed),
+            ("link_queue_messages", messages),
+            ("link_queue_bytes", bytes),
+            ("messages_without_link", self.messages_without_link),
+            ("messages_too_long", self.messages_too_long),
+        ]
+        .into_iter()
+    }
+}

@@ -1,0 +1,139 @@
+//! The services that others connect to: they check, hand over to the loop, and hand back.
+//!
+//! Every limit of a connection is here: message lengths in both directions, streams, keepalive. What a message may contain is
+//! checked in `dynamo-proto`.
+
+pub mod admin;
+pub mod kv;
+pub mod peer;
+mod session;
+
+use std::time::Duration;
+
+use dynamo_proto::v1;
+use dynamo_proto::v1::admin_server::AdminServer;
+use dynamo_proto::v1::kv_server::KvServer;
+use dynamo_proto::v1::peer_server::PeerServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Status;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::driver::{Event, Question};
+use crate::peers::MESSAGE_BYTES_MAX;
+
+/// The longest message that a client may send: a session's frame of a dozen values of the greatest length.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Calls and sessions at the same time on one connection.
+const STREAMS_MAX: u32 = 1_024;
+/// Pings on a silent connection; one that answers none is closed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The names under which the health of the client service is asked for.
+const HEALTH_NAMES: [&str; 2] = ["", "dynamo.v1.Kv"];
+
+fn builder() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(16 << 10)
+}
+
+/// What clients, administrators and tools connect to. Ends gracefully when `stopping` turns true.
+pub async fn serve_clients(
+    listener: TcpListener,
+    kv: kv::KvService,
+    admin: admin::AdminService,
+    ready: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reporting = report_health(reporter, ready);
+    let kv = KvServer::new(kv).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let admin = AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let router = with_reflection(builder().add_service(kv).add_service(admin).add_service(health));
+    let serving = router.serve_with_incoming_shutdown(incoming(listener), wait_for(stopping));
+    tokio::select! {
+        served = serving => served,
+        never = reporting => match never {},
+    }
+}
+
+/// What peers connect to. Ends gracefully when `stopping` turns true.
+pub async fn serve_peers(
+    listener: TcpListener,
+    peer: peer::PeerService,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let peer = PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    builder().add_service(peer).serve_with_incoming_shutdown(incoming(listener), wait_for(stopping)).await
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// Both versions of the reflection protocol: older tools only know the first.
+fn with_reflection(router: Router) -> Router {
+    let configure = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(dynamo_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (configure().build_v1(), configure().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => router.add_service(v1).add_service(v1alpha),
+        (v1, _) => {
+            // The descriptors are compiled in; a test asks for them.
+            tracing::error!(error = ?v1.err(), "no reflection: the compiled .proto files do not decode");
+            router
+        }
+    }
+}
+
+async fn report_health(reporter: HealthReporter, mut ready: watch::Receiver<bool>) -> std::convert::Infallible {
+    loop {
+        let status = if *ready.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in HEALTH_NAMES {
+            reporter.set_service_status(name, status).await;
+        }
+        if ready.changed().await.is_err() {
+            for name in HEALTH_NAMES {
+                reporter.set_service_status(name, ServingStatus::NotServing).await;
+            }
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Completes when `flag` is true, or nobody can make it so any more.
+pub async fn wait_for(mut flag: watch::Receiver<bool>) {
+    // An error says that the sender is gone, and with it the node.
+    let _ = flag.wait_for(|flag| *flag).await;
+}
+
+/// Asks the loop.
+async fn ask<T>(events: &mpsc::Sender<Event>, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
+    let (reply, answer) = oneshot::channel();
+    events.send(Event::Question(question(reply))).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the node is stopping; ask another")
+}
+
+/// The ring and the addresses of its members, without the ring if the asker has it.
+fn topology_response((ring, members): crate::driver::Topology, known_epoch: u64) -> v1::TopologyResponse {
+    let member = |(node, (address, suspected)): (dynamo_core::id::NodeId, (dynamo_core::node::Address, bool))| v1::MemberAddress {
+        node: bytes::Bytes::copy_from_slice(&node.0),
+        client_address: address.client,
+        suspected,
+    };
+    let epoch = ring.as_ref().map_or(0, |ring| ring.epoch.0);
+    let ring = ring.filter(|_| epoch != known_epoch).map(|ring| ring.encode()).unwrap_or_default();
+    v1::TopologyResponse { ring, epoch, members: members.into_iter().map(member).collect() }
+}

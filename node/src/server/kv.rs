@@ -1,0 +1,70 @@
+//! The client service (paper 4.1): unary calls, and sessions.
+
+use dynamo_core::request::{Failure, Outcome, Request};
+use dynamo_proto::kv::{get_response, put_response, status};
+use dynamo_proto::v1;
+use dynamo_proto::v1::kv_server::Kv;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::{Response, Status, Streaming};
+
+use super::session::{self, Answers};
+use super::{ask, stopping, topology_response};
+use crate::driver::{Event, Question, Reply, Shared};
+
+/// Hands clients' requests to the loop.
+#[derive(Clone)]
+pub struct KvService {
+    events: mpsc::Sender<Event>,
+    shared: Shared,
+    stopping: watch::Receiver<bool>,
+}
+
+impl KvService {
+    /// A service that asks the loop behind `events`.
+    pub fn new(events: mpsc::Sender<Event>, shared: Shared, stopping: watch::Receiver<bool>) -> Self {
+        Self { events, shared, stopping }
+    }
+
+    async fn run(&self, request: Result<Request, Failure>) -> Result<Outcome, Status> {
+        let request = request.map_err(|failure| status(failure.into()))?;
+        let (reply, outcome) = oneshot::channel();
+        let event = Event::Request { request, reply: Reply::Once(reply) };
+        self.events.send(event).await.map_err(|_| stopping())?;
+        // The loop ended with the request in its hands: nobody knows what became of it.
+        let lost = || status(Failure::Unknown { acknowledged: 0, required: 0 }.into());
+        outcome.await.map_err(|_| lost())
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn get(&self, request: tonic::Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let outcome = self.run(request.into_inner().try_into()).await?;
+        get_response(outcome).map(Response::new)
+    }
+
+    async fn put(&self, request: tonic::Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        let outcome = self.run(request.into_inner().try_into()).await?;
+        put_response(outcome).map(Response::new)
+    }
+
+    async fn delete(&self, request: tonic::Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        let outcome = self.run(request.into_inner().try_into()).await?;
+        put_response(outcome).map(Response::new)
+    }
+
+    type SessionStream = Answers;
+
+    async fn session(
+        &self,
+        request: tonic::Request<Streaming<v1::SessionRequests>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let frames = request.into_inner();
+        Ok(Response::new(session::start(frames, self.events.clone(), self.shared.clone(), self.stopping.clone())))
+    }
+
+    async fn topology(&self, request: tonic::Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyResponse>, Status> {
+        let topology = ask(&self.events, Question::Topology).await?;
+        Ok(Response::new(topology_response(topology, request.into_inner().known_epoch)))
+    }
+}

@@ -1,0 +1,103 @@
+//! The peer service: takes other nodes' streams and hands their messages to the loop, a frame at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynamo_core::id::NodeId;
+use dynamo_core::message::Message;
+use dynamo_proto::v1;
+use dynamo_proto::v1::peer_server::Peer;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+use tracing::{debug, warn};
+
+use super::wait_for;
+use crate::driver::Event;
+use crate::peers::{LinkEvent, Own, greet};
+
+/// Until a dialler that says nothing is sent away.
+const HELLO_MAX: Duration = Duration::from_secs(3);
+
+/// Takes peers' streams.
+#[derive(Clone)]
+pub struct PeerService {
+    own: Arc<Own>,
+    events: mpsc::Sender<Event>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl PeerService {
+    /// A service that greets as `own` and feeds the loop behind `events`.
+    pub fn new(own: Own, events: mpsc::Sender<Event>, stopping: watch::Receiver<bool>) -> Self {
+        Self { own: Arc::new(own), events, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type LinkStream = ReceiverStream<Result<v1::PeerFrame, Status>>;
+
+    async fn link(&self, request: tonic::Request<Streaming<v1::PeerFrame>>) -> Result<Response<Self::LinkStream>, Status> {
+        let mut frames = request.into_inner();
+        let first = tokio::time::timeout(HELLO_MAX, frames.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded(format!("no hello within {HELLO_MAX:?}")))??;
+        let (node, hello) = greet(&self.own, first).map_err(|reason| {
+            warn!(reason, "a dialler was refused");
+            Status::failed_precondition(reason)
+        })?;
+        let (answers, stream) = mpsc::channel(1);
+        // The channel is new and has room for one.
+        let _ = answers.try_send(Ok(self.own.hello()));
+        if node != self.own.node {
+            let greeted = LinkEvent::Greeted { node, peer_address: hello.peer_address };
+            self.events.send(Event::Link(greeted)).await.map_err(|_| super::stopping())?;
+            tokio::spawn(receive(frames, node, self.events.clone(), answers, self.stopping.clone()));
+        }
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Hands over frames until the stream or the node ends. Holding `answers` keeps the dialler's link up.
+async fn receive(
+    mut frames: Streaming<v1::PeerFrame>,
+    from: NodeId,
+    events: mpsc::Sender<Event>,
+    answers: mpsc::Sender<Result<v1::PeerFrame, Status>>,
+    stopping: watch::Receiver<bool>,
+) {
+    let stop = wait_for(stopping);
+    tokio::pin!(stop);
+    loop {
+        let frame = tokio::select! {
+            frame = frames.message() => frame,
+            () = &mut stop => break,
+        };
+        match frame {
+            Ok(Some(frame)) => {
+                let messages = read(frame, from);
+                if events.send(Event::Messages { from, messages }).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(status) => {
+                debug!(peer = %from, reason = status.message(), "an incoming stream ended");
+                break;
+            }
+        }
+    }
+    drop(answers);
+}
+
+/// The frame's messages. One that is not understood is of a later version, or damaged: it counts as lost on the way.
+fn read(frame: v1::PeerFrame, from: NodeId) -> Vec<Message> {
+    let understood = |wire| match Message::try_from(wire) {
+        Ok(message) => Some(message),
+        Err(error) => {
+            warn!(peer = %from, %error, "a message was not understood");
+            None
+        }
+    };
+    frame.messages.into_iter().filter_map(understood).collect()
+}

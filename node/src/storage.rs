@@ -1,0 +1,375 @@
+//! The storage engine: RocksDB behind one writer (paper 5; design 9).
+//!
+//! ```text
+//! write ─> pending ──commit()──> one WriteBatch, one ticket ──Syncer──> fsync of the log, ticket reported durable
+//!            ▲                        │
+//! read, scan ┴──── pending first, then RocksDB
+//! ```
+//!
+//! Writes of one loop iteration gather in [`pending`] and reach RocksDB as one atomic batch, so a crash takes whole groups and
+//! never a part of one. Reads and scans see them before that. The log is fsynced by a thread of its own, once for all groups
+//! that gathered meanwhile. A database that does not open is never created anew: a missing database is a question for people.
+
+mod key;
+mod options;
+mod pending;
+pub mod syncer;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::name::Name;
+use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
+use dynamo_core::version::Object;
+use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch, WriteOptions};
+use thiserror::Error;
+
+use crate::config::StorageSettings;
+use pending::Pending;
+
+/// Where a record lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Family {
+    /// Objects, by partition, position and name.
+    Data,
+    /// Objects kept for others, by target, partition and name.
+    Hints,
+    /// Records of the node itself.
+    Meta,
+}
+
+impl Family {
+    const ALL: [Self; 3] = [Self::Data, Self::Hints, Self::Meta];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Hints => "hints",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// Whether the database must exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// The data directory has no identity yet: create it.
+    Nothing,
+    /// The data directory has an identity, so it has data.
+    Database,
+}
+
+/// Why the database could not be opened.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{path} is in use by another process; stop it, or give this node a data_dir of its own")]
+    Locked {
+        /// The database.
+        path: String,
+    },
+    /// There is an identity and no database.
+    #[error(
+        "{path} is missing although this node has an identity, so its data are gone; restore them, or empty data_dir to start a new node"
+    )]
+    Missing {
+        /// The database.
+        path: String,
+    },
+    /// RocksDB says no.
+    #[error("{path} does not open: {reason}; it was left as it is")]
+    Refused {
+        /// The database.
+        path: String,
+        /// What RocksDB says.
+        reason: String,
+    },
+}
+
+/// The engine.
+pub struct RocksEngine {
+    db: Arc<DB>,
+    pending: Pending,
+    ticket: Ticket,
+    read_options: ReadOptions,
+    write_options: WriteOptions,
+}
+
+impl RocksEngine {
+    /// Opens the database at `path`, creating it if nothing is expected there.
+    pub fn open(path: &Path, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
+        let shown = path.display().to_string();
+        if expect == Expect::Database && !path.join("CURRENT").exists() {
+            return Err(OpenError::Missing { path: shown });
+        }
+        let options = options::database(expect);
+        let cache = options::block_cache(settings);
+        let families = Family::ALL.map(|family| options::family(family, settings, &cache));
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| refusal(shown, error))?;
+        let mut write_options = WriteOptions::default();
+        write_options.set_sync(false);
+        let (pending, read_options) = (Pending::default(), options::reads());
+        Ok(Self { db: Arc::new(db), pending, ticket: Ticket(0), read_options, write_options })
+    }
+
+    /// The database, for the thread that fsyncs its log.
+    pub fn database(&self) -> Arc<DB> {
+        Arc::clone(&self.db)
+    }
+
+    /// No record of any kind.
+    pub fn is_empty(&self) -> Result<bool, StorageError> {
+        for family in Family::ALL {
+            let mut records = self.db.raw_iterator_cf(self.handle(family));
+            records.seek_to_first();
+            if records.valid() {
+                return Ok(false);
+            }
+            records.status().map_err(failed("look for records"))?;
+        }
+        Ok(true)
+    }
+
+    /// An error if RocksDB failed to flush or compact: from then on it only looks as if it worked.
+    pub fn check_background(&self) -> Result<(), StorageError> {
+        match self.property("rocksdb.background-errors") {
+            0 => Ok(()),
+            errors => Err(StorageError(format!("{errors} background errors; see {}", self.db.path().join("LOG").display()))),
+        }
+    }
+
+    /// Name and value of what RocksDB tells of itself.
+    pub fn gauges(&self) -> Vec<(&'static str, u64)> {
+        let data = self.handle(Family::Data);
+        let of_data = |name: &str| self.db.property_int_value_cf(data, name).ok().flatten().unwrap_or(0);
+        vec![
+            ("storage_bytes", of_data("rocksdb.total-sst-files-size") + of_data("rocksdb.cur-size-all-mem-tables")),
+            ("storage_memtable_bytes", self.property("rocksdb.cur-size-all-mem-tables")),
+            ("storage_block_cache_bytes", of_data("rocksdb.block-cache-usage")),
+            ("storage_compaction_pending_bytes", of_data("rocksdb.estimate-pending-compaction-bytes")),
+            ("storage_background_errors", self.property("rocksdb.background-errors")),
+        ]
+    }
+
+    fn property(&self, name: &str) -> u64 {
+        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+
+    fn handle(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(family.name()).expect("all families were opened")
+    }
+
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        if let Some(pending) = self.pending.get(family, key) {
+            return Ok(pending.cloned());
+        }
+        let found = self.db.get_pinned_cf_opt(self.handle(family), key, &self.read_options).map_err(failed("read"))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// Visits the records of `family` from `from` on, below `until` if there is such an end, pending writes included.
+    fn walk(
+        &self,
+        family: Family,
+        from: &[u8],
+        until: Option<Vec<u8>>,
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<ControlFlow<()>, StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut pending = self.pending.range(family, from, until.as_deref()).peekable();
+        let mut options: ReadOptions = options::reads();
+        if let Some(until) = until {
+            options.set_iterate_upper_bound(until);
+        }
+        let mut stored = self.db.raw_iterator_cf_opt(self.handle(family), options);
+        stored.seek(from);
+        loop {
+            let on_disk = stored.item().filter(|(key, _)| !self.pending.hides(family, key));
+            let flow = match (on_disk, pending.peek()) {
+                (Some((key, value)), next) if next.is_none_or(|(newer, _)| key < newer.as_slice()) => {
+                    let flow = visit(key, Bytes::copy_from_slice(value))?;
+                    stored.next();
+                    flow
+                }
+                (on_disk, Some((key, value))) => {
+                    if on_disk.is_some_and(|(older, _)| older == key.as_slice()) {
+                        stored.next();
+                    }
+                    let flow = value.as_ref().map_or(Ok(ControlFlow::Continue(())), |value| visit(key, value.clone()))?;
+                    pending.next();
+                    flow
+                }
+                (_, None) if stored.valid() => {
+                    stored.next();
+                    ControlFlow::Continue(())
+                }
+                (_, None) => return stored.status().map_err(failed("scan")),
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Storage for RocksEngine {
+    fn read(&self, partition: PartitionId, name: &Name) -> Result<Option<Object>, StorageError> {
+        self.get(Family::Data, &key::of_object(partition, name.position(), name))?.map(object).transpose()
+    }
+
+    fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        self.pending.put(Family::Data, key::of_object(partition, name.position(), name), Some(object.encode()));
+        Ok(())
+    }
+
+    fn scan(
+        &self,
+        partition: PartitionId,
+        after: Option<&Cursor>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<(Cursor, Object)>, StorageError> {
+        let from = match after {
+            Some(cursor) => key::just_after(key::of_object(partition, cursor.position, &cursor.name)),
+            None => key::of_partition(partition).to_vec(),
+        };
+        let (mut found, mut size) = (Vec::new(), 0);
+        self.walk(Family::Data, &from, key::after_partition(partition), |key, value| {
+            if found.len() == limit || size >= bytes {
+                return Ok(ControlFlow::Break(()));
+            }
+            size += value.len();
+            found.push((key::read_cursor(key).map_err(unreadable)?, object(value)?));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    fn drop_partition(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        self.pending.drop_partition(partition);
+        Ok(())
+    }
+
+    fn partitions(&self) -> Result<Vec<PartitionId>, StorageError> {
+        let mut partitions: BTreeSet<PartitionId> = self.pending.partitions();
+        let mut stored = self.db.raw_iterator_cf_opt(self.handle(Family::Data), options::reads());
+        stored.seek_to_first();
+        while let Some(key) = stored.key() {
+            let partition = key::read_partition(key).map_err(unreadable)?;
+            if !self.pending.hides(Family::Data, key) {
+                partitions.insert(partition);
+            }
+            match key::after_partition(partition) {
+                Some(next) => stored.seek(next),
+                None => break,
+            }
+        }
+        stored.status().map_err(failed("list partitions"))?;
+        Ok(partitions.into_iter().collect())
+    }
+
+    fn read_hint(&self, target: NodeId, partition: PartitionId, name: &Name) -> Result<Option<Object>, StorageError> {
+        self.get(Family::Hints, &key::of_hint(target, partition, name))?.map(object).transpose()
+    }
+
+    fn write_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        self.pending.put(Family::Hints, key::of_hint(target, partition, name), Some(object.encode()));
+        Ok(())
+    }
+
+    fn remove_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        self.pending.put(Family::Hints, key::of_hint(target, partition, name), None);
+        Ok(())
+    }
+
+    fn scan_hints(
+        &self,
+        target: NodeId,
+        after: Option<&(PartitionId, Name)>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<(PartitionId, Name, Object)>, StorageError> {
+        let from = match after {
+            Some((partition, name)) => key::just_after(key::of_hint(target, *partition, name)),
+            None => target.0.to_vec(),
+        };
+        let (mut found, mut size) = (Vec::new(), 0);
+        self.walk(Family::Hints, &from, key::after_target(target), |key, value| {
+            if found.len() == limit || size >= bytes {
+                return Ok(ControlFlow::Break(()));
+            }
+            size += value.len();
+            let (_, partition, name) = key::read_hint(key).map_err(unreadable)?;
+            found.push((partition, name, object(value)?));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    fn hint_totals(&self) -> Result<BTreeMap<NodeId, (u64, u64)>, StorageError> {
+        let mut totals = BTreeMap::<NodeId, (u64, u64)>::new();
+        self.walk(Family::Hints, &[], None, |key, value| {
+            let (target, _, _) = key::read_hint(key).map_err(unreadable)?;
+            let total = totals.entry(target).or_default();
+            *total = (total.0 + 1, total.1 + value.len() as u64);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(totals)
+    }
+
+    fn read_meta(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.get(Family::Meta, key)
+    }
+
+    fn write_meta(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StorageError> {
+        self.pending.put(Family::Meta, key.to_vec(), value.map(Bytes::copy_from_slice));
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<Ticket, StorageError> {
+        self.ticket = Ticket(self.ticket.0 + 1);
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return Ok(self.ticket);
+        }
+        let mut batch = WriteBatch::with_capacity_bytes(pending.bytes());
+        for partition in pending.dropped() {
+            let until = key::after_partition(partition).unwrap_or_else(|| key::BEYOND_ALL_PARTITIONS.to_vec());
+            batch.delete_range_cf(self.handle(Family::Data), key::of_partition(partition).to_vec(), until);
+        }
+        for (family, key, value) in pending.writes() {
+            match value {
+                Some(value) => batch.put_cf(self.handle(family), key, value),
+                None => batch.delete_cf(self.handle(family), key),
+            }
+        }
+        self.db.write_opt(batch, &self.write_options).map_err(failed("write"))?;
+        Ok(self.ticket)
+    }
+}
+
+fn refusal(path: String, error: rocksdb::Error) -> OpenError {
+    let reason = error.into_string();
+    if reason.contains("lock") && (reason.contains("LOCK") || reason.contains("lock hold")) {
+        return OpenError::Locked { path };
+    }
+    OpenError::Refused { path, reason }
+}
+
+fn failed(what: &'static str) -> impl Fn(rocksdb::Error) -> StorageError {
+    move |error| StorageError(format!("{what}: {error}"))
+}
+
+fn unreadable(error: dynamo_core::codec::DecodeError) -> StorageError {
+    StorageError(format!("a stored key: {error}"))
+}
+
+/// A stored object. One that does not decode is damaged: taken for absent, its history would be lost and its dots made again.
+fn object(bytes: Bytes) -> Result<Object, StorageError> {
+    Object::decode(bytes).map_err(|error| StorageError(format!("a stored object: {error}")))
+}

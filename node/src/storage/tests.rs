@@ -1,0 +1,175 @@
+//! The engine against the engine in memory, and what must survive.
+
+use std::path::PathBuf;
+
+use dynamo_core::id::{Incarnation, NodeId, PartitionId};
+use dynamo_core::name::Name;
+use dynamo_core::random::Random;
+use dynamo_core::storage::{Cursor, MemoryStorage, Storage, Ticket};
+use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
+use tempfile::TempDir;
+
+use super::syncer::Syncer;
+use super::{Expect, OpenError, RocksEngine};
+use crate::config::StorageSettings;
+
+fn settings() -> StorageSettings {
+    // Small buffers, so that a short test flushes and compacts.
+    StorageSettings { write_buffer_bytes: 256 << 10, block_cache_bytes: 1 << 20 }
+}
+
+fn path(dir: &TempDir) -> PathBuf {
+    dir.path().join("rocksdb")
+}
+
+fn open(dir: &TempDir, expect: Expect) -> RocksEngine {
+    RocksEngine::open(&path(dir), &settings(), expect).unwrap()
+}
+
+fn object(counter: u64, bytes: usize) -> Object {
+    let mut object = Object::default();
+    let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+    let value = Value { data: Some(vec![counter as u8; bytes].into()), written_ms: counter };
+    object.update(&CausalContext::default(), Dot { actor, counter: counter + 1 }, value);
+    object
+}
+
+/// One random step on both engines; what they return must be equal.
+fn step(random: &mut Random, real: &mut RocksEngine, model: &mut MemoryStorage) {
+    const BITS: u8 = 2;
+    let buckets: [&[u8]; 4] = [b"", b"a", b"a\0", b"b"];
+    let name = Name::new(buckets[random.below(4)], format!("key-{}", random.below(60)));
+    let partition = name.position().partition(BITS);
+    let any_partition = [0, 1, 2, 3].map(PartitionId)[random.below(4)];
+    let target = NodeId([[1, 2, 255][random.below(3)]; 16]);
+    let object = object(random.next_u64() % 1_000, random.below(600));
+    let (limit, bytes) = (random.below(20), random.below(4_000));
+    match random.below(14) {
+        0..3 => {
+            real.write(partition, &name, &object).unwrap();
+            model.write(partition, &name, &object).unwrap();
+        }
+        3..5 => assert_eq!(real.read(partition, &name), model.read(partition, &name)),
+        5 => {
+            let cursor = Cursor { position: name.position(), name };
+            let after = (random.below(2) == 0).then_some(&cursor);
+            assert_eq!(real.scan(partition, after, limit, bytes), model.scan(partition, after, limit, bytes));
+        }
+        6 if random.below(10) == 0 => {
+            real.drop_partition(any_partition).unwrap();
+            model.drop_partition(any_partition).unwrap();
+        }
+        7 => assert_eq!(real.partitions(), model.partitions()),
+        8 => {
+            real.write_hint(target, partition, &name, &object).unwrap();
+            model.write_hint(target, partition, &name, &object).unwrap();
+        }
+        9 => {
+            real.remove_hint(target, partition, &name).unwrap();
+            model.remove_hint(target, partition, &name).unwrap();
+            assert_eq!(real.read_hint(target, partition, &name), model.read_hint(target, partition, &name));
+        }
+        10 => {
+            let after = (random.below(2) == 0).then_some((partition, name));
+            let found = real.scan_hints(target, after.as_ref(), limit, bytes);
+            assert_eq!(found, model.scan_hints(target, after.as_ref(), limit, bytes));
+            assert_eq!(real.hint_totals(), model.hint_totals());
+        }
+        11 => {
+            let value = (random.below(3) > 0).then(|| random.next_u64().to_be_bytes());
+            let key = [random.below(5) as u8];
+            real.write_meta(&key, value.as_ref().map(|value| &value[..])).unwrap();
+            model.write_meta(&key, value.as_ref().map(|value| &value[..])).unwrap();
+            assert_eq!(real.read_meta(&key), model.read_meta(&key));
+        }
+        _ => assert_eq!(real.commit(), model.commit()),
+    }
+}
+
+#[test]
+fn the_engine_does_what_the_engine_in_memory_does() {
+    for seed in 0..12 {
+        let dir = TempDir::new().unwrap();
+        let mut real = open(&dir, Expect::Nothing);
+        let mut model = MemoryStorage::default();
+        let mut random = Random::new(seed);
+        for round in 0..4 {
+            for _ in 0..1_500 {
+                step(&mut random, &mut real, &mut model);
+            }
+            // Whatever was committed is there after the database was closed and opened again. Tickets begin anew.
+            real.commit().unwrap();
+            model.commit().unwrap();
+            drop(real);
+            real = open(&dir, Expect::Database);
+            real.ticket = model.last_ticket();
+            for partition in 0..4 {
+                let all = |engine: &dyn Storage| engine.scan(PartitionId(partition), None, usize::MAX, usize::MAX);
+                assert_eq!(all(&real), all(&model), "seed {seed} round {round} partition {partition}");
+            }
+            assert_eq!(real.hint_totals(), model.hint_totals());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_committed_is_seen_and_then_lost_as_a_whole() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let (first, second) = (Name::new("b", "first"), Name::new("b", "second"));
+    engine.write(PartitionId(0), &first, &object(1, 10)).unwrap();
+    engine.commit().unwrap();
+    engine.write(PartitionId(0), &second, &object(2, 10)).unwrap();
+    engine.write_meta(b"also", Some(b"this")).unwrap();
+    assert_eq!(engine.scan(PartitionId(0), None, 10, 10_000).unwrap().len(), 2);
+    drop(engine);
+    let engine = open(&dir, Expect::Database);
+    assert_eq!(engine.read(PartitionId(0), &first), Ok(Some(object(1, 10))));
+    assert_eq!(engine.read(PartitionId(0), &second), Ok(None));
+    assert_eq!(engine.read_meta(b"also"), Ok(None));
+}
+
+#[test]
+fn the_syncer_reports_the_newest_ticket_and_finishes_what_was_committed() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let syncer = Syncer::start(engine.database()).unwrap();
+    for counter in 0..500 {
+        engine.write(PartitionId(0), &Name::new("b", counter.to_string()), &object(counter, 100)).unwrap();
+        syncer.committed(engine.commit().unwrap());
+    }
+    assert_eq!(syncer.finish(), Ok(Ticket(500)));
+}
+
+#[test]
+fn a_database_in_use_is_said_to_be_in_use() {
+    let dir = TempDir::new().unwrap();
+    let _held = open(&dir, Expect::Nothing);
+    let error = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().unwrap();
+    assert!(matches!(error, OpenError::Locked { .. }), "{error:?}");
+}
+
+#[test]
+fn a_missing_or_damaged_database_is_never_made_anew() {
+    let dir = TempDir::new().unwrap();
+    let missing = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().unwrap();
+    assert!(matches!(missing, OpenError::Missing { .. }), "{missing:?}");
+    assert!(!path(&dir).exists());
+    drop(open(&dir, Expect::Nothing));
+    std::fs::write(path(&dir).join("CURRENT"), "MANIFEST-999999\n").unwrap();
+    let damaged = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().unwrap();
+    assert!(matches!(damaged, OpenError::Refused { .. }), "{damaged:?}");
+}
+
+#[test]
+fn a_damaged_object_is_an_error_and_not_an_absence() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir, Expect::Nothing);
+    let name = Name::new("b", "k");
+    let key = super::key::of_object(PartitionId(0), name.position(), &name);
+    let mut bytes = object(1, 10).encode().to_vec();
+    bytes[9] ^= 1;
+    engine.db.put_cf(engine.handle(super::Family::Data), key, bytes).unwrap();
+    assert!(engine.read(PartitionId(0), &name).unwrap_err().0.contains("checksum"));
+    assert!(engine.scan(PartitionId(0), None, 1, 1).is_err());
+}

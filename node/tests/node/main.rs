@@ -1,0 +1,6 @@
+//! Real nodes on loopback: one, three, and the process itself. Scenarios under faults are in `tests/cluster`.
+
+mod one;
+mod process;
+mod support;
+mod three;

@@ -1,0 +1,247 @@
+//! One node: what it answers, what it refuses, what it keeps.
+
+use dynamo_core::request::Failure;
+use dynamo_proto::{kv, v1};
+use tempfile::TempDir;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::{CLUSTER, TestCluster, TestNode, flags, get, put, until, values};
+
+#[tokio::test]
+async fn a_node_stands_by_without_a_ring_and_says_so() {
+    let dir = TempDir::new().unwrap();
+    let node = TestNode::start(flags(dir.path(), Vec::new())).unwrap();
+    until("it is ready", || async { node.status().await.ready }).await;
+    let refusal = node.kv().await.get(get("k")).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::Unavailable);
+    assert_eq!(kv::failure(&refusal), Some(Failure::NoRing));
+    let status = node.status().await;
+    assert_eq!((status.epoch, status.ring_hash.len(), status.partitions), (0, 0, 0));
+    assert_eq!(status.cluster.len(), 16);
+    assert_eq!(status.client_address, node.listen.client.to_string());
+    let topology = node.kv().await.topology(v1::TopologyRequest { known_epoch: 0 }).await.unwrap().into_inner();
+    assert_eq!((topology.epoch, topology.ring.len(), topology.members.len()), (0, 0, 1));
+    let digests = node.admin().await.partition_digests(v1::PartitionDigestsRequest::default()).await.unwrap_err();
+    assert_eq!(digests.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_key_is_put_read_superseded_and_deleted() {
+    let cluster = TestCluster::start(1).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    assert!(values(&kv.get(get("k")).await.unwrap().into_inner()).is_empty());
+    kv.put(put("k", "one")).await.unwrap();
+    let read = kv.get(get("k")).await.unwrap().into_inner();
+    assert_eq!(values(&read), ["one"]);
+    let evidence = read.evidence.unwrap();
+    assert_eq!((evidence.epoch, evidence.nodes.len()), (1, 1));
+    let with_context = v1::PutRequest { context: read.context.clone(), ..put("k", "two") };
+    let written = kv.put(with_context.clone()).await.unwrap().into_inner();
+    assert_eq!(written.evidence.unwrap().durable, 1);
+    assert_eq!(values(&kv.get(get("k")).await.unwrap().into_inner()), ["two"]);
+    // The old context again: concurrent with "two", so both stay until someone has seen both.
+    kv.put(v1::PutRequest { value: "three".into(), ..with_context }).await.unwrap();
+    let siblings = kv.get(get("k")).await.unwrap().into_inner();
+    assert_eq!(values(&siblings), ["three", "two"]);
+    let delete = v1::DeleteRequest { bucket: "b".into(), key: "k".into(), context: siblings.context, ..Default::default() };
+    kv.delete(delete).await.unwrap();
+    assert!(values(&kv.get(get("k")).await.unwrap().into_inner()).is_empty());
+}
+
+#[tokio::test]
+async fn what_may_not_be_is_refused_with_the_reason() {
+    let cluster = TestCluster::start(1).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    let cases = [
+        (v1::PutRequest { key: vec![b'k'; 1025].into(), ..put("k", "v") }, Code::InvalidArgument, "key: 1025 bytes, at most 1024"),
+        (v1::PutRequest { value: vec![0; (1 << 20) + 1].into(), ..put("k", "v") }, Code::InvalidArgument, "value: 1048577 bytes"),
+        (v1::PutRequest { context: "forged".into(), ..put("k", "v") }, Code::InvalidArgument, "context: "),
+    ];
+    for (request, code, message) in cases {
+        let status = kv.put(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().starts_with(message), "{status:?}");
+    }
+    assert!(values(&kv.get(get("k")).await.unwrap().into_inner()).is_empty());
+    kv.put(put("k", "v")).await.unwrap();
+    let create = v1::PutRequest { mode: v1::PutMode::CreateOnly.into(), ..put("k", "again") };
+    let status = kv.put(create).await.unwrap_err();
+    assert_eq!((status.code(), kv::failure(&status)), (Code::AlreadyExists, Some(Failure::Exists)));
+    let too_many = v1::Quorum { w: Some(2), ..Default::default() };
+    let status = kv.put(v1::PutRequest { quorum: Some(too_many), ..put("k", "v") }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let largest = v1::PutRequest { value: vec![7; 1 << 20].into(), ..put("large", "") };
+    kv.put(largest).await.unwrap();
+    assert_eq!(kv.get(get("large")).await.unwrap().into_inner().siblings[0].value.len(), 1 << 20);
+}
+
+#[tokio::test]
+async fn a_session_answers_everything_that_is_in_flight() {
+    const REQUESTS: u64 = 10_000;
+    let cluster = TestCluster::start(1).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    let frame = |ids: std::ops::Range<u64>, get_them: bool| {
+        let request = |id: u64| {
+            let key = format!("k{}", id % 1_000);
+            // Every tenth request is wrong; its id must be answered all the same.
+            let request = match (id % 10 == 9, get_them) {
+                (true, _) => None,
+                (false, true) => Some(v1::session_request::Request::Get(get(&key))),
+                (false, false) => Some(v1::session_request::Request::Put(put(&key, "v"))),
+            };
+            v1::SessionRequest { id, request }
+        };
+        v1::SessionRequests { requests: ids.map(request).collect(), epoch: 0 }
+    };
+    for get_them in [false, true] {
+        // One frame is larger than what may be in flight.
+        let frames = [frame(0..5_000, get_them), frame(5_000..REQUESTS, get_them)];
+        let mut answers = kv.session(tokio_stream::iter(frames)).await.unwrap().into_inner();
+        let mut answered = std::collections::BTreeSet::new();
+        while let Some(frame) = answers.message().await.unwrap() {
+            assert_eq!(frame.epoch, 1);
+            for v1::SessionResponse { id, response } in frame.responses {
+                assert!(answered.insert(id), "{id} is answered twice");
+                match response.unwrap() {
+                    v1::session_response::Response::Get(response) => {
+                        assert!(get_them && id % 10 != 9);
+                        assert!(response.siblings.iter().all(|sibling| sibling.value == "v"));
+                    }
+                    v1::session_response::Response::Put(_) => assert!(!get_them && id % 10 != 9),
+                    v1::session_response::Response::Failure(failure) => {
+                        assert_eq!(id % 10, 9, "{failure:?}");
+                        assert!(failure.message.starts_with("request: absent"));
+                    }
+                }
+            }
+        }
+        assert_eq!(answered.len() as u64, REQUESTS);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_identity_ring_and_data() {
+    let mut cluster = TestCluster::start(1).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    for key in 0..200 {
+        kv.put(put(&format!("k{key}"), "kept")).await.unwrap();
+    }
+    let before = cluster.nodes[0].status().await;
+    let id = cluster.stop(0);
+    cluster.restart(id);
+    let node = &cluster.nodes[0];
+    until("it is ready", || async { node.status().await.ready }).await;
+    let after = node.status().await;
+    assert_eq!(after.generation, before.generation + 1);
+    assert_eq!((after.epoch, &after.ring_hash, after.objects), (1, &before.ring_hash, 200));
+    let mut kv = node.kv().await;
+    for key in 0..200 {
+        let read = kv.get(get(&format!("k{key}"))).await.unwrap().into_inner();
+        assert_eq!(values(&read), ["kept"]);
+        // The context of the former life still works.
+        kv.put(v1::PutRequest { context: read.context, ..put(&format!("k{key}"), "new") }).await.unwrap();
+    }
+    assert_eq!(values(&kv.get(get("k7")).await.unwrap().into_inner()), ["new"]);
+}
+
+#[tokio::test]
+async fn a_directory_in_use_or_of_another_cluster_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let first = TestNode::start(flags(dir.path(), Vec::new())).unwrap();
+    let error = TestNode::start(flags(dir.path(), Vec::new())).err().unwrap();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    first.stop().unwrap();
+    let mut other = flags(dir.path(), Vec::new());
+    other.cluster_id = Some("00000000-0000-0000-0000-000000000001".into());
+    let error = TestNode::start(other).err().unwrap();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains(&format!("belongs to cluster {CLUSTER}")), "{error}");
+}
+
+#[tokio::test]
+async fn health_reflection_metrics_and_probes_answer() {
+    let cluster = TestCluster::start(1).await;
+    let node = &cluster.nodes[0];
+    let mut health = HealthClient::new(node.channel().await);
+    for service in ["", "dynamo.v1.Kv"] {
+        until("it is serving", || {
+            let mut health = health.clone();
+            async move {
+                let status = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner().status;
+                status == i32::from(ServingStatus::Serving)
+            }
+        })
+        .await;
+    }
+    let unknown = health.check(HealthCheckRequest { service: "nobody".into() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert_eq!(services(node).await, ["dynamo.v1.Admin", "dynamo.v1.Kv", "dynamo.v1.Peer", "grpc.health.v1.Health"]);
+    assert_eq!(node.http("/healthz/live").await.0, 200);
+    assert_eq!(node.http("/healthz/ready").await, (200, "ready\n".into()));
+    node.kv().await.put(put("k", "v")).await.unwrap();
+    let (code, metrics) = node.http("/metrics").await;
+    assert_eq!(code, 200);
+    for line in ["dynamokv_puts_ok_total 1", "dynamokv_epoch 1", "dynamokv_objects 1", "dynamokv_ready 1", "# EOF"] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(node.http("/nowhere").await.0, 404);
+}
+
+/// What reflection lists, but for itself.
+async fn services(node: &TestNode) -> Vec<String> {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ListServiceResponse, ServerReflectionRequest};
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = ServerReflectionRequest { host: String::new(), message_request };
+    let mut client = ServerReflectionClient::new(node.channel().await);
+    let mut answers = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(ListServiceResponse { service })) = answer.message_response else {
+        panic!("not a list: {answer:?}");
+    };
+    let mut names: Vec<String> = service.into_iter().map(|service| service.name).collect();
+    names.retain(|name| !name.starts_with("grpc.reflection"));
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_is_in_flight_and_refuses_what_comes_after() {
+    let mut cluster = TestCluster::start(1).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    let (requests, frames) = tokio::sync::mpsc::channel(4);
+    let mut answers = kv.session(tokio_stream::wrappers::ReceiverStream::new(frames)).await.unwrap().into_inner();
+    let request = |id: u64| v1::SessionRequest {
+        id,
+        request: Some(v1::session_request::Request::Put(put(&format!("k{id}"), "v"))),
+    };
+    requests.send(v1::SessionRequests { requests: (0..500).map(request).collect(), epoch: 0 }).await.unwrap();
+    let mut acknowledged = Vec::new();
+    let first = answers.message().await.unwrap().unwrap();
+    acknowledged.extend(first.responses);
+    let stopping = tokio::task::spawn_blocking(move || {
+        let id = cluster.stop(0);
+        (cluster, id)
+    });
+    // The node ends the session although the client has not; every answer that it gave before counts.
+    while let Ok(Some(frame)) = answers.message().await {
+        acknowledged.extend(frame.responses);
+    }
+    assert_eq!(acknowledged.len(), 500);
+    let (mut cluster, id) = stopping.await.unwrap();
+    cluster.restart(id);
+    let node = &cluster.nodes[0];
+    until("it is ready", || async { node.status().await.ready }).await;
+    let mut kv = node.kv().await;
+    for response in acknowledged {
+        if let Some(v1::session_response::Response::Put(_)) = response.response {
+            assert_eq!(values(&kv.get(get(&format!("k{}", response.id))).await.unwrap().into_inner()), ["v"]);
+        }
+    }
+}

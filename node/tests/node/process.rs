@@ -1,0 +1,141 @@
+//! The process: its exit codes, and what `kill -9` may not take.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::rebalance::first_ring;
+use dynamo_core::ring::Member;
+use dynamo_proto::v1;
+use dynamo_proto::v1::admin_client::AdminClient;
+use dynamo_proto::v1::kv_client::KvClient;
+use tempfile::TempDir;
+
+use crate::support::{CLUSTER, get, put, until, values};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dynamo-node"));
+    command.args(arguments).env_clear().stderr(Stdio::piped()).stdout(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+/// A node's process; killed with the test.
+struct Process {
+    child: Child,
+    client: String,
+}
+
+impl Process {
+    /// Starts on free ports, and reads them from the log.
+    fn start(dir: &Path) -> Self {
+        let dir = dir.to_str().unwrap();
+        let any = "127.0.0.1:0";
+        let listen = ["--listen-client", any, "--listen-peer", any, "--listen-http", any, "--log-format", "json"];
+        let mut arguments = vec!["--cluster-id", CLUSTER, "--data-dir", dir];
+        arguments.extend(listen);
+        let mut child = command(&arguments).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let starting = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("\"starting\""))).unwrap().unwrap();
+        let client = starting.split("client: ").nth(1).unwrap().split(',').next().unwrap().to_string();
+        // Whoever does not read the log must not stop the node.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, client }
+    }
+
+    async fn kv(&self) -> KvClient<tonic::transport::Channel> {
+        KvClient::connect(format!("http://{}", self.client)).await.unwrap()
+    }
+
+    async fn admin(&self) -> AdminClient<tonic::transport::Channel> {
+        AdminClient::connect(format!("http://{}", self.client)).await.unwrap()
+    }
+
+    async fn is_ready(&self) -> bool {
+        match AdminClient::connect(format!("http://{}", self.client)).await {
+            Ok(mut admin) => admin.status(v1::StatusRequest {}).await.is_ok_and(|status| status.into_inner().ready),
+            Err(_) => false,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_2_and_says_what_to_do() {
+    let cases: [(&[&str], &str); 4] = [
+        (&[], "cluster_id: absent"),
+        (&["--config", "/nowhere/node.yaml"], "config: /nowhere/node.yaml"),
+        (&["--quorum-w", "many"], "--quorum-w"),
+        (&["--cluster-id", CLUSTER, "--data-dir", "/nowhere", "--listen-peer", "1.2.3.4:1", "--advertise-host", "h"], "listen.peer: 1.2.3.4:1"),
+    ];
+    for (arguments, expected) in cases {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_ends_with_3() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let any = "127.0.0.1:0";
+    let data_dir = file.to_str().unwrap();
+    let listen = ["--listen-client", any, "--listen-peer", any, "--listen-http", any];
+    let output = run(&[&["--cluster-id", CLUSTER, "--data-dir", data_dir], &listen[..]].concat());
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("data_dir: "), "{output:?}");
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    let dir = TempDir::new().unwrap();
+    let mut acknowledged = 0;
+    for round in 0..3 {
+        let process = Process::start(dir.path());
+        until("it is ready", || process.is_ready()).await;
+        if round == 0 {
+            let status = process.admin().await.status(v1::StatusRequest {}).await.unwrap().into_inner();
+            let member = Member { zone: "default".into(), weight: 1 };
+            let members = [(NodeId::from_slice(&status.node).unwrap(), member)].into();
+            let ring = first_ring(ClusterId::parse(CLUSTER).unwrap(), 4, 1, &members).unwrap();
+            process.admin().await.propose_ring(v1::ProposeRingRequest { ring: ring.encode() }).await.unwrap();
+        }
+        let mut kv = process.kv().await;
+        for key in 0..acknowledged {
+            let read = kv.get(get(&format!("k{key}"))).await.unwrap().into_inner();
+            assert_eq!(values(&read), ["v"], "round {round} key {key}");
+        }
+        let mut one = put("", "v");
+        one.quorum = Some(v1::Quorum { r: Some(1), w: Some(1), ..Default::default() });
+        for _ in 0..300 {
+            one.key = format!("k{acknowledged}").into();
+            kv.put(one.clone()).await.unwrap();
+            acknowledged += 1;
+        }
+        // Dropping kills it without a warning.
+        drop(process);
+    }
+}
+
+#[tokio::test]
+async fn sigterm_ends_with_0() {
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(dir.path());
+    until("it is ready", || process.is_ready()).await;
+    let killed = Command::new("kill").args(["-TERM", &process.child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
