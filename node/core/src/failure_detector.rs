@@ -70,6 +70,14 @@ impl FailureDetector {
         self.phi(peer, now) > self.threshold
     }
 
+    /// How long `peer` has said nothing and had no link; zero while there is one.
+    pub fn away_for(&self, peer: NodeId, now: Instant) -> Duration {
+        match self.peers.get(&peer) {
+            Some(entry) if !entry.linked => now.since(entry.heard),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Whether there is a link to `peer`.
     pub fn is_linked(&self, peer: NodeId) -> bool {
         self.peers.get(&peer).is_some_and(|entry| entry.linked)

@@ -41,12 +41,14 @@ impl MemberState {
 pub struct Gossip {
     own: NodeId,
     members: BTreeMap<NodeId, MemberState>,
+    /// Nodes that are gone for good, with their last word: hearsay of it does not bring them back.
+    forgotten: BTreeMap<NodeId, (u64, u64)>,
 }
 
 impl Gossip {
     /// A view that knows only its own node.
     pub fn new(own: NodeId, state: MemberState) -> Self {
-        Self { own, members: [(own, state)].into() }
+        Self { own, members: [(own, state)].into(), forgotten: BTreeMap::new() }
     }
 
     /// Everyone that was heard of, this node included.
@@ -73,6 +75,10 @@ impl Gossip {
         let mut readdressed = false;
         for (node, state) in theirs {
             let known = self.members.get(&node);
+            if self.forgotten.get(&node).is_some_and(|last| *last >= state.order()) {
+                continue;
+            }
+            self.forgotten.remove(&node);
             if node == self.own || known.is_some_and(|known| known.order() >= state.order()) {
                 continue;
             }
@@ -80,6 +86,18 @@ impl Gossip {
             self.members.insert(node, state);
         }
         readdressed
+    }
+
+    /// `node` left the cluster and does not answer: nobody dials it any more.
+    pub fn forget(&mut self, node: NodeId) {
+        if let Some(state) = self.members.remove(&node) {
+            self.forgotten.insert(node, state.order());
+        }
+    }
+
+    /// `node` spoke itself: what is said of it counts again.
+    pub fn remember(&mut self, node: NodeId) {
+        self.forgotten.remove(&node);
     }
 
     /// Notes the addresses that a peer told in its handshake, before any gossip of it arrived.
@@ -116,6 +134,20 @@ mod tests {
             }
             assert_eq!(gossip.of(other), Some(&words[2]));
         }
+    }
+
+    #[test]
+    fn a_node_that_left_is_not_brought_back_by_hearsay_but_by_its_own_word() {
+        let (own, other) = (NodeId([1; 16]), NodeId([2; 16]));
+        let mut gossip = Gossip::new(own, state(1, 1, "me:1"));
+        gossip.merge(vec![(other, state(3, 7, "old:1"))]);
+        gossip.forget(other);
+        assert!(!gossip.merge(vec![(other, state(3, 7, "old:1"))]));
+        assert_eq!(gossip.of(other), None);
+        assert!(gossip.merge(vec![(other, state(4, 1, "new:1"))]), "it started again");
+        gossip.forget(other);
+        gossip.remember(other);
+        assert!(gossip.merge(vec![(other, state(4, 1, "new:1"))]), "it spoke itself");
     }
 
     #[test]

@@ -149,7 +149,7 @@ async fn a_node_of_another_cluster_is_let_in_by_nobody() {
     let mut cluster = Cluster::with_ring(3).await.unwrap();
     let stranger = cluster.add_of(ClusterId([9; 16])).await.unwrap();
     cluster
-        .until("the stranger has tried", async |cluster| Ok(cluster.log(stranger).contains("cluster")))
+        .until("the stranger was told", async |cluster| Ok(cluster.log(stranger).contains("it belongs to cluster")))
         .await
         .unwrap();
     let status = cluster.status(stranger).await.unwrap();

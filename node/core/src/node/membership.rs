@@ -5,6 +5,7 @@
 //! epoch as held only once the ring is on stable storage.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::gossip::MemberState;
 use crate::hash_tree::HashTrees;
@@ -14,6 +15,9 @@ use crate::node::{Node, Output, ProposeError, Waiting};
 use crate::ring::{Ring, RingError};
 use crate::storage::{Storage, StorageError};
 use crate::time::Now;
+
+/// A node that left the ring and is silent this long is not dialled any more.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 impl<S: Storage> Node<S> {
     pub(super) fn on_link_up(&mut self, peer: NodeId, at: &str, clients_at: &str, now: Now, out: &mut Vec<Output>) {
@@ -30,13 +34,30 @@ impl<S: Storage> Node<S> {
     /// Each second: a random peer hears all, and every peer is pinged so that its silence means something.
     pub(super) fn tick_gossip(&mut self, now: Now, out: &mut Vec<Output>) {
         self.gossip.update_own(self.ring_durable, self.trees.objects_total(), self.hints.total());
+        self.forget_departed(now, out);
         let peers: Vec<NodeId> = self.detector.linked_peers().collect();
         if !peers.is_empty() {
             let chosen = peers[self.random.below(peers.len())];
             self.send_gossip(chosen, true, out);
         }
         out.extend(peers.into_iter().map(|to| Output::Send { to, message: Message::Ping { answer: false } }));
-        let _ = now;
+    }
+
+    /// Nodes that the ring does not list and that are away for a minute have left: their addresses may belong to others now.
+    fn forget_departed(&mut self, now: Now, out: &mut Vec<Output>) {
+        let Some(ring) = &self.ring else { return };
+        let departed: Vec<NodeId> = self
+            .gossip
+            .members()
+            .keys()
+            .filter(|node| **node != self.identity.node && !ring.members.contains_key(node))
+            .filter(|node| self.detector.away_for(**node, now.instant) > FORGET_AFTER)
+            .copied()
+            .collect();
+        if !departed.is_empty() {
+            departed.into_iter().for_each(|node| self.gossip.forget(node));
+            out.push(Output::AddressesChanged);
+        }
     }
 
     fn send_gossip(&self, to: NodeId, wants_answer: bool, out: &mut Vec<Output>) {
@@ -52,6 +73,7 @@ impl<S: Storage> Node<S> {
         wants_answer: bool,
         out: &mut Vec<Output>,
     ) {
+        self.gossip.remember(from);
         if self.gossip.merge(members) {
             out.push(Output::AddressesChanged);
         }
