@@ -1,7 +1,7 @@
 //! What nodes say to each other. The wire form is in `dynamo-proto`; this is the meaning.
 //!
 //! Every message of the data path carries its sender's epoch. Messages may be lost, duplicated and reordered; each is safe to
-//! handle twice.
+//! handle twice (a `Forward` within two of its time-outs: it names no dot yet, so a later repetition would be a second write).
 
 use std::sync::Arc;
 

@@ -125,6 +125,12 @@ impl<S: Storage> Node<S> {
         name: &Name,
         object: &Object,
     ) -> Result<Result<(), Refusal>, StorageError> {
+        let names_target = |ring: &Arc<Ring>| ring.placement(partition).involves(target);
+        if self.ring.as_ref().is_some_and(|ring| !names_target(ring)) {
+            // The request began under an older ring: its home replica would refuse the hint. Kept as a foreign copy, it is
+            // handed back to whoever owns the partition now.
+            return self.apply(partition, name, object);
+        }
         if self.hints.bytes_for(target) >= self.config.hint_bytes_max {
             self.counters.hints_refused_quota += 1;
             return Ok(Err(Refusal::Overloaded));

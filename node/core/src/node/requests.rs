@@ -51,13 +51,24 @@ struct PutJob {
     context: Bytes,
 }
 
+/// A request that another node coordinates.
+#[derive(Clone, Debug)]
+struct ForwardJob {
+    reply: ReplyTo,
+    to: NodeId,
+    writes: bool,
+    deadline: Instant,
+    /// A get that may be asked of another node: nothing is written twice by it.
+    again: Option<Request>,
+}
+
 /// Requests under way, by number, and when each wants a look.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight {
     next: u64,
     puts: BTreeMap<RequestId, PutJob>,
     gets: BTreeMap<RequestId, Job<get::Get>>,
-    forwards: BTreeMap<RequestId, (ReplyTo, NodeId, bool)>,
+    forwards: BTreeMap<RequestId, ForwardJob>,
     timers: BTreeSet<(Instant, RequestId)>,
     /// Forwarded requests that were taken, until when a repetition is ignored: a second run would be a second write.
     taken: BTreeSet<(NodeId, RequestId)>,
@@ -187,17 +198,37 @@ impl<S: Storage> Node<S> {
         let writes = !matches!(request.operation, Operation::Get);
         // The coordinator answers at its deadline; the extra time is for the answer's way back.
         let deadline = now.instant + self.timeout(&request) + Duration::from_millis(500);
-        self.requests.forwards.insert(number, (reply, to, writes));
-        self.requests.timers.insert((deadline, number));
+        let again = (!writes).then(|| request.clone());
+        self.requests.forwards.insert(number, ForwardJob { reply, to, writes, deadline, again });
+        self.arm(number, deadline, now);
         self.counters.requests_forwarded += 1;
         out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
     }
 
+    /// Time is up for a forwarded request: a get that was not answered soon is asked of another replica, once; at the deadline
+    /// the client is told.
+    fn tick_forward(&mut self, number: RequestId, now: Now, out: &mut Vec<Output>) {
+        let Some(job) = self.requests.forwards.get_mut(&number) else { return };
+        if now.instant >= job.deadline {
+            self.give_up_forward(number, out);
+            return;
+        }
+        let (silent, again) = (job.to, job.again.take());
+        let Some((request, ring)) = again.zip(self.ring.clone()) else { return };
+        let own = self.identity.node;
+        let writers = ring.placement(ring.partition_of(&request.name)).writers();
+        let other = writers.into_iter().find(|node| *node != silent && *node != own && self.reachable(*node, now));
+        if let (Some(to), Some(job)) = (other, self.requests.forwards.get_mut(&number)) {
+            job.to = to;
+            out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
+        }
+    }
+
     pub(super) fn on_forwarded(&mut self, from: NodeId, number: RequestId, outcome: Outcome, out: &mut Vec<Output>) {
-        if self.requests.forwards.get(&number).is_some_and(|(_, to, _)| *to == from)
-            && let Some((reply, _, _)) = self.requests.forwards.remove(&number)
+        if self.requests.forwards.get(&number).is_some_and(|job| job.to == from)
+            && let Some(job) = self.requests.forwards.remove(&number)
         {
-            self.respond(reply, outcome, out);
+            self.respond(job.reply, outcome, out);
         }
     }
 
@@ -678,24 +709,28 @@ impl<S: Storage> Node<S> {
             self.fail_request(peer, number, now, out)?;
         }
         let lost: Vec<RequestId> =
-            self.requests.forwards.iter().filter(|(_, (_, to, _))| *to == peer).map(|(number, _)| *number).collect();
+            self.requests.forwards.iter().filter(|(_, job)| job.to == peer).map(|(number, _)| *number).collect();
         for number in lost {
-            self.give_up_forward(number, out);
+            // A get is asked of another node at once.
+            self.tick_forward(number, now, out);
+            if self.requests.forwards.get(&number).is_some_and(|job| job.to == peer) {
+                self.give_up_forward(number, out);
+            }
         }
         Ok(())
     }
 
     /// A forwarded request whose coordinator cannot be heard any more: a write may have happened.
     fn give_up_forward(&mut self, number: RequestId, out: &mut Vec<Output>) {
-        if let Some((reply, _, writes)) = self.requests.forwards.remove(&number) {
-            let failure = if writes {
+        if let Some(job) = self.requests.forwards.remove(&number) {
+            let failure = if job.writes {
                 self.counters.puts_unknown += 1;
                 Failure::Unknown { acknowledged: 0, required: 1 }
             } else {
                 self.counters.gets_failed += 1;
                 Failure::Unavailable { acknowledged: 0, required: 1 }
             };
-            self.respond(reply, Err(failure), out);
+            self.respond(job.reply, Err(failure), out);
         }
     }
 
@@ -706,7 +741,7 @@ impl<S: Storage> Node<S> {
             self.requests.timers.pop_first();
             self.put_input(number, put::Input::Tick, now, out)?;
             self.get_input(number, get::Input::Tick, now, out)?;
-            self.give_up_forward(number, out);
+            self.tick_forward(number, now, out);
         }
         self.requests.forget_taken(now.instant);
         Ok(())
