@@ -14,6 +14,7 @@
 
 mod clients;
 mod clock;
+mod inbox;
 mod question;
 
 use std::sync::Arc;
@@ -37,12 +38,11 @@ use crate::storage::syncer::{Durable, Syncer};
 
 pub use clients::{Reply, SESSION_REQUESTS_MAX, SessionSender};
 pub use clock::Clock;
+pub use inbox::{Closed, Inbox, Queued};
 pub use question::{Question, Refused, Snapshot, Topology};
 
 use clients::Clients;
 
-/// Events that may wait for the loop. Senders wait beyond that, and with them their connections.
-pub const EVENTS_MAX: usize = 4_096;
 /// Events handled in one turn: enough to share a commit, few enough that the first answer is not kept waiting.
 const EVENTS_PER_TURN: usize = 256;
 /// Between two ticks; the protocol's intervals are multiples of it.
@@ -98,7 +98,7 @@ impl Shared {
 pub struct Driver {
     node: Node<RocksEngine>,
     syncer: Syncer,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Queued>,
     peers: Peers,
     clients: Clients,
     clock: Clock,
@@ -114,7 +114,7 @@ impl Driver {
     pub fn new(
         node: Node<RocksEngine>,
         syncer: Syncer,
-        events: mpsc::Receiver<Event>,
+        events: mpsc::Receiver<Queued>,
         peers: Peers,
         clock: Clock,
         shared: Shared,
@@ -125,11 +125,7 @@ impl Driver {
     }
 
     /// Runs until `stop` completes and nothing is in flight, or the storage fails. `stopping` is told when new requests end.
-    pub async fn run(
-        mut self,
-        stop: impl Future<Output = ()>,
-        stopping: impl FnOnce(),
-    ) -> Result<(), StorageError> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>, stopping: impl FnOnce()) -> Result<(), StorageError> {
         let mut reports = self.syncer.reports();
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,7 +171,7 @@ impl Driver {
     /// Everything that waits, one commit, all outputs.
     fn turn(
         &mut self,
-        batch: &mut Vec<Event>,
+        batch: &mut Vec<Queued>,
         reports: &mut watch::Receiver<Durable>,
         ticked: bool,
     ) -> Result<(), StorageError> {
@@ -191,8 +187,8 @@ impl Driver {
                 return Err(StorageError(format!("the syncer ended after ticket {}", last.0)));
             }
         }
-        for event in batch.drain(..) {
-            self.handle(event, now)?;
+        for queued in batch.drain(..) {
+            self.handle(queued.event, now)?;
         }
         for peer in self.peers.take_overflowed() {
             self.node.handle(Input::LinkDown { peer }, now, &mut self.outputs)?;
@@ -233,10 +229,10 @@ impl Driver {
             reply.send(Err(Failure::Overloaded("the node is stopping; ask another".into())));
             return Ok(());
         }
-        match self.clients.admit(reply) {
+        match self.clients.admit(reply, &request) {
             Ok(client) => self.node.handle(Input::Request { client, request }, now, &mut self.outputs),
-            Err(refused) => {
-                refused.send(Err(Failure::Overloaded(format!("{} requests are in flight here", clients::CLIENTS_MAX))));
+            Err((refused, bound)) => {
+                refused.send(Err(Failure::Overloaded(bound)));
                 Ok(())
             }
         }

@@ -38,7 +38,9 @@ pub enum IdentityError {
         reason: String,
     },
     /// It belongs to another cluster.
-    #[error("data_dir: {path} belongs to cluster {theirs}, cluster_id says {ours}; use the right directory, or correct cluster_id")]
+    #[error(
+        "data_dir: {path} belongs to cluster {theirs}, cluster_id says {ours}; use the right directory, or correct cluster_id"
+    )]
     OtherCluster {
         /// The directory.
         path: String,

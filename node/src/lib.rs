@@ -28,12 +28,12 @@ use dynamo_core::node::{Identity, Node};
 use dynamo_core::storage::StorageError;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
 use config::{ConfigError, Listen, ValidConfig};
-use driver::{Clock, Driver, EVENTS_MAX, Event, Shared};
+use driver::{Clock, Driver, Inbox, Shared};
 use identity::{DataDir, IdentityError};
 use peers::{Own, Peers};
 use server::admin::AdminService;
@@ -69,6 +69,14 @@ pub enum NodeError {
     /// The thread for fsyncs did not start.
     #[error("no thread for fsyncs: {0}")]
     Thread(std::io::Error),
+    /// A port is no longer served.
+    #[error("the {port} service ended: {reason}")]
+    Service {
+        /// Which.
+        port: &'static str,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl NodeError {
@@ -77,7 +85,8 @@ impl NodeError {
         match self {
             Self::Config(_) | Self::Listen { .. } => 2,
             Self::DataDir(_) => 3,
-            Self::Storage(_) | Self::Thread(_) => 4,
+            Self::Storage(_) => 4,
+            Self::Thread(_) | Self::Service { .. } => 1,
         }
     }
 }
@@ -139,23 +148,26 @@ impl Bound {
         };
         let node = Node::open(identity, config.protocol, data.engine, rand::random(), clock.now())?;
 
-        let (events, received) = mpsc::channel::<Event>(EVENTS_MAX);
+        let (inbox, received) = Inbox::new();
         let (ready, is_ready) = watch::channel(false);
         let (stop_clients, clients_stop) = watch::channel(false);
         let (stop_peers, peers_stop) = watch::channel(false);
         let shared = Shared::default();
-        let kv = KvService::new(events.clone(), shared.clone(), clients_stop.clone());
-        let admin = AdminService::new(events.clone());
-        let peers = PeerService::new(own.clone(), events.clone(), peers_stop.clone());
+        let kv = KvService::new(inbox.clone(), shared.clone(), clients_stop.clone());
+        let admin = AdminService::new(inbox.clone());
+        let peers = PeerService::new(own.clone(), inbox.clone(), peers_stop.clone());
         // Dropping the set ends them all.
         let mut servers = JoinSet::new();
-        servers.spawn(logged("client", server::serve_clients(client, kv, admin, is_ready.clone(), clients_stop)));
-        servers.spawn(logged("peer", server::serve_peers(peer, peers, peers_stop.clone())));
-        servers.spawn(logged("http", metrics::serve(http, events.clone(), is_ready, peers_stop)));
+        servers.spawn(named("client", server::serve_clients(client, kv, admin, is_ready.clone(), clients_stop)));
+        servers.spawn(named("peer", server::serve_peers(peer, peers, peers_stop.clone())));
+        servers.spawn(named("http", metrics::serve(http, inbox.clone(), is_ready, peers_stop)));
 
-        let links = Peers::new(own, config.seeds, events);
+        let links = Peers::new(own, config.seeds, inbox);
         let driver = Driver::new(node, syncer, received, links, clock, shared, ready);
-        driver.run(stop, || stop_clients.send_modify(|stop| *stop = true)).await?;
+        tokio::select! {
+            stopped = driver.run(stop, || stop_clients.send_modify(|stop| *stop = true)) => stopped?,
+            error = failure(&mut servers) => return Err(error),
+        }
         stop_peers.send_modify(|stop| *stop = true);
         let closed = async { while servers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(CLOSE_MAX, closed).await;
@@ -166,7 +178,9 @@ impl Bound {
 fn own(config: &ValidConfig, data: &DataDir, listen: Listen) -> Own {
     let host = &config.advertise_host;
     // An IPv6 address needs brackets before a port.
-    let at = |port: u16| if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let at = |port: u16| {
+        if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    };
     Own {
         cluster: config.cluster,
         node: data.node,
@@ -183,8 +197,18 @@ fn bound(field: &'static str, address: SocketAddr, listener: &TcpListener) -> Re
     listener.local_addr().map_err(|error| NodeError::Listen { field, address, error })
 }
 
-async fn logged<E: std::error::Error>(port: &'static str, serving: impl Future<Output = Result<(), E>>) {
-    if let Err(error) = serving.await {
-        tracing::error!(port, %error, "a service ended");
+async fn named<E: std::error::Error>(port: &'static str, serving: impl Future<Output = Result<(), E>>) -> Result<(), NodeError> {
+    serving.await.map_err(|error| NodeError::Service { port, reason: error.to_string() })
+}
+
+/// Completes when a service fails; a graceful end is none.
+async fn failure(servers: &mut JoinSet<Result<(), NodeError>>) -> NodeError {
+    while let Some(ended) = servers.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(panicked) => return NodeError::Service { port: "unknown", reason: panicked.to_string() },
+        }
     }
+    std::future::pending().await
 }

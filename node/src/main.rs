@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dynamo-node: {error:#}");
+            eprintln!("dynamo-node: {error}");
             ExitCode::from(error.downcast_ref::<NodeError>().map_or(1, NodeError::exit_code))
         }
     }

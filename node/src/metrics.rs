@@ -16,9 +16,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
-use crate::driver::{Event, Question, Snapshot};
+use crate::driver::{Closed, Inbox, Question, Snapshot};
 use crate::server::wait_for;
 
 /// Counters of the driver among its gauges: what only grows.
@@ -26,14 +26,14 @@ const GAUGES_THAT_COUNT: [&str; 3] = ["links_overflowed", "messages_without_link
 
 #[derive(Clone)]
 struct Probed {
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
     ready: watch::Receiver<bool>,
 }
 
 /// Serves until `stopping` turns true.
 pub async fn serve(
     listener: TcpListener,
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
     ready: watch::Receiver<bool>,
     stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
@@ -41,7 +41,7 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz/live", get(|| async { "ok\n" }))
         .route("/healthz/ready", get(readiness))
-        .with_state(Probed { events, ready });
+        .with_state(Probed { inbox, ready });
     axum::serve(listener, router).with_graceful_shutdown(wait_for(stopping)).await
 }
 
@@ -54,14 +54,14 @@ async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(probed): State<Probed>) -> Response {
-    let (reply, snapshot) = oneshot::channel();
-    let asked = probed.events.send(Event::Question(Question::Snapshot(reply))).await;
-    match (asked, snapshot.await) {
-        (Ok(()), Ok(snapshot)) => match encode(snapshot) {
-            Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+    match probed.inbox.ask(Question::Snapshot).await {
+        Ok(snapshot) => match encode(snapshot) {
+            Ok(text) => {
+                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+            }
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         },
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),
+        Err(Closed) => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),
     }
 }
 

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::message::Message;
 use dynamo_proto::v1;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tracing::warn;
 
-use crate::driver::Event;
+use crate::driver::Inbox;
 use queue::QueueSender;
 
 /// The version of the messages between nodes.
@@ -125,7 +125,7 @@ impl Drop for Dial {
 pub struct Peers {
     own: Arc<Own>,
     seeds: Vec<String>,
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
     dials: BTreeMap<String, Dial>,
     links: HashMap<NodeId, Link>,
     overflowed: Vec<NodeId>,
@@ -136,11 +136,11 @@ pub struct Peers {
 
 impl Peers {
     /// No links yet; [`Peers::dial`] begins.
-    pub fn new(own: Own, seeds: Vec<String>, events: mpsc::Sender<Event>) -> Self {
+    pub fn new(own: Own, seeds: Vec<String>, inbox: Inbox) -> Self {
         Self {
             own: Arc::new(own),
             seeds,
-            events,
+            inbox,
             dials: BTreeMap::new(),
             links: HashMap::new(),
             overflowed: Vec::new(),
@@ -162,8 +162,7 @@ impl Peers {
         let forgotten = self.dials.keys().filter(|address| !wanted.contains(*address)).cloned().collect::<Vec<_>>();
         for address in forgotten {
             self.dials.remove(&address);
-            let lost: Vec<NodeId> =
-                self.links.values().filter(|link| link.dialled == address).map(|link| link.node).collect();
+            let lost: Vec<NodeId> = self.links.values().filter(|link| link.dialled == address).map(|link| link.node).collect();
             for node in lost {
                 self.links.remove(&node);
                 self.overflowed.push(node);
@@ -172,7 +171,7 @@ impl Peers {
         for address in wanted {
             if !self.dials.contains_key(&address) {
                 let now = Arc::new(Notify::new());
-                let dialling = dial::run(address.clone(), Arc::clone(&self.own), self.events.clone(), Arc::clone(&now));
+                let dialling = dial::run(address.clone(), Arc::clone(&self.own), self.inbox.clone(), Arc::clone(&now));
                 let task = tokio::spawn(dialling).abort_handle();
                 self.dials.insert(address, Dial { task, now });
             }

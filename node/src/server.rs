@@ -15,14 +15,14 @@ use dynamo_proto::v1::admin_server::AdminServer;
 use dynamo_proto::v1::kv_server::KvServer;
 use dynamo_proto::v1::peer_server::PeerServer;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::driver::{Event, Question};
+use crate::driver::Closed;
 use crate::peers::MESSAGE_BYTES_MAX;
 
 /// The longest message that a client may send: a session's frame of a dozen values of the greatest length.
@@ -32,8 +32,9 @@ const STREAMS_MAX: u32 = 1_024;
 /// Pings on a silent connection; one that answers none is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The names under which the health of the client service is asked for.
-const HEALTH_NAMES: [&str; 2] = ["", "dynamo.v1.Kv"];
+/// The names under which health is asked for: the process as a whole (is it alive?), and the client service (does it serve?).
+const LIVENESS: &str = "";
+const READINESS: &str = "dynamo.v1.Kv";
 
 fn builder() -> Server {
     Server::builder()
@@ -95,15 +96,13 @@ fn with_reflection(router: Router) -> Router {
 }
 
 async fn report_health(reporter: HealthReporter, mut ready: watch::Receiver<bool>) -> std::convert::Infallible {
+    // The process lives as long as it answers: restarting a node because its peers are away would bring nobody back.
+    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     loop {
         let status = if *ready.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in HEALTH_NAMES {
-            reporter.set_service_status(name, status).await;
-        }
+        reporter.set_service_status(READINESS, status).await;
         if ready.changed().await.is_err() {
-            for name in HEALTH_NAMES {
-                reporter.set_service_status(name, ServingStatus::NotServing).await;
-            }
+            reporter.set_service_status(READINESS, ServingStatus::NotServing).await;
             std::future::pending::<()>().await;
         }
     }
@@ -115,23 +114,14 @@ pub async fn wait_for(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|flag| *flag).await;
 }
 
-/// Asks the loop.
-async fn ask<T>(events: &mpsc::Sender<Event>, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
-    let (reply, answer) = oneshot::channel();
-    events.send(Event::Question(question(reply))).await.map_err(|_| stopping())?;
-    answer.await.map_err(|_| stopping())
-}
-
-fn stopping() -> Status {
+fn stopping(_: Closed) -> Status {
     Status::unavailable("the node is stopping; ask another")
 }
 
 /// The ring and the addresses of its members, without the ring if the asker has it.
 fn topology_response((ring, members): crate::driver::Topology, known_epoch: u64) -> v1::TopologyResponse {
-    let member = |(node, (address, suspected)): (dynamo_core::id::NodeId, (dynamo_core::node::Address, bool))| v1::MemberAddress {
-        node: bytes::Bytes::copy_from_slice(&node.0),
-        client_address: address.client,
-        suspected,
+    let member = |(node, (address, suspected)): (dynamo_core::id::NodeId, (dynamo_core::node::Address, bool))| {
+        v1::MemberAddress { node: bytes::Bytes::copy_from_slice(&node.0), client_address: address.client, suspected }
     };
     let epoch = ring.as_ref().map_or(0, |ring| ring.epoch.0);
     let ring = ring.filter(|_| epoch != known_epoch).map(|ring| ring.encode()).unwrap_or_default();

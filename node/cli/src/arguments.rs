@@ -31,7 +31,8 @@ pub struct Connection {
     #[arg(long, global = true)]
     pub through_endpoint: bool,
     /// Deadline of each request, in milliseconds.
-    #[arg(long, global = true, default_value_t = 5000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    #[arg(long, global = true, default_value_t = 5000, value_name = "MS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub timeout_ms: u64,
 }
 

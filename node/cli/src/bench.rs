@@ -48,7 +48,8 @@ pub struct Bench {
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     records: u64,
     /// Bytes of a value.
-    #[arg(long, default_value_t = 1024, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=VALUE_BYTES_MAX as u64))]
+    #[arg(long, default_value_t = 1024, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=VALUE_BYTES_MAX as u64))]
     value_bytes: u64,
     /// Clients, each with one request in flight.
     #[arg(long, default_value_t = 64, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=4096))]
@@ -154,7 +155,11 @@ impl Shared {
         }
     }
 
+    /// The context of an answer. A put that met a version it had not seen has none to give: the older one goes on.
     fn seen(&self, record: u64, context: Bytes) {
+        if context.is_empty() {
+            return;
+        }
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)[record as usize] = context;
     }
 }
@@ -232,7 +237,7 @@ async fn load_one(shared: &Shared, record: u64, source: &mut Random) -> Result<(
                 shared.seen(record, written.context);
                 return Ok(());
             }
-            Err(error) if attempt == LOAD_ATTEMPTS_MAX || matches!(error, RequestError::Invalid(_)) => return Err(error),
+            Err(error) if attempt == LOAD_ATTEMPTS_MAX || error.is_invalid() => return Err(error),
             // Even if the outcome is unknown: at worst the record starts with a sibling.
             Err(_) => tokio::time::sleep(Duration::from_millis(50 << attempt)).await,
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use dynamo_client::{Client, GetOptions, Mode, PutOptions, RequestError};
 use dynamo_core::name::Name;
-use dynamo_core::request::QuorumWish;
+use dynamo_core::request::{Failure, QuorumWish};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -115,16 +115,16 @@ async fn store(
             Ok(stored) => return Ok((stored, retries)),
             Err(error) => error,
         };
-        match &error {
-            // Somebody else created it, or our own earlier attempt did: look.
-            RequestError::Exists(_) | RequestError::Unknown { .. } => look_first = true,
-            RequestError::Invalid(_) | RequestError::BadContext(_) => return Err(error),
-            _ => {}
+        if error.is_invalid() {
+            return Err(error);
         }
+        // Somebody else created it, or our own earlier attempt did: look.
+        let exists = matches!(error, RequestError::Failed(Failure::Exists));
+        look_first |= exists || error.is_unknown();
         if Instant::now() >= deadline {
             return Err(error);
         }
-        if !matches!(error, RequestError::Exists(_)) {
+        if !exists {
             tokio::time::sleep(PAUSE_FIRST * (1 << retries.min(3))).await;
             retries += 1;
         }

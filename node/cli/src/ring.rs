@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use dynamo_client::admin::PartitionDigest;
 use dynamo_core::id::{NodeId, PartitionId};
-use dynamo_core::ring::Ring;
+use dynamo_core::ring::{Member, Ring};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -140,7 +140,10 @@ fn ring_document(ring: &Ring, hash: &str) -> Value {
             "stage": moving.map(|moving| format!("{:?}", moving.stage)),
         })
     };
-    let member = |(node, member): (&NodeId, &dynamo_core::ring::Member)| json!({ "node": node.to_string(), "zone": member.zone, "weight": member.weight, "partitions": ring.partitions_of(*node) });
+    let member = |(node, member): (&NodeId, &Member)| {
+        let partitions = ring.partitions_of(*node);
+        json!({ "node": node.to_string(), "zone": member.zone, "weight": member.weight, "partitions": partitions })
+    };
     json!({
         "cluster": ring.cluster.to_string(),
         "epoch": ring.epoch.0,
@@ -284,7 +287,6 @@ mod tests {
     use super::*;
     use dynamo_core::id::ClusterId;
     use dynamo_core::rebalance::{Members, first_ring};
-    use dynamo_core::ring::Member;
     use dynamo_core::version::Digest;
 
     fn ring() -> Ring {

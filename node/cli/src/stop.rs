@@ -56,9 +56,9 @@ mod tests {
 
     #[test]
     fn an_unknown_outcome_has_an_exit_code_of_its_own() {
-        let unknown = RequestError::Unknown { message: "lost".to_owned(), acknowledged: 1, required: 2 };
+        let unknown = RequestError::Lost("the connection was lost".to_owned());
         let codes = [
-            (Stop::from(RequestError::Exists("it exists".to_owned())), 1),
+            (Stop::from(RequestError::Unreachable("nobody".to_owned())), 1),
             (Stop::from(AdminError::Address { address: "x".to_owned(), reason: "no port".to_owned() }), 2),
             (Stop::from(unknown), 3),
         ];

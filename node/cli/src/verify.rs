@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
-use dynamo_client::{Client, GetOptions, GetResult, Mode, RequestError};
+use dynamo_client::{Client, GetOptions, GetResult, Mode};
 use dynamo_core::name::Name;
 use dynamo_core::request::QuorumWish;
 use futures::StreamExt;
@@ -76,8 +76,7 @@ async fn look(client: &Client, name: &Name, value: &Bytes, options: &GetOptions)
         match client.get(name, options).await {
             Ok(found) => return compare(&found, value),
             Err(error) => {
-                let hopeless = matches!(error, RequestError::Invalid(_));
-                if hopeless || attempt == ATTEMPTS_MAX {
+                if error.is_invalid() || attempt == ATTEMPTS_MAX {
                     return Found::Unread { reason: error.to_string() };
                 }
                 tokio::time::sleep(Duration::from_millis(100 << attempt)).await;

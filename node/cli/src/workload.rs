@@ -48,7 +48,7 @@ pub struct Workload {
     /// Keys that they share.
     #[arg(long, default_value_t = 200, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     keys: u32,
-    /// Operations a second of all clients together; 0 for as many as they can.
+    /// Steps a second of all clients together, each a read, a write, or a read and a write; 0 for as many as they can.
     #[arg(long, default_value_t = 500, value_name = "NUMBER")]
     rate: u32,
     /// End after this long.
@@ -86,9 +86,10 @@ pub async fn run(connection: &Connection, format: Format, arguments: Workload) -
     let text = shared.tally(|tally| {
         let (gap, at) = tally.longest_gap();
         format!(
-            "{}: {} operations in {:.1} s ({ended_by})\n{}\n{}\nlongest time without success: {} ms, {:.1} s after the start\n\n{}\n\n{}",
+            "{}: {} operations in {:.1} s ({ended_by})\n{}\n{}\
+             longest time without success: {} ms, {:.1} s after the start\n\n{}\n\n{}",
             judged.verdict(),
-            grouped(counted["operations"].as_u64().unwrap_or_default()),
+            grouped(tally.operations()),
             ran.as_secs_f64(),
             counts(&counted),
             examples(&counted),
@@ -204,6 +205,7 @@ struct Judged {
     violations: Vec<(String, String)>,
     violations_more: usize,
     unread: Vec<(String, String)>,
+    keys: usize,
     rounds: u32,
     took: Duration,
 }
@@ -222,8 +224,10 @@ impl Judged {
     }
 
     fn text(&self) -> String {
+        let rounds = if self.rounds == 1 { "one round".to_owned() } else { format!("{} rounds", self.rounds) };
+        let (read, keys) = (self.keys - self.unread.len(), self.keys);
         let mut text =
-            format!("every key was read from all its replicas, {} rounds in {:.1} s", self.rounds, self.took.as_secs_f64());
+            format!("{read} of {keys} keys were read from all their replicas, {rounds} in {:.1} s", self.took.as_secs_f64());
         for (key, what) in self.violations.iter().chain(&self.unread) {
             text.push_str(&format!("\n{key}: {what}"));
         }
@@ -237,17 +241,17 @@ impl Judged {
 /// Reads every key from all its home replicas until one whole round is as it must be, or the patience is over.
 async fn judge(shared: &Shared, patience: Duration) -> Judged {
     let started = Instant::now();
+    let mut progress = Progress::new("settling", None);
     let mut rounds = 0;
     loop {
         rounds += 1;
         let judged = judge_once(shared, rounds, started).await;
         if judged.is_good() || started.elapsed() >= patience {
+            progress.end();
             return judged;
         }
-        eprintln!(
-            "workload: {} keys are not yet as they must be",
-            judged.violations.len() + judged.violations_more + judged.unread.len()
-        );
+        let wrong = judged.violations.len() + judged.violations_more;
+        progress.at(0, || format!("{wrong} violations not yet healed, {} keys not yet read", judged.unread.len()));
         sleep(ROUND_PAUSE).await;
     }
 }
@@ -260,14 +264,28 @@ async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
         async move { (key, shared.read(key, &options).await) }
     });
     let mut reads = std::pin::pin!(reads.buffer_unordered(READS_AT_A_TIME));
-    let mut judged = Judged { violations: Vec::new(), violations_more: 0, unread: Vec::new(), rounds, took: Duration::ZERO };
+    let mut judged = Judged {
+        violations: Vec::new(),
+        violations_more: 0,
+        unread: Vec::new(),
+        keys: shared.keys(),
+        rounds,
+        took: Duration::ZERO,
+    };
     while let Some((key, read)) = reads.next().await {
         let named = format!("key-{key}");
         match read {
             Ok((visible, _)) => {
-                for violation in shared.history(key, |history| history.verdict(&visible)) {
+                let told = |history: &mut checker::History| {
+                    let tell = |violation: checker::Violation| match violation.write() {
+                        Some(id) => format!("{violation}\n    {}", history.describe(id)),
+                        None => violation.to_string(),
+                    };
+                    history.verdict(&visible).into_iter().map(tell).collect::<Vec<_>>()
+                };
+                for violation in shared.history(key, told) {
                     match judged.violations.len() < NAMED_MAX {
-                        true => judged.violations.push((named.clone(), violation.to_string())),
+                        true => judged.violations.push((named.clone(), violation)),
                         false => judged.violations_more += 1,
                     }
                 }
@@ -286,7 +304,7 @@ mod tests {
     fn judged(violations: &[(&str, &str)], unread: &[(&str, &str)]) -> Judged {
         let owned = |list: &[(&str, &str)]| list.iter().map(|(key, what)| (key.to_string(), what.to_string())).collect();
         let (violations, unread) = (owned(violations), owned(unread));
-        Judged { violations, violations_more: 0, unread, rounds: 1, took: Duration::from_secs(1) }
+        Judged { violations, violations_more: 0, unread, keys: 1, rounds: 1, took: Duration::from_secs(1) }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A request goes to the first replica in the key's preference list that is neither suspected nor failed lately. On the next
 //! node it is tried again only if that cannot do harm: it provably was not sent, or the answer says that nothing was written, or
-//! it is a get. A write that was sent and not answered is [`RequestError::Unknown`], and is the caller's to look into.
+//! it is a get. A write that was sent and not answered is [`RequestError::Lost`], and is the caller's to look into.
 //!
 //! One task per client keeps the topology current: when an answer carries a newer epoch, when a connection fails, and every ten
 //! seconds otherwise. It ends with the last clone of the client.
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use dynamo_core::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::name::Name;
-use dynamo_core::request::{Evidence, Operation, QuorumWish};
+use dynamo_core::request::{Evidence, Failure, Operation, QuorumWish, Request};
 use dynamo_core::ring::Ring;
 use dynamo_proto::v1;
 use dynamo_proto::v1::session_response::Response;
@@ -27,7 +27,6 @@ use crate::error::RequestError;
 use crate::link::Link;
 use crate::session::Reply;
 use crate::topology::{EpochWatch, Member, Topology};
-use crate::wire;
 
 /// Nodes that one request is tried on. With three replicas that is all of them, a stand-in, and the endpoints.
 const ATTEMPTS_MAX: usize = 8;
@@ -157,13 +156,11 @@ impl Client {
     pub async fn connect(config: ClientConfig) -> Result<Self, RequestError> {
         let epochs = Arc::new(EpochWatch::default());
         let link = |address: &String| {
-            Link::new(address, config.mode, config.connect_timeout, Arc::clone(&epochs))
-                .map(Arc::new)
-                .map_err(RequestError::Invalid)
+            Link::new(address, config.mode, config.connect_timeout, Arc::clone(&epochs)).map(Arc::new).map_err(invalid)
         };
         let endpoints = config.endpoints.iter().map(link).collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
-            return Err(RequestError::Invalid("endpoints: name at least one node as host:port".to_owned()));
+            return Err(invalid("endpoints: name at least one node as host:port".to_owned()));
         }
         let topology = ArcSwap::from_pointee(Topology { endpoints, ..Topology::default() });
         let shared = Arc::new(Shared { config, epochs, topology });
@@ -191,7 +188,7 @@ impl Client {
         match self.shared.perform(name, &Operation::Get, &options.quorum, options.timeout).await? {
             Response::Get(v1::GetResponse { siblings, context, evidence }) => {
                 let sibling = |sibling: v1::Sibling| Sibling { value: sibling.value, written_ms: sibling.written_ms };
-                let evidence = wire::evidence(evidence).map_err(RequestError::Protocol)?;
+                let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
                 self.shared.epochs.heard_of(evidence.epoch);
                 Ok(GetResult { siblings: siblings.into_iter().map(sibling).collect(), context, evidence })
             }
@@ -218,14 +215,13 @@ impl Client {
         quorum: &QuorumWish,
         timeout: Option<Duration>,
     ) -> Result<PutResult, RequestError> {
-        let unusable = |message: String| RequestError::Unknown { message, acknowledged: 0, required: 0 };
         match self.shared.perform(name, operation, quorum, timeout).await? {
             Response::Put(v1::PutResponse { context, evidence }) => {
-                let evidence = wire::evidence(evidence).map_err(unusable)?;
+                let evidence = evidence_in(evidence).map_err(RequestError::Lost)?;
                 self.shared.epochs.heard_of(evidence.epoch);
                 Ok(PutResult { context, evidence })
             }
-            _ => Err(unusable("a write was answered as a get".to_owned())),
+            _ => Err(RequestError::Lost("a write was answered as a get".to_owned())),
         }
     }
 }
@@ -273,61 +269,66 @@ impl Shared {
         Err(last.unwrap_or_else(|| RequestError::Unreachable("no node is known".to_owned())))
     }
 
-    /// Asks for the topology, one node after the other until one knows it.
+    /// Asks for the topology, one node after the other until one knows it. If none has a ring, the cluster has none yet.
     async fn refresh(&self) -> Result<(), String> {
         let current = self.topology.load_full();
+        let mut without_ring = None;
         let mut reasons = Vec::new();
         for link in current.links() {
-            match timeout(self.config.connect_timeout * 2, link.topology(self.epochs.held().0)).await {
+            let reason = match timeout(self.config.connect_timeout * 2, link.topology(self.epochs.held().0)).await {
+                Ok(Ok(answer)) if answer.epoch == 0 => {
+                    without_ring.get_or_insert(answer);
+                    "it has no ring".to_owned()
+                }
                 Ok(Ok(answer)) => match self.adopt(&current, answer) {
                     Ok(()) => return Ok(()),
-                    Err(reason) => reasons.push(format!("{}: {reason}", link.address)),
+                    Err(reason) => reason,
                 },
                 Ok(Err(reason)) => {
                     link.failed();
-                    reasons.push(format!("{}: {reason}", link.address));
+                    reason
                 }
                 Err(_) => {
                     link.failed();
-                    reasons.push(format!("{}: no answer in time", link.address));
+                    "no answer in time".to_owned()
                 }
-            }
+            };
+            reasons.push(format!("{}: {reason}", link.address));
         }
-        Err(reasons.join("; "))
+        match without_ring.filter(|_| current.ring.is_none()) {
+            Some(answer) => self.adopt(&current, answer),
+            None => Err(reasons.join("; ")),
+        }
     }
 
+    /// Goes by `answer` from now on, unless it is older than what is known.
     fn adopt(&self, current: &Topology, answer: v1::TopologyResponse) -> Result<(), String> {
+        if Epoch(answer.epoch) < self.epochs.held() {
+            return Err("it has an older ring".to_owned());
+        }
         let ring = match answer.ring.is_empty() {
-            // A node that is behind, or stands by without a ring, knows less than we do.
-            true if Epoch(answer.epoch) < self.epochs.held() => return Err("it has no newer ring".to_owned()),
             true => current.ring.clone(),
-            false => {
-                let ring = Ring::decode(answer.ring).map_err(|error| format!("ring: {error}"))?;
-                if current.ring.as_ref().is_some_and(|held| ring.epoch < held.epoch) {
-                    return Err("it has an older ring".to_owned());
-                }
-                Some(Arc::new(ring))
-            }
+            false => Some(Arc::new(Ring::decode(answer.ring).map_err(|error| format!("ring: {error}"))?)),
         };
         let mut members = BTreeMap::new();
         for v1::MemberAddress { node, client_address, suspected } in answer.members {
             let node = NodeId::from_slice(&node).ok_or("members.node: is not 16 bytes")?;
-            if !self.config.direct || client_address.is_empty() {
-                continue;
+            if self.config.direct && !client_address.is_empty() {
+                members.insert(node, Member { link: self.link_to(current, node, &client_address)?, suspected });
             }
-            let known = current.members.get(&node).filter(|member| member.link.address == client_address);
-            let link = match known {
-                Some(member) => Arc::clone(&member.link),
-                None => {
-                    let epochs = Arc::clone(&self.epochs);
-                    Arc::new(Link::new(&client_address, self.config.mode, self.config.connect_timeout, epochs)?)
-                }
-            };
-            members.insert(node, Member { link, suspected });
         }
         self.epochs.holds(ring.as_ref().map_or(Epoch(0), |ring| ring.epoch));
         self.topology.store(Arc::new(Topology { ring, members, endpoints: current.endpoints.clone() }));
         Ok(())
+    }
+
+    /// The link to a member that is known under this address, with its connection, or a new one.
+    fn link_to(&self, current: &Topology, node: NodeId, address: &str) -> Result<Arc<Link>, String> {
+        let known = current.members.get(&node).filter(|member| member.link.address == address);
+        if let Some(member) = known {
+            return Ok(Arc::clone(&member.link));
+        }
+        Link::new(address, self.config.mode, self.config.connect_timeout, Arc::clone(&self.epochs)).map(Arc::new)
     }
 }
 
@@ -357,13 +358,13 @@ async fn attempt(link: &Link, name: &Name, operation: &Operation, quorum: &Quoru
     let patience = if is_get { remaining / 2 } else { remaining };
     let margin = (patience / 10).min(ANSWER_MARGIN_MAX);
     let timeout_ms = u32::try_from((patience - margin).as_millis()).unwrap_or(u32::MAX).max(1);
-    let request = wire::request(name, operation, quorum, timeout_ms);
+    let request = Request { name: name.clone(), operation: operation.clone(), quorum: *quorum, timeout_ms };
     let lost = |reason| match is_get {
-        true => Attempt::Elsewhere(RequestError::TimedOut(reason)),
-        false => Attempt::Final(RequestError::Unknown { message: reason, acknowledged: 0, required: 0 }),
+        true => Attempt::Elsewhere(RequestError::NoAnswer(reason)),
+        false => Attempt::Final(RequestError::Lost(reason)),
     };
-    match timeout_at(Instant::now() + patience, link.call(request)).await {
-        Ok(Reply::Answer(Response::Failure(failure))) => judge(wire::failure(failure), is_get),
+    match timeout_at(Instant::now() + patience, link.call(request.into())).await {
+        Ok(Reply::Answer(Response::Failure(failure))) => judge(failure.into(), is_get),
         Ok(Reply::Answer(response)) => Attempt::Answered(response),
         Ok(Reply::NotSent(reason)) => {
             link.failed();
@@ -381,13 +382,21 @@ async fn attempt(link: &Link, name: &Name, operation: &Operation, quorum: &Quoru
 }
 
 /// What follows from a failure that a node told.
-fn judge(error: RequestError, is_get: bool) -> Attempt {
-    match error {
+fn judge(failure: Failure, is_get: bool) -> Attempt {
+    match failure {
         // The node may be cut off from others, or stand by without a ring, while its neighbours are well.
-        RequestError::Unavailable { .. } | RequestError::NoRing(_) => Attempt::Elsewhere(error),
-        RequestError::Unknown { message, .. } if is_get => Attempt::Elsewhere(RequestError::TimedOut(message)),
-        _ => Attempt::Final(error),
+        Failure::Unavailable { .. } | Failure::NoRing => Attempt::Elsewhere(RequestError::Failed(failure)),
+        Failure::Unknown { .. } if is_get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
+        _ => Attempt::Final(RequestError::Failed(failure)),
     }
+}
+
+fn invalid(reason: String) -> RequestError {
+    RequestError::Failed(Failure::Invalid(reason))
+}
+
+fn evidence_in(wire: Option<v1::Evidence>) -> Result<Evidence, String> {
+    wire.ok_or("evidence: is missing")?.try_into().map_err(|error: dynamo_proto::WireError| error.to_string())
 }
 
 /// Refuses what no node would take, before it spoils the stream that others share.
@@ -404,7 +413,7 @@ fn check_bounds(name: &Name, operation: &Operation) -> Result<(), RequestError> 
         ("context", context, CONTEXT_BYTES_MAX),
     ];
     match fields.iter().find(|(_, size, most)| size > most) {
-        Some((field, size, most)) => Err(RequestError::Invalid(format!("{field}: has {size} bytes, at most {most} are allowed"))),
+        Some((field, size, most)) => Err(invalid(format!("{field}: has {size} bytes, at most {most} are allowed"))),
         None => Ok(()),
     }
 }
@@ -432,21 +441,20 @@ mod tests {
 
     #[test]
     fn only_what_wrote_nothing_or_reads_is_tried_elsewhere() {
-        let unavailable = RequestError::Unavailable { message: String::new(), acknowledged: 1, required: 2 };
-        let unknown = RequestError::Unknown { message: String::new(), acknowledged: 1, required: 2 };
+        let (acknowledged, required) = (1, 2);
         let cases = [
-            (unavailable.clone(), false, true),
-            (unavailable, true, true),
-            (unknown.clone(), false, false),
-            (unknown, true, true),
-            (RequestError::NoRing(String::new()), false, true),
-            (RequestError::Overloaded(String::new()), false, false),
-            (RequestError::Exists(String::new()), false, false),
-            (RequestError::BadContext(String::new()), false, false),
+            (Failure::Unavailable { acknowledged, required }, false, true),
+            (Failure::Unavailable { acknowledged, required }, true, true),
+            (Failure::Unknown { acknowledged, required }, false, false),
+            (Failure::Unknown { acknowledged, required }, true, true),
+            (Failure::NoRing, false, true),
+            (Failure::Overloaded(String::new()), false, false),
+            (Failure::Exists, false, false),
+            (Failure::BadContext(String::new()), false, false),
         ];
-        for (error, is_get, elsewhere) in cases {
-            let attempt = judge(error.clone(), is_get);
-            assert_eq!(matches!(attempt, Attempt::Elsewhere(_)), elsewhere, "{error:?}, get: {is_get}");
+        for (failure, is_get, elsewhere) in cases {
+            let attempt = judge(failure.clone(), is_get);
+            assert_eq!(matches!(attempt, Attempt::Elsewhere(_)), elsewhere, "{failure:?}, get: {is_get}");
         }
     }
 

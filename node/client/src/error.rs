@@ -1,75 +1,80 @@
 //! Why a request failed, and what that says of the write: nothing was written, or nobody knows (design 5, "outcomes are honest").
 
+use dynamo_core::request::Failure;
 use thiserror::Error;
 
-/// Why a request has no answer to give. All variants but [`RequestError::Unknown`] mean that nothing was written.
+/// Why a request has no answer to give.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum RequestError {
-    /// The request itself is wrong; the message names the field and the fix.
+    /// What a node said. Unless it is [`Failure::Unknown`], nothing was written.
     #[error("{0}")]
-    Invalid(String),
-    /// The context is damaged, foreign or of another key.
-    #[error("{0}")]
-    BadContext(String),
-    /// Create-only, and a live version exists.
-    #[error("{0}")]
-    Exists(String),
-    /// Too few replicas can be reached.
-    #[error("{message}")]
-    Unavailable {
-        /// The node's words.
-        message: String,
-        /// How many replicas answered.
-        acknowledged: u32,
-        /// How many it takes.
-        required: u32,
-    },
-    /// A named bound was hit, at the node or in this client.
-    #[error("{0}")]
-    Overloaded(String),
-    /// The cluster has no ring yet.
-    #[error("{0}")]
-    NoRing(String),
+    Failed(Failure),
     /// No node could be reached in time; the request was not sent.
     #[error("no node could be reached, the request was not sent: {0}")]
     Unreachable(String),
-    /// A get that no node answered in time.
-    #[error("no answer in time: {0}")]
-    TimedOut(String),
-    /// A node answered what no node of this version answers, to a get.
+    /// A get that no node answered.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// A get was answered with what no node of this version says.
     #[error("the answer cannot be used: {0}")]
     Protocol(String),
-    /// The write may or may not become visible: it was sent, and what followed is not known, or the node said so.
-    #[error("outcome unknown, read before you retry: {message}")]
-    Unknown {
-        /// What happened.
-        message: String,
-        /// How many replicas acknowledged, as far as is known.
-        acknowledged: u32,
-        /// How many it takes; 0 if the node did not say.
-        required: u32,
-    },
+    /// A write was sent, and no usable answer came: it may or may not become visible.
+    #[error("outcome unknown, read before you retry: {0}")]
+    Lost(String),
 }
 
 impl RequestError {
     /// Whether a write that failed so may become visible nevertheless.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unknown { .. })
+        matches!(self, Self::Failed(Failure::Unknown { .. }) | Self::Lost(_))
+    }
+
+    /// Whether the same request can only fail again, whatever becomes of the cluster.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Failed(Failure::Invalid(_) | Failure::BadContext(_)))
     }
 
     /// One word for counts and reports.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Invalid(_) => "invalid",
-            Self::BadContext(_) => "bad_context",
-            Self::Exists(_) => "exists",
-            Self::Unavailable { .. } => "unavailable",
-            Self::Overloaded(_) => "overloaded",
-            Self::NoRing(_) => "no_ring",
+            Self::Failed(Failure::Invalid(_)) => "invalid",
+            Self::Failed(Failure::BadContext(_)) => "bad_context",
+            Self::Failed(Failure::Exists) => "exists",
+            Self::Failed(Failure::Unavailable { .. }) => "unavailable",
+            Self::Failed(Failure::Overloaded(_)) => "overloaded",
+            Self::Failed(Failure::NoRing) => "no_ring",
+            Self::Failed(Failure::Unknown { .. }) => "unknown",
             Self::Unreachable(_) => "unreachable",
-            Self::TimedOut(_) => "timed_out",
+            Self::NoAnswer(_) => "no_answer",
             Self::Protocol(_) => "protocol",
-            Self::Unknown { .. } => "unknown",
+            Self::Lost(_) => "lost",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_that_say_so_leave_the_outcome_open() {
+        let (acknowledged, required) = (1, 2);
+        let text = || "why".to_owned();
+        let cases = [
+            (RequestError::Failed(Failure::Invalid(text())), false),
+            (RequestError::Failed(Failure::BadContext(text())), false),
+            (RequestError::Failed(Failure::Exists), false),
+            (RequestError::Failed(Failure::Unavailable { acknowledged, required }), false),
+            (RequestError::Failed(Failure::Overloaded(text())), false),
+            (RequestError::Failed(Failure::NoRing), false),
+            (RequestError::Failed(Failure::Unknown { acknowledged, required }), true),
+            (RequestError::Unreachable(text()), false),
+            (RequestError::NoAnswer(text()), false),
+            (RequestError::Protocol(text()), false),
+            (RequestError::Lost(text()), true),
+        ];
+        for (error, open) in cases {
+            assert_eq!(error.is_unknown(), open, "{error:?}");
         }
     }
 }

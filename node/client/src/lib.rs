@@ -11,7 +11,6 @@
 //! | [`error`] | why a request failed, and what that says of the write |
 //! | `topology` | who holds what, and where they are |
 //! | `link`, `session` | one node's connection; its pipelined stream with opportunistic batching |
-//! | `wire` | from and to the generated types |
 
 pub mod admin;
 pub mod client;
@@ -19,7 +18,6 @@ pub mod error;
 mod link;
 mod session;
 mod topology;
-mod wire;
 
 pub use admin::{AdminClient, AdminError, NodeStatus};
 pub use client::{Client, ClientConfig, DeleteOptions, GetOptions, GetResult, Mode, PutOptions, PutResult, Sibling};

@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dynamo_proto::v1;
 use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
+use dynamo_proto::{kv, v1};
 use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::admin;
 use crate::client::Mode;
 use crate::session::{Reply, Session};
 use crate::topology::EpochWatch;
-use crate::{admin, wire};
 
 /// How long a node is avoided after its first failure; doubled with each further one.
 const AVOID_FIRST: Duration = Duration::from_millis(250);
@@ -162,11 +162,14 @@ async fn call_unary(connection: &Connection, request: Request) -> Reply {
         Request::Put(put) => stub.put(put).await.map(|answer| Response::Put(answer.into_inner())),
         Request::Delete(delete) => stub.delete(delete).await.map(|answer| Response::Put(answer.into_inner())),
     };
-    match answer.or_else(|status| wire::status(&status)) {
+    match answer {
         Ok(response) => Reply::Answer(response),
-        Err(reason) => {
-            connection.broken.store(true, Ordering::Relaxed);
-            Reply::Lost(reason)
-        }
+        Err(status) => match kv::failure(&status) {
+            Some(failure) => Reply::Answer(Response::Failure(failure.into())),
+            None => {
+                connection.broken.store(true, Ordering::Relaxed);
+                Reply::Lost(format!("{:?}: {}", status.code(), status.message()))
+            }
+        },
     }
 }

@@ -88,7 +88,11 @@ fn count(count: usize) -> u32 {
 }
 
 fn backlogs(hints: &BTreeMap<NodeId, (u64, u64)>) -> Vec<v1::HintBacklog> {
-    let backlog = |(target, (hints, bytes)): (&NodeId, &(u64, u64))| v1::HintBacklog { target: node(*target), hints: *hints, bytes: *bytes };
+    let backlog = |(target, (hints, bytes)): (&NodeId, &(u64, u64))| v1::HintBacklog {
+        target: node(*target),
+        hints: *hints,
+        bytes: *bytes,
+    };
     hints.iter().map(backlog).collect()
 }
 

@@ -14,13 +14,13 @@ use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::v1::{self, failure::Kind, session_request, session_response};
-use crate::{WireError, id};
+use crate::{WireError, id, name};
 
 impl TryFrom<v1::GetRequest> for Request {
     type Error = Failure;
 
     fn try_from(wire: v1::GetRequest) -> Result<Self, Failure> {
-        let name = name(wire.bucket, wire.key)?;
+        let name = checked_name(&wire.bucket, &wire.key)?;
         Ok(Self { name, operation: Operation::Get, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
     }
 }
@@ -29,7 +29,7 @@ impl TryFrom<v1::PutRequest> for Request {
     type Error = Failure;
 
     fn try_from(wire: v1::PutRequest) -> Result<Self, Failure> {
-        let name = name(wire.bucket, wire.key)?;
+        let name = checked_name(&wire.bucket, &wire.key)?;
         let create_only = match v1::PutMode::try_from(wire.mode) {
             Ok(v1::PutMode::Update) => false,
             Ok(v1::PutMode::CreateOnly) => true,
@@ -44,7 +44,7 @@ impl TryFrom<v1::DeleteRequest> for Request {
     type Error = Failure;
 
     fn try_from(wire: v1::DeleteRequest) -> Result<Self, Failure> {
-        let name = name(wire.bucket, wire.key)?;
+        let name = checked_name(&wire.bucket, &wire.key)?;
         let context = context(wire.context)?;
         if context.is_empty() {
             return invalid("context: empty; get the key first and hand back the context of that get");
@@ -100,9 +100,7 @@ impl From<Outcome> for session_response::Response {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Ok(Success::Got { object, context, evidence }) => Self::Get(got(&object, context, evidence)),
-            Ok(Success::Written { context, evidence }) => {
-                Self::Put(v1::PutResponse { context, evidence: Some(evidence.into()) })
-            }
+            Ok(Success::Written { context, evidence }) => Self::Put(v1::PutResponse { context, evidence: Some(evidence.into()) }),
             Err(failure) => Self::Failure(failure.into()),
         }
     }
@@ -200,7 +198,7 @@ fn invalid<T>(message: impl Into<String>) -> Result<T, Failure> {
     Err(Failure::Invalid(message.into()))
 }
 
-fn name(bucket: Bytes, key: Bytes) -> Result<Name, Failure> {
+fn checked_name(bucket: &[u8], key: &[u8]) -> Result<Name, Failure> {
     if bucket.len() > BUCKET_BYTES_MAX {
         return invalid(format!("bucket: {} bytes, at most {BUCKET_BYTES_MAX}; choose a shorter name", bucket.len()));
     }
@@ -210,7 +208,7 @@ fn name(bucket: Bytes, key: Bytes) -> Result<Name, Failure> {
     if key.len() > KEY_BYTES_MAX {
         return invalid(format!("key: {} bytes, at most {KEY_BYTES_MAX}; hash it, or move its tail to the value", key.len()));
     }
-    Ok(Name { bucket, key })
+    Ok(name(bucket, key))
 }
 
 fn value(value: Bytes) -> Result<Bytes, Failure> {

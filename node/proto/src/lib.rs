@@ -3,6 +3,8 @@
 //! Wire, disk and core types are three different things. They meet here only: outward with `From`, inward with `TryFrom`, which
 //! validates once, so that nothing behind this border checks again. No bytes from outside make anything here panic.
 
+use bytes::Bytes;
+use dynamo_core::name::Name;
 use thiserror::Error;
 
 pub mod admin;
@@ -38,4 +40,11 @@ impl WireError {
 /// The sixteen bytes of an identity.
 fn id(bytes: &[u8], field: &'static str) -> Result<[u8; 16], WireError> {
     bytes.try_into().map_err(|_| WireError::new(field, format!("{} bytes, an identity has 16", bytes.len())))
+}
+
+/// A name in memory of its own: the fields of a frame share the frame's buffer, and names are kept long after it is handled.
+fn name(bucket: &[u8], key: &[u8]) -> Name {
+    let mut both = Bytes::from([bucket, key].concat());
+    let key = both.split_off(bucket.len());
+    Name { bucket: both, key }
 }

@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 
-use dynamo_core::request::{ClientHandle, Outcome};
+use dynamo_core::request::{ClientHandle, Operation, Outcome, Request};
 use dynamo_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait at this node, over all connections.
 pub const CLIENTS_MAX: usize = 16_384;
+/// Bytes of the values that those requests may hold.
+const CLIENT_BYTES_MAX: usize = 256 << 20;
 /// Requests that may be in flight on one session; the node reads no more of it until some are answered.
-pub const SESSION_REQUESTS_MAX: usize = 4_096;
+pub const SESSION_REQUESTS_MAX: usize = 1_024;
 
 /// Takes a session's answers. Its length is bounded by [`SESSION_REQUESTS_MAX`], which the session's reader enforces.
 pub type SessionSender = mpsc::UnboundedSender<v1::SessionResponse>;
@@ -43,24 +45,34 @@ impl Reply {
 /// The table.
 #[derive(Default)]
 pub struct Clients {
-    waiting: HashMap<u64, Reply>,
+    waiting: HashMap<u64, (Reply, usize)>,
+    bytes: usize,
     next: u64,
 }
 
 impl Clients {
-    /// A handle for one more; gives the reply back when the table is full.
-    pub fn admit(&mut self, reply: Reply) -> Result<ClientHandle, Reply> {
+    /// A handle for one more; gives the reply back when the table is at a bound, and says at which.
+    pub fn admit(&mut self, reply: Reply, request: &Request) -> Result<ClientHandle, (Reply, String)> {
+        let bytes = match &request.operation {
+            Operation::Put { data, .. } => data.len(),
+            Operation::Get | Operation::Delete { .. } => 0,
+        };
         if self.waiting.len() >= CLIENTS_MAX {
-            return Err(reply);
+            return Err((reply, format!("{CLIENTS_MAX} requests are in flight at this node")));
+        }
+        if self.bytes + bytes > CLIENT_BYTES_MAX {
+            return Err((reply, format!("{CLIENT_BYTES_MAX} bytes of values are in flight at this node")));
         }
         self.next += 1;
-        self.waiting.insert(self.next, reply);
+        self.bytes += bytes;
+        self.waiting.insert(self.next, (reply, bytes));
         Ok(ClientHandle(self.next))
     }
 
     /// Answers and forgets.
     pub fn respond(&mut self, client: ClientHandle, outcome: Outcome) {
-        if let Some(reply) = self.waiting.remove(&client.0) {
+        if let Some((reply, bytes)) = self.waiting.remove(&client.0) {
+            self.bytes -= bytes;
             reply.send(outcome);
         }
     }
@@ -79,26 +91,39 @@ impl Clients {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dynamo_core::request::Failure;
+    use dynamo_core::name::Name;
+    use dynamo_core::request::{Failure, QuorumWish};
+
+    fn put(bytes: usize) -> Request {
+        let operation = Operation::Put { data: vec![0; bytes].into(), context: Default::default(), create_only: false };
+        Request { name: Name::new("b", "k"), operation, quorum: QuorumWish::default(), timeout_ms: 0 }
+    }
+
+    fn reply() -> Reply {
+        Reply::Once(oneshot::channel().0)
+    }
 
     #[test]
     fn a_client_that_went_away_leaves_nothing_behind() {
         let mut clients = Clients::default();
-        let (reply, outcome) = oneshot::channel();
-        let client = clients.admit(Reply::Once(reply)).ok().unwrap();
-        drop(outcome);
+        let client = clients.admit(reply(), &put(9)).ok().unwrap();
         clients.respond(client, Err(Failure::NoRing));
         assert!(clients.is_empty());
+        assert_eq!(clients.bytes, 0);
         clients.respond(client, Err(Failure::NoRing));
     }
 
     #[test]
-    fn the_table_is_bounded() {
+    fn the_table_is_bounded_by_requests_and_by_bytes() {
         let mut clients = Clients::default();
-        let (session, _answers) = mpsc::unbounded_channel();
-        for id in 0..CLIENTS_MAX as u64 {
-            assert!(clients.admit(Reply::Session { id, session: session.clone() }).is_ok());
+        for _ in 0..CLIENTS_MAX {
+            assert!(clients.admit(reply(), &put(0)).is_ok());
         }
-        assert!(clients.admit(Reply::Session { id: 0, session }).is_err());
+        assert!(clients.admit(reply(), &put(0)).err().unwrap().1.contains("16384 requests"));
+        let mut clients = Clients::default();
+        let client = clients.admit(reply(), &put(CLIENT_BYTES_MAX)).ok().unwrap();
+        assert!(clients.admit(reply(), &put(1)).err().unwrap().1.contains("bytes of values"));
+        clients.respond(client, Err(Failure::NoRing));
+        assert!(clients.admit(reply(), &put(1)).is_ok());
     }
 }

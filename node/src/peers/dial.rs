@@ -1,16 +1,17 @@
 //! Dials one address for as long as it is wanted.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dynamo_proto::v1::peer_client::PeerClient;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
 
 use super::{Link, LinkEvent, MESSAGE_BYTES_MAX, Own, greet, queue};
-use crate::driver::Event;
+use crate::driver::{Event, Inbox};
 
 /// Until a connection, or an answer to the hello, counts as failed.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
@@ -32,27 +33,35 @@ enum Ended {
     Own,
     /// The loop let go of it: there is a better one, or its queue overflowed.
     LetGo,
-    /// Whatever the network or the peer said.
-    Lost(String),
+    /// It never worked: whatever the network or the peer said.
+    Failed(String),
+    /// It worked, and the loop was told why it does not any more.
+    Lost,
     /// The node ends.
     Stopping,
 }
 
 /// Dials until the task is aborted or the loop ends.
-pub async fn run(address: String, own: Arc<Own>, events: mpsc::Sender<Event>, now: Arc<Notify>) {
+pub async fn run(address: String, own: Arc<Own>, inbox: Inbox, now: Arc<Notify>) {
     let mut wait = WAIT_MIN;
     let mut last_reason = String::new();
     loop {
         let begun = Instant::now();
-        let ended = link(&address, &own, &events).await;
+        let ended = link_to_any(&address, &own, &inbox).await;
         let lived = begun.elapsed();
         wait = if lived > GOOD_LINK { WAIT_MIN } else { (wait * 2).min(WAIT_MAX) };
         let pause = match ended {
             Ended::Stopping => return,
+            // A name may lead to others as well, as soon as they are there.
+            Ended::Own if address.parse::<SocketAddr>().is_err() => WAIT_MAX,
             Ended::Own => WAIT_IDLE,
             Ended::LetGo if lived < GOOD_LINK => WAIT_IDLE,
             Ended::LetGo => wait,
-            Ended::Lost(reason) => {
+            Ended::Lost => {
+                last_reason.clear();
+                wait
+            }
+            Ended::Failed(reason) => {
                 // Said once for each reason, and not at every attempt.
                 if reason != last_reason {
                     warn!(address, reason, "no link");
@@ -71,22 +80,41 @@ pub async fn run(address: String, own: Arc<Own>, events: mpsc::Sender<Event>, no
     }
 }
 
+/// A name may stand for many nodes, this one among them (a headless Service does): they are tried in random order, so that
+/// seeds join what would otherwise stay apart, until one of them gives a link.
+async fn link_to_any(address: &str, own: &Own, inbox: &Inbox) -> Ended {
+    let mut places: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
+        Ok(places) => places.collect(),
+        Err(error) => return Ended::Failed(error.to_string()),
+    };
+    let mut ended = Ended::Failed("the name stands for no address".into());
+    while !places.is_empty() {
+        let place = places.swap_remove(rand::random_range(0..places.len()));
+        match link(place, address, own, inbox).await {
+            Ended::Own => ended = Ended::Own,
+            Ended::Failed(reason) => ended = Ended::Failed(reason),
+            linked => return linked,
+        }
+    }
+    ended
+}
+
 /// One link, from dialling to its end.
-async fn link(address: &str, own: &Own, events: &mpsc::Sender<Event>) -> Ended {
+async fn link(place: SocketAddr, address: &str, own: &Own, inbox: &Inbox) -> Ended {
     let connecting = async {
-        let channel = endpoint(address)?.connect().await.map_err(|error| causes(&error))?;
+        let channel = endpoint(place)?.connect().await.map_err(|error| causes(&error))?;
         let client = PeerClient::new(channel);
         let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, frames) = queue::new(own.hello());
-        let mut answers = client.link(frames).await.map_err(|status| status.message().to_string())?.into_inner();
-        let first = answers.message().await.map_err(|status| status.message().to_string())?;
+        let mut answers = client.link(frames).await.map_err(|status| said(&status))?.into_inner();
+        let first = answers.message().await.map_err(|status| said(&status))?;
         let (node, hello) = greet(own, first)?;
         Ok::<_, String>((queue, answers, node, hello))
     };
     let (queue, mut answers, node, hello) = match tokio::time::timeout(HANDSHAKE_MAX, connecting).await {
         Ok(Ok(connected)) => connected,
-        Ok(Err(reason)) => return Ended::Lost(reason),
-        Err(_) => return Ended::Lost(format!("no answer within {HANDSHAKE_MAX:?}")),
+        Ok(Err(reason)) => return Ended::Failed(reason),
+        Err(_) => return Ended::Failed(format!("no answer within {HANDSHAKE_MAX:?}")),
     };
     if node == own.node {
         return Ended::Own;
@@ -102,30 +130,34 @@ async fn link(address: &str, own: &Own, events: &mpsc::Sender<Event>) -> Ended {
         queue,
         _held: held,
     };
-    if events.send(Event::Link(LinkEvent::Up(link))).await.is_err() {
+    if inbox.send(Event::Link(LinkEvent::Up(link)), 0).await.is_err() {
         return Ended::Stopping;
     }
     let reason = tokio::select! {
         answer = answers.message() => match answer {
             Ok(Some(_)) => "the peer sent a second frame".to_string(),
             Ok(None) => "the peer ended the stream".to_string(),
-            Err(status) => status.message().to_string(),
+            Err(status) => said(&status),
         },
         _ = &mut let_go => return Ended::LetGo,
     };
-    let down = LinkEvent::Down { node, serial, reason: reason.clone() };
-    if events.send(Event::Link(down)).await.is_err() { Ended::Stopping } else { Ended::Lost(reason) }
+    let down = LinkEvent::Down { node, serial, reason };
+    if inbox.send(Event::Link(down), 0).await.is_err() { Ended::Stopping } else { Ended::Lost }
 }
 
-/// The address is resolved anew at each dial.
-fn endpoint(address: &str) -> Result<Endpoint, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| causes(&error))?;
+fn endpoint(place: SocketAddr) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{place}")).map_err(|error| causes(&error))?;
     Ok(endpoint
         .connect_timeout(HANDSHAKE_MAX)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
+}
+
+/// What the peer said, or why it could not.
+fn said(status: &tonic::Status) -> String {
+    if std::error::Error::source(status).is_some() { causes(status) } else { status.message().to_string() }
 }
 
 /// "transport error" alone helps nobody: the innermost cause does.

@@ -5,22 +5,21 @@ use dynamo_core::id::PartitionId;
 use dynamo_core::ring::Ring;
 use dynamo_proto::v1;
 use dynamo_proto::v1::admin_server::Admin;
-use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use super::ask;
-use crate::driver::{Event, Question, Refused, Snapshot};
+use super::stopping;
+use crate::driver::{Inbox, Question, Refused, Snapshot};
 
 /// Asks the loop on behalf of administrators and tools.
 #[derive(Clone)]
 pub struct AdminService {
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
 }
 
 impl AdminService {
-    /// A service that asks the loop behind `events`.
-    pub fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events }
+    /// A service that asks the loop behind `inbox`.
+    pub fn new(inbox: Inbox) -> Self {
+        Self { inbox }
     }
 }
 
@@ -31,30 +30,25 @@ fn refused(Refused(reason): Refused) -> Status {
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let snapshot = ask(&self.events, Question::Snapshot).await?;
+        let snapshot = self.inbox.ask(Question::Snapshot).await.map_err(stopping)?;
         Ok(Response::new(status_response(snapshot)))
     }
 
     async fn ring(&self, _: Request<v1::RingViewRequest>) -> Result<Response<v1::RingViewResponse>, Status> {
-        let ring = ask(&self.events, Question::Ring).await?;
+        let ring = self.inbox.ask(Question::Ring).await.map_err(stopping)?;
         Ok(Response::new(v1::RingViewResponse { ring: ring.map(|ring| ring.encode()).unwrap_or_default() }))
     }
 
-    async fn propose_ring(
-        &self,
-        request: Request<v1::ProposeRingRequest>,
-    ) -> Result<Response<v1::ProposeRingResponse>, Status> {
+    async fn propose_ring(&self, request: Request<v1::ProposeRingRequest>) -> Result<Response<v1::ProposeRingResponse>, Status> {
         let ring = Ring::decode(request.into_inner().ring).map_err(|error| Status::invalid_argument(format!("ring: {error}")))?;
         let (epoch, hash) = (ring.epoch, ring.hash());
-        ask(&self.events, |reply| Question::ProposeRing(Box::new(ring), reply)).await?.map_err(refused)?;
+        let proposed = self.inbox.ask(|reply| Question::ProposeRing(Box::new(ring), reply)).await;
+        proposed.map_err(stopping)?.map_err(refused)?;
         Ok(Response::new(v1::ProposeRingResponse { epoch: epoch.0, ring_hash: Bytes::copy_from_slice(&hash.0) }))
     }
 
-    async fn drain_receipt(
-        &self,
-        _: Request<v1::DrainReceiptRequest>,
-    ) -> Result<Response<v1::DrainReceiptResponse>, Status> {
-        let receipt = ask(&self.events, Question::DrainReceipt).await?.map_err(refused)?;
+    async fn drain_receipt(&self, _: Request<v1::DrainReceiptRequest>) -> Result<Response<v1::DrainReceiptResponse>, Status> {
+        let receipt = self.inbox.ask(Question::DrainReceipt).await.map_err(stopping)?.map_err(refused)?;
         Ok(Response::new(receipt.into()))
     }
 
@@ -63,7 +57,8 @@ impl Admin for AdminService {
         request: Request<v1::PartitionDigestsRequest>,
     ) -> Result<Response<v1::PartitionDigestsResponse>, Status> {
         let partitions = request.into_inner().partitions.into_iter().map(PartitionId).collect();
-        let digests = ask(&self.events, |reply| Question::PartitionDigests(partitions, reply)).await?.map_err(refused)?;
+        let digests = self.inbox.ask(|reply| Question::PartitionDigests(partitions, reply)).await;
+        let digests = digests.map_err(stopping)?.map_err(refused)?;
         let wire = |(PartitionId(partition), root, objects): (PartitionId, dynamo_core::version::Digest, u64)| {
             v1::PartitionDigest { partition, root: Bytes::copy_from_slice(&root.0), objects }
         };

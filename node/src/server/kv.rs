@@ -4,32 +4,36 @@ use dynamo_core::request::{Failure, Outcome, Request};
 use dynamo_proto::kv::{get_response, put_response, status};
 use dynamo_proto::v1;
 use dynamo_proto::v1::kv_server::Kv;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tonic::{Response, Status, Streaming};
 
 use super::session::{self, Answers};
-use super::{ask, stopping, topology_response};
-use crate::driver::{Event, Question, Reply, Shared};
+use super::{stopping, topology_response};
+use crate::driver::{Event, Inbox, Question, Reply, Shared};
 
 /// Hands clients' requests to the loop.
 #[derive(Clone)]
 pub struct KvService {
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
     shared: Shared,
     stopping: watch::Receiver<bool>,
 }
 
 impl KvService {
-    /// A service that asks the loop behind `events`.
-    pub fn new(events: mpsc::Sender<Event>, shared: Shared, stopping: watch::Receiver<bool>) -> Self {
-        Self { events, shared, stopping }
+    /// A service that asks the loop behind `inbox`.
+    pub fn new(inbox: Inbox, shared: Shared, stopping: watch::Receiver<bool>) -> Self {
+        Self { inbox, shared, stopping }
     }
 
-    async fn run(&self, request: Result<Request, Failure>) -> Result<Outcome, Status> {
-        let request = request.map_err(|failure| status(failure.into()))?;
+    async fn run<R>(&self, wire: R) -> Result<Outcome, Status>
+    where
+        R: prost::Message + TryInto<Request, Error = Failure>,
+    {
+        let bytes = wire.encoded_len();
+        let request = wire.try_into().map_err(|failure| status(failure.into()))?;
         let (reply, outcome) = oneshot::channel();
         let event = Event::Request { request, reply: Reply::Once(reply) };
-        self.events.send(event).await.map_err(|_| stopping())?;
+        self.inbox.send(event, bytes).await.map_err(stopping)?;
         // The loop ended with the request in its hands: nobody knows what became of it.
         let lost = || status(Failure::Unknown { acknowledged: 0, required: 0 }.into());
         outcome.await.map_err(|_| lost())
@@ -39,17 +43,17 @@ impl KvService {
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn get(&self, request: tonic::Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let outcome = self.run(request.into_inner().try_into()).await?;
+        let outcome = self.run(request.into_inner()).await?;
         get_response(outcome).map(Response::new)
     }
 
     async fn put(&self, request: tonic::Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let outcome = self.run(request.into_inner().try_into()).await?;
+        let outcome = self.run(request.into_inner()).await?;
         put_response(outcome).map(Response::new)
     }
 
     async fn delete(&self, request: tonic::Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let outcome = self.run(request.into_inner().try_into()).await?;
+        let outcome = self.run(request.into_inner()).await?;
         put_response(outcome).map(Response::new)
     }
 
@@ -60,11 +64,11 @@ impl Kv for KvService {
         request: tonic::Request<Streaming<v1::SessionRequests>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let frames = request.into_inner();
-        Ok(Response::new(session::start(frames, self.events.clone(), self.shared.clone(), self.stopping.clone())))
+        Ok(Response::new(session::start(frames, self.inbox.clone(), self.shared.clone(), self.stopping.clone())))
     }
 
     async fn topology(&self, request: tonic::Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyResponse>, Status> {
-        let topology = ask(&self.events, Question::Topology).await?;
+        let topology = self.inbox.ask(Question::Topology).await.map_err(stopping)?;
         Ok(Response::new(topology_response(topology, request.into_inner().known_epoch)))
     }
 }

@@ -7,13 +7,14 @@ use dynamo_core::id::NodeId;
 use dynamo_core::message::Message;
 use dynamo_proto::v1;
 use dynamo_proto::v1::peer_server::Peer;
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::wait_for;
-use crate::driver::Event;
+use crate::driver::{Event, Inbox};
 use crate::peers::{LinkEvent, Own, greet};
 
 /// Until a dialler that says nothing is sent away.
@@ -23,14 +24,14 @@ const HELLO_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct PeerService {
     own: Arc<Own>,
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
     stopping: watch::Receiver<bool>,
 }
 
 impl PeerService {
-    /// A service that greets as `own` and feeds the loop behind `events`.
-    pub fn new(own: Own, events: mpsc::Sender<Event>, stopping: watch::Receiver<bool>) -> Self {
-        Self { own: Arc::new(own), events, stopping }
+    /// A service that greets as `own` and feeds the loop behind `inbox`.
+    pub fn new(own: Own, inbox: Inbox, stopping: watch::Receiver<bool>) -> Self {
+        Self { own: Arc::new(own), inbox, stopping }
     }
 }
 
@@ -51,8 +52,8 @@ impl Peer for PeerService {
         let _ = answers.try_send(Ok(self.own.hello()));
         if node != self.own.node {
             let greeted = LinkEvent::Greeted { node, peer_address: hello.peer_address };
-            self.events.send(Event::Link(greeted)).await.map_err(|_| super::stopping())?;
-            tokio::spawn(receive(frames, node, self.events.clone(), answers, self.stopping.clone()));
+            self.inbox.send(Event::Link(greeted), 0).await.map_err(super::stopping)?;
+            tokio::spawn(receive(frames, node, self.inbox.clone(), answers, self.stopping.clone()));
         }
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -62,7 +63,7 @@ impl Peer for PeerService {
 async fn receive(
     mut frames: Streaming<v1::PeerFrame>,
     from: NodeId,
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
     answers: mpsc::Sender<Result<v1::PeerFrame, Status>>,
     stopping: watch::Receiver<bool>,
 ) {
@@ -75,8 +76,9 @@ async fn receive(
         };
         match frame {
             Ok(Some(frame)) => {
+                let bytes = frame.encoded_len();
                 let messages = read(frame, from);
-                if events.send(Event::Messages { from, messages }).await.is_err() {
+                if inbox.send(Event::Messages { from, messages }, bytes).await.is_err() {
                     break;
                 }
             }

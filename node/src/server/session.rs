@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::wait_for;
-use crate::driver::{Event, SESSION_REQUESTS_MAX, SessionSender, Shared};
+use crate::driver::{Event, Inbox, SESSION_REQUESTS_MAX, SessionSender, Shared};
 
 /// A frame takes no further answer when it has this many bytes.
 const FRAME_BYTES: usize = 1 << 20;
@@ -29,22 +29,17 @@ pub struct Answers {
 }
 
 /// Begins to read `frames`.
-pub fn start(
-    frames: Streaming<v1::SessionRequests>,
-    events: mpsc::Sender<Event>,
-    shared: Shared,
-    stopping: watch::Receiver<bool>,
-) -> Answers {
+pub fn start(frames: Streaming<v1::SessionRequests>, inbox: Inbox, shared: Shared, stopping: watch::Receiver<bool>) -> Answers {
     let (session, receiver) = mpsc::unbounded_channel();
     let permits = Arc::new(Semaphore::new(SESSION_REQUESTS_MAX));
-    tokio::spawn(read(frames, events, session, Arc::clone(&permits), stopping));
+    tokio::spawn(read(frames, inbox, session, Arc::clone(&permits), stopping));
     Answers { receiver, permits, shared }
 }
 
 /// Ends when the client has said all, went away, or the node stops; what is in flight is still answered.
 async fn read(
     mut frames: Streaming<v1::SessionRequests>,
-    events: mpsc::Sender<Event>,
+    inbox: Inbox,
     session: SessionSender,
     permits: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
@@ -57,9 +52,10 @@ async fn read(
             () = &mut stop => return,
         };
         let Ok(Some(v1::SessionRequests { mut requests, .. })) = frame else { return };
+        // More than may be in flight is handed over in parts.
         while !requests.is_empty() {
             let rest = requests.split_off(requests.len().min(SESSION_REQUESTS_MAX));
-            if hand_over(requests, &events, &session, &permits).await.is_none() {
+            if hand_over(requests, &inbox, &session, &permits).await.is_none() {
                 return;
             }
             requests = rest;
@@ -68,13 +64,9 @@ async fn read(
 }
 
 /// `None` when the session or the node has ended.
-async fn hand_over(
-    frame: Vec<v1::SessionRequest>,
-    events: &mpsc::Sender<Event>,
-    session: &SessionSender,
-    permits: &Semaphore,
-) -> Option<()> {
+async fn hand_over(frame: Vec<v1::SessionRequest>, inbox: &Inbox, session: &SessionSender, permits: &Semaphore) -> Option<()> {
     permits.acquire_many(u32::try_from(frame.len()).ok()?).await.ok()?.forget();
+    let bytes = frame.iter().map(prost::Message::encoded_len).sum();
     let mut requests = Vec::with_capacity(frame.len());
     for v1::SessionRequest { id, request } in frame {
         match session_request(request) {
@@ -85,7 +77,7 @@ async fn hand_over(
             }
         }
     }
-    events.send(Event::Session { requests, session: session.clone() }).await.ok()
+    inbox.send(Event::Session { requests, session: session.clone() }, bytes).await.ok()
 }
 
 impl Stream for Answers {

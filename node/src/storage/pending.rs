@@ -43,7 +43,12 @@ impl Pending {
     }
 
     /// The writes in `from..until`, in order.
-    pub fn range(&self, family: Family, from: &[u8], until: Option<&[u8]>) -> impl Iterator<Item = (&Vec<u8>, &Option<Bytes>)> + use<'_> {
+    pub fn range(
+        &self,
+        family: Family,
+        from: &[u8],
+        until: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&Vec<u8>, &Option<Bytes>)> + use<'_> {
         let end = until.map_or(Bound::Unbounded, Bound::Excluded);
         self.families[family as usize].range::<[u8], _>((Bound::Included(from), end))
     }

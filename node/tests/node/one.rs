@@ -56,7 +56,11 @@ async fn what_may_not_be_is_refused_with_the_reason() {
     let cluster = TestCluster::start(1).await;
     let mut kv = cluster.nodes[0].kv().await;
     let cases = [
-        (v1::PutRequest { key: vec![b'k'; 1025].into(), ..put("k", "v") }, Code::InvalidArgument, "key: 1025 bytes, at most 1024"),
+        (
+            v1::PutRequest { key: vec![b'k'; 1025].into(), ..put("k", "v") },
+            Code::InvalidArgument,
+            "key: 1025 bytes, at most 1024",
+        ),
         (v1::PutRequest { value: vec![0; (1 << 20) + 1].into(), ..put("k", "v") }, Code::InvalidArgument, "value: 1048577 bytes"),
         (v1::PutRequest { context: "forged".into(), ..put("k", "v") }, Code::InvalidArgument, "context: "),
     ];
@@ -73,6 +77,9 @@ async fn what_may_not_be_is_refused_with_the_reason() {
     let too_many = v1::Quorum { w: Some(2), ..Default::default() };
     let status = kv.put(v1::PutRequest { quorum: Some(too_many), ..put("k", "v") }).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let beyond_a_frame = v1::PutRequest { value: vec![0; 17 << 20].into(), ..put("k", "v") };
+    let status = kv.put(beyond_a_frame).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     let largest = v1::PutRequest { value: vec![7; 1 << 20].into(), ..put("large", "") };
     kv.put(largest).await.unwrap();
     assert_eq!(kv.get(get("large")).await.unwrap().into_inner().siblings[0].value.len(), 1 << 20);
@@ -120,6 +127,25 @@ async fn a_session_answers_everything_that_is_in_flight() {
         }
         assert_eq!(answered.len() as u64, REQUESTS);
     }
+}
+
+#[tokio::test]
+async fn clients_that_go_away_leave_nothing_behind() {
+    let cluster = TestCluster::start(1).await;
+    let node = &cluster.nodes[0];
+    let kv = node.kv().await;
+    for key in 0..200 {
+        let mut kv = kv.clone();
+        let put = async move { kv.put(put(&format!("k{key}"), "v")).await };
+        // Some are gone before the node reads them, some while they wait for the disk.
+        let _ = tokio::time::timeout(std::time::Duration::from_micros(10 * key), put).await;
+    }
+    until("nobody is waited for", || async {
+        let (_, metrics) = node.http("/metrics").await;
+        metrics.lines().any(|line| line == "dynamokv_clients_waiting 0")
+    })
+    .await;
+    assert!(node.kv().await.put(put("after", "v")).await.is_ok());
 }
 
 #[tokio::test]
@@ -217,10 +243,8 @@ async fn a_stop_answers_what_is_in_flight_and_refuses_what_comes_after() {
     let mut kv = cluster.nodes[0].kv().await;
     let (requests, frames) = tokio::sync::mpsc::channel(4);
     let mut answers = kv.session(tokio_stream::wrappers::ReceiverStream::new(frames)).await.unwrap().into_inner();
-    let request = |id: u64| v1::SessionRequest {
-        id,
-        request: Some(v1::session_request::Request::Put(put(&format!("k{id}"), "v"))),
-    };
+    let request =
+        |id: u64| v1::SessionRequest { id, request: Some(v1::session_request::Request::Put(put(&format!("k{id}"), "v"))) };
     requests.send(v1::SessionRequests { requests: (0..500).map(request).collect(), epoch: 0 }).await.unwrap();
     let mut acknowledged = Vec::new();
     let first = answers.message().await.unwrap().unwrap();

@@ -38,6 +38,7 @@ impl Process {
         let listen = ["--listen-client", any, "--listen-peer", any, "--listen-http", any, "--log-format", "json"];
         let mut arguments = vec!["--cluster-id", CLUSTER, "--data-dir", dir];
         arguments.extend(listen);
+        arguments.extend(["--quorum-r", "1", "--quorum-w", "1"]);
         let mut child = command(&arguments).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let starting = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("\"starting\""))).unwrap().unwrap();
@@ -72,11 +73,13 @@ impl Drop for Process {
 
 #[test]
 fn a_wrong_configuration_ends_with_2_and_says_what_to_do() {
+    let foreign = ["--listen-client", "127.0.0.1:0", "--listen-peer", "1.2.3.4:1", "--advertise-host", "h"];
+    let node = ["--cluster-id", CLUSTER, "--data-dir", "/nowhere"];
     let cases: [(&[&str], &str); 4] = [
         (&[], "cluster_id: absent"),
         (&["--config", "/nowhere/node.yaml"], "config: /nowhere/node.yaml"),
         (&["--quorum-w", "many"], "--quorum-w"),
-        (&["--cluster-id", CLUSTER, "--data-dir", "/nowhere", "--listen-peer", "1.2.3.4:1", "--advertise-host", "h"], "listen.peer: 1.2.3.4:1"),
+        (&[node.as_slice(), foreign.as_slice()].concat(), "listen.peer: 1.2.3.4:1"),
     ];
     for (arguments, expected) in cases {
         let output = run(arguments);
@@ -118,11 +121,8 @@ async fn what_was_acknowledged_survives_kill_9() {
             let read = kv.get(get(&format!("k{key}"))).await.unwrap().into_inner();
             assert_eq!(values(&read), ["v"], "round {round} key {key}");
         }
-        let mut one = put("", "v");
-        one.quorum = Some(v1::Quorum { r: Some(1), w: Some(1), ..Default::default() });
         for _ in 0..300 {
-            one.key = format!("k{acknowledged}").into();
-            kv.put(one.clone()).await.unwrap();
+            kv.put(put(&format!("k{acknowledged}"), "v")).await.unwrap();
             acknowledged += 1;
         }
         // Dropping kills it without a warning.

@@ -30,7 +30,7 @@ pub fn flags(data_dir: &Path, seeds: Vec<String>) -> Flags {
         listen_peer: any(),
         listen_http: any(),
         seeds: Some(seeds),
-        log_level: Some("warn".into()),
+        log_level: Some("error".into()),
         ..Flags::default()
     }
 }
@@ -138,6 +138,8 @@ impl TestCluster {
             let dir = TempDir::new().unwrap();
             let seeds = cluster.nodes.first().map(TestNode::peer_address).into_iter().collect();
             let mut flags = flags(dir.path(), seeds);
+            flags.quorum_r = Some(count.min(2) as u8);
+            flags.quorum_w = flags.quorum_r;
             let node = TestNode::start(flags.clone()).unwrap();
             // A restart comes back at the same addresses.
             flags.listen_client = Some(node.listen.client.to_string());

@@ -145,6 +145,7 @@ impl Report {
     pub fn document(&self) -> Value {
         let servers: Duration = self.cpu.servers.values().sum();
         let known = !self.cpu.servers.is_empty();
+        let seconds = |(pid, cpu): (&u32, &Duration)| (pid.to_string(), cpu.as_secs_f64());
         json!({
             "configuration": self.configuration,
             "load": { "records": self.load.0, "seconds": self.load.1.as_secs_f64() },
@@ -157,7 +158,7 @@ impl Report {
             "siblings_max": self.measured.siblings_max,
             "servers_cpu_us_per_operation": known.then(|| self.cpu_us_per_operation(servers)),
             "client_cpu_us_per_operation": self.cpu_us_per_operation(self.cpu.client),
-            "servers_cpu_seconds": self.cpu.servers.iter().map(|(pid, cpu)| (pid.to_string(), cpu.as_secs_f64())).collect::<BTreeMap<_, _>>(),
+            "servers_cpu_seconds": self.cpu.servers.iter().map(seconds).collect::<BTreeMap<_, _>>(),
         })
     }
 
@@ -182,7 +183,8 @@ impl Report {
             }
         };
         format!(
-            "{}\nload: {} records in {:.1} s ({}/s)\n\n{} ops/s over {:.1} s\n\n{}\n\nerrors: {errors}\nCPU: servers {servers}, client {:.1} us/op\nmost siblings in a get: {}",
+            "{}\nload: {} records in {:.1} s ({}/s)\n\n{} ops/s over {:.1} s\n\n{}\n\n\
+             errors: {errors}\nCPU: servers {servers}, client {:.1} us/op\nmost siblings in a get: {}",
             self.title,
             grouped(records),
             load.as_secs_f64(),

@@ -59,8 +59,8 @@ pub enum Violation {
     Doubled(WriteId),
     /// A write that failed ("nothing was written") is visible.
     FailedButVisible(WriteId),
-    /// A put is visible that an acknowledged write, or what that had read, covers.
-    Resurrected(WriteId),
+    /// A put is visible that an acknowledged write, or what that had read, covers; and which write does.
+    Resurrected(WriteId, WriteId),
 }
 
 impl fmt::Display for Violation {
@@ -70,7 +70,19 @@ impl fmt::Display for Violation {
             Violation::Invented(value) => write!(f, "invented: {value:?} was never written to this key"),
             Violation::Doubled(id) => write!(f, "doubled: write {id} is visible twice"),
             Violation::FailedButVisible(id) => write!(f, "failed but visible: write {id} was said to have written nothing"),
-            Violation::Resurrected(id) => write!(f, "resurrected: write {id} is visible though an acknowledged write covers it"),
+            Violation::Resurrected(id, by) => write!(f, "resurrected: write {id} is visible though write {by} covers it"),
+        }
+    }
+}
+
+impl Violation {
+    /// The write that it is about, if there is one.
+    pub fn write(&self) -> Option<WriteId> {
+        match self {
+            Violation::Lost(id) | Violation::Doubled(id) | Violation::FailedButVisible(id) | Violation::Resurrected(id, _) => {
+                Some(*id)
+            }
+            Violation::Invented(_) => None,
         }
     }
 }
@@ -136,24 +148,34 @@ impl History {
         let tombstones = of(&|write| write.kind == Kind::Delete && may_have_happened(write));
         let accounted = self.covered_by(visible.iter().copied().chain(tombstones), may_have_happened);
         for id in of(&|write| write.kind == Kind::Put && happened(write)) {
-            if !visible.contains(&id) && !accounted.contains(&id) {
+            if !visible.contains(&id) && !accounted.contains_key(&id) {
                 violations.insert(Violation::Lost(id));
             }
         }
         // Whatever an acknowledged write had read was there, and with it all that it had replaced.
         let replaced = self.covered_by(of(&happened).into_iter(), |_| true);
-        violations.extend(visible.intersection(&replaced).map(|id| Violation::Resurrected(*id)));
+        let resurrected = visible.iter().filter_map(|id| Some(Violation::Resurrected(*id, *replaced.get(id)?)));
+        violations.extend(resurrected);
         violations.into_iter().collect()
     }
 
-    /// All ids that these writes cover, and those that they cover in turn as long as `passes` says so of the write between.
-    fn covered_by(&self, from: impl Iterator<Item = WriteId>, passes: impl Fn(&Write) -> bool) -> BTreeSet<WriteId> {
-        let mut covered = BTreeSet::new();
+    /// What is known of a write: for whoever looks into a violation.
+    pub fn describe(&self, id: WriteId) -> String {
+        let Some(write) = self.writes.get(&id) else { return format!("write {id}: never submitted") };
+        let by = self.writes.iter().filter(|(_, other)| other.covers.contains(&id));
+        let by: Vec<String> = by.map(|(other, write)| format!("{other} ({:?}, {:?})", write.kind, write.outcome)).collect();
+        format!("write {id}: {:?}, {:?}, covers {:?}, covered by [{}]", write.kind, write.outcome, write.covers, by.join(", "))
+    }
+
+    /// All ids that these writes cover, and those that they cover in turn as long as `passes` says so of the write between. Each
+    /// with a write that covers it directly.
+    fn covered_by(&self, from: impl Iterator<Item = WriteId>, passes: impl Fn(&Write) -> bool) -> BTreeMap<WriteId, WriteId> {
+        let mut covered = BTreeMap::new();
         let mut open: Vec<WriteId> = from.collect();
         while let Some(id) = open.pop() {
             for below in self.writes.get(&id).into_iter().flat_map(|write| &write.covers) {
                 let passes = self.writes.get(below).is_some_and(&passes);
-                if covered.insert(*below) && passes {
+                if covered.insert(*below, id).is_none() && passes {
                     open.push(*below);
                 }
             }
@@ -210,6 +232,8 @@ mod tests {
         // One of two siblings is gone: the write that won had not read it.
         let siblings: [Line; 3] = [(1, PUT, &[], Acknowledged), (2, PUT, &[], Acknowledged), (3, PUT, &[1], Acknowledged)];
         assert_eq!(verdict(&siblings, &[3]), [Lost(2)]);
+        let known = "write 1: Put, Acknowledged, covers [], covered by [3 (Put, Acknowledged)]";
+        assert_eq!(history(&siblings).describe(1), known);
     }
 
     #[test]
@@ -239,12 +263,12 @@ mod tests {
     #[test]
     fn a_resurrected_write_is_caught() {
         let replaced: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Acknowledged)];
-        assert_eq!(verdict(&replaced, &[1, 2]), [Resurrected(1)]);
+        assert_eq!(verdict(&replaced, &[1, 2]), [Resurrected(1, 2)]);
         let deleted: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, DELETE, &[1], Acknowledged)];
-        assert_eq!(verdict(&deleted, &[1]), [Resurrected(1)]);
+        assert_eq!(verdict(&deleted, &[1]), [Resurrected(1, 2)]);
         // Through a write of unknown outcome, which the acknowledged one had read: so it happened.
         let chain: [Line; 3] = [(1, PUT, &[], Acknowledged), (2, PUT, &[1], Unknown), (3, PUT, &[2], Acknowledged)];
-        assert_eq!(verdict(&chain, &[1, 3]), [Resurrected(1)]);
+        assert_eq!(verdict(&chain, &[1, 3]), [Resurrected(1, 2)]);
         // A delete of unknown outcome obliges to nothing.
         let unknown: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, DELETE, &[1], Unknown)];
         assert_eq!(verdict(&unknown, &[1]), []);

@@ -74,25 +74,29 @@ impl Shared {
 
     /// Reads one key and enters it in its history. Returns the ids that are visible, and the context that covers them.
     pub async fn read(&self, key: usize, options: &GetOptions) -> Result<(BTreeSet<WriteId>, Bytes), RequestError> {
-        let started = Instant::now();
-        let found = self.client.get(&self.name(key), options).await;
-        let now = Instant::now();
-        let mut state = self.state();
-        match found {
-            Ok(found) => {
-                state.tally.success(Operation::Get, now - started, now);
-                state.tally.siblings_max = state.tally.siblings_max.max(found.siblings.len());
-                let values = found.siblings.iter().map(|sibling| &sibling.value[..]);
-                Ok((state.histories[key].read(values, |value| self.id_of(value)), found.context))
-            }
-            Err(error) => {
-                state.tally.failure(&error);
-                Err(error)
-            }
-        }
+        let found = self.client.get(&self.name(key), options).await?;
+        let values = found.siblings.iter().map(|sibling| &sibling.value[..]);
+        let ids = self.history(key, |history| history.read(values, |value| self.id_of(value)));
+        Ok((ids, found.context))
     }
 
-    /// Writes a new id, or a tombstone, over what `context` covers. Returns the id, and the context that covers it.
+    /// The same, counted as an operation of the workload.
+    async fn counted_read(&self, key: usize) -> Result<(BTreeSet<WriteId>, Bytes), RequestError> {
+        let started = Instant::now();
+        let read = self.read(key, &GetOptions::default()).await;
+        let now = Instant::now();
+        self.tally(|tally| match &read {
+            Ok((ids, _)) => {
+                tally.success(Operation::Get, now - started, now);
+                tally.siblings_max = tally.siblings_max.max(ids.len());
+            }
+            Err(error) => tally.failure(error),
+        });
+        read
+    }
+
+    /// Writes a new id, or a tombstone, over what `context` covers. Returns the id, and the context that covers it (and all that
+    /// it replaced), which is empty if there is no such context.
     async fn write(
         &self,
         key: usize,
@@ -163,20 +167,23 @@ async fn step(
     key: usize,
     own: &mut HashMap<usize, (WriteId, Bytes)>,
 ) -> Result<(), RequestError> {
-    let options = GetOptions::default();
     let chance = source.below(100);
     if chance < 10 {
-        return shared.read(key, &options).await.map(|_| ());
+        return shared.counted_read(key).await.map(|_| ());
     }
     let written = if chance < 20 {
         shared.write(key, Kind::Put, Vec::new(), Bytes::new()).await
     } else if let (20..30, Some((last, context))) = (chance, own.remove(&key)) {
         shared.write(key, Kind::Put, vec![last], context).await
     } else {
-        let (ids, context) = shared.read(key, &options).await?;
+        let (ids, context) = shared.counted_read(key).await?;
         let kind = if chance >= 90 && !ids.is_empty() { Kind::Delete } else { Kind::Put };
         shared.write(key, kind, ids.into_iter().collect(), context).await
     }?;
-    own.insert(key, written);
+    match written.1.is_empty() {
+        // It met a version that this client has not seen; nothing can be written over it without a read.
+        true => own.remove(&key),
+        false => own.insert(key, written),
+    };
     Ok(())
 }

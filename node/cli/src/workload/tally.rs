@@ -150,10 +150,10 @@ mod tests {
     #[test]
     fn failures_are_counted_by_kind_and_unknown_outcomes_apart() {
         let mut tally = Tally::new(Instant::now());
-        tally.failure(&RequestError::Unknown { message: "lost".to_owned(), acknowledged: 0, required: 2 });
-        tally.failure(&RequestError::TimedOut("node".to_owned()));
-        tally.failure(&RequestError::TimedOut("node".to_owned()));
-        assert_eq!((tally.operations(), tally.unknown, tally.failed["timed_out"]), (3, 1, 2));
-        assert_eq!(tally.document()["failed"]["timed_out"], json!(2));
+        tally.failure(&RequestError::Lost("the connection was lost".to_owned()));
+        tally.failure(&RequestError::NoAnswer("node".to_owned()));
+        tally.failure(&RequestError::NoAnswer("node".to_owned()));
+        assert_eq!((tally.operations(), tally.unknown, tally.failed["no_answer"]), (3, 1, 2));
+        assert_eq!(tally.document()["failed"]["no_answer"], json!(2));
     }
 }

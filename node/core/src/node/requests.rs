@@ -419,8 +419,8 @@ impl<S: Storage> Node<S> {
         let dot = Dot { actor, counter: self.dot_next };
         object.update(&seen, dot, Value { data, written_ms: now.wall_ms });
         if object.values().count() > SIBLINGS_MAX {
-            let refused = format!("the key has {SIBLINGS_MAX} siblings; get it and put the merged value with its context");
-            return Ok(Err(Failure::Invalid(refused)));
+            let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
+            return Ok(Err(Failure::Overloaded(refused)));
         }
         let context = self.context_after(&request.name, &object, &seen, dot);
         Ok(Ok((object, context)))

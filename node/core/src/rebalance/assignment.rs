@@ -19,6 +19,9 @@ pub fn assign(held: &[Vec<NodeId>], members: &Members, replication: u8) -> Resul
         return Err(PlanError::TooFewMembers { members: usable.len(), replication });
     }
     let mut planner = Planner::new(held, members, &usable, usize::from(replication));
+    if planner.zones_can_hold() < usize::from(replication) {
+        return Err(PlanError::ZonesTooSmall { replication, per_zone: planner.per_zone });
+    }
     let slots = held.len() * usize::from(replication);
     for _ in 0..=held.len() {
         planner.hand_over();
@@ -78,18 +81,59 @@ impl Planner {
         planner
     }
 
-    /// Shares by weight; what does not divide goes to those that hold the most already, so that it need not move.
+    /// Shares by weight, as far as the zones allow: a zone that cannot take its share is filled, and the others share the rest.
+    /// What does not divide goes to those that hold the most already, so that it need not move.
     fn set_room(&mut self) {
-        let slots = (self.owners.len() * self.replication) as u64;
-        let weight: u64 = self.weights.iter().sum();
-        for (room, own) in self.room.iter_mut().zip(&self.weights) {
-            *room = (slots * own / weight) as usize;
+        let zones = self.zone_of.iter().max().map_or(0, |last| last + 1);
+        let partitions = self.owners.len() as u64;
+        let in_zone = |zone: usize| self.zone_of.iter().filter(|of| **of == zone).count();
+        let capacity: Vec<u64> = (0..zones).map(|zone| partitions * in_zone(zone).min(self.per_zone) as u64).collect();
+        let mut filled = vec![false; zones];
+        let mut left = partitions * self.replication as u64;
+        loop {
+            let weight = |zone: usize| {
+                self.zone_of.iter().zip(&self.weights).filter(|(of, _)| **of == zone).map(|(_, weight)| weight).sum::<u64>()
+            };
+            let open: u64 = (0..zones).filter(|zone| !filled[*zone]).map(weight).sum();
+            let over = (0..zones).find(|zone| !filled[*zone] && left * weight(*zone) > capacity[*zone] * open);
+            let Some(zone) = over else { break };
+            filled[zone] = true;
+            left -= capacity[zone];
+            let nodes: Vec<usize> = (0..self.nodes.len()).filter(|at| self.zone_of[*at] == zone).collect();
+            self.share_out(&nodes, capacity[zone]);
         }
-        let left = slots as usize - self.room.iter().sum::<usize>();
-        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+        let nodes: Vec<usize> = (0..self.nodes.len()).filter(|at| !filled[self.zone_of[*at]]).collect();
+        self.share_out(&nodes, left);
+    }
+
+    /// Replicas of one partition that the zones can hold together.
+    fn zones_can_hold(&self) -> usize {
+        let zones: BTreeSet<usize> = self.zone_of.iter().copied().collect();
+        let in_zone = |zone: &usize| self.zone_of.iter().filter(|of| *of == zone).count();
+        zones.iter().map(|zone| in_zone(zone).min(self.per_zone)).sum()
+    }
+
+    /// Divides `slots` among `nodes` by weight, none of them more than one replica of each partition.
+    fn share_out(&mut self, nodes: &[usize], slots: u64) {
+        let partitions = self.owners.len() as u64;
+        let weight: u64 = nodes.iter().map(|at| self.weights[*at]).sum();
+        for at in nodes {
+            self.room[*at] = (slots * self.weights[*at] / weight.max(1)).min(partitions) as usize;
+        }
+        let mut left = slots as usize - nodes.iter().map(|at| self.room[*at]).sum::<usize>();
+        let mut order = nodes.to_vec();
         order.sort_by_key(|at| (std::cmp::Reverse(self.load[*at].saturating_sub(self.room[*at]).min(1)), *at));
-        for at in order.into_iter().take(left) {
-            self.room[at] += 1;
+        while left > 0 {
+            let before = left;
+            for at in order.iter().filter(|at| self.room[**at] < partitions as usize).copied().collect::<Vec<_>>() {
+                if left > 0 {
+                    self.room[at] += 1;
+                    left -= 1;
+                }
+            }
+            if left == before {
+                break;
+            }
         }
     }
 
@@ -301,9 +345,10 @@ mod tests {
                 assert!(count.values().all(|count| *count <= per_zone), "{replicas:?}");
             }
         }
-        let uneven = members(&[("a", 1), ("a", 1), ("b", 1), ("c", 1)]);
+        let uneven = members(&[("a", 1), ("a", 1), ("b", 1), ("b", 1), ("c", 1)]);
         let ring = assign(&vec![Vec::new(); 64], &uneven, 3).unwrap();
-        assert_eq!(loads(&ring)[&node(3)], 64, "the only node of its zone holds all");
+        let loads: Vec<usize> = loads(&ring).into_values().collect();
+        assert_eq!(loads, [32, 32, 32, 32, 64], "the only node of its zone holds all, the others share evenly");
     }
 
     #[test]
@@ -324,5 +369,7 @@ mod tests {
     fn too_few_members_are_refused() {
         let refused = assign(&vec![Vec::new(); 4], &members(&[("z", 1), ("z", 1), ("z", 0)]), 3);
         assert_eq!(refused, Err(PlanError::TooFewMembers { members: 2, replication: 3 }));
+        let lopsided = assign(&vec![Vec::new(); 4], &members(&[("a", 1), ("b", 1), ("b", 1), ("b", 1)]), 4);
+        assert_eq!(lopsided, Err(PlanError::ZonesTooSmall { replication: 4, per_zone: 2 }));
     }
 }

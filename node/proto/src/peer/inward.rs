@@ -6,14 +6,13 @@ use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{Epoch, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose, Refusal};
-use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, Outcome, Request, Success};
 use dynamo_core::ring::Ring;
 use dynamo_core::version::{Digest, Object};
 
 use super::{QUORUM_ABSENT, outcome};
 use crate::v1::{self, forwarded_request, peer_message::Kind, push, refused};
-use crate::{WireError, id};
+use crate::{WireError, id, name};
 
 impl TryFrom<v1::PeerMessage> for Message {
     type Error = WireError;
@@ -25,7 +24,7 @@ impl TryFrom<v1::PeerMessage> for Message {
             Kind::Fetch(wire) => Ok(Self::Fetch {
                 request: RequestId(wire.request),
                 epoch: Epoch(wire.epoch),
-                name: Name { bucket: wire.bucket, key: wire.key },
+                name: name(&wire.bucket, &wire.key),
                 digest_only: wire.digest_only,
             }),
             Kind::Fetched(wire) => fetched(wire),
@@ -86,7 +85,7 @@ fn partition(number: u32) -> Result<PartitionId, WireError> {
 
 fn named_objects(objects: Vec<v1::PushedObject>) -> Result<Vec<NamedObject>, WireError> {
     let core = |wire: v1::PushedObject| {
-        let name = Name { bucket: wire.bucket, key: wire.key };
+        let name = name(&wire.bucket, &wire.key);
         Ok(NamedObject { name, object: object(wire.object, "objects.object")? })
     };
     objects.into_iter().map(core).collect()
@@ -94,7 +93,7 @@ fn named_objects(objects: Vec<v1::PushedObject>) -> Result<Vec<NamedObject>, Wir
 
 fn named_digests(digests: Vec<v1::KeyDigest>, field: &'static str) -> Result<Vec<NamedDigest>, WireError> {
     let core = |wire: v1::KeyDigest| {
-        let name = Name { bucket: wire.bucket, key: wire.key };
+        let name = name(&wire.bucket, &wire.key);
         Ok(NamedDigest { name, digest: digest(&wire.digest, field)? })
     };
     digests.into_iter().map(core).collect()
@@ -105,7 +104,7 @@ fn replicate(wire: v1::Replicate) -> Result<Message, WireError> {
     Ok(Message::Replicate {
         request: RequestId(wire.request),
         epoch: Epoch(wire.epoch),
-        name: Name { bucket: wire.bucket, key: wire.key },
+        name: name(&wire.bucket, &wire.key),
         object: object(wire.object, "object")?,
         hint_for,
         synced: wire.synced,

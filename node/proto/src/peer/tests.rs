@@ -88,7 +88,8 @@ fn messages() -> Vec<Message> {
     };
     let push = |purpose| Message::Push { batch: 1, epoch, partition, purpose, objects: objects.clone(), last: true };
     let refused = |reason| Message::Refused { request, reason, epoch };
-    let replicate = |hint_for| Message::Replicate { request, epoch, name: name.clone(), object: object(), hint_for, synced: true };
+    let replicate =
+        |hint_for| Message::Replicate { request, epoch, name: name.clone(), object: object(), hint_for, synced: true };
     let mut messages = vec![
         replicate(None),
         replicate(Some(NodeId([8; 16]))),

@@ -1,0 +1,79 @@
+# `make help` lists the targets. Debian and Rust are enough; what else is missing is installed by apt-get, after saying so.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dynamokv
+# Outside the clone: RocksDB takes 12 to 20 minutes on two cores, and is compiled once for all clones and targets.
+export CARGO_TARGET_DIR ?= $(cache)/target
+bin := $(CARGO_TARGET_DIR)/debug
+images := $(CARGO_TARGET_DIR)/images
+cluster := tests/e2e/cluster
+
+# The whole workspace in every build: with a part of it, Cargo may choose other features for a dependency, and RocksDB's build
+# script is one of those that would run again.
+build := cargo build --workspace --bins
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: tools
+tools:
+	@.ci/packages "building RocksDB" clang libclang-dev g++ make
+
+.PHONY: build
+build: tools ## build every program
+	$(build)
+
+.PHONY: build-tests
+build-tests: tools
+	cargo build --workspace --all-targets
+
+.PHONY: demo
+demo: build ## three nodes on this machine, real data, one of them killed and brought back
+	@.ci/demo
+
+.PHONY: bench
+bench: build ## YCSB A on three local nodes; other options by BENCH="--workload b --clients 128"
+	@.ci/bench $(BENCH)
+
+.PHONY: test
+test: build ## all tests but e2e; needs no root
+	cargo test --workspace
+
+.PHONY: lint
+lint: tools ## format, clippy, docs, licences, charts, shell scripts
+	@.ci/lint
+
+.PHONY: images
+images: build ## container images of the node, the operator and dynamoctl, as archives
+	@.ci/images $(images)
+
+# KUBECONFIG counts only when it is written on the command line: nobody wants these tests in the cluster of a forgotten variable.
+.PHONY: e2e
+e2e: images ## the charts and a cluster under load on a real Kubernetes; KUBECONFIG=... for one of yours, KEEP=1 to look around after
+	@DYNAMOKV_E2E_KUBECONFIG='$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))' .ci/e2e
+
+.PHONY: kube-up
+kube-up: images ## a Kubernetes of three nodes on this machine, with the operator; needs root and Go
+	@.ci/kube up $(images)
+
+.PHONY: kube-demo
+kube-demo: kube-up ## ... and a DynamoCluster that grows from three to five nodes
+	@.ci/kube demo $(bin)
+
+.PHONY: kube-down
+kube-down: ## end it, and remove everything it left
+	@$(cluster) down
+
+.PHONY: crds
+crds: build ## write crds/ and the chart's copy anew, from the operator's types
+	$(bin)/dynamo-operator crd > crds/dynamocluster.yaml
+	cp crds/dynamocluster.yaml charts/dynamo-operator/files/crds/
+
+.PHONY: clean
+clean: ## remove what was built, RocksDB and Kubernetes too
+	rm -rf $(cache)

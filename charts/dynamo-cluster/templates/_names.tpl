@@ -1,0 +1,41 @@
+{{/* The operator derives names of Services and StatefulSets from this one, hence the limit of 40. */}}
+{{- define "dynamo-cluster.name" -}}
+{{- $name := default .Release.Name .Values.name -}}
+{{- if gt (len $name) 40 -}}
+{{- fail (printf "name: %q has %d characters, at most 40 are possible; set name or a shorter release name" $name (len $name)) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{- define "dynamo-cluster.labels" -}}
+app.kubernetes.io/name: dynamokv
+app.kubernetes.io/instance: {{ include "dynamo-cluster.name" . }}
+app.kubernetes.io/part-of: dynamokv
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{/* What needs two values side by side, and so is beyond values.schema.json. The API server refuses the same; this says it earlier. */}}
+{{- define "dynamo-cluster.check" -}}
+{{- $n := int .Values.replication.factor -}}
+{{- if gt (int .Values.replication.r) $n -}}
+{{- fail (printf "replication.r: %d answers of %d copies are not possible; set it to at most replication.factor" (int .Values.replication.r) $n) -}}
+{{- end -}}
+{{- if gt (int .Values.replication.w) $n -}}
+{{- fail (printf "replication.w: %d answers of %d copies are not possible; set it to at most replication.factor" (int .Values.replication.w) $n) -}}
+{{- end -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- if lt (int .Values.autoscaling.minReplicas) $n -}}
+{{- fail (printf "autoscaling.minReplicas: %d nodes cannot hold %d copies; set it to at least replication.factor" (int .Values.autoscaling.minReplicas) $n) -}}
+{{- end -}}
+{{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) -}}
+{{- fail (printf "autoscaling.maxReplicas: %d is below autoscaling.minReplicas; raise it" (int .Values.autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- if not (dig "requests" "cpu" "" .Values.resources) -}}
+{{- fail "resources.requests.cpu: the autoscaler measures use against it; set it, for example to 1" -}}
+{{- end -}}
+{{- else if lt (int .Values.replicas) $n -}}
+{{- fail (printf "replicas: %d nodes cannot hold %d copies; set it to at least replication.factor" (int .Values.replicas) $n) -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,119 @@
+//! The CRD is current, and its CEL rules refuse what they say, with a message that names the field and the fix.
+
+use kube::CustomResourceExt;
+use kube_cel::Validator;
+use serde_json::{Value, json};
+
+use super::DynamoCluster;
+
+/// The cluster of the minimal example, changed by merging `changes` into it.
+fn cluster(changes: Value) -> Value {
+    let mut cluster = json!({
+        "apiVersion": "dynamokv.io/v1alpha1", "kind": "DynamoCluster", "metadata": { "name": "cart" },
+        "spec": { "image": "localhost/dynamo-node:dev" }
+    });
+    merge(&mut cluster, changes);
+    cluster
+}
+
+fn merge(into: &mut Value, changes: Value) {
+    match (into, changes) {
+        (Value::Object(into), Value::Object(changes)) => {
+            for (key, change) in changes {
+                merge(into.entry(key).or_insert(Value::Null), change);
+            }
+        }
+        (into, change) => *into = change,
+    }
+}
+
+/// What the API server would say: "" if it accepts.
+fn verdict(object: &Value, old: Option<&Value>) -> String {
+    let crd = serde_json::to_value(DynamoCluster::crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    match Validator::new().validate(schema, object, old) {
+        Ok(()) => String::new(),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+#[test]
+fn the_crd_in_the_repository_is_the_generated_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/dynamocluster.yaml");
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(kept == super::crd_yaml().unwrap(), "run: make crds");
+    assert!(kept.contains("name: 'N'") && kept.contains("'n':"), "kubectl would read a plain n as false");
+}
+
+#[test]
+fn the_examples_are_accepted_and_can_be_built() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/examples");
+    let mut seen = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for document in text.split("\n---\n") {
+            let object: Value = serde_yaml::from_str(document).unwrap();
+            if object["kind"] != "DynamoCluster" {
+                continue;
+            }
+            assert_eq!(verdict(&object, None), "");
+            let mut cluster: DynamoCluster = serde_json::from_value(object).unwrap();
+            cluster.metadata.uid = Some("6f9619ff-8b86-d011-b42d-00c04fc964ff".into());
+            crate::valid::ValidCluster::of(&cluster).unwrap();
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_the_fix() {
+    assert_eq!(verdict(&cluster(json!({})), None), "");
+    let cases = [
+        (json!({ "spec": { "replicas": 2 } }), "spec.replicas: must be at least spec.replication.n"),
+        (json!({ "spec": { "replication": { "n": 3, "r": 4, "w": 2 } } }), "spec.replication.r: must be at most"),
+        (json!({ "spec": { "replication": { "n": 3, "r": 2, "w": 4 } } }), "spec.replication.w: must be at most"),
+        (json!({ "spec": { "partitions": 1000 } }), "spec.partitions: must be a power of two"),
+        (
+            json!({ "spec": { "partitions": 65536, "replicas": 5, "replication": { "n": 5, "r": 2, "w": 2 } } }),
+            "choose fewer partitions",
+        ),
+        (json!({ "spec": { "buckets": [{ "name": "a", "r": 4 }] } }), "spec.buckets[].r and .w: must be at most"),
+        (json!({ "spec": { "buckets": [{ "name": "a", "w": 1, "dw": 2 }] } }), "spec.buckets[].dw: must be at most"),
+        (json!({ "spec": { "buckets": [{ "name": "a", "pr": 3 }] } }), "spec.buckets[].pr and .pw: must be at most"),
+        (json!({ "metadata": { "name": "a".repeat(41) } }), "metadata.name: at most 40 characters"),
+        (json!({ "metadata": { "name": "9lives" } }), "starts with a letter"),
+        (
+            json!({ "metadata": { "name": "a".repeat(40) }, "spec": { "zones": [{ "name": "b".repeat(12) }] } }),
+            "together at most 51 characters",
+        ),
+    ];
+    for (changes, message) in cases {
+        let verdict = verdict(&cluster(changes.clone()), None);
+        assert!(verdict.contains(message), "{changes}: {verdict}");
+    }
+}
+
+#[test]
+fn what_is_fixed_for_a_clusters_life_cannot_be_changed() {
+    let zones = |names: &[&str]| json!(names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>());
+    let old = cluster(json!({ "spec": { "zones": zones(&["a", "b"]), "storage": { "size": "10Gi" } } }));
+    let changed = |changes| {
+        let mut new = old.clone();
+        merge(&mut new, changes);
+        verdict(&new, Some(&old))
+    };
+    assert_eq!(changed(json!({ "spec": { "replicas": 5, "storage": { "size": "0.5Ti" }, "image": "other" } })), "");
+    let cases = [
+        (json!({ "spec": { "partitions": 2048 } }), "spec.partitions: is fixed"),
+        (json!({ "spec": { "replication": { "n": 2 } } }), "spec.replication.n: cannot change"),
+        (json!({ "spec": { "zones": zones(&["a", "c"]) } }), "spec.zones: zones cannot be added"),
+        (json!({ "spec": { "zones": zones(&["a"]) } }), "spec.zones: zones cannot be added"),
+        (json!({ "spec": { "storage": { "size": "5Gi" } } }), "spec.storage.size: a volume cannot shrink"),
+        (json!({ "spec": { "storage": { "storageClassName": "fast" } } }), "spec.storage.storageClassName: cannot change"),
+    ];
+    for (changes, message) in cases {
+        let verdict = changed(changes.clone());
+        assert!(verdict.contains(message), "{changes}: {verdict}");
+    }
+}

@@ -1,0 +1,211 @@
+//! Carrying out: what is applied in every pass, and the one step.
+//!
+//! Objects are applied only if they differ from what they should be, so a cluster at rest costs no write. Every write that rests
+//! on this pass's look carries the resourceVersion it saw; a conflict means that the world has changed, and the next pass looks
+//! again. Deletes carry the UID too.
+
+mod difference;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dynamo_core::id::NodeId;
+use dynamo_core::ring::Ring;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::json;
+use thiserror::Error;
+
+use crate::build::{labels, ring_record, stateful_set};
+use crate::nodes;
+use crate::observed::{Observed, Record};
+use crate::plan::{Cause, Step};
+use crate::valid::{Place, ValidCluster};
+
+pub use upkeep::{Upkeep, upkeep};
+
+/// Who the operator is to the API server.
+pub const FIELD_MANAGER: &str = "dynamo-operator";
+
+/// Why a step was not carried out.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The API server refused or did not answer. Whether it acted is unknown; the next look will tell.
+    #[error("{what}: {error}")]
+    Kubernetes {
+        /// What was being done.
+        what: String,
+        /// The API server's words.
+        error: Box<kube::Error>,
+    },
+    /// Nodes refused a ring or did not answer.
+    #[error("ring epoch {epoch} was not taken by {}", refusals.join("; "))]
+    Offer {
+        /// The ring's epoch.
+        epoch: u64,
+        /// Which pods, and their words.
+        refusals: Vec<String>,
+    },
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
+    let what = what.into();
+    |error| ApplyError::Kubernetes { what, error: Box::new(error) }
+}
+
+/// Carries out `step`. Steps that only wait do nothing.
+pub async fn step(client: &Client, cluster: &ValidCluster, observed: &Observed, step: &Step) -> Result<(), ApplyError> {
+    match step {
+        Step::RaisePods(zones) | Step::LowerPods(zones) => set_replicas(client, cluster, observed, zones).await,
+        Step::NoteIdentities(notes) => note_identities(client, cluster, observed, notes).await,
+        Step::RecordRing { ring, cause } => record_ring(client, cluster, observed, ring, cause).await,
+        Step::OfferRing(places) => offer_ring(cluster, observed, places).await,
+        Step::DeleteVolumes(places) => delete_volumes(client, cluster, observed, places).await,
+        Step::AwaitPods(_)
+        | Step::AwaitEpoch(_)
+        | Step::AwaitData { .. }
+        | Step::AwaitReceipts(_)
+        | Step::AwaitRollout(_)
+        | Step::Blocked(_)
+        | Step::Converged => Ok(()),
+    }
+}
+
+async fn set_replicas(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    zones: &BTreeMap<String, u32>,
+) -> Result<(), ApplyError> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
+    for zone in cluster.zones() {
+        let Some(replicas) = zones.get(&zone.name) else { continue };
+        let name = cluster.set_name(&zone.name);
+        let what = format!("StatefulSet {name}: replicas {replicas}");
+        let Some(seen) = observed.sets.get(&zone.name) else {
+            let set = upkeep::marked(stateful_set::build(cluster, zone, *replicas, None));
+            // Applied and not posted: only so does a field that is left out later go.
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            sets.patch(&name, &params, &Patch::Apply(&set)).await.map_err(failed(what))?;
+            continue;
+        };
+        // Replicas and nothing else: a new template goes its own way, one zone at a time.
+        let patch = json!({
+            "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version },
+            "spec": { "replicas": replicas },
+        });
+        sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+async fn note_identities(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    notes: &BTreeMap<Place, NodeId>,
+) -> Result<(), ApplyError> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    for (place, node) in notes {
+        let Some(volume) = observed.volumes.get(place) else { continue };
+        let name = cluster.claim_name(place);
+        let patch = json!({ "metadata": {
+            "uid": volume.uid,
+            "resourceVersion": volume.resource_version,
+            "annotations": { labels::NODE: node.to_string(), labels::CLUSTER_UID: cluster.uid },
+        } });
+        let what = format!("PersistentVolumeClaim {name}: note node {node}");
+        claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+/// Creates the record, or replaces the very record that was seen; so of two operators one gets a conflict.
+async fn record_ring(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    ring: &Ring,
+    cause: &Cause,
+) -> Result<(), ApplyError> {
+    let records: Api<ConfigMap> = Api::namespaced(client.clone(), &cluster.namespace);
+    let purpose = purpose(cause);
+    let what = format!("ConfigMap {}: record ring epoch {}", ring_record::name(cluster), ring.epoch);
+    match &observed.record {
+        Record::Held { resource_version, .. } => {
+            let record = ring_record::build(cluster, ring, &purpose, Some(resource_version));
+            records.replace(&ring_record::name(cluster), &posting(), &record).await.map_err(failed(what))?;
+        }
+        Record::Absent | Record::Unreadable(_) => {
+            let record = ring_record::build(cluster, ring, &purpose, None);
+            records.create(&posting(), &record).await.map_err(failed(what))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a ring is for, in the record.
+pub fn purpose(cause: &Cause) -> String {
+    match cause {
+        Cause::First => "first ring".to_owned(),
+        Cause::Found => "found on the nodes".to_owned(),
+        Cause::Rebalance => "rebalance".to_owned(),
+        Cause::Left(nodes) => {
+            let nodes: Vec<_> = nodes.iter().map(NodeId::to_string).collect();
+            format!("left: {}", nodes.join(", "))
+        }
+    }
+}
+
+/// All are offered the ring, whatever the others say; then those that did not take it are the error.
+async fn offer_ring(cluster: &ValidCluster, observed: &Observed, places: &[Place]) -> Result<(), ApplyError> {
+    let Some(ring) = observed.record.ring() else { return Ok(()) };
+    let addresses = places.iter().filter_map(|place| Some((cluster.pod_name(place), observed.pods.get(place)?.address.clone()?)));
+    let offers = stream::iter(addresses.collect::<Vec<_>>())
+        .map(|(pod, address)| async move {
+            let offer = nodes::offer(&address, ring).await;
+            offer.err().map(|error| format!("{pod}: {error}"))
+        })
+        .buffer_unordered(nodes::ASKED_MAX);
+    let refusals: BTreeSet<String> = offers.filter_map(std::future::ready).collect().await;
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    Err(ApplyError::Offer { epoch: ring.epoch.0, refusals: refusals.into_iter().collect() })
+}
+
+async fn delete_volumes(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    places: &[Place],
+) -> Result<(), ApplyError> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    for place in places {
+        let Some(volume) = observed.volumes.get(place) else { continue };
+        let name = cluster.claim_name(place);
+        let what = format!("PersistentVolumeClaim {name}: delete");
+        let guarded = guarded_delete(&volume.uid, &volume.resource_version);
+        claims.delete(&name, &guarded).await.map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+/// Deletes the very object that was seen, in the version that was seen, or nothing.
+pub fn guarded_delete(uid: &str, resource_version: &str) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: Some(resource_version.to_owned()) }),
+        ..DeleteParams::default()
+    }
+}
+
+fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+fn posting() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}

@@ -1,0 +1,100 @@
+//! ConfigMap NAME-config: the nodes' configuration file. What differs between nodes (zone, address) comes by environment.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{PORT_CLIENT, PORT_HTTP, PORT_PEER, headless_service, metadata};
+use crate::valid::ValidCluster;
+
+/// The file's name in the ConfigMap and in the pod.
+pub const FILE: &str = "node.yaml";
+/// Where the nodes keep their data.
+pub const DATA_DIR: &str = "/var/lib/dynamokv";
+
+/// The ConfigMap's name.
+pub fn name(cluster: &ValidCluster) -> String {
+    format!("{}-config", cluster.name)
+}
+
+/// The ConfigMap.
+pub fn build(cluster: &ValidCluster) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(cluster, name(cluster)),
+        data: Some(BTreeMap::from([(FILE.to_owned(), file(cluster))])),
+        ..ConfigMap::default()
+    }
+}
+
+/// A short hash of the file. Pods carry it, so a change restarts them.
+pub fn hash(cluster: &ValidCluster) -> String {
+    let digest = Sha256::digest(file(cluster));
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[derive(Serialize)]
+struct NodeFile {
+    cluster_id: String,
+    data_dir: &'static str,
+    listen: Listen,
+    seeds: Vec<String>,
+    quorum: Quorum,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    buckets: BTreeMap<String, Quorum>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_timeout_ms: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint_after_ms: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Log>,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    client: String,
+    peer: String,
+    http: String,
+}
+
+#[derive(Serialize)]
+struct Quorum {
+    r: i32,
+    w: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dw: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pr: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pw: Option<i32>,
+}
+
+#[derive(Serialize)]
+struct Log {
+    level: crate::api::LogLevel,
+}
+
+fn file(cluster: &ValidCluster) -> String {
+    let any = |port: i32| format!("0.0.0.0:{port}");
+    let cluster_quorum = cluster.quorum;
+    let bucket = |bucket: &crate::api::Bucket| Quorum {
+        r: bucket.r.unwrap_or(cluster_quorum.r),
+        w: bucket.w.unwrap_or(cluster_quorum.w),
+        dw: bucket.dw,
+        pr: bucket.pr,
+        pw: bucket.pw,
+    };
+    let file = NodeFile {
+        cluster_id: cluster.id.to_string(),
+        data_dir: DATA_DIR,
+        listen: Listen { client: any(PORT_CLIENT), peer: any(PORT_PEER), http: any(PORT_HTTP) },
+        seeds: vec![format!("{}.{}.svc:{PORT_PEER}", headless_service::name(cluster), cluster.namespace)],
+        quorum: Quorum { r: cluster_quorum.r, w: cluster_quorum.w, dw: None, pr: None, pw: None },
+        buckets: cluster.buckets.iter().map(|item| (item.name.clone(), bucket(item))).collect(),
+        request_timeout_ms: cluster.settings.request_timeout_ms,
+        hint_after_ms: cluster.settings.hint_after_ms,
+        log: cluster.settings.log_level.map(|level| Log { level }),
+    };
+    serde_yaml::to_string(&file).expect("text and numbers can be written as YAML")
+}

@@ -1,0 +1,52 @@
+//! Labels and annotations: how the cluster's objects are found, and what is noted on them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::valid::ValidCluster;
+
+/// Which cluster an object belongs to.
+pub const CLUSTER: &str = "dynamokv.io/cluster";
+/// Which zone a pod or a volume belongs to.
+pub const ZONE: &str = "dynamokv.io/zone";
+/// Annotation on a volume claim: the UUID of the node whose data it carries.
+pub const NODE: &str = "dynamokv.io/node";
+/// Annotation on a volume claim: the UID of the DynamoCluster it was made for. Names come back, UIDs do not.
+pub const CLUSTER_UID: &str = "dynamokv.io/cluster-uid";
+/// Annotation on the pod template: the hash of the configuration, so that a change restarts the pods.
+pub const CONFIG_HASH: &str = "dynamokv.io/config-hash";
+/// Selects all objects that the operator made.
+pub const MANAGED: &str = "app.kubernetes.io/managed-by=dynamo-operator";
+
+/// The labels that select the cluster's pods. They are part of immutable selectors and never change.
+pub fn selecting(cluster: &ValidCluster) -> BTreeMap<String, String> {
+    let labels =
+        [("app.kubernetes.io/name", "dynamokv"), ("app.kubernetes.io/instance", &cluster.name), (CLUSTER, &cluster.name)];
+    labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// All labels of an object of the cluster.
+pub fn all(cluster: &ValidCluster) -> BTreeMap<String, String> {
+    let mut labels = selecting(cluster);
+    labels.insert("app.kubernetes.io/component".to_owned(), "node".to_owned());
+    labels.insert("app.kubernetes.io/managed-by".to_owned(), "dynamo-operator".to_owned());
+    labels
+}
+
+/// `labels` and the zone.
+pub fn with_zone(mut labels: BTreeMap<String, String>, zone: &str) -> BTreeMap<String, String> {
+    labels.insert(ZONE.to_owned(), zone.to_owned());
+    labels
+}
+
+/// [`selecting`] as one text, for list calls and `status.selector`.
+pub fn selector_text(cluster: &ValidCluster) -> String {
+    let pairs: Vec<_> = selecting(cluster).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
+}
+
+/// [`selecting`] as a selector object.
+pub fn selector(cluster: &ValidCluster) -> LabelSelector {
+    LabelSelector { match_labels: Some(selecting(cluster)), ..LabelSelector::default() }
+}

@@ -1,0 +1,53 @@
+//! ConfigMap NAME-ring: the writer's record of the ring. A ring is written here, under optimistic concurrency, before any node
+//! sees it; so two operators cannot both make one epoch.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use dynamo_core::ring::Ring;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::metadata;
+use crate::observed::Record;
+use crate::valid::ValidCluster;
+
+const RING: &str = "ring";
+
+/// The ConfigMap's name.
+pub fn name(cluster: &ValidCluster) -> String {
+    format!("{}-ring", cluster.name)
+}
+
+/// The record of `ring`. `resource_version` is that of the record it replaces, `None` for the first. Epoch, hash and purpose are
+/// for people.
+pub fn build(cluster: &ValidCluster, ring: &Ring, purpose: &str, resource_version: Option<&str>) -> ConfigMap {
+    let mut metadata = metadata(cluster, name(cluster));
+    metadata.resource_version = resource_version.map(str::to_owned);
+    let hash: String = ring.hash().0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let data = [("epoch", ring.epoch.to_string()), ("hash", hash), ("plan", purpose.to_owned())];
+    ConfigMap {
+        metadata,
+        data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+        binary_data: Some(BTreeMap::from([(RING.to_owned(), ByteString(ring.encode().to_vec()))])),
+        ..ConfigMap::default()
+    }
+}
+
+/// Reads a record. Only a ConfigMap that is not there is no record; one that cannot be read is not nothing.
+pub fn read(cluster: &ValidCluster, record: Option<ConfigMap>) -> Record {
+    let Some(mut record) = record else { return Record::Absent };
+    let Some(ByteString(bytes)) = record.binary_data.as_mut().and_then(|data| data.remove(RING)) else {
+        return Record::Unreadable(format!("ConfigMap {} has no binaryData.{RING}", name(cluster)));
+    };
+    match Ring::decode(Bytes::from(bytes)) {
+        Ok(ring) if ring.cluster != cluster.id => {
+            Record::Unreadable(format!("ConfigMap {} holds the ring of cluster {}", name(cluster), ring.cluster))
+        }
+        Ok(ring) => {
+            let resource_version = record.metadata.resource_version.unwrap_or_default();
+            Record::Held { hash: ring.hash(), ring: Box::new(ring), resource_version }
+        }
+        Err(error) => Record::Unreadable(format!("ConfigMap {}: binaryData.{RING}: {error}", name(cluster))),
+    }
+}

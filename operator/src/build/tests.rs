@@ -1,0 +1,108 @@
+//! What the operator creates, as YAML beside `tests/snapshots`, and the promises that YAML alone does not show.
+
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::rebalance;
+use dynamo_core::ring::Member;
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Serialize;
+
+use super::*;
+use crate::api::DynamoCluster;
+use crate::observed::Record;
+use crate::valid::ValidCluster;
+use crate::valid::tests::cluster;
+
+/// A cluster in which every optional field is set.
+fn full() -> ValidCluster {
+    let mut full: DynamoCluster = cluster(5, &["zone0", "zone1"]);
+    full.spec.zones[0].node_selector.insert("topology.kubernetes.io/zone".into(), "zone0".into());
+    full.spec.storage = serde_json::from_value(serde_json::json!({
+        "size": "20Gi", "storageClassName": "fast", "retention": { "whenDeleted": "Delete", "whenScaled": "Delete" }
+    }))
+    .unwrap();
+    full.spec.resources = serde_json::from_value(serde_json::json!({
+        "requests": { "cpu": "500m", "memory": "1Gi" }, "limits": { "memory": "2Gi" }
+    }))
+    .unwrap();
+    full.spec.buckets = serde_json::from_value(serde_json::json!([
+        { "name": "sessions", "r": 1, "w": 3, "dw": 1 }, { "name": "carts", "pw": 2 }
+    ]))
+    .unwrap();
+    full.spec.settings = serde_json::from_value(serde_json::json!({
+        "requestTimeoutMs": 2000, "hintAfterMs": 300, "logLevel": "debug"
+    }))
+    .unwrap();
+    ValidCluster::of(&full).unwrap()
+}
+
+fn snapshot(name: &str, object: &impl Serialize) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, serde_yaml::to_string(object).unwrap()));
+}
+
+#[test]
+fn the_objects_of_a_small_cluster_are_these() {
+    let cluster = ValidCluster::of(&cluster(3, &[])).unwrap();
+    snapshot("service_account", &service_account::build(&cluster));
+    snapshot("config_map", &config_map::build(&cluster));
+    snapshot("headless_service", &headless_service::build(&cluster));
+    snapshot("client_service", &client_service::build(&cluster));
+    snapshot("pod_disruption_budget", &pod_disruption_budget::build(&cluster));
+    snapshot("stateful_set", &stateful_set::build(&cluster, &cluster.zones[0], 3, None));
+}
+
+#[test]
+fn the_objects_of_a_cluster_with_everything_set_are_these() {
+    let cluster = full();
+    snapshot("config_map_full", &config_map::build(&cluster));
+    snapshot("stateful_set_full", &stateful_set::build(&cluster, &cluster.zones[0], 3, None));
+}
+
+#[test]
+fn a_larger_size_leaves_a_live_sets_claim_template_as_it_is() {
+    let mut larger = full();
+    let made = stateful_set::build(&larger, &larger.zones[0], 3, None).spec.unwrap().volume_claim_templates;
+    larger.storage.size = "40Gi".into();
+    let kept = stateful_set::build(&larger, &larger.zones[0], 3, made.as_deref()).spec.unwrap();
+    assert_eq!(kept.volume_claim_templates, made);
+}
+
+#[test]
+fn only_what_a_node_reads_changes_the_pod_template() {
+    let template = |cluster: &ValidCluster| stateful_set::build(cluster, &cluster.zones[0], 3, None).spec.unwrap().template;
+    let before = full();
+    let mut scaled = before.clone();
+    scaled.zones[0].replicas = 9;
+    scaled.storage.retention.when_scaled = crate::api::RetentionPolicy::Retain;
+    assert_eq!(template(&scaled), template(&before));
+    let mut tuned = before.clone();
+    tuned.settings.hint_after_ms = Some(100);
+    assert_ne!(template(&tuned), template(&before));
+}
+
+#[test]
+fn a_record_reads_back_and_a_damaged_one_is_not_taken_for_none() {
+    let cluster = ValidCluster::of(&cluster(3, &[])).unwrap();
+    let members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "default".into(), weight: 1 })).collect();
+    let ring = rebalance::first_ring(cluster.id, 4, 3, &members).unwrap();
+    let record = ring_record::build(&cluster, &ring, "first ring", Some("41"));
+    assert_eq!(record.data.as_ref().unwrap()["epoch"], "1");
+    assert_eq!(ring_record::read(&cluster, None), Record::Absent);
+    match ring_record::read(&cluster, Some(record.clone())) {
+        Record::Held { ring: read, hash, resource_version } => {
+            assert_eq!((*read, hash, resource_version.as_str()), (ring.clone(), ring.hash(), "41"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let unreadable = |record: ConfigMap| matches!(ring_record::read(&cluster, Some(record)), Record::Unreadable(_));
+    let mut damaged = record.clone();
+    damaged.binary_data.as_mut().unwrap().get_mut("ring").unwrap().0[20] ^= 1;
+    assert!(unreadable(damaged));
+    assert!(unreadable(ConfigMap { binary_data: None, ..record }));
+    let mut foreign = ring;
+    foreign.cluster = ClusterId([9; 16]);
+    assert!(unreadable(ring_record::build(&cluster, &foreign, "", None)));
+}

@@ -1,0 +1,304 @@
+//! The loop: a change or a moment later, look at the cluster, apply what differs, take one step, tell.
+//!
+//! A pass starts from a live read of the `DynamoCluster`, never from the watch cache, and is bounded in time; nothing waits inside
+//! it. What failed is tried again with a growing pause, per cluster.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::finalizer::{self, finalizer};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use crate::api::{DynamoCluster, DynamoClusterStatus, Reconciliation};
+use crate::apply::{self, ApplyError, Upkeep};
+use crate::build::labels;
+use crate::cleanup;
+use crate::events::{self, Told};
+use crate::metrics::{Metrics, Outcome};
+use crate::observe::observe;
+use crate::plan::{Step, next_step};
+use crate::status::{self, Report};
+use crate::valid::ValidCluster;
+
+/// Until a pass is given up. Its calls may have been carried out; the next pass looks.
+const PASS_SECONDS_MAX: u64 = 60;
+/// After a step, so that what it did can be seen.
+const AFTER_STEP: Duration = Duration::from_millis(200);
+/// While a step is waited for.
+const WAITING: Duration = Duration::from_secs(2);
+/// While only a person can help.
+const BLOCKED: Duration = Duration::from_secs(10);
+/// When there is nothing to do: for what no watch tells.
+const AT_REST: Duration = Duration::from_secs(30);
+/// Changes within this time make one pass.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// The longest pause after failures.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Until an Event that cannot be published is given up.
+const EVENT_SECONDS_MAX: u64 = 5;
+/// Who writes the status.
+const STATUS_MANAGER: &str = "dynamo-operator-status";
+
+/// What a pass needs.
+pub struct Context {
+    client: Client,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    /// Failures in a row, by the cluster's UID; only for the pause after them.
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+/// Why a pass failed.
+#[derive(Debug, Error)]
+pub enum ReconcileError {
+    /// The API server could not be read, or the status not be written.
+    #[error(transparent)]
+    Kubernetes(#[from] kube::Error),
+    /// A step was not carried out.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The finalizer could not be set or removed.
+    #[error(transparent)]
+    Finalizer(Box<finalizer::Error<ReconcileError>>),
+    /// It took too long.
+    #[error("the pass took more than {PASS_SECONDS_MAX} s")]
+    Timeout,
+}
+
+impl Context {
+    /// For one process; `instance` is the pod's name.
+    pub fn new(client: Client, metrics: Arc<Metrics>, instance: Option<String>) -> Self {
+        let reporter = Reporter { controller: "dynamo-operator".to_owned(), instance };
+        Self { recorder: Recorder::new(client.clone(), reporter), client, metrics, failures: Mutex::default() }
+    }
+
+    async fn tell(&self, cluster: &DynamoCluster, told: Vec<Told>) {
+        for told in told {
+            info!(cluster = full_name(cluster), reason = told.reason, "{}", told.note);
+            let event = Event {
+                type_: if told.warning { EventType::Warning } else { EventType::Normal },
+                reason: told.reason.to_owned(),
+                note: Some(told.note.chars().take(1000).collect()),
+                action: told.action,
+                secondary: None,
+            };
+            let reference = cluster.object_ref(&());
+            let published = self.recorder.publish(&event, &reference);
+            match timeout(Duration::from_secs(EVENT_SECONDS_MAX), published).await {
+                Ok(Ok(())) => self.metrics.wrote(1),
+                // An Event is a courtesy; in a namespace that is being deleted there are none.
+                Ok(Err(error)) => debug!(cluster = full_name(cluster), %error, "the event was not published"),
+                Err(_) => debug!(cluster = full_name(cluster), "the event was not published in time"),
+            }
+        }
+    }
+}
+
+/// Reconciles the clusters of `namespace`, or of all namespaces, until `shutdown` ends; then finishes the passes under way.
+pub async fn run(
+    context: Arc<Context>,
+    namespace: Option<&str>,
+    concurrency: u16,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let client = &context.client;
+    let owned = || watcher::Config::default().labels(labels::MANAGED);
+    Controller::new(api::<DynamoCluster>(client, namespace), watcher::Config::default())
+        .owns(api::<StatefulSet>(client, namespace), owned())
+        .owns(api::<Service>(client, namespace), owned())
+        .owns(api::<ConfigMap>(client, namespace), owned())
+        .owns(api::<ServiceAccount>(client, namespace), owned())
+        .owns(api::<PodDisruptionBudget>(client, namespace), owned())
+        .with_config(Config::default().concurrency(concurrency).debounce(DEBOUNCE))
+        .graceful_shutdown_on(shutdown)
+        .run(reconcile, retry, Arc::clone(&context))
+        .for_each(|result| {
+            match result {
+                // Told by `retry`; one that is gone is no fault.
+                Ok(_) | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) => {}
+                Err(error) => warn!(%error, "watching failed; is the CRD dynamoclusters.dynamokv.io installed?"),
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn full_name(cluster: &DynamoCluster) -> String {
+    format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any())
+}
+
+async fn reconcile(cluster: Arc<DynamoCluster>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let started = Instant::now();
+    let pass = timeout(Duration::from_secs(PASS_SECONDS_MAX), live_pass(&cluster, &context)).await;
+    let result = pass.unwrap_or(Err(ReconcileError::Timeout));
+    let uid = cluster.uid().unwrap_or_default();
+    let outcome = match &result {
+        Ok(action) if *action == Action::requeue(AT_REST) => Outcome::Converged,
+        Ok(_) => Outcome::Progressing,
+        Err(_) => Outcome::Failed,
+    };
+    context.metrics.reconciled(outcome, started.elapsed());
+    if result.is_ok() {
+        context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    }
+    result
+}
+
+fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = failures.entry(cluster.uid().unwrap_or_default()).or_default();
+    *count = count.saturating_add(1);
+    let pause = Duration::from_secs(1 << (*count - 1).min(6)).min(BACKOFF_MAX);
+    warn!(cluster = full_name(&cluster), %error, failures = *count, pause_seconds = pause.as_secs(), "the pass failed");
+    Action::requeue(pause)
+}
+
+/// The watch's copy only says which cluster; what it asks for is read live.
+async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
+    let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
+    let Some(cluster) = clusters.get_opt(&cached.name_any()).await? else { return Ok(Action::requeue(AT_REST)) };
+    let result = finalizer(&clusters, cleanup::FINALIZER, Arc::new(cluster), |event| async {
+        match event {
+            finalizer::Event::Apply(cluster) => pass(&clusters, &cluster, context).await,
+            finalizer::Event::Cleanup(cluster) => clean_up(&cluster, context).await,
+        }
+    });
+    match result.await {
+        // After the finalizer was set or removed; the watch tells, but a watch may miss something.
+        Ok(action) if action == Action::await_change() => Ok(Action::requeue(WAITING)),
+        Ok(action) => Ok(action),
+        Err(finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error)) => Err(error),
+        Err(error) => Err(ReconcileError::Finalizer(Box::new(error))),
+    }
+}
+
+async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
+    let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+    let previous = cluster.status.as_ref();
+    let valid = match ValidCluster::of(cluster) {
+        Ok(valid) => valid,
+        Err(error) => {
+            let told = status::invalid(&error, previous, cluster.metadata.generation, &now);
+            publish_status(clusters, cluster, told, context).await?;
+            return Ok(Action::requeue(AT_REST));
+        }
+    };
+    let (observed, live) = observe(&context.client, &valid).await?;
+    let step = next_step(&valid, &observed);
+    context.metrics.step(step.kind());
+    debug!(cluster = full_name(cluster), step = step.kind(), "looked");
+    let paused = cluster.spec.reconciliation == Reconciliation::Paused;
+    let (upkeep, failure) = if paused {
+        (Upkeep::default(), None)
+    } else {
+        match apply::upkeep(&context.client, &valid, &observed, &live).await {
+            Ok(upkeep) => (upkeep, apply::step(&context.client, &valid, &observed, &step).await.err()),
+            Err(error) => (Upkeep::default(), Some(error)),
+        }
+    };
+    for written in &upkeep.written {
+        info!(cluster = full_name(cluster), "applied {written}");
+    }
+    context.metrics.wrote(upkeep.written.len() as u64);
+    if step.acts() && failure.is_none() && !paused {
+        context.metrics.wrote(1);
+        context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
+    }
+    let mut complaints = upkeep.complaints;
+    complaints.extend(failure.as_ref().filter(|failure| !is_conflict(failure)).map(ApplyError::to_string));
+    let report = Report {
+        cluster: &valid,
+        observed: &observed,
+        step: &step,
+        paused,
+        waiting_zones: &upkeep.waiting,
+        complaints: &complaints,
+        generation: cluster.metadata.generation,
+    };
+    publish_status(clusters, cluster, status::status(&report, previous, &now), context).await?;
+    match failure {
+        Some(failure) => Err(failure.into()),
+        None if !upkeep.written.is_empty() => Ok(Action::requeue(AFTER_STEP)),
+        None => Ok(Action::requeue(pause_after(&step, paused, &upkeep.waiting))),
+    }
+}
+
+/// Somebody was faster; nothing is wrong.
+fn is_conflict(failure: &ApplyError) -> bool {
+    matches!(failure, ApplyError::Kubernetes { error, .. } if matches!(&**error, kube::Error::Api(status) if status.is_conflict()))
+}
+
+fn pause_after(step: &Step, paused: bool, waiting_zones: &[String]) -> Duration {
+    match step {
+        _ if paused => AT_REST,
+        Step::Blocked(_) => BLOCKED,
+        Step::Converged if waiting_zones.is_empty() => AT_REST,
+        step if step.acts() => AFTER_STEP,
+        _ => WAITING,
+    }
+}
+
+/// Writes the status if it has changed, and tells what has turned.
+async fn publish_status(
+    clusters: &Api<DynamoCluster>,
+    cluster: &DynamoCluster,
+    status: DynamoClusterStatus,
+    context: &Context,
+) -> Result<(), kube::Error> {
+    if cluster.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let told = events::of_conditions(cluster.status.as_ref(), &status);
+    let patch = json!({
+        "apiVersion": DynamoCluster::api_version(&()),
+        "kind": DynamoCluster::kind(&()),
+        "metadata": { "name": cluster.name_any(), "uid": cluster.uid() },
+        "status": status,
+    });
+    let params = PatchParams::apply(STATUS_MANAGER).force();
+    clusters.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await?;
+    context.metrics.wrote(1);
+    context.tell(cluster, told).await;
+    Ok(())
+}
+
+async fn clean_up(cluster: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
+    let Err(error) = cleanup::volumes(&context.client, cluster).await else {
+        info!(cluster = full_name(cluster), "the cluster goes; its volumes follow whenDeleted");
+        return Ok(Action::requeue(AT_REST));
+    };
+    let deleted = cluster.metadata.deletion_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let waited = Timestamp::now().duration_since(deleted);
+    if waited.unsigned_abs() < cleanup::PATIENCE {
+        return Err(error.into());
+    }
+    let note = format!("volumes were left as they are: {error}");
+    context.tell(cluster, vec![Told { warning: true, reason: "VolumesKept", action: "Delete".to_owned(), note }]).await;
+    Ok(Action::requeue(AT_REST))
+}

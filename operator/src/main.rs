@@ -1,0 +1,160 @@
+//! `dynamo-operator run` reconciles; `dynamo-operator crd` prints the CRD.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use dynamo_operator::controller::{self, Context};
+use dynamo_operator::leader::Election;
+use dynamo_operator::metrics::Metrics;
+use dynamo_operator::{api, http};
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+/// The operator of DynamoKV.
+#[derive(Parser)]
+#[command(name = "dynamo-operator", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reconcile DynamoClusters.
+    Run(Run),
+    /// Print the CustomResourceDefinition of DynamoCluster.
+    Crd,
+}
+
+#[derive(Args)]
+struct Run {
+    /// The namespace whose clusters are reconciled; empty for all.
+    #[arg(long, env = "WATCH_NAMESPACE", default_value = "")]
+    watch_namespace: String,
+    /// Whether to wait for the lease before acting, so that several replicas can run.
+    #[arg(long, env = "LEADER_ELECTION", default_value_t = true, action = ArgAction::Set)]
+    leader_election: bool,
+    /// The lease's name.
+    #[arg(long, env = "LEASE_NAME", default_value = "dynamo-operator")]
+    lease_name: String,
+    /// This pod's name: who holds the lease.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
+    /// This pod's namespace: where the lease is.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pod_namespace: Option<String>,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    http: SocketAddr,
+    /// Clusters that are reconciled at the same time.
+    #[arg(long, env = "CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: u16,
+    /// The form of the log.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Crd => api::crd_yaml().context("crd").map(|crd| print!("{crd}")),
+        Command::Run(run) => start(&run),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dynamo-operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(run: &Run) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
+    match run.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    runtime.block_on(operate(run))
+}
+
+async fn operate(run: &Run) -> anyhow::Result<()> {
+    let client = Client::try_default().await.context("no Kubernetes to talk to; give KUBECONFIG, or run in a pod")?;
+    let metrics = Arc::new(Metrics::default());
+    let stop = stop_on_signal()?;
+    let serving = tokio::spawn(http::serve(run.http, Arc::clone(&metrics), stopped(stop.clone())));
+    let election = election(run, &client)?;
+    if let Some(election) = &election {
+        tokio::select! {
+            () = election.acquire() => {}
+            () = stopped(stop.clone()) => return Ok(()),
+            ended = serving => bail!("http: {ended:?}"),
+        }
+    }
+    metrics.leads(true);
+    let namespace = Some(run.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
+    info!(namespace = namespace.unwrap_or("(all)"), "reconciling");
+    let context = Arc::new(Context::new(client, metrics, run.pod_name.clone()));
+    let work = controller::run(context, namespace, run.concurrency, stopped(stop.clone()));
+    let lost = async {
+        match &election {
+            Some(election) => election.hold().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        // Nothing under way is finished: another operator may act by now.
+        () = lost => bail!("the lease {} was lost", run.lease_name),
+    }
+    if let Some(election) = &election {
+        election.release().await;
+    }
+    Ok(())
+}
+
+fn election(run: &Run, client: &Client) -> anyhow::Result<Option<Election>> {
+    if !run.leader_election {
+        return Ok(None);
+    }
+    let (Some(pod), Some(namespace)) = (&run.pod_name, &run.pod_namespace) else {
+        bail!("leader election needs --pod-name and --pod-namespace (POD_NAME, POD_NAMESPACE); or give --leader-election=false");
+    };
+    Ok(Some(Election::new(client.clone(), namespace, &run.lease_name, pod)))
+}
+
+/// A value that turns true at SIGTERM or SIGINT.
+fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate()).context("SIGTERM")?, signal(SignalKind::interrupt()).context("SIGINT")?);
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: finishing"),
+            _ = interrupt.recv() => info!("SIGINT: finishing"),
+        }
+        if stop.send(true).is_err() {
+            error!("nobody is left to stop");
+        }
+    });
+    Ok(stopped)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which it is only after the signal.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,167 @@
+//! One look: reads the live objects from the API server, not from a cache, and asks every node for its own view.
+//!
+//! Lists are read with the API server's strongest guarantee, since what is decided on them may remove a pod or a volume. An error
+//! of the API server fails the look as a whole; a node that does not answer is a pod without a view.
+
+mod objects;
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::Epoch;
+use dynamo_core::ring::Ring;
+use futures::future::try_join_all;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ListParams;
+use kube::{Api, Client};
+
+use crate::build::{client_service, config_map, headless_service, labels, pod_disruption_budget, ring_record, service_account};
+use crate::nodes;
+use crate::observed::{Observed, Receipt};
+use crate::plan;
+use crate::valid::{Place, ValidCluster};
+
+pub use objects::is_owned;
+
+/// The live objects themselves, for comparing them with what they should be.
+#[derive(Default)]
+pub struct Live {
+    /// By zone.
+    pub sets: BTreeMap<String, StatefulSet>,
+    /// NAME-config.
+    pub config_map: Option<ConfigMap>,
+    /// NAME-peers.
+    pub headless_service: Option<Service>,
+    /// NAME.
+    pub client_service: Option<Service>,
+    /// NAME.
+    pub service_account: Option<ServiceAccount>,
+    /// NAME.
+    pub pod_disruption_budget: Option<PodDisruptionBudget>,
+}
+
+/// Looks at `cluster`.
+pub async fn observe(client: &Client, cluster: &ValidCluster) -> Result<(Observed, Live), kube::Error> {
+    let namespace = &cluster.namespace;
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), namespace);
+    let names = [
+        config_map::name(cluster),
+        headless_service::name(cluster),
+        client_service::name(cluster),
+        service_account::name(cluster),
+        pod_disruption_budget::name(cluster),
+        ring_record::name(cluster),
+    ];
+    let (sets, config_map, headless_service, client_service, service_account, pod_disruption_budget, record) = tokio::try_join!(
+        read_sets(client, cluster),
+        config_maps.get_opt(&names[0]),
+        services.get_opt(&names[1]),
+        services.get_opt(&names[2]),
+        accounts.get_opt(&names[3]),
+        budgets.get_opt(&names[4]),
+        config_maps.get_opt(&names[5]),
+    )?;
+    let live = Live { sets, config_map, headless_service, client_service, service_account, pod_disruption_budget };
+    let mut observed = Observed { taken: taken(cluster, &live, record.as_ref()), ..Observed::default() };
+    if !observed.taken.is_empty() {
+        return Ok((observed, live));
+    }
+    observed.record = ring_record::read(cluster, record);
+    observed.sets = live.sets.iter().map(|(zone, set)| (zone.clone(), objects::set(set))).collect();
+    let selector = ListParams::default().labels(&labels::selector_text(cluster));
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let (pods, claims) = tokio::try_join!(pods.list(&selector), claims.list(&selector))?;
+    observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod)).collect();
+    observed.volumes = claims.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
+    ask_nodes(cluster, &mut observed).await;
+    Ok((observed, live))
+}
+
+async fn read_sets(client: &Client, cluster: &ValidCluster) -> Result<BTreeMap<String, StatefulSet>, kube::Error> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
+    let reads = cluster.zones().iter().map(|zone| {
+        let (sets, name) = (sets.clone(), cluster.set_name(&zone.name));
+        async move { Ok::<_, kube::Error>((zone.name.clone(), sets.get_opt(&name).await?)) }
+    });
+    let read = try_join_all(reads).await?;
+    Ok(read.into_iter().filter_map(|(zone, set)| set.map(|set| (zone, set))).collect())
+}
+
+/// Objects under the cluster's names that this very cluster does not own: of another application, or left by a cluster of the same
+/// name that is still being cleaned up.
+fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> Vec<String> {
+    let mut taken = Vec::new();
+    let mut check = |kind: &str, metadata: Option<&ObjectMeta>| {
+        let Some(metadata) = metadata else { return };
+        if !objects::is_owned(metadata, &cluster.uid) {
+            taken.push(format!("{kind} {}", metadata.name.as_deref().unwrap_or_default()));
+        }
+    };
+    check("ServiceAccount", live.service_account.as_ref().map(|object| &object.metadata));
+    check("ConfigMap", live.config_map.as_ref().map(|object| &object.metadata));
+    check("ConfigMap", record.map(|object| &object.metadata));
+    check("Service", live.headless_service.as_ref().map(|object| &object.metadata));
+    check("Service", live.client_service.as_ref().map(|object| &object.metadata));
+    check("PodDisruptionBudget", live.pod_disruption_budget.as_ref().map(|object| &object.metadata));
+    for set in live.sets.values() {
+        check("StatefulSet", Some(&set.metadata));
+    }
+    taken
+}
+
+/// First every node's view; then the newest ring, if it is newer than the record; then the receipts.
+async fn ask_nodes(cluster: &ValidCluster, observed: &mut Observed) {
+    let addresses: Vec<(Place, String)> =
+        observed.pods.iter().filter_map(|(place, pod)| Some((place.clone(), pod.address.clone()?))).collect();
+    let answers = stream::iter(addresses)
+        .map(|(place, address)| async move {
+            let answer = nodes::status(cluster, &address).await;
+            (place, answer)
+        })
+        .buffer_unordered(nodes::ASKED_MAX)
+        .collect::<Vec<_>>()
+        .await;
+    for (place, answer) in answers {
+        let Some(pod) = observed.pods.get_mut(&place) else { continue };
+        match answer {
+            Ok(node) => pod.node = Some(node),
+            Err(reason) => pod.trouble = Some(pod.trouble.take().unwrap_or(reason)),
+        }
+    }
+    observed.newer = newer_ring(observed).await;
+    let wanted = plan::receipts_wanted(cluster, observed);
+    let receipts = wanted.iter().filter_map(|place| {
+        let pod = observed.pods.get(place)?;
+        Some((pod.node.as_ref()?.id, pod.address.clone()?))
+    });
+    observed.receipts = stream::iter(receipts.collect::<Vec<_>>())
+        .map(|(node, address)| async move {
+            let receipt: Result<Receipt, String> = nodes::receipt(&address).await;
+            (node, receipt)
+        })
+        .buffer_unordered(nodes::ASKED_MAX)
+        .collect::<BTreeMap<_, _>>()
+        .await;
+}
+
+async fn newer_ring(observed: &Observed) -> Option<Ring> {
+    let recorded = observed.record.ring().map_or(Epoch(0), |ring| ring.epoch);
+    let newest = observed.nodes().map(|(_, node)| node.epoch).max().filter(|epoch| *epoch > recorded)?;
+    for (place, node) in observed.nodes() {
+        let address = observed.pods.get(place).and_then(|pod| pod.address.as_deref());
+        if node.epoch == newest
+            && let Some(address) = address
+            && let Ok(Some(ring)) = nodes::ring(address).await
+        {
+            return Some(ring);
+        }
+    }
+    None
+}

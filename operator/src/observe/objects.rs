@@ -1,0 +1,200 @@
+//! From Kubernetes' objects to what the planner knows of them.
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::NodeId;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::build::{PORT_CLIENT, labels};
+use crate::observed::{self, Note, Set, Volume};
+use crate::valid::{Place, ValidCluster};
+
+/// The object of this metadata is controlled by the owner with this UID.
+pub fn is_owned(metadata: &ObjectMeta, uid: &str) -> bool {
+    metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+pub fn set(set: &StatefulSet) -> Set {
+    let (spec, status) = (set.spec.as_ref(), set.status.as_ref());
+    let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1);
+    let seen = status.and_then(|status| status.observed_generation) >= set.metadata.generation;
+    let revisions = status.map(|status| (status.current_revision.as_ref(), status.update_revision.as_ref()));
+    Set {
+        uid: set.metadata.uid.clone().unwrap_or_default(),
+        resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
+        replicas: u32::try_from(replicas).unwrap_or(0),
+        rolling: !seen || revisions.is_some_and(|(current, update)| current != update),
+    }
+}
+
+/// A pod of one of `sets`, with its place; `None` for any other pod.
+pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> Option<(Place, observed::Pod)> {
+    let place = place_of(cluster, pod.metadata.name.as_deref()?, "")?;
+    if !is_owned(&pod.metadata, &sets.get(&place.zone)?.uid) {
+        return None;
+    }
+    let status = pod.status.as_ref();
+    let host = status.and_then(|status| status.pod_ip.as_deref()).filter(|host| !host.is_empty());
+    let conditions = || status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let ready = conditions().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let unscheduled = conditions().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let unscheduled = unscheduled.map(|condition| {
+        let reason = condition.reason.as_deref().unwrap_or("Pending");
+        format!("is not scheduled ({reason}): {}", condition.message.as_deref().unwrap_or_default())
+    });
+    let containers = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
+    let observed = observed::Pod {
+        address: host.map(address),
+        ready: ready && pod.metadata.deletion_timestamp.is_none(),
+        trouble: unscheduled.or_else(|| containers.filter_map(trouble).next()),
+        node: None,
+    };
+    Some((place, observed))
+}
+
+fn address(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]:{PORT_CLIENT}") } else { format!("{host}:{PORT_CLIENT}") }
+}
+
+fn trouble(container: &ContainerStatus) -> Option<String> {
+    let state = container.state.as_ref()?;
+    if let Some(waiting) = &state.waiting {
+        let reason = waiting.reason.as_deref().filter(|reason| *reason != "ContainerCreating")?;
+        let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let exit = last.map(|last| format!(", exit code {}", last.exit_code)).unwrap_or_default();
+        return Some(format!("does not start ({reason}{exit})"));
+    }
+    let terminated = state.terminated.as_ref()?;
+    Some(format!("has stopped with exit code {}", terminated.exit_code))
+}
+
+/// A claim with its place; `None` for a claim that no place of the cluster uses.
+pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(Place, Volume)> {
+    let metadata = &claim.metadata;
+    let place = place_of(cluster, metadata.name.as_deref()?, "data-")?;
+    let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
+    let ours = annotation(labels::CLUSTER_UID).is_none_or(|uid| *uid == cluster.uid);
+    let note = match annotation(labels::NODE).and_then(|node| NodeId::parse(node)) {
+        _ if !ours => Note::OtherCluster,
+        Some(node) => Note::Node(node),
+        None => Note::None,
+    };
+    let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|needs| needs.requests.as_ref());
+    let size = requests.and_then(|requests| requests.get("storage")).map(|size| size.0.clone());
+    let volume = Volume {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        note,
+        size: size.unwrap_or_default(),
+        deleting: metadata.deletion_timestamp.is_some(),
+    };
+    Some((place, volume))
+}
+
+/// The place that an object's name stands for: PREFIX, the StatefulSet's name, the ordinal.
+fn place_of(cluster: &ValidCluster, name: &str, prefix: &str) -> Option<Place> {
+    let rest = name.strip_prefix(prefix)?;
+    cluster.zones().iter().find_map(|zone| {
+        let ordinal = rest.strip_prefix(&cluster.set_name(&zone.name))?.strip_prefix('-')?;
+        // "07" is not what a StatefulSet calls its seventh pod.
+        let number: u32 = ordinal.parse().ok()?;
+        (number.to_string() == ordinal).then(|| Place { zone: zone.name.clone(), ordinal: number })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::valid::tests::valid;
+
+    fn pod_of(status: Value) -> Pod {
+        let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": "set", "controller": true });
+        let metadata = json!({ "name": "cart-1", "ownerReferences": [owner] });
+        serde_json::from_value(json!({ "metadata": metadata, "status": status })).unwrap()
+    }
+
+    fn sets() -> BTreeMap<String, Set> {
+        [("default".to_owned(), Set { uid: "set".into(), ..Set::default() })].into()
+    }
+
+    #[test]
+    fn names_stand_for_places_and_no_two_for_one() {
+        let cluster = valid(3, &["a", "a-1"]);
+        let place = |name| place_of(&cluster, name, "").map(|place| place.to_string());
+        assert_eq!(place("cart-a-1").as_deref(), Some("a-1"));
+        assert_eq!(place("cart-a-1-0").as_deref(), Some("a-1-0"));
+        for name in ["cart-a", "cart-a-", "cart-a-x", "cart-a-01", "cart-b-0", "other-a-0"] {
+            assert_eq!(place(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pod_says_why_it_does_not_run() {
+        let cases = [
+            (json!({}), None),
+            (
+                json!({ "conditions": [
+                    { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes" }
+                ] }),
+                Some("is not scheduled (Unschedulable): 0/3 nodes"),
+            ),
+            (
+                json!({ "containerStatuses": [{
+                    "name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 4,
+                    "state": { "waiting": { "reason": "CrashLoopBackOff" } },
+                    "lastState": { "terminated": { "exitCode": 3 } }
+                }] }),
+                Some("does not start (CrashLoopBackOff, exit code 3)"),
+            ),
+        ];
+        for (status, trouble) in cases {
+            let (place, pod) = pod(&valid(3, &[]), &sets(), &pod_of(status)).unwrap();
+            assert_eq!((place.ordinal, pod.trouble.as_deref(), pod.ready), (1, trouble, false));
+        }
+        let running = json!({ "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
+        let (_, running) = pod(&valid(3, &[]), &sets(), &pod_of(running)).unwrap();
+        assert_eq!((running.address.as_deref(), running.ready), (Some("[fd00::7]:7400"), true));
+    }
+
+    #[test]
+    fn a_pod_of_another_owner_is_none_of_ours() {
+        let stranger = [("default".to_owned(), Set { uid: "another".into(), ..Set::default() })].into();
+        assert_eq!(pod(&valid(3, &[]), &stranger, &pod_of(json!({}))), None);
+    }
+
+    #[test]
+    fn a_volume_of_a_former_cluster_of_the_same_name_is_not_taken_for_ours() {
+        let cluster = valid(3, &[]);
+        let claim = |annotations: Value| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({ "metadata": { "name": "data-cart-0", "annotations": annotations } })).unwrap()
+        };
+        let node = "00010203-0405-0607-0809-0a0b0c0d0eff";
+        let cases = [
+            (json!({}), Note::None),
+            (json!({ labels::CLUSTER_UID: cluster.uid }), Note::None),
+            (json!({ labels::CLUSTER_UID: cluster.uid, labels::NODE: node }), Note::Node(NodeId::parse(node).unwrap())),
+            (json!({ labels::CLUSTER_UID: "11112222-3333-4444-5555-666677778888", labels::NODE: node }), Note::OtherCluster),
+        ];
+        for (annotations, note) in cases {
+            assert_eq!(volume(&cluster, &claim(annotations)).unwrap().1.note, note);
+        }
+    }
+
+    #[test]
+    fn a_set_rolls_until_the_controller_has_seen_the_template_and_all_pods_have_it() {
+        let rolling = |generation: i64, seen: i64, current: &str, update: &str| {
+            let status = json!({
+                "replicas": 3, "observedGeneration": seen, "currentRevision": current, "updateRevision": update
+            });
+            let object = json!({ "metadata": { "generation": generation }, "status": status });
+            set(&serde_json::from_value(object).unwrap()).rolling
+        };
+        assert!(!rolling(2, 2, "a", "a"));
+        assert!(rolling(2, 1, "a", "a"));
+        assert!(rolling(2, 2, "a", "b"));
+    }
+}

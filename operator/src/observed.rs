@@ -1,0 +1,178 @@
+//! What is there: everything that one pass read before it decides. Plain data; [`crate::observe`] fills it, live.
+//!
+//! Unknown is not gone. A pod whose node did not answer has `node: None`, and nothing may be concluded from that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dynamo_core::id::{Epoch, NodeId, PartitionId};
+use dynamo_core::ring::{Ring, RingHash};
+
+use crate::valid::Place;
+
+/// One look at a cluster.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Observed {
+    /// The zones' StatefulSets, by zone.
+    pub sets: BTreeMap<String, Set>,
+    /// The pods of those StatefulSets.
+    pub pods: BTreeMap<Place, Pod>,
+    /// The volume claims at all places, with or without a pod.
+    pub volumes: BTreeMap<Place, Volume>,
+    /// The writer's record of the ring.
+    pub record: Record,
+    /// The newest ring that a node holds, read from it, if it is newer than the record.
+    pub newer: Option<Ring>,
+    /// What nodes that are to leave answered when asked for a drain receipt; an error says what is left.
+    pub receipts: BTreeMap<NodeId, Result<Receipt, String>>,
+    /// Objects under this cluster's names that belong to somebody else, as "Service cart".
+    pub taken: Vec<String>,
+}
+
+/// A zone's StatefulSet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Set {
+    /// Its UID.
+    pub uid: String,
+    /// Its version when read; a write that rests on this look carries it.
+    pub resource_version: String,
+    /// The pods it is told to run.
+    pub replicas: u32,
+    /// A new pod template is being rolled out.
+    pub rolling: bool,
+}
+
+/// A pod.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Pod {
+    /// host:port of its node's client service; `None` while it has no address.
+    pub address: Option<String>,
+    /// Kubernetes calls it ready.
+    pub ready: bool,
+    /// Why it does not run, in Kubernetes' words.
+    pub trouble: Option<String>,
+    /// Its node's own, fresh answer. `None`: unknown.
+    pub node: Option<Node>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Node {
+    /// Who it is.
+    pub id: NodeId,
+    /// The epoch of its ring; 0 without one.
+    pub epoch: Epoch,
+    /// The hash of its ring.
+    pub ring_hash: RingHash,
+    /// The moving partitions that it has received.
+    pub received: BTreeSet<PartitionId>,
+    /// Objects it holds.
+    pub objects: u64,
+    /// Copies it keeps for others.
+    pub hints: u64,
+}
+
+/// A volume claim.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Volume {
+    /// Its UID.
+    pub uid: String,
+    /// Its version when read.
+    pub resource_version: String,
+    /// Whose data it carries.
+    pub note: Note,
+    /// The size it asks for.
+    pub size: String,
+    /// Somebody has deleted it; it goes when its pod does.
+    pub deleting: bool,
+}
+
+/// What the operator wrote on a volume before its node joined a ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Note {
+    /// Nothing: its node was never in a ring.
+    #[default]
+    None,
+    /// It carries this node.
+    Node(NodeId),
+    /// It carries a node of another cluster, perhaps one that had this cluster's name before.
+    OtherCluster,
+}
+
+/// The writer's record: ConfigMap NAME-ring.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub enum Record {
+    /// There is none.
+    #[default]
+    Absent,
+    /// This ring was recorded last. Whether any node holds it is another question.
+    Held {
+        /// The ring.
+        ring: Box<Ring>,
+        /// Its hash.
+        hash: RingHash,
+        /// The ConfigMap's version; the next record replaces this one and no other.
+        resource_version: String,
+    },
+    /// There is one that cannot be read.
+    Unreadable(String),
+}
+
+/// A node's proof that it holds nothing that the cluster still needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// Whose.
+    pub node: NodeId,
+    /// Under which ring.
+    pub epoch: Epoch,
+    /// That ring's hash.
+    pub ring_hash: RingHash,
+}
+
+impl Record {
+    /// The recorded ring.
+    pub fn ring(&self) -> Option<&Ring> {
+        match self {
+            Self::Held { ring, .. } => Some(ring),
+            Self::Absent | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+impl Observed {
+    /// The nodes that answered, with their places.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Place, &Node)> {
+        self.pods.iter().filter_map(|(place, pod)| pod.node.as_ref().map(|node| (place, node)))
+    }
+
+    /// The node at `place`, if it answered.
+    pub fn node(&self, place: &Place) -> Option<&Node> {
+        self.pods.get(place)?.node.as_ref()
+    }
+
+    /// What is noted on the volume at `place`.
+    pub fn note(&self, place: &Place) -> Note {
+        self.volumes.get(place).map_or(Note::None, |volume| volume.note)
+    }
+
+    /// The pods that the zone's StatefulSet is told to run; 0 without one.
+    pub fn replicas(&self, zone: &str) -> u32 {
+        self.sets.get(zone).map_or(0, |set| set.replicas)
+    }
+
+    /// The place of every node that is known: by its own answer, else by the note on its volume.
+    pub fn places(&self) -> BTreeMap<NodeId, Place> {
+        let answered: BTreeMap<_, _> = self.nodes().map(|(place, node)| (node.id, place.clone())).collect();
+        let mut places = BTreeMap::new();
+        for (place, volume) in &self.volumes {
+            // Where another node answers, the note is out of date.
+            if let Note::Node(node) = volume.note
+                && self.node(place).is_none()
+                && !answered.contains_key(&node)
+            {
+                places.insert(node, place.clone());
+            }
+        }
+        places.extend(answered);
+        places
+    }
+}

@@ -1,0 +1,393 @@
+//! What to do next: [`next_step`], a pure function of what is asked for and what is there (design 8).
+//!
+//! The conditions below are looked at in this order, and the first one that is not met gives the step. Nothing is remembered
+//! between two looks: an operator that dies between any two calls looks again and goes on.
+//!
+//! ```text
+//!  1  the cluster's names are its own               else  Blocked
+//!  2  there are pods for every node asked for       else  RaisePods        pods first, data follows
+//!  3  no two pods carry one node                    else  Blocked
+//!  4  the record is the newest ring, and no fork    else  RecordRing(Found), Blocked
+//!  5  volumes name the nodes that are to join       else  NoteIdentities
+//!  6  there is a ring                               else  RecordRing(First), once all pods answered
+//!  7  every node that can take it from us holds it  else  OfferRing
+//!  8  it is the ring that the spec asks for         else  RecordRing(Rebalance), AwaitEpoch, AwaitData, AwaitReceipts,
+//!                                                         RecordRing(Left): core's rebalance, one stage at a time
+//!  9  no pod is left over                           else  LowerPods        data first, pods last; OfferRing, AwaitReceipts
+//! 10  every pod answers and is ready                else  AwaitPods
+//! 11  the pod template is rolled out                else  AwaitRollout
+//! 12  no volume is left over                        else  DeleteVolumes    only under `whenScaled: Delete`
+//!     Converged
+//! ```
+//!
+//! What may never happen, and what prevents it:
+//!
+//! - *A pod goes while its node holds data.* A StatefulSet shrinks only in 9, behind 8: every member of the ring holds the
+//!   recorded ring and said so just now, that ring does not list the leaving node, and the leaving node gave a drain receipt
+//!   under that ring. A pod without an answer blocks (unknown is not gone), unless its volume was never noted: 5 notes every node
+//!   before a ring lists it, so such a pod's node was never in a ring.
+//! - *A member's pod is missing.* 2 asks for pods up to the highest place that carries a member, whoever lowered the set.
+//! - *Two rings of one epoch.* A ring is recorded under the record's resourceVersion before any node sees it (4, 6, 8).
+//! - *A volume is deleted too early.* 12 comes last; its node is known by name and in no ring, and its pod is gone.
+//!
+//! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
+
+pub mod rollout;
+mod situation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::rebalance::{self, Next};
+use dynamo_core::ring::Ring;
+
+use crate::api::RetentionPolicy;
+use crate::observed::{Note, Observed, Record};
+use crate::valid::{Place, ValidCluster};
+use situation::Situation;
+
+/// What the operator does next. One at a time; after it, it looks again.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// Tell the StatefulSets of these zones to run this many pods, more than now; create those that are missing.
+    RaisePods(BTreeMap<String, u32>),
+    /// Wait for pods.
+    AwaitPods(Vec<Waiting>),
+    /// Write on these volumes which node they carry.
+    NoteIdentities(BTreeMap<Place, NodeId>),
+    /// Record this ring. Nodes see it in a later step.
+    RecordRing {
+        /// The ring.
+        ring: Box<Ring>,
+        /// What it is for.
+        cause: Cause,
+    },
+    /// Offer the recorded ring to the nodes at these places.
+    OfferRing(Vec<Place>),
+    /// Wait for these members to answer with the recorded ring.
+    AwaitEpoch(Vec<NodeId>),
+    /// Wait for data.
+    AwaitData {
+        /// Replicas that have everything.
+        received: usize,
+        /// Replicas that are being filled.
+        moving: usize,
+        /// Nodes that are being filled.
+        waiting_for: Vec<NodeId>,
+    },
+    /// Wait for the drain receipts of these nodes.
+    AwaitReceipts(Vec<NodeId>),
+    /// Tell the StatefulSets of these zones to run this many pods, fewer than now.
+    LowerPods(BTreeMap<String, u32>),
+    /// Wait until the new pod template runs everywhere.
+    AwaitRollout(Vec<String>),
+    /// Delete the claims at these places.
+    DeleteVolumes(Vec<Place>),
+    /// Nothing can be done before somebody acts.
+    Blocked(Blocked),
+    /// Everything is as asked.
+    Converged,
+}
+
+impl Step {
+    /// Its kind, for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RaisePods(_) => "RaisePods",
+            Self::AwaitPods(_) => "AwaitPods",
+            Self::NoteIdentities(_) => "NoteIdentities",
+            Self::RecordRing { .. } => "RecordRing",
+            Self::OfferRing(_) => "OfferRing",
+            Self::AwaitEpoch(_) => "AwaitEpoch",
+            Self::AwaitData { .. } => "AwaitData",
+            Self::AwaitReceipts(_) => "AwaitReceipts",
+            Self::LowerPods(_) => "LowerPods",
+            Self::AwaitRollout(_) => "AwaitRollout",
+            Self::DeleteVolumes(_) => "DeleteVolumes",
+            Self::Blocked(_) => "Blocked",
+            Self::Converged => "Converged",
+        }
+    }
+
+    /// It changes something; the others wait.
+    pub fn acts(&self) -> bool {
+        match self {
+            Self::RaisePods(_)
+            | Self::NoteIdentities(_)
+            | Self::RecordRing { .. }
+            | Self::OfferRing(_)
+            | Self::LowerPods(_)
+            | Self::DeleteVolumes(_) => true,
+            Self::AwaitPods(_)
+            | Self::AwaitEpoch(_)
+            | Self::AwaitData { .. }
+            | Self::AwaitReceipts(_)
+            | Self::AwaitRollout(_)
+            | Self::Blocked(_)
+            | Self::Converged => false,
+        }
+    }
+}
+
+/// What a ring is recorded for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The cluster's first.
+    First,
+    /// Nodes hold it and the record does not: another writer made it, or the record was lost.
+    Found,
+    /// A stage on the way to the ring that the spec asks for.
+    Rebalance,
+    /// These nodes have handed everything over and are out.
+    Left(Vec<NodeId>),
+}
+
+/// A pod that is waited for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// Where.
+    pub place: Place,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Why nothing can be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Blocked {
+    /// These objects belong to somebody else.
+    NamesTaken(Vec<String>),
+    /// One node answers at several places: a volume was copied.
+    SharedIdentity {
+        /// The node.
+        node: NodeId,
+        /// Where it answers.
+        places: Vec<Place>,
+    },
+    /// The record cannot be read.
+    RecordUnreadable(String),
+    /// The nodes at these places hold another ring than the record, at its epoch or beyond.
+    RingConflict(Vec<Place>),
+    /// There is no assignment.
+    NoPlan(String),
+}
+
+/// The first condition that is not met, as the step that meets it.
+pub fn next_step(cluster: &ValidCluster, observed: &Observed) -> Step {
+    let situation = Situation::of(cluster, observed);
+    let conditions: [fn(&Situation<'_>) -> Option<Step>; 12] = [
+        names_are_free,
+        pods_exist,
+        identities_are_distinct,
+        record_is_newest,
+        joining_nodes_are_noted,
+        a_ring_exists,
+        nodes_hold_the_ring,
+        the_ring_is_as_asked,
+        no_pod_is_left_over,
+        pods_are_ready,
+        the_template_is_rolled_out,
+        no_volume_is_left_over,
+    ];
+    conditions.iter().find_map(|condition| condition(&situation)).unwrap_or(Step::Converged)
+}
+
+/// The nodes that are asked for a drain receipt: they are to leave, and hold nothing by the recorded ring.
+pub fn receipts_wanted(cluster: &ValidCluster, observed: &Observed) -> Vec<Place> {
+    let Some(ring) = observed.record.ring() else { return Vec::new() };
+    let drained = |(place, node): (&Place, &crate::observed::Node)| {
+        let leaves = !cluster.keeps(place) && node.epoch == ring.epoch && ring.partitions_of(node.id) == 0;
+        leaves.then(|| place.clone())
+    };
+    observed.nodes().filter_map(drained).collect()
+}
+
+fn names_are_free(situation: &Situation<'_>) -> Option<Step> {
+    let taken = &situation.observed.taken;
+    (!taken.is_empty()).then(|| Step::Blocked(Blocked::NamesTaken(taken.clone())))
+}
+
+fn pods_exist(situation: &Situation<'_>) -> Option<Step> {
+    let too_few = |zone: &crate::valid::Zone| {
+        let wanted = zone.replicas.max(situation.replicas_needed(&zone.name));
+        let set = situation.observed.sets.get(&zone.name);
+        set.is_none_or(|set| set.replicas < wanted).then(|| (zone.name.clone(), wanted))
+    };
+    let raised: BTreeMap<_, _> = situation.cluster.zones().iter().filter_map(too_few).collect();
+    (!raised.is_empty()).then_some(Step::RaisePods(raised))
+}
+
+fn identities_are_distinct(situation: &Situation<'_>) -> Option<Step> {
+    let mut places = BTreeMap::<NodeId, Vec<Place>>::new();
+    for (place, node) in situation.observed.nodes() {
+        places.entry(node.id).or_default().push(place.clone());
+    }
+    let (node, places) = places.into_iter().find(|(_, places)| places.len() > 1)?;
+    Some(Step::Blocked(Blocked::SharedIdentity { node, places }))
+}
+
+fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
+    let observed = situation.observed;
+    let recorded = match &observed.record {
+        Record::Unreadable(reason) => return Some(Step::Blocked(Blocked::RecordUnreadable(reason.clone()))),
+        Record::Absent => Epoch(0),
+        Record::Held { ring, hash, .. } => {
+            let forked = |(_, node): &(&Place, &crate::observed::Node)| node.epoch == ring.epoch && node.ring_hash != *hash;
+            let forks: Vec<_> = observed.nodes().filter(forked).map(|(place, _)| place.clone()).collect();
+            if !forks.is_empty() {
+                return Some(Step::Blocked(Blocked::RingConflict(forks)));
+            }
+            ring.epoch
+        }
+    };
+    let ahead: Vec<_> = observed.nodes().filter(|(_, node)| node.epoch > recorded).collect();
+    let newest = ahead.iter().map(|(_, node)| node.epoch).max()?;
+    let places = ahead.iter().filter(|(_, node)| node.epoch == newest).map(|(place, _)| (*place).clone());
+    let Some(found) = observed.newer.as_ref().filter(|ring| ring.epoch == newest) else {
+        let reason = format!("holds ring epoch {newest}, newer than the record, and it could not be read");
+        return Some(Step::AwaitPods(places.map(|place| Waiting { place, reason: reason.clone() }).collect()));
+    };
+    if found.check_follows(observed.record.ring(), situation.cluster.id).is_err() {
+        return Some(Step::Blocked(Blocked::RingConflict(places.collect())));
+    }
+    // Without a record, a pod that does not answer may hold a ring that is newer still.
+    let unknown = match observed.record {
+        Record::Absent => situation.silent_pods(),
+        Record::Held { .. } | Record::Unreadable(_) => Vec::new(),
+    };
+    if !unknown.is_empty() {
+        return Some(Step::AwaitPods(unknown));
+    }
+    Some(Step::RecordRing { ring: Box::new(found.clone()), cause: Cause::Found })
+}
+
+fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
+    let joins = |(place, node): &(&Place, &crate::observed::Node)| {
+        situation.is_member(node.id) || (situation.complete && situation.cluster.keeps(place))
+    };
+    let unnoted = |(place, node): (&Place, &crate::observed::Node)| {
+        (situation.observed.note(place) != Note::Node(node.id)).then(|| (place.clone(), node.id))
+    };
+    let notes: BTreeMap<_, _> = situation.observed.nodes().filter(joins).filter_map(unnoted).collect();
+    let lost = notes.keys().filter(|place| !situation.observed.volumes.contains_key(place));
+    let waiting: Vec<_> =
+        lost.map(|place| Waiting { place: place.clone(), reason: "its volume claim is not there".into() }).collect();
+    match (waiting.is_empty(), notes.is_empty()) {
+        (false, _) => Some(Step::AwaitPods(waiting)),
+        (true, false) => Some(Step::NoteIdentities(notes)),
+        (true, true) => None,
+    }
+}
+
+fn a_ring_exists(situation: &Situation<'_>) -> Option<Step> {
+    if situation.ring.is_some() {
+        return None;
+    }
+    let mut waiting = situation.unanswered_places();
+    // A pod that is about to go may hold a ring too, if the record was lost.
+    waiting.extend(situation.silent_pods().into_iter().filter(|pod| !situation.cluster.keeps(&pod.place)));
+    if !waiting.is_empty() {
+        return Some(Step::AwaitPods(waiting));
+    }
+    let cluster = situation.cluster;
+    Some(match rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &situation.desired()) {
+        Ok(ring) => Step::RecordRing { ring: Box::new(ring), cause: Cause::First },
+        Err(error) => Step::Blocked(Blocked::NoPlan(error.to_string())),
+    })
+}
+
+/// Gossip spreads a ring too; offering it spares the wait, and brings it to nodes that no node knows yet. A node takes from a writer
+/// only the successor of what it holds; one that is further behind hears of the ring by gossip, and nothing waits for it here.
+/// Nodes that are out hear of it with the others.
+fn nodes_hold_the_ring(situation: &Situation<'_>) -> Option<Step> {
+    situation.ring?;
+    let behind: Vec<_> = situation.observed.nodes().filter(|(_, node)| situation.takes_the_ring(node)).collect();
+    let matters = behind.iter().any(|(place, node)| situation.is_member(node.id) || situation.cluster.keeps(place));
+    matters.then(|| Step::OfferRing(behind.into_iter().map(|(place, _)| place.clone()).collect()))
+}
+
+fn the_ring_is_as_asked(situation: &Situation<'_>) -> Option<Step> {
+    let ring = situation.ring?;
+    Some(match rebalance::next(ring, &situation.desired(), &situation.views()) {
+        Ok(Next::Settled) => return None,
+        Ok(Next::Propose(ring)) => Step::RecordRing { ring: Box::new(ring), cause: Cause::Rebalance },
+        Ok(Next::AwaitEpoch(nodes)) => Step::AwaitEpoch(nodes),
+        Ok(Next::AwaitData { received, moving, waiting_for }) => Step::AwaitData { received, moving, waiting_for },
+        Ok(Next::AwaitReceipts(leaving)) => {
+            // Each leaves as soon as it can, so that one that is stuck does not hold up the others.
+            let drained: Vec<_> = leaving.iter().filter(|node| situation.has_receipt(**node)).copied().collect();
+            if drained.is_empty() {
+                Step::AwaitReceipts(leaving)
+            } else {
+                Step::RecordRing { ring: Box::new(rebalance::without(ring, &drained)), cause: Cause::Left(drained) }
+            }
+        }
+        Err(error) => Step::Blocked(Blocked::NoPlan(error.to_string())),
+    })
+}
+
+fn no_pod_is_left_over(situation: &Situation<'_>) -> Option<Step> {
+    situation.ring?;
+    let (mut lowered, mut unproven) = (BTreeMap::new(), BTreeMap::new());
+    for zone in situation.cluster.zones() {
+        let running = situation.observed.replicas(&zone.name);
+        let mut target = running;
+        // From the top, as the StatefulSet removes them, down to the first that may not go.
+        while target > zone.replicas {
+            let place = Place { zone: zone.name.clone(), ordinal: target - 1 };
+            match situation.may_go(&place) {
+                Ok(()) => target -= 1,
+                Err(node) => {
+                    unproven.insert(place, node);
+                    break;
+                }
+            }
+        }
+        if target < running {
+            lowered.insert(zone.name.clone(), target);
+        }
+    }
+    if !lowered.is_empty() {
+        return Some(Step::LowerPods(lowered));
+    }
+    // A receipt counts under the recorded ring only, so a node that is to give one must hear of it.
+    let behind = |place: &&Place| situation.observed.node(place).is_some_and(|node| situation.takes_the_ring(node));
+    let behind: Vec<_> = unproven.keys().filter(behind).cloned().collect();
+    match (behind.is_empty(), unproven.is_empty()) {
+        (false, _) => Some(Step::OfferRing(behind)),
+        (true, false) => Some(Step::AwaitReceipts(unproven.into_values().collect())),
+        (true, true) => None,
+    }
+}
+
+fn pods_are_ready(situation: &Situation<'_>) -> Option<Step> {
+    let mut waiting = situation.unanswered_places();
+    for (place, pod) in &situation.observed.pods {
+        if situation.cluster.keeps(place) && pod.node.is_some() && !pod.ready {
+            waiting.push(Waiting { place: place.clone(), reason: "is not ready".into() });
+        }
+    }
+    (!waiting.is_empty()).then_some(Step::AwaitPods(waiting))
+}
+
+fn the_template_is_rolled_out(situation: &Situation<'_>) -> Option<Step> {
+    let sets = situation.observed.sets.iter();
+    let rolling: Vec<_> = sets.filter(|(_, set)| set.rolling).map(|(zone, _)| zone.clone()).collect();
+    (!rolling.is_empty()).then_some(Step::AwaitRollout(rolling))
+}
+
+fn no_volume_is_left_over(situation: &Situation<'_>) -> Option<Step> {
+    if situation.cluster.storage.retention.when_scaled == RetentionPolicy::Retain {
+        return None;
+    }
+    let observed = situation.observed;
+    let unused = |place: &Place| !observed.pods.contains_key(place) && place.ordinal >= observed.replicas(&place.zone);
+    let left = |note| matches!(note, Note::Node(node) if !situation.is_member(node));
+    let volumes = observed
+        .volumes
+        .iter()
+        .filter(|(place, volume)| !situation.cluster.keeps(place) && unused(place) && left(volume.note) && !volume.deleting);
+    let leftover: Vec<_> = volumes.map(|(place, _)| place.clone()).collect();
+    (!leftover.is_empty()).then_some(Step::DeleteVolumes(leftover))
+}

@@ -1,0 +1,118 @@
+//! What the planner's conditions ask about: the spec and the look together, with what follows from both.
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::rebalance::{Members, View};
+use dynamo_core::ring::{Member, Ring, RingHash};
+
+use super::Waiting;
+use crate::observed::{Node, Note, Observed, Record};
+use crate::valid::{Place, ValidCluster};
+
+/// All nodes are taken for equally large.
+const WEIGHT: u32 = 1;
+
+pub(super) struct Situation<'a> {
+    pub cluster: &'a ValidCluster,
+    pub observed: &'a Observed,
+    /// The recorded ring.
+    pub ring: Option<&'a Ring>,
+    /// A node answered at every place that is to have one.
+    pub complete: bool,
+    hash: RingHash,
+    places: BTreeMap<NodeId, Place>,
+}
+
+impl<'a> Situation<'a> {
+    pub fn of(cluster: &'a ValidCluster, observed: &'a Observed) -> Self {
+        let (ring, hash) = match &observed.record {
+            Record::Held { ring, hash, .. } => (Some(&**ring), *hash),
+            Record::Absent | Record::Unreadable(_) => (None, RingHash::default()),
+        };
+        let complete = cluster.places().all(|place| observed.node(&place).is_some());
+        Self { cluster, observed, ring, complete, hash, places: observed.places() }
+    }
+
+    /// The recorded ring lists `node`.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.ring.is_some_and(|ring| ring.members.contains_key(&node))
+    }
+
+    /// `node` is one ring behind the recorded one, or has none: it would take it.
+    pub fn takes_the_ring(&self, node: &Node) -> bool {
+        self.ring.is_some_and(|ring| node.epoch < ring.epoch && (node.epoch == Epoch(0) || node.epoch.next() == ring.epoch))
+    }
+
+    /// How many pods `zone` needs for the members that are known to be in it.
+    pub fn replicas_needed(&self, zone: &str) -> u32 {
+        let newer = self.observed.newer.as_ref();
+        let member = |node: &NodeId| self.is_member(*node) || newer.is_some_and(|ring| ring.members.contains_key(node));
+        let members = self.places.iter().filter(|(node, place)| place.zone == zone && member(node));
+        members.map(|(_, place)| place.ordinal + 1).max().unwrap_or(0)
+    }
+
+    /// Who is to be in the ring. New nodes come together, once all have answered, so that growing by three is one rebalance. A
+    /// member that is on no volume stays: unknown is not gone.
+    pub fn desired(&self) -> Members {
+        let mut desired = Members::new();
+        for (node, place) in &self.places {
+            if self.cluster.keeps(place) && (self.complete || self.is_member(*node)) {
+                desired.insert(*node, Member { zone: place.zone.clone(), weight: WEIGHT });
+            }
+        }
+        for (node, member) in self.ring.iter().flat_map(|ring| &ring.members) {
+            if !self.places.contains_key(node) {
+                desired.insert(*node, member.clone());
+            }
+        }
+        desired
+    }
+
+    /// What the nodes that answered hold.
+    pub fn views(&self) -> BTreeMap<NodeId, View> {
+        let view = |node: &Node| View { epoch: node.epoch, ring_hash: node.ring_hash, received: node.received.clone() };
+        self.observed.nodes().map(|(_, node)| (node.id, view(node))).collect()
+    }
+
+    /// `node` gave a drain receipt under the recorded ring.
+    pub fn has_receipt(&self, node: NodeId) -> bool {
+        let Some(Ok(receipt)) = self.observed.receipts.get(&node) else { return false };
+        self.ring.is_some_and(|ring| receipt.epoch == ring.epoch) && receipt.ring_hash == self.hash && receipt.node == node
+    }
+
+    /// Whether the pod at `place` may be removed, else the node that has not proven that it is drained. The caller has made sure
+    /// that every member of the ring holds it.
+    pub fn may_go(&self, place: &Place) -> Result<(), NodeId> {
+        let answered = self.observed.node(place).map(|node| node.id);
+        let node = match (answered, self.observed.note(place)) {
+            (Some(node), _) | (None, Note::Node(node)) => node,
+            // Never noted: never in a ring. Or it carries another cluster's node, which does not start here.
+            (None, Note::None | Note::OtherCluster) => return Ok(()),
+        };
+        if !self.is_member(node) && self.has_receipt(node) { Ok(()) } else { Err(node) }
+    }
+
+    /// The places that are to have a node and have none that answers.
+    pub fn unanswered_places(&self) -> Vec<Waiting> {
+        let silent = self.cluster.places().filter(|place| self.observed.node(place).is_none());
+        silent.map(|place| Waiting { reason: self.why_silent(&place), place }).collect()
+    }
+
+    /// The pods that exist and do not answer.
+    pub fn silent_pods(&self) -> Vec<Waiting> {
+        let silent = self.observed.pods.iter().filter(|(_, pod)| pod.node.is_none());
+        silent.map(|(place, _)| Waiting { place: place.clone(), reason: self.why_silent(place) }).collect()
+    }
+
+    fn why_silent(&self, place: &Place) -> String {
+        if self.observed.note(place) == Note::OtherCluster {
+            let claim = self.cluster.claim_name(place);
+            return format!(
+                "its volume belongs to another cluster: keep that data elsewhere, then delete the claim {claim} and the pod"
+            );
+        }
+        let trouble = self.observed.pods.get(place).map(|pod| pod.trouble.clone());
+        trouble.map_or("has no pod yet".into(), |trouble| trouble.unwrap_or_else(|| "does not answer".into()))
+    }
+}

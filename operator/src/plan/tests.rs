@@ -1,0 +1,4 @@
+//! The planner: each state with the step it asks for, and whole histories in a small world.
+
+mod table;
+mod world;

@@ -1,0 +1,310 @@
+//! One state, one step. Each case starts from a cluster at rest, or from nothing, and changes what it is about.
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::rebalance::{self, Members};
+use dynamo_core::ring::{Member, Ring, RingHash, Stage};
+
+use crate::api::RetentionPolicy;
+use crate::observed::{Node, Note, Observed, Pod, Receipt, Record, Set, Volume};
+use crate::plan::{Blocked, Cause, Step, next_step};
+use crate::valid::tests::valid;
+use crate::valid::{Place, ValidCluster};
+
+fn id(node: u8) -> NodeId {
+    NodeId([node + 1; 16])
+}
+
+fn at(ordinal: u32) -> Place {
+    Place { zone: "default".into(), ordinal }
+}
+
+fn members(nodes: std::ops::Range<u8>) -> Members {
+    nodes.map(|node| (id(node), Member { zone: "default".into(), weight: 1 })).collect()
+}
+
+fn first_ring(cluster: &ValidCluster, nodes: u8) -> Ring {
+    rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &members(0..nodes)).unwrap()
+}
+
+fn answer(node: u8, ring: Option<&Ring>) -> Node {
+    Node {
+        id: id(node),
+        epoch: ring.map_or(Epoch(0), |ring| ring.epoch),
+        ring_hash: ring.map_or(RingHash::default(), Ring::hash),
+        received: Default::default(),
+        objects: 0,
+        hints: 0,
+    }
+}
+
+/// `pods` pods whose nodes answer and hold `ring`, which is recorded; the first `noted` volumes are noted.
+fn observed(pods: u8, noted: u8, ring: Option<&Ring>) -> Observed {
+    let mut observed = Observed::default();
+    observed.sets.insert("default".into(), Set { replicas: u32::from(pods), ..Set::default() });
+    for node in 0..pods {
+        let place = at(u32::from(node));
+        let pod = Pod { ready: true, node: Some(answer(node, ring)), ..Pod::default() };
+        observed.pods.insert(place.clone(), pod);
+        let note = if node < noted { Note::Node(id(node)) } else { Note::None };
+        observed.volumes.insert(place, Volume { note, ..Volume::default() });
+    }
+    observed.record = ring.map_or(Record::Absent, held);
+    observed
+}
+
+fn held(ring: &Ring) -> Record {
+    Record::Held { ring: Box::new(ring.clone()), hash: ring.hash(), resource_version: "1".into() }
+}
+
+/// A cluster at rest: `nodes` nodes, all members.
+fn at_rest(cluster: &ValidCluster, nodes: u8) -> (Observed, Ring) {
+    let ring = first_ring(cluster, nodes);
+    (observed(nodes, nodes, Some(&ring)), ring)
+}
+
+fn silence(observed: &mut Observed, ordinal: u32) {
+    let pod = observed.pods.get_mut(&at(ordinal)).unwrap();
+    (pod.node, pod.ready) = (None, false);
+}
+
+fn receipt(observed: &mut Observed, node: u8, ring: &Ring) {
+    let receipt = Receipt { node: id(node), epoch: ring.epoch, ring_hash: ring.hash() };
+    observed.receipts.insert(id(node), Ok(receipt));
+}
+
+fn zones(replicas: u32) -> std::collections::BTreeMap<String, u32> {
+    [("default".to_owned(), replicas)].into()
+}
+
+fn waits_for(step: Step) -> String {
+    let Step::AwaitPods(waiting) = step else { panic!("{step:?}") };
+    waiting.iter().map(|waiting| format!("{} {}", waiting.place.ordinal, waiting.reason)).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn nothing_is_done_to_a_cluster_at_rest() {
+    let cluster = valid(3, &[]);
+    assert_eq!(next_step(&cluster, &at_rest(&cluster, 3).0), Step::Converged);
+}
+
+#[test]
+fn names_that_belong_to_somebody_else_are_left_alone() {
+    let observed = Observed { taken: vec!["Service cart".into()], ..Observed::default() };
+    let step = next_step(&valid(3, &[]), &observed);
+    assert_eq!(step, Step::Blocked(Blocked::NamesTaken(vec!["Service cart".into()])));
+}
+
+#[test]
+fn a_new_cluster_gets_pods_then_notes_then_a_ring_then_the_nodes_hear_of_it() {
+    let cluster = valid(3, &[]);
+    assert_eq!(next_step(&cluster, &Observed::default()), Step::RaisePods(zones(3)));
+    let mut starting = observed(3, 0, None);
+    silence(&mut starting, 1);
+    starting.pods.get_mut(&at(1)).unwrap().trouble = Some("Unschedulable".into());
+    starting.pods.remove(&at(2));
+    assert_eq!(waits_for(next_step(&cluster, &starting)), "1 Unschedulable; 2 has no pod yet");
+    let notes = (0..3).map(|node| (at(node.into()), id(node))).collect();
+    assert_eq!(next_step(&cluster, &observed(3, 0, None)), Step::NoteIdentities(notes));
+    let ring = first_ring(&cluster, 3);
+    let record = Step::RecordRing { ring: Box::new(ring.clone()), cause: Cause::First };
+    assert_eq!(next_step(&cluster, &observed(3, 3, None)), record);
+    let mut recorded = observed(3, 3, None);
+    recorded.record = held(&ring);
+    assert_eq!(next_step(&cluster, &recorded), Step::OfferRing(vec![at(0), at(1), at(2)]));
+}
+
+#[test]
+fn growing_starts_pods_and_waits_for_all_of_them_before_the_ring_changes() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (observed_small, ring) = at_rest(&small, 3);
+    assert_eq!(next_step(&large, &observed_small), Step::RaisePods(zones(5)));
+    let mut growing = observed(5, 5, Some(&ring));
+    silence(&mut growing, 4);
+    assert_eq!(waits_for(next_step(&large, &growing)), "4 does not answer");
+    let mut unnoted = observed(5, 3, Some(&ring));
+    let notes = (3..5).map(|node| (at(node.into()), id(node))).collect();
+    assert_eq!(next_step(&large, &unnoted), Step::NoteIdentities(notes));
+    unnoted.volumes.remove(&at(4));
+    assert_eq!(waits_for(next_step(&large, &unnoted)), "4 its volume claim is not there");
+    let Step::RecordRing { ring: moving, cause: Cause::Rebalance } = next_step(&large, &observed(5, 5, Some(&ring))) else {
+        panic!()
+    };
+    assert_eq!(moving.members, members(0..5));
+    assert!(moving.moving().all(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld));
+    let adopted = observed(5, 5, Some(&moving));
+    assert!(matches!(next_step(&large, &adopted), Step::AwaitData { received: 0, moving: 1.., .. }));
+}
+
+#[test]
+fn a_shrink_moves_data_first_and_removes_pods_only_with_receipts() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (mut settled, ring) = at_rest(&large, 5);
+    let Step::RecordRing { ring: draining, cause: Cause::Rebalance } = next_step(&small, &settled) else { panic!() };
+    assert_eq!(draining.members[&id(4)].weight, 0);
+    // The same nodes once all data has moved off 3 and 4.
+    let drained = {
+        let mut drained = *draining;
+        for placement in &mut drained.placements {
+            if let Some(moving) = placement.moving.take() {
+                placement.replicas = moving.target;
+            }
+        }
+        drained.successor(|_| ())
+    };
+    settled = observed(5, 5, Some(&drained));
+    assert_eq!(next_step(&small, &settled), Step::AwaitReceipts(vec![id(3), id(4)]));
+    settled.receipts.insert(id(3), Err("2 hints left".into()));
+    receipt(&mut settled, 4, &ring);
+    assert_eq!(next_step(&small, &settled), Step::AwaitReceipts(vec![id(3), id(4)]), "a receipt of another epoch is none");
+    receipt(&mut settled, 4, &drained);
+    let Step::RecordRing { ring: without, cause } = next_step(&small, &settled) else { panic!() };
+    assert_eq!(cause, Cause::Left(vec![id(4)]), "one that is stuck does not hold up the other");
+    assert_eq!(without.members.len(), 4);
+
+    let out = rebalance::without(&drained, &[id(3), id(4)]);
+    let mut settled = observed(5, 5, Some(&out));
+    receipt(&mut settled, 3, &out);
+    assert_eq!(next_step(&small, &settled), Step::AwaitReceipts(vec![id(4)]), "pods go from the top");
+    receipt(&mut settled, 4, &out);
+    assert_eq!(next_step(&small, &settled), Step::LowerPods(zones(3)));
+    settled.receipts.remove(&id(3));
+    assert_eq!(next_step(&small, &settled), Step::LowerPods(zones(4)));
+    settled.pods.get_mut(&at(4)).unwrap().node = Some(answer(4, Some(&drained)));
+    settled.receipts.clear();
+    assert_eq!(next_step(&small, &settled), Step::OfferRing(vec![at(4)]), "it must hear that it is out");
+}
+
+#[test]
+fn unknown_is_not_gone() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (mut silent, ring) = at_rest(&large, 5);
+    silence(&mut silent, 4);
+    assert_eq!(next_step(&small, &silent), Step::AwaitEpoch(vec![id(4)]), "a leaving member");
+    silent.pods.remove(&at(4));
+    assert_eq!(next_step(&small, &silent), Step::AwaitEpoch(vec![id(4)]), "nor does a missing pod mean that it is gone");
+    silent.volumes.remove(&at(4));
+    assert_eq!(next_step(&small, &silent), Step::AwaitEpoch(vec![id(4)]), "nor a missing volume");
+    let nobody = Observed { pods: Default::default(), ..silent };
+    assert!(matches!(next_step(&small, &nobody), Step::AwaitEpoch(nodes) if nodes.len() == 5), "an empty list");
+
+    let out = rebalance::without(&first_ring(&small, 3).successor(|next| next.members.extend(members(3..5))), &[id(3), id(4)]);
+    let mut silent = observed(5, 5, Some(&out));
+    receipt(&mut silent, 3, &out);
+    silence(&mut silent, 4);
+    assert_eq!(next_step(&small, &silent), Step::AwaitReceipts(vec![id(4)]), "a node that is out may still hold hints");
+    let never_noted = Volume::default();
+    silent.volumes.insert(at(4), never_noted);
+    assert_eq!(next_step(&small, &silent), Step::LowerPods(zones(3)), "a node that never was in a ring holds nothing");
+    drop(ring);
+}
+
+#[test]
+fn pods_of_members_are_brought_back() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (mut lowered, _) = at_rest(&large, 5);
+    lowered.sets.get_mut("default").unwrap().replicas = 3;
+    lowered.pods.remove(&at(3));
+    lowered.pods.remove(&at(4));
+    for cluster in [&small, &large] {
+        assert_eq!(next_step(cluster, &lowered), Step::RaisePods(zones(5)));
+    }
+    lowered.sets.clear();
+    assert_eq!(next_step(&small, &lowered), Step::RaisePods(zones(5)));
+}
+
+#[test]
+fn two_rings_of_one_epoch_or_one_node_in_two_pods_stop_everything() {
+    let cluster = valid(3, &[]);
+    let (mut forked, ring) = at_rest(&cluster, 3);
+    let other = rebalance::first_ring(cluster.id, 4, 3, &members(1..4)).unwrap();
+    forked.pods.get_mut(&at(1)).unwrap().node = Some(answer(1, Some(&other)));
+    assert_eq!(next_step(&cluster, &forked), Step::Blocked(Blocked::RingConflict(vec![at(1)])));
+
+    let (mut copied, _) = at_rest(&cluster, 3);
+    copied.pods.get_mut(&at(2)).unwrap().node = Some(answer(0, Some(&ring)));
+    let places = vec![at(0), at(2)];
+    assert_eq!(next_step(&cluster, &copied), Step::Blocked(Blocked::SharedIdentity { node: id(0), places }));
+}
+
+#[test]
+fn a_ring_that_nodes_hold_and_the_record_does_not_is_recorded_first() {
+    let cluster = valid(3, &[]);
+    let (mut ahead, ring) = at_rest(&cluster, 3);
+    let newer = ring.successor(|_| ());
+    ahead.pods.get_mut(&at(1)).unwrap().node = Some(answer(1, Some(&newer)));
+    assert_eq!(waits_for(next_step(&cluster, &ahead)), "1 holds ring epoch 2, newer than the record, and it could not be read");
+    ahead.newer = Some(newer.clone());
+    let found = Step::RecordRing { ring: Box::new(newer), cause: Cause::Found };
+    assert_eq!(next_step(&cluster, &ahead), found);
+    let stranger = first_ring(&cluster, 4).successor(|_| ());
+    ahead.pods.get_mut(&at(1)).unwrap().node = Some(answer(1, Some(&stranger)));
+    ahead.newer = Some(stranger);
+    assert_eq!(next_step(&cluster, &ahead), Step::Blocked(Blocked::RingConflict(vec![at(1)])));
+
+    let (mut lost, ring) = at_rest(&cluster, 3);
+    (lost.record, lost.newer) = (Record::Absent, Some(ring.clone()));
+    assert_eq!(next_step(&cluster, &lost), Step::RecordRing { ring: Box::new(ring), cause: Cause::Found });
+    silence(&mut lost, 2);
+    assert_eq!(waits_for(next_step(&cluster, &lost)), "2 does not answer", "it may hold a newer one");
+    lost.record = Record::Unreadable("torn".into());
+    assert_eq!(next_step(&cluster, &lost), Step::Blocked(Blocked::RecordUnreadable("torn".into())));
+}
+
+#[test]
+fn no_first_ring_is_made_while_a_node_might_hold_one() {
+    let cluster = valid(3, &[]);
+    let mut observed = observed(4, 4, None);
+    silence(&mut observed, 3);
+    assert_eq!(waits_for(next_step(&cluster, &observed)), "3 does not answer");
+}
+
+#[test]
+fn nodes_that_are_behind_are_offered_the_recorded_ring() {
+    let cluster = valid(3, &[]);
+    let (mut behind, ring) = at_rest(&cluster, 3);
+    let newer = ring.successor(|_| ());
+    behind.record = held(&newer);
+    behind.pods.get_mut(&at(1)).unwrap().node = Some(answer(1, Some(&newer)));
+    assert_eq!(next_step(&cluster, &behind), Step::OfferRing(vec![at(0), at(2)]));
+    silence(&mut behind, 0);
+    assert_eq!(next_step(&cluster, &behind), Step::OfferRing(vec![at(2)]));
+    silence(&mut behind, 2);
+    assert_eq!(next_step(&cluster, &behind), Step::AwaitEpoch(vec![id(0), id(2)]));
+}
+
+#[test]
+fn a_cluster_is_not_done_before_its_pods_are_ready_and_its_template_is_rolled_out() {
+    let cluster = valid(3, &[]);
+    let (mut unready, _) = at_rest(&cluster, 3);
+    unready.pods.get_mut(&at(2)).unwrap().ready = false;
+    assert_eq!(waits_for(next_step(&cluster, &unready)), "2 is not ready");
+    let (mut rolling, _) = at_rest(&cluster, 3);
+    rolling.sets.get_mut("default").unwrap().rolling = true;
+    assert_eq!(next_step(&cluster, &rolling), Step::AwaitRollout(vec!["default".into()]));
+}
+
+#[test]
+fn a_volume_is_deleted_only_under_the_policy_and_when_its_node_is_known_and_out() {
+    let mut cluster = valid(3, &[]);
+    let (mut left, _) = at_rest(&cluster, 3);
+    let volume = |note| Volume { note, ..Volume::default() };
+    left.volumes.insert(at(3), volume(Note::Node(id(3))));
+    left.volumes.insert(at(4), volume(Note::None));
+    left.volumes.insert(at(5), volume(Note::OtherCluster));
+    left.volumes.insert(at(6), Volume { deleting: true, ..volume(Note::Node(id(6))) });
+    assert_eq!(next_step(&cluster, &left), Step::Converged);
+    cluster.storage.retention.when_scaled = RetentionPolicy::Delete;
+    assert_eq!(next_step(&cluster, &left), Step::DeleteVolumes(vec![at(3)]));
+    left.pods.insert(at(3), Pod::default());
+    assert_eq!(next_step(&cluster, &left), Step::Converged, "its pod is still going");
+}
+
+#[test]
+fn a_volume_of_another_cluster_is_named_with_the_way_out() {
+    let cluster = valid(3, &[]);
+    let mut observed = observed(3, 3, None);
+    silence(&mut observed, 1);
+    observed.volumes.get_mut(&at(1)).unwrap().note = Note::OtherCluster;
+    let reason = waits_for(next_step(&cluster, &observed));
+    assert!(reason.contains("made for another cluster") && reason.contains("data-cart-1"), "{reason}");
+}

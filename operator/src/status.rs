@@ -1,0 +1,175 @@
+//! What people and tools are told: the status of a look and its step, as a pure function.
+//!
+//! Conditions, not phases; all are there from the first visit, each with the generation it answers, so that `kubectl wait` and
+//! `helm --wait` never take an old answer for a new question. A condition's time changes with its status only, and numbers that
+//! clients move are rounded, so a cluster at rest costs no write.
+
+mod conditions;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::NodeId;
+use dynamo_core::ring::{Ring, Stage};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::{DynamoClusterStatus, MemberState, MemberStatus};
+use crate::build::labels;
+use crate::observed::{Note, Observed};
+use crate::plan::Step;
+use crate::valid::{InvalidSpec, Place, ValidCluster};
+
+/// One look, its step, and what came of it.
+pub struct Report<'a> {
+    /// What is asked for.
+    pub cluster: &'a ValidCluster,
+    /// What is there.
+    pub observed: &'a Observed,
+    /// What comes next.
+    pub step: &'a Step,
+    /// The operator is told to change nothing.
+    pub paused: bool,
+    /// Zones whose new pod template waits for its turn.
+    pub waiting_zones: &'a [String],
+    /// What failed, or could not be done.
+    pub complaints: &'a [String],
+    /// The generation of the spec.
+    pub generation: Option<i64>,
+}
+
+/// The status that `report` amounts to. `previous` is the one that stands, `now` the time of conditions that change.
+pub fn status(report: &Report<'_>, previous: Option<&DynamoClusterStatus>, now: &Time) -> DynamoClusterStatus {
+    let observed = report.observed;
+    let ring = observed.record.ring();
+    let pods = |ready: bool| observed.pods.values().filter(|pod| pod.ready || !ready).count() as i32;
+    DynamoClusterStatus {
+        observed_generation: report.generation,
+        replicas: pods(false),
+        ready_replicas: pods(true),
+        selector: labels::selector_text(report.cluster),
+        epoch: ring.map_or(0, |ring| ring.epoch.0 as i64),
+        rebalance: rebalance(report),
+        partitions_moving: ring.map_or(0, |ring| ring.moving().count() as i32),
+        members: members(report),
+        conditions: conditions::of(report, previous.map_or(&[], |previous| previous.conditions.as_slice()), now),
+    }
+}
+
+/// The status of a spec that cannot be built: what was last seen, with the reason.
+pub fn invalid(
+    error: &InvalidSpec,
+    previous: Option<&DynamoClusterStatus>,
+    generation: Option<i64>,
+    now: &Time,
+) -> DynamoClusterStatus {
+    let previous = previous.cloned().unwrap_or_default();
+    let conditions = conditions::of_invalid(error, &previous.conditions, generation, now);
+    DynamoClusterStatus { observed_generation: generation, conditions, ..previous }
+}
+
+/// Names nodes by their pods, for people.
+struct Names<'a> {
+    cluster: &'a ValidCluster,
+    places: BTreeMap<NodeId, Place>,
+}
+
+impl<'a> Names<'a> {
+    fn of(report: &Report<'a>) -> Self {
+        Self { cluster: report.cluster, places: report.observed.places() }
+    }
+
+    fn node(&self, node: NodeId) -> String {
+        self.places.get(&node).map_or_else(|| format!("node {node} (on no volume)"), |place| self.cluster.pod_name(place))
+    }
+
+    fn nodes(&self, nodes: &[NodeId]) -> String {
+        let mut names: Vec<_> = nodes.iter().map(|node| self.node(*node)).collect();
+        names.sort();
+        list(names)
+    }
+}
+
+/// The first few, and how many more.
+fn list(items: impl IntoIterator<Item = String>) -> String {
+    joined(items, ", ")
+}
+
+fn joined(items: impl IntoIterator<Item = String>, separator: &str) -> String {
+    const NAMED_MAX: usize = 5;
+    let items: Vec<String> = items.into_iter().collect();
+    let named = items.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(separator);
+    match items.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
+/// The column: "12/341 partitions", "draining cart-4", or nothing.
+fn rebalance(report: &Report<'_>) -> String {
+    let Some(ring) = report.observed.record.ring() else { return String::new() };
+    let leaving: Vec<_> = ring.members.iter().filter(|(_, member)| member.weight == 0).map(|(node, _)| *node).collect();
+    let moving = ring.moving().count();
+    let partitions = format!("{}/{moving} partitions", received(report.observed, ring));
+    match (leaving.is_empty(), moving) {
+        (true, 0) => String::new(),
+        (true, _) => partitions,
+        (false, 0) => format!("draining {}", Names::of(report).nodes(&leaving)),
+        (false, _) => format!("draining {}, {partitions}", Names::of(report).nodes(&leaving)),
+    }
+}
+
+/// Moving partitions whose new replicas have everything.
+fn received(observed: &Observed, ring: &Ring) -> usize {
+    let nodes: BTreeMap<_, _> = observed.nodes().map(|(_, node)| (node.id, node)).collect();
+    let complete = ring.moving().filter(|(partition, placement, moving)| {
+        let received = |node: NodeId| nodes.get(&node).is_some_and(|node| node.received.contains(partition));
+        moving.stage == Stage::WriteBothReadNew || placement.fills().into_iter().all(|(node, _)| received(node))
+    });
+    complete.count()
+}
+
+fn members(report: &Report<'_>) -> Vec<MemberStatus> {
+    let (cluster, observed) = (report.cluster, report.observed);
+    let member = |place: &Place| {
+        let answer = observed.node(place);
+        let node = match (answer, observed.note(place)) {
+            (Some(node), _) => Some(node.id),
+            (None, Note::Node(node)) => Some(node),
+            (None, Note::None | Note::OtherCluster) => None,
+        };
+        MemberStatus {
+            pod: cluster.pod_name(place),
+            node: node.map(|node| node.to_string()).unwrap_or_default(),
+            zone: place.zone.clone(),
+            partitions: node.map_or(0, |node| partitions(observed, node)),
+            objects: rounded(answer.map_or(0, |node| node.objects)),
+            hints: rounded(answer.map_or(0, |node| node.hints)),
+            state: state(report, place, node),
+        }
+    };
+    observed.pods.keys().map(member).collect()
+}
+
+fn partitions(observed: &Observed, node: NodeId) -> i32 {
+    observed.record.ring().map_or(0, |ring| ring.partitions_of(node) as i32)
+}
+
+fn state(report: &Report<'_>, place: &Place, node: Option<NodeId>) -> MemberState {
+    let member = node.and_then(|node| report.observed.record.ring()?.members.get(&node));
+    match member {
+        _ if report.observed.node(place).is_none() => MemberState::Unreachable,
+        None => MemberState::Standby,
+        Some(member) if member.weight == 0 || !report.cluster.keeps(place) => MemberState::Leaving,
+        Some(_) => MemberState::Active,
+    }
+}
+
+/// Down to two digits, so that a busy cluster's status does not change with every object.
+fn rounded(count: u64) -> i64 {
+    let mut unit = 1;
+    while count / unit >= 100 {
+        unit *= 10;
+    }
+    i64::try_from(count / unit * unit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,287 @@
+//! The six conditions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dynamo_core::id::NodeId;
+use dynamo_core::ring::Ring;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{Names, Report, joined, list};
+use crate::observed::{Note, Observed};
+use crate::plan::{Blocked, Cause, Step};
+use crate::valid::{InvalidSpec, Place};
+
+/// A condition's status, reason and message.
+struct Verdict {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+fn yes(reason: &'static str, message: impl Into<String>) -> Verdict {
+    Verdict { holds: true, reason, message: message.into() }
+}
+
+fn no(reason: &'static str, message: impl Into<String>) -> Verdict {
+    Verdict { holds: false, reason, message: message.into() }
+}
+
+pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec<Condition> {
+    let (reason, message) = describe(report);
+    let verdicts = [
+        ("Ready", ready(report, reason, &message)),
+        ("Available", available(report)),
+        ("Progressing", progressing(report, reason, &message)),
+        ("Degraded", degraded(report)),
+        ("RingStable", ring_stable(report)),
+        ("ScaleInBlocked", scale_in_blocked(report)),
+    ];
+    let conditions = verdicts.into_iter().map(|(type_, verdict)| {
+        let status = if verdict.holds { "True" } else { "False" };
+        condition(type_, status, verdict.reason, verdict.message, report.generation, previous, now)
+    });
+    conditions.collect()
+}
+
+pub(super) fn of_invalid(error: &InvalidSpec, previous: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
+    let statuses = [
+        ("Ready", "False"),
+        ("Available", "Unknown"),
+        ("Progressing", "False"),
+        ("Degraded", "True"),
+        ("RingStable", "Unknown"),
+        ("ScaleInBlocked", "Unknown"),
+    ];
+    let conditions = statuses
+        .into_iter()
+        .map(|(type_, status)| condition(type_, status, "InvalidSpec", error.to_string(), generation, previous, now));
+    conditions.collect()
+}
+
+fn condition(
+    type_: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+    generation: Option<i64>,
+    previous: &[Condition],
+    now: &Time,
+) -> Condition {
+    let unchanged = previous.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time: unchanged.map_or_else(|| now.clone(), |condition| condition.last_transition_time.clone()),
+    }
+}
+
+/// What the step means: a reason for machines, a sentence for people.
+fn describe(report: &Report<'_>) -> (&'static str, String) {
+    let names = Names::of(report);
+    let sets = |zones: &BTreeMap<String, u32>| {
+        list(zones.iter().map(|(zone, replicas)| format!("{} to {replicas}", report.cluster.set_name(zone))))
+    };
+    match report.step {
+        Step::RaisePods(zones) => ("StartingPods", format!("raising the pods of {}", sets(zones))),
+        Step::AwaitPods(waiting) => {
+            let pods = waiting.iter().map(|waiting| format!("{} {}", report.cluster.pod_name(&waiting.place), waiting.reason));
+            ("AwaitingPods", joined(pods, "; "))
+        }
+        Step::NoteIdentities(notes) => (
+            "NotingIdentities",
+            format!("noting the nodes of {}", list(notes.keys().map(|place| report.cluster.pod_name(place)))),
+        ),
+        Step::RecordRing { ring, cause } => ("RecordingRing", format!("recording ring epoch {}: {}", ring.epoch, purpose(cause))),
+        Step::OfferRing(places) => {
+            ("OfferingRing", format!("offering the ring to {}", list(places.iter().map(|place| report.cluster.pod_name(place)))))
+        }
+        Step::AwaitEpoch(nodes) => ("AwaitingNodes", format!("waiting for {} to confirm the ring", names.nodes(nodes))),
+        Step::AwaitData { received, moving, waiting_for } => {
+            let nodes = names.nodes(waiting_for);
+            ("MovingData", format!("{received} of {moving} replicas are filled; {nodes} still receive"))
+        }
+        Step::AwaitReceipts(nodes) => ("Draining", draining(report, &names, nodes)),
+        Step::LowerPods(zones) => ("RemovingPods", format!("lowering the pods of {}", sets(zones))),
+        Step::AwaitRollout(zones) => ("RollingOut", format!("restarting pods in {}", list(zones.iter().cloned()))),
+        Step::DeleteVolumes(places) => {
+            ("DeletingVolumes", format!("deleting {}", list(places.iter().map(|place| report.cluster.claim_name(place)))))
+        }
+        Step::Blocked(blocked) => describe_blocked(report, blocked),
+        Step::Converged if !report.waiting_zones.is_empty() => {
+            ("RollingOut", format!("next: {}", list(report.waiting_zones.iter().cloned())))
+        }
+        Step::Converged => ("AsAsked", "everything is as asked".to_owned()),
+    }
+}
+
+fn purpose(cause: &Cause) -> &'static str {
+    match cause {
+        Cause::First => "the first ring",
+        Cause::Found => "nodes hold it and the record does not",
+        Cause::Rebalance => "the next stage of a rebalance",
+        Cause::Left(_) => "nodes have left",
+    }
+}
+
+fn draining(report: &Report<'_>, names: &Names<'_>, nodes: &[NodeId]) -> String {
+    let left = nodes.iter().map(|node| match report.observed.receipts.get(node) {
+        Some(Err(left)) => format!("{}: {left}", names.node(*node)),
+        Some(Ok(_)) | None => format!("{}: no drain receipt yet", names.node(*node)),
+    });
+    joined(left, "; ")
+}
+
+fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, String) {
+    let pods = |places: &[Place]| list(places.iter().map(|place| report.cluster.pod_name(place)));
+    match blocked {
+        Blocked::NamesTaken(objects) => {
+            let objects = list(objects.iter().cloned());
+            ("NameTaken", format!("{objects}: not made for this cluster; remove it, or create the cluster under another name"))
+        }
+        Blocked::SharedIdentity { node, places } => {
+            let pods = pods(places);
+            ("SharedIdentity", format!("{pods} all carry node {node}: a volume was copied; delete the copy's claim and pod"))
+        }
+        Blocked::RecordUnreadable(reason) => (
+            "RecordUnreadable",
+            format!("{reason}; once all pods answer, delete that ConfigMap: the record is then taken from the nodes"),
+        ),
+        Blocked::RingConflict(places) => {
+            let pods = pods(places);
+            ("RingConflict", format!("{pods}: the ring held there is not in the record's line; its volume comes from elsewhere"))
+        }
+        Blocked::NoPlan(reason) => ("NoPlan", reason.clone()),
+    }
+}
+
+fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
+    if let Some(complaint) = report.complaints.first() {
+        return no("Failed", complaint);
+    }
+    if *report.step == Step::Converged && report.waiting_zones.is_empty() {
+        return yes("AsAsked", message);
+    }
+    no(if report.paused { "Paused" } else { reason }, message)
+}
+
+fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
+    let at_rest = *report.step == Step::Converged && report.waiting_zones.is_empty();
+    if report.paused && !at_rest {
+        return no("Paused", format!("spec.reconciliation is Paused; otherwise next: {message}"));
+    }
+    if at_rest || matches!(report.step, Step::Blocked(_)) {
+        return no(reason, message);
+    }
+    yes(reason, message)
+}
+
+/// Every set that is read from or written to has R and W replicas that answer and are ready.
+fn available(report: &Report<'_>) -> Verdict {
+    let observed = report.observed;
+    let Some(ring) = observed.record.ring() else { return no("NoRing", "the cluster has no ring yet") };
+    let ready: BTreeSet<NodeId> =
+        observed.pods.values().filter(|pod| pod.ready).filter_map(|pod| pod.node.as_ref()).map(|node| node.id).collect();
+    let quorum = report.cluster.quorum;
+    let enough = |set: &[NodeId], needed: i32| set.iter().filter(|node| ready.contains(node)).count() >= needed as usize;
+    let served = |(_, placement): &(_, &dynamo_core::ring::Placement)| {
+        enough(placement.read_set(), quorum.r) && placement.write_sets().into_iter().all(|set| enough(set, quorum.w))
+    };
+    match ring.partitions().filter(|partition| !served(partition)).count() {
+        0 => yes("EnoughReplicas", "every partition has enough live home replicas"),
+        short => {
+            let all = ring.partition_count();
+            no(
+                "TooFewReplicas",
+                format!("{short} of {all} partitions have fewer live home replicas than r or w; stand-ins take writes"),
+            )
+        }
+    }
+}
+
+fn silent_members(observed: &Observed) -> Vec<NodeId> {
+    let answered: BTreeSet<_> = observed.nodes().map(|(_, node)| node.id).collect();
+    let members = observed.record.ring().into_iter().flat_map(|ring| ring.members.keys());
+    members.filter(|node| !answered.contains(node)).copied().collect()
+}
+
+fn degraded(report: &Report<'_>) -> Verdict {
+    if let Some(complaint) = report.complaints.first() {
+        return yes("Failed", complaint);
+    }
+    if let Step::Blocked(blocked) = report.step {
+        let (reason, message) = describe_blocked(report, blocked);
+        return yes(reason, message);
+    }
+    let foreign = |place: &Place| report.observed.note(place) == Note::OtherCluster && report.observed.node(place).is_none();
+    let foreign: Vec<_> = report.cluster.places().filter(foreign).map(|place| report.cluster.claim_name(&place)).collect();
+    if !foreign.is_empty() {
+        let message = format!(
+            "{}: made for another cluster, perhaps a former one of this name; keep its data elsewhere and delete it",
+            list(foreign)
+        );
+        return yes("ForeignVolumes", message);
+    }
+    let silent = silent_members(report.observed);
+    // A pod that restarts for a new template is not a fault.
+    let excused = usize::from(report.observed.sets.values().any(|set| set.rolling));
+    if silent.len() > excused {
+        let names = Names::of(report);
+        return yes("MembersUnreachable", format!("no answer from {}; writes for them are kept as hints", names.nodes(&silent)));
+    }
+    no("AsExpected", "")
+}
+
+fn ring_stable(report: &Report<'_>) -> Verdict {
+    let observed = report.observed;
+    let Some(ring) = observed.record.ring() else { return no("NoRing", "the cluster has no ring yet") };
+    let moving = ring.moving().count();
+    if moving > 0 {
+        return no("Rebalancing", format!("{moving} partitions are on the move"));
+    }
+    if !members_are_as_asked(report, ring) {
+        return no("MembersDiffer", "the ring does not list the nodes that the spec asks for yet");
+    }
+    let hash = ring.hash();
+    let holders = observed.nodes().filter(|(_, node)| node.epoch == ring.epoch && node.ring_hash == hash).count();
+    if holders < ring.members.len() {
+        return no("NotAdopted", format!("{holders} of {} nodes hold ring epoch {}", ring.members.len(), ring.epoch));
+    }
+    yes("Settled", format!("all nodes hold ring epoch {}", ring.epoch))
+}
+
+fn members_are_as_asked(report: &Report<'_>, ring: &Ring) -> bool {
+    let places = report.observed.places();
+    let kept = |node: &NodeId| places.get(node).is_some_and(|place| report.cluster.keeps(place));
+    ring.members.len() == report.cluster.replicas() as usize && ring.members.keys().all(kept)
+}
+
+fn scale_in_blocked(report: &Report<'_>) -> Verdict {
+    let (cluster, observed) = (report.cluster, report.observed);
+    let excess = cluster.zones().iter().any(|zone| observed.replicas(&zone.name) > zone.replicas);
+    if !excess {
+        return no("NoScaleIn", "no node is to leave");
+    }
+    let names = Names::of(report);
+    let waiting: &[NodeId] = match report.step {
+        Step::AwaitEpoch(nodes) | Step::AwaitReceipts(nodes) | Step::AwaitData { waiting_for: nodes, .. } => nodes,
+        Step::Blocked(blocked) => {
+            let (reason, message) = describe_blocked(report, blocked);
+            return yes(reason, message);
+        }
+        _ => &[],
+    };
+    let answered: BTreeSet<_> = observed.nodes().map(|(_, node)| node.id).collect();
+    let silent: Vec<_> = waiting.iter().filter(|node| !answered.contains(node)).copied().collect();
+    if !silent.is_empty() {
+        let nodes = names.nodes(&silent);
+        return yes(
+            "MemberUnknown",
+            format!("no answer from {nodes}; unknown is not gone, so nothing is removed until it comes"),
+        );
+    }
+    let (_, message) = describe(report);
+    no("InProgress", message)
+}

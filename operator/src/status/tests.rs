@@ -1,0 +1,159 @@
+//! What people read, for the states that they meet.
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::rebalance::{self, Members, Next, View};
+use dynamo_core::ring::{Member, Ring, RingHash};
+use k8s_openapi::jiff::Timestamp;
+
+use super::*;
+use crate::observed::{Node, Pod, Record, Set, Volume};
+use crate::plan::next_step;
+use crate::valid::tests::{cluster, valid};
+
+fn id(node: u8) -> NodeId {
+    NodeId([node + 1; 16])
+}
+
+fn at(ordinal: u8) -> Place {
+    Place { zone: "default".into(), ordinal: ordinal.into() }
+}
+
+fn members(count: u8) -> Members {
+    (0..count).map(|node| (id(node), Member { zone: "default".into(), weight: 1 })).collect()
+}
+
+/// `pods` pods, noted, that hold `ring`, which is recorded.
+fn observed(pods: u8, ring: Option<&Ring>) -> Observed {
+    let mut observed = Observed::default();
+    observed.sets.insert("default".into(), Set { replicas: pods.into(), ..Set::default() });
+    for node in 0..pods {
+        let answer = Node {
+            id: id(node),
+            epoch: ring.map_or(Epoch(0), |ring| ring.epoch),
+            ring_hash: ring.map_or(RingHash::default(), Ring::hash),
+            received: Default::default(),
+            objects: 4321,
+            hints: 0,
+        };
+        observed.pods.insert(at(node), Pod { ready: true, node: Some(answer), ..Pod::default() });
+        observed.volumes.insert(at(node), Volume { note: Note::Node(id(node)), ..Volume::default() });
+    }
+    observed.record = ring.map_or(Record::Absent, |ring| Record::Held {
+        ring: Box::new(ring.clone()),
+        hash: ring.hash(),
+        resource_version: "1".into(),
+    });
+    observed
+}
+
+fn time(second: i64) -> Time {
+    Time(Timestamp::from_second(second).unwrap())
+}
+
+fn report<'a>(cluster: &'a ValidCluster, observed: &'a Observed, step: &'a Step) -> Report<'a> {
+    Report { cluster, observed, step, paused: false, waiting_zones: &[], complaints: &[], generation: Some(7) }
+}
+
+fn status_of(cluster: &ValidCluster, observed: &Observed) -> DynamoClusterStatus {
+    let step = next_step(cluster, observed);
+    status(&report(cluster, observed, &step), None, &time(100))
+}
+
+/// The columns and conditions, one a line.
+fn shown(status: &DynamoClusterStatus) -> String {
+    let head = format!("{}/{} epoch {} {:?}\n", status.ready_replicas, status.replicas, status.epoch, status.rebalance);
+    let condition = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+        format!("{}={} {}: {}\n", condition.type_, condition.status, condition.reason, condition.message)
+    };
+    let members = status.members.iter().map(|member| {
+        let MemberStatus { pod, partitions, objects, state, .. } = member;
+        format!("{pod} {state:?} {partitions} partitions {objects} objects\n")
+    });
+    head + &status.conditions.iter().map(condition).chain(members).collect::<String>()
+}
+
+fn moved(ring: &Ring, desired: &Members) -> Ring {
+    let view = View { epoch: ring.epoch, ring_hash: ring.hash(), received: Default::default() };
+    let views = ring.members.keys().map(|node| (*node, view.clone())).collect();
+    let Ok(Next::Propose(next)) = rebalance::next(ring, desired, &views) else { panic!() };
+    next
+}
+
+fn silence(observed: &mut Observed, node: u8) {
+    let pod = observed.pods.get_mut(&at(node)).unwrap();
+    (pod.node, pod.ready) = (None, false);
+}
+
+#[test]
+fn each_state_is_told_in_words() {
+    let (three, five) = (valid(3, &[]), valid(5, &[]));
+    let ring = |nodes| rebalance::first_ring(three.id, 4, 3, &members(nodes)).unwrap();
+    let at_rest = observed(3, Some(&ring(3)));
+    let growing = observed(5, Some(&moved(&ring(3), &members(5))));
+    let shrinking = observed(5, Some(&moved(&ring(5), &members(3))));
+    let mut blocked = observed(5, Some(&ring(5)));
+    silence(&mut blocked, 4);
+    let mut two_down = at_rest.clone();
+    silence(&mut two_down, 1);
+    silence(&mut two_down, 2);
+    let states = [
+        ("created", &three, &Observed::default()),
+        ("at_rest", &three, &at_rest),
+        ("growing", &five, &growing),
+        ("shrinking", &three, &shrinking),
+        ("scale_in_blocked", &three, &blocked),
+        ("two_down", &three, &two_down),
+    ];
+    let told: String =
+        states.map(|(name, cluster, observed)| format!("# {name}: {}\n", shown(&status_of(cluster, observed)))).concat();
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!("status", told));
+}
+
+#[test]
+fn a_conditions_time_changes_with_its_status_only() {
+    let three = valid(3, &[]);
+    let at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let first = status_of(&three, &at_rest);
+    let second = status(&report(&three, &at_rest, &Step::Converged), Some(&first), &time(200));
+    assert_eq!(second, first, "nothing changed, so nothing is written");
+    let waiting = Step::AwaitRollout(vec!["default".into()]);
+    let third = status(&report(&three, &at_rest, &waiting), Some(&second), &time(300));
+    let at = |status: &DynamoClusterStatus, type_: &str| {
+        status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().last_transition_time.clone()
+    };
+    assert_eq!((at(&third, "Ready"), at(&third, "Available")), (time(300), time(100)));
+}
+
+#[test]
+fn an_invalid_spec_a_pause_and_a_failure_are_told() {
+    let three = valid(3, &[]);
+    let at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let ready = |status: &DynamoClusterStatus| {
+        let ready = &status.conditions[0];
+        format!("{} {}: {}", ready.status, ready.reason, ready.message)
+    };
+    let mut broken = cluster(3, &[]);
+    broken.spec.replicas = 1;
+    let error = ValidCluster::of(&broken).unwrap_err();
+    let told = invalid(&error, Some(&status_of(&three, &at_rest)), Some(8), &time(1));
+    assert_eq!(ready(&told), "False InvalidSpec: spec.replicas: is 1, must be 3 (spec.replication.n) to 1000; set it so");
+    assert_eq!((told.observed_generation, told.members.len()), (Some(8), 3));
+
+    let step = Step::AwaitRollout(vec!["default".into()]);
+    let paused = Report { paused: true, ..report(&three, &at_rest, &step) };
+    assert_eq!(ready(&status(&paused, None, &time(1))), "False Paused: restarting pods in default");
+    let complaints = ["volume data-cart-0 cannot grow".to_owned()];
+    let failing = Report { complaints: &complaints, ..report(&three, &at_rest, &Step::Converged) };
+    assert_eq!(ready(&status(&failing, None, &time(1))), "False Failed: volume data-cart-0 cannot grow");
+}
+
+#[test]
+fn counts_are_rounded_down_to_two_digits() {
+    for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
+        assert_eq!(rounded(count), shown);
+    }
+}

@@ -1,0 +1,345 @@
+//! A cluster whose spec holds together: what every later module takes for granted, checked once.
+//!
+//! The API server refuses the same by CEL. This is for objects that were stored under an older CRD: they get a condition that
+//! names the field and the fix, and never a panic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use dynamo_core::id::ClusterId;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource;
+use thiserror::Error;
+
+use crate::api::{Bucket, DynamoCluster, ImagePullPolicy, PodDisruptionBudget, Replication, Resources, Settings, Storage};
+use crate::quantity;
+
+/// The zone of a cluster that names none.
+pub const ZONE_DEFAULT: &str = "default";
+
+/// Partitions times N that a ring's record can hold: a ConfigMap takes 1 MiB.
+const REPLICAS_MAX: i32 = 196_608;
+
+/// A `DynamoCluster` that can be built and planned for. [`ValidCluster::of`] makes it and nothing else.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ValidCluster {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) id: ClusterId,
+    /// In the order of the spec; at least one.
+    pub(crate) zones: Vec<Zone>,
+    /// The zones are named in the spec, so StatefulSets are named after them.
+    pub(crate) zoned: bool,
+    pub(crate) replication: u8,
+    pub(crate) quorum: Replication,
+    pub(crate) partition_bits: u8,
+    pub(crate) image: String,
+    pub(crate) image_pull_policy: ImagePullPolicy,
+    pub(crate) storage: Storage,
+    pub(crate) resources: Option<Resources>,
+    pub(crate) buckets: Vec<Bucket>,
+    pub(crate) settings: Settings,
+    pub(crate) pod_disruption_budget: PodDisruptionBudget,
+    owner: OwnerReference,
+}
+
+/// One failure domain and its share of the nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Zone {
+    /// Its name.
+    pub name: String,
+    /// Labels of the Kubernetes nodes it lies on.
+    pub node_selector: BTreeMap<String, String>,
+    /// How many nodes it is to have.
+    pub replicas: u32,
+}
+
+/// A pod's place in the cluster: it outlives the pod, and its volume comes back to it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Place {
+    /// The zone.
+    pub zone: String,
+    /// The ordinal in the zone's StatefulSet.
+    pub ordinal: u32,
+}
+
+/// A spec that cannot be built.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{field}: {reason}")]
+pub struct InvalidSpec {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+impl ValidCluster {
+    /// Checks `cluster`; the first thing that does not hold is the error.
+    pub fn of(cluster: &DynamoCluster) -> Result<Self, InvalidSpec> {
+        let name = cluster.metadata.name.clone().unwrap_or_default();
+        let spec = &cluster.spec;
+        check_names(&name, &spec.zones)?;
+        let id = cluster.metadata.uid.as_deref().and_then(ClusterId::parse);
+        let (Some(id), Some(owner)) = (id, cluster.controller_owner_ref(&())) else {
+            return Err(invalid("metadata.uid", "is not a UUID; the API server sets it"));
+        };
+        let replication = check_replication(spec.replicas, spec.replication)?;
+        let partition_bits = check_partitions(spec.partitions, spec.replication.n)?;
+        check_buckets(&spec.buckets, spec.replication)?;
+        if quantity::parse(&spec.storage.size).is_none_or(|bytes| bytes <= 0.0) {
+            return Err(invalid("spec.storage.size", "is not a size; write for example 10Gi"));
+        }
+        if spec.image.is_empty() {
+            return Err(invalid("spec.image", "is empty; name the image of dynamo-node"));
+        }
+        if spec.pod_disruption_budget.max_unavailable < 1 {
+            return Err(invalid(
+                "spec.podDisruptionBudget.maxUnavailable",
+                "must be at least 1, or nodes could never be drained",
+            ));
+        }
+        Ok(Self {
+            namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
+            uid: owner.uid.clone(),
+            id,
+            zones: spread(spec.replicas.unsigned_abs(), &spec.zones),
+            zoned: !spec.zones.is_empty(),
+            replication,
+            quorum: spec.replication,
+            partition_bits,
+            image: spec.image.clone(),
+            image_pull_policy: spec.image_pull_policy,
+            storage: spec.storage.clone(),
+            resources: spec.resources.clone(),
+            buckets: spec.buckets.clone(),
+            settings: spec.settings.clone(),
+            pod_disruption_budget: spec.pod_disruption_budget,
+            owner,
+            name,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The zones with the nodes that each is to have.
+    pub fn zones(&self) -> &[Zone] {
+        &self.zones
+    }
+
+    /// How many nodes the cluster is to have.
+    pub fn replicas(&self) -> u32 {
+        self.zones.iter().map(|zone| zone.replicas).sum()
+    }
+
+    /// How many nodes `zone` is to have.
+    pub fn replicas_of(&self, zone: &str) -> u32 {
+        self.zones.iter().find(|candidate| candidate.name == zone).map_or(0, |zone| zone.replicas)
+    }
+
+    /// Whether a node at `place` is to stay.
+    pub fn keeps(&self, place: &Place) -> bool {
+        place.ordinal < self.replicas_of(&place.zone)
+    }
+
+    /// Every place that is to have a node.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        self.zones.iter().flat_map(|zone| (0..zone.replicas).map(|ordinal| Place { zone: zone.name.clone(), ordinal }))
+    }
+
+    /// The name of `zone`'s StatefulSet.
+    pub fn set_name(&self, zone: &str) -> String {
+        if self.zoned { format!("{}-{zone}", self.name) } else { self.name.clone() }
+    }
+
+    /// The name of the pod at `place`.
+    pub fn pod_name(&self, place: &Place) -> String {
+        format!("{}-{}", self.set_name(&place.zone), place.ordinal)
+    }
+
+    /// The name of the volume claim at `place`.
+    pub fn claim_name(&self, place: &Place) -> String {
+        format!("data-{}", self.pod_name(place))
+    }
+
+    /// The reference that makes this cluster the owner of an object.
+    pub fn owner(&self) -> OwnerReference {
+        self.owner.clone()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.zone, self.ordinal)
+    }
+}
+
+fn invalid(field: &'static str, reason: impl Into<String>) -> InvalidSpec {
+    InvalidSpec { field, reason: reason.into() }
+}
+
+/// Nodes go round the zones, so that two zones differ by at most one, and a shrink leaves them even too.
+fn spread(replicas: u32, zones: &[crate::api::Zone]) -> Vec<Zone> {
+    if zones.is_empty() {
+        return vec![Zone { name: ZONE_DEFAULT.to_owned(), node_selector: BTreeMap::new(), replicas }];
+    }
+    let count = zones.len() as u32;
+    let share = |index: u32| replicas / count + u32::from(index < replicas % count);
+    let zone = |(index, zone): (u32, &crate::api::Zone)| Zone {
+        name: zone.name.clone(),
+        node_selector: zone.node_selector.clone(),
+        replicas: share(index),
+    };
+    (0..).zip(zones).map(zone).collect()
+}
+
+fn check_names(name: &str, zones: &[crate::api::Zone]) -> Result<(), InvalidSpec> {
+    if name.len() > 40 || !is_label(name) || !name.starts_with(|first: char| first.is_ascii_lowercase()) {
+        let reason =
+            "takes at most 40 lower-case letters, digits and '-', starting with a letter; create the cluster under such a name";
+        return Err(invalid("metadata.name", reason));
+    }
+    let mut seen = BTreeSet::new();
+    for zone in zones {
+        if !is_label(&zone.name) || zone.name.len() + name.len() > 51 {
+            let reason = format!(
+                "{:?} takes lower-case letters, digits and '-', and at most 51 characters together with metadata.name; \
+                 create the cluster with such a name",
+                zone.name
+            );
+            return Err(invalid("spec.zones[].name", reason));
+        }
+        if !seen.insert(&zone.name) {
+            return Err(invalid("spec.zones[].name", format!("{:?} is listed twice; remove one", zone.name)));
+        }
+    }
+    Ok(())
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn check_replication(replicas: i32, replication: Replication) -> Result<u8, InvalidSpec> {
+    let Replication { n, r, w } = replication;
+    if !(1..=7).contains(&n) {
+        return Err(invalid("spec.replication.n", format!("is {n}, must be 1 to 7; create the cluster with such an n")));
+    }
+    for (field, value) in [("spec.replication.r", r), ("spec.replication.w", w)] {
+        if !(1..=n).contains(&value) {
+            return Err(invalid(field, format!("is {value}, must be 1 to {n} (spec.replication.n); set it so")));
+        }
+    }
+    if replicas < n || replicas > 1000 {
+        let reason = format!("is {replicas}, must be {n} (spec.replication.n) to 1000; set it so");
+        return Err(invalid("spec.replicas", reason));
+    }
+    Ok(n.unsigned_abs() as u8)
+}
+
+fn check_partitions(partitions: i32, n: i32) -> Result<u8, InvalidSpec> {
+    if !(1..=65_536).contains(&partitions) || partitions.count_ones() != 1 {
+        let reason = format!("is {partitions}, must be a power of two from 1 to 65536; create the cluster with such a number");
+        return Err(invalid("spec.partitions", reason));
+    }
+    if partitions * n > REPLICAS_MAX {
+        let reason = format!("is {partitions}, times n at most {REPLICAS_MAX}; create the cluster with fewer");
+        return Err(invalid("spec.partitions", reason));
+    }
+    Ok(partitions.trailing_zeros() as u8)
+}
+
+fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), InvalidSpec> {
+    let mut seen = BTreeSet::new();
+    for bucket in buckets {
+        let (r, w) = (bucket.r.unwrap_or(cluster.r), bucket.w.unwrap_or(cluster.w));
+        let bounded = [
+            ("spec.buckets[].r", Some(r), 1, cluster.n),
+            ("spec.buckets[].w", Some(w), 1, cluster.n),
+            ("spec.buckets[].dw", bucket.dw, 0, w),
+            ("spec.buckets[].pr", bucket.pr, 0, r),
+            ("spec.buckets[].pw", bucket.pw, 0, w),
+        ];
+        for (field, value, min, max) in bounded {
+            if let Some(value) = value.filter(|value| !(min..=max).contains(value)) {
+                let reason = format!("of bucket {:?} is {value}, must be {min} to {max}; set it so", bucket.name);
+                return Err(invalid(field, reason));
+            }
+        }
+        if bucket.name.is_empty() || !seen.insert(&bucket.name) {
+            return Err(invalid("spec.buckets[].name", format!("{:?} is empty or listed twice; rename one", bucket.name)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::api::DynamoClusterSpec;
+
+    /// A cluster `shop/cart` of `replicas` nodes in `zones`, with 16 partitions.
+    pub(crate) fn cluster(replicas: i32, zones: &[&str]) -> DynamoCluster {
+        let zones: Vec<_> = zones.iter().map(|name| serde_json::json!({ "name": name })).collect();
+        let spec = serde_json::json!({
+            "replicas": replicas, "partitions": 16, "zones": zones, "image": "localhost/dynamo-node:dev"
+        });
+        let mut cluster = DynamoCluster::new("cart", serde_json::from_value::<DynamoClusterSpec>(spec).unwrap());
+        cluster.metadata.namespace = Some("shop".into());
+        cluster.metadata.uid = Some("6f9619ff-8b86-d011-b42d-00c04fc964ff".into());
+        cluster.metadata.generation = Some(1);
+        cluster
+    }
+
+    pub(crate) fn valid(replicas: i32, zones: &[&str]) -> ValidCluster {
+        ValidCluster::of(&cluster(replicas, zones)).unwrap()
+    }
+
+    #[test]
+    fn nodes_are_spread_evenly_and_a_shrink_leaves_them_even() {
+        for (replicas, shares) in [(3, [1, 1, 1]), (4, [2, 1, 1]), (5, [2, 2, 1]), (7, [3, 2, 2])] {
+            let cluster = valid(replicas, &["a", "b", "c"]);
+            assert_eq!(cluster.zones.iter().map(|zone| zone.replicas).collect::<Vec<_>>(), shares);
+        }
+        assert_eq!(valid(4, &[]).zones[0].replicas, 4);
+    }
+
+    #[test]
+    fn objects_are_named_after_the_cluster_and_the_zone() {
+        let place = |zone: &str| Place { zone: zone.to_owned(), ordinal: 2 };
+        assert_eq!(valid(3, &[]).pod_name(&place(ZONE_DEFAULT)), "cart-2");
+        assert_eq!(valid(3, &["a"]).claim_name(&place("a")), "data-cart-a-2");
+    }
+
+    #[test]
+    fn a_stored_spec_that_cannot_be_built_is_an_error_that_names_the_field() {
+        let bucket = |bucket: serde_json::Value| serde_json::from_value::<Bucket>(bucket).unwrap();
+        let wide = bucket(serde_json::json!({ "name": "a", "w": 4 }));
+        let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
+        type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
+        let cases: [(&str, Damage); 13] = [
+            ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
+            ("metadata.uid", &|cluster| cluster.metadata.uid = None),
+            ("spec.replicas", &|cluster| cluster.spec.replicas = 2),
+            ("spec.replicas", &|cluster| cluster.spec.replicas = -5),
+            ("spec.replication.n", &|cluster| cluster.spec.replication.n = 0),
+            ("spec.replication.r", &|cluster| cluster.spec.replication.r = 4),
+            ("spec.replication.w", &|cluster| cluster.spec.replication.w = 0),
+            ("spec.partitions", &|cluster| cluster.spec.partitions = 1000),
+            ("spec.partitions", &|cluster| cluster.spec.partitions = i32::MIN),
+            ("spec.storage.size", &|cluster| cluster.spec.storage.size = "big".into()),
+            ("spec.buckets[].w", &|cluster| cluster.spec.buckets = vec![wide.clone()]),
+            ("spec.buckets[].dw", &|cluster| cluster.spec.buckets = vec![split.clone()]),
+            ("spec.zones[].name", &|cluster| cluster.spec.zones[1].name = "a".into()),
+        ];
+        for (field, damage) in cases {
+            let mut cluster = cluster(3, &["a", "b"]);
+            damage(&mut cluster);
+            assert_eq!(ValidCluster::of(&cluster).unwrap_err().field, field);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The product on a real Kubernetes: real charts, a real API server, kubelets, volumes and Services (design 10).
+//!
+//! `make e2e` runs [`scenario`] from `tests/kubernetes.rs`. What it does to the product it does the way a user does: `helm`,
+//! `kubectl` and `dynamoctl`, as programs, and nothing else. So this crate depends on no other of the workspace, and what it
+//! proves holds for whoever types the same commands.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`command`] | a program with a deadline |
+//! | [`kubernetes`] | `kubectl` and `helm` against one API server, and waiting for conditions |
+//! | [`machine`] | the Kubernetes on this machine that the script `cluster` starts, with its power switches |
+//! | [`dynamoctl`] | `dynamoctl` where it reaches pods, and the workload that runs beside the scenario |
+//! | [`world`] | what a step works on |
+//! | [`scenario`] | the steps |
+//! | [`report`] | what is printed, and the verdict |
+
+pub mod command;
+pub mod dynamoctl;
+pub mod kubernetes;
+pub mod machine;
+pub mod report;
+pub mod scenario;
+pub mod world;

@@ -1,0 +1,74 @@
+//! What happens to every cluster some day: a pod goes, a machine goes.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{KUBERNETES, REBALANCE};
+use crate::command;
+use crate::kubernetes::{name, text};
+use crate::world::World;
+
+/// The pod comes back under its name, on its volume, with its identity.
+pub fn delete_pod(world: &mut World) -> Result<String> {
+    let pods = world.pods(&world.cluster)?;
+    let (pod, object) = pods.iter().next().context("the cluster has no pods")?;
+    let node = node_id(world, pod)?;
+    let uid = text(object, "/metadata/uid").to_owned();
+    world.kubernetes.kubectl(&["delete", "pod", pod, "--wait=false"])?;
+    command::until("the pod's successor", KUBERNETES, || {
+        let now = world.pods(&world.cluster)?;
+        Ok(match now.get(pod) {
+            Some(successor) if text(successor, "/metadata/uid") != uid => Ok(()),
+            Some(_) => Err("the old pod is still there".to_owned()),
+            None => Err("no pod has the name".to_owned()),
+        })
+    })?;
+    let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
+    let now = node_id(world, pod)?;
+    anyhow::ensure!(now == node, "{pod} was node {node} and came back as {now}");
+    Ok(format!("{pod} is node {node} again; {told}"))
+}
+
+/// A Kubernetes node with a storage pod on it loses its power until Kubernetes has noticed, then boots.
+pub fn power_cut(world: &mut World) -> Result<String> {
+    let Some(machine) = &world.machine else {
+        return Ok("left out: the Kubernetes is not ours to cut the power of".to_owned());
+    };
+    let pods = world.pods(&world.cluster)?;
+    // node0 has the control plane and the test's own way in.
+    let victim = pods.values().map(|pod| text(pod, "/spec/nodeName")).find(|node| *node != "node0");
+    let node = victim.context("all pods are on node0")?;
+    machine.kill(node)?;
+    await_node(world, node, false)?;
+    let during = world.cluster_object()?;
+    machine.boot(node)?;
+    await_node(world, node, true)?;
+    let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
+    Ok(format!("{node} was off; meanwhile {}; {told}", condition(&during, "Degraded")))
+}
+
+fn await_node(world: &World, node: &str, ready: bool) -> Result<()> {
+    let what = if ready { "to be Ready" } else { "to be noticed as gone" };
+    command::until(&format!("{node} {what}"), KUBERNETES, || {
+        let object = world.kubernetes.get(&format!("node/{node}"))?;
+        let now = condition(&object, "Ready");
+        Ok(if now.starts_with("Ready True") == ready { Ok(()) } else { Err(now) })
+    })
+}
+
+/// A condition as `Type Status (Reason)`.
+fn condition(object: &Value, kind: &str) -> String {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    match conditions.iter().find(|condition| text(condition, "/type") == kind) {
+        Some(condition) => format!("{kind} {} ({})", text(condition, "/status"), text(condition, "/reason")),
+        None => format!("no condition {kind} on {}", name(object)),
+    }
+}
+
+/// The identity of the node in a pod, by the cluster's status.
+fn node_id(world: &World, pod: &str) -> Result<String> {
+    let cluster = world.cluster_object()?;
+    let members = cluster.pointer("/status/members").and_then(Value::as_array).context("the status has no members")?;
+    let member = members.iter().find(|member| text(member, "/pod") == pod).with_context(|| format!("{pod} is no member"))?;
+    Ok(text(member, "/node").to_owned())
+}

@@ -1,0 +1,145 @@
+//! What the charts render, and what they refuse. Runs the real Helm; `make lint` does.
+
+#![allow(clippy::unwrap_used)]
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// `helm`: on PATH, or the one that `tests/e2e/cluster build` made.
+fn helm() -> PathBuf {
+    let programs = Command::new(repository().join("tests/e2e/cluster")).arg("programs").output().unwrap();
+    let built = PathBuf::from(String::from_utf8(programs.stdout).unwrap().trim()).join("helm");
+    if built.exists() { built } else { PathBuf::from("helm") }
+}
+
+/// Renders a chart with values; or says why Helm does not.
+fn render(chart: &str, values: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(helm());
+    command.args(["template", "demo", &format!("charts/{chart}"), "--namespace", "shop"]).current_dir(repository());
+    for value in values {
+        command.args(["--set", value]);
+    }
+    let output = command.output().expect("helm; build it with: tests/e2e/cluster build");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// The first object of a kind in what was rendered.
+fn object<'a>(rendered: &'a str, kind: &str) -> Option<&'a str> {
+    rendered.split("\n---\n").find(|object| object.lines().any(|line| line == format!("kind: {kind}")))
+}
+
+#[test]
+fn the_operators_objects_are_as_reviewed() {
+    insta::assert_snapshot!(render("dynamo-operator", &["crds.install=false"]).unwrap());
+}
+
+#[test]
+fn every_value_of_the_operators_chart_finds_its_place() {
+    let values = [
+        "crds.install=false",
+        "replicas=2",
+        "podDisruptionBudget.enabled=true",
+        "metrics.service.enabled=true",
+        "image.digest=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "imagePullSecrets[0].name=registry",
+        "priorityClassName=system-cluster-critical",
+        "nodeSelector.disk=ssd",
+        "tolerations[0].operator=Exists",
+        "podLabels.team=storage",
+        "podAnnotations.note=yes-please",
+        "extraArgs[0]=--verbose",
+        "extraEnv[0].name=LANG",
+        "extraEnv[0].value=C",
+        "watchNamespace=orders",
+        "serviceAccount.name=somebody",
+        "rbac.aggregate=false",
+    ];
+    insta::assert_snapshot!(render("dynamo-operator", &values).unwrap());
+}
+
+#[test]
+fn the_definition_is_kept_unless_the_values_say_otherwise() {
+    let kept = render("dynamo-operator", &[]).unwrap();
+    let definition = object(&kept, "CustomResourceDefinition").unwrap();
+    assert!(definition.contains("helm.sh/resource-policy: keep"), "{definition}");
+    let let_go = render("dynamo-operator", &["crds.keep=false"]).unwrap();
+    assert!(!let_go.contains("helm.sh/resource-policy"));
+    assert!(object(&render("dynamo-operator", &["crds.install=false"]).unwrap(), "CustomResourceDefinition").is_none());
+}
+
+#[test]
+fn an_operator_of_one_namespace_has_no_rights_elsewhere() {
+    let rendered = render("dynamo-operator", &["crds.install=false", "watchNamespace=orders", "rbac.aggregate=false"]).unwrap();
+    assert!(!rendered.contains("kind: ClusterRole"), "{rendered}");
+}
+
+#[test]
+fn a_cluster_is_as_reviewed() {
+    insta::assert_snapshot!(render("dynamo-cluster", &[]).unwrap());
+}
+
+#[test]
+fn every_value_of_a_cluster_finds_its_place() {
+    let values = [
+        "replicas=6",
+        "replication.r=1",
+        "partitions=4096",
+        "zones[0].name=zone0",
+        "zones[0].nodeSelector.topology\\.kubernetes\\.io/zone=zone0",
+        "zones[1].name=zone1",
+        "storage.storageClassName=fast",
+        "storage.retention.whenDeleted=Delete",
+        "resources.limits.memory=2Gi",
+        "buckets[0].name=carts",
+        "buckets[0].r=1",
+        "buckets[0].w=3",
+        "settings.logLevel=debug",
+        "podDisruptionBudget.maxUnavailable=2",
+        "reconciliation=Paused",
+        "labels.team=shop",
+        "annotations.note=blue",
+    ];
+    insta::assert_snapshot!(render("dynamo-cluster", &values).unwrap());
+}
+
+#[test]
+fn an_autoscaled_cluster_leaves_its_size_to_the_autoscaler() {
+    let rendered = render("dynamo-cluster", &["autoscaling.enabled=true", "resources.requests.cpu=1"]).unwrap();
+    let cluster = object(&rendered, "DynamoCluster").unwrap();
+    assert!(!cluster.contains("  replicas:"), "{cluster}");
+    insta::assert_snapshot!(object(&rendered, "HorizontalPodAutoscaler").unwrap());
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_its_name() {
+    let cases: [(&str, &[&str], &str); 14] = [
+        ("dynamo-operator", &["replica=1"], "replica"),
+        ("dynamo-operator", &["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
+        ("dynamo-operator", &["image.digest=latest"], "/image/digest"),
+        ("dynamo-operator", &["image.tag="], "/image"),
+        ("dynamo-operator", &["log.format=xml"], "/log/format"),
+        ("dynamo-operator", &["serviceAccount.create=false"], "serviceAccount.name"),
+        ("dynamo-cluster", &["partition=64"], "partition"),
+        ("dynamo-cluster", &["partitions=1000"], "/partitions"),
+        ("dynamo-cluster", &["replicas=2"], "replicas: 2 nodes cannot hold 3 copies"),
+        ("dynamo-cluster", &["replication.w=4"], "replication.w: 4 answers of 3 copies"),
+        ("dynamo-cluster", &["storage.size=lots"], "/storage/size"),
+        ("dynamo-cluster", &["autoscaling.enabled=true"], "resources.requests.cpu"),
+        (
+            "dynamo-cluster",
+            &["autoscaling.enabled=true", "resources.requests.cpu=1", "autoscaling.minReplicas=2"],
+            "autoscaling.minReplicas",
+        ),
+        ("dynamo-cluster", &["name=a2345678901234567890123456789012345678901"], "/name"),
+    ];
+    for (chart, values, named) in cases {
+        let refusal = render(chart, values).map(|_| "it was accepted".to_owned()).unwrap_or_else(|refusal| refusal);
+        assert!(refusal.contains(named), "{chart} with {values:?} must name {named}: {refusal}");
+    }
+}

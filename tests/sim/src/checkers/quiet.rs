@@ -1,0 +1,52 @@
+//! Quiet: nothing is under way any more. That the world gets there in time, once faults have ended, is the liveness check (I17).
+
+use dynamo_core::id::NodeId;
+
+use crate::ring_writer::RingWriter;
+use crate::schedule::HostId;
+use crate::simulation::Simulation;
+
+/// What is still under way, or `None`.
+pub fn unfinished(sim: &Simulation, writer: &RingWriter) -> Option<String> {
+    if !writer.is_settled() {
+        return Some(format!("the writer of rings is not settled: {}", writer.waits_for(sim)));
+    }
+    for host in sim.running() {
+        let Some(node) = sim.node(host) else { continue };
+        let status = node.status(sim.clock(host));
+        let hints: u64 = status.hints.values().map(|(hints, _)| hints).sum();
+        let waits = [
+            ("hints", hints),
+            ("foreign partitions", status.foreign_partitions as u64),
+            ("transfers", status.transfers.iter().filter(|transfer| !transfer.done).count() as u64),
+            ("requests", status.requests as u64),
+            ("groups to be synced", sim.disk(host).unsynced() as u64),
+        ];
+        if let Some((what, count)) = waits.into_iter().find(|(_, count)| *count > 0) {
+            return Some(format!("host {} has {count} {what}", host.0));
+        }
+        if !status.ready {
+            return Some(format!("host {} is not ready", host.0));
+        }
+    }
+    links_missing(sim).or_else(|| trees_differ(sim, writer))
+}
+
+fn links_missing(sim: &Simulation) -> Option<String> {
+    let hosts = sim.running();
+    let missing = |from: &HostId| hosts.iter().find(|to| *to != from && !sim.is_linked(*from, **to));
+    let (from, to) = hosts.iter().find_map(|from| missing(from).map(|to| (from, to)))?;
+    Some(format!("host {} has no link to host {}", from.0, to.0))
+}
+
+fn trees_differ(sim: &Simulation, writer: &RingWriter) -> Option<String> {
+    let ring = writer.record()?;
+    for (partition, placement) in ring.partitions() {
+        let root = |node: &NodeId| Some(sim.node(sim.host_of(*node)?)?.partition_digest(partition));
+        let first = root(&placement.replicas[0]);
+        if let Some(other) = placement.replicas.iter().find(|node| root(node) != first) {
+            return Some(format!("partition {partition} differs between {:?} and {other:?}", placement.replicas[0]));
+        }
+    }
+    None
+}

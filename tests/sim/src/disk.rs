@@ -1,0 +1,369 @@
+//! A node's disk: an engine in memory with the durability of a real one, and a witness of what is written to it.
+//!
+//! Groups of writes are undone, newest first, when the power goes: what was reported as synced stays, what was not stays up to a
+//! random group, and no group stays in part. A killed process loses only the group that it had not handed over yet.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::name::{Name, Position};
+use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
+use dynamo_core::version::{CausalContext, Dot, Object};
+
+use crate::witness::{WriteId, Witness};
+
+type ObjectKey = (PartitionId, Position, Name);
+type HintKey = (NodeId, PartitionId, Name);
+
+/// What was there before a write.
+#[derive(Debug)]
+enum Undo {
+    Object(ObjectKey, Option<Object>),
+    Hint(HintKey, Option<Object>),
+    Meta(Vec<u8>, Option<Bytes>),
+}
+
+/// A version that was live in a copy or a hint which was dropped.
+#[derive(Clone, Debug)]
+pub struct Dropped {
+    /// Where it lay.
+    pub partition: PartitionId,
+    /// The object.
+    pub name: Name,
+    /// The version.
+    pub dot: Dot,
+}
+
+fn live_in<'a>(partition: PartitionId, name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropped> + 'a {
+    object.values().map(move |(dot, _)| Dropped { partition, name: name.clone(), dot })
+}
+
+/// A disk.
+#[derive(Debug, Default)]
+pub struct Disk {
+    objects: BTreeMap<ObjectKey, Object>,
+    hints: BTreeMap<HintKey, Object>,
+    meta: BTreeMap<Vec<u8>, Bytes>,
+    open: Vec<Undo>,
+    groups: VecDeque<(Ticket, Vec<Undo>)>,
+    ticket: Ticket,
+    durable: Ticket,
+    /// Every write that ever lay here, with the first group that held it.
+    held: BTreeMap<WriteId, Ticket>,
+    /// The histories of all that ever lay here: a hint may be delivered and gone before anybody asks for it.
+    histories: BTreeMap<Name, CausalContext>,
+    /// Dots that were live in copies or hints which were dropped, until somebody takes them.
+    dropped: Vec<Dropped>,
+    witness: Rc<RefCell<Witness>>,
+}
+
+impl Disk {
+    /// An empty disk.
+    pub fn new(witness: Rc<RefCell<Witness>>) -> Self {
+        Self { witness, ..Self::default() }
+    }
+
+    /// Every group up to `ticket` is on stable storage.
+    pub fn synced(&mut self, ticket: Ticket) {
+        self.durable = self.durable.max(ticket);
+        while self.groups.front().is_some_and(|(group, _)| *group <= ticket) {
+            self.groups.pop_front();
+        }
+    }
+
+    /// The newest group that was handed over.
+    pub fn last_ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Groups that are not on stable storage yet.
+    pub fn unsynced(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The process is killed: only the group that it had not handed over is lost.
+    pub fn killed(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        self.undo(open);
+    }
+
+    /// The power goes: of the groups that are not on stable storage, the first `kept` stay.
+    pub fn power_lost(&mut self, kept: usize) {
+        self.killed();
+        while self.groups.len() > kept
+            && let Some((_, group)) = self.groups.pop_back()
+        {
+            self.undo(group);
+        }
+        self.durable = self.groups.back().map_or(self.durable, |(ticket, _)| *ticket);
+        self.groups.clear();
+        // A write that is lost may come again, and then lies in a later group.
+        let durable = self.durable;
+        self.held.retain(|_, ticket| *ticket <= durable);
+    }
+
+    /// Every object with its partition.
+    pub fn objects(&self) -> impl Iterator<Item = (PartitionId, &Name, &Object)> {
+        self.objects.iter().map(|((partition, _, name), object)| (*partition, name, object))
+    }
+
+    /// Every hint with the node that it is kept for.
+    pub fn hints(&self) -> impl Iterator<Item = (NodeId, &Name, &Object)> {
+        self.hints.iter().map(|((target, _, name), object)| (*target, name, object))
+    }
+
+    /// Whether `write` lies or lay here: `Some(true)` if it reached stable storage.
+    pub fn has_held(&self, write: WriteId) -> Option<bool> {
+        self.held.get(&write).map(|ticket| *ticket <= self.durable)
+    }
+
+    /// What was dropped since the last look.
+    pub fn take_dropped(&mut self) -> Vec<Dropped> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Whether stable storage holds a version that has seen the dot, as a copy or as a hint.
+    pub fn is_durable(&self, what: &Dropped) -> bool {
+        // Of the writes that are not synced yet the oldest knows what stable storage holds in their place.
+        let mut unsynced_copy = None;
+        let mut unsynced_hints = BTreeMap::new();
+        for step in self.groups.iter().flat_map(|(_, group)| group).chain(&self.open) {
+            match step {
+                Undo::Object(key, before) if key.2 == what.name => drop(unsynced_copy.get_or_insert(before.as_ref())),
+                Undo::Hint(key, before) if key.2 == what.name => drop(unsynced_hints.entry(key).or_insert(before.as_ref())),
+                _ => {}
+            }
+        }
+        let copy = unsynced_copy.unwrap_or_else(|| self.objects.get(&(what.partition, what.name.position(), what.name.clone())));
+        let synced_hints = self.hints_of(&what.name).filter(|(key, _)| !unsynced_hints.contains_key(key)).map(|(_, object)| object);
+        let hints = unsynced_hints.values().copied().flatten();
+        copy.into_iter().chain(hints).chain(synced_hints).any(|object| object.has_seen(what.dot))
+    }
+
+    /// Whether a version that has seen the dot lies here now, synced or not.
+    pub fn keeps(&self, what: &Dropped) -> bool {
+        let copy = self.objects.get(&(what.partition, what.name.position(), what.name.clone()));
+        let hints = self.hints_of(&what.name).map(|(_, object)| object);
+        copy.into_iter().chain(hints).any(|object| object.has_seen(what.dot))
+    }
+
+    fn hints_of<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a HintKey, &'a Object)> {
+        self.hints.iter().filter(move |(key, _)| key.2 == *name)
+    }
+
+    /// Everything that is live here.
+    pub fn live(&self) -> Vec<Dropped> {
+        let copies = self.objects.iter().map(|((partition, _, name), object)| (*partition, name, object));
+        let hints = self.hints.iter().map(|((_, partition, name), object)| (*partition, name, object));
+        copies.chain(hints).flat_map(|(partition, name, object)| live_in(partition, name, object)).collect()
+    }
+
+    fn note_dropped(&mut self, partition: PartitionId, name: &Name, object: Option<&Object>) {
+        self.dropped.extend(object.into_iter().flat_map(|object| live_in(partition, name, object)));
+    }
+
+    /// Whether a version of `name` that had seen `dot` lies or lay here.
+    pub fn has_seen(&self, name: &Name, dot: Dot) -> bool {
+        self.histories.get(name).and_then(|seen| seen.0.get(&dot.actor)).is_some_and(|counter| dot.counter <= *counter)
+    }
+
+    fn undo(&mut self, group: Vec<Undo>) {
+        for step in group.into_iter().rev() {
+            match step {
+                Undo::Object(key, before) => replace(&mut self.objects, key, before),
+                Undo::Hint(key, before) => replace(&mut self.hints, key, before),
+                Undo::Meta(key, before) => replace(&mut self.meta, key, before),
+            }
+        }
+    }
+
+    fn hold(&mut self, name: &Name, object: &Object) {
+        let group = Ticket(self.ticket.0 + 1);
+        for write in self.witness.borrow_mut().saw(name, object) {
+            self.held.entry(write).or_insert(group);
+        }
+        let seen = self.histories.entry(name.clone()).or_default();
+        for (actor, counter) in object.context().0 {
+            let known = seen.0.entry(actor).or_default();
+            *known = counter.max(*known);
+        }
+    }
+}
+
+fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+impl Storage for Disk {
+    fn read(&self, partition: PartitionId, name: &Name) -> Result<Option<Object>, StorageError> {
+        Ok(self.objects.get(&(partition, name.position(), name.clone())).cloned())
+    }
+
+    fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        let key = (partition, name.position(), name.clone());
+        let before = self.objects.insert(key.clone(), object.clone());
+        self.witness.borrow_mut().replaced(name, before.as_ref(), object);
+        self.hold(name, object);
+        self.open.push(Undo::Object(key, before));
+        Ok(())
+    }
+
+    fn scan(
+        &self,
+        partition: PartitionId,
+        after: Option<&Cursor>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<(Cursor, Object)>, StorageError> {
+        let from = after.map_or((partition, Position(0), Name::new("", "")), |after| {
+            (partition, after.position, after.name.clone())
+        });
+        let mut found = Vec::new();
+        let mut size = 0;
+        for ((at, position, name), object) in self.objects.range(from..) {
+            if *at != partition || found.len() == limit || size >= bytes {
+                break;
+            }
+            let cursor = Cursor { position: *position, name: name.clone() };
+            if after.is_none_or(|after| cursor > *after) {
+                size += 64;
+                found.push((cursor, object.clone()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn drop_partition(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        let from = (partition, Position(0), Name::new("", ""));
+        let keys: Vec<ObjectKey> =
+            self.objects.range(from..).take_while(|((at, _, _), _)| *at == partition).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let before = self.objects.remove(&key);
+            self.note_dropped(partition, &key.2, before.as_ref());
+            self.open.push(Undo::Object(key, before));
+        }
+        Ok(())
+    }
+
+    fn partitions(&self) -> Result<Vec<PartitionId>, StorageError> {
+        let mut partitions: Vec<PartitionId> = self.objects.keys().map(|(partition, _, _)| *partition).collect();
+        partitions.dedup();
+        Ok(partitions)
+    }
+
+    fn read_hint(&self, target: NodeId, partition: PartitionId, name: &Name) -> Result<Option<Object>, StorageError> {
+        Ok(self.hints.get(&(target, partition, name.clone())).cloned())
+    }
+
+    fn write_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        let key = (target, partition, name.clone());
+        let before = self.hints.insert(key.clone(), object.clone());
+        self.witness.borrow_mut().replaced(name, before.as_ref(), object);
+        self.hold(name, object);
+        self.open.push(Undo::Hint(key, before));
+        Ok(())
+    }
+
+    fn remove_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        let key = (target, partition, name.clone());
+        let before = self.hints.remove(&key);
+        self.note_dropped(partition, name, before.as_ref());
+        self.open.push(Undo::Hint(key, before));
+        Ok(())
+    }
+
+    fn scan_hints(
+        &self,
+        target: NodeId,
+        after: Option<&(PartitionId, Name)>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<(PartitionId, Name, Object)>, StorageError> {
+        let (partition, name) = after.cloned().unwrap_or((PartitionId(0), Name::new("", "")));
+        let mut found = Vec::new();
+        let mut size = 0;
+        for ((owner, partition, name), object) in self.hints.range((target, partition, name)..) {
+            if *owner != target || found.len() == limit || size >= bytes {
+                break;
+            }
+            if after.is_none_or(|(at, last)| (partition, name) > (at, last)) {
+                size += 64;
+                found.push((*partition, name.clone(), object.clone()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn hint_totals(&self) -> Result<BTreeMap<NodeId, (u64, u64)>, StorageError> {
+        let mut totals = BTreeMap::<NodeId, (u64, u64)>::new();
+        for ((target, _, _), object) in &self.hints {
+            let total = totals.entry(*target).or_default();
+            *total = (total.0 + 1, total.1 + object.encode().len() as u64);
+        }
+        Ok(totals)
+    }
+
+    fn read_meta(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.meta.get(key).cloned())
+    }
+
+    fn write_meta(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StorageError> {
+        let before = match value {
+            Some(value) => self.meta.insert(key.to_vec(), Bytes::copy_from_slice(value)),
+            None => self.meta.remove(key),
+        };
+        self.open.push(Undo::Meta(key.to_vec(), before));
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<Ticket, StorageError> {
+        self.ticket = Ticket(self.ticket.0 + 1);
+        let open = std::mem::take(&mut self.open);
+        self.groups.push_back((self.ticket, open));
+        Ok(self.ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(disk: &mut Disk, key: &'static str) -> Ticket {
+        disk.write_meta(key.as_bytes(), Some(b"1")).unwrap();
+        disk.commit().unwrap()
+    }
+
+    fn keys(disk: &Disk) -> Vec<String> {
+        disk.meta.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_power_loss_takes_whole_groups_from_the_end_and_never_what_was_synced() {
+        for (kept, left) in [(0, vec!["a"]), (1, vec!["a", "b"]), (9, vec!["a", "b", "c"])] {
+            let mut disk = Disk::default();
+            let first = put(&mut disk, "a");
+            put(&mut disk, "b");
+            put(&mut disk, "c");
+            disk.write_meta(b"open", Some(b"1")).unwrap();
+            disk.synced(first);
+            disk.power_lost(kept);
+            assert_eq!(keys(&disk), left, "{kept} unsynced groups were kept");
+        }
+    }
+
+    #[test]
+    fn a_killed_process_loses_only_what_it_had_not_handed_over() {
+        let mut disk = Disk::default();
+        put(&mut disk, "a");
+        disk.write_meta(b"a", None).unwrap();
+        disk.write_meta(b"b", Some(b"1")).unwrap();
+        disk.killed();
+        assert_eq!(keys(&disk), ["a"]);
+    }
+}

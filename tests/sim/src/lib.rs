@@ -1,0 +1,32 @@
+//! A deterministic simulator of whole clusters: real nodes, simulated time, network and disks, and checkers of the promises.
+//!
+//! One seed is one history. It draws the [`options`] of a run; then a ring is made, [`workload`] and [`faults`] do their worst
+//! for a while, peace comes, and everything must come to rest and be right: [`run`]. A failing run is replayed by its seed.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`simulation`] | the world: hosts that run `dynamo_core::node::Node`, driven as its driver does |
+//! | [`disk`] | storage that loses what was not synced |
+//! | [`ring_writer`] | the operator's part |
+//! | [`workload`], [`ledger`] | clients, and what they know |
+//! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
+//! | [`scenario`] | a small language for directed tests |
+
+pub mod checkers;
+pub mod dice;
+pub mod disk;
+pub mod faults;
+pub mod ledger;
+mod network;
+pub mod options;
+mod ring_history;
+pub mod ring_writer;
+pub mod run;
+pub mod scenario;
+pub mod schedule;
+pub mod simulation;
+pub mod totals;
+pub mod trace;
+pub mod violation;
+pub mod witness;
+pub mod workload;

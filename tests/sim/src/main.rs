@@ -1,0 +1,121 @@
+//! Runs seeds: `dynamo-sim --seeds 1000`, or one of them with its trace: `dynamo-sim --seed 42`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use dynamo_sim::options::Options;
+use dynamo_sim::run::run;
+use dynamo_sim::totals::Totals;
+
+/// Runs the cluster under faults, seed by seed, and checks what it promises.
+#[derive(Parser)]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Only this seed, with a trace.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Go on after a violation.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.seed {
+        Some(seed) => replay(seed),
+        None => many(&arguments),
+    }
+}
+
+fn replay(seed: u64) -> ExitCode {
+    let options = Options::from_seed(seed);
+    println!("{options:#?}");
+    let outcome = run(&options, true);
+    match outcome.violation {
+        None => ExitCode::SUCCESS,
+        Some(violation) => {
+            println!("seed {seed}: {violation}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One seed, with a panic turned into a message; every 100th twice, and both must be the same.
+fn check(seed: u64) -> Result<Totals, String> {
+    let once = || catch_unwind(AssertUnwindSafe(|| run(&Options::from_seed(seed), false))).map_err(|_| "it panicked".to_string());
+    let outcome = once()?;
+    if let Some(violation) = outcome.violation {
+        return Err(violation.to_string());
+    }
+    if seed.is_multiple_of(100) && once()?.trace_hash != outcome.trace_hash {
+        return Err("two runs had different histories".into());
+    }
+    Ok(outcome.totals)
+}
+
+fn many(arguments: &Arguments) -> ExitCode {
+    let begun = Instant::now();
+    let (next, stop) = (AtomicU64::new(arguments.from), AtomicBool::new(false));
+    let failed = AtomicU64::new(0);
+    let end = arguments.from + arguments.seeds;
+    let totals = Mutex::new(Totals::default());
+    let work = || {
+        while !stop.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return;
+            }
+            match check(seed) {
+                Ok(of_seed) => {
+                    let mut totals = totals.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    *totals += &of_seed;
+                    if totals.runs.is_multiple_of(1_000) {
+                        println!("{} seeds, {:.0} a second", totals.runs, totals.runs as f64 / begun.elapsed().as_secs_f64());
+                    }
+                }
+                Err(what) => {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    stop.store(!arguments.keep_going, Ordering::Relaxed);
+                    println!("seed {seed}: {what}\n  replay: cargo run -p dynamo-sim -- --seed {seed}");
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let totals = totals.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    report(&totals, begun.elapsed().as_secs_f64());
+    match failed.into_inner() {
+        0 => ExitCode::SUCCESS,
+        failed => {
+            println!("{failed} seeds failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(totals: &Totals, seconds: f64) {
+    for (what, value) in totals.each() {
+        println!("{value:>14}  {what}");
+    }
+    for (name, value) in &totals.counters {
+        println!("{value:>14}  {name}");
+    }
+    println!("{} seeds in {seconds:.1} s, {:.1} a second", totals.runs, totals.runs as f64 / seconds);
+    for what in totals.never() {
+        println!("never: {what}");
+    }
+}

@@ -1,0 +1,53 @@
+//! Invariants of rings, over all nodes and all time (I8, I9).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dynamo_core::id::Epoch;
+use dynamo_core::ring::{Ring, RingHash};
+
+use crate::schedule::HostId;
+
+/// The chain of rings that was seen, and what each host holds.
+#[derive(Debug, Default)]
+pub(crate) struct RingHistory {
+    rings: BTreeMap<Epoch, RingHash>,
+    held: BTreeMap<HostId, Epoch>,
+}
+
+impl RingHistory {
+    /// A host holds `ring`: it follows what the host held, and is the only ring of its epoch.
+    pub(crate) fn holds(&mut self, host: HostId, ring: &Ring) -> Result<(), (&'static str, String)> {
+        let epoch = ring.epoch;
+        if let Some(before) = self.held.insert(host, epoch)
+            && epoch < before
+        {
+            return Err(("I9 epochs only grow", format!("host {} held epoch {before} and now holds {epoch}", host.0)));
+        }
+        let hash = ring.hash();
+        match self.rings.insert(epoch, hash) {
+            Some(known) if known != hash => Err(("I9 one ring an epoch", format!("two rings of epoch {epoch}"))),
+            Some(_) => Ok(()),
+            None => placement(ring).map_err(|what| ("I8 placement", what)),
+        }
+    }
+
+    /// A host's node has ended: it may come back with the ring that was on its stable storage.
+    pub(crate) fn ended(&mut self, host: HostId) {
+        self.held.remove(&host);
+    }
+}
+
+/// N distinct members for each partition, at most ceil(N / zones) of them in one zone; gone through without the planner's code.
+fn placement(ring: &Ring) -> Result<(), String> {
+    ring.validate().map_err(|error| error.to_string())?;
+    let n = usize::from(ring.replication);
+    for (partition, placement) in ring.partitions() {
+        for set in placement.write_sets() {
+            let distinct: BTreeSet<_> = set.iter().collect();
+            if distinct.len() != n {
+                return Err(format!("epoch {}: partition {partition} has {} distinct replicas, N is {n}", ring.epoch, distinct.len()));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! The writer of rings: what the operator does with [`dynamo_core::rebalance`], step by step.
+//!
+//! It looks at the nodes that answer, and acts a little later on what it saw then. Its record survives everything, as the
+//! operator's does in the API server: a ring is recorded first and offered then. A host goes only when the recorded ring does not
+//! list its node and the node gave a drain receipt under that ring.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dynamo_core::id::NodeId;
+use dynamo_core::node::status::Receipt;
+use dynamo_core::rebalance::{self, Members, Next, View};
+use dynamo_core::ring::{Member, Ring};
+
+use crate::dice::Dice;
+use crate::schedule::{Alarm, HostId};
+use crate::simulation::Simulation;
+
+/// What the writer saw.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    views: BTreeMap<NodeId, View>,
+    receipts: BTreeMap<NodeId, Receipt>,
+}
+
+/// The writer.
+#[derive(Debug)]
+pub struct RingWriter {
+    dice: Dice,
+    record: Option<Ring>,
+    desired: Members,
+    leaving: BTreeSet<HostId>,
+    seen: Option<Seen>,
+    settled: bool,
+    /// What came last, for people.
+    last: String,
+    /// Answers and offers get through, always.
+    pub calm: bool,
+}
+
+impl RingWriter {
+    /// A writer that wants these hosts as members.
+    pub fn new(sim: &Simulation, hosts: &[HostId]) -> Self {
+        let desired = hosts.iter().map(|host| (sim.node_id(*host), member(sim, *host))).collect();
+        let dice = Dice::new(sim.options().seed ^ 0x7772_6974_6572);
+        Self { dice, record: None, desired, leaving: BTreeSet::new(), seen: None, settled: false, last: String::new(), calm: true }
+    }
+
+    /// The recorded ring.
+    pub fn record(&self) -> Option<&Ring> {
+        self.record.as_ref()
+    }
+
+    /// The members asked for.
+    pub fn desired(&self) -> &Members {
+        &self.desired
+    }
+
+    /// Whether the ring is what is asked for, every node holds it, and everyone who was to leave has gone.
+    pub fn is_settled(&self) -> bool {
+        self.settled && self.leaving.is_empty()
+    }
+
+    /// What keeps the writer from being settled, for people.
+    pub fn waits_for(&self, sim: &Simulation) -> String {
+        let refusals = self.leaving.iter().filter_map(|host| {
+            let refusal = sim.node(*host).map(|node| node.drain_receipt().err());
+            Some(format!("host {} gives no receipt: {}", host.0, refusal??))
+        });
+        let epoch = self.record.as_ref().map_or(0, |ring| ring.epoch.0);
+        let refusals: Vec<String> = refusals.collect();
+        format!("epoch {epoch}, {}, {} are to leave; {}", self.last, self.leaving.len(), refusals.join("; "))
+    }
+
+    /// Asks for other members, if there is a ring of them. False if there is none.
+    pub fn ask_for(&mut self, sim: &Simulation, change: impl FnOnce(&mut Members)) -> bool {
+        let mut desired = self.desired.clone();
+        change(&mut desired);
+        let options = sim.options();
+        if rebalance::first_ring(sim.cluster(), options.partition_bits, options.replication, &desired).is_err() {
+            return false;
+        }
+        self.settled = false;
+        self.leaving = sim
+            .hosts()
+            .filter(|host| {
+                let node = sim.node_id(*host);
+                !desired.contains_key(&node) && (self.desired.contains_key(&node) || self.leaving.contains(host))
+            })
+            .collect();
+        self.desired = desired;
+        true
+    }
+
+    /// Asks for one more member.
+    pub fn join(&mut self, sim: &Simulation, host: HostId) -> bool {
+        let member = member(sim, host);
+        self.ask_for(sim, |desired| drop(desired.insert(sim.node_id(host), member)))
+    }
+
+    /// Asks for one member less.
+    pub fn leave(&mut self, sim: &Simulation, host: HostId) -> bool {
+        self.ask_for(sim, |desired| drop(desired.remove(&sim.node_id(host))))
+    }
+
+    /// Looks or acts, and asks to be called again.
+    pub fn step(&mut self, sim: &mut Simulation) {
+        let again = match self.seen.take() {
+            None => {
+                self.seen = Some(self.look(sim));
+                self.dice.duration(Duration::ZERO, Duration::from_millis(100))
+            }
+            Some(seen) => {
+                self.act(&seen, sim);
+                self.dice.around(sim.options().pace.writer)
+            }
+        };
+        sim.alarm(again, Alarm::Writer);
+    }
+
+    fn look(&mut self, sim: &Simulation) -> Seen {
+        let mut seen = Seen::default();
+        for host in sim.responsive() {
+            if !self.calm && self.dice.chance(0.1) {
+                continue;
+            }
+            let Some(node) = sim.node(host) else { continue };
+            let status = node.status(sim.clock(host));
+            let view = View { epoch: status.epoch, ring_hash: status.ring_hash, received: status.received };
+            seen.views.insert(sim.node_id(host), view);
+            if self.leaving.contains(&host)
+                && let Ok(receipt) = node.drain_receipt()
+            {
+                seen.receipts.insert(receipt.node, receipt);
+            }
+        }
+        seen
+    }
+
+    fn act(&mut self, seen: &Seen, sim: &mut Simulation) {
+        self.settled = false;
+        let Some(record) = self.record.clone() else { return self.begin(seen, sim) };
+        let next = rebalance::next(&record, &self.desired, &seen.views);
+        self.last = match &next {
+            Ok(Next::Propose(ring)) => format!("Propose(epoch {})", ring.epoch),
+            other => format!("{other:?}"),
+        };
+        match next {
+            Err(error) => sim.violated("there is a plan for members that a ring can have", error.to_string()),
+            Ok(Next::Propose(ring)) => self.propose(ring, seen, sim),
+            Ok(Next::AwaitEpoch(_)) => self.offer(&record, seen, sim),
+            Ok(Next::AwaitData { .. }) => {}
+            Ok(Next::AwaitReceipts(nodes)) => {
+                let drained: Vec<NodeId> = nodes.into_iter().filter(|node| has_receipt(&record, seen, *node)).collect();
+                if !drained.is_empty() {
+                    self.propose(rebalance::without(&record, &drained), seen, sim);
+                }
+            }
+            Ok(Next::Settled) => {
+                self.settled = true;
+                for host in self.leaving.clone() {
+                    let node = sim.node_id(host);
+                    if !record.members.contains_key(&node) && has_receipt(&record, seen, node) {
+                        self.leaving.remove(&host);
+                        sim.totals.hosts_removed += 1;
+                        sim.remove(host);
+                    }
+                }
+                // A node that is to leave needs the newest ring too, to know that it holds nothing.
+                self.offer(&record, seen, sim);
+            }
+        }
+    }
+
+    fn begin(&mut self, seen: &Seen, sim: &mut Simulation) {
+        if !self.desired.keys().all(|node| seen.views.contains_key(node)) {
+            return;
+        }
+        let options = sim.options();
+        match rebalance::first_ring(sim.cluster(), options.partition_bits, options.replication, &self.desired) {
+            Ok(ring) => self.propose(ring, seen, sim),
+            Err(error) => sim.violated("there is a first ring", error.to_string()),
+        }
+    }
+
+    fn propose(&mut self, ring: Ring, seen: &Seen, sim: &mut Simulation) {
+        sim.totals.rings_proposed += 1;
+        self.record = Some(ring.clone());
+        self.offer(&ring, seen, sim);
+    }
+
+    fn offer(&mut self, ring: &Ring, seen: &Seen, sim: &mut Simulation) {
+        for host in sim.responsive() {
+            let behind = seen.views.get(&sim.node_id(host)).is_none_or(|view| view.epoch < ring.epoch);
+            if behind && (self.calm || self.dice.chance(0.8)) {
+                sim.propose(host, ring);
+            }
+        }
+    }
+}
+
+fn member(sim: &Simulation, host: HostId) -> Member {
+    Member { zone: sim.zone(host).into(), weight: 1 }
+}
+
+fn has_receipt(ring: &Ring, seen: &Seen, node: NodeId) -> bool {
+    seen.receipts.get(&node).is_some_and(|receipt| receipt.epoch == ring.epoch && receipt.ring_hash == ring.hash())
+}

@@ -1,0 +1,183 @@
+//! One seed: a ring, then clients and faults, then peace, in which everything must come to rest and be right.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use dynamo_core::name::Name;
+use dynamo_core::request::{Operation, QuorumWish, Request, Success};
+use dynamo_core::time::Instant;
+
+use crate::checkers::{convergence, quiet};
+use crate::faults::Faults;
+use crate::options::Options;
+use crate::ring_writer::RingWriter;
+use crate::schedule::{Alarm, HostId};
+use crate::simulation::{Happening, Simulation};
+use crate::totals::Totals;
+use crate::violation::Violation;
+use crate::workload::Workload;
+
+/// Until a quiet cluster has its first ring.
+const RING_WITHIN: Duration = Duration::from_secs(30);
+/// Until everything has come to rest after the last fault.
+const QUIET_WITHIN: Duration = Duration::from_secs(240);
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was violated, if anything.
+    pub violation: Option<Violation>,
+    /// What was counted.
+    pub totals: Totals,
+    /// Equal for two runs of one seed.
+    pub trace_hash: u64,
+}
+
+/// Runs one seed.
+pub fn run(options: &Options, shown: bool) -> Outcome {
+    let mut run = Run::new(options, shown);
+    let result = run.all();
+    let violation = run.sim.violations().first().cloned().or(result.err());
+    for host in run.sim.running() {
+        let counters = run.sim.node(host).map(|node| node.counters().clone());
+        counters.iter().for_each(|counters| run.sim.totals.add_counters(counters));
+    }
+    run.sim.totals.runs = 1;
+    run.sim.totals.simulated_seconds = run.sim.now().0 / 1_000_000;
+    Outcome { violation, totals: run.sim.totals.clone(), trace_hash: run.sim.trace.hash() }
+}
+
+struct Run {
+    sim: Simulation,
+    writer: RingWriter,
+    workload: Workload,
+    faults: Faults,
+}
+
+impl Run {
+    fn new(options: &Options, shown: bool) -> Self {
+        let mut sim = Simulation::new(options, shown);
+        let hosts: Vec<HostId> = (0..options.nodes).map(|_| sim.add_host()).collect();
+        for host in &hosts {
+            sim.start(*host);
+        }
+        let writer = RingWriter::new(&sim, &hosts);
+        Self { writer, workload: Workload::new(options), faults: Faults::new(options), sim }
+    }
+
+    fn all(&mut self) -> Result<(), Violation> {
+        self.sim.alarm(Duration::ZERO, Alarm::Writer);
+        self.come_to_rest(RING_WITHIN)?;
+        self.sim.set_calm(false);
+        self.writer.calm = false;
+        self.workload.start(&mut self.sim);
+        self.faults.start(&mut self.sim);
+        let end = self.sim.now() + self.sim.options().faults.duration;
+        self.advance(end)?;
+
+        self.sim.set_calm(true);
+        self.writer.calm = true;
+        self.workload.stop();
+        self.faults.end(&mut self.sim);
+        self.come_to_rest(QUIET_WITHIN)?;
+        self.stay_at_rest()?;
+        self.judge()
+    }
+
+    fn advance(&mut self, until: Instant) -> Result<(), Violation> {
+        while let Some(happening) = self.sim.next(until) {
+            match happening {
+                Happening::Answer(client, outcome) => self.workload.answered(client, outcome, &mut self.sim),
+                Happening::Alarm(Alarm::Client(client)) => self.workload.step(client, &mut self.sim),
+                Happening::Alarm(Alarm::GiveUp(client)) => self.workload.give_up(client, &mut self.sim),
+                Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
+                Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
+                Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim),
+            }
+        }
+        self.sim.violations().first().cloned().map_or(Ok(()), Err)
+    }
+
+    fn come_to_rest(&mut self, within: Duration) -> Result<(), Violation> {
+        let bound = self.sim.now() + within;
+        loop {
+            self.advance(self.sim.now() + LOOK_EVERY)?;
+            let unfinished = quiet::unfinished(&self.sim, &self.writer);
+            match unfinished {
+                None if self.workload.is_idle() => return Ok(()),
+                _ if self.sim.now() < bound => {}
+                unfinished => {
+                    let what = unfinished.unwrap_or("a client still waits".into());
+                    return self.violated("I17 everything comes to rest", format!("after {within:?}: {what}"));
+                }
+            }
+        }
+    }
+
+    /// I7: two rounds of anti-entropy over equal replicas find nothing.
+    fn stay_at_rest(&mut self) -> Result<(), Violation> {
+        let found = |sim: &Simulation| -> u64 {
+            sim.running().into_iter().filter_map(|host| sim.node(host)).map(|node| node.counters().anti_entropy_differences).sum()
+        };
+        // What was under way when the trees became equal may still be counted.
+        self.advance(self.sim.in_flight_until().max(self.sim.now() + Duration::from_secs(2)))?;
+        let before = found(&self.sim);
+        let partitions = 1_u32 << self.sim.options().partition_bits;
+        let round = self.sim.options().pace.anti_entropy * partitions.div_ceil(16);
+        self.advance(self.sim.now() + round * 2 + LOOK_EVERY)?;
+        let after = found(&self.sim);
+        if after == before {
+            return Ok(());
+        }
+        self.violated("I7 idle anti-entropy", format!("{} differences between equal replicas", after - before))
+    }
+
+    fn judge(&mut self) -> Result<(), Violation> {
+        let Some(ring) = self.writer.record().cloned() else { return Ok(()) };
+        if let Err((invariant, what)) = convergence::check(&self.sim, &ring) {
+            return self.violated(invariant, what);
+        }
+        let visible = convergence::visible(&self.sim);
+        for name in self.workload.ledger.names() {
+            let expected = visible.get(&name).cloned().unwrap_or_default();
+            let host = self.sim.running()[name.len() % self.sim.running().len()];
+            self.reads(host, &name, &expected)?;
+        }
+        match self.workload.ledger.judge(&visible) {
+            Ok(()) => Ok(()),
+            Err((invariant, what)) => self.violated(invariant, what),
+        }
+    }
+
+    /// I17: in peace every get is answered, with what the replicas hold.
+    fn reads(&mut self, host: HostId, name: &Name, expected: &BTreeSet<crate::witness::WriteId>) -> Result<(), Violation> {
+        let quorum = QuorumWish::default();
+        let asked = self.sim.request(host, Request { name: name.clone(), operation: Operation::Get, quorum, timeout_ms: 0 });
+        let bound = self.sim.now() + Duration::from_secs(5);
+        while let Some(happening) = self.sim.next(bound) {
+            match happening {
+                Happening::Answer(client, Ok(Success::Got { object, .. })) if client == asked => {
+                    let values = object.siblings().map(|(data, _)| &data[..]);
+                    return match self.workload.ledger.read(name, values) {
+                        Ok(found) if found == *expected => Ok(()),
+                        Ok(found) => self.violated("I7 reads", format!("{name:?} is {expected:?}, a get returned {found:?}")),
+                        Err((invariant, what)) => self.violated(invariant, what),
+                    };
+                }
+                Happening::Answer(client, outcome) if client == asked => {
+                    return self.violated("I17 peace answers", format!("a get of {name:?} at host {}: {outcome:?}", host.0));
+                }
+                Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
+                _ => {}
+            }
+        }
+        self.violated("I17 peace answers", format!("a get of {name:?} at host {} was not answered", host.0))
+    }
+
+    fn violated<T>(&mut self, invariant: &'static str, what: String) -> Result<T, Violation> {
+        self.sim.violated(invariant, what.clone());
+        Err(Violation { invariant, what, at: self.sim.now() })
+    }
+}

@@ -1,0 +1,438 @@
+//! The world: hosts that run real nodes, the network between them, their disks, and time.
+//!
+//! [`Simulation`] does to each node exactly what its driver does: inputs are handled in batches, the batch is committed, then the
+//! outputs are performed, and the commit is reported when its fsync returns. It decides nothing about requests, faults or rings:
+//! those come from outside, by [`Simulation::request`], [`Simulation::crash`] and the like, between two calls of
+//! [`Simulation::next`].
+
+mod drive;
+mod links;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::node::{Identity, Input, Node, Output};
+use dynamo_core::request::{ClientHandle, Outcome, Request};
+use dynamo_core::ring::Ring;
+use dynamo_core::time::{Instant, Now};
+
+use crate::checkers::redundancy;
+use crate::dice::Dice;
+use crate::disk::{Disk, Dropped};
+use crate::network::{Network, State};
+use crate::options::Options;
+use crate::ring_history::RingHistory;
+use crate::schedule::{Alarm, Event, HostId, Schedule};
+use crate::totals::Totals;
+use crate::trace::{Trace, describe_request};
+use crate::violation::Violation;
+use crate::witness::{Witness, WriteId};
+
+/// What the world has to tell those outside.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// A client is answered.
+    Answer(ClientHandle, Outcome),
+    /// Somebody's alarm.
+    Alarm(Alarm),
+}
+
+/// How a node ends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Crash {
+    /// The process dies; what it gave to the operating system will be written.
+    Kill,
+    /// What was not on stable storage may be gone.
+    PowerLoss,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) node_id: NodeId,
+    pub(crate) zone: String,
+    /// Counts starts.
+    pub(crate) generation: u64,
+    running: Option<Running>,
+    /// While nothing runs.
+    disk: Option<Disk>,
+    address: String,
+    /// What the wall clock is off by.
+    skew_ms: i64,
+    /// The driver's origin of time is not the simulation's.
+    origin: u64,
+    /// How long its fsyncs take, if not as the options say.
+    sync: Option<Duration>,
+    /// Gone for good.
+    pub(crate) removed: bool,
+}
+
+struct Running {
+    node: Node<Disk>,
+    out: Vec<Output>,
+    batch_open: bool,
+    paused: bool,
+    /// What arrived while the process stood still.
+    inbox: VecDeque<Input>,
+    /// When the last fsync returns: they return in order.
+    synced_at: Instant,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("paused", &self.paused).finish_non_exhaustive()
+    }
+}
+
+/// The world.
+#[derive(Debug)]
+pub struct Simulation {
+    options: Options,
+    now: Instant,
+    schedule: Schedule,
+    dice: Dice,
+    network: Network,
+    hosts: Vec<Host>,
+    cluster: ClusterId,
+    by_node: BTreeMap<NodeId, HostId>,
+    by_address: BTreeMap<String, HostId>,
+    clients: u64,
+    rings: RingHistory,
+    witness: Rc<RefCell<Witness>>,
+    violations: Vec<Violation>,
+    disks_calm: bool,
+    in_flight_until: Instant,
+    /// The trace.
+    pub trace: Trace,
+    /// What was counted.
+    pub totals: Totals,
+}
+
+impl Simulation {
+    /// A world without hosts.
+    pub fn new(options: &Options, shown: bool) -> Self {
+        let mut dice = Dice::new(options.seed ^ 0x776f_726c_64);
+        Self {
+            now: Instant(0),
+            schedule: Schedule::default(),
+            network: Network::new(options.network.clone(), dice.fork()),
+            hosts: Vec::new(),
+            cluster: ClusterId(dice.identity()),
+            by_node: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            clients: 0,
+            rings: RingHistory::default(),
+            witness: Rc::default(),
+            violations: Vec::new(),
+            disks_calm: true,
+            in_flight_until: Instant(0),
+            trace: Trace::new(shown),
+            totals: Totals::default(),
+            options: options.clone(),
+            dice,
+        }
+    }
+
+    /// The present.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// When the last message that is under way now arrives.
+    pub fn in_flight_until(&self) -> Instant {
+        self.in_flight_until
+    }
+
+    /// The cluster of all hosts.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What every disk's witness saw.
+    pub fn witness(&self) -> std::cell::Ref<'_, Witness> {
+        self.witness.borrow()
+    }
+
+    // --- hosts ------------------------------------------------------------------------------------------------------
+
+    /// A new machine with an empty disk in the next zone; it is not started.
+    pub fn add_host(&mut self) -> HostId {
+        let host = HostId(self.hosts.len());
+        let node_id = NodeId(self.dice.identity());
+        self.hosts.push(Host {
+            node_id,
+            zone: format!("zone-{}", host.0 % self.options.zones),
+            generation: 0,
+            running: None,
+            disk: Some(Disk::new(self.witness.clone())),
+            address: String::new(),
+            skew_ms: self.dice.between(0, 2_000) as i64 - 1_000,
+            origin: 0,
+            sync: None,
+            removed: false,
+        });
+        self.network.add_host();
+        self.by_node.insert(node_id, host);
+        host
+    }
+
+    /// All hosts, the removed ones too.
+    pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<> {
+        (0..self.hosts.len()).map(HostId)
+    }
+
+    /// Hosts whose node runs, paused or not.
+    pub fn running(&self) -> Vec<HostId> {
+        self.hosts().filter(|host| self.hosts[host.0].running.is_some()).collect()
+    }
+
+    /// Hosts whose node runs and is not paused.
+    pub fn responsive(&self) -> Vec<HostId> {
+        self.hosts().filter(|host| self.hosts[host.0].running.as_ref().is_some_and(|running| !running.paused)).collect()
+    }
+
+    /// Hosts whose node does not run and that are not gone for good.
+    pub fn stopped(&self) -> Vec<HostId> {
+        self.hosts().filter(|host| self.hosts[host.0].running.is_none() && !self.hosts[host.0].removed).collect()
+    }
+
+    /// The node of a host, if it runs.
+    pub fn node(&self, host: HostId) -> Option<&Node<Disk>> {
+        self.hosts[host.0].running.as_ref().map(|running| &running.node)
+    }
+
+    /// The disk of a host, whether its node runs or not.
+    pub fn disk(&self, host: HostId) -> &Disk {
+        let host = &self.hosts[host.0];
+        match (&host.running, &host.disk) {
+            (Some(running), _) => running.node.storage(),
+            (None, Some(disk)) => disk,
+            (None, None) => unreachable!("a disk lies in a node or beside it"),
+        }
+    }
+
+    /// Whether a host was taken away for good.
+    pub fn is_removed(&self, host: HostId) -> bool {
+        self.hosts[host.0].removed
+    }
+
+    /// The identity of a host's node.
+    pub fn node_id(&self, host: HostId) -> NodeId {
+        self.hosts[host.0].node_id
+    }
+
+    /// The zone of a host.
+    pub fn zone(&self, host: HostId) -> &str {
+        &self.hosts[host.0].zone
+    }
+
+    /// The host of a node.
+    pub fn host_of(&self, node: NodeId) -> Option<HostId> {
+        self.by_node.get(&node).copied()
+    }
+
+    /// Starts a host's node on what its disk holds; now and then it has another address than before.
+    pub fn start(&mut self, host: HostId) {
+        let number = self.dice.number();
+        let moves = self.hosts[host.0].generation == 0 || self.dice.chance(0.5);
+        let state = &mut self.hosts[host.0];
+        assert!(!state.removed, "host {} is gone", host.0);
+        let Some(disk) = state.disk.take() else { return };
+        state.generation += 1;
+        state.origin = number % 1_000_000_000;
+        if moves {
+            self.by_address.remove(&state.address);
+            state.address = format!("10.0.{}.{}", host.0, state.generation);
+            self.by_address.insert(format!("{}:7401", state.address), host);
+        }
+        let identity = Identity {
+            node: state.node_id,
+            cluster: self.cluster,
+            zone: state.zone.clone(),
+            peer_address: format!("{}:7401", state.address),
+            client_address: format!("{}:7400", state.address),
+            generation: state.generation,
+        };
+        let generation = state.generation;
+        let now = self.clock(host);
+        match Node::open(identity, self.options.config(), disk, number, now) {
+            Ok(node) => {
+                let inbox = VecDeque::new();
+                let (out, synced_at) = (Vec::new(), self.now);
+                let running = Running { node, out, batch_open: false, paused: false, inbox, synced_at };
+                self.hosts[host.0].running = Some(running);
+            }
+            Err(error) => return self.violated("I14 a disk that was only crashed opens", format!("host {}: {error}", host.0)),
+        }
+        self.trace.note(self.now, (1, host, generation), || format!("host {} starts, generation {generation}", host.0));
+        self.check_ring(host);
+        self.close_batch(host);
+        let tick = self.options.pace.tick;
+        let first_tick = self.dice.duration(Duration::ZERO, tick);
+        self.after(first_tick, Event::Tick { host, generation });
+        self.after(first_tick, Event::Dial { host, generation });
+    }
+
+    /// Ends a host's node, without warning.
+    pub fn crash(&mut self, host: HostId, crash: Crash) {
+        let kept = self.dice.below(4);
+        self.end(host, |disk| match crash {
+            Crash::Kill => disk.killed(),
+            Crash::PowerLoss => {
+                let kept = kept.min(disk.unsynced());
+                disk.power_lost(kept);
+            }
+        });
+        self.trace.note(self.now, (2, host, crash), || format!("host {} crashes: {crash:?}", host.0));
+    }
+
+    /// Stops a host's node as a driver does on a request to stop: the last group is synced.
+    pub fn stop(&mut self, host: HostId) {
+        let Some(running) = &mut self.hosts[host.0].running else { return };
+        let closed = running.node.close();
+        if let Err(error) = closed {
+            self.violated("I14 storage", format!("host {}: {error}", host.0));
+        }
+        self.end(host, |disk| disk.synced(disk.last_ticket()));
+        self.trace.note(self.now, (3, host), || format!("host {} stops", host.0));
+    }
+
+    fn end(&mut self, host: HostId, disk: impl FnOnce(&mut Disk)) {
+        let Some(mut running) = self.hosts[host.0].running.take() else { return };
+        self.totals.add_counters(running.node.counters());
+        let mut left = std::mem::take(running.node.storage_mut());
+        disk(&mut left);
+        self.hosts[host.0].disk = Some(left);
+        self.rings.ended(host);
+        self.lose_links(host);
+    }
+
+    /// Takes a host away for good, disk and all.
+    pub fn remove(&mut self, host: HostId) {
+        self.end(host, Disk::killed);
+        self.hosts[host.0].removed = true;
+        let live = self.disk(host).live();
+        self.check_dropped(host, &live);
+        self.trace.note(self.now, (4, host), || format!("host {} is removed", host.0));
+    }
+
+    /// A host's process stands still for a while; what arrives waits.
+    pub fn pause(&mut self, host: HostId, duration: Duration) {
+        let state = &mut self.hosts[host.0];
+        let Some(running) = &mut state.running else { return };
+        running.paused = true;
+        let generation = state.generation;
+        self.after(duration, Event::Resume { host, generation });
+        self.trace.note(self.now, (5, host), || format!("host {} stands still for {duration:?}", host.0));
+    }
+
+    /// A host's wall clock jumps.
+    pub fn jump_clock(&mut self, host: HostId, milliseconds: i64) {
+        self.hosts[host.0].skew_ms += milliseconds;
+        self.trace.note(self.now, (6, host), || format!("the wall clock of host {} jumps by {milliseconds} ms", host.0));
+    }
+
+    /// A host's fsyncs take this long from now on.
+    pub fn slow_disk(&mut self, host: HostId, sync: Duration) {
+        self.hosts[host.0].sync = Some(sync);
+    }
+
+    /// Whether messages, disks and drivers misbehave by the rates of the options.
+    pub fn set_calm(&mut self, calm: bool) {
+        self.network.set_calm(calm);
+        self.disks_calm = calm;
+    }
+
+    /// The time as a host's driver sees it.
+    pub fn clock(&self, host: HostId) -> Now {
+        let state = &self.hosts[host.0];
+        let wall_ms = 1_700_000_000_000 + (self.now.0 / 1_000) as i64 + state.skew_ms;
+        Now { instant: Instant(state.origin + self.now.0), wall_ms: wall_ms as u64 }
+    }
+
+    // --- those outside ----------------------------------------------------------------------------------------------
+
+    /// A client sends a request to a host. No answer comes if the host is down, or goes down before.
+    pub fn request(&mut self, to: HostId, request: Request) -> ClientHandle {
+        self.clients += 1;
+        let client = ClientHandle(self.clients);
+        let delay = self.network.delay();
+        self.trace.note(self.now, (7, to, client), || format!("client {} asks host {}: {}", client.0, to.0, describe_request(&request)));
+        self.after(delay, Event::Request { to, client, request });
+        client
+    }
+
+    /// Calls [`Simulation::next`]'s caller back.
+    pub fn alarm(&mut self, after: Duration, alarm: Alarm) {
+        self.after(after, Event::Alarm(alarm));
+    }
+
+    /// Offers a ring to a host's node. False if it was refused or the node does not answer.
+    pub fn propose(&mut self, host: HostId, ring: &Ring) -> bool {
+        let now = self.clock(host);
+        let Some(running) = self.hosts[host.0].running.as_mut().filter(|running| !running.paused) else { return false };
+        let accepted = running.node.propose_ring(ring.clone(), now, &mut running.out).is_ok();
+        self.trace.note(self.now, (8, host, ring.epoch, accepted), || {
+            format!("epoch {} is offered to host {}: accepted {accepted}", ring.epoch, host.0)
+        });
+        self.close_batch(host);
+        accepted
+    }
+
+    /// Runs until somebody outside is concerned, or until `until`.
+    pub fn next(&mut self, until: Instant) -> Option<Happening> {
+        while let Some((time, event)) = self.schedule.pop(until) {
+            self.now = time;
+            if let Some(happening) = self.perform(event) {
+                return Some(happening);
+            }
+            if !self.violations.is_empty() {
+                return None;
+            }
+        }
+        self.now = until;
+        None
+    }
+
+    /// What was violated so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    pub(crate) fn violated(&mut self, invariant: &'static str, what: String) {
+        self.trace.note(self.now, invariant, || format!("VIOLATION {invariant}: {what}"));
+        self.violations.push(Violation { invariant, what, at: self.now });
+    }
+
+    fn after(&mut self, delay: Duration, event: Event) {
+        self.schedule.at(self.now + delay, event);
+    }
+
+    /// I10, I11: what a host drops is safe elsewhere.
+    fn check_dropped(&mut self, host: HostId, dropped: &[Dropped]) {
+        if let Err((invariant, what)) = redundancy::check(self, host, dropped) {
+            self.violated(invariant, what);
+        }
+    }
+
+    /// A client was told that `write` has so many copies on stable storage.
+    pub fn acknowledged(&mut self, write: WriteId, copies: usize) {
+        self.witness.borrow_mut().acknowledged(write, copies);
+    }
+
+    /// I8, I9: what a node holds as its ring.
+    fn check_ring(&mut self, host: HostId) {
+        let Some(ring) = self.node(host).and_then(Node::ring).cloned() else { return };
+        if let Err((invariant, what)) = self.rings.holds(host, &ring) {
+            self.violated(invariant, what);
+        }
+    }
+}

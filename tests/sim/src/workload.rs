@@ -1,0 +1,281 @@
+//! Clients: they read, modify and write with contexts, write blindly, delete and create, on few hot and some cold keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamo_core::name::Name;
+use dynamo_core::request::{ClientHandle, Failure, Operation, Outcome, QuorumWish, Request, Success};
+
+use crate::checkers::evidence;
+use crate::dice::Dice;
+use crate::ledger::{Asked, Fate, Ledger};
+use crate::options::Options;
+use crate::schedule::Alarm;
+use crate::simulation::Simulation;
+use crate::witness::WriteId;
+
+/// What a client means to do with what it reads.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Nothing,
+    Put,
+    Delete,
+}
+
+#[derive(Clone, Debug)]
+enum Doing {
+    /// `earlier` are the writes that the read must meet, since its quorum overlaps theirs.
+    Get { name: Name, then: Then, earlier: BTreeSet<WriteId> },
+    Write { name: Name, id: WriteId, wish: QuorumWish },
+}
+
+/// A context with the writes that it covers.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    token: Bytes,
+    covers: BTreeSet<WriteId>,
+}
+
+/// What a client wants to write.
+enum Intent {
+    Put { create_only: bool },
+    Delete,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    doing: Option<(ClientHandle, Doing)>,
+    known: BTreeMap<Name, Known>,
+}
+
+/// All clients.
+#[derive(Debug)]
+pub struct Workload {
+    options: Options,
+    dice: Dice,
+    clients: Vec<Client>,
+    waiting: BTreeMap<ClientHandle, usize>,
+    stopped: bool,
+    /// What they did.
+    pub ledger: Ledger,
+}
+
+impl Workload {
+    /// Clients that have not started.
+    pub fn new(options: &Options) -> Self {
+        Self {
+            dice: Dice::new(options.seed ^ 0x636c_6965_6e74),
+            clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
+            waiting: BTreeMap::new(),
+            stopped: false,
+            ledger: Ledger::default(),
+            options: options.clone(),
+        }
+    }
+
+    /// Everyone starts.
+    pub fn start(&mut self, sim: &mut Simulation) {
+        for client in 0..self.clients.len() {
+            self.pause(client, sim);
+        }
+    }
+
+    /// Nobody begins anything new.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Whether nobody waits for an answer.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn pause(&mut self, client: usize, sim: &mut Simulation) {
+        let think = self.dice.around(self.options.workload.think);
+        sim.alarm(think, Alarm::Client(client));
+    }
+
+    /// A client's next step.
+    pub fn step(&mut self, client: usize, sim: &mut Simulation) {
+        if self.stopped || self.clients[client].doing.is_some() {
+            return;
+        }
+        let name = self.draw_name();
+        let choice = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
+        match choice {
+            0 => self.get(client, name, Then::Put, sim),
+            1 => self.get(client, name, Then::Nothing, sim),
+            2 => self.get(client, name, Then::Delete, sim),
+            3 => self.write(client, name, Known::default(), Intent::Put { create_only: true }, sim),
+            4 => self.write(client, name, Known::default(), Intent::Put { create_only: false }, sim),
+            _ => {
+                // With whatever context it had of this key last, perhaps an old one, perhaps that of its own write.
+                let known = self.clients[client].known.get(&name).cloned().unwrap_or_default();
+                self.write(client, name, known, Intent::Put { create_only: false }, sim);
+            }
+        }
+    }
+
+    fn draw_name(&mut self) -> Name {
+        let options = &self.options.workload;
+        let hot = self.dice.chance(0.7);
+        let key = if hot { self.dice.below(options.hot_keys) } else { options.hot_keys + self.dice.below(options.cold_keys) };
+        Name::new("carts", format!("k{key}"))
+    }
+
+    fn draw_wish(&mut self) -> QuorumWish {
+        let n = self.options.replication;
+        let none = QuorumWish::default();
+        let majority = n / 2 + 1;
+        match self.dice.weighted(&[(60, 0), (4, 1), (4, 2), (3, 3), (1, 4), (2, 5), (2, 6), (24, 7)]) {
+            1 => QuorumWish { r: Some(1), ..none },
+            2 => QuorumWish { w: Some(1), ..none },
+            3 => QuorumWish { dw: Some(1), ..none },
+            4 => QuorumWish { dw: Some(0), ..none },
+            5 => QuorumWish { w: Some(n), r: Some(n), ..none },
+            6 => QuorumWish { pw: Some(1), pr: Some(1), ..none },
+            7 => QuorumWish { w: Some(majority), pw: Some(majority), dw: Some(majority), pr: Some(majority), ..none },
+            _ => none,
+        }
+    }
+
+    fn asked(&self, wish: &QuorumWish) -> Asked {
+        let defaults = self.options.quorum;
+        let w = wish.w.unwrap_or(defaults.w);
+        let durable = wish.dw.or(defaults.dw).unwrap_or(w).min(w);
+        let homes = wish.pw.unwrap_or(defaults.pw);
+        // Of W acknowledgements DW are durable and PW by home replicas: so many are both, whichever they are.
+        let both = (usize::from(durable) + usize::from(homes)).saturating_sub(usize::from(w.max(homes)));
+        Asked { durable: usize::from(durable), strict: both }
+    }
+
+    fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
+        let quorum = self.draw_wish();
+        let strict = usize::from(self.options.replication + 1 - quorum.pr.unwrap_or(0));
+        let earlier = self.ledger.strict(&name, strict);
+        let request = Request { name: name.clone(), operation: Operation::Get, quorum, timeout_ms: 0 };
+        self.send(client, request, Doing::Get { name, then, earlier }, sim);
+    }
+
+    fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
+        let wish = self.draw_wish();
+        let delete = matches!(intent, Intent::Delete);
+        let asked = self.asked(&wish);
+        let id = self.ledger.begin(name.clone(), delete, known.covers, asked);
+        let operation = match intent {
+            Intent::Put { create_only } => Operation::Put { data: id.value(), context: known.token, create_only },
+            Intent::Delete => Operation::Delete { context: known.token },
+        };
+        let request = Request { name: name.clone(), operation, quorum: wish, timeout_ms: 0 };
+        if !self.send(client, request, Doing::Write { name, id, wish }, sim) {
+            self.ledger.settle(id, Fate::Failed);
+        }
+    }
+
+    /// Sends to a random host that runs; false if there is none.
+    fn send(&mut self, client: usize, request: Request, doing: Doing, sim: &mut Simulation) -> bool {
+        let hosts = sim.running();
+        if hosts.is_empty() {
+            self.pause(client, sim);
+            return false;
+        }
+        let host = self.dice.pick(&hosts);
+        let handle = sim.request(host, request);
+        self.clients[client].doing = Some((handle, doing));
+        self.waiting.insert(handle, client);
+        let patience = self.options.pace.request_timeout * 2 + Duration::from_secs(1);
+        sim.alarm(patience, Alarm::GiveUp(handle));
+        true
+    }
+
+    fn take(&mut self, handle: ClientHandle) -> Option<(usize, Doing)> {
+        let client = self.waiting.remove(&handle)?;
+        let (_, doing) = self.clients[client].doing.take()?;
+        Some((client, doing))
+    }
+
+    /// A client has waited long enough: a write that was not answered may have happened.
+    pub fn give_up(&mut self, handle: ClientHandle, sim: &mut Simulation) {
+        let Some((client, doing)) = self.take(handle) else { return };
+        match doing {
+            Doing::Write { id, .. } => {
+                self.ledger.settle(id, Fate::Unknown);
+                sim.totals.writes_unknown += 1;
+            }
+            Doing::Get { .. } => sim.totals.gets_failed += 1,
+        }
+        self.pause(client, sim);
+    }
+
+    /// A client is answered.
+    pub fn answered(&mut self, handle: ClientHandle, outcome: Outcome, sim: &mut Simulation) {
+        let Some((client, doing)) = self.take(handle) else { return };
+        match doing {
+            Doing::Get { name, then, earlier } => self.got(client, name, then, &earlier, outcome, sim),
+            Doing::Write { name, id, wish } => self.written(client, &name, id, wish, outcome, sim),
+        }
+        if self.clients[client].doing.is_none() {
+            self.pause(client, sim);
+        }
+    }
+
+    fn got(&mut self, client: usize, name: Name, then: Then, earlier: &BTreeSet<WriteId>, outcome: Outcome, sim: &mut Simulation) {
+        let Ok(Success::Got { object, context, .. }) = outcome else {
+            sim.totals.gets_failed += 1;
+            return;
+        };
+        sim.totals.gets_ok += 1;
+        let covers = match self.ledger.read(&name, object.siblings().map(|(data, _)| &data[..])) {
+            Ok(covers) => covers,
+            Err((invariant, what)) => return sim.violated(invariant, what),
+        };
+        sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
+        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, earlier) {
+            return sim.violated(invariant, what);
+        }
+        let known = Known { token: context, covers };
+        self.clients[client].known.insert(name.clone(), known.clone());
+        if self.stopped {
+            return;
+        }
+        match then {
+            Then::Nothing => {}
+            Then::Put => self.write(client, name, known, Intent::Put { create_only: false }, sim),
+            Then::Delete if known.token.is_empty() => {}
+            Then::Delete => self.write(client, name, known, Intent::Delete, sim),
+        }
+    }
+
+    fn written(&mut self, client: usize, name: &Name, id: WriteId, wish: QuorumWish, outcome: Outcome, sim: &mut Simulation) {
+        let fate = match outcome {
+            Ok(Success::Written { context, evidence }) => {
+                sim.totals.writes_ok += 1;
+                let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
+                let write = (!is_delete).then_some(id);
+                let copies = self.ledger.get(id).map_or(0, |write| write.asked.durable);
+                sim.acknowledged(id, copies);
+                if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
+                    sim.violated(invariant, what);
+                }
+                if context.is_empty() {
+                    self.clients[client].known.remove(name);
+                } else {
+                    self.clients[client].known.insert(name.clone(), Known { token: context, covers: [id].into() });
+                }
+                Fate::Ok
+            }
+            Ok(Success::Got { .. }) => return sim.violated("I13 honest outcomes", format!("a put of {name:?} was answered as a get")),
+            Err(Failure::Unknown { .. }) => {
+                sim.totals.writes_unknown += 1;
+                Fate::Unknown
+            }
+            Err(Failure::BadContext(reason)) => return sim.violated("a context is accepted for its key", format!("{name:?}: {reason}")),
+            Err(_) => {
+                sim.totals.writes_failed += 1;
+                Fate::Failed
+            }
+        };
+        self.ledger.settle(id, fate);
+    }
+}
