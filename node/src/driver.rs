@@ -270,7 +270,8 @@ impl Driver {
             return Ok(());
         }
         self.node.storage().check_background()?;
-        let ready = !self.stopping && self.is_ready(now);
+        // Without a ring a node stands by: tools call it ready, but no client should be sent here.
+        let ready = self.node.ring().is_some() && !self.stopping && self.is_ready(now);
         if self.ready.send_if_modified(|known| std::mem::replace(known, ready) != ready) {
             info!(ready, "readiness changed");
         }

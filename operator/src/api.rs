@@ -24,18 +24,13 @@ pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
     Ok(body.lines().fold(head.to_owned(), |text, line| text + &quoted(line) + "\n"))
 }
 
-/// kubectl reads YAML 1.1, in which a plain `n` is no text but the boolean false, as a key, a value and an item.
+/// kubectl reads YAML 1.1, in which a plain `N`, the name of a column, is no text but the boolean false.
 fn quoted(line: &str) -> String {
-    let quote = |word: &str| match word.to_lowercase().as_str() {
-        "y" | "n" | "yes" | "no" | "on" | "off" => format!("'{word}'"),
-        _ => word.to_owned(),
-    };
-    let text = line.trim_start_matches([' ', '-']);
-    let indent = &line[..line.len() - text.len()];
-    match (text.split_once(": "), text.strip_suffix(':')) {
-        (Some((key, value)), _) => format!("{indent}{}: {}", quote(key), quote(value)),
-        (None, Some(key)) => format!("{indent}{}:", quote(key)),
-        (None, None) => format!("{indent}{}", quote(text)),
+    match line.rsplit_once(": ") {
+        Some((key, word)) if ["y", "n", "yes", "no", "on", "off"].contains(&word.to_lowercase().as_str()) => {
+            format!("{key}: '{word}'")
+        }
+        _ => line.to_owned(),
     }
 }
 
@@ -72,7 +67,7 @@ fn quoted(line: &str) -> String {
         description = "Data on the move, empty when none is."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "N", type_ = "integer", json_path = ".spec.replication.n", priority = 1),
+    printcolumn(name = "N", type_ = "integer", json_path = ".spec.replication.factor", priority = 1),
     printcolumn(name = "R", type_ = "integer", json_path = ".spec.replication.r", priority = 1),
     printcolumn(name = "W", type_ = "integer", json_path = ".spec.replication.w", priority = 1),
     printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),
@@ -92,40 +87,40 @@ fn quoted(line: &str) -> String {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
-        "self.replicas >= self.replication.n",
-        "spec.replicas: must be at least spec.replication.n, since each object is kept on n distinct nodes; raise spec.replicas"
+        "self.replicas >= self.replication.factor",
+        "spec.replicas: must be at least spec.replication.factor, since each object is kept on that many distinct nodes; raise spec.replicas"
     ),
     validation = (
-        "self.replication.r <= self.replication.n",
-        "spec.replication.r: must be at most spec.replication.n, since no more replicas can answer; lower r"
+        "self.replication.r <= self.replication.factor",
+        "spec.replication.r: must be at most spec.replication.factor, since no more replicas can answer; lower r"
     ),
     validation = (
-        "self.replication.w <= self.replication.n",
-        "spec.replication.w: must be at most spec.replication.n, since no more replicas can acknowledge; lower w"
+        "self.replication.w <= self.replication.factor",
+        "spec.replication.w: must be at most spec.replication.factor, since no more replicas can acknowledge; lower w"
     ),
     validation = (
         "self.partitions in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]",
         "spec.partitions: must be a power of two from 1 to 65536; 1024 suits most clusters"
     ),
     validation = (
-        "self.partitions * self.replication.n <= 196608",
-        "spec.partitions: times spec.replication.n at most 196608, so that the ring's record fits a ConfigMap; choose fewer partitions"
+        "self.partitions * self.replication.factor <= 196608",
+        "spec.partitions: times spec.replication.factor at most 196608, so that the ring's record fits a ConfigMap; choose fewer partitions"
     ),
     validation = (
         "self.partitions == oldSelf.partitions",
         "spec.partitions: is fixed for a cluster's life; set it back, or create a new cluster and copy the data"
     ),
     validation = (
-        "self.replication.n == oldSelf.replication.n",
-        "spec.replication.n: cannot change after creation; set it back, or create a new cluster and copy the data"
+        "self.replication.factor == oldSelf.replication.factor",
+        "spec.replication.factor: cannot change after creation; set it back, or create a new cluster and copy the data"
     ),
     validation = (
         "self.zones.map(z, z.name) == oldSelf.zones.map(z, z.name)",
         "spec.zones: zones cannot be added, removed, renamed or reordered after creation; set them back"
     ),
     validation = (
-        "self.buckets.all(b, (!has(b.r) || b.r <= self.replication.n) && (!has(b.w) || b.w <= self.replication.n))",
-        "spec.buckets[].r and .w: must be at most spec.replication.n; lower them"
+        "self.buckets.all(b, (!has(b.r) || b.r <= self.replication.factor) && (!has(b.w) || b.w <= self.replication.factor))",
+        "spec.buckets[].r and .w: must be at most spec.replication.factor; lower them"
     ),
     validation = (
         "self.buckets.all(b, !has(b.dw) || b.dw <= (has(b.w) ? b.w : self.replication.w))",
@@ -137,7 +132,7 @@ fn quoted(line: &str) -> String {
     )
 )]
 pub struct DynamoClusterSpec {
-    /// How many nodes the cluster has. At least `replication.n`. Change it here, with `kubectl scale dkv/NAME --replicas=5`, or by
+    /// How many nodes the cluster has. At least `replication.factor`. Change it here, with `kubectl scale dkv/NAME --replicas=5`, or by
     /// a HorizontalPodAutoscaler. It is a request: growing starts pods first and then moves data to them, shrinking moves data off
     /// the leaving nodes first and then removes their pods.
     #[serde(default = "default_replicas")]
@@ -199,18 +194,18 @@ pub struct DynamoClusterSpec {
 /// N, R and W of the paper.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Replication {
-    /// How many nodes keep each object (N). Cannot change after creation. Default 3. Write it in quotes, `"n": 3`, since kubectl
-    /// takes a bare n in YAML for a boolean.
-    #[serde(default = "default_n")]
+    /// How many nodes keep each object: N of the paper. Cannot change after creation. Default 3. (A field called n would be read
+    /// by kubectl as the boolean false, as YAML 1.1 has it.)
+    #[serde(default = "default_factor")]
     #[schemars(range(min = 1, max = 7))]
-    pub n: i32,
+    pub factor: i32,
 
-    /// How many replicas must answer a get (R), at most n. r + w > n lets a get see the last acknowledged put. Default 2.
+    /// How many replicas must answer a get (R), at most the factor. r + w > factor lets a get see the last acknowledged put. Default 2.
     #[serde(default = "default_quorum")]
     #[schemars(range(min = 1, max = 7))]
     pub r: i32,
 
-    /// How many replicas must acknowledge a put, each after its fsync (W), at most n. Default 2.
+    /// How many replicas must acknowledge a put, each after its fsync (W), at most the factor. Default 2.
     #[serde(default = "default_quorum")]
     #[schemars(range(min = 1, max = 7))]
     pub w: i32,
@@ -400,7 +395,7 @@ pub enum Reconciliation {
 
 impl Default for Replication {
     fn default() -> Self {
-        Self { n: default_n(), r: default_quorum(), w: default_quorum() }
+        Self { factor: default_factor(), r: default_quorum(), w: default_quorum() }
     }
 }
 
@@ -431,7 +426,7 @@ fn default_replicas() -> i32 {
     3
 }
 
-fn default_n() -> i32 {
+fn default_factor() -> i32 {
     3
 }
 

@@ -5,6 +5,8 @@
 //! again. Deletes carry the UID too.
 
 mod difference;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -38,6 +38,19 @@ struct Watched {
     since: Instant,
 }
 
+impl Watched {
+    /// Whether `lease` may be taken by `identity`: it is free, or was its own, or its holder has said nothing for too long.
+    fn may_take(&mut self, lease: &Lease, identity: &str, now: Instant) -> bool {
+        if self.version != lease.metadata.resource_version {
+            *self = Self { version: lease.metadata.resource_version.clone(), since: now };
+        }
+        match holder(lease) {
+            None | Some("") => true,
+            Some(holder) => holder == identity || now.duration_since(self.since) >= DURATION,
+        }
+    }
+}
+
 impl Election {
     /// For the lease `name` in `namespace`; `identity` is the pod's name.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
@@ -105,12 +118,7 @@ impl Election {
             self.take(&mut lease);
             return written(self.leases.create(&PostParams::default(), &lease).await);
         };
-        let version = lease.metadata.resource_version.clone();
-        if watched.version != version {
-            *watched = Watched { version, since: Instant::now() };
-        }
-        let free = matches!(holder(&lease), None | Some("")) || holder(&lease) == Some(&self.identity);
-        if !free && watched.since.elapsed() < DURATION {
+        if !watched.may_take(&lease, &self.identity, Instant::now()) {
             return Ok(false);
         }
         self.take(&mut lease);
@@ -158,5 +166,50 @@ fn expected(error: kube::Error) -> Result<(), kube::Error> {
     match error {
         kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => Ok(()),
         other => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_api::FakeApi;
+
+    fn unwatched() -> Watched {
+        Watched { version: None, since: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn one_of_two_gets_the_lease_and_the_other_when_it_is_given_back() {
+        let api = FakeApi::default();
+        let [first, second] = ["a", "b"].map(|pod| Election::new(api.client(), "shop", "operator", pod));
+        assert!(first.attempt(&mut unwatched()).await.unwrap());
+        assert!(!second.attempt(&mut unwatched()).await.unwrap());
+        assert!(first.renew().await.unwrap());
+        assert!(!second.renew().await.unwrap(), "it is not the holder");
+        first.release().await;
+        assert!(second.attempt(&mut unwatched()).await.unwrap());
+        assert!(!first.renew().await.unwrap(), "it has lost it");
+        second.release().await;
+        first.release().await;
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_says_nothing_is_respected_for_its_duration_and_not_longer() {
+        let api = FakeApi::default();
+        let [first, second] = ["a", "b"].map(|pod| Election::new(api.client(), "shop", "operator", pod));
+        first.attempt(&mut unwatched()).await.unwrap();
+        let (mut watched, start) = (unwatched(), Instant::now());
+        let lease = first.leases.get("operator").await.unwrap();
+        assert!(!watched.may_take(&lease, "b", start));
+        assert!(!watched.may_take(&lease, "b", start + DURATION - Duration::from_millis(1)));
+        assert!(watched.may_take(&lease, "b", start + DURATION));
+        first.renew().await.unwrap();
+        let renewed = first.leases.get("operator").await.unwrap();
+        assert!(!watched.may_take(&renewed, "b", start + DURATION), "a renewal starts it anew");
+        let mut patient = Watched { version: renewed.metadata.resource_version, since: start - DURATION };
+        assert!(second.attempt(&mut patient).await.unwrap());
+        let lease = second.leases.get("operator").await.unwrap();
+        assert_eq!(holder(&lease), Some("b"));
+        assert_eq!(lease.spec.unwrap().lease_transitions, Some(2));
     }
 }

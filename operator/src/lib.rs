@@ -22,6 +22,8 @@ pub mod build;
 pub mod cleanup;
 pub mod controller;
 pub mod events;
+#[cfg(test)]
+mod fake_api;
 pub mod http;
 pub mod leader;
 pub mod metrics;

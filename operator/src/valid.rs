@@ -85,7 +85,7 @@ impl ValidCluster {
             return Err(invalid("metadata.uid", "is not a UUID; the API server sets it"));
         };
         let replication = check_replication(spec.replicas, spec.replication)?;
-        let partition_bits = check_partitions(spec.partitions, spec.replication.n)?;
+        let partition_bits = check_partitions(spec.partitions, spec.replication.factor)?;
         check_buckets(&spec.buckets, spec.replication)?;
         if quantity::parse(&spec.storage.size).is_none_or(|bytes| bytes <= 0.0) {
             return Err(invalid("spec.storage.size", "is not a size; write for example 10Gi"));
@@ -225,17 +225,17 @@ fn is_label(text: &str) -> bool {
 }
 
 fn check_replication(replicas: i32, replication: Replication) -> Result<u8, InvalidSpec> {
-    let Replication { n, r, w } = replication;
+    let Replication { factor: n, r, w } = replication;
     if !(1..=7).contains(&n) {
-        return Err(invalid("spec.replication.n", format!("is {n}, must be 1 to 7; create the cluster with such an n")));
+        return Err(invalid("spec.replication.factor", format!("is {n}, must be 1 to 7; create the cluster with such a factor")));
     }
     for (field, value) in [("spec.replication.r", r), ("spec.replication.w", w)] {
         if !(1..=n).contains(&value) {
-            return Err(invalid(field, format!("is {value}, must be 1 to {n} (spec.replication.n); set it so")));
+            return Err(invalid(field, format!("is {value}, must be 1 to {n} (spec.replication.factor); set it so")));
         }
     }
     if replicas < n || replicas > 1000 {
-        let reason = format!("is {replicas}, must be {n} (spec.replication.n) to 1000; set it so");
+        let reason = format!("is {replicas}, must be {n} (spec.replication.factor) to 1000; set it so");
         return Err(invalid("spec.replicas", reason));
     }
     Ok(n.unsigned_abs() as u8)
@@ -258,8 +258,8 @@ fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), Invalid
     for bucket in buckets {
         let (r, w) = (bucket.r.unwrap_or(cluster.r), bucket.w.unwrap_or(cluster.w));
         let bounded = [
-            ("spec.buckets[].r", Some(r), 1, cluster.n),
-            ("spec.buckets[].w", Some(w), 1, cluster.n),
+            ("spec.buckets[].r", Some(r), 1, cluster.factor),
+            ("spec.buckets[].w", Some(w), 1, cluster.factor),
             ("spec.buckets[].dw", bucket.dw, 0, w),
             ("spec.buckets[].pr", bucket.pr, 0, r),
             ("spec.buckets[].pw", bucket.pw, 0, w),
@@ -326,7 +326,7 @@ pub(crate) mod tests {
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),
             ("spec.replicas", &|cluster| cluster.spec.replicas = 2),
             ("spec.replicas", &|cluster| cluster.spec.replicas = -5),
-            ("spec.replication.n", &|cluster| cluster.spec.replication.n = 0),
+            ("spec.replication.factor", &|cluster| cluster.spec.replication.factor = 0),
             ("spec.replication.r", &|cluster| cluster.spec.replication.r = 4),
             ("spec.replication.w", &|cluster| cluster.spec.replication.w = 0),
             ("spec.partitions", &|cluster| cluster.spec.partitions = 1000),

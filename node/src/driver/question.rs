@@ -30,7 +30,7 @@ pub struct Snapshot {
     pub counters: Counters,
     /// What the loop, the links and the engine tell of themselves: name and value.
     pub gauges: Vec<(&'static str, u64)>,
-    /// It serves.
+    /// It serves, or stands by for a ring.
     pub ready: bool,
     /// Seconds since its start.
     pub uptime_seconds: u64,
@@ -84,7 +84,7 @@ impl Driver {
             status: self.node.status(now),
             counters: self.node.counters().clone(),
             gauges,
-            ready: *self.ready.borrow(),
+            ready: !self.stopping && self.is_ready(now),
             uptime_seconds: self.clock.uptime_seconds(),
         }
     }

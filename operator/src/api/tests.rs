@@ -42,7 +42,7 @@ fn the_crd_in_the_repository_is_the_generated_one() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/dynamocluster.yaml");
     let kept = std::fs::read_to_string(path).unwrap_or_default();
     assert!(kept == super::crd_yaml().unwrap(), "run: make crds");
-    assert!(kept.contains("name: 'N'") && kept.contains("'n':"), "kubectl would read a plain n as false");
+    assert!(kept.contains("name: 'N'"), "kubectl would read a plain N as false");
 }
 
 #[test]
@@ -70,12 +70,12 @@ fn the_examples_are_accepted_and_can_be_built() {
 fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_the_fix() {
     assert_eq!(verdict(&cluster(json!({})), None), "");
     let cases = [
-        (json!({ "spec": { "replicas": 2 } }), "spec.replicas: must be at least spec.replication.n"),
-        (json!({ "spec": { "replication": { "n": 3, "r": 4, "w": 2 } } }), "spec.replication.r: must be at most"),
-        (json!({ "spec": { "replication": { "n": 3, "r": 2, "w": 4 } } }), "spec.replication.w: must be at most"),
+        (json!({ "spec": { "replicas": 2 } }), "spec.replicas: must be at least spec.replication.factor"),
+        (json!({ "spec": { "replication": { "factor": 3, "r": 4, "w": 2 } } }), "spec.replication.r: must be at most"),
+        (json!({ "spec": { "replication": { "factor": 3, "r": 2, "w": 4 } } }), "spec.replication.w: must be at most"),
         (json!({ "spec": { "partitions": 1000 } }), "spec.partitions: must be a power of two"),
         (
-            json!({ "spec": { "partitions": 65536, "replicas": 5, "replication": { "n": 5, "r": 2, "w": 2 } } }),
+            json!({ "spec": { "partitions": 65536, "replicas": 5, "replication": { "factor": 5, "r": 2, "w": 2 } } }),
             "choose fewer partitions",
         ),
         (json!({ "spec": { "buckets": [{ "name": "a", "r": 4 }] } }), "spec.buckets[].r and .w: must be at most"),
@@ -106,7 +106,7 @@ fn what_is_fixed_for_a_clusters_life_cannot_be_changed() {
     assert_eq!(changed(json!({ "spec": { "replicas": 5, "storage": { "size": "0.5Ti" }, "image": "other" } })), "");
     let cases = [
         (json!({ "spec": { "partitions": 2048 } }), "spec.partitions: is fixed"),
-        (json!({ "spec": { "replication": { "n": 2 } } }), "spec.replication.n: cannot change"),
+        (json!({ "spec": { "replication": { "factor": 2 } } }), "spec.replication.factor: cannot change"),
         (json!({ "spec": { "zones": zones(&["a", "c"]) } }), "spec.zones: zones cannot be added"),
         (json!({ "spec": { "zones": zones(&["a"]) } }), "spec.zones: zones cannot be added"),
         (json!({ "spec": { "storage": { "size": "5Gi" } } }), "spec.storage.size: a volume cannot shrink"),

@@ -52,18 +52,13 @@ impl<'a> Situation<'a> {
         members.map(|(_, place)| place.ordinal + 1).max().unwrap_or(0)
     }
 
-    /// Who is to be in the ring. New nodes come together, once all have answered, so that growing by three is one rebalance. A
-    /// member that is on no volume stays: unknown is not gone.
+    /// Who is to be in the ring. New nodes come together, once all have answered, so that growing by three is one rebalance. No
+    /// rebalance starts while a member does not answer, so one that is on no volume is not planned away either.
     pub fn desired(&self) -> Members {
         let mut desired = Members::new();
         for (node, place) in &self.places {
             if self.cluster.keeps(place) && (self.complete || self.is_member(*node)) {
                 desired.insert(*node, Member { zone: place.zone.clone(), weight: WEIGHT });
-            }
-        }
-        for (node, member) in self.ring.iter().flat_map(|ring| &ring.members) {
-            if !self.places.contains_key(node) {
-                desired.insert(*node, member.clone());
             }
         }
         desired
@@ -109,7 +104,7 @@ impl<'a> Situation<'a> {
         if self.observed.note(place) == Note::OtherCluster {
             let claim = self.cluster.claim_name(place);
             return format!(
-                "its volume belongs to another cluster: keep that data elsewhere, then delete the claim {claim} and the pod"
+                "does not start: volume {claim} was made for another cluster; delete that claim and the pod, or rename this cluster"
             );
         }
         let trouble = self.observed.pods.get(place).map(|pod| pod.trouble.clone());

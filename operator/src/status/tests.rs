@@ -140,7 +140,7 @@ fn an_invalid_spec_a_pause_and_a_failure_are_told() {
     broken.spec.replicas = 1;
     let error = ValidCluster::of(&broken).unwrap_err();
     let told = invalid(&error, Some(&status_of(&three, &at_rest)), Some(8), &time(1));
-    assert_eq!(ready(&told), "False InvalidSpec: spec.replicas: is 1, must be 3 (spec.replication.n) to 1000; set it so");
+    assert_eq!(ready(&told), "False InvalidSpec: spec.replicas: is 1, must be 3 (spec.replication.factor) to 1000; set it so");
     assert_eq!((told.observed_generation, told.members.len()), (Some(8), 3));
 
     let step = Step::AwaitRollout(vec!["default".into()]);

@@ -36,6 +36,13 @@ impl Kubernetes {
         command::run_ok(&self.kubectl_argv(words), "", ANSWER)
     }
 
+    /// `kubectl` with a command that waits for something, until `limit`.
+    pub fn kubectl_within(&self, limit: Duration, words: &[&str]) -> Result<String> {
+        let timeout = format!("--timeout={}s", limit.as_secs());
+        let argv = self.kubectl_argv(&[words, &[&timeout]].concat());
+        command::run_ok(&argv, "", limit + ANSWER)
+    }
+
     /// `kubectl` with `manifest` at its standard input, whatever its exit code.
     pub fn try_kubectl(&self, words: &[&str], manifest: &str) -> Result<Output> {
         command::run(&self.kubectl_argv(words), manifest, ANSWER)

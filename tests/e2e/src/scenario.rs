@@ -30,7 +30,7 @@ const KUBERNETES: Duration = Duration::from_secs(180);
 type Run = fn(&mut World) -> Result<String>;
 
 /// In order. The names are what each proves.
-const STEPS: [(&str, Run); 20] = [
+const STEPS: [(&str, Run); 21] = [
     ("the_operator_chart_installs_under_the_restricted_standard", install::operator_chart),
     ("kubectl_explain_describes_every_field", install::explain),
     ("a_wrong_cluster_is_refused_with_field_and_fix", install::wrong_clusters),
@@ -43,6 +43,7 @@ const STEPS: [(&str, Run); 20] = [
     ("scaled_to_three_data_moves_before_pods_go", resize::shrink),
     ("after_shrinking_all_data_reads_back", resize::verify),
     ("a_deleted_pod_comes_back_with_its_data", disruption::delete_pod),
+    ("a_drained_node_gives_its_pod_away_with_its_data", disruption::drain),
     ("a_node_that_loses_its_power_comes_back_with_its_data", disruption::power_cut),
     ("after_the_power_cut_all_data_reads_back", resize::verify),
     ("no_acknowledged_write_was_lost_and_none_invented", resize::finish_workload),

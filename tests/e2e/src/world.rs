@@ -103,19 +103,35 @@ impl World {
         Ok(pods.into_iter().map(|pod| (name(&pod).to_owned(), pod)).collect())
     }
 
-    /// Waits until a cluster is all that was asked for: `nodes` nodes, in the ring, serving, with no data on the move. What is
-    /// told is printed whenever it changes.
+    /// Waits until a cluster is all that was asked for: `nodes` nodes, in the ring, serving, with no data on the move.
     pub fn await_settled(&self, cluster: &str, nodes: i64, limit: Duration) -> Result<String> {
+        self.await_cluster(cluster, &format!("to settle with {nodes} nodes"), limit, |object| Ok(is_settled(object, nodes)))
+    }
+
+    /// Waits until `holds` of a cluster. How it is going is printed whenever that changes, and is the answer at the end.
+    pub fn await_cluster(
+        &self,
+        cluster: &str,
+        what: &str,
+        limit: Duration,
+        holds: impl Fn(&Value) -> Result<bool>,
+    ) -> Result<String> {
         let mut last = String::new();
-        command::until(&format!("{cluster} to settle with {nodes} nodes"), limit, || {
+        command::until(&format!("{cluster} {what}"), limit, || {
             let object = self.kubernetes.get(&format!("dynamocluster/{cluster}"))?;
             let progress = progress(&object);
             if progress != last {
                 println!("         {progress}");
                 last.clone_from(&progress);
             }
-            Ok(if is_settled(&object, nodes) { Ok(progress) } else { Err(progress) })
+            Ok(if holds(&object)? { Ok(progress) } else { Err(progress) })
         })
+    }
+
+    /// Pods that the cluster's StatefulSets ask for.
+    pub fn pods_wanted(&self, cluster: &str) -> Result<i64> {
+        let sets = self.kubernetes.list("statefulsets", &format!("dynamokv.io/cluster={cluster}"))?;
+        Ok(sets.iter().map(|set| number(set, "/spec/replicas")).sum())
     }
 
     /// How often containers of the cluster's pods were restarted.

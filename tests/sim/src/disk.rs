@@ -13,7 +13,7 @@ use dynamo_core::name::{Name, Position};
 use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
 use dynamo_core::version::{CausalContext, Dot, Object};
 
-use crate::witness::{WriteId, Witness};
+use crate::witness::{Witness, WriteId};
 
 type ObjectKey = (PartitionId, Position, Name);
 type HintKey = (NodeId, PartitionId, Name);
@@ -138,7 +138,8 @@ impl Disk {
             }
         }
         let copy = unsynced_copy.unwrap_or_else(|| self.objects.get(&(what.partition, what.name.position(), what.name.clone())));
-        let synced_hints = self.hints_of(&what.name).filter(|(key, _)| !unsynced_hints.contains_key(key)).map(|(_, object)| object);
+        let synced_hints =
+            self.hints_of(&what.name).filter(|(key, _)| !unsynced_hints.contains_key(key)).map(|(_, object)| object);
         let hints = unsynced_hints.values().copied().flatten();
         copy.into_iter().chain(hints).chain(synced_hints).any(|object| object.has_seen(what.dot))
     }
@@ -221,9 +222,8 @@ impl Storage for Disk {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<(Cursor, Object)>, StorageError> {
-        let from = after.map_or((partition, Position(0), Name::new("", "")), |after| {
-            (partition, after.position, after.name.clone())
-        });
+        let from =
+            after.map_or((partition, Position(0), Name::new("", "")), |after| (partition, after.position, after.name.clone()));
         let mut found = Vec::new();
         let mut size = 0;
         for ((at, position, name), object) in self.objects.range(from..) {

@@ -22,6 +22,7 @@ enum Kind {
     Split,
     OneWay,
     Flap,
+    SlowDisk,
     Clock,
     Membership,
 }
@@ -31,6 +32,11 @@ enum Kind {
 enum Remedy {
     Start(Vec<HostId>),
     Mend(Vec<(HostId, HostId)>),
+    /// The disk is as fast as before, perhaps after the power went.
+    Disk {
+        host: HostId,
+        fails: bool,
+    },
 }
 
 /// The source of faults.
@@ -46,7 +52,8 @@ pub struct Faults {
 impl Faults {
     /// The faults of a run.
     pub fn new(options: &Options) -> Self {
-        let FaultOptions { kill, power, blackout, restart, pause, split, one_way, flap, clock, membership, .. } = options.faults;
+        let FaultOptions { kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, .. } =
+            options.faults;
         let all = [
             (Kind::Kill, kill),
             (Kind::Power, power),
@@ -56,6 +63,7 @@ impl Faults {
             (Kind::Split, split),
             (Kind::OneWay, one_way),
             (Kind::Flap, flap),
+            (Kind::SlowDisk, slow_disk),
             (Kind::Clock, clock),
             (Kind::Membership, membership),
         ];
@@ -114,6 +122,13 @@ impl Faults {
                 sim.totals.flaps += 1;
                 let (from, to) = (self.dice.pick(&running), self.dice.pick(&running));
                 sim.flap(from, to);
+            }
+            Kind::SlowDisk => {
+                sim.totals.slow_disks += 1;
+                let host = self.dice.pick(&running);
+                sim.slow_disk(host, Some(lasts));
+                let fails = self.dice.chance(0.5);
+                self.until(lasts, Remedy::Disk { host, fails }, sim);
             }
             Kind::Clock => {
                 sim.totals.clock_jumps += 1;
@@ -234,6 +249,14 @@ fn apply(remedy: &Remedy, sim: &mut Simulation) {
         Remedy::Start(hosts) => {
             let stopped = sim.stopped();
             for host in hosts.iter().filter(|host| stopped.contains(host)) {
+                sim.start(*host);
+            }
+        }
+        Remedy::Disk { host, fails } => {
+            sim.slow_disk(*host, None);
+            if *fails && sim.node(*host).is_some() {
+                sim.totals.power_losses += 1;
+                sim.crash(*host, Crash::PowerLoss);
                 sim.start(*host);
             }
         }

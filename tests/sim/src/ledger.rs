@@ -91,7 +91,11 @@ impl Ledger {
     }
 
     /// A get of `name` returned these values.
-    pub fn read<'a>(&mut self, name: &Name, values: impl Iterator<Item = &'a [u8]>) -> Result<BTreeSet<WriteId>, (&'static str, String)> {
+    pub fn read<'a>(
+        &mut self,
+        name: &Name,
+        values: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<BTreeSet<WriteId>, (&'static str, String)> {
         let mut ids = BTreeSet::new();
         for value in values {
             let write = WriteId::of(value).and_then(|id| self.writes.get(&id).map(|write| (id, write)));
@@ -111,7 +115,10 @@ impl Ledger {
             let mut covered = self.writes[id].covers.clone();
             while let Some(lower) = covered.pop_last() {
                 if ids.contains(&lower) {
-                    return Err(("I5 siblings are concurrent", format!("{name:?} returned {lower:?} beside {id:?}, which covers it")));
+                    return Err((
+                        "I5 siblings are concurrent",
+                        format!("{name:?} returned {lower:?} beside {id:?}, which covers it"),
+                    ));
                 }
                 covered.extend(&self.writes[&lower].covers);
             }
@@ -202,7 +209,12 @@ mod tests {
     fn history(writes: &[(&[u64], Fate)]) -> Ledger {
         let mut ledger = Ledger::default();
         for (covers, fate) in writes {
-            let id = ledger.begin(Name::new("b", "k"), false, covers.iter().map(|id| WriteId(*id)).collect(), Asked { durable: 1, strict: 0 });
+            let id = ledger.begin(
+                Name::new("b", "k"),
+                false,
+                covers.iter().map(|id| WriteId(*id)).collect(),
+                Asked { durable: 1, strict: 0 },
+            );
             ledger.settle(id, *fate);
         }
         ledger

@@ -123,4 +123,3 @@ impl Network {
         self.delay() * factor
     }
 }
-

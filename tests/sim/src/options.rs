@@ -116,6 +116,8 @@ pub struct FaultOptions {
     pub one_way: Option<Duration>,
     /// A link breaks and is dialled again.
     pub flap: Option<Duration>,
+    /// A host's fsyncs take a second and more; often the power goes while they do.
+    pub slow_disk: Option<Duration>,
     /// A wall clock jumps.
     pub clock: Option<Duration>,
     /// The desired members change.
@@ -144,11 +146,11 @@ impl Options {
             partition_bits: dice.between(3, 6) as u8,
             replication,
             quorum: QuorumDefaults { r, w, dw, pr: 0, pw: 0 },
-            network: NetworkOptions::draw(&mut dice),
-            disk: DiskOptions::draw(&mut dice),
-            pace: Pace::draw(&mut dice),
-            workload: WorkloadOptions::draw(&mut dice),
-            faults: FaultOptions::draw(&mut dice),
+            network: NetworkOptions::draw(&mut dice.fork()),
+            disk: DiskOptions::draw(&mut dice.fork()),
+            pace: Pace::draw(&mut dice.fork()),
+            workload: WorkloadOptions::draw(&mut dice.fork()),
+            faults: FaultOptions::draw(&mut dice.fork()),
         }
     }
 
@@ -256,6 +258,7 @@ impl FaultOptions {
             split: every(0.6, 6),
             one_way: every(0.4, 6),
             flap: every(0.4, 3),
+            slow_disk: every(0.5, 4),
             clock: every(0.3, 5),
             membership: every(0.7, 6),
             duration: Duration::from_secs(dice.between(8, 30)),

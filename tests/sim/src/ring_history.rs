@@ -45,7 +45,11 @@ fn placement(ring: &Ring) -> Result<(), String> {
         for set in placement.write_sets() {
             let distinct: BTreeSet<_> = set.iter().collect();
             if distinct.len() != n {
-                return Err(format!("epoch {}: partition {partition} has {} distinct replicas, N is {n}", ring.epoch, distinct.len()));
+                return Err(format!(
+                    "epoch {}: partition {partition} has {} distinct replicas, N is {n}",
+                    ring.epoch,
+                    distinct.len()
+                ));
             }
         }
     }

@@ -43,7 +43,16 @@ impl RingWriter {
     pub fn new(sim: &Simulation, hosts: &[HostId]) -> Self {
         let desired = hosts.iter().map(|host| (sim.node_id(*host), member(sim, *host))).collect();
         let dice = Dice::new(sim.options().seed ^ 0x7772_6974_6572);
-        Self { dice, record: None, desired, leaving: BTreeSet::new(), seen: None, settled: false, last: String::new(), calm: true }
+        Self {
+            dice,
+            record: None,
+            desired,
+            leaving: BTreeSet::new(),
+            seen: None,
+            settled: false,
+            last: String::new(),
+            calm: true,
+        }
     }
 
     /// The recorded ring.

@@ -206,9 +206,11 @@ impl Cluster {
     pub fn start(&mut self, host: HostId) {
         self.sim.start(host);
         self.until("the others are linked", |cluster| {
-            cluster.sim.running().into_iter().all(|other| {
-                other == host || (cluster.sim.is_linked(other, host) && cluster.sim.is_linked(host, other))
-            })
+            cluster
+                .sim
+                .running()
+                .into_iter()
+                .all(|other| other == host || (cluster.sim.is_linked(other, host) && cluster.sim.is_linked(host, other)))
         });
     }
 
@@ -271,7 +273,11 @@ impl Cluster {
         }
     }
 
-    fn advance(&mut self, until: dynamo_core::time::Instant, awaited: Option<dynamo_core::request::ClientHandle>) -> Option<Outcome> {
+    fn advance(
+        &mut self,
+        until: dynamo_core::time::Instant,
+        awaited: Option<dynamo_core::request::ClientHandle>,
+    ) -> Option<Outcome> {
         while let Some(happening) = self.sim.next(until) {
             match happening {
                 Happening::Answer(client, outcome) if Some(client) == awaited => return Some(outcome),

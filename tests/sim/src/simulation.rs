@@ -105,6 +105,7 @@ pub struct Simulation {
     violations: Vec<Violation>,
     disks_calm: bool,
     in_flight_until: Instant,
+    last_started: Option<HostId>,
     /// The trace.
     pub trace: Trace,
     /// What was counted.
@@ -129,6 +130,7 @@ impl Simulation {
             violations: Vec::new(),
             disks_calm: true,
             in_flight_until: Instant(0),
+            last_started: None,
             trace: Trace::new(shown),
             totals: Totals::default(),
             options: options.clone(),
@@ -194,6 +196,11 @@ impl Simulation {
         self.hosts().filter(|host| self.hosts[host.0].running.is_some()).collect()
     }
 
+    /// The host whose node started last.
+    pub fn last_started(&self) -> Option<HostId> {
+        self.last_started
+    }
+
     /// Hosts whose node runs and is not paused.
     pub fn responsive(&self) -> Vec<HostId> {
         self.hosts().filter(|host| self.hosts[host.0].running.as_ref().is_some_and(|running| !running.paused)).collect()
@@ -247,6 +254,7 @@ impl Simulation {
         assert!(!state.removed, "host {} is gone", host.0);
         let Some(disk) = state.disk.take() else { return };
         state.generation += 1;
+        self.last_started = Some(host);
         state.origin = number % 1_000_000_000;
         if moves {
             self.by_address.remove(&state.address);
@@ -340,9 +348,9 @@ impl Simulation {
         self.trace.note(self.now, (6, host), || format!("the wall clock of host {} jumps by {milliseconds} ms", host.0));
     }
 
-    /// A host's fsyncs take this long from now on.
-    pub fn slow_disk(&mut self, host: HostId, sync: Duration) {
-        self.hosts[host.0].sync = Some(sync);
+    /// A host's fsyncs take this long from now on, or as long as the options say.
+    pub fn slow_disk(&mut self, host: HostId, sync: Option<Duration>) {
+        self.hosts[host.0].sync = sync;
     }
 
     /// Whether messages, disks and drivers misbehave by the rates of the options.
@@ -365,7 +373,9 @@ impl Simulation {
         self.clients += 1;
         let client = ClientHandle(self.clients);
         let delay = self.network.delay();
-        self.trace.note(self.now, (7, to, client), || format!("client {} asks host {}: {}", client.0, to.0, describe_request(&request)));
+        self.trace.note(self.now, (7, to, client), || {
+            format!("client {} asks host {}: {}", client.0, to.0, describe_request(&request))
+        });
         self.after(delay, Event::Request { to, client, request });
         client
     }

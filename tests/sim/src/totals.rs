@@ -54,6 +54,7 @@ totals! {
     splits: "network splits",
     one_way_cuts: "one-way cuts",
     flaps: "links broken",
+    slow_disks: "disks that became slow",
     clock_jumps: "clock jumps",
     membership_changes: "changes of the desired members",
     rings_proposed: "rings proposed",
@@ -74,6 +75,10 @@ impl Totals {
 
     /// Adds the writes and gets of a client. Zero of a kind over many runs means that something is not tested.
     pub fn never(&self) -> Vec<&'static str> {
-        self.each().chain(self.counters.iter().map(|(name, value)| (*name, *value))).filter(|(_, value)| *value == 0).map(|(name, _)| name).collect()
+        self.each()
+            .chain(self.counters.iter().map(|(name, value)| (*name, *value)))
+            .filter(|(_, value)| *value == 0)
+            .map(|(name, _)| name)
+            .collect()
     }
 }

@@ -26,8 +26,16 @@ enum Then {
 #[derive(Clone, Debug)]
 enum Doing {
     /// `earlier` are the writes that the read must meet, since its quorum overlaps theirs.
-    Get { name: Name, then: Then, earlier: BTreeSet<WriteId> },
-    Write { name: Name, id: WriteId, wish: QuorumWish },
+    Get {
+        name: Name,
+        then: Then,
+        earlier: BTreeSet<WriteId>,
+    },
+    Write {
+        name: Name,
+        id: WriteId,
+        wish: QuorumWish,
+    },
 }
 
 /// A context with the writes that it covers.
@@ -180,7 +188,9 @@ impl Workload {
             self.pause(client, sim);
             return false;
         }
-        let host = self.dice.pick(&hosts);
+        // A node that has just started is where forgotten writes would do harm.
+        let newest = sim.last_started().filter(|host| hosts.contains(host));
+        let host = newest.filter(|_| self.dice.chance(0.25)).unwrap_or_else(|| self.dice.pick(&hosts));
         let handle = sim.request(host, request);
         self.clients[client].doing = Some((handle, doing));
         self.waiting.insert(handle, client);
@@ -220,7 +230,15 @@ impl Workload {
         }
     }
 
-    fn got(&mut self, client: usize, name: Name, then: Then, earlier: &BTreeSet<WriteId>, outcome: Outcome, sim: &mut Simulation) {
+    fn got(
+        &mut self,
+        client: usize,
+        name: Name,
+        then: Then,
+        earlier: &BTreeSet<WriteId>,
+        outcome: Outcome,
+        sim: &mut Simulation,
+    ) {
         let Ok(Success::Got { object, context, .. }) = outcome else {
             sim.totals.gets_failed += 1;
             return;
@@ -265,12 +283,16 @@ impl Workload {
                 }
                 Fate::Ok
             }
-            Ok(Success::Got { .. }) => return sim.violated("I13 honest outcomes", format!("a put of {name:?} was answered as a get")),
+            Ok(Success::Got { .. }) => {
+                return sim.violated("I13 honest outcomes", format!("a put of {name:?} was answered as a get"));
+            }
             Err(Failure::Unknown { .. }) => {
                 sim.totals.writes_unknown += 1;
                 Fate::Unknown
             }
-            Err(Failure::BadContext(reason)) => return sim.violated("a context is accepted for its key", format!("{name:?}: {reason}")),
+            Err(Failure::BadContext(reason)) => {
+                return sim.violated("a context is accepted for its key", format!("{name:?}: {reason}"));
+            }
             Err(_) => {
                 sim.totals.writes_failed += 1;
                 Fate::Failed

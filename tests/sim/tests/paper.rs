@@ -423,8 +423,12 @@ mod section_4_5_get_and_put {
             assert_eq!(cluster.copied(*home, "alice"), [value]);
         }
         cluster.heal();
-        cluster.until("links are back", |cluster| cluster.sim.is_linked(homes[0], homes[1]) && cluster.sim.is_linked(homes[0], homes[2]));
-        cluster.until("the answers' way too", |cluster| cluster.sim.is_linked(homes[1], homes[0]) && cluster.sim.is_linked(homes[2], homes[0]));
+        cluster.until("links are back", |cluster| {
+            cluster.sim.is_linked(homes[0], homes[1]) && cluster.sim.is_linked(homes[0], homes[2])
+        });
+        cluster.until("the answers' way too", |cluster| {
+            cluster.sim.is_linked(homes[1], homes[0]) && cluster.sim.is_linked(homes[2], homes[0])
+        });
         assert_eq!(cluster.through(homes[0]).get("alice").values, ["blue", "green", "red"]);
     }
 }
@@ -503,7 +507,8 @@ mod section_4_6_hinted_handoff {
     fn the_loss_of_a_zone_leaves_every_key_readable_and_writable() {
         let mut cluster = cluster(6).zones(3).partitions(64).start();
         for (partition, placement) in cluster.ring().partitions() {
-            let zones: BTreeSet<&str> = placement.replicas.iter().map(|node| cluster.ring().members[node].zone.as_str()).collect();
+            let zones: BTreeSet<&str> =
+                placement.replicas.iter().map(|node| cluster.ring().members[node].zone.as_str()).collect();
             assert_eq!(zones.len(), 3, "partition {partition}");
         }
         let hosts = cluster.hosts();
@@ -587,7 +592,8 @@ mod section_4_7_replica_synchronization {
     fn there_is_one_tree_for_each_range_that_a_node_hosts() {
         let cluster = filled();
         for (partition, placement) in cluster.ring().partitions() {
-            let trees = cluster.hosts().into_iter().map(|host| (cluster.id(host), cluster.node(host).partition_digest(partition)));
+            let trees =
+                cluster.hosts().into_iter().map(|host| (cluster.id(host), cluster.node(host).partition_digest(partition)));
             let first = cluster.node(cluster.sim.host_of(placement.replicas[0]).unwrap()).partition_digest(partition);
             for (node, tree) in trees {
                 let expected = if placement.involves(node) { first } else { Default::default() };
@@ -682,7 +688,8 @@ mod section_4_8_membership_and_failure_detection {
         let cluster = cluster(7).start();
         for host in cluster.hosts() {
             let met: BTreeSet<_> = cluster.node(host).addresses().into_keys().collect();
-            let others: BTreeSet<_> = cluster.hosts().into_iter().filter(|other| *other != host).map(|other| cluster.id(other)).collect();
+            let others: BTreeSet<_> =
+                cluster.hosts().into_iter().filter(|other| *other != host).map(|other| cluster.id(other)).collect();
             assert_eq!(met, others, "host {}", host.0);
         }
     }
@@ -823,7 +830,7 @@ mod section_6_experiences {
             let mut cluster = cluster(3).start();
             let homes = cluster.homes("alice");
             for home in &homes[1..] {
-                cluster.sim.slow_disk(*home, slow);
+                cluster.sim.slow_disk(*home, Some(slow));
             }
             let begun = cluster.sim.now();
             let wish = QuorumWish { dw, ..QuorumWish::default() };

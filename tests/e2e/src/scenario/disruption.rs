@@ -29,22 +29,38 @@ pub fn delete_pod(world: &mut World) -> Result<String> {
     Ok(format!("{pod} is node {node} again; {told}"))
 }
 
+/// `kubectl drain`: the pod moves to another Kubernetes node, its volume follows.
+pub fn drain(world: &mut World) -> Result<String> {
+    if world.machine.is_none() {
+        return Ok("left out: the Kubernetes is not ours to drain".to_owned());
+    }
+    let node = storage_node(world)?;
+    world.kubernetes.kubectl_within(KUBERNETES, &["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data"])?;
+    let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
+    world.kubernetes.kubectl(&["uncordon", &node])?;
+    Ok(format!("{node} was drained; {told}"))
+}
+
 /// A Kubernetes node with a storage pod on it loses its power until Kubernetes has noticed, then boots.
 pub fn power_cut(world: &mut World) -> Result<String> {
     let Some(machine) = &world.machine else {
         return Ok("left out: the Kubernetes is not ours to cut the power of".to_owned());
     };
-    let pods = world.pods(&world.cluster)?;
-    // node0 has the control plane and the test's own way in.
-    let victim = pods.values().map(|pod| text(pod, "/spec/nodeName")).find(|node| *node != "node0");
-    let node = victim.context("all pods are on node0")?;
-    machine.kill(node)?;
-    await_node(world, node, false)?;
+    let node = storage_node(world)?;
+    machine.kill(&node)?;
+    await_node(world, &node, false)?;
     let during = world.cluster_object()?;
-    machine.boot(node)?;
-    await_node(world, node, true)?;
+    machine.boot(&node)?;
+    await_node(world, &node, true)?;
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
     Ok(format!("{node} was off; meanwhile {}; {told}", condition(&during, "Degraded")))
+}
+
+/// A Kubernetes node with a storage pod on it, other than node0, which has the control plane and the test's own way in.
+fn storage_node(world: &World) -> Result<String> {
+    let pods = world.pods(&world.cluster)?;
+    let nodes = pods.values().map(|pod| text(pod, "/spec/nodeName"));
+    nodes.into_iter().find(|node| *node != "node0").map(str::to_owned).context("all pods are on node0")
 }
 
 fn await_node(world: &World, node: &str, ready: bool) -> Result<()> {

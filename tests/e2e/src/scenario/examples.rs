@@ -46,8 +46,7 @@ fn one(world: &World, path: &str) -> Result<String> {
         spread_over_zones(world, cluster)?;
         serves(world, name(cluster))?;
     }
-    let limit = format!("--timeout={}s", KUBERNETES.as_secs());
-    world.kubernetes.kubectl(&["delete", "-f", &world.kubernetes.path(path), &limit])?;
+    world.kubernetes.kubectl_within(KUBERNETES, &["delete", "-f", &world.kubernetes.path(path)])?;
     Ok(told.join("; "))
 }
 

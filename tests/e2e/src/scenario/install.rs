@@ -39,7 +39,7 @@ pub fn explain(world: &mut World) -> Result<String> {
 
 /// Invalid at creation: the message names the field, and what to do.
 pub fn wrong_clusters(world: &mut World) -> Result<String> {
-    let replication = |n: i32, r: i32, w: i32| json!({ "n": n, "r": r, "w": w });
+    let replication = |n: i32, r: i32, w: i32| json!({ "factor": n, "r": r, "w": w });
     let long = "a".repeat(41);
     let cases: [(&str, Value, &str, &str); 8] = [
         ("few", json!({ "replicas": 2 }), "spec.replicas", "raise spec.replicas"),
@@ -82,7 +82,7 @@ pub fn wrong_changes(world: &mut World) -> Result<String> {
     let cluster = format!("dynamocluster/{}", world.cluster);
     let cases = [
         (json!({ "partitions": 2048 }), "spec.partitions", "set it back"),
-        (json!({ "replication": { "n": 2 } }), "spec.replication.n", "set it back"),
+        (json!({ "replication": { "factor": 2 } }), "spec.replication.factor", "set it back"),
         (json!({ "zones": [{ "name": "elsewhere" }] }), "spec.zones", "set them back"),
         (json!({ "storage": { "size": "1Mi" } }), "spec.storage.size", "set it back"),
         (json!({ "storage": { "storageClassName": "local" } }), "spec.storage.storageClassName", "set it back"),

@@ -20,12 +20,11 @@ const DEFINITION: &str = "dynamoclusters.dynamokv.io";
 pub fn retain(world: &mut World) -> Result<String> {
     let before = volumes(world, &world.cluster)?;
     ensure!(before.len() >= 3, "a cluster of three has only the volumes {before:?}");
-    let limit = format!("--timeout={}s", KUBERNETES.as_secs());
-    world.kubernetes.kubectl(&["delete", &format!("dkv/{}", world.cluster), &limit])?;
+    world.kubernetes.kubectl_within(KUBERNETES, &["delete", &format!("dkv/{}", world.cluster)])?;
     await_gone(world, &world.cluster)?;
     let after = volumes(world, &world.cluster)?;
     ensure!(after == before, "volumes changed with the deletion: {before:?} became {after:?}");
-    world.kubernetes.kubectl(&["delete", "persistentvolumeclaims", "-l", &selector(&world.cluster), &limit])?;
+    world.kubernetes.kubectl_within(KUBERNETES, &["delete", "persistentvolumeclaims", "-l", &selector(&world.cluster)])?;
     Ok(format!("{} volumes stayed", before.len()))
 }
 

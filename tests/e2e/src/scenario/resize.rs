@@ -12,6 +12,7 @@ use crate::world::{OPERATOR_NAMESPACE, World};
 
 /// Hints are delivered and the last differences repaired, once nobody writes any more.
 const CONVERGENCE: Duration = Duration::from_secs(120);
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// The package index goes in, and every stanza comes back as it was.
 pub fn import(world: &mut World) -> Result<String> {
@@ -36,11 +37,7 @@ pub fn start_workload(world: &mut World) -> Result<String> {
 pub fn grow(world: &mut World) -> Result<String> {
     let before = uids(world)?;
     scale(world, 5)?;
-    command::until("new pods", REBALANCE, || {
-        let cluster = world.cluster_object()?;
-        let pods = number(&cluster, "/status/replicas");
-        Ok(if pods > 3 { Ok(()) } else { Err(format!("{pods} pods")) })
-    })?;
+    world.await_cluster(&world.cluster, "to have new pods", REBALANCE, |cluster| Ok(number(cluster, "/status/replicas") > 3))?;
     world.kubernetes.kubectl(&["delete", "pods", "--all", "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force"])?;
     let told = world.await_settled(&world.cluster, 5, REBALANCE)?;
     let after = uids(world)?;
@@ -48,9 +45,14 @@ pub fn grow(world: &mut World) -> Result<String> {
     Ok(told)
 }
 
-/// Five to three.
+/// Five to three. When the first pod is given up, the ring has long done without the leaving nodes.
 pub fn shrink(world: &mut World) -> Result<String> {
     scale(world, 3)?;
+    let fewer = |_: &Value| Ok(world.pods_wanted(&world.cluster)? < 5);
+    world.await_cluster(&world.cluster, "to give up a pod", REBALANCE, fewer)?;
+    let ring = world.dynamoctl()?.json(&["ring", "show"], ANSWER)?;
+    let members = ring.get("members").and_then(Value::as_array).map_or(0, Vec::len);
+    ensure!(members == 3, "a pod was given up while the ring had {members} members: {ring}");
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
     ensure!(world.restarts(&world.cluster)? == 0, "a node's container was restarted");
     Ok(told)

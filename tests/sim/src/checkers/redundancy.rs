@@ -20,7 +20,8 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
         // The host itself may keep another copy: a hint that became its own, or the reverse.
         let kept = usize::from(!sim.is_removed(from) && sim.disk(from).keeps(what));
         if left + kept < required {
-            let what = format!("host {} drops {what:?}: {left} others have it on stable storage, {required} were promised", from.0);
+            let what =
+                format!("host {} drops {what:?}: {left} others have it on stable storage, {required} were promised", from.0);
             return Err(("I10 nothing is dropped before enough others have it", what));
         }
     }

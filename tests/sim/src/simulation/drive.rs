@@ -14,13 +14,17 @@ impl Simulation {
         match event {
             Event::Deliver { from, to, generation, message } => {
                 if self.is_running(to, generation) {
-                    self.trace.note(self.now, (10, to, kind(&message)), || format!("{from:?} -> host {}: {}", to.0, describe(&message)));
+                    self.trace.note(self.now, (10, to, kind(&message)), || {
+                        format!("{from:?} -> host {}: {}", to.0, describe(&message))
+                    });
                     self.feed(to, Input::Message { from, message });
                 }
             }
             Event::Request { to, client, request } => self.feed(to, Input::Request { client, request }),
             Event::Answer { client, outcome } => {
-                self.trace.note(self.now, (11, client, outcome.is_ok()), || format!("client {} hears {}", client.0, describe_outcome(&outcome)));
+                self.trace.note(self.now, (11, client, outcome.is_ok()), || {
+                    format!("client {} hears {}", client.0, describe_outcome(&outcome))
+                });
                 return Some(Happening::Answer(client, outcome));
             }
             Event::Tick { host, generation } => {
@@ -103,7 +107,7 @@ impl Simulation {
         match running.node.commit() {
             Ok(None) => {}
             Ok(Some(ticket)) => {
-                let stalls = !self.disks_calm && self.dice.chance(self.options.disk.stalls);
+                let stalls = state.sync.is_none() && !self.disks_calm && self.dice.chance(self.options.disk.stalls);
                 let usual = state.sync.unwrap_or(self.options.disk.sync);
                 let sync = self.dice.around(usual) * if stalls { 100 } else { 1 };
                 // One fsync runs at a time: none returns before the one ahead of it.

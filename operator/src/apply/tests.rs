@@ -1,0 +1,136 @@
+//! What is written, and what is refused, against an API server in memory.
+
+use dynamo_core::rebalance;
+use dynamo_core::ring::Member;
+use serde_json::json;
+
+use super::*;
+use crate::fake_api::FakeApi;
+use crate::observe::observe;
+use crate::observed::Note;
+use crate::plan::next_step;
+use crate::valid::tests::valid;
+
+const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-cart-3";
+const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/cart";
+const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cart-ring";
+
+async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
+    let client = api.client();
+    let (observed, live) = observe(&client, cluster).await.unwrap();
+    let next = next_step(cluster, &observed);
+    upkeep(&client, cluster, &observed, &live).await.unwrap();
+    step(&client, cluster, &observed, &next).await.unwrap();
+    next
+}
+
+fn conflict(error: &ApplyError) -> bool {
+    matches!(error, ApplyError::Kubernetes { error, .. } if matches!(&**error, kube::Error::Api(status) if status.is_conflict()))
+}
+
+fn first_ring(cluster: &ValidCluster, weight: u32) -> Ring {
+    let members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "default".into(), weight })).collect();
+    rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &members).unwrap()
+}
+
+#[tokio::test]
+async fn objects_are_written_once_and_a_second_pass_writes_nothing() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
+    assert!(matches!(pass(&api, &cluster).await, Step::RaisePods(zones) if zones.len() == 2));
+    assert_eq!(api.writes().len(), 7, "account, configuration, two services, budget, two sets");
+    assert!(matches!(pass(&api, &cluster).await, Step::AwaitPods(_)));
+    assert_eq!(api.writes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_changed_setting_is_applied_to_the_configuration_and_to_one_zone_at_a_time() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
+    pass(&api, &cluster).await;
+    api.writes();
+    let mut tuned = cluster;
+    tuned.settings.hint_after_ms = Some(100);
+    pass(&api, &tuned).await;
+    assert_eq!(
+        api.writes(),
+        ["PATCH /api/v1/namespaces/shop/configmaps/cart-config", "PATCH /apis/apps/v1/namespaces/shop/statefulsets/cart-a",]
+    );
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_not_touched() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    api.put(SET, json!({ "metadata": { "name": "cart" }, "spec": { "serviceName": "x", "selector": {}, "template": {} } }));
+    let step = pass(&api, &cluster).await;
+    assert!(matches!(step, Step::Blocked(crate::plan::Blocked::NamesTaken(names)) if names == ["StatefulSet cart"]));
+    assert_eq!(api.writes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    let client = api.client();
+    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    let first = first_ring(&cluster, 1);
+    record_ring(&client, &cluster, &observed, &first, &Cause::First).await.unwrap();
+    let twin = record_ring(&client, &cluster, &observed, &first_ring(&cluster, 2), &Cause::First).await;
+    assert!(conflict(&twin.unwrap_err()), "both saw no record");
+
+    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    assert_eq!(observed.record.ring(), Some(&first));
+    let next = first.successor(|_| ());
+    let other = first.successor(|ring| ring.members.values_mut().for_each(|member| member.weight = 3));
+    record_ring(&client, &cluster, &observed, &next, &Cause::Rebalance).await.unwrap();
+    let twin = record_ring(&client, &cluster, &observed, &other, &Cause::Rebalance).await;
+    assert!(conflict(&twin.unwrap_err()), "both saw epoch 1");
+    assert_eq!(api.object(RECORD).unwrap()["data"]["epoch"], "2");
+}
+
+#[tokio::test]
+async fn pods_are_not_removed_on_an_old_look() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let client = api.client();
+    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    api.put(SET, api.object(SET).unwrap());
+    let lowered = Step::LowerPods([("default".to_owned(), 2)].into());
+    assert!(conflict(&step(&client, &cluster, &observed, &lowered).await.unwrap_err()));
+    assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 3);
+    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    step(&client, &cluster, &observed, &lowered).await.unwrap();
+    assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 2);
+}
+
+#[tokio::test]
+async fn a_volume_is_noted_and_deleted_only_as_it_was_seen() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    let client = api.client();
+    let place = Place { zone: "default".into(), ordinal: 3 };
+    api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3" } }));
+    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    let note = Step::NoteIdentities([(place.clone(), NodeId([7; 16]))].into());
+    step(&client, &cluster, &observed, &note).await.unwrap();
+    let delete = Step::DeleteVolumes(vec![place.clone()]);
+    assert!(conflict(&step(&client, &cluster, &observed, &delete).await.unwrap_err()), "it has changed since");
+    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    assert_eq!(observed.note(&place), Note::Node(NodeId([7; 16])));
+    step(&client, &cluster, &observed, &delete).await.unwrap();
+    assert_eq!(api.object(CLAIM), None);
+}
+
+#[tokio::test]
+async fn a_larger_size_grows_the_volumes_that_are_in_use() {
+    let (api, mut cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
+    let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
+    api.put("/api/v1/namespaces/shop/pods/cart-0", json!({ "metadata": { "name": "cart-0", "ownerReferences": owner } }));
+    for name in ["data-cart-0", "data-cart-1"] {
+        let size = json!({ "resources": { "requests": { "storage": "10Gi" } } });
+        let path = format!("/api/v1/namespaces/shop/persistentvolumeclaims/{name}");
+        api.put(&path, json!({ "metadata": { "name": name }, "spec": size }));
+    }
+    api.writes();
+    cluster.storage.size = "20Gi".into();
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), ["PATCH /api/v1/namespaces/shop/persistentvolumeclaims/data-cart-0"]);
+}
