@@ -40,17 +40,27 @@ pub struct Silence {
     pub reason: String,
 }
 
+/// How often the endpoints are asked before none counts as answering: behind a Service, the next connection may lead to a node
+/// that lives where the last one led to a pod that just went.
+const ATTEMPTS: usize = 3;
+
 /// Asks the endpoints, and everyone they know. An error if nobody answers.
 pub async fn ask(endpoints: &[String]) -> Result<Views, Stop> {
     let mut views = Views { ring: None, answered: BTreeMap::new(), silent: BTreeMap::new() };
     let mut reasons = Vec::new();
-    for (_, asked) in ask_all(endpoints.iter().cloned().collect()).await {
-        match asked {
-            Ok(answer) => {
-                views.answered.insert(answer.status.node, answer);
+    for _ in 0..ATTEMPTS {
+        reasons.clear();
+        for (_, asked) in ask_all(endpoints.iter().cloned().collect()).await {
+            match asked {
+                Ok(answer) => {
+                    views.answered.insert(answer.status.node, answer);
+                }
+                Err(error @ AdminError::Address { .. }) => return Err(error.into()),
+                Err(error) => reasons.push(error.to_string()),
             }
-            Err(error @ AdminError::Address { .. }) => return Err(error.into()),
-            Err(error) => reasons.push(error.to_string()),
+        }
+        if !views.answered.is_empty() {
+            break;
         }
     }
     if views.answered.is_empty() {

@@ -37,6 +37,10 @@ const TOPOLOGY_AGE_MIN: Duration = Duration::from_millis(200);
 /// A node is told to answer this much before the caller's deadline, so that its own word arrives and not only silence.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(100);
 
+/// How often the endpoints are tried for the first ring: behind a load balancer, the next connection may lead to a node that
+/// lives where the last one led to one that just went.
+const CONNECT_ATTEMPTS: usize = 3;
+
 /// How requests travel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
@@ -164,10 +168,18 @@ impl Client {
         }
         let topology = ArcSwap::from_pointee(Topology { endpoints, ..Topology::default() });
         let shared = Arc::new(Shared { config, epochs, topology });
-        match timeout(shared.config.request_timeout, shared.refresh()).await {
-            Ok(refreshed) => refreshed.map_err(RequestError::Unreachable)?,
-            Err(_) => return Err(RequestError::Unreachable("no endpoint answered in time".to_owned())),
-        }
+        let mut learned = Err("no endpoint answered in time".to_owned());
+        let attempts = async {
+            for _ in 0..CONNECT_ATTEMPTS {
+                learned = shared.refresh().await;
+                if learned.is_ok() {
+                    break;
+                }
+            }
+        };
+        // Out of time, the last attempt's reason is what is told.
+        let _in_time = timeout(shared.config.request_timeout, attempts).await;
+        learned.map_err(RequestError::Unreachable)?;
         let task = tokio::spawn(keep_current(Arc::clone(&shared)));
         Ok(Self { shared, _refresher: Arc::new(AbortOnDrop(task.abort_handle())) })
     }

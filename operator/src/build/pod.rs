@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, GRPCAction, ObjectFieldSelector,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
-    TopologySpreadConstraint, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, GRPCAction, Lifecycle, LifecycleHandler,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -21,6 +21,8 @@ const CONFIG_DIR: &str = "/etc/dynamokv";
 const USER: i64 = 65532;
 /// For the node to finish requests, hand over its hints' state and close its store.
 const GRACE_SECONDS: i64 = 60;
+/// A pod that goes serves on until every kube-proxy has heard that no new connection should come to it.
+const PRE_STOP_SECONDS: i64 = 3;
 /// A store that was not closed replays its log before it answers; 10 minutes are enough for any log.
 const START_SECONDS_MAX: i32 = 600;
 
@@ -90,6 +92,13 @@ fn container(cluster: &ValidCluster, zone: &Zone) -> Container {
         name: "node".to_owned(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some(pull_policy(cluster.image_pull_policy).to_owned()),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
         command: Some(vec!["/usr/bin/dynamo-node".to_owned()]),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{}", config_map::FILE)]),
         env: Some(vec![

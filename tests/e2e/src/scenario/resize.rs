@@ -50,7 +50,10 @@ pub fn shrink(world: &mut World) -> Result<String> {
     scale(world, 3)?;
     let fewer = |_: &Value| Ok(world.pods_wanted(&world.cluster)? < 5);
     world.await_cluster(&world.cluster, "to give up a pod", REBALANCE, fewer)?;
-    let ring = world.dynamoctl()?.json(&["ring", "show"], ANSWER)?;
+    // The Service may still lead to a pod that is ending, and then nobody answers.
+    let dynamoctl = world.dynamoctl()?;
+    let shown = || Ok(dynamoctl.json(&["ring", "show"], ANSWER).map_err(|error| format!("{error:#}")));
+    let ring = command::until("a node to show the ring", ANSWER, shown)?;
     let members = ring.get("members").and_then(Value::as_array).map_or(0, Vec::len);
     ensure!(members == 3, "a pod was given up while the ring had {members} members: {ring}");
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
