@@ -49,7 +49,10 @@ async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
     if *probed.ready.borrow() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting, stopping, without a ring, or a member that sees none of the others\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: starting, stopping, without a ring, or a member that sees none of the others\n",
+        )
     }
 }
 

@@ -6,7 +6,7 @@
 //! read, scan ┴──── pending first, then RocksDB
 //! ```
 //!
-//! Writes of one loop iteration gather in [`pending`] and reach RocksDB as one atomic batch, so a crash takes whole groups and
+//! Writes of one loop iteration gather in `pending` and reach RocksDB as one atomic batch, so a crash takes whole groups and
 //! never a part of one. Reads and scans see them before that. The log is fsynced by a thread of its own, once for all groups
 //! that gathered meanwhile. A database that does not open is never created anew: a missing database is a question for people.
 

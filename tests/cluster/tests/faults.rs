@@ -139,7 +139,8 @@ async fn a_cluster_grows_and_shrinks_under_writes_and_loses_nothing() {
     expect_all(&client, 300, "seed", 3).await;
     for (key, round) in written {
         let read = client.get(&name(key), &GetOptions::default()).await.unwrap();
-        let newest = read.siblings.iter().filter_map(|sibling| String::from_utf8_lossy(&sibling.value).parse::<usize>().ok()).max();
+        let newest =
+            read.siblings.iter().filter_map(|sibling| String::from_utf8_lossy(&sibling.value).parse::<usize>().ok()).max();
         assert!(newest >= Some(round), "key {key}: acknowledged {round}, found {newest:?}");
     }
 }

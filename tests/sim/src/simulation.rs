@@ -115,7 +115,7 @@ pub struct Simulation {
 impl Simulation {
     /// A world without hosts.
     pub fn new(options: &Options, shown: bool) -> Self {
-        let mut dice = Dice::new(options.seed ^ 0x776f_726c_64);
+        let mut dice = Dice::new(options.seed ^ 0x77_6f72_6c64);
         Self {
             now: Instant(0),
             schedule: Schedule::default(),

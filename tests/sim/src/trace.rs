@@ -59,7 +59,7 @@ fn describe_value(data: &[u8]) -> String {
 /// A request in a few words.
 pub fn describe_request(request: &Request) -> String {
     let name = &request.name;
-    let wish = (request.quorum != Default::default()).then(|| format!(" {:?}", request.quorum)).unwrap_or_default();
+    let wish = if request.quorum == Default::default() { String::new() } else { format!(" {:?}", request.quorum) };
     match &request.operation {
         Operation::Get => format!("get {name:?}{wish}"),
         Operation::Put { data, context, create_only } => {

@@ -53,9 +53,10 @@ pub fn functions(text: &str) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     for (start, line) in lines.iter().enumerate() {
         let body = line.trim_start();
-        let is_function = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn ", "pub(super) async fn "]
-            .iter()
-            .any(|opening| body.starts_with(opening));
+        let is_function =
+            ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn ", "pub(super) async fn "]
+                .iter()
+                .any(|opening| body.starts_with(opening));
         if is_function && !line.trim_end().ends_with('}') {
             let indentation = line.len() - body.len();
             let closing = format!("{}}}", " ".repeat(indentation));

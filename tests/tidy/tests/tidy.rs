@@ -20,7 +20,11 @@ fn report(what: &str, offenders: &[String]) {
 fn dependencies(manifest: &str) -> BTreeSet<&str> {
     let after = manifest.split("[dependencies]").nth(1).unwrap_or_default();
     let section = after.split("\n[").next().unwrap_or_default();
-    section.lines().filter_map(|line| line.split_once([' ', '.', '=']).map(|(name, _)| name)).filter(|name| !name.is_empty()).collect()
+    section
+        .lines()
+        .filter_map(|line| line.split_once([' ', '.', '=']).map(|(name, _)| name))
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 #[test]
@@ -58,9 +62,11 @@ fn dependencies_point_one_way() {
 fn core_has_no_clock_no_chance_no_threads_and_no_hash_maps() {
     let manifest = std::fs::read_to_string(root().join("node/core/Cargo.toml")).unwrap();
     let kept_out = ["tokio", "tonic", "prost", "serde", "rocksdb", "rand", "futures"];
-    let named: Vec<String> = dependencies(&manifest).into_iter().filter(|name| kept_out.contains(name)).map(str::to_owned).collect();
+    let named: Vec<String> =
+        dependencies(&manifest).into_iter().filter(|name| kept_out.contains(name)).map(str::to_owned).collect();
     report("dynamo-core depends on", &named);
-    let impure = ["SystemTime", "std::time::Instant", "HashMap", "HashSet", "std::thread", "std::net", "std::fs", "async fn", "std::env"];
+    let impure =
+        ["SystemTime", "std::time::Instant", "HashMap", "HashSet", "std::thread", "std::net", "std::fs", "async fn", "std::env"];
     let mut offenders = Vec::new();
     for source in files("node/core/src", ".rs") {
         for (number, line) in source.text.lines().enumerate() {
@@ -150,9 +156,29 @@ fn no_glob_imports_and_no_grab_bags() {
 #[test]
 fn the_top_level_holds_what_the_layout_names() {
     let expected = [
-        "Cargo.toml", "Cargo.lock", "operator", "node", "charts", "crds", "tests", "README.md", "Makefile", "LICENSE", "CHANGELOG.md",
-        "GUARANTEES.md", "SECURITY.md", "BENCHMARKS.md", "deny.toml", "rustfmt.toml", "clippy.toml", ".cargo", ".ci", ".gitignore",
-        ".git", ".dockerignore", "target",
+        "Cargo.toml",
+        "Cargo.lock",
+        "operator",
+        "node",
+        "charts",
+        "crds",
+        "tests",
+        "README.md",
+        "Makefile",
+        "LICENSE",
+        "CHANGELOG.md",
+        "GUARANTEES.md",
+        "SECURITY.md",
+        "BENCHMARKS.md",
+        "deny.toml",
+        "rustfmt.toml",
+        "clippy.toml",
+        ".cargo",
+        ".ci",
+        ".gitignore",
+        ".git",
+        ".dockerignore",
+        "target",
     ];
     let entries = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let beyond: Vec<String> = entries.filter(|name| !expected.contains(&name.as_str())).collect();

@@ -31,9 +31,6 @@ pub fn delete_pod(world: &mut World) -> Result<String> {
 
 /// `kubectl drain`: the pod moves to another Kubernetes node, its volume follows.
 pub fn drain(world: &mut World) -> Result<String> {
-    if world.machine.is_none() {
-        return Ok("left out: the Kubernetes is not ours to drain".to_owned());
-    }
     let node = storage_node(world)?;
     world.kubernetes.kubectl_within(KUBERNETES, &["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data"])?;
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
@@ -43,9 +40,7 @@ pub fn drain(world: &mut World) -> Result<String> {
 
 /// A Kubernetes node with a storage pod on it loses its power until Kubernetes has noticed, then boots.
 pub fn power_cut(world: &mut World) -> Result<String> {
-    let Some(machine) = &world.machine else {
-        return Ok("left out: the Kubernetes is not ours to cut the power of".to_owned());
-    };
+    let machine = world.machine.as_ref().context("the Kubernetes is not ours to cut the power of")?;
     let node = storage_node(world)?;
     machine.kill(&node)?;
     await_node(world, &node, false)?;
