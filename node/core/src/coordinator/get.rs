@@ -133,6 +133,8 @@ impl Get {
             out.push(Output::Fetch { from: home, digest_only: home != value_from });
         }
         for home in start.suspected {
+            // It is asked, for it may be back; it is not waited for.
+            get.replicas.insert(home, Replica::Failed);
             get.replace(home, out);
         }
         get
@@ -188,7 +190,7 @@ impl Get {
             }
         } else if absent || self.joined.contains(&digest) {
             self.include(by, digest);
-        } else if self.replicas[&by] == Replica::Asked {
+        } else if matches!(self.replicas[&by], Replica::Asked | Replica::Failed) {
             self.replicas.insert(by, Replica::Differs(digest));
         }
         self.fetch_differing(out);
@@ -224,6 +226,13 @@ impl Get {
     }
 
     fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if now >= self.fallback_at && self.answered {
+            // The short while for late answers is over; who is silent now is left to anti-entropy.
+            self.replicas
+                .values_mut()
+                .filter(|replica| **replica == Replica::Asked)
+                .for_each(|replica| *replica = Replica::Failed);
+        }
         if now >= self.fallback_at && !self.answered {
             for home in self.homes.clone() {
                 if !is_final(&self.replicas[&home]) {
@@ -354,6 +363,19 @@ mod tests {
         fetched(&mut get, 1, &Object::default(), true, &mut out);
         fetched(&mut get, 4, &hinted, true, &mut out);
         assert_eq!(out, [Output::Answer(Ok(hinted))]);
+    }
+
+    #[test]
+    fn a_get_does_not_wait_for_the_silent_once_it_is_answered() {
+        let known = object(1, 1);
+        let (mut get, mut out) = start(&[3]);
+        fetched(&mut get, 4, &Object::default(), true, &mut out);
+        fetched(&mut get, 1, &known, true, &mut out);
+        assert_eq!(fetched(&mut get, 2, &known, false, &mut out), Progress::Settled, "3 is suspected");
+        let (mut get, mut out) = start(&[]);
+        fetched(&mut get, 1, &known, true, &mut out);
+        assert_eq!(fetched(&mut get, 2, &known, false, &mut out), Progress::Running, "3 may answer late");
+        assert_eq!(get.handle(Input::Tick, Instant(100), &mut out), Progress::Settled, "a short while is over");
     }
 
     #[test]
