@@ -1,6 +1,6 @@
 //! A cluster of real `dynamo-node` processes on loopback, with real data directories, to be killed, paused and grown.
 //!
-//! The binary is the one that the same build made: it lies beside the test's own. Ports are free ones that the kernel names.
+//! The binary is the one that the same build made: it lies beside the test's own. Ports are free ones below the kernel's own.
 //! Every process is ended when its [`Cluster`] goes, and no other process is ever signalled.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +23,9 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The first port that nodes listen on, and how many there are.
+const PORT_FIRST: u16 = 20_000;
+const PORTS: u32 = 12_000;
 /// Partitions of a test's ring: 2^4.
 const PARTITION_BITS: u8 = 4;
 
@@ -51,8 +55,18 @@ fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// A port that nobody listens on, below those that the kernel gives to outgoing connections: none of them can take it before
+/// the node does.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORT_FIRST + ((std::process::id().wrapping_mul(97).wrapping_add(step)) % PORTS) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port from {PORT_FIRST} on is free")
 }
 
 impl Cluster {
@@ -115,7 +129,14 @@ impl Cluster {
             .stderr(log)
             .spawn()?;
         process.child = Some(child);
-        self.until("the node answers", async |cluster| Ok(cluster.status(index).await.is_ok())).await
+        let started = Instant::now();
+        while self.status(index).await.is_err() {
+            let ended = self.processes[index].child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            ensure!(ended.is_none(), "node {index} ended at its start ({ended:?}): {}", self.log(index));
+            ensure!(started.elapsed() < PATIENCE, "node {index} does not answer within {PATIENCE:?}");
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Ends the process as a power failure would (SIGKILL).
