@@ -220,6 +220,12 @@ impl Faults {
             0 if present.len() < HOSTS_MAX => {
                 let host = sim.add_host();
                 sim.start(host);
+                if self.dice.chance(0.3) {
+                    // A newcomer that loses its power while it receives must not have been taken for full.
+                    let lasts = self.dice.around(Duration::from_secs(4));
+                    sim.slow_disk(host, Some(lasts));
+                    self.until(lasts, Remedy::Disk { host, fails: true }, sim);
+                }
                 writer.join(sim, host)
             }
             1 => {

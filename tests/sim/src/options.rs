@@ -80,6 +80,8 @@ pub struct Pace {
     pub batch_objects: usize,
     /// Bytes of hints for one target.
     pub hint_bytes: u64,
+    /// Requests in flight at one node.
+    pub requests: usize,
 }
 
 /// The clients.
@@ -178,6 +180,7 @@ impl Options {
                 hint_interval: millis(500),
                 batch_objects: 16,
                 hint_bytes: 1 << 30,
+                requests: 1 << 14,
             },
             workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1 },
             faults: FaultOptions::default(),
@@ -193,6 +196,7 @@ impl Options {
             anti_entropy_interval: self.pace.anti_entropy,
             hint_interval: self.pace.hint_interval,
             hint_bytes_max: self.pace.hint_bytes,
+            requests_max: self.pace.requests,
             batch_objects_max: self.pace.batch_objects,
             ..Config::default()
         }
@@ -231,6 +235,7 @@ impl Pace {
             hint_interval: millis(dice.pick(&[200, 500])),
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),
+            requests: dice.weighted(&[(9, 1 << 14), (1, 8)]),
         }
     }
 }

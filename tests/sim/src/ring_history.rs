@@ -37,10 +37,15 @@ impl RingHistory {
     }
 }
 
-/// N distinct members for each partition, at most ceil(N / zones) of them in one zone; gone through without the planner's code.
+/// N distinct members for each partition, in the old set and the new one; and where a plan begins, at most ceil(N / zones) of
+/// them in one zone, by the zones of the members that may hold data.
 fn placement(ring: &Ring) -> Result<(), String> {
     ring.validate().map_err(|error| error.to_string())?;
     let n = usize::from(ring.replication);
+    let usable = ring.members.values().filter(|member| member.weight > 0);
+    let zones: BTreeSet<&str> = usable.map(|member| member.zone.as_str()).collect();
+    let per_zone = n.div_ceil(zones.len().max(1));
+    let begins = ring.epoch == Epoch(1) || ring.moving().any(|(_, _, moving)| moving.since == ring.epoch);
     for (partition, placement) in ring.partitions() {
         for set in placement.write_sets() {
             let distinct: BTreeSet<_> = set.iter().collect();
@@ -50,6 +55,13 @@ fn placement(ring: &Ring) -> Result<(), String> {
                     ring.epoch,
                     distinct.len()
                 ));
+            }
+        }
+        let target = placement.moving.as_ref().map_or(&placement.replicas, |moving| &moving.target);
+        for zone in &zones {
+            let here = target.iter().filter(|node| ring.members[node].zone == *zone).count();
+            if begins && here > per_zone {
+                return Err(format!("epoch {}: partition {partition} has {here} replicas in {zone}, not {per_zone}", ring.epoch));
             }
         }
     }

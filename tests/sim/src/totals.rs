@@ -73,7 +73,7 @@ impl Totals {
         }
     }
 
-    /// Adds the writes and gets of a client. Zero of a kind over many runs means that something is not tested.
+    /// What never happened. Over many runs that means that something is not tested.
     pub fn never(&self) -> Vec<&'static str> {
         self.each()
             .chain(self.counters.iter().map(|(name, value)| (*name, *value)))

@@ -153,8 +153,8 @@ impl Workload {
         let w = wish.w.unwrap_or(defaults.w);
         let durable = wish.dw.or(defaults.dw).unwrap_or(w).min(w);
         let homes = wish.pw.unwrap_or(defaults.pw);
-        // Of W acknowledgements DW are durable and PW by home replicas: so many are both, whichever they are.
-        let both = (usize::from(durable) + usize::from(homes)).saturating_sub(usize::from(w.max(homes)));
+        // Of at most N acknowledgements (more than W may have come) DW are durable and PW by home replicas: so many are both.
+        let both = (usize::from(durable) + usize::from(homes)).saturating_sub(usize::from(self.options.replication));
         Asked { durable: usize::from(durable), strict: both }
     }
 

@@ -3,8 +3,6 @@
 //!
 //! Where a claim is not here, it is not about a behaviour, or it is deliberately not so, or the code does not have it yet.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use dynamo_sim::scenario::cluster;
