@@ -29,16 +29,14 @@ enum Undo {
 /// A version that was live in a copy or a hint which was dropped.
 #[derive(Clone, Debug)]
 pub struct Dropped {
-    /// Where it lay.
-    pub partition: PartitionId,
     /// The object.
     pub name: Name,
     /// The version.
     pub dot: Dot,
 }
 
-fn live_in<'a>(partition: PartitionId, name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropped> + 'a {
-    object.values().map(move |(dot, _)| Dropped { partition, name: name.clone(), dot })
+fn live_in<'a>(name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropped> + 'a {
+    object.values().map(move |(dot, _)| Dropped { name: name.clone(), dot })
 }
 
 /// A disk.
@@ -55,6 +53,8 @@ pub struct Disk {
     held: BTreeMap<WriteId, Ticket>,
     /// The histories of all that ever lay here: a hint may be delivered and gone before anybody asks for it.
     histories: BTreeMap<Name, CausalContext>,
+    /// Where each name lies: that never changes.
+    partition_of: BTreeMap<Name, PartitionId>,
     /// Dots that were live in copies or hints which were dropped, until somebody takes them.
     dropped: Vec<Dropped>,
     witness: Rc<RefCell<Witness>>,
@@ -128,25 +128,42 @@ impl Disk {
     /// Whether stable storage holds a version that has seen the dot, as a copy or as a hint.
     pub fn is_durable(&self, what: &Dropped) -> bool {
         // Of the writes that are not synced yet the oldest knows what stable storage holds in their place.
-        let mut unsynced_copy = None;
-        let mut unsynced_hints = BTreeMap::new();
-        for step in self.groups.iter().flat_map(|(_, group)| group).chain(&self.open) {
-            match step {
-                Undo::Object(key, before) if key.2 == what.name => drop(unsynced_copy.get_or_insert(before.as_ref())),
-                Undo::Hint(key, before) if key.2 == what.name => drop(unsynced_hints.entry(key).or_insert(before.as_ref())),
-                _ => {}
+        let mut unsynced = BTreeMap::new();
+        for step in self.unsynced_steps() {
+            if let Undo::Hint(key, before) = step
+                && key.2 == what.name
+            {
+                unsynced.entry(key).or_insert(before.as_ref());
             }
         }
-        let copy = unsynced_copy.unwrap_or_else(|| self.objects.get(&(what.partition, what.name.position(), what.name.clone())));
-        let synced_hints =
-            self.hints_of(&what.name).filter(|(key, _)| !unsynced_hints.contains_key(key)).map(|(_, object)| object);
-        let hints = unsynced_hints.values().copied().flatten();
-        copy.into_iter().chain(hints).chain(synced_hints).any(|object| object.has_seen(what.dot))
+        let synced = self.hints_of(&what.name).filter(|(key, _)| !unsynced.contains_key(key)).map(|(_, object)| object);
+        let mut hints = unsynced.values().copied().flatten().chain(synced);
+        self.copy_is_durable(&what.name, what.dot) || hints.any(|object| object.has_seen(what.dot))
+    }
+
+    /// Whether stable storage holds a copy of `name` that has seen `dot`.
+    pub fn copy_is_durable(&self, name: &Name, dot: Dot) -> bool {
+        let unsynced = self.unsynced_steps().find_map(|step| match step {
+            Undo::Object(key, before) if key.2 == *name => Some(before.as_ref()),
+            _ => None,
+        });
+        let copy = unsynced.unwrap_or_else(|| self.copy_of(name));
+        copy.is_some_and(|object| object.has_seen(dot))
+    }
+
+    fn unsynced_steps(&self) -> impl Iterator<Item = &Undo> {
+        self.groups.iter().flat_map(|(_, group)| group).chain(&self.open)
+    }
+
+    /// The copy of `name`, in whichever partition it lies: a name lies in one only.
+    fn copy_of(&self, name: &Name) -> Option<&Object> {
+        let partition = self.partition_of.get(name)?;
+        self.objects.get(&(*partition, name.position(), name.clone()))
     }
 
     /// Whether a version that has seen the dot lies here now, synced or not.
     pub fn keeps(&self, what: &Dropped) -> bool {
-        let copy = self.objects.get(&(what.partition, what.name.position(), what.name.clone()));
+        let copy = self.copy_of(&what.name);
         let hints = self.hints_of(&what.name).map(|(_, object)| object);
         copy.into_iter().chain(hints).any(|object| object.has_seen(what.dot))
     }
@@ -157,13 +174,13 @@ impl Disk {
 
     /// Everything that is live here.
     pub fn live(&self) -> Vec<Dropped> {
-        let copies = self.objects.iter().map(|((partition, _, name), object)| (*partition, name, object));
-        let hints = self.hints.iter().map(|((_, partition, name), object)| (*partition, name, object));
-        copies.chain(hints).flat_map(|(partition, name, object)| live_in(partition, name, object)).collect()
+        let copies = self.objects.iter().map(|((_, _, name), object)| (name, object));
+        let hints = self.hints.iter().map(|((_, _, name), object)| (name, object));
+        copies.chain(hints).flat_map(|(name, object)| live_in(name, object)).collect()
     }
 
-    fn note_dropped(&mut self, partition: PartitionId, name: &Name, object: Option<&Object>) {
-        self.dropped.extend(object.into_iter().flat_map(|object| live_in(partition, name, object)));
+    fn note_dropped(&mut self, name: &Name, object: Option<&Object>) {
+        self.dropped.extend(object.into_iter().flat_map(|object| live_in(name, object)));
     }
 
     /// Whether a version of `name` that had seen `dot` lies or lay here.
@@ -209,6 +226,7 @@ impl Storage for Disk {
     fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
         let key = (partition, name.position(), name.clone());
         let before = self.objects.insert(key.clone(), object.clone());
+        self.partition_of.insert(name.clone(), partition);
         self.witness.borrow_mut().replaced(name, before.as_ref(), object);
         self.hold(name, object);
         self.open.push(Undo::Object(key, before));
@@ -245,7 +263,7 @@ impl Storage for Disk {
             self.objects.range(from..).take_while(|((at, _, _), _)| *at == partition).map(|(key, _)| key.clone()).collect();
         for key in keys {
             let before = self.objects.remove(&key);
-            self.note_dropped(partition, &key.2, before.as_ref());
+            self.note_dropped(&key.2, before.as_ref());
             self.open.push(Undo::Object(key, before));
         }
         Ok(())
@@ -273,7 +291,7 @@ impl Storage for Disk {
     fn remove_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
         let key = (target, partition, name.clone());
         let before = self.hints.remove(&key);
-        self.note_dropped(partition, name, before.as_ref());
+        self.note_dropped(name, before.as_ref());
         self.open.push(Undo::Hint(key, before));
         Ok(())
     }

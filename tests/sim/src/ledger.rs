@@ -22,15 +22,6 @@ pub enum Fate {
     Unknown,
 }
 
-/// What was asked of a write's quorum, as far as the checkers care.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Asked {
-    /// Copies on stable storage that the acknowledgement rests on.
-    pub durable: usize,
-    /// Acknowledgements of home replicas that it rests on, each from stable storage.
-    pub strict: usize,
-}
-
 /// One write.
 #[derive(Clone, Debug)]
 pub struct Write {
@@ -40,8 +31,10 @@ pub struct Write {
     pub delete: bool,
     /// What its context covered.
     pub covers: BTreeSet<WriteId>,
-    /// What its acknowledgement rests on.
-    pub asked: Asked,
+    /// Copies on stable storage that its acknowledgement rests on; with none, a power loss may take it.
+    pub durable: usize,
+    /// Home replicas that had it on stable storage when it was acknowledged.
+    pub homes: usize,
     /// What came of it.
     pub fate: Fate,
 }
@@ -62,10 +55,10 @@ pub type Verdict = Result<(), (&'static str, String)>;
 
 impl Ledger {
     /// A write is about to be sent.
-    pub fn begin(&mut self, name: Name, delete: bool, covers: BTreeSet<WriteId>, asked: Asked) -> WriteId {
+    pub fn begin(&mut self, name: Name, delete: bool, covers: BTreeSet<WriteId>, durable: usize) -> WriteId {
         let id = WriteId(self.writes.len() as u64 + 1);
         self.by_name.entry(name.clone()).or_default().push(id);
-        self.writes.insert(id, Write { name, delete, covers, asked, fate: Fate::Pending });
+        self.writes.insert(id, Write { name, delete, covers, durable, homes: 0, fate: Fate::Pending });
         id
     }
 
@@ -156,7 +149,7 @@ impl Ledger {
             let effective = write.delete || superseded.contains(id) || Self::is_visible(visible, *id, write);
             if effective {
                 superseded.extend(&write.covers);
-            } else if write.fate == Fate::Ok && write.asked.durable > 0 {
+            } else if write.fate == Fate::Ok && write.durable > 0 {
                 let what = format!("{id:?} of {:?} was acknowledged; visible is {:?}", write.name, visible.get(&write.name));
                 return Err(("I1 no lost acknowledged write", what));
             }
@@ -164,10 +157,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Acknowledged writes of `name` of which at least `strict` home replicas have a copy on stable storage.
-    pub fn strict(&self, name: &Name, strict: usize) -> BTreeSet<WriteId> {
-        let is_strict = |write: &Write| write.fate == Fate::Ok && !write.delete && write.asked.strict >= strict;
-        self.of_name(name).filter(|(_, write)| is_strict(write)).map(|(id, _)| id).collect()
+    /// So many home replicas have an acknowledged write on stable storage.
+    pub fn found_at(&mut self, id: WriteId, homes: usize) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.homes = homes;
+        }
+    }
+
+    /// Acknowledged writes of `name` that at least so many home replicas had on stable storage.
+    pub fn held_by(&self, name: &Name, homes: usize) -> BTreeSet<WriteId> {
+        let held = |write: &Write| write.fate == Fate::Ok && !write.delete && write.homes >= homes;
+        self.of_name(name).filter(|(_, write)| held(write)).map(|(id, _)| id).collect()
     }
 
     /// Quorums that overlap: a read that `returned` these writes meets each of `earlier`, or what covers it.
@@ -177,7 +177,9 @@ impl Ledger {
             if write.delete || superseded.contains(&id) || returned.contains(&id) {
                 superseded.extend(&write.covers);
             } else if earlier.contains(&id) {
-                let what = format!("{name:?} returned {returned:?} without {id:?}, which a quorum of home replicas has");
+                let what = format!(
+                    "{name:?} returned {returned:?} without {id:?}, which too many home replicas have for this quorum to miss it"
+                );
                 return Err(("R + W > N", what));
             }
         }
@@ -188,7 +190,7 @@ impl Ledger {
     fn nothing_is_resurrected(&self, visible: &Visible) -> Verdict {
         let mut covered = BTreeMap::new();
         for (id, write) in self.writes.iter().rev() {
-            let acknowledged = write.fate == Fate::Ok && write.asked.durable > 0;
+            let acknowledged = write.fate == Fate::Ok && write.durable > 0;
             if acknowledged || covered.contains_key(id) {
                 covered.extend(write.covers.iter().map(|lower| (*lower, *id)));
             }
@@ -209,12 +211,7 @@ mod tests {
     fn history(writes: &[(&[u64], Fate)]) -> Ledger {
         let mut ledger = Ledger::default();
         for (covers, fate) in writes {
-            let id = ledger.begin(
-                Name::new("b", "k"),
-                false,
-                covers.iter().map(|id| WriteId(*id)).collect(),
-                Asked { durable: 1, strict: 0 },
-            );
+            let id = ledger.begin(Name::new("b", "k"), false, covers.iter().map(|id| WriteId(*id)).collect(), 1);
             ledger.settle(id, *fate);
         }
         ledger

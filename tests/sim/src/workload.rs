@@ -9,7 +9,7 @@ use dynamo_core::request::{ClientHandle, Failure, Operation, Outcome, QuorumWish
 
 use crate::checkers::evidence;
 use crate::dice::Dice;
-use crate::ledger::{Asked, Fate, Ledger};
+use crate::ledger::{Fate, Ledger};
 use crate::options::Options;
 use crate::schedule::Alarm;
 use crate::simulation::Simulation;
@@ -148,20 +148,17 @@ impl Workload {
         }
     }
 
-    fn asked(&self, wish: &QuorumWish) -> Asked {
+    /// How many copies on stable storage an acknowledgement will rest on.
+    fn durable(&self, wish: &QuorumWish) -> usize {
         let defaults = self.options.quorum;
         let w = wish.w.unwrap_or(defaults.w);
-        let durable = wish.dw.or(defaults.dw).unwrap_or(w).min(w);
-        let homes = wish.pw.unwrap_or(defaults.pw);
-        // Of at most N acknowledgements (more than W may have come) DW are durable and PW by home replicas: so many are both.
-        let both = (usize::from(durable) + usize::from(homes)).saturating_sub(usize::from(self.options.replication));
-        Asked { durable: usize::from(durable), strict: both }
+        usize::from(wish.dw.or(defaults.dw).unwrap_or(w).min(w))
     }
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
         let quorum = self.draw_wish();
-        let strict = usize::from(self.options.replication + 1 - quorum.pr.unwrap_or(0));
-        let earlier = self.ledger.strict(&name, strict);
+        let homes = usize::from(self.options.replication + 1 - quorum.pr.unwrap_or(0));
+        let earlier = self.ledger.held_by(&name, homes);
         let request = Request { name: name.clone(), operation: Operation::Get, quorum, timeout_ms: 0 };
         self.send(client, request, Doing::Get { name, then, earlier }, sim);
     }
@@ -169,8 +166,8 @@ impl Workload {
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
         let wish = self.draw_wish();
         let delete = matches!(intent, Intent::Delete);
-        let asked = self.asked(&wish);
-        let id = self.ledger.begin(name.clone(), delete, known.covers, asked);
+        let durable = self.durable(&wish);
+        let id = self.ledger.begin(name.clone(), delete, known.covers, durable);
         let operation = match intent {
             Intent::Put { create_only } => Operation::Put { data: id.value(), context: known.token, create_only },
             Intent::Delete => Operation::Delete { context: known.token },
@@ -271,8 +268,9 @@ impl Workload {
                 sim.totals.writes_ok += 1;
                 let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
                 let write = (!is_delete).then_some(id);
-                let copies = self.ledger.get(id).map_or(0, |write| write.asked.durable);
+                let copies = self.ledger.get(id).map_or(0, |write| write.durable);
                 sim.acknowledged(id, copies);
+                self.ledger.found_at(id, evidence::homes(sim, id, name));
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
                     sim.violated(invariant, what);
                 }

@@ -1,4 +1,4 @@
-//! Histories drawn from seeds: some hundreds of new ones, and for ever those that once failed (`seeds.txt`).
+//! Histories drawn from seeds: some of every day, and for ever those that once failed (`seeds.txt`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +6,7 @@ use dynamo_sim::options::Options;
 use dynamo_sim::run::run;
 
 /// Seeds of the daily run. Many more are run by `cargo run -p dynamo-sim -- --seeds 30000`.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 1_500;
 
 fn check(seed: u64) -> u64 {
     let outcome = run(&Options::from_seed(seed), false);

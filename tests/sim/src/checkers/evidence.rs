@@ -1,8 +1,12 @@
 //! I12: an acknowledgement says who has the write; the disks are asked whether that is true.
 
-use dynamo_core::id::NodeId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, QuorumWish};
+use dynamo_core::ring::Ring;
 
 use crate::ledger::Verdict;
 use crate::schedule::HostId;
@@ -38,4 +42,21 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
 /// The write arrived where a version that had seen it was there before: nothing had to be stored.
 fn supersedes(sim: &Simulation, host: HostId, name: &Name, write: WriteId) -> bool {
     sim.witness().dots_of(write).iter().any(|dot| sim.disk(host).has_seen(name, *dot))
+}
+
+/// How many home replicas have `write` on stable storage: the fewest of any write set of any ring that a node holds now. Whatever
+/// moves from now on moves from there.
+pub fn homes(sim: &Simulation, write: WriteId, name: &Name) -> usize {
+    let witness = sim.witness();
+    let dots = witness.dots_of(write);
+    let has = |node: &&NodeId| {
+        sim.host_of(**node).is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
+    };
+    let rings: BTreeMap<Epoch, &Arc<Ring>> =
+        sim.running().into_iter().filter_map(|host| sim.node(host)?.ring()).map(|ring| (ring.epoch, ring)).collect();
+    let counts = rings.values().flat_map(|ring| {
+        let sets = ring.placement(ring.partition_of(name)).write_sets();
+        sets.into_iter().map(|set| set.iter().filter(&has).count()).collect::<Vec<_>>()
+    });
+    counts.min().unwrap_or(0)
 }
