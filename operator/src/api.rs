@@ -309,18 +309,18 @@ pub struct Bucket {
     #[schemars(range(min = 1, max = 7))]
     pub w: Option<i32>,
 
-    /// Of the w, how many must have written to stable storage. Absent: all of them. 0 is the paper's write buffer: fast, and lost when
+    /// Acknowledgements that must be on stable storage, whoever gives them. Absent: w. 0 is the paper's write buffer: fast, and lost when
     /// the nodes lose power together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 7))]
     pub dw: Option<i32>,
 
-    /// Of the r, how many must be home replicas and not stand-ins. Default 0.
+    /// Home replicas, and not stand-ins, that must answer a get. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 7))]
     pub pr: Option<i32>,
 
-    /// Of the w, how many must be home replicas and not stand-ins. Default 0.
+    /// Home replicas, and not stand-ins, that must acknowledge a put. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 7))]
     pub pw: Option<i32>,

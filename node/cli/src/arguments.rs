@@ -49,7 +49,7 @@ pub struct ReadQuorum {
     /// Replicas that must answer.
     #[arg(long)]
     pub r: Option<u8>,
-    /// Of these, how many must be home replicas.
+    /// Home replicas that must answer.
     #[arg(long)]
     pub pr: Option<u8>,
 }
@@ -60,10 +60,10 @@ pub struct WriteQuorum {
     /// Replicas that must acknowledge.
     #[arg(long)]
     pub w: Option<u8>,
-    /// Of these, how many must have the write on stable storage.
+    /// Acknowledgements that must be on stable storage, whoever gives them.
     #[arg(long)]
     pub dw: Option<u8>,
-    /// Of these, how many must be home replicas.
+    /// Home replicas that must acknowledge.
     #[arg(long)]
     pub pw: Option<u8>,
 }

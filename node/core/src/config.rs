@@ -23,11 +23,12 @@ pub struct QuorumDefaults {
     pub r: u8,
     /// Replicas that must acknowledge a put.
     pub w: u8,
-    /// Of the W, how many must have fsynced; `None` means all of them.
+    /// Acknowledgements that must be on stable storage before the answer; `None` means W of them. Counted by itself: the durable
+    /// ones need not be those of home replicas that `pw` counts.
     pub dw: Option<u8>,
-    /// Of the R, how many must be home replicas.
+    /// Home replicas that must answer a get.
     pub pr: u8,
-    /// Of the W, how many must be home replicas.
+    /// Home replicas that must acknowledge a put, on stable storage or not.
     pub pw: u8,
 }
 

@@ -15,9 +15,9 @@ use crate::{config::QuorumDefaults, request::Failure};
 pub struct Required {
     /// Answers.
     pub total: usize,
-    /// Of these, on stable storage (puts only).
+    /// Answers on stable storage (puts only).
     pub durable: usize,
-    /// Of these, by home replicas themselves.
+    /// Answers by home replicas themselves. Durable and primary answers are counted apart: they need not be the same ones.
     pub primary: usize,
 }
 

@@ -18,11 +18,12 @@ pub struct QuorumWish {
     pub r: Option<u8>,
     /// Replicas that must acknowledge a put.
     pub w: Option<u8>,
-    /// Of the W, how many must have fsynced.
+    /// Acknowledgements that must be on stable storage before the answer. Counted by itself: the durable ones need not be those
+    /// of home replicas that `pw` counts.
     pub dw: Option<u8>,
-    /// Of the R, how many must be home replicas.
+    /// Home replicas that must answer a get.
     pub pr: Option<u8>,
-    /// Of the W, how many must be home replicas.
+    /// Home replicas that must acknowledge a put, on stable storage or not.
     pub pw: Option<u8>,
 }
 
