@@ -1,6 +1,8 @@
 //! What happens to every cluster some day: a pod goes, a machine goes.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{KUBERNETES, REBALANCE};
@@ -25,7 +27,7 @@ pub fn delete_pod(world: &mut World) -> Result<String> {
     })?;
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
     let now = node_id(world, pod)?;
-    anyhow::ensure!(now == node, "{pod} was node {node} and came back as {now}");
+    ensure!(now == node, "{pod} was node {node} and came back as {now}");
     Ok(format!("{pod} is node {node} again; {told}"))
 }
 
@@ -38,17 +40,46 @@ pub fn drain(world: &mut World) -> Result<String> {
     Ok(format!("{node} was drained; {told}"))
 }
 
-/// A Kubernetes node with a storage pod on it loses its power until Kubernetes has noticed, then boots.
+/// A Kubernetes node with one of the three storage pods on it loses its power until Kubernetes has noticed, then boots. With two
+/// of them on it no write could have its quorum, so the drained node's pod goes back first.
 pub fn power_cut(world: &mut World) -> Result<String> {
+    spread(world)?;
     let machine = world.machine.as_ref().context("the Kubernetes is not ours to cut the power of")?;
     let node = storage_node(world)?;
+    let held = pods_by_node(world)?.remove(&node).unwrap_or_default();
+    ensure!(held.len() == 1, "{node} holds {held:?}; one is what this step cuts off");
     machine.kill(&node)?;
     await_node(world, &node, false)?;
     let during = world.cluster_object()?;
     machine.boot(&node)?;
     await_node(world, &node, true)?;
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
-    Ok(format!("{node} was off; meanwhile {}; {told}", condition(&during, "Degraded")))
+    Ok(format!("{node} with {} was off; meanwhile {}; {told}", held[0], condition(&during, "Degraded")))
+}
+
+/// Which storage pods lie on which Kubernetes node.
+fn pods_by_node(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut nodes = BTreeMap::<String, Vec<String>>::new();
+    for (pod, object) in world.pods(&world.cluster)? {
+        nodes.entry(text(&object, "/spec/nodeName").to_owned()).or_default().push(pod);
+    }
+    Ok(nodes)
+}
+
+/// Kubernetes moves no running pod to a node that is free again; a deleted one it starts there. One is enough: before the drain
+/// the three pods lay on three nodes, after it they lie on two.
+fn spread(world: &World) -> Result<()> {
+    let Some(pod) = pods_by_node(world)?.into_values().find(|pods| pods.len() > 1).and_then(|mut pods| pods.pop()) else {
+        return Ok(());
+    };
+    world.kubernetes.kubectl_within(KUBERNETES, &["delete", "pod", &pod])?;
+    command::until("the pods to lie on a node each", KUBERNETES, || {
+        let nodes = pods_by_node(world)?;
+        Ok(if nodes.len() == 3 && !nodes.contains_key("") { Ok(()) } else { Err(format!("{nodes:?}")) })
+    })?;
+    world.kubernetes.kubectl_within(KUBERNETES, &["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"])?;
+    world.await_settled(&world.cluster, 3, REBALANCE)?;
+    Ok(())
 }
 
 /// A Kubernetes node with a storage pod on it, other than node0, which has the control plane and the test's own way in.
