@@ -1,22 +1,27 @@
-//! `bench`: YCSB workloads A, B and C in a closed loop, with the CPU time that servers and client took (design 9).
+//! `bench`: YCSB's workloads, with the CPU time that servers and client took (design 9).
 //!
-//! Closed loop: each client sends its next request when the last one is answered, so a slow cluster is asked less, and the
-//! latencies are service times. Updates carry the context that the benchmark last saw of the record, as an application that
-//! read it would: blind puts would leave a sibling each, and measure ever larger objects. `--updates blind` does that
-//! nevertheless. Values are random bytes that no compression makes smaller. Keys are new in each run.
+//! In a closed loop, or with `--rate` in an open one ([`pace`]). Updates carry the context that the benchmark last saw of the
+//! record, as an application that read it would: blind puts would leave a sibling each, and measure ever larger objects.
+//! `--updates blind` does that nevertheless. Values are random bytes that no compression makes smaller. Keys are new in each run.
 
+mod away;
+mod client;
+mod pace;
 mod report;
+mod shape;
+mod timeline;
 mod zipfian;
 
 pub use report::{LATENCY_HEADER, Latencies};
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use dynamo_client::{Client, GetOptions, Mode, PutOptions, RequestError};
+use dynamo_client::{Client, Mode, PutOptions, RequestError};
 use dynamo_core::config::VALUE_BYTES_MAX;
 use dynamo_core::name::Name;
 use dynamo_core::random::Random;
@@ -30,7 +35,10 @@ use crate::process::cpu_time;
 use crate::progress::Progress;
 use crate::stop::Stop;
 use crate::{connection, local, random};
+use away::Phases;
 use report::{Cpu, Measured, Report};
+use shape::Shape;
+use timeline::Timeline;
 use zipfian::{Chooser, THETA, Zipfian};
 
 /// Random bytes of which every value is a piece.
@@ -41,7 +49,7 @@ const LOAD_ATTEMPTS_MAX: u32 = 5;
 /// Arguments of `bench`.
 #[derive(Args, Debug, Clone)]
 pub struct Bench {
-    /// a: half gets, half updates. b: 95 % gets. c: gets only.
+    /// YCSB's letter, or updates only.
     #[arg(long, value_enum, default_value_t = Shape::A)]
     workload: Shape,
     /// Records that are loaded first.
@@ -63,9 +71,20 @@ pub struct Bench {
     /// How requests travel.
     #[arg(long, value_enum, default_value_t = Travel::Stream)]
     mode: Travel,
-    /// Which records are asked for.
-    #[arg(long, value_enum, default_value_t = Distribution::Zipfian)]
-    distribution: Distribution,
+    /// Requests a second of all clients together, sent on a schedule whatever the answers: an open loop. Without it a client sends
+    /// its next request when its last one is answered.
+    #[arg(long, value_name = "NUMBER", value_parser = rate)]
+    rate: Option<f64>,
+    /// Kill this node of `local up` after a third of the time, start it again after another third, and tell the latencies while
+    /// its hints are delivered from those before.
+    #[arg(long, value_name = "NODE")]
+    away: Option<usize>,
+    /// Latencies of each second as well.
+    #[arg(long)]
+    timeline: bool,
+    /// Which records are asked for. Default: latest for workload d, else zipfian.
+    #[arg(long, value_enum)]
+    distribution: Option<Distribution>,
     /// What updates carry.
     #[arg(long, value_enum, default_value_t = Updates::Context)]
     updates: Updates,
@@ -85,13 +104,6 @@ pub struct Bench {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Shape {
-    A,
-    B,
-    C,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Travel {
     /// One pipelined stream a node.
     Stream,
@@ -103,7 +115,12 @@ enum Travel {
 enum Distribution {
     /// Scrambled zipfian, constant 0.99.
     Zipfian,
+    /// All alike.
     Uniform,
+    /// A fifth of the records gets four fifths of the requests.
+    Hotspot,
+    /// Zipfian, the newest first.
+    Latest,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -114,14 +131,16 @@ enum Updates {
     Blind,
 }
 
-impl Shape {
-    /// Gets among a hundred operations.
-    fn gets_percent(self) -> u64 {
-        match self {
-            Shape::A => 50,
-            Shape::B => 95,
-            Shape::C => 100,
-        }
+/// Requests a second, above zero.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if rate > 0.0 && rate <= 1e7 { Ok(rate) } else { Err(format!("{text} a second; give more than 0, at most 10,000,000")) }
+}
+
+impl Bench {
+    fn distribution(&self) -> Distribution {
+        let default = if self.workload == Shape::D { Distribution::Latest } else { Distribution::Zipfian };
+        self.distribution.unwrap_or(default)
     }
 }
 
@@ -131,8 +150,10 @@ struct Shared {
     arguments: Bench,
     chooser: Chooser,
     pool: Bytes,
-    /// The context last seen of each record.
+    /// The context last seen of each record; one for each record that there is.
     contexts: Mutex<Vec<Bytes>>,
+    /// The record that the next insert adds.
+    next_insert: AtomicU64,
     /// Sets this run's keys apart from those of others.
     run: u32,
 }
@@ -148,10 +169,19 @@ impl Shared {
         self.pool.slice(start..start + bytes)
     }
 
+    fn contexts(&self) -> MutexGuard<'_, Vec<Bytes>> {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many records there are.
+    fn records(&self) -> u64 {
+        self.contexts().len() as u64
+    }
+
     fn context(&self, record: u64) -> Bytes {
         match self.arguments.updates {
             Updates::Blind => Bytes::new(),
-            Updates::Context => self.contexts.lock().unwrap_or_else(PoisonError::into_inner)[record as usize].clone(),
+            Updates::Context => self.contexts()[record as usize].clone(),
         }
     }
 
@@ -160,7 +190,11 @@ impl Shared {
         if context.is_empty() {
             return;
         }
-        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)[record as usize] = context;
+        let mut contexts = self.contexts();
+        if contexts.len() <= record as usize {
+            contexts.resize(record as usize + 1, Bytes::new());
+        }
+        contexts[record as usize] = context;
     }
 }
 
@@ -173,27 +207,29 @@ pub async fn run(connection: &Connection, format: Format, arguments: Bench) -> R
     if let Some(pid) = pids.iter().find(|pid| cpu_time(**pid).is_none()) {
         return Err(Stop::Usage(format!("--pids: there is no process {pid}")));
     }
+    if let Some(node) = arguments.away
+        && !local::has_node(node)
+    {
+        return Err(Stop::Usage(format!("--away {node}: the cluster of `local up` has no such node")));
+    }
     let mode = if arguments.mode == Travel::Unary { Mode::Unary } else { Mode::Stream };
     let client = connection::client(connection, mode).await?;
     let mut source = random::fresh();
-    let chooser = match arguments.distribution {
-        Distribution::Zipfian => Chooser::Zipfian(Zipfian::new(arguments.records)),
-        Distribution::Uniform => Chooser::Uniform { records: arguments.records },
+    let records = arguments.records;
+    let chooser = match arguments.distribution() {
+        Distribution::Zipfian => Chooser::Zipfian(Zipfian::new(records)),
+        Distribution::Uniform => Chooser::Uniform { records },
+        Distribution::Hotspot => Chooser::Hotspot { records },
+        Distribution::Latest => Chooser::Latest(Zipfian::new(records)),
     };
     let pool: Vec<u8> = (0..POOL_BYTES / 8).flat_map(|_| source.next_u64().to_le_bytes()).collect();
-    let contexts = Mutex::new(vec![Bytes::new(); arguments.records as usize]);
+    let contexts = Mutex::new(vec![Bytes::new(); records as usize]);
     let run = source.next_u64() as u32;
-    let shared = Arc::new(Shared { client, arguments, chooser, pool: pool.into(), contexts, run });
+    let next_insert = AtomicU64::new(records);
+    let shared = Arc::new(Shared { client, arguments, chooser, pool: pool.into(), contexts, next_insert, run });
     let loaded = load(&shared, &mut source).await?;
-    let (elapsed, measured, cpu) = measure(&shared, &pids, &mut source).await?;
-    let report = Report {
-        configuration: configuration(&shared),
-        title: title(&shared.arguments),
-        load: (shared.arguments.records, loaded),
-        elapsed,
-        measured,
-        cpu,
-    };
+    let mut report = measure(&shared, &pids, &mut source).await?;
+    report.load = (records, loaded);
     show(format, || report.text(), &report.document())
 }
 
@@ -245,13 +281,17 @@ async fn load_one(shared: &Shared, record: u64, source: &mut Random) -> Result<(
     }
 }
 
-async fn measure(shared: &Arc<Shared>, pids: &[u32], source: &mut Random) -> Result<(Duration, Measured, Cpu), Stop> {
+async fn measure(shared: &Arc<Shared>, pids: &[u32], source: &mut Random) -> Result<Report, Stop> {
     let begin = Instant::now() + Duration::from_secs(shared.arguments.warm_up);
     let end = begin + Duration::from_secs(shared.arguments.seconds);
+    let timeline = shared.arguments.timeline.then(|| Arc::new(Timeline::new(begin)));
+    let phases = shared.arguments.away.map(|_| Arc::new(Phases::new()));
+    let away = shared.arguments.away.zip(phases.clone()).map(|(node, phases)| tokio::spawn(phases.run(node, begin, end)));
     let mut tasks = JoinSet::new();
     for _ in 0..shared.arguments.clients {
-        let (shared, source) = (Arc::clone(shared), Random::new(source.next_u64()));
-        tasks.spawn(async move { run_client(&shared, source, begin, end).await });
+        let phases = phases.clone();
+        let (shared, source, timeline) = (Arc::clone(shared), Random::new(source.next_u64()), timeline.clone());
+        tasks.spawn(async move { client::run(&shared, source, client::Window { begin, end, timeline, phases }).await });
     }
     let mut progress = Progress::new("run", None);
     let mut wait_until = async |until: Instant, what: &str| {
@@ -269,64 +309,31 @@ async fn measure(shared: &Arc<Shared>, pids: &[u32], source: &mut Random) -> Res
     while let Some(ended) = tasks.join_next().await {
         measured.add(&ended.map_err(|error| Stop::Failed(format!("run: {error}")))?);
     }
+    if let Some(away) = away {
+        away.await.map_err(|error| Stop::Failed(format!("--away: {error}")))??;
+    }
     let taken = |pid: &u32| after.get(pid).zip(before.get(pid)).map(|(after, before)| after.saturating_sub(*before));
     let own = std::process::id();
     let cpu = Cpu {
         client: taken(&own).unwrap_or_default(),
         servers: pids.iter().filter_map(|pid| Some((*pid, taken(pid)?))).collect(),
     };
-    Ok((elapsed, measured, cpu))
+    Ok(Report {
+        configuration: configuration(shared),
+        title: title(&shared.arguments),
+        load: (0, Duration::ZERO),
+        elapsed,
+        measured,
+        cpu,
+        rate: shared.arguments.rate,
+        timeline,
+        phases,
+    })
 }
 
 fn cpu_snapshot(pids: &[u32]) -> BTreeMap<u32, Duration> {
     let own = std::process::id();
     pids.iter().chain([&own]).filter_map(|pid| Some((*pid, cpu_time(*pid)?))).collect()
-}
-
-/// One client: the next operation when the last one is done. Those that end between `begin` and `end` count.
-async fn run_client(shared: &Shared, mut source: Random, begin: Instant, end: Instant) -> Measured {
-    let mut measured = Measured::new();
-    let get_options = GetOptions { quorum: QuorumWish::from(&shared.arguments.read), timeout: None };
-    let gets_percent = shared.arguments.workload.gets_percent();
-    loop {
-        let started = Instant::now();
-        if started >= end {
-            return measured;
-        }
-        let record = shared.chooser.next(&mut source);
-        let is_get = source.next_u64() % 100 < gets_percent;
-        let (outcome, siblings) = match is_get {
-            true => match shared.client.get(&shared.name(record), &get_options).await {
-                Ok(found) => (Ok(found.context), found.siblings.len()),
-                Err(error) => (Err(error), 0),
-            },
-            false => {
-                let quorum = QuorumWish::from(&shared.arguments.write);
-                let options = PutOptions { quorum, context: shared.context(record), ..PutOptions::default() };
-                let written = shared.client.put(&shared.name(record), shared.value(&mut source), &options).await;
-                (written.map(|written| written.context), 0)
-            }
-        };
-        let ended = Instant::now();
-        let counts = ended >= begin && ended < end;
-        match outcome {
-            Ok(context) => {
-                shared.seen(record, context);
-                if counts {
-                    let latencies = if is_get { &mut measured.gets } else { &mut measured.puts };
-                    latencies.record(ended - started);
-                    measured.siblings_max = measured.siblings_max.max(siblings);
-                }
-            }
-            Err(error) => {
-                if counts {
-                    *measured.errors.entry(error.kind()).or_default() += 1;
-                }
-                // A cluster that refuses at once is not asked in a tight loop.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-    }
 }
 
 fn title(arguments: &Bench) -> String {
@@ -335,12 +342,13 @@ fn title(arguments: &Bench) -> String {
         Updates::Blind => "blind updates",
     };
     format!(
-        "YCSB {:?}: {} records of {} bytes, {:?} keys, {} clients in a closed loop, {:?} mode, {updates}",
-        arguments.workload,
+        "{}: {} records of {} bytes, {:?} keys, {} clients in {}, {:?} mode, {updates}",
+        if arguments.workload == Shape::Update { "updates only".to_owned() } else { format!("YCSB {:?}", arguments.workload) },
         grouped(arguments.records),
         grouped(arguments.value_bytes),
-        arguments.distribution,
+        arguments.distribution(),
         arguments.clients,
+        if arguments.rate.is_some() { "an open loop" } else { "a closed loop" },
         arguments.mode,
     )
 }
@@ -355,12 +363,13 @@ fn configuration(shared: &Shared) -> Value {
         "records": arguments.records,
         "value_bytes": arguments.value_bytes,
         "clients": arguments.clients,
-        "loop": "closed",
+        "loop": if arguments.rate.is_some() { "open" } else { "closed" },
+        "rate_per_second": arguments.rate,
         "seconds": arguments.seconds,
         "warm_up_seconds": arguments.warm_up,
         "mode": lower(&arguments.mode),
-        "distribution": lower(&arguments.distribution),
-        "zipfian_constant": (arguments.distribution == Distribution::Zipfian).then_some(THETA),
+        "distribution": lower(&arguments.distribution()),
+        "zipfian_constant": matches!(arguments.distribution(), Distribution::Zipfian | Distribution::Latest).then_some(THETA),
         "updates": lower(&arguments.updates),
         "r": arguments.read.r,
         "pr": arguments.read.pr,

@@ -130,6 +130,26 @@ pub fn running_pids() -> Vec<u32> {
     nodes.iter().filter(|node| node.is_running()).filter_map(|node| node.process).map(|process| process.pid).collect()
 }
 
+/// The folder of the default cluster.
+fn default_cluster() -> Result<PathBuf, Stop> {
+    std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).map_or_else(default_folder, Ok)
+}
+
+/// Ends a node of the default cluster without warning, and prints nothing.
+pub async fn kill_quietly(node: usize) -> Result<(), Stop> {
+    end_by_force(&default_cluster()?, node).await.map(drop)
+}
+
+/// Starts a node of the default cluster again, and prints nothing. Ends when it serves.
+pub async fn start_quietly(node: usize) -> Result<(), Stop> {
+    start_again(&default_cluster()?, node, None).await.map(drop)
+}
+
+/// There is such a node in the default cluster.
+pub fn has_node(node: usize) -> bool {
+    default_cluster().is_ok_and(|path| folder::read(&path).ok().flatten().is_some_and(|cluster| node < cluster.nodes.len()))
+}
+
 async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
     let binary = launch::find_binary(up.node_binary.as_deref())?;
     let mut folder = Folder::open_or_create(path, || planned(up))?;
@@ -268,6 +288,12 @@ async fn wait_until_gone(processes: &[crate::process::Process], patience: Durati
 }
 
 async fn kill(format: Format, path: &Path, node: usize) -> Result<(), Stop> {
+    let (name, pid) = end_by_force(path, node).await?;
+    show(format, || format!("killed {name} (process {pid})"), &json!({ "killed": name, "pid": pid }))
+}
+
+/// The node's name, and the pid that it had.
+async fn end_by_force(path: &Path, node: usize) -> Result<(String, u32), Stop> {
     let mut folder = Folder::open(path)?;
     let record = folder.node_mut(node)?;
     let name = record.name.clone();
@@ -278,10 +304,16 @@ async fn kill(format: Format, path: &Path, node: usize) -> Result<(), Stop> {
         return Err(Stop::Failed(format!("{name}: process {} does not end", process.pid)));
     }
     folder.save()?;
-    show(format, || format!("killed {name} (process {})", process.pid), &json!({ "killed": name, "pid": process.pid }))
+    Ok((name, process.pid))
 }
 
 async fn start_one(format: Format, path: &Path, node: usize, binary: Option<PathBuf>) -> Result<(), Stop> {
+    let (name, pid) = start_again(path, node, binary).await?;
+    show(format, || format!("started {name} (process {pid})"), &json!({ "started": name, "pid": pid }))
+}
+
+/// The node's name, and the pid that it has now.
+async fn start_again(path: &Path, node: usize, binary: Option<PathBuf>) -> Result<(String, u32), Stop> {
     let binary = launch::find_binary(binary.as_deref())?;
     let mut folder = Folder::open(path)?;
     let record = folder.node_mut(node)?;
@@ -293,7 +325,7 @@ async fn start_one(format: Format, path: &Path, node: usize, binary: Option<Path
     let child = launch::start(&mut folder, node, &binary)?;
     let pid = child.id();
     launch::wait_until_ready(&folder, &mut [child], Instant::now() + READY_PATIENCE).await?;
-    show(format, || format!("started {name} (process {pid})"), &json!({ "started": name, "pid": pid }))
+    Ok((name, pid))
 }
 
 async fn status(format: Format, cluster: &Cluster) -> Result<(), Stop> {

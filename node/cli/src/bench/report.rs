@@ -1,11 +1,14 @@
 //! What a run of the benchmark came to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::away::Phases;
+use super::timeline::Timeline;
 use crate::output::{grouped, table};
 
 /// The longest latency that is told apart, 10 minutes in microseconds.
@@ -18,6 +21,11 @@ impl Latencies {
     /// None yet.
     pub fn new() -> Self {
         Self(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants that the histogram accepts"))
+    }
+
+    /// None yet, with two significant digits: a hundredth of the memory.
+    pub fn coarse() -> Self {
+        Self(Histogram::new_with_bounds(1, LATENCY_US_MAX, 2).expect("the bounds are constants that the histogram accepts"))
     }
 
     /// One operation took so long.
@@ -50,8 +58,10 @@ impl Latencies {
         json!({
             "count": self.count(),
             "p50_ms": self.quantile_ms(0.5),
+            "p90_ms": self.quantile_ms(0.9),
             "p99_ms": self.quantile_ms(0.99),
             "p999_ms": self.quantile_ms(0.999),
+            "p9999_ms": self.quantile_ms(0.9999),
             "max_ms": self.max_ms(),
         })
     }
@@ -83,12 +93,14 @@ pub struct Measured {
     pub errors: BTreeMap<&'static str, u64>,
     /// The most siblings that a get returned.
     pub siblings_max: usize,
+    /// Requests of an open loop that were sent after their time, since all clients were busy.
+    pub late: u64,
 }
 
 impl Measured {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { gets: Latencies::new(), puts: Latencies::new(), errors: BTreeMap::new(), siblings_max: 0 }
+        Self { gets: Latencies::new(), puts: Latencies::new(), errors: BTreeMap::new(), siblings_max: 0, late: 0 }
     }
 
     /// What another client did, too.
@@ -99,6 +111,7 @@ impl Measured {
             *self.errors.entry(kind).or_default() += count;
         }
         self.siblings_max = self.siblings_max.max(other.siblings_max);
+        self.late += other.late;
     }
 
     /// Operations that did what they should.
@@ -130,6 +143,12 @@ pub struct Report {
     pub measured: Measured,
     /// What it took.
     pub cpu: Cpu,
+    /// The requests a second of an open loop.
+    pub rate: Option<f64>,
+    /// Second by second, if that was asked for.
+    pub timeline: Option<Arc<Timeline>>,
+    /// Apart by what happened meanwhile, if that was asked for.
+    pub phases: Option<Arc<Phases>>,
 }
 
 impl Report {
@@ -156,6 +175,9 @@ impl Report {
             "put": self.measured.puts.document(),
             "errors": self.measured.errors,
             "siblings_max": self.measured.siblings_max,
+            "late": self.rate.map(|_| self.measured.late),
+            "timeline": self.timeline.as_ref().map(|timeline| timeline.document()),
+            "away": self.phases.as_ref().map(|phases| phases.document()),
             "servers_cpu_us_per_operation": known.then(|| self.cpu_us_per_operation(servers)),
             "client_cpu_us_per_operation": self.cpu_us_per_operation(self.cpu.client),
             "servers_cpu_seconds": self.cpu.servers.iter().map(seconds).collect::<BTreeMap<_, _>>(),
@@ -182,9 +204,19 @@ impl Report {
                 format!("{:.1} us/op in {processes}", self.cpu_us_per_operation(servers))
             }
         };
+        let late = match self.rate {
+            None => String::new(),
+            Some(rate) => format!(
+                "open loop of {} a second: {} were sent late, and counted from their time\n",
+                grouped(rate as u64),
+                grouped(self.measured.late)
+            ),
+        };
+        let phases = self.phases.as_ref().map_or(String::new(), |phases| format!("\n\n{}", phases.text()));
+        let timeline = self.timeline.as_ref().map_or(String::new(), |timeline| format!("\n\n{}", timeline.text()));
         format!(
             "{}\nload: {} records in {:.1} s ({}/s)\n\n{} ops/s over {:.1} s\n\n{}\n\n\
-             errors: {errors}\nCPU: servers {servers}, client {:.1} us/op\nmost siblings in a get: {}",
+             errors: {errors}\n{late}CPU: servers {servers}, client {:.1} us/op\nmost siblings in a get: {}{phases}{timeline}",
             self.title,
             grouped(records),
             load.as_secs_f64(),
@@ -216,6 +248,9 @@ mod tests {
             elapsed: Duration::from_secs(10),
             measured,
             cpu: Cpu { client: Duration::from_micros(1010), servers: BTreeMap::from([(7, Duration::from_micros(2020))]) },
+            rate: None,
+            timeline: None,
+            phases: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which record a request is for: all alike, or few often and many seldom.
 //!
+//! Hotspot: a fifth of the records gets four fifths of the requests. Latest: the newer, the more often.
+//!
 //! The zipfian generator is that of Gray et al., "Quickly generating billion-record synthetic databases" (SIGMOD 1994), with the
 //! constant 0.99, as YCSB has it. The ranks are scrambled by a hash, so that popular records lie all over the ring.
 
@@ -20,14 +22,27 @@ pub enum Chooser {
     },
     /// Scrambled zipfian.
     Zipfian(Zipfian),
+    /// A fifth of the records, which lie all over the ring, gets four fifths of the requests.
+    Hotspot {
+        /// How many there are.
+        records: u64,
+    },
+    /// Zipfian from the newest record backwards.
+    Latest(Zipfian),
 }
 
 impl Chooser {
-    /// The next record, from 0.
-    pub fn next(&self, source: &mut Random) -> u64 {
+    /// The next record, from 0, when there are `now` of them: inserts add to those that were loaded.
+    pub fn next(&self, source: &mut Random, now: u64) -> u64 {
         match self {
             Chooser::Uniform { records } => source.next_u64() % records,
             Chooser::Zipfian(zipfian) => scrambled(zipfian.rank(random::unit(source))) % zipfian.records,
+            Chooser::Hotspot { records } => {
+                let hot = (records / 5).max(1);
+                let is_hot = source.next_u64() % 5 < 4 || hot == *records;
+                if is_hot { source.next_u64() % hot } else { hot + source.next_u64() % (records - hot) }
+            }
+            Chooser::Latest(zipfian) => now - 1 - zipfian.rank(random::unit(source)).min(now - 1),
         }
     }
 }
@@ -97,12 +112,27 @@ mod tests {
     fn every_choice_is_a_record_even_of_one_or_two() {
         let mut source = Random::new(2);
         for records in [1, 2, 3, 10] {
-            for chooser in [Chooser::Uniform { records }, Chooser::Zipfian(Zipfian::new(records))] {
+            let latest = Chooser::Latest(Zipfian::new(records));
+            let choosers =
+                [Chooser::Uniform { records }, Chooser::Zipfian(Zipfian::new(records)), Chooser::Hotspot { records }, latest];
+            for chooser in choosers {
                 for _ in 0..1000 {
-                    assert!(chooser.next(&mut source) < records);
+                    assert!(chooser.next(&mut source, records) < records);
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_hot_fifth_gets_four_fifths_and_the_newest_record_is_the_most_popular() {
+        let mut source = Random::new(3);
+        let hot = Chooser::Hotspot { records: 100 };
+        let hits = (0..100_000).filter(|_| hot.next(&mut source, 100) < 20).count();
+        assert!((79_000..81_000).contains(&hits), "{hits}");
+        let latest = Chooser::Latest(Zipfian::new(100));
+        let mut counts = [0; 150];
+        (0..100_000).for_each(|_| counts[latest.next(&mut source, 150) as usize] += 1);
+        assert!(counts[149] > counts[148] && counts[148] > counts[100] && counts[..50] == [0; 50], "{counts:?}");
     }
 
     #[test]
