@@ -2,7 +2,8 @@
 //!
 //! A request goes to the first replica in the key's preference list that is neither suspected nor failed lately. On the next
 //! node it is tried again only if that cannot do harm: it provably was not sent, or the answer says that nothing was written, or
-//! it is a get. A write that was sent and not answered is [`RequestError::Lost`], and is the caller's to look into.
+//! it is a get or has a request id ([`crate::retry`]). A write without one that was sent and not answered is
+//! [`RequestError::Lost`], and is the caller's to look into.
 //!
 //! One task per client keeps the topology current: when an answer carries a newer epoch, when a connection fails, and every ten
 //! seconds otherwise. It ends with the last clone of the client.
@@ -14,22 +15,25 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dynamo_core::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::id::{Epoch, NodeId, RequestKey};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, Operation, QuorumWish, Request};
 use dynamo_core::ring::Ring;
 use dynamo_proto::v1;
 use dynamo_proto::v1::session_response::Response;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::RequestError;
 use crate::link::Link;
+use crate::retry::{Attempt, Kind, Tries, fresh_request_id};
 use crate::session::Reply;
 use crate::topology::{EpochWatch, Member, Topology};
 
 /// Nodes that one request is tried on. With three replicas that is all of them, a stand-in, and the endpoints.
 const ATTEMPTS_MAX: usize = 8;
+/// Before nodes that were tried are tried once more, for a write that may have been made and has an id.
+const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// The topology is asked for at least this often...
 const TOPOLOGY_AGE_MAX: Duration = Duration::from_secs(10);
 /// ... and at most this often, whatever goes wrong.
@@ -97,8 +101,18 @@ pub struct PutOptions {
     pub context: Bytes,
     /// Refuse if a live version is known.
     pub create_only: bool,
+    /// Names this write: it may then be sent again as often as it takes, by this client or its caller, and is one write. A new
+    /// one for each write.
+    pub request_id: Option<RequestKey>,
     /// Until it is given up; the client's setting if absent.
     pub timeout: Option<Duration>,
+}
+
+impl PutOptions {
+    /// The same with a new request id, so that the client tries again what was not answered.
+    pub fn retried(self) -> Self {
+        Self { request_id: Some(fresh_request_id()), ..self }
+    }
 }
 
 /// What to ask of a delete.
@@ -106,8 +120,17 @@ pub struct PutOptions {
 pub struct DeleteOptions {
     /// W, DW and PW; what is absent is the bucket's setting.
     pub quorum: QuorumWish,
+    /// Names this delete, as in [`PutOptions`].
+    pub request_id: Option<RequestKey>,
     /// Until it is given up; the client's setting if absent.
     pub timeout: Option<Duration>,
+}
+
+impl DeleteOptions {
+    /// The same with a new request id, so that the client tries again what was not answered.
+    pub fn retried(self) -> Self {
+        Self { request_id: Some(fresh_request_id()), ..self }
+    }
 }
 
 /// One of the concurrent versions of an object.
@@ -197,7 +220,8 @@ impl Client {
 
     /// All concurrent versions of `name`, and the context that covers them.
     pub async fn get(&self, name: &Name, options: &GetOptions) -> Result<GetResult, RequestError> {
-        match self.shared.perform(name, &Operation::Get, &options.quorum, options.timeout).await? {
+        let request = request(name, Operation::Get, None, options.quorum);
+        match self.shared.perform(request, options.timeout).await? {
             Response::Get(v1::GetResponse { siblings, context, evidence }) => {
                 let sibling = |sibling: v1::Sibling| Sibling { value: sibling.value, written_ms: sibling.written_ms };
                 let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
@@ -210,24 +234,19 @@ impl Client {
 
     /// A new version of `name`.
     pub async fn put(&self, name: &Name, value: impl Into<Bytes>, options: &PutOptions) -> Result<PutResult, RequestError> {
-        let PutOptions { quorum, context, create_only, timeout } = options;
+        let PutOptions { quorum, context, create_only, request_id, timeout } = options;
         let operation = Operation::Put { data: value.into(), context: context.clone(), create_only: *create_only };
-        self.write(name, &operation, quorum, *timeout).await
+        self.write(request(name, operation, *request_id, *quorum), *timeout).await
     }
 
     /// A tombstone in place of what `context`, from a get of the same key, covers.
     pub async fn delete(&self, name: &Name, context: Bytes, options: &DeleteOptions) -> Result<PutResult, RequestError> {
-        self.write(name, &Operation::Delete { context }, &options.quorum, options.timeout).await
+        let DeleteOptions { quorum, request_id, timeout } = options;
+        self.write(request(name, Operation::Delete { context }, *request_id, *quorum), *timeout).await
     }
 
-    async fn write(
-        &self,
-        name: &Name,
-        operation: &Operation,
-        quorum: &QuorumWish,
-        timeout: Option<Duration>,
-    ) -> Result<PutResult, RequestError> {
-        match self.shared.perform(name, operation, quorum, timeout).await? {
+    async fn write(&self, request: Request, timeout: Option<Duration>) -> Result<PutResult, RequestError> {
+        match self.shared.perform(request, timeout).await? {
             Response::Put(v1::PutResponse { context, evidence }) => {
                 let evidence = evidence_in(evidence).map_err(RequestError::Lost)?;
                 self.shared.epochs.heard_of(evidence.epoch);
@@ -238,6 +257,11 @@ impl Client {
     }
 }
 
+/// A request whose time-out each attempt sets.
+fn request(name: &Name, operation: Operation, request_key: Option<RequestKey>, quorum: QuorumWish) -> Request {
+    Request { name: name.clone(), operation, request_key, quorum, timeout_ms: 0 }
+}
+
 #[derive(Debug)]
 struct Shared {
     config: ClientConfig,
@@ -246,39 +270,35 @@ struct Shared {
 }
 
 impl Shared {
-    async fn perform(
-        &self,
-        name: &Name,
-        operation: &Operation,
-        quorum: &QuorumWish,
-        timeout: Option<Duration>,
-    ) -> Result<Response, RequestError> {
-        check_bounds(name, operation)?;
+    async fn perform(&self, request: Request, timeout: Option<Duration>) -> Result<Response, RequestError> {
+        check_bounds(&request.name, &request.operation)?;
         let deadline = Instant::now() + timeout.unwrap_or(self.config.request_timeout);
+        let mut tries = Tries::default();
         let mut tried = Vec::new();
-        let mut last = None;
-        while tried.len() < ATTEMPTS_MAX {
-            let Some(link) = self.topology.load().next_link(name, &tried) else { break };
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            if remaining.is_zero() {
-                break;
+        for _ in 0..ATTEMPTS_MAX {
+            let mut next = self.topology.load().next_link(&request.name, &tried);
+            if next.is_none() && tries.is_open() {
+                // It may have been made, and nobody is left to ask. A load balancer's address may lead to another node now.
+                tried.clear();
+                sleep(ROUND_PAUSE).await;
+                next = self.topology.load().next_link(&request.name, &tried);
             }
-            match attempt(&link, name, operation, quorum, remaining).await {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let Some(link) = next.filter(|_| !remaining.is_zero()) else { break };
+            match attempt(&link, &request, remaining).await {
                 Attempt::Answered(response) => return Ok(response),
-                Attempt::Final(error) => return Err(error),
-                Attempt::Elsewhere(error) => {
-                    // What a node said is worth more to the caller than that another could not be reached.
-                    if last.is_none() || !matches!(error, RequestError::Unreachable(_)) {
-                        last = Some(error);
-                    }
+                Attempt::Final(error) => {
+                    tries.failed(error);
+                    break;
                 }
+                Attempt::Elsewhere(error) => tries.failed(error),
             }
             if link.is_avoided() {
                 self.epochs.refresh();
             }
             tried.push(link);
         }
-        Err(last.unwrap_or_else(|| RequestError::Unreachable("no node is known".to_owned())))
+        Err(tries.told())
     }
 
     /// Asks for the topology, one node after the other until one knows it. If none has a ring, the cluster has none yet.
@@ -346,7 +366,7 @@ impl Shared {
 
 async fn keep_current(shared: Arc<Shared>) {
     loop {
-        tokio::time::sleep(TOPOLOGY_AGE_MIN).await;
+        sleep(TOPOLOGY_AGE_MIN).await;
         // Whichever comes first: word of a change, or the age.
         let _ = timeout(TOPOLOGY_AGE_MAX, shared.epochs.stale()).await;
         if let Err(reason) = shared.refresh().await {
@@ -355,28 +375,14 @@ async fn keep_current(shared: Arc<Shared>) {
     }
 }
 
-/// What one node made of a request.
-enum Attempt {
-    Answered(Response),
-    /// The caller must hear it.
-    Final(RequestError),
-    /// Nothing was written; another node may do better.
-    Elsewhere(RequestError),
-}
-
-async fn attempt(link: &Link, name: &Name, operation: &Operation, quorum: &QuorumWish, remaining: Duration) -> Attempt {
-    let is_get = matches!(operation, Operation::Get);
-    // A get may be repeated, so a node that hangs costs it half its time and not all of it.
-    let patience = if is_get { remaining / 2 } else { remaining };
+async fn attempt(link: &Link, request: &Request, remaining: Duration) -> Attempt {
+    let kind = Kind::of(request);
+    let patience = kind.patience(remaining);
     let margin = (patience / 10).min(ANSWER_MARGIN_MAX);
     let timeout_ms = u32::try_from((patience - margin).as_millis()).unwrap_or(u32::MAX).max(1);
-    let request = Request { name: name.clone(), operation: operation.clone(), quorum: *quorum, timeout_ms };
-    let lost = |reason| match is_get {
-        true => Attempt::Elsewhere(RequestError::NoAnswer(reason)),
-        false => Attempt::Final(RequestError::Lost(reason)),
-    };
+    let request = Request { timeout_ms, ..request.clone() };
     match timeout_at(Instant::now() + patience, link.call(request.into())).await {
-        Ok(Reply::Answer(Response::Failure(failure))) => judge(failure.into(), is_get),
+        Ok(Reply::Answer(Response::Failure(failure))) => kind.judge(failure.into()),
         Ok(Reply::Answer(response)) => Attempt::Answered(response),
         Ok(Reply::NotSent(reason)) => {
             link.failed();
@@ -384,22 +390,12 @@ async fn attempt(link: &Link, name: &Name, operation: &Operation, quorum: &Quoru
         }
         Ok(Reply::Lost(reason)) => {
             link.failed();
-            lost(reason)
+            kind.lost(reason)
         }
         Err(_) => {
             link.failed();
-            lost(format!("{}: no answer within {} ms", link.address, patience.as_millis()))
+            kind.lost(format!("{}: no answer within {} ms", link.address, patience.as_millis()))
         }
-    }
-}
-
-/// What follows from a failure that a node told.
-fn judge(failure: Failure, is_get: bool) -> Attempt {
-    match failure {
-        // The node may be cut off from others, or stand by without a ring, while its neighbours are well.
-        Failure::Unavailable { .. } | Failure::NoRing => Attempt::Elsewhere(RequestError::Failed(failure)),
-        Failure::Unknown { .. } if is_get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
-        _ => Attempt::Final(RequestError::Failed(failure)),
     }
 }
 
@@ -451,25 +447,6 @@ mod tests {
         assert_eq!(check_bounds(&Name::new("b", "k"), &put(VALUE_BYTES_MAX, CONTEXT_BYTES_MAX)), Ok(()));
     }
 
-    #[test]
-    fn only_what_wrote_nothing_or_reads_is_tried_elsewhere() {
-        let (acknowledged, required) = (1, 2);
-        let cases = [
-            (Failure::Unavailable { acknowledged, required }, false, true),
-            (Failure::Unavailable { acknowledged, required }, true, true),
-            (Failure::Unknown { acknowledged, required }, false, false),
-            (Failure::Unknown { acknowledged, required }, true, true),
-            (Failure::NoRing, false, true),
-            (Failure::Overloaded(String::new()), false, false),
-            (Failure::Exists, false, false),
-            (Failure::BadContext(String::new()), false, false),
-        ];
-        for (failure, is_get, elsewhere) in cases {
-            let attempt = judge(failure.clone(), is_get);
-            assert_eq!(matches!(attempt, Attempt::Elsewhere(_)), elsewhere, "{failure:?}, get: {is_get}");
-        }
-    }
-
     #[tokio::test]
     async fn a_write_to_nobody_was_not_sent_and_says_so() {
         let epochs = Arc::new(EpochWatch::default());
@@ -479,7 +456,8 @@ mod tests {
         let topology = ArcSwap::from_pointee(Topology { endpoints: vec![Arc::clone(&link)], ..Topology::default() });
         let shared = Shared { config, epochs, topology };
         let put = Operation::Put { data: Bytes::new(), context: Bytes::new(), create_only: false };
-        let error = shared.perform(&Name::new("b", "k"), &put, &QuorumWish::default(), None).await.unwrap_err();
+        let request = request(&Name::new("b", "k"), put, None, QuorumWish::default());
+        let error = shared.perform(request, None).await.unwrap_err();
         assert!(matches!(error, RequestError::Unreachable(_)), "{error:?}");
         assert!(link.is_avoided());
     }

@@ -61,6 +61,11 @@ uuid_like! {
     ClusterId
 }
 
+uuid_like! {
+    /// A client's name for one write, however often it sends it: the request id of the API. (A [`RequestId`] is a node's.)
+    RequestKey
+}
+
 /// One unbroken tenure of a node's copy of a partition; random, new whenever the copy was created, dropped, restored or may
 /// have lost something. A dot's counter is only ever compared within one incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

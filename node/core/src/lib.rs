@@ -12,6 +12,7 @@
 //! | [`ring`] | 4.2, 6.2 | Q equal partitions, explicit replicas, a chain of epochs |
 //! | [`preference_list`] | 4.3, 4.6 | who holds a key, and who stands in |
 //! | [`version`], [`context`] | 4.4 | dotted version vector sets; what a client hands back |
+//! | [`recent_writes`] | 4.4 | which writes had which request ids, so that a retry is the same write |
 //! | [`version_cache`] | 5 | what recent objects' histories are, without reading them |
 //! | [`quorum`] | 4.5 | when enough replicas have answered |
 //! | [`coordinator`] | 4.5, 5 | one put, one get: a machine each |
@@ -40,6 +41,7 @@ pub mod preference_list;
 pub mod quorum;
 pub mod random;
 pub mod rebalance;
+pub mod recent_writes;
 pub mod request;
 pub mod ring;
 pub mod storage;

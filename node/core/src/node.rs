@@ -19,6 +19,7 @@ mod movement;
 mod repair;
 mod replica;
 mod requests;
+mod retries;
 pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::id::{Epoch, NodeId};
+use crate::id::{Epoch, NodeId, RequestKey};
 use crate::name::Name;
 use crate::version::Object;
 
@@ -55,6 +55,8 @@ pub struct Request {
     pub name: Name,
     /// What to do.
     pub operation: Operation,
+    /// The client's name for this put or delete: sent again with it, it is the same write. A get has none.
+    pub request_key: Option<RequestKey>,
     /// How many replicas it takes.
     pub quorum: QuorumWish,
     /// Milliseconds until the client wants to hear; 0 for the node's default.

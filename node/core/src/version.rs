@@ -8,6 +8,9 @@
 //! [`Object::join`] is associative, commutative and idempotent, and is what replication, read repair, hints, anti-entropy and
 //! transfers do. Only [`Object::update`] makes something new. Deviation from the paper: actors are the servers' and clocks are
 //! never truncated, since dropping a pair forgets what a value has superseded.
+//!
+//! Beside that, an object remembers its last writes with request ids ([`crate::recent_writes`]): a write that was retried may
+//! have two dots, and [`Object::shown`] shows it once. A history is all of this without the values' bytes.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +18,7 @@ use bytes::Bytes;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Incarnation, NodeId};
+use crate::recent_writes::{RecentWrite, RecentWrites};
 
 /// Who issues dots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -39,7 +43,7 @@ pub struct Dot {
 pub struct Value {
     /// The bytes, or `None` for a tombstone.
     pub data: Option<Bytes>,
-    /// The coordinator's wall clock. For people: it decides nothing.
+    /// The coordinator's stamp ([`Object::next_stamp`]). It decides nothing but which dot of a retried write is shown.
     pub written_ms: u64,
 }
 
@@ -59,14 +63,20 @@ impl Entry {
     }
 }
 
-/// What a reader has seen: per actor, the highest counter. A put with it supersedes exactly that.
+/// What a reader has seen: per actor, the highest counter; and what is remembered of the request ids of these dots. A put with it
+/// supersedes exactly that.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct CausalContext(pub BTreeMap<Actor, u64>);
+pub struct CausalContext(pub BTreeMap<Actor, u64>, pub RecentWrites);
 
 impl CausalContext {
     /// Nothing has been seen.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether `dot` has been seen.
+    pub fn covers(&self, dot: Dot) -> bool {
+        self.0.get(&dot.actor).is_some_and(|seen| dot.counter <= *seen)
     }
 }
 
@@ -87,10 +97,15 @@ pub enum Ordering {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Object {
     entries: BTreeMap<Actor, Entry>,
+    /// Of dots that were seen here.
+    recent: RecentWrites,
 }
 
-const FORMAT: u8 = 1;
+/// What an object without request ids is written in: nodes of the first version read it.
+const FORMAT_WITHOUT_RECENT: u8 = 1;
+const FORMAT: u8 = 2;
 const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0001;
+const RECENT_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
 impl Object {
     /// Nothing is known: no value, no history.
@@ -100,7 +115,7 @@ impl Object {
 
     /// What a reader of this object has seen.
     pub fn context(&self) -> CausalContext {
-        CausalContext(self.entries.iter().map(|(actor, entry)| (*actor, entry.seen())).collect())
+        CausalContext(self.entries.iter().map(|(actor, entry)| (*actor, entry.seen())).collect(), self.recent.clone())
     }
 
     /// The concurrent values with their dots, tombstones included.
@@ -110,9 +125,27 @@ impl Object {
         })
     }
 
-    /// The concurrent values that are not tombstones.
+    /// The concurrent values as readers see them, tombstones included: of a write that has several dots, since it was retried
+    /// where its first attempt was not known, the first one; and none if one of them is superseded, for then the write was made
+    /// and has been replaced. Contexts cover those that are not shown too.
+    pub fn shown(&self) -> impl Iterator<Item = (Dot, &Value)> {
+        self.values().filter(|(dot, _)| !self.is_hidden(*dot))
+    }
+
+    fn is_hidden(&self, dot: Dot) -> bool {
+        let Some(own) = self.recent.at(dot) else { return false };
+        let others = self.recent.iter().filter(|other| other.key == own.key && other.dot != dot);
+        others.into_iter().any(|other| !self.is_live(other.dot) || other < own)
+    }
+
+    fn is_live(&self, dot: Dot) -> bool {
+        let entry = self.entries.get(&dot.actor);
+        entry.is_some_and(|entry| entry.values.iter().any(|(counter, _)| *counter == dot.counter))
+    }
+
+    /// The concurrent values that are shown and not tombstones.
     pub fn siblings(&self) -> impl Iterator<Item = (&Bytes, u64)> {
-        self.values().filter_map(|(_, value)| value.data.as_ref().map(|data| (data, value.written_ms)))
+        self.shown().filter_map(|(_, value)| value.data.as_ref().map(|data| (data, value.written_ms)))
     }
 
     /// The same history without the values' bytes: enough to compare, update and digest.
@@ -122,6 +155,24 @@ impl Object {
             entry.values.iter_mut().for_each(|(_, value)| value.data = None);
         }
         history
+    }
+
+    /// The stamp of a write on top of this object: the wall clock, or just above every stamp here if the clock is behind. So
+    /// whoever writes knowing a version has a higher stamp than it, whatever the clocks do.
+    pub fn next_stamp(&self, wall_ms: u64) -> u64 {
+        let highest = self.values().map(|(_, value)| value.written_ms).max();
+        self.recent.next_stamp(highest.map_or(wall_ms, |highest| wall_ms.max(highest.saturating_add(1))))
+    }
+
+    /// The last writes with request ids.
+    pub fn recent(&self) -> &RecentWrites {
+        &self.recent
+    }
+
+    /// Remembers the request id of a write that was seen here.
+    pub fn remember(&mut self, write: RecentWrite) {
+        assert!(self.has_seen(write.dot), "{write:?} was not seen");
+        self.recent.insert(write);
     }
 
     /// How many actors' counters the object carries.
@@ -138,6 +189,7 @@ impl Object {
     ///
     /// `self` must be the actor's own whole copy, and `dot` above every dot the actor has issued.
     pub fn update(&mut self, seen: &CausalContext, dot: Dot, value: Value) {
+        self.recent.join(&seen.1);
         for (actor, counter) in &seen.0 {
             let entry = self.entries.entry(*actor).or_default();
             entry.watermark = entry.watermark.max(*counter);
@@ -151,6 +203,7 @@ impl Object {
 
     /// All that either knows. A value is kept if both have it, or one has it and the other has never seen it.
     pub fn join(&mut self, other: &Object) {
+        self.recent.join(&other.recent);
         for (actor, theirs) in &other.entries {
             let Some(ours) = self.entries.get_mut(actor) else {
                 self.entries.insert(*actor, theirs.clone());
@@ -180,13 +233,14 @@ impl Object {
 
     /// Joining `other` would change nothing.
     pub fn includes(&self, other: &Object) -> bool {
-        other.entries.iter().all(|(actor, theirs)| {
+        let entries = other.entries.iter().all(|(actor, theirs)| {
             self.entries.get(actor).is_some_and(|ours| {
                 let known = |counter: &u64| ours.values.iter().any(|(own, _)| own == counter);
                 ours.watermark >= theirs.watermark
                     && theirs.values.iter().all(|(counter, _)| *counter <= ours.watermark || known(counter))
             })
-        })
+        });
+        entries && self.recent.includes(&other.recent)
     }
 
     /// A 128-bit digest of the history: equal exactly when the histories are (values follow from their dots).
@@ -195,6 +249,10 @@ impl Object {
             return Digest::default();
         }
         let mut writer = Writer::with_capacity(64);
+        let seed = if self.recent.is_empty() { CHECKSUM_SEED } else { RECENT_SEED };
+        if !self.recent.is_empty() {
+            self.recent.digest_into(&mut writer);
+        }
         for (actor, entry) in &self.entries {
             writer.raw(&actor.node.0);
             writer.u64(actor.incarnation.0);
@@ -204,14 +262,14 @@ impl Object {
                 writer.varint(*counter);
             }
         }
-        Digest(xxhash_rust::xxh3::xxh3_128_with_seed(&writer.finish(), CHECKSUM_SEED).to_be_bytes())
+        Digest(xxhash_rust::xxh3::xxh3_128_with_seed(&writer.finish(), seed).to_be_bytes())
     }
 
     /// The canonical bytes, with a checksum.
     pub fn encode(&self) -> Bytes {
         let values: usize = self.values().map(|(_, value)| value.data.as_ref().map_or(0, Bytes::len) + 24).sum();
         let mut writer = Writer::with_capacity(16 + self.entries.len() * 40 + values);
-        writer.u8(FORMAT);
+        writer.u8(if self.recent.is_empty() { FORMAT_WITHOUT_RECENT } else { FORMAT });
         writer.varint(self.entries.len() as u64);
         for (actor, entry) in &self.entries {
             writer.raw(&actor.node.0);
@@ -230,42 +288,60 @@ impl Object {
                 }
             }
         }
+        if !self.recent.is_empty() {
+            self.recent.encode(self.entries.keys(), &mut writer);
+        }
         writer.finish_with_checksum(CHECKSUM_SEED)
     }
 
     /// Reads what [`Object::encode`] wrote; values share the input's memory.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::verified(bytes, CHECKSUM_SEED)?;
-        reader.format(FORMAT)?;
+        let format = reader.u8("format")?;
+        if !matches!(format, FORMAT_WITHOUT_RECENT | FORMAT) {
+            return Err(DecodeError::UnknownFormat { found: format, known: FORMAT });
+        }
         let mut entries = BTreeMap::new();
-        let mut previous = None;
+        let mut actors: Vec<(Actor, u64)> = Vec::new();
         for _ in 0..reader.count("actors")? {
             let node = NodeId(reader.id("actor node")?);
             let actor = Actor { node, incarnation: Incarnation(reader.u64("actor incarnation")?) };
-            if previous.is_some_and(|previous| previous >= actor) {
+            if actors.last().is_some_and(|(previous, _)| *previous >= actor) {
                 return Err(DecodeError::OutOfRange("order of actors"));
             }
-            previous = Some(actor);
-            let watermark = reader.varint("watermark")?;
-            let mut entry = Entry { watermark, values: Vec::new() };
-            for _ in 0..reader.count("values")? {
-                let counter = reader.varint("dot")?;
-                if counter <= entry.seen() {
-                    return Err(DecodeError::OutOfRange("order of dots"));
-                }
-                let written_ms = reader.varint("written_ms")?;
-                let data = match reader.u8("value kind")? {
-                    0 => None,
-                    1 => Some(reader.bytes("value")?),
-                    _ => return Err(DecodeError::OutOfRange("value kind")),
-                };
-                entry.values.push((counter, Value { data, written_ms }));
-            }
+            let entry = decode_entry(&mut reader)?;
+            actors.push((actor, entry.seen()));
             entries.insert(actor, entry);
         }
+        let recent = match format {
+            FORMAT_WITHOUT_RECENT => RecentWrites::default(),
+            _ => RecentWrites::decode(&mut reader, &actors)?,
+        };
+        if format == FORMAT && recent.is_empty() {
+            return Err(DecodeError::OutOfRange("recent writes"));
+        }
         reader.end()?;
-        Ok(Self { entries })
+        Ok(Self { entries, recent })
     }
+}
+
+fn decode_entry(reader: &mut Reader) -> Result<Entry, DecodeError> {
+    let watermark = reader.varint("watermark")?;
+    let mut entry = Entry { watermark, values: Vec::new() };
+    for _ in 0..reader.count("values")? {
+        let counter = reader.varint("dot")?;
+        if counter <= entry.seen() {
+            return Err(DecodeError::OutOfRange("order of dots"));
+        }
+        let written_ms = reader.varint("written_ms")?;
+        let data = match reader.u8("value kind")? {
+            0 => None,
+            1 => Some(reader.bytes("value")?),
+            _ => return Err(DecodeError::OutOfRange("value kind")),
+        };
+        entry.values.push((counter, Value { data, written_ms }));
+    }
+    Ok(entry)
 }
 
 /// A digest of an object's history; all zero when there is no object.
@@ -273,10 +349,13 @@ impl Object {
 pub struct Digest(pub [u8; 16]);
 
 #[cfg(test)]
+mod retried_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn actor(node: u8) -> Actor {
+    pub(super) fn actor(node: u8) -> Actor {
         Actor { node: NodeId([node; 16]), incarnation: Incarnation(1) }
     }
 
@@ -284,13 +363,13 @@ mod tests {
         Value { data: Some(Bytes::copy_from_slice(text.as_bytes())), written_ms: 0 }
     }
 
-    fn put(object: &Object, seen: &CausalContext, node: u8, counter: u64, text: &str) -> Object {
+    pub(super) fn put(object: &Object, seen: &CausalContext, node: u8, counter: u64, text: &str) -> Object {
         let mut next = object.clone();
         next.update(seen, Dot { actor: actor(node), counter }, value(text));
         next
     }
 
-    fn texts(object: &Object) -> Vec<String> {
+    pub(super) fn texts(object: &Object) -> Vec<String> {
         object.siblings().map(|(data, _)| String::from_utf8(data.to_vec()).unwrap()).collect()
     }
 
@@ -332,7 +411,7 @@ mod tests {
             let writer = (counter % 2) as usize;
             object = put(&object, &contexts[writer], 1, counter, &counter.to_string());
             // Each writer knows its own last write only.
-            contexts[writer] = CausalContext([(actor(1), counter)].into());
+            contexts[writer] = CausalContext([(actor(1), counter)].into(), RecentWrites::default());
         }
         assert!(texts(&object).len() <= 2, "{:?}", texts(&object));
     }

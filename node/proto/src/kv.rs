@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use dynamo_core::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::id::{Epoch, NodeId, RequestKey};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::version::Object;
@@ -21,7 +21,8 @@ impl TryFrom<v1::GetRequest> for Request {
 
     fn try_from(wire: v1::GetRequest) -> Result<Self, Failure> {
         let name = checked_name(&wire.bucket, &wire.key)?;
-        Ok(Self { name, operation: Operation::Get, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
+        let (operation, quorum) = (Operation::Get, quorum(wire.quorum)?);
+        Ok(Self { name, operation, request_key: None, quorum, timeout_ms: wire.timeout_ms })
     }
 }
 
@@ -36,7 +37,8 @@ impl TryFrom<v1::PutRequest> for Request {
             Err(_) => return invalid(format!("mode: {} is unknown; use PUT_MODE_UPDATE or PUT_MODE_CREATE_ONLY", wire.mode)),
         };
         let operation = Operation::Put { data: value(wire.value)?, context: context(wire.context)?, create_only };
-        Ok(Self { name, operation, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
+        let request_key = request_key(&wire.request_id)?;
+        Ok(Self { name, operation, request_key, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
     }
 }
 
@@ -50,7 +52,8 @@ impl TryFrom<v1::DeleteRequest> for Request {
             return invalid("context: empty; get the key first and hand back the context of that get");
         }
         let operation = Operation::Delete { context };
-        Ok(Self { name, operation, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
+        let request_key = request_key(&wire.request_id)?;
+        Ok(Self { name, operation, request_key, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
     }
 }
 
@@ -76,15 +79,18 @@ pub fn session_request(wire: Option<session_request::Request>) -> Result<Request
 
 impl From<Request> for session_request::Request {
     fn from(request: Request) -> Self {
-        let Request { name: Name { bucket, key }, operation, quorum, timeout_ms } = request;
+        let Request { name: Name { bucket, key }, operation, request_key, quorum, timeout_ms } = request;
         let quorum = Some(v1::Quorum::from(quorum));
+        let request_id = request_id(request_key);
         match operation {
             Operation::Get => Self::Get(v1::GetRequest { bucket, key, quorum, timeout_ms }),
             Operation::Put { data, context, create_only } => {
                 let mode = if create_only { v1::PutMode::CreateOnly } else { v1::PutMode::Update }.into();
-                Self::Put(v1::PutRequest { bucket, key, value: data, context, mode, quorum, timeout_ms })
+                Self::Put(v1::PutRequest { bucket, key, value: data, context, mode, quorum, timeout_ms, request_id })
             }
-            Operation::Delete { context } => Self::Delete(v1::DeleteRequest { bucket, key, context, quorum, timeout_ms }),
+            Operation::Delete { context } => {
+                Self::Delete(v1::DeleteRequest { bucket, key, context, quorum, timeout_ms, request_id })
+            }
         }
     }
 }
@@ -226,6 +232,19 @@ fn context(context: Bytes) -> Result<Bytes, Failure> {
     Ok(context)
 }
 
+fn request_key(bytes: &[u8]) -> Result<Option<RequestKey>, Failure> {
+    match RequestKey::from_slice(bytes) {
+        None if bytes.is_empty() => Ok(None),
+        None => invalid(format!("request_id: {} bytes; give 16 random ones, or none", bytes.len())),
+        key => Ok(key),
+    }
+}
+
+/// The wire form of a request id.
+pub fn request_id(key: Option<RequestKey>) -> Bytes {
+    key.map(|key| Bytes::copy_from_slice(&key.0)).unwrap_or_default()
+}
+
 fn quorum(wire: Option<v1::Quorum>) -> Result<QuorumWish, Failure> {
     let Some(wire) = wire else { return Ok(QuorumWish::default()) };
     let count = |field: &str, value: Option<u32>, least: u8| match value {
@@ -259,9 +278,15 @@ mod tests {
         let quorum = QuorumWish { r: Some(1), w: Some(3), dw: Some(0), pr: None, pw: Some(2) };
         let context = Bytes::from_static(b"token");
         let put = |context: &Bytes, create_only| Operation::Put { data: "v".into(), context: context.clone(), create_only };
-        [Operation::Get, put(&context, false), put(&Bytes::new(), true), Operation::Delete { context: context.clone() }]
-            .map(|operation| Request { name: Name::new("b", "k"), operation, quorum, timeout_ms: 7 })
-            .into()
+        let key = Some(RequestKey([5; 16]));
+        [
+            (Operation::Get, None),
+            (put(&context, false), key),
+            (put(&Bytes::new(), true), None),
+            (Operation::Delete { context: context.clone() }, key),
+        ]
+        .map(|(operation, request_key)| Request { name: Name::new("b", "k"), operation, request_key, quorum, timeout_ms: 7 })
+        .into()
     }
 
     #[test]
@@ -286,6 +311,8 @@ mod tests {
             (v1::PutRequest { mode: 9, ..put.clone() }, "mode: 9 is unknown; use"),
             (with_quorum(v1::Quorum { w: Some(256), ..Default::default() }), "quorum.w: 256; give 1 to 255"),
             (with_quorum(v1::Quorum { r: Some(0), ..Default::default() }), "quorum.r: 0; give 1 to 255"),
+            (v1::PutRequest { request_id: long(15), ..put.clone() }, "request_id: 15 bytes; give 16 random ones, or none"),
+            (v1::PutRequest { request_id: long(17), ..put.clone() }, "request_id: 17 bytes; give 16 random ones, or none"),
         ];
         for (request, message) in cases {
             let failure = Request::try_from(request).unwrap_err();
@@ -294,6 +321,8 @@ mod tests {
         assert!(session_request(None).is_err());
         let bare = v1::DeleteRequest { key: "k".into(), ..Default::default() };
         assert!(Request::try_from(bare).unwrap_err().to_string().starts_with("context: empty; get the key first"));
+        let unnamed = v1::DeleteRequest { key: "k".into(), context: "c".into(), request_id: long(1), ..Default::default() };
+        assert!(Request::try_from(unnamed).unwrap_err().to_string().starts_with("request_id: 1 bytes; give 16"));
         let largest = v1::PutRequest { key: long(KEY_BYTES_MAX), value: long(VALUE_BYTES_MAX), ..Default::default() };
         assert!(Request::try_from(largest).is_ok());
     }

@@ -96,7 +96,7 @@ mod tests {
 
     fn put(bytes: usize) -> Request {
         let operation = Operation::Put { data: vec![0; bytes].into(), context: Default::default(), create_only: false };
-        Request { name: Name::new("b", "k"), operation, quorum: QuorumWish::default(), timeout_ms: 0 }
+        Request { name: Name::new("b", "k"), operation, request_key: None, quorum: QuorumWish::default(), timeout_ms: 0 }
     }
 
     fn reply() -> Reply {

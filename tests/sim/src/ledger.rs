@@ -48,6 +48,8 @@ pub struct Ledger {
     writes: BTreeMap<WriteId, Write>,
     by_name: BTreeMap<Name, Vec<WriteId>>,
     returned: BTreeSet<WriteId>,
+    /// Writes with two dots that readers may see twice, or again: that they are one is no longer remembered.
+    forgiven: BTreeSet<WriteId>,
 }
 
 /// What is violated, and how.
@@ -62,11 +64,19 @@ impl Ledger {
         id
     }
 
-    /// The client was told, or gave up.
+    /// The client was told, or gave up. All attempts of a write are one write: it is acknowledged if any of them is, and once its
+    /// outcome is unknown, an attempt that wrote nothing does not make it known.
     pub fn settle(&mut self, id: WriteId, fate: Fate) {
-        if let Some(write) = self.writes.get_mut(&id) {
+        if let Some(write) = self.writes.get_mut(&id)
+            && (write.fate == Fate::Pending || fate == Fate::Ok)
+        {
             write.fate = fate;
         }
+    }
+
+    /// These may be seen twice, or again after they were replaced.
+    pub fn forgive(&mut self, writes: BTreeSet<WriteId>) {
+        self.forgiven.extend(writes);
     }
 
     /// One write.
@@ -93,7 +103,11 @@ impl Ledger {
         for value in values {
             let write = WriteId::of(value).and_then(|id| self.writes.get(&id).map(|write| (id, write)));
             match write {
-                Some((id, write)) if write.name == *name => drop(ids.insert(id)),
+                Some((id, write)) if write.name == *name => {
+                    if !ids.insert(id) && !self.forgiven.contains(&id) {
+                        return Err(("a retry is the same write", format!("{name:?} returned {id:?} twice")));
+                    }
+                }
                 _ => return Err(("I2 no invention", format!("{name:?} returned {value:?}, which nobody wrote to it"))),
             }
         }
@@ -107,7 +121,7 @@ impl Ledger {
         for id in ids {
             let mut covered = self.writes[id].covers.clone();
             while let Some(lower) = covered.pop_last() {
-                if ids.contains(&lower) {
+                if ids.contains(&lower) && !self.forgiven.contains(&lower) {
                     return Err((
                         "I5 siblings are concurrent",
                         format!("{name:?} returned {lower:?} beside {id:?}, which covers it"),
@@ -196,6 +210,7 @@ impl Ledger {
             }
             if let Some(by) = covered.get(id)
                 && Self::is_visible(visible, *id, write)
+                && !self.forgiven.contains(id)
             {
                 return Err(("I3 no resurrection", format!("{id:?} of {:?} is visible, and {by:?} covers it", write.name)));
             }

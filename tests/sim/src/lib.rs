@@ -8,7 +8,7 @@
 //! | [`simulation`] | the world: hosts that run `dynamo_core::node::Node`, driven as its driver does |
 //! | [`disk`] | storage that loses what was not synced |
 //! | [`ring_writer`] | the operator's part |
-//! | [`workload`], [`ledger`] | clients, and what they know |
+//! | [`workload`], [`retries`], [`ledger`] | clients, what they send again, and what they know |
 //! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
 //! | [`scenario`] | a small language for directed tests |
 
@@ -19,6 +19,7 @@ pub mod faults;
 pub mod ledger;
 mod network;
 pub mod options;
+pub mod retries;
 mod ring_history;
 pub mod ring_writer;
 pub mod run;

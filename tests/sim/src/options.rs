@@ -95,6 +95,8 @@ pub struct WorkloadOptions {
     pub hot_keys: usize,
     /// Keys that the others go to.
     pub cold_keys: usize,
+    /// Writes that carry a request id, by which their client may send them again.
+    pub request_ids: f64,
 }
 
 /// Mean time between two faults of a kind; `None` for a run without them.
@@ -151,7 +153,7 @@ impl Options {
             network: NetworkOptions::draw(&mut dice.fork()),
             disk: DiskOptions::draw(&mut dice.fork()),
             pace: Pace::draw(&mut dice.fork()),
-            workload: WorkloadOptions::draw(&mut dice.fork()),
+            workload: WorkloadOptions::draw(seed, &mut dice.fork()),
             faults: FaultOptions::draw(&mut dice.fork()),
         }
     }
@@ -182,7 +184,7 @@ impl Options {
                 hint_bytes: 1 << 30,
                 requests: 1 << 14,
             },
-            workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1 },
+            workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1, request_ids: 0.0 },
             faults: FaultOptions::default(),
         }
     }
@@ -241,8 +243,10 @@ impl Pace {
 }
 
 impl WorkloadOptions {
-    fn draw(dice: &mut Dice) -> Self {
+    fn draw(seed: u64, dice: &mut Dice) -> Self {
         Self {
+            // From a stream of its own: the histories of seeds without request ids are what they were before there were any.
+            request_ids: Dice::new(seed ^ 0x7265_7175_6573_7473).pick(&[0.0, 0.0, 0.3, 0.6, 1.0]),
             clients: dice.between(2, 8) as usize,
             think: Duration::from_millis(dice.pick(&[20, 60, 200])),
             hot_keys: dice.between(1, 5) as usize,

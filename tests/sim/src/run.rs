@@ -141,6 +141,10 @@ impl Run {
         }
         let visible = convergence::visible(&self.sim);
         for name in self.workload.ledger.names() {
+            let doubled = self.sim.witness().doubled(&name);
+            self.sim.totals.writes_doubled += (doubled.remembered.len() + doubled.forgotten.len()) as u64;
+            self.sim.totals.doubles_forgotten += doubled.forgotten.len() as u64;
+            self.workload.ledger.forgive(doubled.forgotten);
             let expected = visible.get(&name).cloned().unwrap_or_default();
             let host = self.sim.running()[name.len() % self.sim.running().len()];
             self.reads(host, &name, &expected)?;
@@ -154,7 +158,9 @@ impl Run {
     /// I17: in peace every get is answered, with what the replicas hold.
     fn reads(&mut self, host: HostId, name: &Name, expected: &BTreeSet<crate::witness::WriteId>) -> Result<(), Violation> {
         let quorum = QuorumWish::default();
-        let asked = self.sim.request(host, Request { name: name.clone(), operation: Operation::Get, quorum, timeout_ms: 0 });
+        let asked = self
+            .sim
+            .request(host, Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 });
         let bound = self.sim.now() + Duration::from_secs(5);
         while let Some(happening) = self.sim.next(bound) {
             match happening {

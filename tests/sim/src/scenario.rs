@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::counters::Counters;
-use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::id::{NodeId, PartitionId, RequestKey};
 use dynamo_core::name::Name;
 use dynamo_core::node::Node;
 use dynamo_core::preference_list;
@@ -117,7 +117,7 @@ impl Cluster {
 
     /// A client of this node.
     pub fn through(&mut self, host: HostId) -> Client<'_> {
-        Client { cluster: self, host, wish: QuorumWish::default() }
+        Client { cluster: self, host, wish: QuorumWish::default(), request_key: None }
     }
 
     // --- who is where -----------------------------------------------------------------------------------------------
@@ -296,12 +296,19 @@ pub struct Client<'a> {
     cluster: &'a mut Cluster,
     host: HostId,
     wish: QuorumWish,
+    request_key: Option<RequestKey>,
 }
 
 impl Client<'_> {
     /// Asks for another quorum than the cluster's.
     pub fn with(mut self, wish: QuorumWish) -> Self {
         self.wish = wish;
+        self
+    }
+
+    /// Writes under this request id.
+    pub fn with_id(mut self, id: u8) -> Self {
+        self.request_key = Some(RequestKey([id; 16]));
         self
     }
 
@@ -343,7 +350,8 @@ impl Client<'_> {
 
     /// Anything, with its outcome.
     pub fn ask(self, key: &str, operation: Operation) -> Outcome {
-        let request = Request { name: name(key), operation, quorum: self.wish, timeout_ms: 0 };
+        let Self { wish: quorum, request_key, .. } = self;
+        let request = Request { name: name(key), operation, request_key, quorum, timeout_ms: 0 };
         let client = self.cluster.sim.request(self.host, request);
         let until = self.cluster.sim.now() + PATIENCE;
         self.cluster.advance(until, Some(client)).unwrap_or_else(|| panic!("{key}: host {} does not answer", self.host.0))

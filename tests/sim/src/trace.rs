@@ -59,15 +59,16 @@ fn describe_value(data: &[u8]) -> String {
 /// A request in a few words.
 pub fn describe_request(request: &Request) -> String {
     let name = &request.name;
+    let id = request.request_key.map(|key| format!(" {key:?}")).unwrap_or_default();
     let wish = if request.quorum == Default::default() { String::new() } else { format!(" {:?}", request.quorum) };
     match &request.operation {
         Operation::Get => format!("get {name:?}{wish}"),
         Operation::Put { data, context, create_only } => {
             let context = if context.is_empty() { "blindly" } else { "with a context" };
             let create = if *create_only { " create-only" } else { "" };
-            format!("put {name:?} = {} {context}{create}{wish}", describe_value(data))
+            format!("put {name:?} = {} {context}{create}{wish}{id}", describe_value(data))
         }
-        Operation::Delete { .. } => format!("delete {name:?}{wish}"),
+        Operation::Delete { .. } => format!("delete {name:?}{wish}{id}"),
     }
 }
 

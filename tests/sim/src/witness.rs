@@ -3,10 +3,11 @@
 //! Invariants that no client could see are checked here, at the moment of the write: a dot has one value, ever (I4), and a copy
 //! only moves up in the order of histories (I6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use dynamo_core::name::Name;
+use dynamo_core::recent_writes::{REMEMBERED_MAX, RecentWrite};
 use dynamo_core::version::{Dot, Object};
 
 /// The unique number that a written value carries in its first eight bytes.
@@ -25,11 +26,23 @@ impl WriteId {
     }
 }
 
+/// Writes of one object that were stored under more than one dot: the retry came to a node that did not know the first attempt.
+#[derive(Clone, Debug, Default)]
+pub struct Doubled {
+    /// Every state that has seen one of their dots knows that it is theirs.
+    pub remembered: BTreeSet<WriteId>,
+    /// There may be states that do not.
+    pub forgotten: BTreeSet<WriteId>,
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Witness {
     dots: BTreeMap<Dot, (Name, Option<Bytes>)>,
     writes: BTreeMap<WriteId, Vec<Dot>>,
+    doubled: BTreeMap<Name, BTreeSet<WriteId>>,
+    /// Every write with a request id, in the order in which they are forgotten.
+    recent: BTreeMap<Name, BTreeSet<RecentWrite>>,
     /// Acknowledged writes, with the copies on stable storage that each acknowledgement rests on.
     acknowledged: BTreeMap<WriteId, usize>,
     /// What was wrong, until somebody takes it.
@@ -40,6 +53,9 @@ impl Witness {
     /// `object` is written somewhere: the writes that are live in it.
     pub fn saw(&mut self, name: &Name, object: &Object) -> Vec<WriteId> {
         let mut writes = Vec::new();
+        if !object.recent().is_empty() {
+            self.recent.entry(name.clone()).or_default().extend(object.recent().iter());
+        }
         for (dot, value) in object.values() {
             let id = value.data.as_deref().and_then(WriteId::of);
             writes.extend(id);
@@ -47,7 +63,11 @@ impl Witness {
                 None => {
                     self.dots.insert(dot, (name.clone(), value.data.clone()));
                     if let Some(id) = id {
-                        self.writes.entry(id).or_default().push(dot);
+                        let dots = self.writes.entry(id).or_default();
+                        dots.push(dot);
+                        if dots.len() > 1 {
+                            self.doubled.entry(name.clone()).or_default().insert(id);
+                        }
                     }
                 }
                 Some((known, data)) if known == name && *data == value.data => {}
@@ -81,6 +101,26 @@ impl Witness {
     /// The dots under which `write` was stored: more than one if it was coordinated more than once.
     pub fn dots_of(&self, write: WriteId) -> &[Dot] {
         self.writes.get(&write).map_or(&[], Vec::as_slice)
+    }
+
+    /// The dots that name the same write as this one, itself included.
+    pub fn same_write(&self, dot: Dot) -> Vec<Dot> {
+        let write = self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of));
+        write.map_or_else(|| vec![dot], |write| self.dots_of(write).to_vec())
+    }
+
+    /// The writes of `name` that have more than one dot.
+    pub fn doubled(&self, name: &Name) -> Doubled {
+        let mut doubled = Doubled::default();
+        let Some(writes) = self.doubled.get(name) else { return doubled };
+        let recent = self.recent.get(name);
+        let last: BTreeSet<Dot> =
+            recent.into_iter().flat_map(|all| all.iter().rev().take(REMEMBERED_MAX)).map(|write| write.dot).collect();
+        for write in writes {
+            let remembered = self.dots_of(*write).iter().all(|dot| last.contains(dot));
+            if remembered { &mut doubled.remembered } else { &mut doubled.forgotten }.insert(*write);
+        }
+        doubled
     }
 
     /// What was wrong since the last look.

@@ -11,6 +11,7 @@ use crate::checkers::evidence;
 use crate::dice::Dice;
 use crate::ledger::{Fate, Ledger};
 use crate::options::Options;
+use crate::retries::{Again, Retries};
 use crate::schedule::Alarm;
 use crate::simulation::Simulation;
 use crate::witness::WriteId;
@@ -26,15 +27,13 @@ enum Then {
 #[derive(Clone, Debug)]
 enum Doing {
     /// `earlier` are the writes that the read must meet, since its quorum overlaps theirs.
-    Get {
-        name: Name,
-        then: Then,
-        earlier: BTreeSet<WriteId>,
-    },
+    Get { name: Name, then: Then, earlier: BTreeSet<WriteId> },
     Write {
         name: Name,
         id: WriteId,
         wish: QuorumWish,
+        /// The request, if it may be sent again.
+        request: Option<Request>,
     },
 }
 
@@ -65,6 +64,7 @@ pub struct Workload {
     clients: Vec<Client>,
     waiting: BTreeMap<ClientHandle, usize>,
     stopped: bool,
+    retries: Retries,
     /// What they did.
     pub ledger: Ledger,
 }
@@ -77,6 +77,7 @@ impl Workload {
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             stopped: false,
+            retries: Retries::new(options),
             ledger: Ledger::default(),
             options: options.clone(),
         }
@@ -108,6 +109,9 @@ impl Workload {
     pub fn step(&mut self, client: usize, sim: &mut Simulation) {
         if self.stopped || self.clients[client].doing.is_some() {
             return;
+        }
+        if let Some(again) = self.retries.due(client) {
+            return self.write_again(client, again, sim);
         }
         let name = self.draw_name();
         let choice = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
@@ -159,7 +163,7 @@ impl Workload {
         let quorum = self.draw_wish();
         let homes = usize::from(self.options.replication + 1 - quorum.pr.unwrap_or(0));
         let earlier = self.ledger.held_by(&name, homes);
-        let request = Request { name: name.clone(), operation: Operation::Get, quorum, timeout_ms: 0 };
+        let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
         self.send(client, request, Doing::Get { name, then, earlier }, sim);
     }
 
@@ -172,10 +176,19 @@ impl Workload {
             Intent::Put { create_only } => Operation::Put { data: id.value(), context: known.token, create_only },
             Intent::Delete => Operation::Delete { context: known.token },
         };
-        let request = Request { name: name.clone(), operation, quorum: wish, timeout_ms: 0 };
-        if !self.send(client, request, Doing::Write { name, id, wish }, sim) {
+        let request_key = self.retries.key();
+        let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms: 0 };
+        let again = request_key.is_some().then(|| request.clone());
+        if !self.send(client, request, Doing::Write { name, id, wish, request: again }, sim) {
             self.ledger.settle(id, Fate::Failed);
         }
+    }
+
+    /// The same request once more. If nobody is there to take it, nothing is known that was not known before.
+    fn write_again(&mut self, client: usize, again: Again, sim: &mut Simulation) {
+        sim.totals.writes_retried += 1;
+        let (name, wish, Again { id, request }) = (again.name().clone(), again.wish(), again);
+        self.send(client, request.clone(), Doing::Write { name, id, wish, request: Some(request) }, sim);
     }
 
     /// Sends to a random host that runs; false if there is none.
@@ -206,8 +219,9 @@ impl Workload {
     pub fn give_up(&mut self, handle: ClientHandle, sim: &mut Simulation) {
         let Some((client, doing)) = self.take(handle) else { return };
         match doing {
-            Doing::Write { id, .. } => {
+            Doing::Write { id, request, .. } => {
                 self.ledger.settle(id, Fate::Unknown);
+                self.retries.consider(client, id, request, false);
                 sim.totals.writes_unknown += 1;
             }
             Doing::Get { .. } => sim.totals.gets_failed += 1,
@@ -220,7 +234,14 @@ impl Workload {
         let Some((client, doing)) = self.take(handle) else { return };
         match doing {
             Doing::Get { name, then, earlier } => self.got(client, name, then, &earlier, outcome, sim),
-            Doing::Write { name, id, wish } => self.written(client, &name, id, wish, outcome, sim),
+            Doing::Write { name, id, wish, request } => {
+                match outcome {
+                    Ok(_) => self.retries.consider(client, id, request, true),
+                    Err(Failure::Unknown { .. }) => self.retries.consider(client, id, request, false),
+                    Err(_) => {}
+                }
+                self.written(client, &name, id, wish, outcome, sim);
+            }
         }
         if self.clients[client].doing.is_none() {
             self.pause(client, sim);
@@ -241,6 +262,9 @@ impl Workload {
             return;
         };
         sim.totals.gets_ok += 1;
+        let doubled = sim.witness().doubled(&name);
+        sim.totals.doubles_checked += u64::from(!doubled.remembered.is_empty());
+        self.ledger.forgive(doubled.forgotten);
         let covers = match self.ledger.read(&name, object.siblings().map(|(data, _)| &data[..])) {
             Ok(covers) => covers,
             Err((invariant, what)) => return sim.violated(invariant, what),
@@ -266,6 +290,8 @@ impl Workload {
         let fate = match outcome {
             Ok(Success::Written { context, evidence }) => {
                 sim.totals.writes_ok += 1;
+                let was_unknown = self.ledger.get(id).is_some_and(|write| write.fate == Fate::Unknown);
+                sim.totals.retries_ok += u64::from(was_unknown);
                 let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
                 let write = (!is_delete).then_some(id);
                 let copies = self.ledger.get(id).map_or(0, |write| write.durable);

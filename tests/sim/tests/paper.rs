@@ -285,7 +285,8 @@ mod section_4_4_data_versioning {
     fn object(writes: &[(u8, u64, &[(u8, u64)])]) -> Object {
         let mut object = Object::default();
         for (by, counter, seen) in writes {
-            let seen = CausalContext(seen.iter().map(|(by, counter)| (actor(*by), *counter)).collect());
+            let counters = seen.iter().map(|(by, counter)| (actor(*by), *counter)).collect();
+            let seen = CausalContext(counters, Default::default());
             object.update(&seen, Dot { actor: actor(*by), counter: *counter }, Value { data: Some("v".into()), written_ms: 0 });
         }
         object
@@ -338,7 +339,7 @@ mod section_4_4_data_versioning {
         };
         let whole = twelve.context();
         assert_eq!((whole.0.len(), write(&whole)), (12, 1), "twelve writers, all of them covered");
-        let truncated = CausalContext(whole.0.into_iter().skip(2).collect());
+        let truncated = CausalContext(whole.0.into_iter().skip(2).collect(), whole.1);
         assert_eq!(write(&truncated), 3, "two replaced versions are back");
     }
 }

@@ -322,7 +322,7 @@ impl World {
         self.next_client += 1;
         let client = ClientHandle(self.next_client);
         let name = Name::new("cart", key.to_be_bytes().to_vec());
-        let request = Request { name, operation, quorum: QuorumWish::default(), timeout_ms: 0 };
+        let request = Request { name, operation, request_key: None, quorum: QuorumWish::default(), timeout_ms: 0 };
         self.input(ordinal, Input::Request { client, request });
         for _ in 0..200 {
             if let Some(outcome) = self.answers.remove(&client) {

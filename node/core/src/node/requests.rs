@@ -15,9 +15,11 @@ use crate::coordinator::{Progress, get, put};
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::message::{Message, NamedObject, Purpose, Refusal};
 use crate::name::Name;
+use crate::node::retries::{settles, told_by_one_of_two};
 use crate::node::{Node, Output, Waiting};
 use crate::preference_list;
 use crate::quorum::{self, Required};
+use crate::recent_writes::RecentWrite;
 use crate::request::{ClientHandle, Evidence, Failure, Operation, Outcome, Request, Success};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
@@ -58,8 +60,10 @@ struct ForwardJob {
     to: NodeId,
     writes: bool,
     deadline: Instant,
-    /// A get that may be asked of another node: nothing is written twice by it.
+    /// What may be asked of another node: a get, which writes nothing, or a write with a request id, which is then the same write.
     again: Option<Request>,
+    /// Who was asked before, of a write: it may have been made there.
+    earlier: Option<NodeId>,
 }
 
 /// Requests under way, by number, and when each wants a look.
@@ -198,15 +202,15 @@ impl<S: Storage> Node<S> {
         let writes = !matches!(request.operation, Operation::Get);
         // The coordinator answers at its deadline; the extra time is for the answer's way back.
         let deadline = now.instant + self.timeout(&request) + Duration::from_millis(500);
-        let again = (!writes).then(|| request.clone());
-        self.requests.forwards.insert(number, ForwardJob { reply, to, writes, deadline, again });
+        let again = (!writes || request.request_key.is_some()).then(|| request.clone());
+        self.requests.forwards.insert(number, ForwardJob { reply, to, writes, deadline, again, earlier: None });
         self.arm(number, deadline, now);
         self.counters.requests_forwarded += 1;
         out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
     }
 
-    /// Time is up for a forwarded request: a get that was not answered soon is asked of another replica, once; at the deadline
-    /// the client is told.
+    /// Time is up for a forwarded request: one that may be repeated and was not answered soon is asked of another replica, once;
+    /// at the deadline the client is told.
     fn tick_forward(&mut self, number: RequestId, now: Now, out: &mut Vec<Output>) {
         let Some(job) = self.requests.forwards.get_mut(&number) else { return };
         if now.instant >= job.deadline {
@@ -220,14 +224,17 @@ impl<S: Storage> Node<S> {
         let other = writers.into_iter().find(|node| *node != silent && *node != own && self.reachable(*node, now));
         if let (Some(to), Some(job)) = (other, self.requests.forwards.get_mut(&number)) {
             job.to = to;
+            job.earlier = job.writes.then_some(silent);
+            self.counters.forwards_asked_again += 1;
             out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
         }
     }
 
     pub(super) fn on_forwarded(&mut self, from: NodeId, number: RequestId, outcome: Outcome, out: &mut Vec<Output>) {
-        if self.requests.forwards.get(&number).is_some_and(|job| job.to == from)
+        if self.requests.forwards.get(&number).is_some_and(|job| settles(from, job.to, job.earlier, &outcome))
             && let Some(job) = self.requests.forwards.remove(&number)
         {
+            let outcome = if job.earlier.is_some() { told_by_one_of_two(outcome) } else { outcome };
             self.respond(job.reply, outcome, out);
         }
     }
@@ -411,13 +418,20 @@ impl<S: Storage> Node<S> {
         } else {
             self.known(ring, partition, &request.name)?
         };
+        if let Some(made) = self.made_before(ring, partition, request, &seen, &object)? {
+            return Ok(made);
+        }
         if create_only && object.siblings().next().is_some() {
             return Ok(Err(Failure::Exists));
         }
         let actor = Actor { node: self.identity.node, incarnation: self.tenure(partition)? };
         self.dot_next += 1;
         let dot = Dot { actor, counter: self.dot_next };
-        object.update(&seen, dot, Value { data, written_ms: now.wall_ms });
+        let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
+        object.update(&seen, dot, Value { data, written_ms });
+        if let Some(key) = request.request_key {
+            object.remember(RecentWrite { stamp: written_ms, key, dot });
+        }
         if object.values().count() > SIBLINGS_MAX {
             let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
             return Ok(Err(Failure::Overloaded(refused)));
@@ -429,15 +443,16 @@ impl<S: Storage> Node<S> {
     /// The token that covers what the client knows after its put: what it had seen, and its own version. A counter covers all
     /// lower ones of its actor, so where a version that the client never saw lies below its own, there is no such token: it is
     /// empty, and the client has to get before it can replace.
-    fn context_after(&self, name: &Name, object: &Object, seen: &CausalContext, own: Dot) -> Bytes {
-        let unseen = |(dot, _): (Dot, &Value)| {
-            dot.actor == own.actor && dot != own && seen.0.get(&dot.actor).is_none_or(|seen| dot.counter > *seen)
-        };
+    pub(super) fn context_after(&self, name: &Name, object: &Object, seen: &CausalContext, own: Dot) -> Bytes {
+        let unseen = |(dot, _): (Dot, &Value)| dot.actor == own.actor && dot.counter < own.counter && !seen.covers(dot);
         if object.values().any(unseen) {
             return Bytes::new();
         }
         let mut covered = seen.clone();
-        covered.0.insert(own.actor, own.counter);
+        let counter = covered.0.entry(own.actor).or_default();
+        *counter = own.counter.max(*counter);
+        let recent = object.recent().covered(|dot| covered.covers(dot));
+        covered.1.join(&recent);
         context::encode(&covered, self.identity.cluster, name)
     }
 
@@ -711,7 +726,7 @@ impl<S: Storage> Node<S> {
         let lost: Vec<RequestId> =
             self.requests.forwards.iter().filter(|(_, job)| job.to == peer).map(|(number, _)| *number).collect();
         for number in lost {
-            // A get is asked of another node at once.
+            // What may be repeated is asked of another node at once.
             self.tick_forward(number, now, out);
             if self.requests.forwards.get(&number).is_some_and(|job| job.to == peer) {
                 self.give_up_forward(number, out);

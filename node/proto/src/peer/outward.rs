@@ -135,6 +135,7 @@ fn forwarded_request(body: Request) -> v1::ForwardedRequest {
         context,
         quorum: [r, w, dw, pr, pw].map(|count| count.map_or(QUORUM_ABSENT, u32::from)).into(),
         timeout_ms: body.timeout_ms,
+        request_id: crate::kv::request_id(body.request_key),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
-use dynamo_core::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId};
+use dynamo_core::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId, RequestKey};
 use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose, Refusal};
 use dynamo_core::name::Name;
 use dynamo_core::random::Random;
@@ -48,7 +48,13 @@ fn requests() -> Vec<Message> {
     let forward = |operation| Message::Forward {
         request: RequestId(4),
         hops: 1,
-        body: Request { name: name.clone(), operation, quorum, timeout_ms: 70 },
+        body: Request {
+            name: name.clone(),
+            request_key: (operation != Operation::Get).then_some(RequestKey([6; 16])),
+            operation,
+            quorum,
+            timeout_ms: 70,
+        },
     };
     operations.map(forward).into()
 }

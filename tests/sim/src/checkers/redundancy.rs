@@ -16,9 +16,13 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
             continue;
         }
         sim.totals.removals_checked += 1;
-        let left = sim.hosts().filter(|host| *host != from && !sim.is_removed(*host) && sim.disk(*host).is_durable(what)).count();
+        // A write that was retried may have several dots. Any of them will do: they are the same write.
+        let dots = sim.witness().same_write(what.dot);
+        let same: Vec<Dropped> = dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot }).collect();
+        let durable = |host: HostId| same.iter().any(|what| sim.disk(host).is_durable(what));
+        let left = sim.hosts().filter(|host| *host != from && !sim.is_removed(*host) && durable(*host)).count();
         // The host itself may keep another copy: a hint that became its own, or the reverse.
-        let kept = usize::from(!sim.is_removed(from) && sim.disk(from).keeps(what));
+        let kept = usize::from(!sim.is_removed(from) && same.iter().any(|what| sim.disk(from).keeps(what)));
         if left + kept < required {
             let what =
                 format!("host {} drops {what:?}: {left} others have it on stable storage, {required} were promised", from.0);

@@ -1,0 +1,57 @@
+//! Writes with request ids: recognised where they are known, and asked of a second replica where they are not answered (design 4).
+//!
+//! A write that this node knows to be made gets no second dot: the object is replicated as it is, until as many replicas have it
+//! as the retry asks for, and that acknowledges it. Only what this node knows counts. There is no round of reading before a put:
+//! a dot that is issued again elsewhere is hidden from readers ([`crate::recent_writes`]).
+
+use bytes::Bytes;
+
+use crate::id::{NodeId, PartitionId};
+use crate::node::Node;
+use crate::request::{Failure, Outcome, Request};
+use crate::ring::Ring;
+use crate::storage::{Storage, StorageError};
+use crate::version::{CausalContext, Object};
+
+impl<S: Storage> Node<S> {
+    /// The object and the client's token, if the write that `request` asks for is in `object`, all that this node knows.
+    pub(super) fn made_before(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        request: &Request,
+        seen: &CausalContext,
+        object: &Object,
+    ) -> Result<Option<Result<(Object, Bytes), Failure>>, StorageError> {
+        let Some(key) = request.request_key else { return Ok(None) };
+        if let Some(write) = object.recent().first_of(key).copied() {
+            self.counters.puts_recognised += 1;
+            // `object` may be the history only; the other replicas need the values.
+            let whole = self.known(ring, partition, &request.name)?;
+            let context = self.context_after(&request.name, &whole, seen, write.dot);
+            return Ok(Some(Ok((whole, context))));
+        }
+        if seen.1.first_of(key).is_some() {
+            // Made under a second dot it would supersede its own first one, and readers would be shown neither.
+            let reused =
+                "request_id: the context covers a write with this id, so it is made; give the next write an id of its own";
+            return Ok(Some(Err(Failure::Invalid(reused.into()))));
+        }
+        Ok(None)
+    }
+}
+
+/// What the client of a forwarded write may be told once two coordinators were asked: the other one may have made it, so that
+/// "nothing was written" is more than anybody knows.
+pub(super) fn told_by_one_of_two(outcome: Outcome) -> Outcome {
+    outcome.map_err(|failure| match failure {
+        Failure::Unknown { acknowledged, required } => Failure::Unknown { acknowledged, required },
+        _ => Failure::Unknown { acknowledged: 0, required: 1 },
+    })
+}
+
+/// Whether what `from` says of a forwarded write settles it: the coordinator asked last is heard, and of the one asked before a
+/// good word is as good.
+pub(super) fn settles(from: NodeId, last: NodeId, earlier: Option<NodeId>, outcome: &Outcome) -> bool {
+    from == last || (earlier == Some(from) && outcome.is_ok())
+}

@@ -1,0 +1,193 @@
+//! The last writes of an object that had a request id, so that a retry is the same write (design 4).
+//!
+//! A client that was not told what became of its write sends it again under the same request id. A coordinator that knows of the
+//! first attempt issues no second dot. One that does not know of it does, and then two dots name one write: readers are shown the
+//! first of them, and neither once one of them is known to be superseded, for then the write was made and has been replaced
+//! ([`crate::version::Object::shown`]).
+//!
+//! ```text
+//! attempt 1 -> A: dot a1 -----------------------------+
+//! attempt 2 -> B, which has not seen a1: dot b1 ------+--> {a1, b1} of one id: a1 is shown
+//! a put with a context that covers b1, at C ----------+--> {a1} live, b1 superseded: nothing of that id is shown
+//! ```
+//!
+//! What is remembered is a set of (stamp, id, dot), of which only the [`REMEMBERED_MAX`] highest are kept. The highest of a union
+//! are the highest of the highest, so joins remain associative, commutative and idempotent. Stamps grow along causality
+//! ([`crate::version::Object::next_stamp`]), so what is forgotten first is what was written first. The bound is the limit of the
+//! promise: a retry is recognised, and a second dot hidden, while the write's dots are among the last [`REMEMBERED_MAX`] with
+//! request ids of its object. After that it is a write like one without an id: its second dot is a sibling.
+//!
+//! Whoever has seen a dot that is remembered anywhere remembers it too, or has forgotten it for later ones. So contexts carry what
+//! is remembered of the dots that they cover: a put with the context of a read tells a coordinator which ids it supersedes.
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::RequestKey;
+use crate::version::{Actor, Dot};
+
+/// Writes remembered for each object: some 30 bytes each. It has to cover the writes to one object between an attempt and its
+/// retry, and between two attempts' way to each other. It is part of the format: nodes that disagree about it never agree about
+/// an object.
+pub const REMEMBERED_MAX: usize = 8;
+
+/// A write that had a request id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RecentWrite {
+    /// The stamp of its value.
+    pub stamp: u64,
+    /// The request id.
+    pub key: RequestKey,
+    /// The dot that it got.
+    pub dot: Dot,
+}
+
+/// The last of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RecentWrites {
+    /// Ascending, each once.
+    writes: Vec<RecentWrite>,
+}
+
+impl RecentWrites {
+    /// Nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// All of them, the oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &RecentWrite> {
+        self.writes.iter()
+    }
+
+    /// The first write with this id.
+    pub fn first_of(&self, key: RequestKey) -> Option<&RecentWrite> {
+        self.writes.iter().find(|write| write.key == key)
+    }
+
+    /// The write under this dot.
+    pub fn at(&self, dot: Dot) -> Option<&RecentWrite> {
+        self.writes.iter().find(|write| write.dot == dot)
+    }
+
+    /// The wall clock, or just above every stamp here if the clock is behind.
+    pub fn next_stamp(&self, wall_ms: u64) -> u64 {
+        self.writes.last().map_or(wall_ms, |last| wall_ms.max(last.stamp.saturating_add(1)))
+    }
+
+    /// One more; the oldest goes if they are too many.
+    pub fn insert(&mut self, write: RecentWrite) {
+        if let Err(at) = self.writes.binary_search(&write) {
+            self.writes.insert(at, write);
+            if self.writes.len() > REMEMBERED_MAX {
+                self.writes.remove(0);
+            }
+        }
+    }
+
+    /// All that either remembers, as far as the bound allows.
+    pub fn join(&mut self, other: &RecentWrites) {
+        other.writes.iter().for_each(|write| self.insert(*write));
+    }
+
+    /// Joining `other` would change nothing.
+    pub fn includes(&self, other: &RecentWrites) -> bool {
+        let too_old = |write: &RecentWrite| self.writes.len() == REMEMBERED_MAX && *write < self.writes[0];
+        other.writes.iter().all(|write| self.writes.binary_search(write).is_ok() || too_old(write))
+    }
+
+    /// Those of dots that `covered` says yes to.
+    pub fn covered(&self, covered: impl Fn(Dot) -> bool) -> RecentWrites {
+        RecentWrites { writes: self.writes.iter().filter(|write| covered(write.dot)).copied().collect() }
+    }
+
+    /// Their part of an encoding that has listed `actors` before, in this order.
+    pub fn encode<'a>(&self, actors: impl Iterator<Item = &'a Actor> + Clone, writer: &mut Writer) {
+        writer.varint(self.writes.len() as u64);
+        for RecentWrite { stamp, key, dot } in &self.writes {
+            let actor = actors.clone().position(|actor| *actor == dot.actor).expect("only dots that were seen are remembered");
+            writer.varint(*stamp);
+            writer.raw(&key.0);
+            writer.varint(actor as u64);
+            writer.varint(dot.counter);
+        }
+    }
+
+    /// Reads what [`RecentWrites::encode`] wrote. `actors` are the ones listed before, each with the highest counter seen of it.
+    pub fn decode(reader: &mut Reader, actors: &[(Actor, u64)]) -> Result<Self, DecodeError> {
+        let mut writes: Vec<RecentWrite> = Vec::new();
+        for _ in 0..reader.count("recent writes")? {
+            let stamp = reader.varint("recent stamp")?;
+            let key = RequestKey(reader.id("recent request id")?);
+            let actor = usize::try_from(reader.varint("recent actor")?).unwrap_or(usize::MAX);
+            let counter = reader.varint("recent dot")?;
+            let Some((actor, _)) = actors.get(actor).filter(|(_, seen)| counter <= *seen) else {
+                return Err(DecodeError::OutOfRange("recent dot"));
+            };
+            let write = RecentWrite { stamp, key, dot: Dot { actor: *actor, counter } };
+            if writes.last().is_some_and(|last| *last >= write) || writes.len() == REMEMBERED_MAX {
+                return Err(DecodeError::OutOfRange("order of recent writes"));
+            }
+            writes.push(write);
+        }
+        Ok(Self { writes })
+    }
+
+    /// What tells two of them apart, for digests.
+    pub fn digest_into(&self, writer: &mut Writer) {
+        writer.varint(self.writes.len() as u64);
+        for RecentWrite { stamp, key, dot } in &self.writes {
+            writer.u64(*stamp);
+            writer.raw(&key.0);
+            writer.raw(&dot.actor.node.0);
+            writer.u64(dot.actor.incarnation.0);
+            writer.u64(dot.counter);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Incarnation, NodeId};
+    use crate::random::Random;
+
+    fn write(stamp: u64) -> RecentWrite {
+        let actor = Actor { node: NodeId([stamp as u8 % 3; 16]), incarnation: Incarnation(1) };
+        RecentWrite { stamp, key: RequestKey([stamp as u8 % 5; 16]), dot: Dot { actor, counter: stamp } }
+    }
+
+    fn writes(stamps: impl IntoIterator<Item = u64>) -> RecentWrites {
+        let mut writes = RecentWrites::default();
+        stamps.into_iter().for_each(|stamp| writes.insert(write(stamp)));
+        writes
+    }
+
+    fn joined(one: &RecentWrites, other: &RecentWrites) -> RecentWrites {
+        let mut all = one.clone();
+        all.join(other);
+        all
+    }
+
+    #[test]
+    fn the_newest_are_kept_in_whatever_order_they_come() {
+        assert_eq!(writes([12, 3, 9, 1, 4, 10, 2, 11, 6, 5, 8, 7]), writes(5..=12));
+        assert_eq!(writes([3, 3, 3]), writes([3]));
+        assert_eq!(writes([5, 9]).next_stamp(7), 10);
+        assert_eq!(writes([5, 9]).next_stamp(70), 70);
+    }
+
+    #[test]
+    fn joining_obeys_the_laws_whatever_is_forgotten() {
+        let mut random = Random::new(4);
+        for _ in 0..2_000 {
+            let mut some = || {
+                let count = random.below(2 * REMEMBERED_MAX);
+                writes((0..count).map(|_| random.next_u64() % 24))
+            };
+            let (a, b, c) = (some(), some(), some());
+            assert_eq!(joined(&a, &b), joined(&b, &a));
+            assert_eq!(joined(&joined(&a, &b), &c), joined(&a, &joined(&b, &c)));
+            assert_eq!(joined(&a, &a), a);
+            assert_eq!(a.includes(&b), joined(&a, &b) == a, "{a:?} {b:?}");
+        }
+    }
+}

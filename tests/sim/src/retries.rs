@@ -1,0 +1,83 @@
+//! Clients that send a write again under its request id: after an unknown outcome, or because the answer did not reach them; on
+//! another host, and later, when others may have overwritten it.
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::RequestKey;
+use dynamo_core::name::Name;
+use dynamo_core::request::{QuorumWish, Request};
+
+use crate::dice::Dice;
+use crate::options::Options;
+use crate::witness::WriteId;
+
+/// Retries that one client has in mind; further ones are given up.
+const WAITING_MAX: usize = 8;
+/// Of the writes of unknown outcome.
+const RETRIED: f64 = 0.9;
+/// Of the writes that were acknowledged: as if the acknowledgement had been lost.
+const REPEATED: f64 = 0.1;
+/// Of a client's steps while it has a retry in mind.
+const AT_ONCE: f64 = 0.4;
+
+/// A write, to be sent once more.
+#[derive(Clone, Debug)]
+pub struct Again {
+    /// The write.
+    pub id: WriteId,
+    /// Exactly as before.
+    pub request: Request,
+}
+
+impl Again {
+    /// The object.
+    pub fn name(&self) -> &Name {
+        &self.request.name
+    }
+
+    /// What it asks of the quorum.
+    pub fn wish(&self) -> QuorumWish {
+        self.request.quorum
+    }
+}
+
+/// What all clients have in mind.
+#[derive(Debug)]
+pub struct Retries {
+    /// A stream of its own: runs without request ids draw nothing from it.
+    dice: Dice,
+    request_ids: f64,
+    waiting: BTreeMap<usize, Vec<Again>>,
+}
+
+impl Retries {
+    /// Nobody has written yet.
+    pub fn new(options: &Options) -> Self {
+        let dice = Dice::new(options.seed ^ 0x7265_7472_6965_73);
+        Self { dice, request_ids: options.workload.request_ids, waiting: BTreeMap::new() }
+    }
+
+    /// The request id of a new write, if it gets one.
+    pub fn key(&mut self) -> Option<RequestKey> {
+        if self.request_ids == 0.0 || !self.dice.chance(self.request_ids) {
+            return None;
+        }
+        Some(RequestKey(self.dice.identity()))
+    }
+
+    /// A client was told of a write, or gave up: it may send it again some time.
+    pub fn consider(&mut self, client: usize, id: WriteId, request: Option<Request>, acknowledged: bool) {
+        let Some(request) = request else { return };
+        let chance = if acknowledged { REPEATED } else { RETRIED };
+        let waiting = self.waiting.entry(client).or_default();
+        if waiting.len() < WAITING_MAX && self.dice.chance(chance) {
+            waiting.push(Again { id, request });
+        }
+    }
+
+    /// What a client sends again now, if it does.
+    pub fn due(&mut self, client: usize) -> Option<Again> {
+        let waiting = self.waiting.get_mut(&client).filter(|waiting| !waiting.is_empty())?;
+        self.dice.chance(AT_ONCE).then(|| waiting.swap_remove(self.dice.below(waiting.len())))
+    }
+}
