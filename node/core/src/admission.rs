@@ -220,6 +220,7 @@ impl Admission {
         let debt = (-self.accounts[Work::Received as usize].balance).max(0) as u128;
         let share = u128::from((self.bytes_per_second(now) / self.asking(now).max(1)).max(1));
         let settled = now + Duration::from_micros(u64::try_from(debt.div_ceil(share)).unwrap_or(u64::MAX));
+        self.refused |= debt > 0;
         let quiet_ends = if self.is_quiet(now) { self.quiet_until } else { now };
         settled.max(quiet_ends).min(now + ACKNOWLEDGED_WITHIN)
     }

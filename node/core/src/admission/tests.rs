@@ -277,6 +277,21 @@ fn a_receiver_acknowledges_when_it_can_take_more_and_within_two_seconds() {
 }
 
 #[test]
+fn a_receiver_whose_clients_notice_nothing_takes_more_and_more() {
+    let mut bench = Bench::after_a_quiet_minute(5_000);
+    let mut due = bench.now;
+    for _ in 0..60 * TICKS_PER_SECOND {
+        if due <= bench.now {
+            due = bench.admission.received(MIB as usize, bench.now);
+        }
+        bench.now = bench.now + TICK;
+        bench.admission.tick(bench.now);
+        (0..20).for_each(|_| bench.admission.answered(Duration::from_millis(5), bench.now));
+    }
+    assert!(bench.budget() >= 20 * MIB, "{}", bench.budget());
+}
+
+#[test]
 fn who_was_refused_is_told_to_ask_again() {
     let mut bench = Bench::after_a_quiet_minute(5_000);
     bench.second(clients(90_000, 90_000), &[Work::Hints]);
