@@ -348,7 +348,7 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    fn drop_copy(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+    pub(super) fn drop_copy(&mut self, partition: PartitionId) -> Result<(), StorageError> {
         self.storage.drop_partition(partition)?;
         self.trees.remove(partition);
         self.versions.clear();

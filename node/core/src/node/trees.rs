@@ -1,5 +1,8 @@
 //! This node's hash trees (paper 4.7): read at start, recorded with the writes that change them, stored now and then.
 
+#[cfg(test)]
+mod tests;
+
 use crate::hash_tree::stored::{Record, mask_key, tree_key};
 use crate::id::PartitionId;
 use crate::name::Name;
