@@ -116,6 +116,16 @@ fn it_gives_way_within_seconds_and_recovers_within_a_minute() {
     assert_eq!(bench.budget(), 64 * MIB);
 }
 
+/// Where clients are near the threshold anyway, an eighth more would be above it.
+#[test]
+fn the_threshold_is_not_passed_by_less_than_an_eighth() {
+    let mut bench = Bench::after_a_quiet_minute(47_000);
+    bench.seconds(60, clients(47_000, 47_000), &[Work::Hints]);
+    assert_eq!(bench.budget(), 64 * MIB);
+    bench.seconds(15, clients(47_000, 52_000), &[Work::Hints]);
+    assert_eq!(bench.budget(), MIB);
+}
+
 /// The paper's rule: the minute counts, even where the last seconds are better.
 #[test]
 fn nothing_is_raised_until_the_minute_is_below_the_threshold() {
