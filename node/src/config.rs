@@ -23,6 +23,10 @@ pub use flags::Flags;
 
 /// The longest that a request may be told to wait.
 const REQUEST_TIMEOUT_MS_MAX: u64 = 600_000;
+/// Below this, 100 GB would take three weeks to move while clients ask.
+const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// Below this, storing trees would cost more than the writes that change them.
+const TREE_CHECKPOINT_INTERVAL_MS_MIN: u64 = 1_000;
 /// Below this, RocksDB's write buffer makes more work than it saves.
 const WRITE_BUFFER_BYTES_MIN: usize = 1 << 20;
 
@@ -74,6 +78,8 @@ struct Settings {
     request_timeout_ms: Option<u64>,
     hint_after_ms: Option<u64>,
     hint_bytes_max: Option<u64>,
+    background: BackgroundSettings,
+    tree_checkpoint_interval_ms: Option<u64>,
     storage: EngineSettings,
     log: LogSettings,
 }
@@ -100,6 +106,15 @@ struct QuorumSettings {
     dw: Option<u8>,
     pr: Option<u8>,
     pw: Option<u8>,
+}
+
+/// Hints, transfers and anti-entropy beside the clients.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BackgroundSettings {
+    p99_ms_max: Option<u64>,
+    bytes_per_second_min: Option<u64>,
+    bytes_per_second_max: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -215,12 +230,16 @@ fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
         zone: zone(settings.zone)?,
         advertise_host: advertise_host(settings.advertise.host, &listen)?,
         seeds: seeds(settings.seeds)?,
-        protocol: protocol(
-            settings.quorum,
-            settings.buckets,
-            settings.request_timeout_ms,
-            settings.hint_after_ms,
-            settings.hint_bytes_max,
+        protocol: background(
+            protocol(
+                settings.quorum,
+                settings.buckets,
+                settings.request_timeout_ms,
+                settings.hint_after_ms,
+                settings.hint_bytes_max,
+            )?,
+            settings.background,
+            settings.tree_checkpoint_interval_ms,
         )?,
         storage: engine(&settings.storage)?,
         log_level: log_level(settings.log.level.as_deref())?,
@@ -319,6 +338,42 @@ fn protocol(
         return wrong("hint_after_ms", format!("{after}; give at least 1 and less than request_timeout_ms, which is {timeout}"));
     }
     config.hint_bytes_max = hint_bytes_max.unwrap_or(config.hint_bytes_max);
+    Ok(config)
+}
+
+/// `config` with what is said about background work.
+fn background(
+    mut config: Config,
+    settings: BackgroundSettings,
+    tree_checkpoint_interval_ms: Option<u64>,
+) -> Result<Config, ConfigError> {
+    if let Some(p99) = settings.p99_ms_max {
+        if p99 == 0 {
+            return wrong(
+                "background.p99_ms_max",
+                "0; give at least 1, the milliseconds that one request in a hundred may exceed",
+            );
+        }
+        config.background_p99_max = Duration::from_millis(p99);
+    }
+    let least = settings.bytes_per_second_min.unwrap_or(config.background_bytes_per_second_min);
+    let most = settings.bytes_per_second_max.unwrap_or(config.background_bytes_per_second_max);
+    if least < BACKGROUND_BYTES_PER_SECOND_MIN {
+        let reason = format!("{least}; give at least {BACKGROUND_BYTES_PER_SECOND_MIN}, or a node may never be replaced");
+        return wrong("background.bytes_per_second_min", reason);
+    }
+    if most < least {
+        let reason = format!("{most} is below background.bytes_per_second_min, which is {least}; raise this or lower that");
+        return wrong("background.bytes_per_second_max", reason);
+    }
+    (config.background_bytes_per_second_min, config.background_bytes_per_second_max) = (least, most);
+    if let Some(interval) = tree_checkpoint_interval_ms {
+        if interval < TREE_CHECKPOINT_INTERVAL_MS_MIN {
+            let reason = format!("{interval}; give at least {TREE_CHECKPOINT_INTERVAL_MS_MIN}");
+            return wrong("tree_checkpoint_interval_ms", reason);
+        }
+        config.tree_checkpoint_interval = Duration::from_millis(interval);
+    }
     Ok(config)
 }
 

@@ -3,6 +3,7 @@
 //! Metrics are asked of the loop at each scrape, so there is one set of counters and none that can lag behind.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -81,13 +82,15 @@ struct Scrape(Snapshot);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Snapshot { status, counters, gauges, ready, uptime_seconds, .. } = &self.0;
+        let Snapshot { status, counters, background, gauges, ready, uptime_seconds, .. } = &self.0;
         for ((name, value), (_, help)) in counters.each().zip(Counters::HELP) {
             counter(&mut encoder, name, help.trim_end_matches('.'), value)?;
         }
         let (hints, hint_bytes) = status.hints.values().fold((0, 0), |sum, (hints, bytes)| (sum.0 + hints, sum.1 + bytes));
         let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
         let suspected = status.peers.iter().filter(|peer| peer.suspected).count() as u64;
+        // 0 until there were enough requests to tell.
+        let microseconds = |latency: Option<Duration>| latency.map_or(0, |latency| latency.as_micros() as u64);
         let own = [
             ("ready", "1 if the node serves", u64::from(*ready)),
             ("uptime_seconds", "Seconds since the start", *uptime_seconds),
@@ -101,6 +104,13 @@ impl Collector for Scrape {
             ("peers_connected", "Peers that are linked", connected),
             ("peers_suspected", "Peers that requests avoid", suspected),
             ("requests", "Client requests under way", status.requests as u64),
+            ("background_bytes_per_second", "What background work may move now", background.bytes_per_second),
+            ("request_p99_microseconds", "99th percentile of requests over the last minute", microseconds(background.p99)),
+            (
+                "request_p99_quiet_microseconds",
+                "99th percentile of requests while no background work runs",
+                microseconds(background.p99_quiet),
+            ),
         ];
         for (name, help, value) in own {
             gauge(&mut encoder, name, help, value)?;

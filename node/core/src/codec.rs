@@ -31,6 +31,11 @@ pub enum DecodeError {
     Trailing(usize),
 }
 
+/// How many bytes a varint of `value` takes.
+pub fn varint_len(value: u64) -> usize {
+    ((u64::BITS - (value | 1).leading_zeros()).div_ceil(7)) as usize
+}
+
 /// Appends fields to a buffer.
 #[derive(Default)]
 pub struct Writer(BytesMut);
@@ -181,7 +186,9 @@ mod tests {
         for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
             let mut writer = Writer::default();
             writer.varint(value);
-            let mut reader = Reader::new(writer.finish());
+            let bytes = writer.finish();
+            assert_eq!(varint_len(value), bytes.len(), "{value}");
+            let mut reader = Reader::new(bytes);
             assert_eq!(reader.varint("value"), Ok(value));
             assert_eq!(reader.end(), Ok(()));
         }

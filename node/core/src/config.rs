@@ -67,6 +67,14 @@ pub struct Config {
     pub batch_bytes_max: usize,
     /// Partitions that one node sends at the same time.
     pub transfers_max: usize,
+    /// The 99th percentile of requests above which background work gives way (the paper: 50 ms).
+    pub background_p99_max: Duration,
+    /// What background work may always move: it ends whatever clients do.
+    pub background_bytes_per_second_min: u64,
+    /// What background work may move at most.
+    pub background_bytes_per_second_max: u64,
+    /// Between two checkpoints of the hash trees: what changed since the last is read again after a crash.
+    pub tree_checkpoint_interval: Duration,
 }
 
 impl Default for Config {
@@ -85,6 +93,13 @@ impl Default for Config {
             batch_objects_max: 256,
             batch_bytes_max: 1 << 20,
             transfers_max: 4,
+            background_p99_max: Duration::from_millis(50),
+            // A thousand small objects: 3 % of a core, which nobody notices, and 3.6 GB in an hour.
+            background_bytes_per_second_min: 1 << 20,
+            // Half of a gigabit link: the other half is the clients'.
+            background_bytes_per_second_max: 64 << 20,
+            // A thousand trees a minute are 20 KB a second.
+            tree_checkpoint_interval: Duration::from_secs(60),
         }
     }
 }

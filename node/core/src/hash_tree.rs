@@ -4,8 +4,12 @@
 //! is kept current by a subtraction and an addition per write, in any order, and never needs the values; it is keyed with the
 //! cluster's identity, so nobody can choose keys that cancel out without knowing it. Two levels are enough at one partition's
 //! size: the root is a hash over the leaves.
+//!
+//! Trees live in memory and survive a restart by checkpoints: [`stored`] says how, and why they are right whatever a crash takes.
 
-use std::collections::BTreeMap;
+pub mod stored;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
@@ -21,7 +25,25 @@ pub const LEAVES: usize = 1 << LEAF_BITS;
 #[derive(Clone, Debug)]
 struct Tree {
     leaves: [u128; LEAVES],
+    /// Objects by leaf.
+    counts: [u64; LEAVES],
     objects: u64,
+    /// The checkpoint that the storage has of it, if it has one.
+    checkpoint: Option<Checkpoint>,
+}
+
+/// What is known of a stored tree.
+#[derive(Clone, Copy, Debug)]
+struct Checkpoint {
+    serial: u64,
+    /// Leaves that changed since, a bit for each.
+    dirty: u64,
+}
+
+impl Tree {
+    fn empty() -> Self {
+        Self { leaves: [0; LEAVES], counts: [0; LEAVES], objects: 0, checkpoint: None }
+    }
 }
 
 /// The trees of all partitions that a node has a copy of.
@@ -30,12 +52,14 @@ pub struct HashTrees {
     seed: u64,
     partition_bits: u8,
     trees: BTreeMap<PartitionId, Tree>,
+    /// Partitions whose marks in the storage are behind.
+    unrecorded: BTreeSet<PartitionId>,
 }
 
 impl HashTrees {
     /// No copy of anything.
     pub fn new(cluster: ClusterId, partition_bits: u8) -> Self {
-        Self { seed: xxhash_rust::xxh3::xxh3_64(&cluster.0), partition_bits, trees: BTreeMap::new() }
+        Self { seed: xxhash_rust::xxh3::xxh3_64(&cluster.0), partition_bits, trees: BTreeMap::new(), unrecorded: BTreeSet::new() }
     }
 
     /// Which leaf a position falls into: the bits below the partition's.
@@ -66,14 +90,27 @@ impl HashTrees {
     pub fn update(&mut self, partition: PartitionId, name: &Name, before: Digest, after: Digest) {
         let leaf = self.leaf_of(name.position());
         let change = self.term(name, after).wrapping_sub(self.term(name, before));
-        let tree = self.trees.entry(partition).or_insert_with(|| Tree { leaves: [0; LEAVES], objects: 0 });
+        let unrecorded = &mut self.unrecorded;
+        let tree = self.trees.entry(partition).or_insert_with(|| {
+            unrecorded.insert(partition);
+            Tree::empty()
+        });
         tree.leaves[leaf] = tree.leaves[leaf].wrapping_add(change);
-        tree.objects += u64::from(before == Digest::default());
+        let (came, went) = (u64::from(before == Digest::default()), u64::from(after == Digest::default()));
+        tree.counts[leaf] = (tree.counts[leaf] + came).saturating_sub(went);
+        tree.objects = (tree.objects + came).saturating_sub(went);
+        if let Some(checkpoint) = &mut tree.checkpoint
+            && checkpoint.dirty & (1 << leaf) == 0
+        {
+            checkpoint.dirty |= 1 << leaf;
+            unrecorded.insert(partition);
+        }
     }
 
     /// The copy was dropped.
     pub fn remove(&mut self, partition: PartitionId) {
         self.trees.remove(&partition);
+        self.unrecorded.insert(partition);
     }
 
     /// The root; all zero for an empty copy.
@@ -104,6 +141,11 @@ impl HashTrees {
     /// Objects in the copy of `partition`.
     pub fn objects(&self, partition: PartitionId) -> u64 {
         self.trees.get(&partition).map_or(0, |tree| tree.objects)
+    }
+
+    /// Objects in each leaf of the copy of `partition`.
+    pub fn leaf_counts(&self, partition: PartitionId) -> [u64; LEAVES] {
+        self.trees.get(&partition).map_or([0; LEAVES], |tree| tree.counts)
     }
 
     /// Objects in all copies.

@@ -19,10 +19,12 @@
 //! | [`hash_tree`], [`anti_entropy`] | 4.7 | which objects differ, at the cost of what differs |
 //! | [`gossip`], [`failure_detector`] | 4.8 | what nodes tell each other; who does not answer me |
 //! | [`hinted_handoff`] | 4.6 | a fallback's copies, on their way home |
+//! | [`admission`] | 6.5 | what of all this may run while clients wait |
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`node`] | all | the composition |
 
+pub mod admission;
 pub mod anti_entropy;
 pub mod codec;
 pub mod config;

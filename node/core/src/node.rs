@@ -10,10 +10,13 @@
 //! | `membership` | gossip, rings |
 //! | `movement` | hints, transfers, handbacks |
 //! | `repair` | anti-entropy |
+//! | `background` | what of the above may run now |
+//! | `trees` | hash trees, across restarts |
 //! | [`status`] | what it shows of itself |
 //!
 //! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
 
+mod background;
 mod membership;
 mod movement;
 mod repair;
@@ -21,12 +24,14 @@ mod replica;
 mod requests;
 mod retries;
 pub mod status;
+mod trees;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::admission::Admission;
 use crate::anti_entropy::Rounds;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -183,6 +188,10 @@ pub struct Node<S> {
     transfers: Transfers,
     rounds: Rounds,
     exchanges: BTreeMap<u64, (PartitionId, NodeId, Instant)>,
+    /// Exchanges that this interval still has to begin.
+    exchanges_owed: usize,
+    admission: Admission,
+    kept_back: background::KeptBack,
     requests: requests::InFlight,
     tenures: BTreeMap<PartitionId, Incarnation>,
     /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
@@ -200,6 +209,9 @@ pub struct Node<S> {
     next_gossip: Instant,
     next_anti_entropy: Instant,
     next_movement: Instant,
+    next_checkpoint: Instant,
+    /// The partition at which a round of checkpoints goes on.
+    checkpointed: Option<PartitionId>,
 }
 
 impl<S: Storage> Node<S> {
@@ -234,6 +246,9 @@ impl<S: Storage> Node<S> {
             transfers: Transfers::default(),
             rounds: Rounds::default(),
             exchanges: BTreeMap::new(),
+            exchanges_owed: 0,
+            admission: Admission::new(&config, now.instant),
+            kept_back: background::KeptBack::new(),
             requests: requests::InFlight::numbered_from(numbers),
             tenures: BTreeMap::new(),
             salt: 0,
@@ -250,13 +265,15 @@ impl<S: Storage> Node<S> {
             next_gossip: now.instant,
             next_anti_entropy: now.instant,
             next_movement: now.instant,
+            next_checkpoint: now.instant + config.tree_checkpoint_interval,
+            checkpointed: None,
             identity,
             config,
             storage,
             ring,
         };
         node.start_tenures()?;
-        node.rebuild_trees()?;
+        node.load_trees()?;
         node.restore_received()?;
         node.plan_movement()?;
         node.lease_dots()?;
@@ -285,8 +302,10 @@ impl<S: Storage> Node<S> {
     pub fn commit(&mut self) -> Result<Option<Ticket>, StorageError> {
         if !self.dirty {
             assert!(self.group.is_empty(), "something waits for a write that was not made");
+            assert!(!self.trees.has_records(), "a tree changed and nothing was written");
             return Ok(None);
         }
+        self.record_trees()?;
         self.dirty = false;
         self.last_ticket = self.storage.commit()?;
         self.waiting.push_back((self.last_ticket, std::mem::take(&mut self.group)));
@@ -296,6 +315,7 @@ impl<S: Storage> Node<S> {
     /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this
     /// node's copies are known to be whole, and its next start goes on under the same actors.
     pub fn close(&mut self) -> Result<Option<Ticket>, StorageError> {
+        self.checkpoint_all()?;
         self.storage.write_meta(b"clean", Some(b"1"))?;
         self.dirty = true;
         self.commit()
@@ -369,10 +389,10 @@ impl<S: Storage> Node<S> {
                 return self.on_tree_response(from, exchange, partition, root, &leaves, now, out);
             }
             Message::KeysRequest { exchange, partition, leaves, keys } => {
-                return self.on_keys_request(from, exchange, partition, &leaves, &keys, out);
+                return self.on_keys_request(from, exchange, partition, &leaves, &keys, now, out);
             }
             Message::KeysResponse { exchange, partition, objects, wanted } => {
-                return self.on_keys_response(from, exchange, partition, objects, wanted, out);
+                return self.on_keys_response(from, exchange, partition, objects, wanted, now, out);
             }
         }
         Ok(())
@@ -384,16 +404,21 @@ impl<S: Storage> Node<S> {
             self.next_gossip = now.instant + self.config.gossip_interval;
             self.tick_gossip(now, out);
         }
-        if now.instant >= self.next_movement {
-            self.next_movement = now.instant + self.config.hint_interval;
+        let refused = self.tick_background(now, out)?;
+        if now.instant >= self.next_movement || refused {
+            if now.instant >= self.next_movement {
+                self.next_movement = now.instant + self.config.hint_interval;
+            }
             self.tick_hints(now, out)?;
             self.tick_handbacks(now, out)?;
             self.tick_transfers(now, out)?;
         }
         if now.instant >= self.next_anti_entropy {
             self.next_anti_entropy = now.instant + self.config.anti_entropy_interval;
-            self.tick_anti_entropy(now, out);
+            self.exchanges_owed = repair::EXCHANGES_PER_INTERVAL;
         }
+        self.tick_anti_entropy(now, out);
+        self.tick_checkpoints(now)?;
         if self.dot_lease_requested - self.dot_next < DOT_LEASE / 2 {
             self.lease_dots()?;
         }
@@ -441,6 +466,11 @@ impl<S: Storage> Node<S> {
     /// The storage engine, for its driver.
     pub fn storage_mut(&mut self) -> &mut S {
         &mut self.storage
+    }
+
+    /// The hash trees of its copies.
+    pub fn trees(&self) -> &HashTrees {
+        &self.trees
     }
 
     /// What the protocol has counted.

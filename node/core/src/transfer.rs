@@ -32,6 +32,8 @@ pub enum Walk {
         to: Option<Cursor>,
         /// How many objects are in it.
         objects: u64,
+        /// How many bytes they have, names included.
+        bytes: u64,
         /// The walk ends with it.
         last: bool,
         /// When it counts as lost.
@@ -50,11 +52,13 @@ pub struct Outgoing {
     pub leaves: Option<BTreeSet<usize>>,
     /// Objects acknowledged so far.
     pub objects: u64,
+    /// Their bytes, names included.
+    pub bytes: u64,
 }
 
 impl Default for Outgoing {
     fn default() -> Self {
-        Self { walk: Walk::Idle, leaves: None, objects: 0 }
+        Self { walk: Walk::Idle, leaves: None, objects: 0, bytes: 0 }
     }
 }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, varint_len};
 use crate::id::{Incarnation, NodeId};
 use crate::recent_writes::{RecentWrite, RecentWrites};
 
@@ -294,6 +294,18 @@ impl Object {
         writer.finish_with_checksum(CHECKSUM_SEED)
     }
 
+    /// How many bytes [`Object::encode`] makes, without making them.
+    pub fn encoded_len(&self) -> usize {
+        let entries = self.entries.values().map(|entry| {
+            let values = entry.values.iter().map(|(counter, value)| {
+                let data = value.data.as_ref().map_or(0, |data| varint_len(data.len() as u64) + data.len());
+                varint_len(*counter) + varint_len(value.written_ms) + 1 + data
+            });
+            24 + varint_len(entry.watermark) + varint_len(entry.values.len() as u64) + values.sum::<usize>()
+        });
+        1 + varint_len(self.entries.len() as u64) + entries.sum::<usize>() + 8
+    }
+
     /// Reads what [`Object::encode`] wrote; values share the input's memory.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::verified(bytes, CHECKSUM_SEED)?;
@@ -439,6 +451,7 @@ mod tests {
         object = put(&object, &none, 2, 200, "two");
         object.update(&none, Dot { actor: actor(3), counter: 1 }, Value { data: None, written_ms: 1_700_000_000_000 });
         let bytes = object.encode();
+        assert_eq!(object.encoded_len(), bytes.len());
         assert_eq!(Object::decode(bytes.clone()), Ok(object));
         for length in 0..bytes.len() {
             assert!(Object::decode(bytes.slice(..length)).is_err(), "{length} bytes");

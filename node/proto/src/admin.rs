@@ -32,8 +32,8 @@ impl From<Status> for v1::StatusResponse {
 
 impl From<TransferStatus> for v1::TransferStatus {
     fn from(transfer: TransferStatus) -> Self {
-        let TransferStatus { partition: PartitionId(partition), to, objects: objects_sent, done } = transfer;
-        Self { partition, to: node(to), objects_sent, done, ..Self::default() }
+        let TransferStatus { partition: PartitionId(partition), to, objects: objects_sent, bytes: bytes_sent, done } = transfer;
+        Self { partition, to: node(to), objects_sent, bytes_sent, done }
     }
 }
 
@@ -122,7 +122,13 @@ mod tests {
             foreign_partitions: 1,
             objects: 70,
             hints: [(NodeId([2; 16]), (5, 500))].into(),
-            transfers: vec![TransferStatus { partition: PartitionId(1), to: NodeId([3; 16]), objects: 6, done: true }],
+            transfers: vec![TransferStatus {
+                partition: PartitionId(1),
+                to: NodeId([3; 16]),
+                objects: 6,
+                bytes: 600,
+                done: true,
+            }],
             received: BTreeSet::from([PartitionId(4), PartitionId(7)]),
             peers: vec![PeerStatus {
                 node: NodeId([2; 16]),

@@ -24,6 +24,10 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.protocol.request_timeout, Duration::from_secs(5));
     assert_eq!(config.protocol.hint_after, Duration::from_millis(500));
     assert_eq!(config.protocol.hint_bytes_max, 1 << 30);
+    assert_eq!(config.protocol.background_p99_max, Duration::from_millis(50));
+    assert_eq!(config.protocol.background_bytes_per_second_min, 1 << 20);
+    assert_eq!(config.protocol.background_bytes_per_second_max, 64 << 20);
+    assert_eq!(config.protocol.tree_checkpoint_interval, Duration::from_secs(60));
     assert_eq!(config.log_format, LogFormat::Text);
     assert!(config.seeds.is_empty());
 }
@@ -39,6 +43,8 @@ buckets: {{sessions: {{r: 3, w: 1}}, carts: {{dw: 0}}}}
 request_timeout_ms: 1000
 hint_after_ms: 100
 hint_bytes_max: 5
+background: {{p99_ms_max: 20, bytes_per_second_min: 65536, bytes_per_second_max: 65537}}
+tree_checkpoint_interval_ms: 1000
 storage: {{block_cache_bytes: 1, write_buffer_bytes: 1048576}}
 log: {{level: debug, format: json}}
 "
@@ -53,6 +59,10 @@ log: {{level: debug, format: json}}
     assert_eq!(sessions, QuorumDefaults { r: 3, w: 1, dw: Some(1), pr: 1, pw: 1 });
     assert_eq!(config.protocol.quorum_of(&"carts".into()).dw, Some(0));
     assert_eq!(config.protocol.hint_bytes_max, 5);
+    assert_eq!(config.protocol.background_p99_max, Duration::from_millis(20));
+    assert_eq!(config.protocol.background_bytes_per_second_min, 65_536);
+    assert_eq!(config.protocol.background_bytes_per_second_max, 65_537);
+    assert_eq!(config.protocol.tree_checkpoint_interval, Duration::from_secs(1));
     assert_eq!(config.storage, StorageSettings { block_cache_bytes: 1, write_buffer_bytes: 1 << 20 });
     assert_eq!((config.log_level, config.log_format), (tracing::Level::DEBUG, LogFormat::Json));
 }
@@ -78,6 +88,13 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
         (with("buckets: {carts: {w: 0}}"), "buckets.carts.w: 0; at least one"),
         (with("request_timeout_ms: 0"), "request_timeout_ms: 0; give 1 to"),
         (with("hint_after_ms: 5000"), "hint_after_ms: 5000; give at least 1 and less than request_timeout_ms"),
+        (with("background: {p99_ms_max: 0}"), "background.p99_ms_max: 0; give at least 1"),
+        (with("background: {bytes_per_second_min: 1}"), "background.bytes_per_second_min: 1; give at least 65536"),
+        (
+            with("background: {bytes_per_second_max: 70000}"),
+            "background.bytes_per_second_max: 70000 is below background.bytes_per_second_min, which is 1048576; raise",
+        ),
+        (with("tree_checkpoint_interval_ms: 1"), "tree_checkpoint_interval_ms: 1; give at least 1000"),
         (with("storage: {write_buffer_bytes: 1}"), "storage.write_buffer_bytes: 1; give at least"),
         (with("log: {level: loud}"), "log.level: \"loud\"; give one of error,"),
         (with("log: {format: xml}"), "log.format: \"xml\"; give text or json"),

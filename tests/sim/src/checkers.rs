@@ -7,3 +7,4 @@ pub mod convergence;
 pub mod evidence;
 pub mod quiet;
 pub mod redundancy;
+pub mod trees;

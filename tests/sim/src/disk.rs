@@ -250,7 +250,7 @@ impl Storage for Disk {
             }
             let cursor = Cursor { position: *position, name: name.clone() };
             if after.is_none_or(|after| cursor > *after) {
-                size += 64;
+                size += object.encoded_len();
                 found.push((cursor, object.clone()));
             }
         }
@@ -311,7 +311,7 @@ impl Storage for Disk {
                 break;
             }
             if after.is_none_or(|(at, last)| (partition, name) > (at, last)) {
-                size += 64;
+                size += object.encoded_len();
                 found.push((*partition, name.clone(), object.clone()));
             }
         }

@@ -27,6 +27,8 @@ pub struct Options {
     pub disk: DiskOptions,
     /// The driver and the protocol's pace.
     pub pace: Pace,
+    /// Hints, transfers and repair beside the clients, and trees across restarts.
+    pub background: BackgroundOptions,
     /// Who asks for what.
     pub workload: WorkloadOptions,
     /// What goes wrong, and how often.
@@ -82,6 +84,19 @@ pub struct Pace {
     pub hint_bytes: u64,
     /// Requests in flight at one node.
     pub requests: usize,
+}
+
+/// What background work may do, and how often trees are stored.
+#[derive(Clone, Debug)]
+pub struct BackgroundOptions {
+    /// The 99th percentile above which it gives way.
+    pub p99_max: Duration,
+    /// What it may always move, in bytes per second.
+    pub bytes_min: u64,
+    /// What it may move at most.
+    pub bytes_max: u64,
+    /// Between two checkpoints of the hash trees.
+    pub checkpoint_interval: Duration,
 }
 
 /// The clients.
@@ -153,6 +168,7 @@ impl Options {
             network: NetworkOptions::draw(&mut dice.fork()),
             disk: DiskOptions::draw(&mut dice.fork()),
             pace: Pace::draw(&mut dice.fork()),
+            background: BackgroundOptions::draw(&mut Dice::new(seed ^ 0x6261_636b_6772_6f75)),
             workload: WorkloadOptions::draw(seed, &mut dice.fork()),
             faults: FaultOptions::draw(&mut dice.fork()),
         }
@@ -184,6 +200,12 @@ impl Options {
                 hint_bytes: 1 << 30,
                 requests: 1 << 14,
             },
+            background: BackgroundOptions {
+                p99_max: millis(50),
+                bytes_min: 1 << 20,
+                bytes_max: 64 << 20,
+                checkpoint_interval: millis(60_000),
+            },
             workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1, request_ids: 0.0 },
             faults: FaultOptions::default(),
         }
@@ -200,6 +222,10 @@ impl Options {
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
             batch_objects_max: self.pace.batch_objects,
+            background_p99_max: self.background.p99_max,
+            background_bytes_per_second_min: self.background.bytes_min,
+            background_bytes_per_second_max: self.background.bytes_max,
+            tree_checkpoint_interval: self.background.checkpoint_interval,
             ..Config::default()
         }
     }
@@ -238,6 +264,20 @@ impl Pace {
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),
             requests: dice.weighted(&[(9, 1 << 14), (1, 8)]),
+        }
+    }
+}
+
+impl BackgroundOptions {
+    /// A third of the runs has a budget that is felt with the small objects of a run: one comparison of trees costs 2 KiB.
+    fn draw(dice: &mut Dice) -> Self {
+        let millis = Duration::from_millis;
+        let (bytes_min, bytes_max) = dice.weighted(&[(2, (1 << 20, 64 << 20)), (1, (16 << 10, 64 << 10))]);
+        Self {
+            p99_max: millis(dice.pick(&[1, 50, 50])),
+            bytes_min,
+            bytes_max,
+            checkpoint_interval: millis(dice.pick(&[100, 1_000, 5_000, 60_000])),
         }
     }
 }

@@ -19,7 +19,7 @@ use dynamo_core::request::{ClientHandle, Outcome, Request};
 use dynamo_core::ring::Ring;
 use dynamo_core::time::{Instant, Now};
 
-use crate::checkers::redundancy;
+use crate::checkers::{redundancy, trees};
 use crate::dice::Dice;
 use crate::disk::{Disk, Dropped};
 use crate::network::{Network, State};
@@ -282,6 +282,7 @@ impl Simulation {
         }
         self.trace.note(self.now, (1, host, generation), || format!("host {} starts, generation {generation}", host.0));
         self.check_ring(host);
+        self.check_trees(host);
         self.close_batch(host);
         let tick = self.options.pace.tick;
         let first_tick = self.dice.duration(Duration::ZERO, tick);
@@ -436,6 +437,14 @@ impl Simulation {
     /// A client was told that `write` has so many copies on stable storage.
     pub fn acknowledged(&mut self, write: WriteId, copies: usize) {
         self.witness.borrow_mut().acknowledged(write, copies);
+    }
+
+    /// I7: what a node starts with as its trees.
+    fn check_trees(&mut self, host: HostId) {
+        self.totals.starts_checked += 1;
+        if let Err((invariant, what)) = trees::check(self, host) {
+            self.violated(invariant, what);
+        }
     }
 
     /// I8, I9: what a node holds as its ring.

@@ -67,6 +67,7 @@ totals! {
     doubles_forgotten: "doubled writes that were too old for that",
     overlaps_checked: "gets whose quorum overlaps that of an earlier write",
     removals_checked: "copies dropped while enough others had them",
+    starts_checked: "starts whose hash trees were compared with the disk",
     evidence_checked: "acknowledgements whose evidence was checked on disk",
 }
 

@@ -154,7 +154,7 @@ impl<S: Storage> Node<S> {
             self.end_changed_tenures(before, &ring)?;
         } else {
             self.trees = HashTrees::new(self.identity.cluster, ring.partition_bits);
-            self.rebuild_trees()?;
+            self.load_trees()?;
         }
         self.when_durable(Waiting::Ring(epoch), now, out)?;
         self.plan_movement()?;

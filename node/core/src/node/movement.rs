@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::admission::Work;
 use crate::hinted_handoff::Batch;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject, Purpose};
+use crate::node::background::bytes_of;
 use crate::node::{Node, Output, Waiting};
 use crate::ring::{Ring, Stage};
 use crate::storage::{Cursor, Storage, StorageError};
@@ -28,28 +30,21 @@ enum WalkOf {
     Handback(PartitionId, NodeId),
 }
 
-impl<S: Storage> Node<S> {
-    /// Trees are kept in memory: at start they are made from one walk over the data.
-    pub(super) fn rebuild_trees(&mut self) -> Result<(), StorageError> {
-        for partition in self.storage.partitions()? {
-            let mut after: Option<Cursor> = None;
-            loop {
-                let found = self.storage.scan(partition, after.as_ref(), 1024, 4 << 20)?;
-                let Some((last, _)) = found.last() else { break };
-                after = Some(last.clone());
-                for (cursor, object) in &found {
-                    self.trees.update(partition, &cursor.name, Default::default(), object.digest());
-                }
-            }
+impl WalkOf {
+    fn work(self) -> Work {
+        match self {
+            WalkOf::Transfer(..) => Work::Transfers,
+            WalkOf::Handback(..) => Work::Handbacks,
         }
-        Ok(())
     }
+}
 
+impl<S: Storage> Node<S> {
     // --- hints ------------------------------------------------------------------------------------------------------
 
     pub(super) fn tick_hints(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.hints.expire(now.instant);
-        for target in self.hints.due() {
+        for target in self.from_anywhere(self.hints.due()) {
             if self.reachable(target, now) {
                 self.send_hints(target, now, out)?;
             }
@@ -58,7 +53,11 @@ impl<S: Storage> Node<S> {
     }
 
     fn send_hints(&mut self, target: NodeId, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        let (limit, bytes) = (self.config.batch_objects_max, self.config.batch_bytes_max);
+        if self.hints.bytes_for(target) == 0 {
+            return Ok(());
+        }
+        let limit = self.config.batch_objects_max;
+        let Some(bytes) = self.admit(Work::Hints, now) else { return Ok(()) };
         let found = self.storage.scan_hints(target, None, limit, bytes)?;
         let Some((partition, _, _)) = found.first() else { return Ok(()) };
         let partition = *partition;
@@ -66,7 +65,8 @@ impl<S: Storage> Node<S> {
         let batch = self.next_batch();
         let hints = found.iter().map(|(partition, name, object)| (*partition, name.clone(), object.digest())).collect();
         self.hints.sent(batch, Batch { target, hints, deadline: now.instant + BATCH_TIMEOUT });
-        let objects = found.into_iter().map(|(_, name, object)| NamedObject { name, object }).collect();
+        let objects: Vec<NamedObject> = found.into_iter().map(|(_, name, object)| NamedObject { name, object }).collect();
+        self.moved(Work::Hints, bytes_of(&objects), now);
         let epoch = self.epoch();
         let message = Message::Push { batch, epoch, partition, purpose: Purpose::Hint, objects, last: false };
         out.push(Output::Send { to: target, message });
@@ -88,7 +88,8 @@ impl<S: Storage> Node<S> {
         for partition in partitions {
             self.end_foreign_tenure(partition)?;
         }
-        self.send_hints(batch.target, now, out)
+        // Those that were refused before are first, at the next tick.
+        if self.admission.waits(Work::Hints) { Ok(()) } else { self.send_hints(batch.target, now, out) }
     }
 
     /// A node that is no replica of `partition` may have coordinated from the hint that is gone now.
@@ -170,7 +171,7 @@ impl<S: Storage> Node<S> {
             .filter(|(_, (_, outgoing))| matches!(outgoing.walk, Walk::Idle | Walk::Ready(_)))
             .map(|(key, _)| *key)
             .collect();
-        for (partition, to) in waiting {
+        for (partition, to) in self.from_anywhere(waiting) {
             let started = matches!(self.transfers.outgoing[&(partition, to)].1.walk, Walk::Ready(_));
             if (started || self.transfers.active() < self.config.transfers_max) && self.reachable(to, now) {
                 self.send_batch(WalkOf::Transfer(partition, to), now, out)?;
@@ -210,7 +211,8 @@ impl<S: Storage> Node<S> {
             _ => return Ok(()),
         };
         let leaves = outgoing.leaves.clone();
-        let (limit, bytes) = (self.config.batch_objects_max, self.config.batch_bytes_max);
+        let limit = self.config.batch_objects_max;
+        let Some(bytes) = self.admit(of.work(), now) else { return Ok(()) };
         let found = self.storage.scan(partition, from.as_ref(), limit, bytes)?;
         let reached = found.last().map(|(cursor, _)| cursor.clone());
         // One more look tells whether this batch is the last: an empty one always is.
@@ -218,6 +220,8 @@ impl<S: Storage> Node<S> {
             None => true,
             Some(cursor) => self.storage.scan(partition, Some(cursor), 1, 1)?.is_empty(),
         };
+        let read: usize = found.iter().map(|(cursor, object)| cursor.name.len() + object.encoded_len()).sum();
+        self.moved(of.work(), read, now);
         let wanted = |cursor: &Cursor| leaves.as_ref().is_none_or(|leaves| leaves.contains(&self.trees.leaf_of(cursor.position)));
         let objects: Vec<NamedObject> = found
             .into_iter()
@@ -228,11 +232,17 @@ impl<S: Storage> Node<S> {
         let deadline = now.instant + BATCH_TIMEOUT;
         let epoch = self.epoch();
         if let Some(outgoing) = self.walk_mut(of) {
-            let count = objects.len() as u64;
-            outgoing.walk = Walk::Sent { batch, to: reached.or_else(|| from.clone()), from, objects: count, last, deadline };
+            let (count, bytes) = (objects.len() as u64, bytes_of(&objects) as u64);
+            let to = reached.or_else(|| from.clone());
+            outgoing.walk = Walk::Sent { batch, to, from, objects: count, bytes, last, deadline };
         }
         out.push(Output::Send { to, message: Message::Push { batch, epoch, partition, purpose, objects, last } });
         Ok(())
+    }
+
+    /// The same, behind those that were refused before: they are first, at the next tick.
+    fn send_next(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        if self.admission.waits(of.work()) { Ok(()) } else { self.send_batch(of, now, out) }
     }
 
     // --- handback ---------------------------------------------------------------------------------------------------
@@ -247,7 +257,7 @@ impl<S: Storage> Node<S> {
         }
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
-        for partition in foreign {
+        for partition in self.from_anywhere(foreign.into_iter().collect()) {
             if self.transfers.handbacks.len() < HANDBACKS_MAX || self.transfers.handbacks.contains_key(&partition) {
                 self.advance_handback(&ring, partition, now, out)?;
             }
@@ -278,13 +288,18 @@ impl<S: Storage> Node<S> {
             }
             let exchange = self.next_batch();
             let epoch = self.epoch();
-            let Some(outgoing) = self.walk_mut(WalkOf::Handback(partition, owner)) else { continue };
+            let of = WalkOf::Handback(partition, owner);
+            let idle = matches!(self.walk_mut(of), Some(Outgoing { walk: Walk::Idle, .. }));
+            if idle && !self.admit_comparison(Work::Handbacks, now) {
+                return Ok(());
+            }
+            let Some(outgoing) = self.walk_mut(of) else { continue };
             match &outgoing.walk {
                 Walk::Idle => {
                     outgoing.walk = Walk::Comparing(exchange, now.instant + BATCH_TIMEOUT);
                     out.push(Output::Send { to: owner, message: Message::TreeRequest { exchange, epoch, partition, root } });
                 }
-                Walk::Ready(_) => self.send_batch(WalkOf::Handback(partition, owner), now, out)?,
+                Walk::Ready(_) => self.send_batch(of, now, out)?,
                 _ => {}
             }
         }
@@ -316,7 +331,7 @@ impl<S: Storage> Node<S> {
         }
         outgoing.leaves = Some(differing);
         outgoing.walk = Walk::Ready(None);
-        self.send_batch(of, now, out)?;
+        self.send_next(of, now, out)?;
         Ok(true)
     }
 
@@ -333,7 +348,7 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    fn drop_copy(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+    pub(super) fn drop_copy(&mut self, partition: PartitionId) -> Result<(), StorageError> {
         self.storage.drop_partition(partition)?;
         self.trees.remove(partition);
         self.versions.clear();
@@ -361,7 +376,7 @@ impl<S: Storage> Node<S> {
                 return Ok(());
             }
         };
-        let received = objects.len() as u64;
+        let (received, bytes) = (objects.len() as u64, bytes_of(&objects));
         for NamedObject { name, object } in objects {
             if ring.partition_of(&name) == partition {
                 let _accepted = self.apply(partition, &name, &object)?;
@@ -375,7 +390,11 @@ impl<S: Storage> Node<S> {
                 self.note_received(&ring, partition, from, now, out)?;
             }
         }
-        self.when_durable(Waiting::AcknowledgeBatch { to: from, batch }, now, out)
+        match purpose {
+            // Repair follows a client's get or an exchange that was granted, and waits for no acknowledgement.
+            Purpose::Repair => self.when_durable(Waiting::AcknowledgeBatch { to: from, batch }, now, out),
+            Purpose::Hint | Purpose::Transfer | Purpose::Handback => self.acknowledge_batch((from, batch), bytes, now, out),
+        }
     }
 
     /// `from` has sent all of its copy: recorded in the same group of writes as the last objects, and told to the writer of
@@ -429,19 +448,20 @@ impl<S: Storage> Node<S> {
         }
         let Some(of) = self.walk_of(from, batch) else { return Ok(()) };
         let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
-        let Walk::Sent { from: begun, to, objects, last, .. } = outgoing.walk.clone() else { return Ok(()) };
+        let Walk::Sent { from: begun, to, objects, bytes, last, .. } = outgoing.walk.clone() else { return Ok(()) };
         if refused {
             outgoing.walk = Walk::Ready(begun);
             return self.on_behind(from, epoch, out);
         }
         outgoing.walk = if last { Walk::Done } else { Walk::Ready(to) };
         outgoing.objects += objects;
+        outgoing.bytes += bytes;
         match of {
             WalkOf::Transfer(..) => self.counters.transfer_objects_sent += objects,
             WalkOf::Handback(..) => self.counters.handback_objects_sent += objects,
         }
         match (last, of) {
-            (false, _) => self.send_batch(of, now, out),
+            (false, _) => self.send_next(of, now, out),
             (true, WalkOf::Transfer(..)) => self.tick_transfers(now, out),
             (true, WalkOf::Handback(partition, _)) => self.finish_handback(partition),
         }

@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::admission::Work;
 use crate::anti_entropy::{KEYS_PER_EXCHANGE, LEAVES_PER_EXCHANGE};
 use crate::hash_tree::LEAVES;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedDigest, NamedObject, Purpose};
 use crate::name::Name;
+use crate::node::background::bytes_of;
 use crate::node::{Node, Output, Waiting};
 use crate::storage::{Cursor, Storage, StorageError};
 use crate::time::{Instant, Now};
 use crate::version::{Digest, Object};
 
-/// Exchanges begun at one tick: equal replicas cost two small messages each.
-const EXCHANGES_PER_TICK: usize = 16;
+/// Exchanges begun in one interval: equal replicas cost two small messages each.
+pub(super) const EXCHANGES_PER_INTERVAL: usize = 16;
 /// Exchanges under way at most.
 const EXCHANGES_MAX: usize = 64;
 /// After this an exchange counts as lost.
@@ -25,10 +27,9 @@ impl<S: Storage> Node<S> {
         self.exchanges.retain(|_, (_, _, deadline)| *deadline > now.instant);
         let Some(ring) = self.ring.clone() else { return };
         let own = self.identity.node;
-        for _ in 0..EXCHANGES_PER_TICK.min(ring.partition_count()) {
-            if self.exchanges.len() >= EXCHANGES_MAX {
-                return;
-            }
+        self.exchanges_owed = self.exchanges_owed.min(ring.partition_count());
+        while self.exchanges_owed > 0 && self.exchanges.len() < EXCHANGES_MAX && self.admit_comparison(Work::AntiEntropy, now) {
+            self.exchanges_owed -= 1;
             let detector = &self.detector;
             let reachable = |node| !detector.suspects(node, now.instant);
             let Some((_, partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return };
@@ -88,6 +89,7 @@ impl<S: Storage> Node<S> {
         let mut differing = self.trees.differing(partition, leaves);
         differing.truncate(LEAVES_PER_EXCHANGE);
         let keys = self.digests(partition, &differing)?;
+        self.moved(Work::AntiEntropy, keys.iter().map(|key| key.name.len() + 16).sum(), now);
         let leaves = differing.into_iter().map(|leaf| leaf as u32).collect();
         out.push(Output::Send { to: from, message: Message::KeysRequest { exchange, partition, leaves, keys } });
         Ok(())
@@ -125,6 +127,7 @@ impl<S: Storage> Node<S> {
         partition: PartitionId,
         leaves: &[u32],
         keys: &[NamedDigest],
+        now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let own = self.identity.node;
@@ -151,6 +154,7 @@ impl<S: Storage> Node<S> {
         let differs = |key: &&NamedDigest| ours_digests.get(&key.name) != Some(&key.digest);
         let wanted: Vec<NamedDigest> = keys.iter().filter(differs).cloned().collect();
         self.counters.anti_entropy_differences += (objects.len() + wanted.len()) as u64;
+        self.moved(Work::AntiEntropy, bytes_of(&objects), now);
         out.push(Output::Send { to: from, message: Message::KeysResponse { exchange, partition, objects, wanted } });
         Ok(())
     }
@@ -162,6 +166,7 @@ impl<S: Storage> Node<S> {
         partition: PartitionId,
         objects: Vec<NamedObject>,
         wanted: Vec<NamedDigest>,
+        now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let expected: Option<(PartitionId, NodeId, Instant)> = self.exchanges.remove(&exchange);
@@ -173,6 +178,7 @@ impl<S: Storage> Node<S> {
             return Ok(());
         }
         let here = |name: &Name| ring.partition_of(name) == partition;
+        let received = bytes_of(&objects);
         for NamedObject { name, object } in objects.into_iter().filter(|named| here(&named.name)) {
             let _accepted = self.apply(partition, &name, &object)?;
         }
@@ -187,6 +193,7 @@ impl<S: Storage> Node<S> {
                 pushed.push(NamedObject { name, object });
             }
         }
+        self.moved(Work::AntiEntropy, received + bytes_of(&pushed), now);
         if !pushed.is_empty() {
             let (batch, epoch) = (self.next_batch(), ring.epoch);
             let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed, last: false };

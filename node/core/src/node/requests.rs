@@ -41,6 +41,8 @@ struct Job<M> {
     partition: PartitionId,
     epoch: Epoch,
     required: Required,
+    /// When this node took it.
+    begun: Instant,
     deadline: Instant,
     machine: M,
 }
@@ -279,7 +281,8 @@ impl<S: Storage> Node<S> {
         let mut outputs = Vec::new();
         let machine = self.get_machine(ring, partition, required, deadline, now, &mut outputs);
         let number = self.requests.number();
-        let job = Job { reply, name: request.name, partition, epoch: ring.epoch, required, deadline, machine };
+        let begun = now.instant;
+        let job = Job { reply, name: request.name, partition, epoch: ring.epoch, required, begun, deadline, machine };
         self.requests.gets.insert(number, job);
         self.arm(number, deadline, now);
         self.perform_get(number, outputs, now, out)
@@ -340,7 +343,7 @@ impl<S: Storage> Node<S> {
         let mut outputs = Vec::new();
         let machine = self.put_machine(ring, partition, required, deadline, now, &mut outputs);
         let number = self.requests.number();
-        let job = Job { reply, name, partition, epoch: ring.epoch, required, deadline, machine };
+        let job = Job { reply, name, partition, epoch: ring.epoch, required, begun: now.instant, deadline, machine };
         self.requests.puts.insert(number, PutJob { job, object, context });
         self.arm(number, deadline, now);
         self.keep_own_dot(ring, number)?;
@@ -476,7 +479,7 @@ impl<S: Storage> Node<S> {
                     }
                 }
                 put::Output::KeepHint { .. } => {}
-                put::Output::Answer(answer) => self.answer_put(number, answer, out),
+                put::Output::Answer(answer) => self.answer_put(number, answer, now, out),
             }
         }
         Ok(())
@@ -543,8 +546,9 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, out: &mut Vec<Output>) {
+    fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
         let Some(PutJob { job, context, .. }) = self.requests.puts.get(&number) else { return };
+        self.admission.answered(now.instant.since(job.begun), now.instant);
         let outcome = match answer {
             Ok(()) => {
                 self.counters.puts_ok += 1;
@@ -579,7 +583,7 @@ impl<S: Storage> Node<S> {
                         out.push(Output::Send { to: from, message });
                     }
                 }
-                get::Output::Answer(answer) => self.answer_get(number, answer, out),
+                get::Output::Answer(answer) => self.answer_get(number, answer, now, out),
                 get::Output::Repair { to, object } => self.repair_replica(number, to, object, out)?,
             }
         }
@@ -608,8 +612,9 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, out: &mut Vec<Output>) {
+    fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, now: Now, out: &mut Vec<Output>) {
         let Some(job) = self.requests.gets.get(&number) else { return };
+        self.admission.answered(now.instant.since(job.begun), now.instant);
         let outcome = match answer {
             Ok(object) => {
                 self.counters.gets_ok += 1;

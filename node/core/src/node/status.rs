@@ -46,6 +46,8 @@ pub struct TransferStatus {
     pub to: NodeId,
     /// Objects sent so far.
     pub objects: u64,
+    /// Their bytes, names included.
+    pub bytes: u64,
     /// The receiver has everything on stable storage.
     pub done: bool,
 }
@@ -91,7 +93,7 @@ impl<S: Storage> Node<S> {
         let durable = self.ring.as_ref().filter(|ring| ring.epoch == self.ring_durable);
         let transfer = |((partition, to), (_, outgoing)): (&(PartitionId, NodeId), &(Epoch, crate::transfer::Outgoing))| {
             let done = matches!(outgoing.walk, Walk::Done);
-            TransferStatus { partition: *partition, to: *to, objects: outgoing.objects, done }
+            TransferStatus { partition: *partition, to: *to, objects: outgoing.objects, bytes: outgoing.bytes, done }
         };
         Status {
             epoch: self.ring_durable,

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynamo_core::hash_tree::HashTrees;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::name::Name;
 use dynamo_core::ring::Ring;
 use dynamo_core::version::Object;
 
+use crate::checkers::trees;
 use crate::ledger::{Verdict, Visible};
 use crate::simulation::Simulation;
 use crate::witness::WriteId;
@@ -36,7 +36,7 @@ pub fn check(sim: &Simulation, ring: &Ring) -> Verdict {
         if sim.disk(host).hints().next().is_some() {
             return Err(("I11 hints are delivered", format!("host {} still keeps hints", host.0)));
         }
-        trees(sim, ring, host)?;
+        trees::check(sim, host)?;
     }
     Ok(())
 }
@@ -69,20 +69,4 @@ fn difference(one: &BTreeMap<&Name, &Object>, other: &BTreeMap<&Name, &Object>) 
     let differs = |name: &&Name| one.get(name).map(|object| object.encode()) != other.get(name).map(|object| object.encode());
     let name = names.into_iter().find(differs)?;
     Some(format!("{name:?} is {:?} and {:?}", one.get(name), other.get(name)))
-}
-
-/// A node's trees, which it keeps by additions and subtractions, against trees made anew from its disk.
-fn trees(sim: &Simulation, ring: &Ring, host: crate::schedule::HostId) -> Verdict {
-    let Some(node) = sim.node(host) else { return Ok(()) };
-    let mut anew = HashTrees::new(sim.cluster(), ring.partition_bits);
-    for (partition, name, object) in sim.disk(host).objects() {
-        anew.update(partition, name, Default::default(), object.digest());
-    }
-    for (partition, _) in ring.partitions() {
-        let kept = node.partition_digest(partition);
-        if kept != (anew.root(partition), anew.objects(partition)) {
-            return Err(("I7 trees are what the disk holds", format!("host {}, partition {partition}", host.0)));
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,105 @@
+//! What background work asks of [`crate::admission`] before it runs (paper 6.5), and acknowledgements that it keeps back.
+
+use std::collections::BTreeSet;
+
+use crate::admission::{Report, Work};
+use crate::id::NodeId;
+use crate::message::NamedObject;
+use crate::node::{Node, Output, Waiting};
+use crate::storage::{Storage, StorageError};
+use crate::time::{Instant, Now};
+
+/// Acknowledgements kept back at most: a node has a few batches under way to each peer, and there are a few hundred peers. More
+/// are acknowledged at once.
+const ACKNOWLEDGEMENTS_MAX: usize = 1_024;
+
+/// Acknowledgements of batches that are kept back, by when they are due.
+pub(super) type KeptBack = BTreeSet<(Instant, NodeId, u64)>;
+
+/// What objects take on the way.
+pub(super) fn bytes_of(objects: &[NamedObject]) -> usize {
+    objects.iter().map(|NamedObject { name, object }| name.len() + object.encoded_len()).sum()
+}
+
+impl<S: Storage> Node<S> {
+    /// How many bytes a batch of `work` may have now, if it may go out.
+    pub(super) fn admit(&mut self, work: Work, now: Now) -> Option<usize> {
+        let granted = self.admission.ask(work, self.config.batch_bytes_max, now.instant);
+        let counters = &mut self.counters;
+        let (batches, deferred) = match work {
+            Work::Hints => (&mut counters.background_hints_batches, &mut counters.background_hints_deferred),
+            Work::Transfers => (&mut counters.background_transfers_batches, &mut counters.background_transfers_deferred),
+            Work::Handbacks => (&mut counters.background_handbacks_batches, &mut counters.background_handbacks_deferred),
+            Work::AntiEntropy | Work::Received => unreachable!("{work:?} does not go out in batches of its own"),
+        };
+        *(if granted.is_some() { batches } else { deferred }) += 1;
+        granted
+    }
+
+    /// Whether two trees may be compared now.
+    pub(super) fn admit_comparison(&mut self, work: Work, now: Now) -> bool {
+        let granted = self.admission.ask_to_compare(work, now.instant);
+        match work {
+            Work::Handbacks => self.counters.background_handbacks_deferred += u64::from(!granted),
+            _ => self.counters.background_anti_entropy_deferred += u64::from(!granted),
+        }
+        granted
+    }
+
+    /// `bytes` were read or sent for `work`.
+    pub(super) fn moved(&mut self, work: Work, bytes: usize, now: Now) {
+        self.admission.moved(work, bytes, now.instant);
+        let counters = &mut self.counters;
+        let total = match work {
+            Work::Hints => &mut counters.background_hints_bytes,
+            Work::Transfers => &mut counters.background_transfers_bytes,
+            Work::Handbacks => &mut counters.background_handbacks_bytes,
+            Work::AntiEntropy => &mut counters.background_anti_entropy_bytes,
+            Work::Received => &mut counters.background_received_bytes,
+        };
+        *total += bytes as u64;
+    }
+
+    /// A pushed batch was applied: it is acknowledged once it is on stable storage, and not before this node can take more.
+    pub(super) fn acknowledge_batch(
+        &mut self,
+        (to, batch): (NodeId, u64),
+        bytes: usize,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        self.counters.background_received_bytes += bytes as u64;
+        let due = self.admission.received(bytes, now.instant);
+        if due <= now.instant || self.kept_back.len() >= ACKNOWLEDGEMENTS_MAX {
+            return self.when_durable(Waiting::AcknowledgeBatch { to, batch }, now, out);
+        }
+        self.counters.background_acknowledgements_delayed += 1;
+        self.kept_back.insert((due, to, batch));
+        Ok(())
+    }
+
+    /// Acknowledges what is due. True if something was refused since the last tick and should ask again now.
+    pub(super) fn tick_background(&mut self, now: Now, out: &mut Vec<Output>) -> Result<bool, StorageError> {
+        while let Some((due, to, batch)) = self.kept_back.first().copied()
+            && due <= now.instant
+        {
+            self.kept_back.pop_first();
+            self.when_durable(Waiting::AcknowledgeBatch { to, batch }, now, out)?;
+        }
+        Ok(self.admission.tick(now.instant))
+    }
+
+    /// The same list from a random place on, so that a small budget serves all of them in the long run.
+    pub(super) fn from_anywhere<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
+        if list.len() > 1 {
+            let first = self.random.below(list.len());
+            list.rotate_left(first);
+        }
+        list
+    }
+
+    /// What the admission controller is doing.
+    pub fn background(&self, now: Now) -> Report {
+        self.admission.report(now.instant)
+    }
+}

@@ -1,0 +1,115 @@
+//! This node's hash trees (paper 4.7): read at start, recorded with the writes that change them, stored now and then.
+
+#[cfg(test)]
+mod tests;
+
+use crate::hash_tree::stored::{Record, mask_key, tree_key};
+use crate::id::PartitionId;
+use crate::name::Name;
+use crate::node::Node;
+use crate::storage::{Cursor, Storage, StorageError};
+use crate::time::Now;
+
+/// Trees stored at one tick: some 20 KB, and a thousand partitions in three seconds.
+const CHECKPOINTS_PER_TICK: usize = 16;
+
+/// Objects and bytes of one scan.
+const SCANNED_OBJECTS: usize = 1_024;
+const SCANNED_BYTES: usize = 4 << 20;
+
+impl<S: Storage> Node<S> {
+    /// Takes the stored trees, and computes what a crash may have left behind. Without a ring there are no copies.
+    pub(super) fn load_trees(&mut self) -> Result<(), StorageError> {
+        if self.ring.is_none() {
+            return Ok(());
+        }
+        for partition in self.storage.partitions()? {
+            let tree = self.storage.read_meta(&tree_key(partition))?;
+            let mask = self.storage.read_meta(&mask_key(partition))?;
+            let restored = tree.zip(mask).map(|(tree, mask)| self.trees.restore(partition, tree, mask));
+            match restored {
+                Some(Ok(dirty)) => {
+                    self.counters.trees_loaded += 1;
+                    self.counters.tree_leaves_recomputed += dirty.len() as u64;
+                    for leaf in dirty {
+                        self.recompute(partition, Some(leaf))?;
+                    }
+                }
+                Some(Err(_)) | None => {
+                    self.counters.trees_recomputed += 1;
+                    self.recompute(partition, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what the storage holds of one leaf, or of all, to a tree that has nothing of it.
+    fn recompute(&mut self, partition: PartitionId, only: Option<usize>) -> Result<(), StorageError> {
+        let start = |leaf| Cursor { position: self.trees.leaf_start(partition, leaf), name: Name::new("", "") };
+        let mut after: Option<Cursor> = only.map(start);
+        loop {
+            let found = self.storage.scan(partition, after.as_ref(), SCANNED_OBJECTS, SCANNED_BYTES)?;
+            let Some((last, _)) = found.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (cursor, object) in &found {
+                if only.is_some_and(|leaf| self.trees.leaf_of(cursor.position) != leaf) {
+                    return Ok(());
+                }
+                self.trees.update(partition, &cursor.name, Default::default(), object.digest());
+            }
+        }
+    }
+
+    /// The group of writes is being closed: the marks of what changed in it go with it.
+    pub(super) fn record_trees(&mut self) -> Result<(), StorageError> {
+        for (partition, record) in self.trees.take_records() {
+            self.write_tree_record(partition, &record)?;
+        }
+        Ok(())
+    }
+
+    fn write_tree_record(&mut self, partition: PartitionId, record: &Record) -> Result<(), StorageError> {
+        self.dirty = true;
+        match record {
+            Record::Nothing => {
+                self.storage.write_meta(&tree_key(partition), None)?;
+                self.storage.write_meta(&mask_key(partition), None)
+            }
+            Record::Mask(mask) => self.storage.write_meta(&mask_key(partition), Some(mask)),
+            Record::Tree(tree, mask) => {
+                self.storage.write_meta(&tree_key(partition), Some(tree))?;
+                self.storage.write_meta(&mask_key(partition), Some(mask))
+            }
+        }
+    }
+
+    /// Stores a few of the trees that changed; when all are stored, the next round waits for its interval.
+    pub(super) fn tick_checkpoints(&mut self, now: Now) -> Result<(), StorageError> {
+        if now.instant < self.next_checkpoint {
+            return Ok(());
+        }
+        let changed = self.trees.changed(self.checkpointed, CHECKPOINTS_PER_TICK);
+        self.checkpoint(&changed)?;
+        self.checkpointed = changed.last().copied().filter(|_| changed.len() == CHECKPOINTS_PER_TICK);
+        if self.checkpointed.is_none() {
+            self.next_checkpoint = now.instant + self.config.tree_checkpoint_interval;
+        }
+        Ok(())
+    }
+
+    /// Stores every tree that changed, at a clean stop: the next start reads no data.
+    pub(super) fn checkpoint_all(&mut self) -> Result<(), StorageError> {
+        let changed = self.trees.changed(None, usize::MAX);
+        self.checkpoint(&changed)
+    }
+
+    fn checkpoint(&mut self, partitions: &[PartitionId]) -> Result<(), StorageError> {
+        for partition in partitions {
+            let record = self.trees.checkpoint(*partition);
+            self.write_tree_record(*partition, &record)?;
+            self.counters.tree_checkpoints += 1;
+        }
+        Ok(())
+    }
+}
