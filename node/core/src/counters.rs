@@ -44,5 +44,10 @@ counters! {
     rings_refused: "Rings refused.",
     version_cache_hits: "Writes that found the history in the version cache.",
     version_cache_misses: "Writes that had to read.",
+    tombstones_reaped: "Tombstones dropped after it was proven that nothing older can come.",
+    reap_rounds_proved: "Rounds that proved it.",
+    reap_rounds_unproved: "Rounds that ended without a proof.",
+    reap_refused_actors: "Tombstones kept because the reaped context of their partition has too many actors.",
+    writes_fenced: "Versions that arrived after their tombstone was reaped, and were dropped.",
     messages_refused: "Peer messages that made no sense here.",
 }

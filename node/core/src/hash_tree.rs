@@ -68,7 +68,8 @@ impl HashTrees {
         let change = self.term(name, after).wrapping_sub(self.term(name, before));
         let tree = self.trees.entry(partition).or_insert_with(|| Tree { leaves: [0; LEAVES], objects: 0 });
         tree.leaves[leaf] = tree.leaves[leaf].wrapping_add(change);
-        tree.objects += u64::from(before == Digest::default());
+        let gone = after == Digest::default() && before != after;
+        tree.objects = tree.objects + u64::from(before == Digest::default()) - u64::from(gone);
     }
 
     /// The copy was dropped.
@@ -162,6 +163,22 @@ mod tests {
         assert_eq!(one.differing(partition, &other.leaves(partition)), [leaf]);
         assert!(one.leaf_start(partition, leaf) <= position);
         assert!(leaf + 1 == LEAVES || position < one.leaf_start(partition, leaf + 1));
+    }
+
+    #[test]
+    fn an_object_that_is_removed_leaves_nothing_behind() {
+        let (mut one, mut other) = (trees(), trees());
+        fill(&mut one, 0, 1);
+        let empty = one.root(PartitionId(3));
+        fill(&mut other, 0, 1);
+        let partition = put(&mut other, 1_000, 0, 2);
+        put(&mut other, 1_000, 2, 0);
+        assert_eq!(one.root(partition), other.root(partition));
+        assert_eq!(one.objects(partition), other.objects(partition));
+        fill(&mut one, 1, 0);
+        assert_ne!(empty, Digest::default());
+        assert_eq!(one.root(PartitionId(3)), Digest::default(), "an empty copy, as if there had never been one");
+        assert_eq!(one.objects_total(), 0);
     }
 
     #[test]

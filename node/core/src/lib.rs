@@ -19,6 +19,7 @@
 //! | [`gossip`], [`failure_detector`] | 4.8 | what nodes tell each other; who does not answer me |
 //! | [`hinted_handoff`] | 4.6 | a fallback's copies, on their way home |
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
+//! | [`reaping`] | 4.4 | tombstones go when nothing older can come |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`node`] | all | the composition |
 
@@ -39,6 +40,7 @@ pub mod node;
 pub mod preference_list;
 pub mod quorum;
 pub mod random;
+pub mod reaping;
 pub mod rebalance;
 pub mod request;
 pub mod ring;

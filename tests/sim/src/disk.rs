@@ -24,6 +24,17 @@ enum Undo {
     Object(ObjectKey, Option<Object>),
     Hint(HintKey, Option<Object>),
     Meta(Vec<u8>, Option<Bytes>),
+    /// What had been reaped of the name.
+    Reaped(Name, Option<CausalContext>),
+}
+
+/// An object that was removed for itself, not with its whole partition.
+#[derive(Clone, Debug)]
+pub struct Removed {
+    /// Its name.
+    pub name: Name,
+    /// What it was.
+    pub object: Object,
 }
 
 /// A version that was live in a copy or a hint which was dropped.
@@ -57,6 +68,10 @@ pub struct Disk {
     partition_of: BTreeMap<Name, PartitionId>,
     /// Dots that were live in copies or hints which were dropped, until somebody takes them.
     dropped: Vec<Dropped>,
+    /// Objects that were removed one by one, until somebody takes them.
+    removed: Vec<Removed>,
+    /// What the objects that were removed one by one had seen: none of it may lie here again.
+    reaped: BTreeMap<Name, CausalContext>,
     witness: Rc<RefCell<Witness>>,
 }
 
@@ -123,6 +138,33 @@ impl Disk {
     /// What was dropped since the last look.
     pub fn take_dropped(&mut self) -> Vec<Dropped> {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// What was removed one by one since the last look.
+    pub fn take_removed(&mut self) -> Vec<Removed> {
+        std::mem::take(&mut self.removed)
+    }
+
+    /// Whether `dot` of `name` was reaped here, on stable storage or not.
+    pub fn has_reaped(&self, name: &Name, dot: Dot) -> bool {
+        self.reaped.get(name).is_some_and(|reaped| reaped.has_seen(dot))
+    }
+
+    fn note_reaped(&mut self, name: &Name, reaped: Option<CausalContext>) {
+        let before = match reaped {
+            Some(reaped) => self.reaped.insert(name.clone(), reaped),
+            None => self.reaped.remove(name),
+        };
+        self.open.push(Undo::Reaped(name.clone(), before));
+    }
+
+    /// I3, at the moment it happens: what was reaped here is written here again.
+    fn complain_of_resurrection(&self, name: &Name, object: &Object) {
+        let Some(reaped) = self.reaped.get(name) else { return };
+        if let Some((dot, _)) = object.values().find(|(dot, _)| reaped.has_seen(*dot)) {
+            let what = format!("{name:?}: {dot:?} was reaped and is written again: {object:?}");
+            self.witness.borrow_mut().complain("I3 no resurrection", what);
+        }
     }
 
     /// Whether stable storage holds a version that has seen the dot, as a copy or as a hint.
@@ -194,6 +236,7 @@ impl Disk {
                 Undo::Object(key, before) => replace(&mut self.objects, key, before),
                 Undo::Hint(key, before) => replace(&mut self.hints, key, before),
                 Undo::Meta(key, before) => replace(&mut self.meta, key, before),
+                Undo::Reaped(name, before) => replace(&mut self.reaped, name, before),
             }
         }
     }
@@ -227,9 +270,21 @@ impl Storage for Disk {
         let key = (partition, name.position(), name.clone());
         let before = self.objects.insert(key.clone(), object.clone());
         self.partition_of.insert(name.clone(), partition);
+        self.complain_of_resurrection(name, object);
         self.witness.borrow_mut().replaced(name, before.as_ref(), object);
         self.hold(name, object);
         self.open.push(Undo::Object(key, before));
+        Ok(())
+    }
+
+    fn remove(&mut self, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        let key = (partition, name.position(), name.clone());
+        let Some(before) = self.objects.remove(&key) else { return Ok(()) };
+        let mut seen = before.context();
+        self.reaped.get(name).iter().for_each(|earlier| seen.join(earlier));
+        self.removed.push(Removed { name: name.clone(), object: before.clone() });
+        self.open.push(Undo::Object(key, Some(before)));
+        self.note_reaped(name, Some(seen));
         Ok(())
     }
 
@@ -266,6 +321,9 @@ impl Storage for Disk {
             self.note_dropped(&key.2, before.as_ref());
             self.open.push(Undo::Object(key, before));
         }
+        // The next copy is another one, which knows nothing of this one's past.
+        let names: Vec<Name> = self.reaped.keys().filter(|name| self.partition_of.get(*name) == Some(&partition)).cloned().collect();
+        names.iter().for_each(|name| self.note_reaped(name, None));
         Ok(())
     }
 

@@ -14,14 +14,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::name::Name;
 use dynamo_core::node::{Identity, Input, Node, Output};
 use dynamo_core::request::{ClientHandle, Outcome, Request};
 use dynamo_core::ring::Ring;
 use dynamo_core::time::{Instant, Now};
+use dynamo_core::version::CausalContext;
 
 use crate::checkers::redundancy;
 use crate::dice::Dice;
-use crate::disk::{Disk, Dropped};
+use crate::disk::{Disk, Dropped, Removed};
 use crate::network::{Network, State};
 use crate::options::Options;
 use crate::ring_history::RingHistory;
@@ -431,6 +433,18 @@ impl Simulation {
         if let Err((invariant, what)) = redundancy::check(self, host, dropped) {
             self.violated(invariant, what);
         }
+    }
+
+    /// I10: what a host removes for all time.
+    fn check_removed(&mut self, host: HostId, removed: &[Removed]) {
+        if let Err((invariant, what)) = redundancy::check_removed(self, host, removed) {
+            self.violated(invariant, what);
+        }
+    }
+
+    /// Tombstones of `name` that have seen this are gone, rightly.
+    pub(crate) fn reaped(&mut self, name: &Name, seen: &CausalContext) {
+        self.witness.borrow_mut().reaped(name, seen);
     }
 
     /// A client was told that `write` has so many copies on stable storage.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dynamo_core::name::Name;
-use dynamo_core::version::{Dot, Object};
+use dynamo_core::version::{CausalContext, Dot, Object};
 
 /// The unique number that a written value carries in its first eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -32,6 +32,8 @@ pub struct Witness {
     writes: BTreeMap<WriteId, Vec<Dot>>,
     /// Acknowledged writes, with the copies on stable storage that each acknowledgement rests on.
     acknowledged: BTreeMap<WriteId, usize>,
+    /// What tombstones had seen that were removed after every replica had them.
+    reaped: BTreeMap<Name, CausalContext>,
     /// What was wrong, until somebody takes it.
     complaints: Vec<(&'static str, String)>,
 }
@@ -81,6 +83,21 @@ impl Witness {
     /// The dots under which `write` was stored: more than one if it was coordinated more than once.
     pub fn dots_of(&self, write: WriteId) -> &[Dot] {
         self.writes.get(&write).map_or(&[], Vec::as_slice)
+    }
+
+    /// The tombstones of `name` that have seen this were removed, rightly.
+    pub fn reaped(&mut self, name: &Name, seen: &CausalContext) {
+        self.reaped.entry(name.clone()).or_default().join(seen);
+    }
+
+    /// Whether `dot` of `name` is superseded by a tombstone that was reaped.
+    pub fn is_reaped(&self, name: &Name, dot: Dot) -> bool {
+        self.reaped.get(name).is_some_and(|seen| seen.has_seen(dot))
+    }
+
+    /// Something is wrong.
+    pub fn complain(&mut self, invariant: &'static str, what: String) {
+        self.complaints.push((invariant, what));
     }
 
     /// What was wrong since the last look.

@@ -39,6 +39,7 @@ impl<S: Storage> Node<S> {
                 after = Some(last.clone());
                 for (cursor, object) in &found {
                     self.trees.update(partition, &cursor.name, Default::default(), object.digest());
+                    self.note_grave(partition, &cursor.name, object);
                 }
             }
         }
@@ -282,7 +283,7 @@ impl<S: Storage> Node<S> {
             match &outgoing.walk {
                 Walk::Idle => {
                     outgoing.walk = Walk::Comparing(exchange, now.instant + BATCH_TIMEOUT);
-                    out.push(Output::Send { to: owner, message: Message::TreeRequest { exchange, epoch, partition, root } });
+                    out.push(Output::Send { to: owner, message: Message::TreeRequest { exchange, epoch, partition, root, reaped: None } });
                 }
                 Walk::Ready(_) => self.send_batch(WalkOf::Handback(partition, owner), now, out)?,
                 _ => {}
@@ -338,6 +339,7 @@ impl<S: Storage> Node<S> {
         self.trees.remove(partition);
         self.versions.clear();
         self.end_tenure(partition)?;
+        self.forget_reaped(partition)?;
         self.counters.partitions_dropped += 1;
         Ok(())
     }
