@@ -373,10 +373,10 @@ impl<S: Storage> Node<S> {
                 return self.on_tree_response(from, exchange, partition, root, &leaves, now, out);
             }
             Message::KeysRequest { exchange, partition, leaves, keys } => {
-                return self.on_keys_request(from, exchange, partition, &leaves, &keys, out);
+                return self.on_keys_request(from, exchange, partition, &leaves, &keys, now, out);
             }
             Message::KeysResponse { exchange, partition, objects, wanted } => {
-                return self.on_keys_response(from, exchange, partition, objects, wanted, out);
+                return self.on_keys_response(from, exchange, partition, objects, wanted, now, out);
             }
             Message::ReapAsk { .. } => return self.on_reap_ask(from, message, now, out),
             Message::ReapAnswer { round, partition, question } => {

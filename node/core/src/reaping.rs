@@ -32,6 +32,7 @@
 //! A copy that is dropped takes both records with it; a wiped node has none. One that is filled from a replica (or restored from
 //! a snapshot) may bring tombstones and older versions that are gone elsewhere. Whoever has adopted answers those in a tree
 //! exchange with the object without values, and the join removes them there: so replicas become equal whatever was missed.
+//! Neither that word nor the record leaves a node before it is on its stable storage.
 //!
 //! Left to others: that a node outside the ring, which cannot be reached, holds nothing (its drain receipt); that an old volume
 //! brings its old `upto` along, as it lies in the same storage. What it costs: a new object in a partition with something reaped

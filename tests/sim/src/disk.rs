@@ -10,8 +10,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::name::{Name, Position};
+use dynamo_core::reaping::Reaped;
 use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
-use dynamo_core::version::{CausalContext, Dot, Object};
+use dynamo_core::time::Instant;
+use dynamo_core::version::{CausalContext, Dot, Object, Value};
 
 use crate::witness::{Witness, WriteId};
 
@@ -55,6 +57,8 @@ fn live_in<'a>(name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropp
 pub struct Disk {
     objects: BTreeMap<ObjectKey, Object>,
     hints: BTreeMap<HintKey, Object>,
+    /// Since when there is a hint.
+    hints_since: BTreeMap<HintKey, Instant>,
     meta: BTreeMap<Vec<u8>, Bytes>,
     open: Vec<Undo>,
     groups: VecDeque<(Ticket, Vec<Undo>)>,
@@ -130,6 +134,11 @@ impl Disk {
         self.hints.iter().map(|((target, _, name), object)| (*target, name, object))
     }
 
+    /// Hints of `name`, and since when they are kept.
+    pub fn hints_with_age<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a Object, Instant)> {
+        self.hints_of(name).map(|(key, object)| (object, self.hints_since[key]))
+    }
+
     /// Whether `write` lies or lay here: `Some(true)` if it reached stable storage.
     pub fn has_held(&self, write: WriteId) -> Option<bool> {
         self.held.get(&write).map(|ticket| *ticket <= self.durable)
@@ -158,10 +167,14 @@ impl Disk {
         self.open.push(Undo::Reaped(name.clone(), before));
     }
 
-    /// I3, at the moment it happens: what was reaped here is written here again.
-    fn complain_of_resurrection(&self, name: &Name, object: &Object) {
-        let Some(reaped) = self.reaped.get(name) else { return };
-        if let Some((dot, _)) = object.values().find(|(dot, _)| reaped.has_seen(*dot)) {
+    /// I3, at the moment it happens: a value that was reaped here is written here again; or a name that was not here gets what
+    /// this node has adopted as reaped, be it a tombstone.
+    fn complain_of_resurrection(&self, partition: PartitionId, name: &Name, before: Option<&Object>, object: &Object) {
+        let key = [b"reaped/", &partition.0.to_be_bytes()[..]].concat();
+        let adopted = self.meta.get(&key).and_then(|bytes| Reaped::decode(bytes.clone()).ok());
+        let fenced = |dot| before.is_none() && adopted.as_ref().is_some_and(|adopted| adopted.upto.has_seen(dot));
+        let back = |(dot, value): &(Dot, &Value)| fenced(*dot) || (value.data.is_some() && self.has_reaped(name, *dot));
+        if let Some((dot, _)) = object.values().find(back) {
             let what = format!("{name:?}: {dot:?} was reaped and is written again: {object:?}");
             self.witness.borrow_mut().complain("I3 no resurrection", what);
         }
@@ -234,7 +247,11 @@ impl Disk {
         for step in group.into_iter().rev() {
             match step {
                 Undo::Object(key, before) => replace(&mut self.objects, key, before),
-                Undo::Hint(key, before) => replace(&mut self.hints, key, before),
+                Undo::Hint(key, before) => {
+                    let since = before.is_some().then(|| self.hints_since.get(&key).copied().unwrap_or(self.witness.borrow().now));
+                    replace(&mut self.hints_since, key.clone(), since);
+                    replace(&mut self.hints, key, before);
+                }
                 Undo::Meta(key, before) => replace(&mut self.meta, key, before),
                 Undo::Reaped(name, before) => replace(&mut self.reaped, name, before),
             }
@@ -270,7 +287,7 @@ impl Storage for Disk {
         let key = (partition, name.position(), name.clone());
         let before = self.objects.insert(key.clone(), object.clone());
         self.partition_of.insert(name.clone(), partition);
-        self.complain_of_resurrection(name, object);
+        self.complain_of_resurrection(partition, name, before.as_ref(), object);
         self.witness.borrow_mut().replaced(name, before.as_ref(), object);
         self.hold(name, object);
         self.open.push(Undo::Object(key, before));
@@ -340,6 +357,7 @@ impl Storage for Disk {
     fn write_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
         let key = (target, partition, name.clone());
         let before = self.hints.insert(key.clone(), object.clone());
+        self.hints_since.entry(key.clone()).or_insert(self.witness.borrow().now);
         self.witness.borrow_mut().replaced(name, before.as_ref(), object);
         self.hold(name, object);
         self.open.push(Undo::Hint(key, before));
@@ -349,6 +367,7 @@ impl Storage for Disk {
     fn remove_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
         let key = (target, partition, name.clone());
         let before = self.hints.remove(&key);
+        self.hints_since.remove(&key);
         self.note_dropped(name, before.as_ref());
         self.open.push(Undo::Hint(key, before));
         Ok(())

@@ -403,6 +403,7 @@ impl Simulation {
     pub fn next(&mut self, until: Instant) -> Option<Happening> {
         while let Some((time, event)) = self.schedule.pop(until) {
             self.now = time;
+            self.witness.borrow_mut().now = time;
             if let Some(happening) = self.perform(event) {
                 return Some(happening);
             }

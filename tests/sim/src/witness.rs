@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dynamo_core::name::Name;
+use dynamo_core::time::Instant;
 use dynamo_core::version::{CausalContext, Dot, Object};
 
 /// The unique number that a written value carries in its first eight bytes.
@@ -28,6 +29,8 @@ impl WriteId {
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Witness {
+    /// The present.
+    pub now: Instant,
     dots: BTreeMap<Dot, (Name, Option<Bytes>)>,
     writes: BTreeMap<WriteId, Vec<Dot>>,
     /// Acknowledged writes, with the copies on stable storage that each acknowledgement rests on.

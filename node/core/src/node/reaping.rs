@@ -86,6 +86,23 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
+    /// Sends what may speak of what was reaped here: once that is on stable storage, so that nobody learns of it from a node
+    /// that then forgets it.
+    pub(super) fn send_after_reaping(
+        &mut self,
+        to: NodeId,
+        partition: PartitionId,
+        message: Message,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        if self.reaped(partition)?.is_some() {
+            return self.when_durable(Waiting::Answer { to, message: Box::new(message) }, now, out);
+        }
+        out.push(Output::Send { to, message });
+        Ok(())
+    }
+
     /// This node's copy of `name`, whose digest was `before`, is superseded in all its parts.
     pub(super) fn forget(&mut self, partition: PartitionId, name: &Name, before: Digest) -> Result<(), StorageError> {
         self.storage.remove(partition, name)?;

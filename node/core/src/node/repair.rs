@@ -38,7 +38,7 @@ impl<S: Storage> Node<S> {
             self.counters.anti_entropy_exchanges += 1;
             let (root, reaped) = (self.trees.root(partition), self.reaped(partition)?.cloned());
             let message = Message::TreeRequest { exchange, epoch: ring.epoch, partition, root, reaped };
-            out.push(Output::Send { to: with, message });
+            self.send_after_reaping(with, partition, message, now, out)?;
         }
         Ok(())
     }
@@ -131,6 +131,7 @@ impl<S: Storage> Node<S> {
         partition: PartitionId,
         leaves: &[u32],
         keys: &[NamedDigest],
+        now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let own = self.identity.node;
@@ -166,8 +167,8 @@ impl<S: Storage> Node<S> {
         let differs = |key: &&NamedDigest| ours_digests.get(&key.name) != Some(&key.digest);
         let wanted: Vec<NamedDigest> = keys.iter().filter(differs).cloned().collect();
         self.counters.anti_entropy_differences += (objects.len() + wanted.len()) as u64;
-        out.push(Output::Send { to: from, message: Message::KeysResponse { exchange, partition, objects, wanted } });
-        Ok(())
+        let message = Message::KeysResponse { exchange, partition, objects, wanted };
+        self.send_after_reaping(from, partition, message, now, out)
     }
 
     pub(super) fn on_keys_response(
@@ -177,6 +178,7 @@ impl<S: Storage> Node<S> {
         partition: PartitionId,
         objects: Vec<NamedObject>,
         wanted: Vec<NamedDigest>,
+        now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let expected: Option<(PartitionId, NodeId, Instant)> = self.exchanges.remove(&exchange);
@@ -205,7 +207,7 @@ impl<S: Storage> Node<S> {
         if !pushed.is_empty() {
             let (batch, epoch) = (self.next_batch(), ring.epoch);
             let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed, last: false };
-            out.push(Output::Send { to: from, message });
+            self.send_after_reaping(from, partition, message, now, out)?;
         }
         Ok(())
     }

@@ -4,11 +4,13 @@
 //! must be left, on other hosts: of that version, or of one that has seen it.
 //!
 //! A tombstone is another matter: it is removed everywhere, so where the first one goes every replica must have had it on
-//! stable storage, and nobody may keep a hint that it would have superseded. From then on what it had seen is dead: no copy of
+//! stable storage, and nobody may keep a hint that it would have superseded, unless that came while the proof was given: by a
+//! message that was later than the time-out of its put, and that the fence will catch. From then on what it had seen is dead: no copy of
 //! that is owed to anybody, and the other replicas' tombstones may follow.
 
 use dynamo_core::id::NodeId;
-use dynamo_core::name::Name;
+use dynamo_core::reaping::ROUND_TIMEOUT;
+use dynamo_core::time::Instant;
 use dynamo_core::version::Object;
 
 use crate::disk::{Dropped, Removed};
@@ -63,8 +65,11 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
                 return complain(format!("{home:?} does not have {dot:?} on stable storage"));
             }
             let seen = object.context();
-            let older = |(_, at, hint): &(NodeId, &Name, &Object)| *at == name && hint.values().any(|(dot, _)| seen.has_seen(dot));
-            if let Some(host) = sim.hosts().find(|host| !sim.is_removed(*host) && sim.disk(*host).hints().any(|hint| older(&hint))) {
+            let older = |(hint, since): (&Object, Instant)| {
+                hint.values().any(|(dot, _)| seen.has_seen(dot)) && sim.now().since(since) > ROUND_TIMEOUT
+            };
+            let mut hosts = sim.hosts().filter(|host| !sim.is_removed(*host));
+            if let Some(host) = hosts.find(|host| sim.disk(*host).hints_with_age(name).any(older)) {
                 return complain(format!("host {} keeps a hint that is older than {dot:?}", host.0));
             }
         }
