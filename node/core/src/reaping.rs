@@ -49,9 +49,9 @@ use bytes::Bytes;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Incarnation, NodeId};
 use crate::time::Instant;
-use crate::version::{Actor, CausalContext, Digest};
 #[cfg(doc)]
 use crate::version::Object;
+use crate::version::{Actor, CausalContext, Digest};
 
 /// Actors in one partition's reaped context. Over it tombstones stay: new objects would carry too much. A node has a new actor
 /// after each unclean stop, so this is far away.

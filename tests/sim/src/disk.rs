@@ -248,7 +248,8 @@ impl Disk {
             match step {
                 Undo::Object(key, before) => replace(&mut self.objects, key, before),
                 Undo::Hint(key, before) => {
-                    let since = before.is_some().then(|| self.hints_since.get(&key).copied().unwrap_or(self.witness.borrow().now));
+                    let since =
+                        before.is_some().then(|| self.hints_since.get(&key).copied().unwrap_or(self.witness.borrow().now));
                     replace(&mut self.hints_since, key.clone(), since);
                     replace(&mut self.hints, key, before);
                 }
@@ -339,7 +340,8 @@ impl Storage for Disk {
             self.open.push(Undo::Object(key, before));
         }
         // The next copy is another one, which knows nothing of this one's past.
-        let names: Vec<Name> = self.reaped.keys().filter(|name| self.partition_of.get(*name) == Some(&partition)).cloned().collect();
+        let names: Vec<Name> =
+            self.reaped.keys().filter(|name| self.partition_of.get(*name) == Some(&partition)).cloned().collect();
         names.iter().for_each(|name| self.note_reaped(name, None));
         Ok(())
     }

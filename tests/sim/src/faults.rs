@@ -55,8 +55,9 @@ pub struct Faults {
 impl Faults {
     /// The faults of a run.
     pub fn new(options: &Options) -> Self {
-        let FaultOptions { kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, away, .. } =
-            options.faults;
+        let FaultOptions {
+            kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, away, ..
+        } = options.faults;
         let all = [
             (Kind::Kill, kill),
             (Kind::Power, power),

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::message::Message;
 use dynamo_core::name::Name;
 use dynamo_core::node::{Identity, Input, Node, Output};
 use dynamo_core::request::{ClientHandle, Outcome, Request};
@@ -380,6 +381,12 @@ impl Simulation {
         });
         self.after(delay, Event::Request { to, client, request });
         client
+    }
+
+    /// A message that was sent long ago arrives now.
+    pub fn deliver(&mut self, from: HostId, to: HostId, message: Message) {
+        let (sender, generation) = (self.node_id(from), self.hosts[to.0].generation);
+        self.after(Duration::ZERO, Event::Deliver { from: sender, to, generation, message });
     }
 
     /// Calls [`Simulation::next`]'s caller back.

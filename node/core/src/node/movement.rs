@@ -283,7 +283,10 @@ impl<S: Storage> Node<S> {
             match &outgoing.walk {
                 Walk::Idle => {
                     outgoing.walk = Walk::Comparing(exchange, now.instant + BATCH_TIMEOUT);
-                    out.push(Output::Send { to: owner, message: Message::TreeRequest { exchange, epoch, partition, root, reaped: None } });
+                    out.push(Output::Send {
+                        to: owner,
+                        message: Message::TreeRequest { exchange, epoch, partition, root, reaped: None },
+                    });
                 }
                 Walk::Ready(_) => self.send_batch(WalkOf::Handback(partition, owner), now, out)?,
                 _ => {}

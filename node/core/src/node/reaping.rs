@@ -431,9 +431,7 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         let Some(theirs) = theirs else { return Ok(()) };
         let own = self.identity.node;
-        let replica = |ring: &Ring| {
-            (partition.0 as usize) < ring.partition_count() && ring.placement(partition).involves(own)
-        };
+        let replica = |ring: &Ring| (partition.0 as usize) < ring.partition_count() && ring.placement(partition).involves(own);
         if !self.ring.as_deref().is_some_and(replica) {
             return Ok(());
         }

@@ -193,7 +193,10 @@ fn a_wrong_field_is_named() {
         (Kind::Forwarded(v1::Forwarded { outcome: 9, ..Default::default() }), "outcome: 9 is unknown"),
         (Kind::RingUpdate(v1::RingUpdate { ring: "x".into() }), "ring: not a ring"),
         (Kind::ReapAsk(v1::ReapAsk::default()), "question: absent"),
-        (Kind::ReapAnswer(v1::ReapAnswer { question: Some(v1::ReapQuestion::default()), ..Default::default() }), "question.kind: 0"),
+        (
+            Kind::ReapAnswer(v1::ReapAnswer { question: Some(v1::ReapQuestion::default()), ..Default::default() }),
+            "question.kind: 0",
+        ),
         (
             Kind::ReapAsk(v1::ReapAsk { upto: vec![v1::ActorCounter::default()], ..Default::default() }),
             "upto.node: 0 bytes, an identity has 16",
