@@ -227,6 +227,11 @@ impl Storage for RocksEngine {
         Ok(())
     }
 
+    fn remove(&mut self, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        self.pending.put(Family::Data, key::of_object(partition, name.position(), name), None);
+        Ok(())
+    }
+
     fn scan(
         &self,
         partition: PartitionId,

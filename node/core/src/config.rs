@@ -55,6 +55,8 @@ pub struct Config {
     pub anti_entropy_interval: Duration,
     /// Between two looks at the hints for a node that is back.
     pub hint_interval: Duration,
+    /// Between two looks for tombstones to be reaped; zero keeps them all. It paces the proofs and never stands for one.
+    pub reap_interval: Duration,
     /// Suspicion above which a peer counts as down.
     pub phi_threshold: f64,
     /// Bytes of hints kept for one target; over it the oldest go, and anti-entropy carries the rest.
@@ -87,6 +89,7 @@ impl Default for Config {
             gossip_interval: Duration::from_secs(1),
             anti_entropy_interval: Duration::from_millis(250),
             hint_interval: Duration::from_millis(500),
+            reap_interval: Duration::from_secs(60),
             phi_threshold: 8.0,
             hint_bytes_max: 1 << 30,
             requests_max: 16_384,

@@ -207,6 +207,22 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_is_removed_leaves_nothing_behind() {
+        let (mut one, mut other) = (trees(), trees());
+        fill(&mut one, 0, 1);
+        let empty = one.root(PartitionId(3));
+        fill(&mut other, 0, 1);
+        let partition = put(&mut other, 1_000, 0, 2);
+        put(&mut other, 1_000, 2, 0);
+        assert_eq!(one.root(partition), other.root(partition));
+        assert_eq!(one.objects(partition), other.objects(partition));
+        fill(&mut one, 1, 0);
+        assert_ne!(empty, Digest::default());
+        assert_eq!(one.root(PartitionId(3)), Digest::default(), "an empty copy, as if there had never been one");
+        assert_eq!(one.objects_total(), 0);
+    }
+
+    #[test]
     fn leaves_that_make_no_sense_count_as_different() {
         assert_eq!(trees().differing(PartitionId(0), &[1, 2, 3]).len(), LEAVES);
     }

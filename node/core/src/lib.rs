@@ -21,6 +21,7 @@
 //! | [`hinted_handoff`] | 4.6 | a fallback's copies, on their way home |
 //! | [`admission`] | 6.5 | what of all this may run while clients wait |
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
+//! | [`reaping`] | 4.4 | tombstones go when nothing older can come |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`node`] | all | the composition |
 
@@ -42,6 +43,7 @@ pub mod node;
 pub mod preference_list;
 pub mod quorum;
 pub mod random;
+pub mod reaping;
 pub mod rebalance;
 pub mod recent_writes;
 pub mod request;

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use crate::gossip::MemberState;
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::name::Name;
+use crate::reaping::{Question, Reaped};
 use crate::request::{Outcome, Request};
 use crate::ring::Ring;
-use crate::version::{Digest, Object};
+use crate::version::{CausalContext, Digest, Object};
 
 /// Why a peer did not do what it was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,6 +191,8 @@ pub enum Message {
         partition: PartitionId,
         /// The root of the sender's tree.
         root: Digest,
+        /// What the sender has reaped of the partition.
+        reaped: Option<Reaped>,
     },
     /// The receiver's tree; no leaves when the roots are equal.
     TreeResponse {
@@ -201,6 +204,8 @@ pub enum Message {
         root: Digest,
         /// Its leaves, 16 bytes each, or nothing.
         leaves: Bytes,
+        /// What the answerer has reaped of the partition, if it is not what the asker has.
+        reaped: Option<Reaped>,
     },
     /// These are my keys in the leaves that differ.
     KeysRequest {
@@ -223,5 +228,36 @@ pub enum Message {
         objects: Vec<NamedObject>,
         /// Keys that the answerer lacks or has another version of.
         wanted: Vec<NamedDigest>,
+    },
+    /// Is it so at your place, for every write to `partition` that `upto` covers?
+    ReapAsk {
+        /// The sender's number.
+        round: u64,
+        /// The sender's ring.
+        epoch: Epoch,
+        /// The partition.
+        partition: PartitionId,
+        /// Everything that the tombstones to be reaped have seen, and all that was reaped before.
+        upto: CausalContext,
+        /// What is asked.
+        question: Question,
+    },
+    /// It is, and will be after a loss of power. Silence is a no.
+    ReapAnswer {
+        /// The asker's number.
+        round: u64,
+        /// The partition.
+        partition: PartitionId,
+        /// What was asked.
+        question: Question,
+    },
+    /// It is so everywhere: what you agreed to in this round holds, and the tombstones of these names are gone.
+    ReapCommit {
+        /// The sender's number.
+        round: u64,
+        /// The partition.
+        partition: PartitionId,
+        /// Whose tombstones.
+        names: Vec<Name>,
     },
 }

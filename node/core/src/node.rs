@@ -12,6 +12,7 @@
 //! | `repair` | anti-entropy |
 //! | `background` | what of the above may run now |
 //! | `trees` | hash trees, across restarts |
+//! | `reaping` | tombstones that nothing older can follow |
 //! | [`status`] | what it shows of itself |
 //!
 //! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
@@ -19,6 +20,7 @@
 mod background;
 mod membership;
 mod movement;
+mod reaping;
 mod repair;
 mod replica;
 mod requests;
@@ -192,6 +194,7 @@ pub struct Node<S> {
     exchanges_owed: usize,
     admission: Admission,
     kept_back: background::KeptBack,
+    reaping: reaping::Reaping,
     requests: requests::InFlight,
     tenures: BTreeMap<PartitionId, Incarnation>,
     /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
@@ -249,6 +252,7 @@ impl<S: Storage> Node<S> {
             exchanges_owed: 0,
             admission: Admission::new(&config, now.instant),
             kept_back: background::KeptBack::new(),
+            reaping: reaping::Reaping::default(),
             requests: requests::InFlight::numbered_from(numbers),
             tenures: BTreeMap::new(),
             salt: 0,
@@ -274,6 +278,8 @@ impl<S: Storage> Node<S> {
         };
         node.start_tenures()?;
         node.load_trees()?;
+        // Trees do not say which objects are tombstones: the partitions that are led are looked through, a piece at a time.
+        node.end_rounds(None);
         node.restore_received()?;
         node.plan_movement()?;
         node.lease_dots()?;
@@ -382,10 +388,11 @@ impl<S: Storage> Node<S> {
             Message::Ping { answer: true } => {}
             Message::Push { .. } => return self.on_push(from, message, now, out),
             Message::Pushed { batch, refused, epoch } => return self.on_pushed(from, batch, refused, epoch, now, out),
-            Message::TreeRequest { exchange, epoch, partition, root } => {
-                return self.on_tree_request(from, exchange, epoch, partition, root, now, out);
+            Message::TreeRequest { exchange, epoch, partition, root, reaped } => {
+                return self.on_tree_request(from, exchange, epoch, partition, (root, reaped), now, out);
             }
-            Message::TreeResponse { exchange, partition, root, leaves } => {
+            Message::TreeResponse { exchange, partition, root, leaves, reaped } => {
+                self.heed_reaped(partition, reaped.as_ref(), root)?;
                 return self.on_tree_response(from, exchange, partition, root, &leaves, now, out);
             }
             Message::KeysRequest { exchange, partition, leaves, keys } => {
@@ -394,6 +401,11 @@ impl<S: Storage> Node<S> {
             Message::KeysResponse { exchange, partition, objects, wanted } => {
                 return self.on_keys_response(from, exchange, partition, objects, wanted, now, out);
             }
+            Message::ReapAsk { .. } => return self.on_reap_ask(from, message, now, out),
+            Message::ReapAnswer { round, partition, question } => {
+                return self.on_reap_answer(from, round, partition, question, now, out);
+            }
+            Message::ReapCommit { round, partition, names } => return self.on_reap_commit(from, round, partition, &names),
         }
         Ok(())
     }
@@ -412,12 +424,13 @@ impl<S: Storage> Node<S> {
             self.tick_hints(now, out)?;
             self.tick_handbacks(now, out)?;
             self.tick_transfers(now, out)?;
+            self.tick_reaping(now, out)?;
         }
         if now.instant >= self.next_anti_entropy {
             self.next_anti_entropy = now.instant + self.config.anti_entropy_interval;
             self.exchanges_owed = repair::EXCHANGES_PER_INTERVAL;
         }
-        self.tick_anti_entropy(now, out);
+        self.tick_anti_entropy(now, out)?;
         self.tick_checkpoints(now)?;
         if self.dot_lease_requested - self.dot_next < DOT_LEASE / 2 {
             self.lease_dots()?;

@@ -40,6 +40,9 @@ pub trait Storage {
     /// Replaces the object.
     fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError>;
 
+    /// Drops the object.
+    fn remove(&mut self, partition: PartitionId, name: &Name) -> Result<(), StorageError>;
+
     /// Objects of `partition` in hash order after `after`, at most `limit` of them and about `bytes` bytes.
     fn scan(
         &self,
@@ -139,6 +142,11 @@ impl Storage for MemoryStorage {
 
     fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
         self.now.objects.insert((partition, name.position(), name.clone()), object.encode());
+        Ok(())
+    }
+
+    fn remove(&mut self, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        self.now.objects.remove(&(partition, name.position(), name.clone()));
         Ok(())
     }
 

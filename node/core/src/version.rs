@@ -78,6 +78,19 @@ impl CausalContext {
     pub fn covers(&self, dot: Dot) -> bool {
         self.0.get(&dot.actor).is_some_and(|seen| dot.counter <= *seen)
     }
+
+    /// Whether it covers all that `other` covers.
+    pub fn includes(&self, other: &CausalContext) -> bool {
+        other.0.iter().all(|(actor, counter)| self.0.get(actor).is_some_and(|seen| counter <= seen))
+    }
+
+    /// All that either covers. What is remembered of request ids stays this one's.
+    pub fn join(&mut self, other: &CausalContext) {
+        for (actor, counter) in &other.0 {
+            let seen = self.0.entry(*actor).or_default();
+            *seen = (*seen).max(*counter);
+        }
+    }
 }
 
 /// How the histories of two objects relate.
@@ -111,6 +124,22 @@ impl Object {
     /// Nothing is known: no value, no history.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// No value, and everything that `seen` covers is superseded: what is known of a name whose tombstone was reaped.
+    pub fn superseded(seen: &CausalContext) -> Self {
+        let entry = |(actor, counter): (&Actor, &u64)| (*actor, Entry { watermark: *counter, values: Vec::new() });
+        Self { entries: seen.0.iter().map(entry).collect(), recent: RecentWrites::default() }
+    }
+
+    /// There is a value, perhaps a tombstone.
+    pub fn has_values(&self) -> bool {
+        self.values().next().is_some()
+    }
+
+    /// There are values, and all of them are tombstones.
+    pub fn is_tombstone(&self) -> bool {
+        self.has_values() && self.siblings().next().is_none()
     }
 
     /// What a reader of this object has seen.

@@ -5,6 +5,7 @@
 
 mod inward;
 mod outward;
+mod reaping;
 #[cfg(test)]
 mod tests;
 

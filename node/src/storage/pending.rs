@@ -61,7 +61,8 @@ impl Pending {
 
     /// Partitions that an object was written to.
     pub fn partitions(&self) -> BTreeSet<PartitionId> {
-        self.families[Family::Data as usize].keys().filter_map(|key| key::read_partition(key).ok()).collect()
+        let written = self.families[Family::Data as usize].iter().filter(|(_, value)| value.is_some());
+        written.filter_map(|(key, _)| key::read_partition(key).ok()).collect()
     }
 
     /// Partitions to drop, before the writes.

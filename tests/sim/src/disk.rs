@@ -10,8 +10,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::name::{Name, Position};
+use dynamo_core::reaping::Reaped;
 use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
-use dynamo_core::version::{CausalContext, Dot, Object};
+use dynamo_core::time::Instant;
+use dynamo_core::version::{CausalContext, Dot, Object, Value};
 
 use crate::witness::{Witness, WriteId};
 
@@ -24,6 +26,17 @@ enum Undo {
     Object(ObjectKey, Option<Object>),
     Hint(HintKey, Option<Object>),
     Meta(Vec<u8>, Option<Bytes>),
+    /// What had been reaped of the name.
+    Reaped(Name, Option<CausalContext>),
+}
+
+/// An object that was removed for itself, not with its whole partition.
+#[derive(Clone, Debug)]
+pub struct Removed {
+    /// Its name.
+    pub name: Name,
+    /// What it was.
+    pub object: Object,
 }
 
 /// A version that was live in a copy or a hint which was dropped.
@@ -44,6 +57,8 @@ fn live_in<'a>(name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropp
 pub struct Disk {
     objects: BTreeMap<ObjectKey, Object>,
     hints: BTreeMap<HintKey, Object>,
+    /// Since when there is a hint.
+    hints_since: BTreeMap<HintKey, Instant>,
     meta: BTreeMap<Vec<u8>, Bytes>,
     open: Vec<Undo>,
     groups: VecDeque<(Ticket, Vec<Undo>)>,
@@ -57,6 +72,10 @@ pub struct Disk {
     partition_of: BTreeMap<Name, PartitionId>,
     /// Dots that were live in copies or hints which were dropped, until somebody takes them.
     dropped: Vec<Dropped>,
+    /// Objects that were removed one by one, until somebody takes them.
+    removed: Vec<Removed>,
+    /// What the objects that were removed one by one had seen: none of it may lie here again.
+    reaped: BTreeMap<Name, CausalContext>,
     witness: Rc<RefCell<Witness>>,
 }
 
@@ -115,6 +134,11 @@ impl Disk {
         self.hints.iter().map(|((target, _, name), object)| (*target, name, object))
     }
 
+    /// Hints of `name`, and since when they are kept.
+    pub fn hints_with_age<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a Object, Instant)> {
+        self.hints_of(name).map(|(key, object)| (object, self.hints_since[key]))
+    }
+
     /// Whether `write` lies or lay here: `Some(true)` if it reached stable storage.
     pub fn has_held(&self, write: WriteId) -> Option<bool> {
         self.held.get(&write).map(|ticket| *ticket <= self.durable)
@@ -123,6 +147,37 @@ impl Disk {
     /// What was dropped since the last look.
     pub fn take_dropped(&mut self) -> Vec<Dropped> {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// What was removed one by one since the last look.
+    pub fn take_removed(&mut self) -> Vec<Removed> {
+        std::mem::take(&mut self.removed)
+    }
+
+    /// Whether `dot` of `name` was reaped here, on stable storage or not.
+    pub fn has_reaped(&self, name: &Name, dot: Dot) -> bool {
+        self.reaped.get(name).is_some_and(|reaped| reaped.covers(dot))
+    }
+
+    fn note_reaped(&mut self, name: &Name, reaped: Option<CausalContext>) {
+        let before = match reaped {
+            Some(reaped) => self.reaped.insert(name.clone(), reaped),
+            None => self.reaped.remove(name),
+        };
+        self.open.push(Undo::Reaped(name.clone(), before));
+    }
+
+    /// I3, at the moment it happens: a value that was reaped here is written here again; or a name that was not here gets what
+    /// this node has adopted as reaped, be it a tombstone.
+    fn complain_of_resurrection(&self, partition: PartitionId, name: &Name, before: Option<&Object>, object: &Object) {
+        let key = [b"reaped/", &partition.0.to_be_bytes()[..]].concat();
+        let adopted = self.meta.get(&key).and_then(|bytes| Reaped::decode(bytes.clone()).ok());
+        let fenced = |dot| before.is_none() && adopted.as_ref().is_some_and(|adopted| adopted.upto.covers(dot));
+        let back = |(dot, value): &(Dot, &Value)| fenced(*dot) || (value.data.is_some() && self.has_reaped(name, *dot));
+        if let Some((dot, _)) = object.values().find(back) {
+            let what = format!("{name:?}: {dot:?} was reaped and is written again: {object:?}");
+            self.witness.borrow_mut().complain("I3 no resurrection", what);
+        }
     }
 
     /// Whether stable storage holds a version that has seen the dot, as a copy or as a hint.
@@ -192,8 +247,14 @@ impl Disk {
         for step in group.into_iter().rev() {
             match step {
                 Undo::Object(key, before) => replace(&mut self.objects, key, before),
-                Undo::Hint(key, before) => replace(&mut self.hints, key, before),
+                Undo::Hint(key, before) => {
+                    let since =
+                        before.is_some().then(|| self.hints_since.get(&key).copied().unwrap_or(self.witness.borrow().now));
+                    replace(&mut self.hints_since, key.clone(), since);
+                    replace(&mut self.hints, key, before);
+                }
                 Undo::Meta(key, before) => replace(&mut self.meta, key, before),
+                Undo::Reaped(name, before) => replace(&mut self.reaped, name, before),
             }
         }
     }
@@ -227,9 +288,21 @@ impl Storage for Disk {
         let key = (partition, name.position(), name.clone());
         let before = self.objects.insert(key.clone(), object.clone());
         self.partition_of.insert(name.clone(), partition);
+        self.complain_of_resurrection(partition, name, before.as_ref(), object);
         self.witness.borrow_mut().replaced(name, before.as_ref(), object);
         self.hold(name, object);
         self.open.push(Undo::Object(key, before));
+        Ok(())
+    }
+
+    fn remove(&mut self, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        let key = (partition, name.position(), name.clone());
+        let Some(before) = self.objects.remove(&key) else { return Ok(()) };
+        let mut seen = before.context();
+        self.reaped.get(name).iter().for_each(|earlier| seen.join(earlier));
+        self.removed.push(Removed { name: name.clone(), object: before.clone() });
+        self.open.push(Undo::Object(key, Some(before)));
+        self.note_reaped(name, Some(seen));
         Ok(())
     }
 
@@ -266,6 +339,10 @@ impl Storage for Disk {
             self.note_dropped(&key.2, before.as_ref());
             self.open.push(Undo::Object(key, before));
         }
+        // The next copy is another one, which knows nothing of this one's past.
+        let names: Vec<Name> =
+            self.reaped.keys().filter(|name| self.partition_of.get(*name) == Some(&partition)).cloned().collect();
+        names.iter().for_each(|name| self.note_reaped(name, None));
         Ok(())
     }
 
@@ -282,6 +359,7 @@ impl Storage for Disk {
     fn write_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
         let key = (target, partition, name.clone());
         let before = self.hints.insert(key.clone(), object.clone());
+        self.hints_since.entry(key.clone()).or_insert(self.witness.borrow().now);
         self.witness.borrow_mut().replaced(name, before.as_ref(), object);
         self.hold(name, object);
         self.open.push(Undo::Hint(key, before));
@@ -291,6 +369,7 @@ impl Storage for Disk {
     fn remove_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
         let key = (target, partition, name.clone());
         let before = self.hints.remove(&key);
+        self.hints_since.remove(&key);
         self.note_dropped(name, before.as_ref());
         self.open.push(Undo::Hint(key, before));
         Ok(())

@@ -11,6 +11,8 @@ use crate::simulation::{Crash, Simulation};
 
 /// Hosts that a run may have at the same time.
 const HOSTS_MAX: usize = 9;
+/// How long a host may be away: longer than any request, hint or exchange waits for it.
+const AWAY: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -25,6 +27,7 @@ enum Kind {
     SlowDisk,
     Clock,
     Membership,
+    Away,
 }
 
 /// What ends a fault.
@@ -52,8 +55,9 @@ pub struct Faults {
 impl Faults {
     /// The faults of a run.
     pub fn new(options: &Options) -> Self {
-        let FaultOptions { kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, .. } =
-            options.faults;
+        let FaultOptions {
+            kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, away, ..
+        } = options.faults;
         let all = [
             (Kind::Kill, kill),
             (Kind::Power, power),
@@ -66,6 +70,7 @@ impl Faults {
             (Kind::SlowDisk, slow_disk),
             (Kind::Clock, clock),
             (Kind::Membership, membership),
+            (Kind::Away, away),
         ];
         Self {
             dice: Dice::new(options.seed ^ 0x6661_756c_7473),
@@ -137,6 +142,13 @@ impl Faults {
                 sim.jump_clock(host, hours * 3_600_000 + 17);
             }
             Kind::Membership => self.change_members(sim, writer),
+            Kind::Away => {
+                sim.totals.absences += 1;
+                let host = self.dice.pick(&running);
+                sim.crash(host, Crash::Kill);
+                let lasts = self.dice.duration(AWAY / 2, AWAY);
+                self.until(lasts, Remedy::Start(vec![host]), sim);
+            }
         }
     }
 

@@ -14,6 +14,8 @@ use crate::schedule::HostId;
 
 /// How long after the first copy of a forwarded request the second may come.
 const SOON: Duration = Duration::from_millis(500);
+/// A late message takes at least this long, which no request, hint or exchange waits, and at most twice as long.
+pub(crate) const LATE: Duration = Duration::from_secs(12);
 
 /// Where a link stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,11 +45,14 @@ pub(crate) struct Network {
     links: Vec<Vec<Link>>,
     cut: BTreeSet<(HostId, HostId)>,
     calm: bool,
+    /// Which messages are late, apart from the rest, so that a run without them is what it was.
+    late: Dice,
 }
 
 impl Network {
     pub(crate) fn new(options: NetworkOptions, dice: Dice) -> Self {
-        Self { options, dice, links: Vec::new(), cut: BTreeSet::new(), calm: true }
+        let late = Dice::new(dice.clone().number() ^ 0x6c61_7465);
+        Self { options, dice, links: Vec::new(), cut: BTreeSet::new(), calm: true, late }
     }
 
     pub(crate) fn add_host(&mut self) {
@@ -106,6 +111,9 @@ impl Network {
             return Vec::new();
         }
         let mut deliveries = vec![self.detour()];
+        if self.options.late > 0.0 && self.late.chance(self.options.late) {
+            deliveries[0] = self.late.duration(LATE, LATE * 2);
+        }
         if self.dice.chance(self.options.duplication) {
             let soon = matches!(message, Message::Forward { .. });
             deliveries.push(if soon { deliveries[0] + self.delay().min(SOON) } else { self.detour() });

@@ -46,6 +46,8 @@ pub struct NetworkOptions {
     pub duplication: f64,
     /// Messages that take a hundred times as long.
     pub detours: f64,
+    /// Messages that come when every time-out of everybody is long over.
+    pub late: f64,
 }
 
 /// How fsyncs behave.
@@ -78,6 +80,8 @@ pub struct Pace {
     pub anti_entropy: Duration,
     /// Between two looks at hints and transfers.
     pub hint_interval: Duration,
+    /// Between two looks for tombstones to be reaped; zero for a run that keeps them.
+    pub reap: Duration,
     /// Objects in a pushed batch.
     pub batch_objects: usize,
     /// Bytes of hints for one target.
@@ -112,6 +116,8 @@ pub struct WorkloadOptions {
     pub cold_keys: usize,
     /// Writes that carry a request id, by which their client may send them again.
     pub request_ids: f64,
+    /// Steps of a client that are a get and a delete, beside those that the mix has anyway.
+    pub deletes: f64,
 }
 
 /// Mean time between two faults of a kind; `None` for a run without them.
@@ -129,6 +135,8 @@ pub struct FaultOptions {
     pub restart: Option<Duration>,
     /// A process stands still.
     pub pause: Option<Duration>,
+    /// A process is away for long, with what it holds.
+    pub away: Option<Duration>,
     /// The network splits.
     pub split: Option<Duration>,
     /// One direction between two hosts is cut.
@@ -158,7 +166,7 @@ impl Options {
         ]);
         let dw = dice.weighted(&[(8, None), (2, Some(1))]);
         let nodes = dice.between(u64::from(replication).max(3), 7) as usize;
-        Self {
+        let options = Self {
             seed,
             nodes,
             zones: dice.between(1, 3) as usize,
@@ -171,7 +179,18 @@ impl Options {
             background: BackgroundOptions::draw(&mut Dice::new(seed ^ 0x6261_636b_6772_6f75)),
             workload: WorkloadOptions::draw(seed, &mut dice.fork()),
             faults: FaultOptions::draw(&mut dice.fork()),
-        }
+        };
+        options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170))
+    }
+
+    /// Tombstones, what reaps them and what endangers that, from a stream of its own.
+    fn with_reaping(mut self, dice: &mut Dice) -> Self {
+        let millis = Duration::from_millis;
+        self.pace.reap = dice.weighted(&[(1, Duration::ZERO), (3, millis(300)), (3, millis(1_500)), (1, millis(8_000))]);
+        self.workload.deletes = dice.pick(&[0.0, 0.1, 0.3]);
+        self.network.late = dice.pick(&[0.0, 0.0, 0.0005, 0.003]);
+        self.faults.away = dice.chance(0.2).then(|| Duration::from_secs(15));
+        self
     }
 
     /// A quiet, quick network and no faults: for scenarios that bring their own.
@@ -184,7 +203,7 @@ impl Options {
             partition_bits: 4,
             replication: 3,
             quorum: QuorumDefaults::default(),
-            network: NetworkOptions { delay: millis(1), loss: 0.0, duplication: 0.0, detours: 0.0 },
+            network: NetworkOptions { delay: millis(1), loss: 0.0, duplication: 0.0, detours: 0.0, late: 0.0 },
             disk: DiskOptions { sync: millis(2), stalls: 0.0 },
             pace: Pace {
                 batch: Duration::ZERO,
@@ -196,6 +215,7 @@ impl Options {
                 hint_after: millis(300),
                 anti_entropy: millis(250),
                 hint_interval: millis(500),
+                reap: Duration::ZERO,
                 batch_objects: 16,
                 hint_bytes: 1 << 30,
                 requests: 1 << 14,
@@ -206,7 +226,7 @@ impl Options {
                 bytes_max: 64 << 20,
                 checkpoint_interval: millis(60_000),
             },
-            workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1, request_ids: 0.0 },
+            workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1, request_ids: 0.0, deletes: 0.0 },
             faults: FaultOptions::default(),
         }
     }
@@ -219,6 +239,7 @@ impl Options {
             hint_after: self.pace.hint_after,
             anti_entropy_interval: self.pace.anti_entropy,
             hint_interval: self.pace.hint_interval,
+            reap_interval: self.pace.reap,
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
             batch_objects_max: self.pace.batch_objects,
@@ -238,6 +259,7 @@ impl NetworkOptions {
             loss: dice.pick(&[0.0, 0.0, 0.001, 0.02]),
             duplication: dice.pick(&[0.0, 0.01, 0.05]),
             detours: dice.pick(&[0.0, 0.001, 0.01]),
+            late: 0.0,
         }
     }
 }
@@ -261,6 +283,7 @@ impl Pace {
             hint_after: millis(dice.pick(&[100, 300, 500])),
             anti_entropy: millis(dice.pick(&[250, 1_000, 2_000])),
             hint_interval: millis(dice.pick(&[200, 500])),
+            reap: Duration::ZERO,
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),
             requests: dice.weighted(&[(9, 1 << 14), (1, 8)]),
@@ -291,6 +314,7 @@ impl WorkloadOptions {
             think: Duration::from_millis(dice.pick(&[20, 60, 200])),
             hot_keys: dice.between(1, 5) as usize,
             cold_keys: dice.between(5, 60) as usize,
+            deletes: 0.0,
         }
     }
 }
@@ -310,6 +334,7 @@ impl FaultOptions {
             slow_disk: every(0.5, 4),
             clock: every(0.3, 5),
             membership: every(0.7, 6),
+            away: None,
             duration: Duration::from_secs(dice.between(8, 30)),
         }
     }

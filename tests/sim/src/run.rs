@@ -122,6 +122,9 @@ impl Run {
             sim.running().into_iter().filter_map(|host| sim.node(host)).map(|node| node.counters().anti_entropy_differences).sum()
         };
         // What was under way when the trees became equal may still be counted.
+        // A message that is later than all the rest has its own consequences.
+        self.advance(self.sim.in_flight_until())?;
+        self.come_to_rest(QUIET_WITHIN)?;
         self.advance(self.sim.in_flight_until().max(self.sim.now() + Duration::from_secs(2)))?;
         let before = found(&self.sim);
         let partitions = 1_u32 << self.sim.options().partition_bits;

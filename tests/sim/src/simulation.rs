@@ -14,14 +14,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::message::Message;
+use dynamo_core::name::Name;
 use dynamo_core::node::{Identity, Input, Node, Output};
 use dynamo_core::request::{ClientHandle, Outcome, Request};
 use dynamo_core::ring::Ring;
 use dynamo_core::time::{Instant, Now};
+use dynamo_core::version::CausalContext;
 
 use crate::checkers::{redundancy, trees};
 use crate::dice::Dice;
-use crate::disk::{Disk, Dropped};
+use crate::disk::{Disk, Dropped, Removed};
 use crate::network::{Network, State};
 use crate::options::Options;
 use crate::ring_history::RingHistory;
@@ -381,6 +384,12 @@ impl Simulation {
         client
     }
 
+    /// A message that was sent long ago arrives now.
+    pub fn deliver(&mut self, from: HostId, to: HostId, message: Message) {
+        let (sender, generation) = (self.node_id(from), self.hosts[to.0].generation);
+        self.after(Duration::ZERO, Event::Deliver { from: sender, to, generation, message });
+    }
+
     /// Calls [`Simulation::next`]'s caller back.
     pub fn alarm(&mut self, after: Duration, alarm: Alarm) {
         self.after(after, Event::Alarm(alarm));
@@ -402,6 +411,7 @@ impl Simulation {
     pub fn next(&mut self, until: Instant) -> Option<Happening> {
         while let Some((time, event)) = self.schedule.pop(until) {
             self.now = time;
+            self.witness.borrow_mut().now = time;
             if let Some(happening) = self.perform(event) {
                 return Some(happening);
             }
@@ -432,6 +442,18 @@ impl Simulation {
         if let Err((invariant, what)) = redundancy::check(self, host, dropped) {
             self.violated(invariant, what);
         }
+    }
+
+    /// I10: what a host removes for all time.
+    fn check_removed(&mut self, host: HostId, removed: &[Removed]) {
+        if let Err((invariant, what)) = redundancy::check_removed(self, host, removed) {
+            self.violated(invariant, what);
+        }
+    }
+
+    /// Tombstones of `name` that have seen this are gone, rightly.
+    pub(crate) fn reaped(&mut self, name: &Name, seen: &CausalContext) {
+        self.witness.borrow_mut().reaped(name, seen);
     }
 
     /// A client was told that `write` has so many copies on stable storage.

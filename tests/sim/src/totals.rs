@@ -51,6 +51,9 @@ totals! {
     blackouts: "power losses of all hosts at once",
     restarts: "clean restarts",
     pauses: "pauses",
+    absences: "processes away for long",
+    messages_late: "messages that came after every time-out",
+    deletes: "deletes sent",
     splits: "network splits",
     one_way_cuts: "one-way cuts",
     flaps: "links broken",
@@ -68,6 +71,7 @@ totals! {
     overlaps_checked: "gets whose quorum overlaps that of an earlier write",
     removals_checked: "copies dropped while enough others had them",
     starts_checked: "starts whose hash trees were compared with the disk",
+    tombstones_checked: "tombstones removed while every replica had them",
     evidence_checked: "acknowledgements whose evidence was checked on disk",
 }
 

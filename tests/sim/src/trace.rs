@@ -114,6 +114,12 @@ pub fn describe(message: &Message) -> String {
         Message::TreeResponse { exchange, partition, leaves, .. } => {
             format!("TreeResponse #{exchange} p{partition} equal {}", leaves.is_empty())
         }
+        Message::ReapAsk { round, epoch, partition, upto, question } => {
+            let upto = describe_object(&Object::superseded(upto));
+            format!("ReapAsk #{round} epoch {epoch} p{partition} {question:?} up to {upto}")
+        }
+        Message::ReapAnswer { round, partition, question } => format!("ReapAnswer #{round} p{partition} {question:?}"),
+        Message::ReapCommit { round, partition, names } => format!("ReapCommit #{round} p{partition} {names:?}"),
         Message::KeysRequest { exchange, partition, keys, .. } => {
             format!("KeysRequest #{exchange} p{partition} {} keys", keys.len())
         }
@@ -145,5 +151,8 @@ pub(crate) fn kind(message: &Message) -> u8 {
         Message::TreeResponse { .. } => 14,
         Message::KeysRequest { .. } => 15,
         Message::KeysResponse { .. } => 16,
+        Message::ReapAsk { .. } => 17,
+        Message::ReapAnswer { .. } => 18,
+        Message::ReapCommit { .. } => 19,
     }
 }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use dynamo_core::name::Name;
 use dynamo_core::recent_writes::{REMEMBERED_MAX, RecentWrite};
-use dynamo_core::version::{Dot, Object};
+use dynamo_core::time::Instant;
+use dynamo_core::version::{CausalContext, Dot, Object};
 
 /// The unique number that a written value carries in its first eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -38,6 +39,8 @@ pub struct Doubled {
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Witness {
+    /// The present.
+    pub now: Instant,
     dots: BTreeMap<Dot, (Name, Option<Bytes>)>,
     writes: BTreeMap<WriteId, Vec<Dot>>,
     doubled: BTreeMap<Name, BTreeSet<WriteId>>,
@@ -45,6 +48,8 @@ pub struct Witness {
     recent: BTreeMap<Name, BTreeSet<RecentWrite>>,
     /// Acknowledged writes, with the copies on stable storage that each acknowledgement rests on.
     acknowledged: BTreeMap<WriteId, usize>,
+    /// What tombstones had seen that were removed after every replica had them.
+    reaped: BTreeMap<Name, CausalContext>,
     /// What was wrong, until somebody takes it.
     complaints: Vec<(&'static str, String)>,
 }
@@ -121,6 +126,21 @@ impl Witness {
             if remembered { &mut doubled.remembered } else { &mut doubled.forgotten }.insert(*write);
         }
         doubled
+    }
+
+    /// The tombstones of `name` that have seen this were removed, rightly.
+    pub fn reaped(&mut self, name: &Name, seen: &CausalContext) {
+        self.reaped.entry(name.clone()).or_default().join(seen);
+    }
+
+    /// Whether `dot` of `name` is superseded by a tombstone that was reaped.
+    pub fn is_reaped(&self, name: &Name, dot: Dot) -> bool {
+        self.reaped.get(name).is_some_and(|seen| seen.covers(dot))
+    }
+
+    /// Something is wrong.
+    pub fn complain(&mut self, invariant: &'static str, what: String) {
+        self.complaints.push((invariant, what));
     }
 
     /// What was wrong since the last look.

@@ -61,6 +61,8 @@ struct Client {
 pub struct Workload {
     options: Options,
     dice: Dice,
+    /// Which steps are deletes beside the mix.
+    deletes: Dice,
     clients: Vec<Client>,
     waiting: BTreeMap<ClientHandle, usize>,
     stopped: bool,
@@ -74,6 +76,7 @@ impl Workload {
     pub fn new(options: &Options) -> Self {
         Self {
             dice: Dice::new(options.seed ^ 0x636c_6965_6e74),
+            deletes: Dice::new(options.seed ^ 0x6465_6c65_7465),
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             stopped: false,
@@ -114,7 +117,9 @@ impl Workload {
             return self.write_again(client, again, sim);
         }
         let name = self.draw_name();
-        let choice = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
+        let more_deletes = self.options.workload.deletes > 0.0 && self.deletes.chance(self.options.workload.deletes);
+        let mix = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
+        let choice = if more_deletes { 2 } else { mix };
         match choice {
             0 => self.get(client, name, Then::Put, sim),
             1 => self.get(client, name, Then::Nothing, sim),
@@ -171,6 +176,7 @@ impl Workload {
         let wish = self.draw_wish();
         let delete = matches!(intent, Intent::Delete);
         let durable = self.durable(&wish);
+        sim.totals.deletes += u64::from(delete);
         let id = self.ledger.begin(name.clone(), delete, known.covers, durable);
         let operation = match intent {
             Intent::Put { create_only } => Operation::Put { data: id.value(), context: known.token, create_only },

@@ -876,7 +876,7 @@ mod section_6_5_balancing_background_and_foreground {
             for host in cluster.sim.running() {
                 for key in 0..10 {
                     let (name, quorum) = (name(&format!("key {key}")), Default::default());
-                    cluster.sim.request(host, Request { name, operation: Operation::Get, quorum, timeout_ms: 0 });
+                    cluster.sim.request(host, Request { name, operation: Operation::Get, quorum, request_key: None, timeout_ms: 0 });
                 }
             }
             cluster.run(Duration::from_millis(50));

@@ -157,6 +157,7 @@ impl<S: Storage> Node<S> {
             self.load_trees()?;
         }
         self.when_durable(Waiting::Ring(epoch), now, out)?;
+        self.end_rounds(before.as_deref());
         self.plan_movement()?;
         self.retarget_hints()?;
         self.restart_requests(now, out)?;

@@ -297,7 +297,10 @@ impl<S: Storage> Node<S> {
             match &outgoing.walk {
                 Walk::Idle => {
                     outgoing.walk = Walk::Comparing(exchange, now.instant + BATCH_TIMEOUT);
-                    out.push(Output::Send { to: owner, message: Message::TreeRequest { exchange, epoch, partition, root } });
+                    out.push(Output::Send {
+                        to: owner,
+                        message: Message::TreeRequest { exchange, epoch, partition, root, reaped: None },
+                    });
                 }
                 Walk::Ready(_) => self.send_batch(of, now, out)?,
                 _ => {}
@@ -353,6 +356,7 @@ impl<S: Storage> Node<S> {
         self.trees.remove(partition);
         self.versions.clear();
         self.end_tenure(partition)?;
+        self.forget_reaped(partition)?;
         self.counters.partitions_dropped += 1;
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::message::{Message, NamedDigest, NamedObject, Purpose};
 use crate::name::Name;
 use crate::node::background::bytes_of;
 use crate::node::{Node, Output, Waiting};
+use crate::reaping::Reaped;
 use crate::storage::{Cursor, Storage, StorageError};
 use crate::time::{Instant, Now};
 use crate::version::{Digest, Object};
@@ -23,22 +24,24 @@ const EXCHANGES_MAX: usize = 64;
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<S: Storage> Node<S> {
-    pub(super) fn tick_anti_entropy(&mut self, now: Now, out: &mut Vec<Output>) {
+    pub(super) fn tick_anti_entropy(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.exchanges.retain(|_, (_, _, deadline)| *deadline > now.instant);
-        let Some(ring) = self.ring.clone() else { return };
+        let Some(ring) = self.ring.clone() else { return Ok(()) };
         let own = self.identity.node;
         self.exchanges_owed = self.exchanges_owed.min(ring.partition_count());
         while self.exchanges_owed > 0 && self.exchanges.len() < EXCHANGES_MAX && self.admit_comparison(Work::AntiEntropy, now) {
             self.exchanges_owed -= 1;
             let detector = &self.detector;
             let reachable = |node| !detector.suspects(node, now.instant);
-            let Some((_, partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return };
+            let Some((_, partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return Ok(()) };
             let exchange = self.next_batch();
             self.exchanges.insert(exchange, (partition, with, now.instant + EXCHANGE_TIMEOUT));
             self.counters.anti_entropy_exchanges += 1;
-            let root = self.trees.root(partition);
-            out.push(Output::Send { to: with, message: Message::TreeRequest { exchange, epoch: ring.epoch, partition, root } });
+            let (root, reaped) = (self.trees.root(partition), self.reaped(partition)?.cloned());
+            let message = Message::TreeRequest { exchange, epoch: ring.epoch, partition, root, reaped };
+            self.send_after_reaping(with, partition, message, now, out)?;
         }
+        Ok(())
     }
 
     pub(super) fn on_tree_request(
@@ -47,7 +50,7 @@ impl<S: Storage> Node<S> {
         exchange: u64,
         epoch: Epoch,
         partition: PartitionId,
-        root: Digest,
+        (root, reaped): (Digest, Option<Reaped>),
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
@@ -57,10 +60,13 @@ impl<S: Storage> Node<S> {
             self.counters.messages_refused += 1;
             return Ok(());
         }
+        self.heed_reaped(partition, reaped.as_ref(), root)?;
+        let theirs = reaped.map(|reaped| reaped.upto);
+        let reaped = self.reaped(partition)?.filter(|ours| Some(&ours.upto) != theirs.as_ref()).cloned();
         let ours = self.trees.root(partition);
         let leaves = if ours == root { Default::default() } else { self.trees.leaves(partition) };
         // The asker may drop its copy on this word, so the writes that the root speaks of must be on stable storage first.
-        let message = Box::new(Message::TreeResponse { exchange, partition, root: ours, leaves });
+        let message = Box::new(Message::TreeResponse { exchange, partition, root: ours, leaves, reaped });
         self.when_durable(Waiting::Answer { to: from, message }, now, out)
     }
 
@@ -145,6 +151,15 @@ impl<S: Storage> Node<S> {
         let ours_digests: BTreeMap<Name, Digest> = ours.iter().map(|(name, object)| (name.clone(), object.digest())).collect();
         let mut size = 0;
         let mut objects = Vec::new();
+        // Names that are reaped here: the asker hears it, and what it has beyond that is wanted.
+        for name in theirs.keys().filter(|name| !ours_digests.contains_key(**name)) {
+            if size < self.config.batch_bytes_max
+                && let Some(word) = self.word_of_reaped(partition, name)?
+            {
+                size += word.object.encode().len();
+                objects.push(word);
+            }
+        }
         for (name, object) in ours {
             if theirs.get(&name) != Some(&object.digest()) && size < self.config.batch_bytes_max {
                 size += object.encode().len();
@@ -155,8 +170,8 @@ impl<S: Storage> Node<S> {
         let wanted: Vec<NamedDigest> = keys.iter().filter(differs).cloned().collect();
         self.counters.anti_entropy_differences += (objects.len() + wanted.len()) as u64;
         self.moved(Work::AntiEntropy, bytes_of(&objects), now);
-        out.push(Output::Send { to: from, message: Message::KeysResponse { exchange, partition, objects, wanted } });
-        Ok(())
+        let message = Message::KeysResponse { exchange, partition, objects, wanted };
+        self.send_after_reaping(from, partition, message, now, out)
     }
 
     pub(super) fn on_keys_response(
@@ -179,11 +194,11 @@ impl<S: Storage> Node<S> {
         }
         let here = |name: &Name| ring.partition_of(name) == partition;
         let received = bytes_of(&objects);
-        for NamedObject { name, object } in objects.into_iter().filter(|named| here(&named.name)) {
-            let _accepted = self.apply(partition, &name, &object)?;
+        let mut pushed = Vec::new();
+        for named in objects.into_iter().filter(|named| here(&named.name)) {
+            self.apply_or_tell(partition, &named, &mut pushed)?;
         }
         let mut size = 0;
-        let mut pushed = Vec::new();
         for NamedDigest { name, .. } in wanted.into_iter().filter(|key| here(&key.name)) {
             if size >= self.config.batch_bytes_max {
                 break;
@@ -197,7 +212,7 @@ impl<S: Storage> Node<S> {
         if !pushed.is_empty() {
             let (batch, epoch) = (self.next_batch(), ring.epoch);
             let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed, last: false };
-            out.push(Output::Send { to: from, message });
+            self.send_after_reaping(from, partition, message, now, out)?;
         }
         Ok(())
     }

@@ -75,27 +75,39 @@ impl<S: Storage> Node<S> {
         object: &Object,
     ) -> Result<Result<(), Refusal>, StorageError> {
         let (history, before) = self.history(partition, name)?;
+        let absent = before == Digest::default();
         if history.includes(object) {
+            self.counters.writes_fenced += u64::from(absent && object.has_values());
             return Ok(Ok(()));
         }
-        if object.includes(&history) {
+        if object.includes(&history) && object.has_values() {
             self.store(partition, name, object, before)?;
         } else {
-            let mut joined = self.storage.read(partition, name)?.unwrap_or_default();
+            let mut joined = if absent { history } else { self.storage.read(partition, name)?.unwrap_or_default() };
             joined.join(object);
-            self.store(partition, name, &joined, before)?;
+            if joined.has_values() {
+                self.store(partition, name, &joined, before)?;
+            } else if !absent {
+                // A peer has reaped it, and nothing newer is here.
+                self.forget(partition, name, before)?;
+            }
         }
         Ok(Ok(()))
     }
 
-    /// The history of this node's copy of `name`, and its digest: from the cache, else by one read.
+    /// The history of this node's copy of `name`, and its digest: from the cache, else by one read. Of a name that is not here,
+    /// what was reaped is superseded.
     pub(super) fn history(&mut self, partition: PartitionId, name: &Name) -> Result<(Object, Digest), StorageError> {
         if let Some((history, digest)) = self.versions.get(name) {
             self.counters.version_cache_hits += 1;
-            return Ok((history.clone(), *digest));
+            let (history, digest) = (history.clone(), *digest);
+            return if history.is_empty() { Ok((self.absent(partition)?, digest)) } else { Ok((history, digest)) };
         }
         self.counters.version_cache_misses += 1;
-        let history = self.storage.read(partition, name)?.unwrap_or_default().history();
+        let Some(object) = self.storage.read(partition, name)? else {
+            return Ok((self.absent(partition)?, Digest::default()));
+        };
+        let history = object.history();
         let digest = history.digest();
         Ok((history, digest))
     }
@@ -114,6 +126,7 @@ impl<S: Storage> Node<S> {
         let after = history.digest();
         self.trees.update(partition, name, before, after);
         self.versions.put(name, history, after);
+        self.note_grave(partition, name, object);
         Ok(())
     }
 

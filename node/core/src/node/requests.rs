@@ -102,6 +102,12 @@ impl InFlight {
         }
     }
 
+    /// Whether a put of `partition` is under way with a version that `upto` covers.
+    pub(super) fn write_in_flight(&self, partition: PartitionId, upto: &CausalContext) -> bool {
+        let mut puts = self.puts.values().filter(|put| put.job.partition == partition);
+        puts.any(|put| put.object.values().any(|(dot, _)| upto.covers(dot)))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.puts.len() + self.gets.len() + self.forwards.len()
     }
@@ -426,6 +432,9 @@ impl<S: Storage> Node<S> {
         }
         if create_only && object.siblings().next().is_some() {
             return Ok(Err(Failure::Exists));
+        }
+        if own_copy && object.is_empty() {
+            object = self.absent(partition)?;
         }
         let actor = Actor { node: self.identity.node, incarnation: self.tenure(partition)? };
         self.dot_next += 1;

@@ -10,7 +10,7 @@ use dynamo_core::request::{Evidence, Failure, Outcome, Request, Success};
 use dynamo_core::ring::Ring;
 use dynamo_core::version::{Digest, Object};
 
-use super::{QUORUM_ABSENT, outcome};
+use super::{QUORUM_ABSENT, outcome, reaping};
 use crate::v1::{self, forwarded_request, peer_message::Kind, push, refused};
 use crate::{WireError, id, name};
 
@@ -45,6 +45,7 @@ impl TryFrom<v1::PeerMessage> for Message {
                 epoch: Epoch(wire.epoch),
                 partition: partition(wire.partition)?,
                 root: digest(&wire.root, "root")?,
+                reaped: reaping::read_reaped(wire.reaped)?,
             }),
             Kind::TreeResponse(wire) => tree_response(wire),
             Kind::KeysRequest(wire) => Ok(Self::KeysRequest {
@@ -59,15 +60,18 @@ impl TryFrom<v1::PeerMessage> for Message {
                 objects: named_objects(wire.objects)?,
                 wanted: named_digests(wire.wanted, "wanted.digest")?,
             }),
+            Kind::ReapAsk(wire) => reaping::ask(wire),
+            Kind::ReapAnswer(wire) => reaping::answer(wire),
+            Kind::ReapCommit(wire) => reaping::commit(wire),
         }
     }
 }
 
-fn node(bytes: &[u8], field: &'static str) -> Result<NodeId, WireError> {
+pub(super) fn node(bytes: &[u8], field: &'static str) -> Result<NodeId, WireError> {
     id(bytes, field).map(NodeId)
 }
 
-fn digest(bytes: &[u8], field: &'static str) -> Result<Digest, WireError> {
+pub(super) fn digest(bytes: &[u8], field: &'static str) -> Result<Digest, WireError> {
     let bytes = bytes.try_into().map_err(|_| WireError::new(field, format!("{} bytes, a digest has 16", bytes.len())))?;
     Ok(Digest(bytes))
 }
@@ -76,7 +80,7 @@ fn object(bytes: Bytes, field: &'static str) -> Result<Object, WireError> {
     Object::decode(bytes).map_err(|error| WireError::new(field, error))
 }
 
-fn partition(number: u32) -> Result<PartitionId, WireError> {
+pub(super) fn partition(number: u32) -> Result<PartitionId, WireError> {
     if number > u32::from(u16::MAX) {
         return Err(WireError::new("partition", format!("{number}, the last possible is 65535")));
     }
@@ -160,6 +164,7 @@ fn tree_response(wire: v1::TreeResponse) -> Result<Message, WireError> {
         partition: partition(wire.partition)?,
         root: digest(&wire.root, "root")?,
         leaves: wire.leaves,
+        reaped: reaping::read_reaped(wire.reaped)?,
     })
 }
 
@@ -232,6 +237,6 @@ fn forwarded(wire: v1::Forwarded) -> Result<Message, WireError> {
     Ok(Message::Forwarded { request, outcome })
 }
 
-fn unknown(value: impl std::fmt::Display) -> String {
+pub(super) fn unknown(value: impl std::fmt::Display) -> String {
     format!("{value} is unknown to this version")
 }

@@ -7,7 +7,7 @@ use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose, Refusal};
 use dynamo_core::request::{Evidence, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::version::{Digest, Object};
 
-use super::{QUORUM_ABSENT, outcome};
+use super::{QUORUM_ABSENT, outcome, reaping};
 use crate::v1::{self, forwarded_request, peer_message::Kind, push, refused};
 
 impl From<Message> for v1::PeerMessage {
@@ -45,11 +45,13 @@ fn kind(message: Message) -> Kind {
             Kind::Push(v1::Push { batch, epoch, partition, purpose, objects: named_objects(objects), last })
         }
         Message::Pushed { batch, refused, epoch } => Kind::Pushed(v1::Pushed { batch, refused, epoch: epoch.0 }),
-        Message::TreeRequest { exchange, epoch, partition, root } => {
-            Kind::TreeRequest(v1::TreeRequest { exchange, epoch: epoch.0, partition: partition.0, root: digest(root) })
+        Message::TreeRequest { exchange, epoch, partition, root, reaped } => {
+            let reaped = reaping::reaped(reaped);
+            Kind::TreeRequest(v1::TreeRequest { exchange, epoch: epoch.0, partition: partition.0, root: digest(root), reaped })
         }
-        Message::TreeResponse { exchange, partition, root, leaves } => {
-            Kind::TreeResponse(v1::TreeResponse { exchange, partition: partition.0, root: digest(root), leaves })
+        Message::TreeResponse { exchange, partition, root, leaves, reaped } => {
+            let reaped = reaping::reaped(reaped);
+            Kind::TreeResponse(v1::TreeResponse { exchange, partition: partition.0, root: digest(root), leaves, reaped })
         }
         Message::KeysRequest { exchange, partition, leaves, keys } => {
             Kind::KeysRequest(v1::KeysRequest { exchange, partition: partition.0, leaves, keys: named_digests(keys) })
@@ -58,6 +60,7 @@ fn kind(message: Message) -> Kind {
             let (objects, wanted) = (named_objects(objects), named_digests(wanted));
             Kind::KeysResponse(v1::KeysResponse { exchange, partition: partition.0, objects, wanted })
         }
+        Message::ReapAsk { .. } | Message::ReapAnswer { .. } | Message::ReapCommit { .. } => reaping::kind(message),
     }
 }
 

@@ -8,6 +8,7 @@ use dynamo_core::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, Reques
 use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose, Refusal};
 use dynamo_core::name::Name;
 use dynamo_core::random::Random;
+use dynamo_core::reaping::{Proof, Question, Reaped};
 use dynamo_core::request::{Evidence, Failure, Operation, QuorumWish, Request, Success};
 use dynamo_core::ring::{Member, Placement, Ring, RingHash};
 use dynamo_core::version::{Actor, CausalContext, Digest, Dot, Object, Value};
@@ -34,6 +35,12 @@ fn ring() -> Ring {
         members: [(node, Member { zone: "z".into(), weight: 1 })].into(),
         placements: vec![Placement { replicas: vec![node], moving: None }; 2],
     }
+}
+
+fn reaped() -> Reaped {
+    let mut upto = object().context();
+    upto.0.insert(Actor { node: NodeId([9; 16]), incarnation: Incarnation(u64::MAX) }, 1 << 50);
+    Reaped { proof: Proof { leader: NodeId([4; 16]), round: 7 }, upto }
 }
 
 fn requests() -> Vec<Message> {
@@ -109,14 +116,21 @@ fn messages() -> Vec<Message> {
         Message::RingUpdate { ring: Arc::new(ring()) },
         Message::Ping { answer: true },
         Message::Pushed { batch: 3, refused: true, epoch },
-        Message::TreeRequest { exchange, epoch, partition, root: digest },
-        Message::TreeResponse { exchange, partition, root: digest, leaves: Bytes::from_static(&[1; 32]) },
+        Message::TreeRequest { exchange, epoch, partition, root: digest, reaped: None },
+        Message::TreeRequest { exchange, epoch, partition, root: digest, reaped: Some(reaped()) },
+        Message::TreeResponse { exchange, partition, root: digest, leaves: Bytes::from_static(&[1; 32]), reaped: None },
+        Message::TreeResponse { exchange, partition, root: digest, leaves: Bytes::new(), reaped: Some(reaped()) },
         Message::KeysRequest { exchange, partition, leaves: vec![1, 1023], keys: digests.clone() },
         Message::KeysResponse { exchange, partition, objects: objects.clone(), wanted: digests },
     ];
     messages.extend([Purpose::Transfer, Purpose::Hint, Purpose::Repair, Purpose::Handback].map(push));
     let reasons = [Refusal::StaleEpoch, Refusal::Behind, Refusal::NotOwner, Refusal::Overloaded, Refusal::Storage];
     messages.extend(reasons.map(refused));
+    for question in [Question::Writes, Question::Copies, Question::Equal(digest)] {
+        messages.push(Message::ReapAsk { round: 5, epoch, partition, upto: reaped().upto, question });
+        messages.push(Message::ReapAnswer { round: 5, partition, question });
+    }
+    messages.push(Message::ReapCommit { round: 5, partition, names: vec![Name::new("bucket", "key"), Name::new("", "k")] });
     messages.extend(requests());
     messages.extend(outcomes());
     messages
@@ -184,6 +198,19 @@ fn a_wrong_field_is_named() {
         (Kind::Forward(v1::Forward { request, hops: 1, body: Some(Default::default()) }), "body.quorum: not the five"),
         (Kind::Forwarded(v1::Forwarded { outcome: 9, ..Default::default() }), "outcome: 9 is unknown"),
         (Kind::RingUpdate(v1::RingUpdate { ring: "x".into() }), "ring: not a ring"),
+        (Kind::ReapAsk(v1::ReapAsk::default()), "question: absent"),
+        (
+            Kind::ReapAnswer(v1::ReapAnswer { question: Some(v1::ReapQuestion::default()), ..Default::default() }),
+            "question.kind: 0",
+        ),
+        (
+            Kind::ReapAsk(v1::ReapAsk { upto: vec![v1::ActorCounter::default()], ..Default::default() }),
+            "upto.node: 0 bytes, an identity has 16",
+        ),
+        (
+            Kind::TreeRequest(v1::TreeRequest { root: vec![0; 16].into(), reaped: "x".into(), ..Default::default() }),
+            "reaped: ends within checksum",
+        ),
         (Kind::TreeResponse(v1::TreeResponse { leaves: "x".into(), ..Default::default() }), "leaves: 1 bytes, a leaf has 16"),
     ];
     for (kind, expected) in cases {

@@ -15,7 +15,10 @@ pub fn unfinished(sim: &Simulation, writer: &RingWriter) -> Option<String> {
         let Some(node) = sim.node(host) else { continue };
         let status = node.status(sim.clock(host));
         let hints: u64 = status.hints.values().map(|(hints, _)| hints).sum();
+        let (graves, unknown) = if sim.options().pace.reap.is_zero() { (0, 0) } else { node.graves() };
         let waits = [
+            ("tombstones to be reaped", graves as u64),
+            ("partitions to be searched for tombstones", unknown as u64),
             ("hints", hints),
             ("foreign partitions", status.foreign_partitions as u64),
             ("transfers", status.transfers.iter().filter(|transfer| !transfer.done).count() as u64),

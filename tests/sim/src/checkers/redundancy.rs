@@ -2,8 +2,18 @@
 //!
 //! An acknowledgement rests on so many copies on stable storage. When a copy or a hint is dropped, or a host taken away, as many
 //! must be left, on other hosts: of that version, or of one that has seen it.
+//!
+//! A tombstone is another matter: it is removed everywhere, so where the first one goes every replica must have had it on
+//! stable storage, and nobody may keep a hint that it would have superseded, unless that came while the proof was given: by a
+//! message that was later than the time-out of its put, and that the fence will catch. From then on what it had seen is dead: no copy of
+//! that is owed to anybody, and the other replicas' tombstones may follow.
 
-use crate::disk::Dropped;
+use dynamo_core::id::NodeId;
+use dynamo_core::reaping::ROUND_TIMEOUT;
+use dynamo_core::time::Instant;
+use dynamo_core::version::Object;
+
+use crate::disk::{Dropped, Removed};
 use crate::ledger::Verdict;
 use crate::schedule::HostId;
 use crate::simulation::Simulation;
@@ -12,7 +22,7 @@ use crate::simulation::Simulation;
 pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict {
     for what in dropped {
         let required = sim.witness().copies_of(what.dot);
-        if required == 0 {
+        if required == 0 || sim.witness().is_reaped(&what.name, what.dot) {
             continue;
         }
         sim.totals.removals_checked += 1;
@@ -27,6 +37,48 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
             let what =
                 format!("host {} drops {what:?}: {left} others have it on stable storage, {required} were promised", from.0);
             return Err(("I10 nothing is dropped before enough others have it", what));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `from` may remove these, one by one, for all time.
+pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) -> Verdict {
+    for Removed { name, object } in removed {
+        for (dot, value) in object.values() {
+            if sim.witness().is_reaped(name, dot) {
+                continue;
+            }
+            let complain = |what: String| {
+                Err(("I10 a tombstone goes when every replica has it", format!("host {} removes {name:?}: {what}", from.0)))
+            };
+            if value.data.is_some() {
+                // Older than a tombstone it is not. A write that nobody was promised may vanish.
+                match sim.witness().copies_of(dot) {
+                    0 => continue,
+                    promised => return complain(format!("{dot:?} is no tombstone, and {promised} copies were promised")),
+                }
+            }
+            sim.totals.tombstones_checked += 1;
+            let Some(ring) = sim.node(from).and_then(|node| node.ring()).cloned() else { continue };
+            let homes = ring.placement(ring.partition_of(name)).writers();
+            let without = |node: &&NodeId| {
+                sim.host_of(**node).is_none_or(|host| host != from && !sim.disk(host).copy_is_durable(name, dot))
+            };
+            if let Some(home) = homes.iter().find(without) {
+                return complain(format!("{home:?} does not have {dot:?} on stable storage"));
+            }
+            let seen = object.context();
+            let older = |(hint, since): (&Object, Instant)| {
+                hint.values().any(|(dot, _)| seen.covers(dot)) && sim.now().since(since) > ROUND_TIMEOUT
+            };
+            let mut hosts = sim.hosts().filter(|host| !sim.is_removed(*host));
+            if let Some(host) = hosts.find(|host| sim.disk(*host).hints_with_age(name).any(older)) {
+                return complain(format!("host {} keeps a hint that is older than {dot:?}", host.0));
+            }
+        }
+        if object.is_tombstone() {
+            sim.reaped(name, &object.context());
         }
     }
     Ok(())

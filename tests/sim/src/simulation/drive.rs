@@ -118,6 +118,8 @@ impl Simulation {
         }
         let dropped = self.hosts[host.0].running.as_mut().map(|running| running.node.storage_mut().take_dropped());
         dropped.into_iter().filter(|dropped| !dropped.is_empty()).for_each(|dropped| self.check_dropped(host, &dropped));
+        let removed = self.hosts[host.0].running.as_mut().map(|running| running.node.storage_mut().take_removed());
+        removed.into_iter().filter(|removed| !removed.is_empty()).for_each(|removed| self.check_removed(host, &removed));
         let complaints = self.witness.borrow_mut().take_complaints();
         for (invariant, what) in complaints {
             self.violated(invariant, what);
@@ -161,6 +163,7 @@ impl Simulation {
             _ => self.totals.messages_doubled += 1,
         }
         for delay in deliveries {
+            self.totals.messages_late += u64::from(delay >= crate::network::LATE);
             self.in_flight_until = self.in_flight_until.max(self.now + delay);
             self.after(delay, Event::Deliver { from: sender, to, generation, message: message.clone() });
         }
