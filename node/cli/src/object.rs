@@ -4,8 +4,9 @@ use std::io::Read;
 
 use bytes::Bytes;
 use clap::Args;
-use dynamo_client::{Client, DeleteOptions, GetOptions, GetResult, Mode, PutOptions, PutResult};
+use dynamo_client::{Client, DeleteOptions, GetOptions, GetResult, Mode, PutOptions, PutResult, RequestError, fresh_request_id};
 use dynamo_core::config::VALUE_BYTES_MAX;
+use dynamo_core::id::RequestKey;
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, QuorumWish};
 use serde_json::{Value, json};
@@ -57,6 +58,9 @@ pub struct Put {
     /// Only if the key does not exist.
     #[arg(long, conflicts_with = "context")]
     create_only: bool,
+    /// Names this write: repeated with the same UUID, it is the same write. A new one is made if none is given.
+    #[arg(long, value_name = "UUID", value_parser = parse_request_id)]
+    request_id: Option<RequestKey>,
     #[command(flatten)]
     quorum: WriteQuorum,
 }
@@ -73,6 +77,9 @@ pub struct Delete {
     /// Delete whatever a get returns now.
     #[arg(long)]
     current: bool,
+    /// Names this delete: repeated with the same UUID, it is the same one. A new one is made if none is given.
+    #[arg(long, value_name = "UUID", value_parser = parse_request_id, requires = "context")]
+    request_id: Option<RequestKey>,
     #[command(flatten)]
     quorum: WriteQuorum,
 }
@@ -102,11 +109,14 @@ pub async fn put(connection: &Connection, format: Format, arguments: Put) -> Res
     let value = read_value(&arguments.value)?;
     let context = arguments.context.as_deref().map(decode_context).transpose()?.unwrap_or_default();
     let quorum = QuorumWish::from(&arguments.quorum);
-    let options = PutOptions { quorum, context: context.into(), create_only: arguments.create_only, timeout: None };
+    let request_id = arguments.request_id.unwrap_or_else(fresh_request_id);
+    let create_only = arguments.create_only;
+    let options = PutOptions { quorum, context: context.into(), create_only, request_id: Some(request_id), timeout: None };
     let client = connection::client(connection, Mode::Stream).await?;
     let name = arguments.which.name();
     let bytes = value.len() as u64;
-    let written = client.put(&name, value, &options).await?;
+    let same = format!("--request-id {request_id}");
+    let written = client.put(&name, value, &options).await.map_err(|error| repeatable(error, &same))?;
     show_written(format, &format!("{}: {} bytes written", title(&name), grouped(bytes)), &written)
 }
 
@@ -119,9 +129,25 @@ pub async fn delete(connection: &Connection, format: Format, arguments: Delete) 
         Some(context) => context.into(),
         None => current_context(&client, &name).await?,
     };
-    let options = DeleteOptions { quorum: QuorumWish::from(&arguments.quorum), timeout: None };
-    let written = client.delete(&name, context, &options).await?;
+    let request_id = arguments.request_id.unwrap_or_else(fresh_request_id);
+    let options = DeleteOptions { quorum: QuorumWish::from(&arguments.quorum), request_id: Some(request_id), timeout: None };
+    let same = format!("--context {} --request-id {request_id}", encode_context(&context));
+    let written = client.delete(&name, context, &options).await.map_err(|error| repeatable(error, &same))?;
     show_written(format, &format!("{}: deleted", title(&name)), &written)
+}
+
+fn parse_request_id(text: &str) -> Result<RequestKey, String> {
+    RequestKey::parse(text).ok_or_else(|| "is no UUID; give 32 hexadecimal digits, with or without hyphens".to_owned())
+}
+
+/// A write of unknown outcome can be sent again, by who knows its request id.
+fn repeatable(error: RequestError, same: &str) -> Stop {
+    match error.is_unknown() {
+        true => {
+            Stop::UnknownOutcome(format!("{error}\nthe same command with {same} is the same write, however often it is sent"))
+        }
+        false => error.into(),
+    }
 }
 
 async fn current_context(client: &Client, name: &Name) -> Result<Bytes, Stop> {
@@ -251,5 +277,19 @@ mod tests {
         assert_eq!(read_value("as it is").unwrap(), b"as it is");
         assert_eq!(read_value(&format!("@{}", file.path().display())).unwrap(), b"from a file");
         assert!(read_value("@/does/not/exist").unwrap_err().to_string().contains("/does/not/exist"));
+    }
+
+    #[test]
+    fn a_request_id_is_a_uuid_and_is_told_when_the_outcome_is_unknown() {
+        let id = RequestKey([0xab; 16]);
+        assert_eq!(parse_request_id(&id.to_string()), Ok(id));
+        assert!(parse_request_id("once").unwrap_err().contains("32 hexadecimal digits"));
+        let lost = repeatable(RequestError::Lost("cut".to_owned()), &format!("--request-id {id}"));
+        assert!(
+            lost.to_string()
+                .ends_with("with --request-id abababab-abab-abab-abab-abababababab is the same write, however often it is sent")
+        );
+        let unreachable = repeatable(RequestError::Unreachable("nobody".to_owned()), "--request-id x");
+        assert!(!unreachable.to_string().contains("--request-id"), "nothing was written");
     }
 }

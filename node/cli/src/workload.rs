@@ -143,6 +143,7 @@ fn report(arguments: &Workload, shared: &Shared, judged: &Judged, counted: Value
         "settle_rounds": judged.rounds,
         "violations": judged.violations.iter().map(|(key, what)| json!({ "key": key, "violation": what })).collect::<Vec<_>>(),
         "violations_more": judged.violations_more,
+        "resurfaced": judged.resurfaced,
         "unread": judged.unread.iter().map(|(key, why)| json!({ "key": key, "reason": why })).collect::<Vec<_>>(),
     });
     if let (Value::Object(document), Value::Object(more)) = (&mut document, more) {
@@ -204,6 +205,8 @@ async fn wait_for_end(shared: &Shared, arguments: &Workload) -> &'static str {
 struct Judged {
     violations: Vec<(String, String)>,
     violations_more: usize,
+    /// Retried writes that show twice or again, too long after for nodes to know.
+    resurfaced: usize,
     unread: Vec<(String, String)>,
     keys: usize,
     rounds: u32,
@@ -233,6 +236,10 @@ impl Judged {
         }
         if self.violations_more > 0 {
             text.push_str(&format!("\n... and {} more", self.violations_more));
+        }
+        if self.resurfaced > 0 {
+            let what = "retried writes show twice or again, after more others to their key than nodes remember the ids of";
+            text.push_str(&format!("\n{} {what}", self.resurfaced));
         }
         text
     }
@@ -267,6 +274,7 @@ async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
     let mut judged = Judged {
         violations: Vec::new(),
         violations_more: 0,
+        resurfaced: 0,
         unread: Vec::new(),
         keys: shared.keys(),
         rounds,
@@ -283,6 +291,7 @@ async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
                     };
                     history.verdict(&visible).into_iter().map(tell).collect::<Vec<_>>()
                 };
+                judged.resurfaced += shared.history(key, |history| history.resurfaced(&visible));
                 for violation in shared.history(key, told) {
                     match judged.violations.len() < NAMED_MAX {
                         true => judged.violations.push((named.clone(), violation)),
@@ -304,7 +313,7 @@ mod tests {
     fn judged(violations: &[(&str, &str)], unread: &[(&str, &str)]) -> Judged {
         let owned = |list: &[(&str, &str)]| list.iter().map(|(key, what)| (key.to_string(), what.to_string())).collect();
         let (violations, unread) = (owned(violations), owned(unread));
-        Judged { violations, violations_more: 0, unread, keys: 1, rounds: 1, took: Duration::from_secs(1) }
+        Judged { violations, violations_more: 0, resurfaced: 0, unread, keys: 1, rounds: 1, took: Duration::from_secs(1) }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::name::Name;
 use crate::version::{Digest, Object};
 
-/// Histories kept: at about 150 bytes each, some 20 MB.
+/// Histories kept: at about 150 bytes each, some 20 MB; and up to 500 more where writes have request ids.
 pub const ENTRIES_MAX: usize = 1 << 17;
 
 /// The cache.

@@ -222,6 +222,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn history(writes: &[(&[u64], Fate)]) -> Ledger {
         let mut ledger = Ledger::default();
@@ -230,6 +231,43 @@ mod tests {
             ledger.settle(id, *fate);
         }
         ledger
+    }
+
+    #[test]
+    fn all_attempts_of_a_write_are_one_write() {
+        use Fate::{Failed, Ok, Pending, Unknown};
+        // What the attempts were told, and what that comes to.
+        let cases: [(&[Fate], Fate); 6] = [
+            (&[], Pending),
+            (&[Failed], Failed),
+            (&[Unknown, Ok], Ok),
+            (&[Unknown, Failed], Unknown),
+            (&[Ok, Unknown], Ok),
+            (&[Ok, Failed], Ok),
+        ];
+        for (told, comes_to) in cases {
+            let mut ledger = Ledger::default();
+            let id = ledger.begin(Name::new("b", "k"), false, BTreeSet::new(), 1);
+            told.iter().for_each(|fate| ledger.settle(id, *fate));
+            assert_eq!(ledger.get(id).map(|write| write.fate), Some(comes_to), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_write_shows_once_and_not_beside_what_replaced_it_unless_that_may_be_forgotten() {
+        let name = Name::new("b", "k");
+        let mut ledger = history(&[(&[], Fate::Ok), (&[1], Fate::Ok)]);
+        let (first, second) = (WriteId(1).value(), WriteId(2).value());
+        let read = |ledger: &mut Ledger, values: [&Bytes; 2]| {
+            ledger.read(&name, values.into_iter().map(|value| &value[..])).err().map(|(invariant, _)| invariant)
+        };
+        assert_eq!(read(&mut ledger, [&first, &first]), Some("a retry is the same write"));
+        assert_eq!(read(&mut ledger, [&first, &second]), Some("I5 siblings are concurrent"));
+        ledger.forgive([WriteId(1)].into());
+        assert_eq!(read(&mut ledger, [&first, &first]), None);
+        assert_eq!(read(&mut ledger, [&first, &second]), None);
+        let visible = [(name.clone(), [WriteId(1), WriteId(2)].into())].into();
+        assert_eq!(ledger.judge(&visible), Result::Ok(()));
     }
 
     #[test]

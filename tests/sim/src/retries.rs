@@ -53,7 +53,7 @@ pub struct Retries {
 impl Retries {
     /// Nobody has written yet.
     pub fn new(options: &Options) -> Self {
-        let dice = Dice::new(options.seed ^ 0x7265_7472_6965_73);
+        let dice = Dice::new(options.seed ^ 0x0072_6574_7269_6573);
         Self { dice, request_ids: options.workload.request_ids, waiting: BTreeMap::new() }
     }
 

@@ -116,7 +116,8 @@ fn a_context_tells_its_coordinator_which_request_it_replaces() {
     // Whoever holds the second attempt is gone for now.
     cluster.kill(homes[1]);
     cluster.heal();
-    cluster.until("the two meet", |cluster| cluster.sim.is_linked(homes[0], homes[2]) && cluster.sim.is_linked(homes[2], homes[0]));
+    cluster
+        .until("the two meet", |cluster| cluster.sim.is_linked(homes[0], homes[2]) && cluster.sim.is_linked(homes[2], homes[0]));
     let read = cluster.through(homes[2]).get("alice");
     assert!(read.evidence.nodes.contains(&cluster.id(homes[0])), "{read:?}");
     assert_eq!(read.values, ["tea"], "the first attempt is at host {}", homes[0].0);

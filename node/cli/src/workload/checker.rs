@@ -10,10 +10,16 @@
 //!   outcome is unknown may be part of that chain, a failed one may not.
 //! - **No resurrection.** At the end nothing is visible that an acknowledged write covers, directly or through what it covers.
 //!
+//! A write with a request id is retried by the client library, and a node that did not know the first attempt stores it a second
+//! time. Readers see it once, and not again after it was replaced, while it is among the last [`REMEMBERED_MAX`] writes with ids
+//! to its key. After that it may show twice, or again, as a sibling: that is counted ([`History::resurfaced`]), and is no violation.
+//!
 //! Only the end is judged so, when all replicas have been asked: before that, a read may be stale.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use dynamo_core::recent_writes::REMEMBERED_MAX;
 
 /// Names one write.
 pub type WriteId = u64;
@@ -46,6 +52,8 @@ struct Write {
     covers: Vec<WriteId>,
     outcome: Outcome,
     seen: bool,
+    /// It has a request id.
+    named: bool,
 }
 
 /// What must not be.
@@ -92,13 +100,23 @@ impl Violation {
 pub struct History {
     writes: BTreeMap<WriteId, Write>,
     violations: BTreeSet<Violation>,
+    /// Writes with request ids.
+    named: usize,
 }
 
 impl History {
     /// A write is about to be sent.
     pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>) {
-        let before = self.writes.insert(id, Write { kind, covers, outcome: Outcome::Pending, seen: false });
+        let before = self.writes.insert(id, Write { kind, covers, outcome: Outcome::Pending, seen: false, named: false });
         assert!(before.is_none(), "id {id} is used twice");
+    }
+
+    /// It has a request id.
+    pub fn named(&mut self, id: WriteId) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.named = true;
+            self.named += 1;
+        }
     }
 
     /// Its client was told this.
@@ -137,6 +155,21 @@ impl History {
 
     /// What is wrong if these ids are visible at the end, once all writes have been told. Empty: nothing.
     pub fn verdict(&self, visible: &BTreeSet<WriteId>) -> Vec<Violation> {
+        self.found(visible).into_iter().filter(|violation| !self.is_excused(violation)).collect()
+    }
+
+    /// Writes with request ids that showed twice or again, when so many others followed that nodes need not know any more.
+    pub fn resurfaced(&self, visible: &BTreeSet<WriteId>) -> usize {
+        self.found(visible).iter().filter(|violation| self.is_excused(violation)).count()
+    }
+
+    /// A write that was retried takes two places of those that are remembered.
+    fn is_excused(&self, violation: &Violation) -> bool {
+        let (Violation::Doubled(id) | Violation::Resurrected(id, _)) = violation else { return false };
+        self.named > REMEMBERED_MAX / 2 && self.writes.get(id).is_some_and(|write| write.named)
+    }
+
+    fn found(&self, visible: &BTreeSet<WriteId>) -> BTreeSet<Violation> {
         let mut violations = self.violations.clone();
         let may_have_happened = |write: &Write| matches!(write.outcome, Outcome::Acknowledged | Outcome::Unknown);
         let happened = |write: &Write| write.outcome == Outcome::Acknowledged;
@@ -156,7 +189,7 @@ impl History {
         let replaced = self.covered_by(of(&happened).into_iter(), |_| true);
         let resurrected = visible.iter().filter_map(|id| Some(Violation::Resurrected(*id, *replaced.get(id)?)));
         violations.extend(resurrected);
-        violations.into_iter().collect()
+        violations
     }
 
     /// What is known of a write: for whoever looks into a violation.
@@ -272,6 +305,30 @@ mod tests {
         // A delete of unknown outcome obliges to nothing.
         let unknown: [Line; 2] = [(1, PUT, &[], Acknowledged), (2, DELETE, &[1], Unknown)];
         assert_eq!(verdict(&unknown, &[1]), []);
+    }
+
+    #[test]
+    fn only_a_write_with_a_request_id_that_may_be_forgotten_may_show_again() {
+        let lines: Vec<Line> = vec![(1, PUT, &[], Acknowledged), (2, PUT, &[1], Acknowledged), (3, PUT, &[], Acknowledged)];
+        let visible = BTreeSet::from([1, 2, 3]);
+        for others in [0, REMEMBERED_MAX / 2 - 1, REMEMBERED_MAX / 2] {
+            let mut history = history(&lines);
+            history.named(1);
+            for other in 0..others as WriteId {
+                history.submitted(10 + other, PUT, Vec::new());
+                history.named(10 + other);
+            }
+            let excused = others == REMEMBERED_MAX / 2;
+            assert_eq!(history.verdict(&visible).is_empty(), excused, "{others} others");
+            assert_eq!(history.resurfaced(&visible), usize::from(excused), "{others} others");
+            assert_eq!(history.verdict(&BTreeSet::from([2])), [Lost(3)], "losses are never excused");
+        }
+        let mut unnamed = history(&lines);
+        (10..30).for_each(|id| {
+            unnamed.submitted(id, PUT, Vec::new());
+            unnamed.named(id);
+        });
+        assert_eq!(unnamed.verdict(&visible), [Resurrected(1, 2)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError};
+use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError, fresh_request_id};
 use dynamo_core::name::Name;
 use dynamo_core::random::Random;
 use tokio::sync::watch;
@@ -96,28 +96,36 @@ impl Shared {
     }
 
     /// Writes a new id, or a tombstone, over what `context` covers. Returns the id, and the context that covers it (and all that
-    /// it replaced), which is empty if there is no such context.
+    /// it replaced), which is empty if there is no such context. A write that is `named` gets a request id, and is retried.
     async fn write(
         &self,
         key: usize,
         kind: Kind,
         covers: Vec<WriteId>,
         context: Bytes,
+        named: bool,
     ) -> Result<(WriteId, Bytes), RequestError> {
         let id = {
             let mut state = self.state();
             let id = state.next_id;
             state.next_id += 1;
             state.histories[key].submitted(id, kind, covers);
+            if named {
+                state.histories[key].named(id);
+            }
             id
         };
+        let request_id = named.then(fresh_request_id);
         let started = Instant::now();
         let (operation, written) = match kind {
             Kind::Put => {
-                let options = PutOptions { context, ..PutOptions::default() };
+                let options = PutOptions { context, request_id, ..PutOptions::default() };
                 (Operation::Put, self.client.put(&self.name(key), format!("{}:{id}", self.run), &options).await)
             }
-            Kind::Delete => (Operation::Delete, self.client.delete(&self.name(key), context, &DeleteOptions::default()).await),
+            Kind::Delete => {
+                let options = DeleteOptions { request_id, ..DeleteOptions::default() };
+                (Operation::Delete, self.client.delete(&self.name(key), context, &options).await)
+            }
         };
         let now = Instant::now();
         let mut state = self.state();
@@ -171,14 +179,16 @@ async fn step(
     if chance < 10 {
         return shared.counted_read(key).await.map(|_| ());
     }
+    // Half of the writes are such that the client library retries.
+    let named = source.below(2) == 0;
     let written = if chance < 20 {
-        shared.write(key, Kind::Put, Vec::new(), Bytes::new()).await
+        shared.write(key, Kind::Put, Vec::new(), Bytes::new(), named).await
     } else if let (20..30, Some((last, context))) = (chance, own.remove(&key)) {
-        shared.write(key, Kind::Put, vec![last], context).await
+        shared.write(key, Kind::Put, vec![last], context, named).await
     } else {
         let (ids, context) = shared.counted_read(key).await?;
         let kind = if chance >= 90 && !ids.is_empty() { Kind::Delete } else { Kind::Put };
-        shared.write(key, kind, ids.into_iter().collect(), context).await
+        shared.write(key, kind, ids.into_iter().collect(), context, named).await
     }?;
     match written.1.is_empty() {
         // It met a version that this client has not seen; nothing can be written over it without a read.

@@ -13,6 +13,9 @@ use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::version::{CausalContext, Object};
 
+/// The object that a put replicates and its client's token, or why there is none.
+pub(super) type Version = Result<(Object, Bytes), Failure>;
+
 impl<S: Storage> Node<S> {
     /// The object and the client's token, if the write that `request` asks for is in `object`, all that this node knows.
     pub(super) fn made_before(
@@ -22,7 +25,7 @@ impl<S: Storage> Node<S> {
         request: &Request,
         seen: &CausalContext,
         object: &Object,
-    ) -> Result<Option<Result<(Object, Bytes), Failure>>, StorageError> {
+    ) -> Result<Option<Version>, StorageError> {
         let Some(key) = request.request_key else { return Ok(None) };
         if let Some(write) = object.recent().first_of(key).copied() {
             self.counters.puts_recognised += 1;
