@@ -90,7 +90,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// The same list from a random place on, so that a small budget serves all of them in the long run.
-    pub(super) fn from_anywhere<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
+    pub(super) fn begun_anywhere<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
         if list.len() > 1 {
             let first = self.random.below(list.len());
             list.rotate_left(first);
