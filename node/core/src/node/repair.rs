@@ -143,11 +143,12 @@ impl<S: Storage> Node<S> {
         let theirs: BTreeMap<&Name, Digest> = keys.iter().map(|key| (&key.name, key.digest)).collect();
         let ours = self.objects_in(partition, &leaves)?;
         let ours_digests: BTreeMap<Name, Digest> = ours.iter().map(|(name, object)| (name.clone(), object.digest())).collect();
+        let most = self.admit_repair(now);
         let mut size = 0;
         let mut objects = Vec::new();
         for (name, object) in ours {
-            if theirs.get(&name) != Some(&object.digest()) && size < self.config.batch_bytes_max {
-                size += object.encode().len();
+            if theirs.get(&name) != Some(&object.digest()) && size < most {
+                size += object.encoded_len();
                 objects.push(NamedObject { name, object });
             }
         }
@@ -182,14 +183,15 @@ impl<S: Storage> Node<S> {
         for NamedObject { name, object } in objects.into_iter().filter(|named| here(&named.name)) {
             let _accepted = self.apply(partition, &name, &object)?;
         }
+        let most = self.admit_repair(now);
         let mut size = 0;
         let mut pushed = Vec::new();
         for NamedDigest { name, .. } in wanted.into_iter().filter(|key| here(&key.name)) {
-            if size >= self.config.batch_bytes_max {
+            if size >= most {
                 break;
             }
             if let Some(object) = self.storage.read(partition, &name)? {
-                size += object.encode().len();
+                size += object.encoded_len();
                 pushed.push(NamedObject { name, object });
             }
         }
