@@ -238,7 +238,9 @@ impl Admission {
             self.judges_at = now + JUDGED_EVERY;
             self.judge(now);
         }
-        self.accounts.iter_mut().fold(false, |waited, account| std::mem::take(&mut account.waits) || waited)
+        let waited = self.accounts.iter().any(|account| account.waits);
+        self.accounts.iter_mut().for_each(|account| account.waits = false);
+        waited
     }
 
     /// What the controller is doing.

@@ -46,6 +46,14 @@ impl<S: Storage> Node<S> {
         granted
     }
 
+    /// How many bytes of objects an exchange that found differences may send now. One that was begun sends at least an object: the
+    /// comparison was granted, and what is left over waits for the next that is.
+    pub(super) fn admit_repair(&mut self, now: Now) -> usize {
+        let granted = self.admission.ask(Work::AntiEntropy, self.config.batch_bytes_max, now.instant);
+        self.counters.background_anti_entropy_deferred += u64::from(granted.is_none());
+        granted.unwrap_or(1)
+    }
+
     /// `bytes` were read or sent for `work`.
     pub(super) fn moved(&mut self, work: Work, bytes: usize, now: Now) {
         self.admission.moved(work, bytes, now.instant);
@@ -90,7 +98,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// The same list from a random place on, so that a small budget serves all of them in the long run.
-    pub(super) fn from_anywhere<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
+    pub(super) fn begun_anywhere<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
         if list.len() > 1 {
             let first = self.random.below(list.len());
             list.rotate_left(first);

@@ -44,7 +44,7 @@ impl<S: Storage> Node<S> {
 
     pub(super) fn tick_hints(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.hints.expire(now.instant);
-        for target in self.from_anywhere(self.hints.due()) {
+        for target in self.begun_anywhere(self.hints.due()) {
             if self.reachable(target, now) {
                 self.send_hints(target, now, out)?;
             }
@@ -171,7 +171,7 @@ impl<S: Storage> Node<S> {
             .filter(|(_, (_, outgoing))| matches!(outgoing.walk, Walk::Idle | Walk::Ready(_)))
             .map(|(key, _)| *key)
             .collect();
-        for (partition, to) in self.from_anywhere(waiting) {
+        for (partition, to) in self.begun_anywhere(waiting) {
             let started = matches!(self.transfers.outgoing[&(partition, to)].1.walk, Walk::Ready(_));
             if (started || self.transfers.active() < self.config.transfers_max) && self.reachable(to, now) {
                 self.send_batch(WalkOf::Transfer(partition, to), now, out)?;
@@ -257,7 +257,7 @@ impl<S: Storage> Node<S> {
         }
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
-        for partition in self.from_anywhere(foreign.into_iter().collect()) {
+        for partition in self.begun_anywhere(foreign.into_iter().collect()) {
             if self.transfers.handbacks.len() < HANDBACKS_MAX || self.transfers.handbacks.contains_key(&partition) {
                 self.advance_handback(&ring, partition, now, out)?;
             }

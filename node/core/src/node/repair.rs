@@ -149,6 +149,7 @@ impl<S: Storage> Node<S> {
         let theirs: BTreeMap<&Name, Digest> = keys.iter().map(|key| (&key.name, key.digest)).collect();
         let ours = self.objects_in(partition, &leaves)?;
         let ours_digests: BTreeMap<Name, Digest> = ours.iter().map(|(name, object)| (name.clone(), object.digest())).collect();
+        let most = self.admit_repair(now);
         let mut size = 0;
         let mut objects = Vec::new();
         // Names that are reaped here: the asker hears it, and what it has beyond that is wanted.
@@ -161,8 +162,8 @@ impl<S: Storage> Node<S> {
             }
         }
         for (name, object) in ours {
-            if theirs.get(&name) != Some(&object.digest()) && size < self.config.batch_bytes_max {
-                size += object.encode().len();
+            if theirs.get(&name) != Some(&object.digest()) && size < most {
+                size += object.encoded_len();
                 objects.push(NamedObject { name, object });
             }
         }
@@ -198,13 +199,14 @@ impl<S: Storage> Node<S> {
         for named in objects.into_iter().filter(|named| here(&named.name)) {
             self.apply_or_tell(partition, &named, &mut pushed)?;
         }
+        let most = self.admit_repair(now);
         let mut size = 0;
         for NamedDigest { name, .. } in wanted.into_iter().filter(|key| here(&key.name)) {
-            if size >= self.config.batch_bytes_max {
+            if size >= most {
                 break;
             }
             if let Some(object) = self.storage.read(partition, &name)? {
-                size += object.encode().len();
+                size += object.encoded_len();
                 pushed.push(NamedObject { name, object });
             }
         }

@@ -187,10 +187,10 @@ fn a_quiet_node_stores_its_trees_once() {
 fn what_is_damaged_or_missing_is_computed_anew_and_stored_again() {
     let partition = PartitionId(2);
     let (tree, mask) = (tree_key(partition), mask_key(partition));
-    let cases: [(&str, &[u8], Option<&[u8]>); 5] = [
+    let cases = [
         ("no tree", &tree, None),
         ("no mask", &mask, None),
-        ("an empty tree", &tree, Some(b"")),
+        ("an empty tree", &tree, Some(&b""[..])),
         ("a mask of zeros", &mask, Some(&[0; 24])),
         ("a tree that is something else", &tree, Some(b"dynamo")),
     ];
