@@ -1,4 +1,5 @@
 //! What a node answers when it is asked whether tombstones may go: a yes, or nothing.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 
