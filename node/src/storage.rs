@@ -266,7 +266,13 @@ impl Storage for RocksEngine {
         stored.seek_to_first();
         while let Some(key) = stored.key() {
             let partition = key::read_partition(key).map_err(unreadable)?;
-            if !self.pending.hides(Family::Data, key) {
+            let hidden = self.pending.hides(Family::Data, key);
+            if !hidden && matches!(self.pending.get(Family::Data, key), Some(None)) {
+                // This one is removed; there may be others.
+                stored.next();
+                continue;
+            }
+            if !hidden {
                 partitions.insert(partition);
             }
             match key::after_partition(partition) {

@@ -18,6 +18,9 @@
 //! `upto` covers was issued before the round began, and what is true of it once stays true: a question may be asked again.
 //! A change of the ring ends a round, for the answers spoke of other replicas.
 //!
+//! (A coordinator keeps what it made, as its copy or as a hint, so Copies and Equal see nearly all that Writes asks for. Nearly:
+//! a full quota leaves no hint. Asked for itself, the proof does not rest on where coordinators keep things.)
+//!
 //! **Adopted.** A replica that has adopted `upto` holds this to be true: *of a name that is not here, everything that `upto`
 //! covers is superseded, or was never acknowledged and never will be.* An absent name is then not nothing, it is an object
 //! without values that has seen `upto` ([`Object::superseded`]); whatever arrives is joined with that. What is older falls away

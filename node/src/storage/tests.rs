@@ -44,7 +44,12 @@ fn step(random: &mut Random, real: &mut RocksEngine, model: &mut MemoryStorage) 
     let target = NodeId([[1, 2, 255][random.below(3)]; 16]);
     let object = object(random.next_u64() % 1_000, random.below(600));
     let (limit, bytes) = (random.below(20), random.below(4_000));
-    match random.below(14) {
+    match random.below(15) {
+        14 => {
+            real.remove(partition, &name).unwrap();
+            model.remove(partition, &name).unwrap();
+            assert_eq!(real.read(partition, &name), Ok(None));
+        }
         0..3 => {
             real.write(partition, &name, &object).unwrap();
             model.write(partition, &name, &object).unwrap();
