@@ -23,6 +23,9 @@ struct Arguments {
     /// Only this seed, with a trace.
     #[arg(long)]
     seed: Option<u64>,
+    /// Threads; by default one for each core.
+    #[arg(long)]
+    threads: Option<usize>,
     /// Go on after a violation.
     #[arg(long)]
     keep_going: bool,
@@ -90,9 +93,9 @@ fn many(arguments: &Arguments) -> ExitCode {
             }
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..arguments.threads.unwrap_or_else(cores) {
             scope.spawn(work);
         }
     });
