@@ -3,7 +3,9 @@
 //! What follows from what clients were told is in [`crate::ledger`], what follows from every state that was ever stored in
 //! [`crate::witness`], and rings are checked as they are adopted.
 
+pub mod bounds;
 pub mod convergence;
 pub mod evidence;
 pub mod quiet;
 pub mod redundancy;
+pub mod transfer;

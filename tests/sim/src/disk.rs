@@ -2,8 +2,10 @@
 //!
 //! Groups of writes are undone, newest first, when the power goes: what was reported as synced stays, what was not stays up to a
 //! random group, and no group stays in part. A killed process loses only the group that it had not handed over yet.
+//!
+//! It can be full, and it can rot: then it says so, with an error, as an engine with checksums does.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -35,6 +37,15 @@ pub struct Dropped {
     pub dot: Dot,
 }
 
+/// Groups of writes that were not on stable storage when the power went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lost {
+    /// Those that are there nevertheless.
+    pub kept: usize,
+    /// Those that are gone.
+    pub lost: usize,
+}
+
 fn live_in<'a>(name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropped> + 'a {
     object.values().map(move |(dot, _)| Dropped { name: name.clone(), dot })
 }
@@ -57,6 +68,12 @@ pub struct Disk {
     partition_of: BTreeMap<Name, PartitionId>,
     /// Dots that were live in copies or hints which were dropped, until somebody takes them.
     dropped: Vec<Dropped>,
+    /// Writes fail.
+    full: bool,
+    /// An object whose bits have flipped: who reads it gets an error.
+    rotten: Option<ObjectKey>,
+    /// Errors given since the last start.
+    errors: Cell<u64>,
     witness: Rc<RefCell<Witness>>,
 }
 
@@ -91,8 +108,9 @@ impl Disk {
     }
 
     /// The power goes: of the groups that are not on stable storage, the first `kept` stay.
-    pub fn power_lost(&mut self, kept: usize) {
+    pub fn power_lost(&mut self, kept: usize) -> Lost {
         self.killed();
+        let unsynced = self.groups.len();
         while self.groups.len() > kept
             && let Some((_, group)) = self.groups.pop_back()
         {
@@ -103,6 +121,54 @@ impl Disk {
         // A write that is lost may come again, and then lies in a later group.
         let durable = self.durable;
         self.held.retain(|_, ticket| *ticket <= durable);
+        Lost { kept: kept.min(unsynced), lost: unsynced.saturating_sub(kept) }
+    }
+
+    /// Writes fail from now on, or succeed again.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    /// Whether writes fail.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The bits of one object flip, the one that `choice` chooses. False if there is none.
+    pub fn rot(&mut self, choice: impl FnOnce(usize) -> usize) -> bool {
+        if !self.objects.is_empty() {
+            let at = choice(self.objects.len());
+            self.rotten = self.objects.keys().nth(at).cloned();
+        }
+        self.is_rotten()
+    }
+
+    /// Whether some object cannot be read any more.
+    pub fn is_rotten(&self) -> bool {
+        self.rotten.is_some()
+    }
+
+    /// How often the node was told of an error since it started.
+    pub fn errors(&self) -> u64 {
+        self.errors.get()
+    }
+
+    /// A node starts on it.
+    pub fn forget_errors(&mut self) {
+        self.errors.set(0);
+    }
+
+    fn error<T>(&self, what: &str) -> Result<T, StorageError> {
+        self.errors.set(self.errors.get() + 1);
+        Err(StorageError(what.into()))
+    }
+
+    fn takes_writes(&self) -> Result<(), StorageError> {
+        if self.full { self.error("no space left on device") } else { Ok(()) }
+    }
+
+    fn is_sound(&self, key: &ObjectKey) -> Result<(), StorageError> {
+        if self.rotten.as_ref() == Some(key) { self.error("checksum mismatch") } else { Ok(()) }
     }
 
     /// Every object with its partition.
@@ -220,10 +286,13 @@ fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
 
 impl Storage for Disk {
     fn read(&self, partition: PartitionId, name: &Name) -> Result<Option<Object>, StorageError> {
-        Ok(self.objects.get(&(partition, name.position(), name.clone())).cloned())
+        let key = (partition, name.position(), name.clone());
+        self.is_sound(&key)?;
+        Ok(self.objects.get(&key).cloned())
     }
 
     fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let key = (partition, name.position(), name.clone());
         let before = self.objects.insert(key.clone(), object.clone());
         self.partition_of.insert(name.clone(), partition);
@@ -244,10 +313,11 @@ impl Storage for Disk {
             after.map_or((partition, Position(0), Name::new("", "")), |after| (partition, after.position, after.name.clone()));
         let mut found = Vec::new();
         let mut size = 0;
-        for ((at, position, name), object) in self.objects.range(from..) {
+        for (key @ (at, position, name), object) in self.objects.range(from..) {
             if *at != partition || found.len() == limit || size >= bytes {
                 break;
             }
+            self.is_sound(key)?;
             let cursor = Cursor { position: *position, name: name.clone() };
             if after.is_none_or(|after| cursor > *after) {
                 size += 64;
@@ -258,6 +328,7 @@ impl Storage for Disk {
     }
 
     fn drop_partition(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let from = (partition, Position(0), Name::new("", ""));
         let keys: Vec<ObjectKey> =
             self.objects.range(from..).take_while(|((at, _, _), _)| *at == partition).map(|(key, _)| key.clone()).collect();
@@ -280,6 +351,7 @@ impl Storage for Disk {
     }
 
     fn write_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let key = (target, partition, name.clone());
         let before = self.hints.insert(key.clone(), object.clone());
         self.witness.borrow_mut().replaced(name, before.as_ref(), object);
@@ -289,6 +361,7 @@ impl Storage for Disk {
     }
 
     fn remove_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let key = (target, partition, name.clone());
         let before = self.hints.remove(&key);
         self.note_dropped(name, before.as_ref());
@@ -332,6 +405,7 @@ impl Storage for Disk {
     }
 
     fn write_meta(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let before = match value {
             Some(value) => self.meta.insert(key.to_vec(), Bytes::copy_from_slice(value)),
             None => self.meta.remove(key),
@@ -341,6 +415,7 @@ impl Storage for Disk {
     }
 
     fn commit(&mut self) -> Result<Ticket, StorageError> {
+        self.takes_writes()?;
         self.ticket = Ticket(self.ticket.0 + 1);
         let open = std::mem::take(&mut self.open);
         self.groups.push_back((self.ticket, open));

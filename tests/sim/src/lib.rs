@@ -10,6 +10,7 @@
 //! | [`ring_writer`] | the operator's part |
 //! | [`workload`], [`ledger`] | clients, and what they know |
 //! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
+//! | [`totals`], [`sometimes`] | what was counted, and what must have happened |
 //! | [`scenario`] | a small language for directed tests |
 
 pub mod checkers;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod scenario;
 pub mod schedule;
 pub mod simulation;
+pub mod sometimes;
 pub mod totals;
 pub mod trace;
 pub mod violation;

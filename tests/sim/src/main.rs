@@ -11,6 +11,9 @@ use dynamo_sim::options::Options;
 use dynamo_sim::run::run;
 use dynamo_sim::totals::Totals;
 
+/// In so many seeds everything that is counted happens.
+const ENOUGH: u64 = 1_000;
+
 /// Runs the cluster under faults, seed by seed, and checks what it promises.
 #[derive(Parser)]
 struct Arguments {
@@ -102,6 +105,10 @@ fn many(arguments: &Arguments) -> ExitCode {
     let totals = totals.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     report(&totals, begun.elapsed().as_secs_f64());
     match failed.into_inner() {
+        0 if totals.runs >= ENOUGH && !totals.never().is_empty() => {
+            println!("{} seeds, and something of this never happened: it is not tested", totals.runs);
+            ExitCode::FAILURE
+        }
         0 => ExitCode::SUCCESS,
         failed => {
             println!("{failed} seeds failed");

@@ -31,6 +31,8 @@ pub struct Options {
     pub workload: WorkloadOptions,
     /// What goes wrong, and how often.
     pub faults: FaultOptions,
+    /// What the wall clocks are off by at first, at most.
+    pub skew: Duration,
 }
 
 /// How messages travel.
@@ -44,6 +46,8 @@ pub struct NetworkOptions {
     pub duplication: f64,
     /// Messages that take a hundred times as long.
     pub detours: f64,
+    /// Requests to replicas that take seconds: rings change meanwhile.
+    pub late: f64,
 }
 
 /// How fsyncs behave.
@@ -124,6 +128,24 @@ pub struct FaultOptions {
     pub clock: Option<Duration>,
     /// The desired members change.
     pub membership: Option<Duration>,
+    /// An fsync fails, and with it every later one until somebody looks after the disk.
+    pub failed_sync: Option<Duration>,
+    /// A disk takes no more writes.
+    pub full_disk: Option<Duration>,
+    /// Bits of an object flip on one disk, which is lost then.
+    pub rot: Option<Duration>,
+    /// Every host's fsyncs take long; often all of them lose their power then.
+    pub slow_disks: Option<Duration>,
+    /// A wall clock jumps by an hour, and goes back.
+    pub clock_back: Option<Duration>,
+    /// One direction between two hosts loses, doubles and reorders a good part of what it carries.
+    pub bad_link: Option<Duration>,
+    /// All nodes are stopped cleanly and started again.
+    pub restart_all: Option<Duration>,
+    /// A second writer of rings acts on what it saw a while ago.
+    pub rival: Option<Duration>,
+    /// How often a node loses its power soon after it adopted a ring.
+    pub adoption: f64,
 }
 
 impl Options {
@@ -141,7 +163,7 @@ impl Options {
         ]);
         let dw = dice.weighted(&[(8, None), (2, Some(1))]);
         let nodes = dice.between(u64::from(replication).max(3), 7) as usize;
-        Self {
+        let mut options = Self {
             seed,
             nodes,
             zones: dice.between(1, 3) as usize,
@@ -153,6 +175,29 @@ impl Options {
             pace: Pace::draw(&mut dice.fork()),
             workload: WorkloadOptions::draw(&mut dice.fork()),
             faults: FaultOptions::draw(&mut dice.fork()),
+            skew: Duration::from_secs(1),
+        };
+        options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
+        options
+    }
+
+    /// What came later has a stream of its own, so that a seed without it is the history that it was.
+    fn draw_more(&mut self, dice: &mut Dice) {
+        let mut every = |often: f64, seconds: u64| dice.chance(often).then(|| Duration::from_secs(seconds));
+        let faults = &mut self.faults;
+        faults.failed_sync = every(0.25, 8);
+        faults.full_disk = every(0.25, 8);
+        faults.slow_disks = every(0.25, 6);
+        faults.clock_back = every(0.3, 5);
+        faults.bad_link = every(0.3, 3);
+        faults.restart_all = every(0.2, 12);
+        faults.rival = every(0.3, 4);
+        faults.adoption = dice.pick(&[0.0, 0.0, 0.1, 0.3]);
+        self.network.late = dice.pick(&[0.0, 0.0, 0.005, 0.02]);
+        // What may be lost with one disk are writes that ask for one copy. Without members that answer no ring can change.
+        let bears_it = self.replication >= 3 && self.quorum.w >= 2 && self.quorum.dw.is_none();
+        if bears_it && dice.chance(0.1) {
+            (faults.rot, faults.membership, faults.rival) = (Some(Duration::from_secs(8)), None, None);
         }
     }
 
@@ -166,7 +211,7 @@ impl Options {
             partition_bits: 4,
             replication: 3,
             quorum: QuorumDefaults::default(),
-            network: NetworkOptions { delay: millis(1), loss: 0.0, duplication: 0.0, detours: 0.0 },
+            network: NetworkOptions { delay: millis(1), loss: 0.0, duplication: 0.0, detours: 0.0, late: 0.0 },
             disk: DiskOptions { sync: millis(2), stalls: 0.0 },
             pace: Pace {
                 batch: Duration::ZERO,
@@ -184,6 +229,7 @@ impl Options {
             },
             workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1 },
             faults: FaultOptions::default(),
+            skew: Duration::from_secs(1),
         }
     }
 
@@ -210,6 +256,7 @@ impl NetworkOptions {
             loss: dice.pick(&[0.0, 0.0, 0.001, 0.02]),
             duplication: dice.pick(&[0.0, 0.01, 0.05]),
             detours: dice.pick(&[0.0, 0.001, 0.01]),
+            late: 0.0,
         }
     }
 }
@@ -267,6 +314,7 @@ impl FaultOptions {
             clock: every(0.3, 5),
             membership: every(0.7, 6),
             duration: Duration::from_secs(dice.between(8, 30)),
+            ..Self::default()
         }
     }
 }

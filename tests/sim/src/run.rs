@@ -80,7 +80,7 @@ impl Run {
         self.sim.set_calm(true);
         self.writer.calm = true;
         self.workload.stop();
-        self.faults.end(&mut self.sim);
+        self.faults.end(&mut self.sim, &mut self.writer);
         self.come_to_rest(QUIET_WITHIN)?;
         self.stay_at_rest()?;
         self.judge()
@@ -94,7 +94,8 @@ impl Run {
                 Happening::Alarm(Alarm::GiveUp(client)) => self.workload.give_up(client, &mut self.sim),
                 Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
-                Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim),
+                Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim, &mut self.writer),
+                Happening::Alarm(Alarm::Adopted(host)) => self.faults.adopted(host, &mut self.sim),
             }
         }
         self.sim.violations().first().cloned().map_or(Ok(()), Err)
@@ -145,7 +146,7 @@ impl Run {
             let host = self.sim.running()[name.len() % self.sim.running().len()];
             self.reads(host, &name, &expected)?;
         }
-        match self.workload.ledger.judge(&visible) {
+        match self.workload.ledger.judge(&visible, self.sim.lost()) {
             Ok(()) => Ok(()),
             Err((invariant, what)) => self.violated(invariant, what),
         }

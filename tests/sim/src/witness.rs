@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::name::Name;
 use dynamo_core::version::{Dot, Object};
 
@@ -25,13 +26,30 @@ impl WriteId {
     }
 }
 
+/// What an acknowledgement rests on.
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    /// Copies on stable storage.
+    pub copies: usize,
+    /// The object.
+    pub name: Name,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The ring under which it was acknowledged.
+    pub epoch: Epoch,
+    /// Home replicas under that ring which acknowledged, and have it on stable storage.
+    pub homes: Vec<NodeId>,
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Witness {
     dots: BTreeMap<Dot, (Name, Option<Bytes>)>,
     writes: BTreeMap<WriteId, Vec<Dot>>,
     /// Acknowledged writes, with the copies on stable storage that each acknowledgement rests on.
-    acknowledged: BTreeMap<WriteId, usize>,
+    acknowledged: BTreeMap<WriteId, Acknowledged>,
+    /// The same, by partition.
+    in_partition: BTreeMap<PartitionId, Vec<WriteId>>,
     /// What was wrong, until somebody takes it.
     complaints: Vec<(&'static str, String)>,
 }
@@ -68,14 +86,21 @@ impl Witness {
     }
 
     /// A client was told that `write` has this many copies on stable storage.
-    pub fn acknowledged(&mut self, write: WriteId, copies: usize) {
-        self.acknowledged.insert(write, copies);
+    pub fn acknowledged(&mut self, write: WriteId, acknowledged: Acknowledged) {
+        self.in_partition.entry(acknowledged.partition).or_default().push(write);
+        self.acknowledged.insert(write, acknowledged);
+    }
+
+    /// Acknowledged writes of a partition.
+    pub fn acknowledged_in(&self, partition: PartitionId) -> impl Iterator<Item = (WriteId, &Acknowledged)> {
+        let writes = self.in_partition.get(&partition).into_iter().flatten();
+        writes.filter_map(|write| Some((*write, self.acknowledged.get(write)?)))
     }
 
     /// The copies that must be there of what `dot` names.
     pub fn copies_of(&self, dot: Dot) -> usize {
         let write = self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of));
-        write.and_then(|write| self.acknowledged.get(&write)).copied().unwrap_or(0)
+        write.and_then(|write| self.acknowledged.get(&write)).map_or(0, |acknowledged| acknowledged.copies)
     }
 
     /// The dots under which `write` was stored: more than one if it was coordinated more than once.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::name::Name;
-use dynamo_core::request::{ClientHandle, Failure, Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 
 use crate::checkers::evidence;
 use crate::dice::Dice;
@@ -13,7 +13,8 @@ use crate::ledger::{Fate, Ledger};
 use crate::options::Options;
 use crate::schedule::Alarm;
 use crate::simulation::Simulation;
-use crate::witness::WriteId;
+use crate::sometimes;
+use crate::witness::{Acknowledged, WriteId};
 
 /// What a client means to do with what it reads.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +31,21 @@ enum Doing {
         name: Name,
         then: Then,
         earlier: BTreeSet<WriteId>,
+        wish: QuorumWish,
     },
     Write {
         name: Name,
         id: WriteId,
         wish: QuorumWish,
     },
+}
+
+/// A get that is answered.
+struct Asked {
+    name: Name,
+    then: Then,
+    earlier: BTreeSet<WriteId>,
+    wish: QuorumWish,
 }
 
 /// A context with the writes that it covers.
@@ -160,7 +170,7 @@ impl Workload {
         let homes = usize::from(self.options.replication + 1 - quorum.pr.unwrap_or(0));
         let earlier = self.ledger.held_by(&name, homes);
         let request = Request { name: name.clone(), operation: Operation::Get, quorum, timeout_ms: 0 };
-        self.send(client, request, Doing::Get { name, then, earlier }, sim);
+        self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
     }
 
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
@@ -219,7 +229,10 @@ impl Workload {
     pub fn answered(&mut self, handle: ClientHandle, outcome: Outcome, sim: &mut Simulation) {
         let Some((client, doing)) = self.take(handle) else { return };
         match doing {
-            Doing::Get { name, then, earlier } => self.got(client, name, then, &earlier, outcome, sim),
+            Doing::Get { name, then, earlier, wish } => {
+                let asked = Asked { name, then, earlier, wish };
+                self.got(client, asked, outcome, sim);
+            }
             Doing::Write { name, id, wish } => self.written(client, &name, id, wish, outcome, sim),
         }
         if self.clients[client].doing.is_none() {
@@ -227,26 +240,23 @@ impl Workload {
         }
     }
 
-    fn got(
-        &mut self,
-        client: usize,
-        name: Name,
-        then: Then,
-        earlier: &BTreeSet<WriteId>,
-        outcome: Outcome,
-        sim: &mut Simulation,
-    ) {
-        let Ok(Success::Got { object, context, .. }) = outcome else {
+    fn got(&mut self, client: usize, asked: Asked, outcome: Outcome, sim: &mut Simulation) {
+        let Asked { name, then, earlier, wish } = asked;
+        let Ok(Success::Got { object, context, evidence }) = outcome else {
             sim.totals.gets_failed += 1;
             return;
         };
         sim.totals.gets_ok += 1;
+        if let Err((invariant, what)) = evidence::check_get(sim, &name, &wish, &evidence) {
+            return sim.violated(invariant, what);
+        }
+        sometimes::got(sim, &object, &context);
         let covers = match self.ledger.read(&name, object.siblings().map(|(data, _)| &data[..])) {
             Ok(covers) => covers,
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
-        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, earlier) {
+        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, &earlier) {
             return sim.violated(invariant, what);
         }
         let known = Known { token: context, covers };
@@ -262,19 +272,30 @@ impl Workload {
         }
     }
 
+    /// What the acknowledgement rests on, for those who check what becomes of it.
+    fn note_acknowledged(&mut self, id: WriteId, name: &Name, evidence: &Evidence, sim: &mut Simulation) {
+        let copies = self.ledger.get(id).map_or(0, |write| write.durable);
+        let holders = evidence::holders(sim, id, name, evidence);
+        self.ledger.found_at(id, evidence::homes(sim, name, evidence.epoch, &holders));
+        let Some(ring) = sim.ring_of(evidence.epoch).cloned() else { return };
+        let partition = ring.partition_of(name);
+        sometimes::acknowledged(sim, &ring, partition, evidence);
+        let (name, epoch) = (name.clone(), evidence.epoch);
+        sim.acknowledged(id, Acknowledged { copies, name, partition, epoch, homes: holders });
+    }
+
     fn written(&mut self, client: usize, name: &Name, id: WriteId, wish: QuorumWish, outcome: Outcome, sim: &mut Simulation) {
         let fate = match outcome {
             Ok(Success::Written { context, evidence }) => {
                 sim.totals.writes_ok += 1;
                 let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
                 let write = (!is_delete).then_some(id);
-                let copies = self.ledger.get(id).map_or(0, |write| write.durable);
-                sim.acknowledged(id, copies);
-                self.ledger.found_at(id, evidence::homes(sim, id, name));
+                self.note_acknowledged(id, name, &evidence, sim);
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
                     sim.violated(invariant, what);
                 }
                 if context.is_empty() {
+                    sim.totals.contexts_withheld += 1;
                     self.clients[client].known.remove(name);
                 } else {
                     self.clients[client].known.insert(name.clone(), Known { token: context, covers: [id].into() });
@@ -291,8 +312,9 @@ impl Workload {
             Err(Failure::BadContext(reason)) => {
                 return sim.violated("a context is accepted for its key", format!("{name:?}: {reason}"));
             }
-            Err(_) => {
+            Err(failure) => {
                 sim.totals.writes_failed += 1;
+                sim.totals.creates_refused += u64::from(failure == Failure::Exists);
                 Fate::Failed
             }
         };

@@ -31,9 +31,9 @@ struct Arguments {
     /// Seeds for each mutant, before the directed tests.
     #[arg(long, default_value_t = 2_000)]
     seeds: u64,
-    /// Only mutants whose name contains this.
+    /// Only mutants whose name contains one of these.
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
     /// Only so many, chosen by `--choice`.
     #[arg(long)]
     some: Option<usize>,
@@ -73,7 +73,7 @@ fn all(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
 
 /// The numbers of those to be hunted.
 fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn Error>> {
-    let named = |name: &str| arguments.only.as_deref().is_none_or(|only| name.contains(only));
+    let named = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| name.contains(only));
     let hunted = mutants.iter().enumerate().filter(|(_, mutant)| mutant.same.is_none() && named(&mutant.name));
     let mut chosen: Vec<u32> = hunted.map(|(at, _)| at as u32 + 1).collect();
     if let Some(some) = arguments.some {
