@@ -295,7 +295,7 @@ impl<S: Storage> Node<S> {
     /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this
     /// node's copies are known to be whole, and its next start goes on under the same actors.
     pub fn close(&mut self) -> Result<Option<Ticket>, StorageError> {
-        self.storage.write_meta(b"clean", Some(b"1"))?;
+        self.storage.write_meta(b"clean", Some(&self.identity.generation.to_be_bytes()))?;
         self.dirty = true;
         self.commit()
     }

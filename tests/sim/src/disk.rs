@@ -143,6 +143,28 @@ impl Disk {
         self.is_rotten()
     }
 
+    /// An object is gone without a trace, as after a repair tool that drops what it cannot read.
+    pub fn forget(&mut self, name: &Name) {
+        let partition = self.partition_of.get(name).copied();
+        partition.and_then(|partition| self.objects.remove(&(partition, name.position(), name.clone())));
+    }
+
+    /// A copy of what is on stable storage and in the system's memory: a snapshot, or a copied directory.
+    pub fn snapshot(&self) -> Self {
+        Self {
+            objects: self.objects.clone(),
+            hints: self.hints.clone(),
+            meta: self.meta.clone(),
+            ticket: self.ticket,
+            durable: self.ticket,
+            held: self.held.clone(),
+            histories: self.histories.clone(),
+            partition_of: self.partition_of.clone(),
+            witness: self.witness.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Whether some object cannot be read any more.
     pub fn is_rotten(&self) -> bool {
         self.rotten.is_some()

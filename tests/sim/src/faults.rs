@@ -6,7 +6,7 @@ use std::time::Duration;
 use dynamo_core::ring::Ring;
 
 use crate::dice::Dice;
-use crate::options::{FaultOptions, Options};
+use crate::options::{Churn, FaultOptions, Options};
 use crate::ring_writer::RingWriter;
 use crate::schedule::{Alarm, HostId};
 use crate::simulation::{Crash, Simulation};
@@ -35,13 +35,14 @@ enum Kind {
     BadLink,
     RestartAll,
     Rival,
+    Churn,
 }
 
 impl Kind {
     /// Kinds that came later make their choices from a stream of their own.
     fn is_later(self) -> bool {
-        use Kind::{BadLink, ClockBack, FailedSync, FullDisk, RestartAll, Rival, Rot, SlowDisks};
-        matches!(self, FailedSync | FullDisk | Rot | SlowDisks | ClockBack | BadLink | RestartAll | Rival)
+        use Kind::{BadLink, Churn, ClockBack, FailedSync, FullDisk, RestartAll, Rival, Rot, SlowDisks};
+        matches!(self, FailedSync | FullDisk | Rot | SlowDisks | ClockBack | BadLink | RestartAll | Rival | Churn)
     }
 }
 
@@ -74,6 +75,9 @@ enum Remedy {
 pub struct Faults {
     dice: Dice,
     more: Dice,
+    churn: Option<Churn>,
+    /// Steps of the churn so far.
+    steps: usize,
     kinds: Vec<(Kind, Duration)>,
     remedies: BTreeMap<u64, Remedy>,
     next: u64,
@@ -85,7 +89,8 @@ impl Faults {
     pub fn new(options: &Options) -> Self {
         let FaultOptions { kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, .. } =
             options.faults;
-        let FaultOptions { failed_sync, full_disk, rot, slow_disks, clock_back, bad_link, restart_all, rival, .. } = options.faults;
+        let FaultOptions { failed_sync, full_disk, rot, slow_disks, clock_back, bad_link, restart_all, rival, .. } =
+            options.faults;
         let all = [
             (Kind::Kill, kill),
             (Kind::Power, power),
@@ -106,10 +111,13 @@ impl Faults {
             (Kind::BadLink, bad_link),
             (Kind::RestartAll, restart_all),
             (Kind::Rival, rival),
+            (Kind::Churn, options.faults.churn.map(|(_, every)| every)),
         ];
         Self {
             dice: Dice::new(options.seed ^ 0x6661_756c_7473),
             more: Dice::new(options.seed ^ 0x6d6f_7265_2066),
+            churn: options.faults.churn.map(|(churn, _)| churn),
+            steps: 0,
             kinds: all.into_iter().filter_map(|(kind, mean)| mean.map(|mean| (kind, mean))).collect(),
             remedies: BTreeMap::new(),
             next: 0,
@@ -226,6 +234,7 @@ impl Faults {
                 running.iter().for_each(|host| sim.stop(*host));
                 self.until(lasts, Remedy::Start(running.to_vec()), sim);
             }
+            Kind::Churn => self.change_by_plan(sim, writer),
             Kind::Rival if !self.remedies.values().any(|remedy| matches!(remedy, Remedy::Rival)) => {
                 writer.rival_looks(sim);
                 let later = self.more.around(Duration::from_millis(400));
@@ -233,6 +242,27 @@ impl Faults {
             }
             _ => {}
         }
+    }
+
+    /// The next step of the plan by which members come and go.
+    fn change_by_plan(&mut self, sim: &mut Simulation, writer: &mut RingWriter) {
+        let members: Vec<HostId> = writer.desired().keys().filter_map(|node| sim.host_of(*node)).collect();
+        let newest = members.iter().max().copied();
+        let changed = match (self.churn, self.steps) {
+            (Some(Churn::JoinTwoLeaveTwo), 0 | 1) => self.join_new(sim, writer),
+            (Some(Churn::JoinTwoLeaveTwo), 2 | 3) => writer.leave(sim, HostId(self.steps - 2)),
+            (Some(Churn::BackAndForth), step) if step % 2 == 0 => self.join_new(sim, writer),
+            (Some(Churn::BackAndForth), _) => newest.is_some_and(|newest| writer.leave(sim, newest)),
+            _ => return,
+        };
+        self.steps += 1;
+        sim.totals.membership_changes += u64::from(changed);
+    }
+
+    fn join_new(&mut self, sim: &mut Simulation, writer: &mut RingWriter) -> bool {
+        let host = sim.add_host();
+        sim.start(host);
+        writer.join(sim, host)
     }
 
     /// A node adopted a ring a moment ago, and its power goes.
@@ -297,9 +327,10 @@ impl Faults {
             }
         } else {
             sim.totals.splits += 1;
-            let moves = sim.running().into_iter().any(|host| {
-                sim.node(host).and_then(|node| node.ring()).is_some_and(|ring| ring.moving().next().is_some())
-            });
+            let moves = sim
+                .running()
+                .into_iter()
+                .any(|host| sim.node(host).and_then(|node| node.ring()).is_some_and(|ring| ring.moving().next().is_some()));
             sim.totals.splits_while_moving += u64::from(moves);
             let side: Vec<bool> = if self.dice.chance(0.5) {
                 let alone = self.dice.below(hosts.len());
@@ -373,7 +404,9 @@ fn apply(remedy: &Remedy, sim: &mut Simulation, writer: &mut RingWriter) {
             if *fails && sim.node(*host).is_some() {
                 sim.totals.power_losses += 1;
                 let receives = sim.node(*host).is_some_and(|node| {
-                    let moves = |ring: &Ring| ring.moving().any(|(_, at, _)| at.fills().iter().any(|(to, _)| *to == node.identity().node));
+                    let moves = |ring: &Ring| {
+                        ring.moving().any(|(_, at, _)| at.fills().iter().any(|(to, _)| *to == node.identity().node))
+                    };
                     node.ring().is_some_and(|ring| moves(ring))
                 });
                 sim.totals.newcomers_failed += u64::from(receives);

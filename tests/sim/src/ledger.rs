@@ -93,7 +93,10 @@ impl Ledger {
         for value in values {
             let write = WriteId::of(value).and_then(|id| self.writes.get(&id).map(|write| (id, write)));
             match write {
-                Some((id, write)) if write.name == *name => drop(ids.insert(id)),
+                Some((id, write)) if write.name == *name && ids.insert(id) => {}
+                Some((id, write)) if write.name == *name => {
+                    return Err(("I5 siblings are concurrent", format!("{name:?} returned {id:?} twice")));
+                }
                 _ => return Err(("I2 no invention", format!("{name:?} returned {value:?}, which nobody wrote to it"))),
             }
         }

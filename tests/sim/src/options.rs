@@ -101,6 +101,15 @@ pub struct WorkloadOptions {
     pub cold_keys: usize,
 }
 
+/// A plan by which members come and go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Churn {
+    /// Two join, then two of the first members leave.
+    JoinTwoLeaveTwo,
+    /// One joins and leaves again, over and over: what it was given goes back to where it was.
+    BackAndForth,
+}
+
 /// Mean time between two faults of a kind; `None` for a run without them.
 #[derive(Clone, Debug, Default)]
 pub struct FaultOptions {
@@ -144,6 +153,8 @@ pub struct FaultOptions {
     pub restart_all: Option<Duration>,
     /// A second writer of rings acts on what it saw a while ago.
     pub rival: Option<Duration>,
+    /// Members come and go by a plan, in place of by chance.
+    pub churn: Option<(Churn, Duration)>,
     /// How often a node loses its power soon after it adopted a ring.
     pub adoption: f64,
 }
@@ -199,6 +210,30 @@ impl Options {
         if bears_it && dice.chance(0.1) {
             (faults.rot, faults.membership, faults.rival) = (Some(Duration::from_secs(8)), None, None);
         }
+    }
+
+    /// The workload of basho/riak_kv#1754, in which writes were lost: ten keys, forty clients with a request each second, and
+    /// nodes that join and leave. Nothing else goes wrong.
+    pub fn riak_1754(seed: u64) -> Self {
+        let mut options = Self::calm(seed, 5);
+        options.partition_bits = 6;
+        options.network = NetworkOptions::draw(&mut Dice::new(seed));
+        options.pace.batch_objects = 2;
+        options.workload = WorkloadOptions { clients: 40, think: Duration::from_secs(1), hot_keys: 9, cold_keys: 1 };
+        let every = Duration::from_secs(4);
+        let churn = Some((Churn::JoinTwoLeaveTwo, every));
+        options.faults = FaultOptions { duration: every * 8, churn, ..FaultOptions::default() };
+        options
+    }
+
+    /// basho/riak_kv#127: what a node gave away comes back to it while it coordinates, again and again; sometimes it fails.
+    pub fn riak_127(seed: u64) -> Self {
+        let mut options = Self::riak_1754(seed);
+        options.nodes = 3;
+        options.workload = WorkloadOptions { clients: 6, think: Duration::from_millis(50), hot_keys: 9, cold_keys: 1 };
+        options.faults.churn = Some((Churn::BackAndForth, Duration::from_secs(3)));
+        options.faults.kill = Some(Duration::from_secs(6));
+        options
     }
 
     /// A quiet, quick network and no faults: for scenarios that bring their own.

@@ -12,7 +12,8 @@ const ONE_HINT: u64 = 16 << 10;
 /// Whether a node keeps the bounds of its configuration.
 pub fn check(sim: &Simulation, host: HostId, status: &Status) -> Verdict {
     let config = sim.options().config();
-    let over = |what: &str, is: u64, most: u64| Err(("I16 bounds", format!("host {} has {is} {what}, the limit is {most}", host.0)));
+    let over =
+        |what: &str, is: u64, most: u64| Err(("I16 bounds", format!("host {} has {is} {what}, the limit is {most}", host.0)));
     let most = config.hint_bytes_max + ONE_HINT;
     if let Some((_, bytes)) = status.hints.values().find(|(_, bytes)| *bytes > most) {
         return over("bytes of hints for one target", *bytes, most);

@@ -42,9 +42,8 @@ pub fn check(sim: &mut Simulation, ring: &Ring, partition: PartitionId, to: Node
 
 /// The same for every partition whose reads go to the new replicas by `next`, and did not by `ring`.
 pub fn check_stage(sim: &mut Simulation, ring: &Ring, next: &Ring) -> Verdict {
-    let reads_new = |partition| {
-        next.placement(partition).moving.as_ref().is_some_and(|moving| moving.stage == Stage::WriteBothReadNew)
-    };
+    let reads_new =
+        |partition| next.placement(partition).moving.as_ref().is_some_and(|moving| moving.stage == Stage::WriteBothReadNew);
     for (partition, placement, _) in ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld) {
         if reads_new(partition) {
             for (to, _) in placement.fills() {

@@ -1,5 +1,6 @@
 //! Storage that fails: the node is told, and must stop at once (I14). What was acknowledged before is kept elsewhere.
 
+use dynamo_core::name::Name;
 use dynamo_core::storage::StorageError;
 
 use crate::disk::{Disk, Lost};
@@ -66,6 +67,20 @@ impl Simulation {
     /// A host's fsyncs fail from now on, or work again.
     pub fn break_sync(&mut self, host: HostId, fails: bool) {
         self.hosts[host.0].sync_fails = fails;
+    }
+
+    /// The disk of a host that does not run loses an object without a trace.
+    pub fn forget(&mut self, host: HostId, name: &Name) {
+        assert!(self.node(host).is_none(), "host {} runs", host.0);
+        if let Some(disk) = self.disk_mut(host) {
+            disk.forget(name);
+        }
+    }
+
+    /// The disk of a host that does not run becomes what it was at the time of a snapshot.
+    pub fn roll_back(&mut self, host: HostId, snapshot: Disk) {
+        assert!(self.node(host).is_none(), "host {} runs", host.0);
+        self.hosts[host.0].disk = Some(snapshot);
     }
 
     /// Bits of some object on a host's disk flip. The node stops when it reads it, and the disk is lost.

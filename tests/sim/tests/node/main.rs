@@ -187,6 +187,22 @@ mod an_actor_builds_on_its_own_whole_copy {
         assert_ne!(newest(&one.forwarded_put(5, 2, &name, "eggs").1), newest(&first), "its copy is another one now");
     }
 
+    /// kv679_uid: two nodes with one identity. A copy of a directory whose node runs, or ran until the power went, writes as
+    /// another actor, so its dots are never those of the original.
+    #[test]
+    fn the_copy_of_a_directory_in_use_writes_as_another() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        one.put(&name, "milk");
+        one.sync();
+        let mut twin = One::on(one.node.storage().snapshot(), 2, 99);
+        twin.link(&ring);
+        twin.sent();
+        let (original, copy) = (newest(&one.put(&name, "eggs").1), newest(&twin.put(&name, "flour").1));
+        assert_ne!(original, copy);
+    }
+
     #[test]
     fn a_new_start_numbers_its_requests_anew() {
         let ring = ring(5);
@@ -240,8 +256,7 @@ mod nothing_is_dropped_too_early {
         let name = key(&first, true);
         let partition = first.partition_of(&name);
         let in_partition = |at: &Name| first.partition_of(at) == partition;
-        let names: Vec<Name> =
-            (0..).map(|at| Name::new("carts", format!("k{at}"))).filter(in_partition).take(3).collect();
+        let names: Vec<Name> = (0..).map(|at| Name::new("carts", format!("k{at}"))).filter(in_partition).take(3).collect();
         let mut one = One::start(&first);
         for (at, name) in names.iter().enumerate() {
             one.hear(2, replicate(at as u64, first.epoch, name, &object(2, at as u64 + 1, "milk"), None));
@@ -298,7 +313,8 @@ mod anti_entropy {
         let ring = ring(3);
         let name = key(&ring, true);
         let partition = ring.partition_of(&name);
-        let other = (0..).map(|at| Name::new("other", format!("k{at}"))).find(|name| ring.partition_of(name) == partition).unwrap();
+        let other =
+            (0..).map(|at| Name::new("other", format!("k{at}"))).find(|name| ring.partition_of(name) == partition).unwrap();
         let mut one = One::start(&ring);
         one.hear(2, replicate(7, ring.epoch, &name, &object(2, 1, "milk"), None));
         one.sync();

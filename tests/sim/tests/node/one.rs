@@ -50,7 +50,7 @@ pub struct One {
     sent: Vec<(NodeId, Message)>,
 }
 
-fn open(disk: Disk, generation: u64, now: Now) -> Node<Disk> {
+fn open(disk: Disk, generation: u64, seed: u64, now: Now) -> Node<Disk> {
     let identity = Identity {
         node: id(1),
         cluster: CLUSTER,
@@ -59,25 +59,31 @@ fn open(disk: Disk, generation: u64, now: Now) -> Node<Disk> {
         client_address: "one:7400".into(),
         generation,
     };
-    Node::open(identity, Config { batch_objects_max: 1, ..Config::default() }, disk, generation, now).unwrap()
+    Node::open(identity, Config { batch_objects_max: 1, ..Config::default() }, disk, seed, now).unwrap()
 }
 
 impl One {
     /// Started on an empty disk, with a ring and links to its peers.
     pub fn start(ring: &Ring) -> Self {
-        let now = Now { instant: Instant(1), wall_ms: 1_700_000_000_000 };
         let witness: Rc<RefCell<Witness>> = Rc::default();
-        let node = open(Disk::new(witness), 1, now);
-        let mut one = Self { node, generation: 1, now, ticket: None, clients: 0, sent: Vec::new() };
-        one.commit();
-        one.sync();
+        let mut one = Self::on(Disk::new(witness), 1, 1);
         one.adopt(ring);
         one.sync();
         one.link(ring);
         one
     }
 
-    fn link(&mut self, ring: &Ring) {
+    /// Started on what a disk holds. Every process has a seed of its own.
+    pub fn on(disk: Disk, generation: u64, seed: u64) -> Self {
+        let now = Now { instant: Instant(1), wall_ms: 1_700_000_000_000 };
+        let node = open(disk, generation, seed, now);
+        let mut one = Self { node, generation, now, ticket: None, clients: 0, sent: Vec::new() };
+        one.commit();
+        one.sync();
+        one
+    }
+
+    pub fn link(&mut self, ring: &Ring) {
         for peer in ring.members.keys().filter(|peer| **peer != id(1)) {
             let at = || format!("{:02x}", peer.0[0]);
             self.feed(Input::LinkUp { peer: *peer, peer_address: at(), client_address: at() });
@@ -93,7 +99,7 @@ impl One {
         let mut disk = std::mem::take(self.node.storage_mut());
         disk.killed();
         self.generation += 1;
-        self.node = open(disk, self.generation, self.now);
+        self.node = open(disk, self.generation, self.generation, self.now);
         self.commit();
         self.sync();
         self.link(ring);
