@@ -30,13 +30,13 @@ pub fn id(number: u8) -> NodeId {
 /// A ring of nodes 1 to `nodes` with N = 3.
 pub fn ring(nodes: u8) -> Ring {
     let members: Members = (1..=nodes).map(|number| (id(number), Member { zone: "z".into(), weight: 1 })).collect();
-    rebalance::first_ring(CLUSTER, 3, 3, &members).unwrap()
+    rebalance::first_ring(CLUSTER, 3, 3, &members).expect("a ring of so many")
 }
 
 /// A key that the node under test holds, or does not hold.
 pub fn key(ring: &Ring, held: bool) -> Name {
     let mut names = (0..).map(|at| Name::new("carts", format!("k{at}")));
-    names.find(|name| ring.placement(ring.partition_of(name)).involves(id(1)) == held).unwrap()
+    names.find(|name| ring.placement(ring.partition_of(name)).involves(id(1)) == held).expect("there is such a key")
 }
 
 /// The node under test.
@@ -59,7 +59,7 @@ fn open(disk: Disk, generation: u64, seed: u64, now: Now) -> Node<Disk> {
         client_address: "one:7400".into(),
         generation,
     };
-    Node::open(identity, Config { batch_objects_max: 1, ..Config::default() }, disk, seed, now).unwrap()
+    Node::open(identity, Config { batch_objects_max: 1, ..Config::default() }, disk, seed, now).expect("the disk works")
 }
 
 impl One {
@@ -93,7 +93,7 @@ impl One {
     /// Ends it, after a clean stop or without one, and starts it again.
     pub fn restart(&mut self, clean: bool, ring: &Ring) {
         if clean {
-            let ticket = self.node.close().unwrap();
+            let ticket = self.node.close().expect("the disk works");
             ticket.into_iter().for_each(|ticket| self.node.storage_mut().synced(ticket));
         }
         let mut disk = std::mem::take(self.node.storage_mut());
@@ -109,7 +109,7 @@ impl One {
     /// One input in a group of its own, which is not on stable storage yet.
     pub fn feed(&mut self, input: Input) {
         let mut out = Vec::new();
-        self.node.handle(input, self.now, &mut out).unwrap();
+        self.node.handle(input, self.now, &mut out).expect("the disk works");
         self.perform(out);
     }
 
@@ -119,7 +119,7 @@ impl One {
 
     pub fn adopt(&mut self, ring: &Ring) {
         let mut out = Vec::new();
-        self.node.propose_ring(ring.clone(), self.now, &mut out).unwrap();
+        self.node.propose_ring(ring.clone(), self.now, &mut out).expect("the disk works");
         self.perform(out);
     }
 
@@ -133,7 +133,7 @@ impl One {
     }
 
     fn commit(&mut self) {
-        self.ticket = self.node.commit().unwrap().or(self.ticket);
+        self.ticket = self.node.commit().expect("the disk works").or(self.ticket);
     }
 
     /// The fsync of everything so far returns.

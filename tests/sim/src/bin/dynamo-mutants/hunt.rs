@@ -1,4 +1,4 @@
-//! The hunt for one mutant: seeds of the simulator until one fails, then the directed tests.
+//! The hunt for one mutant: some seeds of the simulator, then the directed tests, then more seeds, until something fails.
 
 use std::error::Error;
 use std::io::Read;
@@ -12,10 +12,13 @@ use crate::workshop::Programs;
 /// One program may take this long; a mutant that hangs has to be looked at.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// So many seeds find most mutants; what they do not find the directed tests find sooner than more seeds.
+pub const FIRST_SEEDS: u64 = 200;
+
 /// What came of it.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// A seed failed, this many seeds into the run, with this violation.
+    /// This seed, the first that failed, with this violation.
     Seed(u64, String),
     /// No seed did; this test did.
     Test(String),
@@ -23,21 +26,34 @@ pub enum Verdict {
     Lives,
 }
 
-/// Hunts for mutant `number`; 0 is none.
-pub fn hunt(programs: &Programs, number: u32, seeds: u64) -> Result<Verdict, Box<dyn Error>> {
-    let (text, _) = run(&programs.simulator, number, &["--threads", "1", "--seeds", &seeds.to_string()])?;
-    let failed = text.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": "));
-    if let Some((seed, violation)) = failed {
-        return Ok(Verdict::Seed(seed.parse()?, violation.to_owned()));
+/// Hunts for mutant `number`, 0 is none, with `first` seeds before the directed tests and `seeds` in all.
+pub fn hunt(programs: &Programs, number: u32, first: u64, seeds: u64) -> Result<Verdict, Box<dyn Error>> {
+    let first = first.min(seeds);
+    if let Some(verdict) = failing_seed(programs, number, 1, first)? {
+        return Ok(verdict);
     }
+    if let Some(verdict) = failing_test(programs, number)? {
+        return Ok(verdict);
+    }
+    Ok(failing_seed(programs, number, first + 1, seeds - first)?.unwrap_or(Verdict::Lives))
+}
+
+fn failing_seed(programs: &Programs, number: u32, from: u64, seeds: u64) -> Result<Option<Verdict>, Box<dyn Error>> {
+    let (from, seeds) = (from.to_string(), seeds.to_string());
+    let (text, _) = run(&programs.simulator, number, &["--threads", "1", "--from", &from, "--seeds", &seeds])?;
+    let failed = text.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": "));
+    failed.map(|(seed, violation)| Ok(Verdict::Seed(seed.parse()?, violation.to_owned()))).transpose()
+}
+
+fn failing_test(programs: &Programs, number: u32) -> Result<Option<Verdict>, Box<dyn Error>> {
     for test in &programs.tests {
         let (text, passed) = run(test, number, &["--test-threads", "1"])?;
         if !passed {
             let failed = text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-            return Ok(Verdict::Test(failed.map_or_else(|| test.display().to_string(), str::to_owned)));
+            return Ok(Some(Verdict::Test(failed.map_or_else(|| test.display().to_string(), str::to_owned))));
         }
     }
-    Ok(Verdict::Lives)
+    Ok(None)
 }
 
 /// What a program prints, and whether it was content.

@@ -19,11 +19,8 @@ use std::time::Instant;
 use clap::Parser;
 use dynamo_sim::dice::Dice;
 
-use crate::hunt::Verdict;
+use crate::hunt::{FIRST_SEEDS, Verdict};
 use crate::list::Mutant;
-
-/// Seeds that must pass without any mutant before a failure means anything.
-const BASELINE_SEEDS: u64 = 200;
 
 /// Makes each mistake of the list and looks for the seed or test that sees it.
 #[derive(Parser)]
@@ -31,6 +28,9 @@ struct Arguments {
     /// Seeds for each mutant, before the directed tests.
     #[arg(long, default_value_t = 2_000)]
     seeds: u64,
+    /// All seeds before the directed tests: what do seeds alone find?
+    #[arg(long)]
+    seeds_first: bool,
     /// Only mutants whose name contains one of these.
     #[arg(long)]
     only: Vec<String>,
@@ -61,12 +61,15 @@ fn all(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let mutants = list::parse(&std::fs::read_to_string(sim.join("mutants.txt"))?)?;
     let programs = workshop::build(repository, &target, &mutants)?;
     println!("{} mutants built in {:.0} s", mutants.len(), begun.elapsed().as_secs_f64());
-    match hunt::hunt(&programs, 0, BASELINE_SEEDS)? {
+    // A failure means nothing if the same seeds and tests fail without any mutant.
+    match hunt::hunt(&programs, 0, FIRST_SEEDS, FIRST_SEEDS)? {
         Verdict::Lives => {}
         failed => return Err(format!("without any mutant something fails: {}", describe(&failed)).into()),
     }
     let chosen = choose(arguments, &mutants)?;
-    let living = hunt_all(&programs, &mutants, &chosen, arguments.seeds)?;
+    let first = if arguments.seeds_first { arguments.seeds } else { FIRST_SEEDS };
+    let hunt = |number| hunt::hunt(&programs, number, first, arguments.seeds);
+    let living = hunt_all(&mutants, &chosen, hunt)?;
     println!("{} mutants, {living} live; {:.0} s", chosen.len(), begun.elapsed().as_secs_f64());
     Ok(living == 0)
 }
@@ -94,14 +97,18 @@ fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn
 }
 
 /// Hunts for them on all cores; how many live.
-fn hunt_all(programs: &workshop::Programs, mutants: &[Mutant], chosen: &[u32], seeds: u64) -> Result<usize, Box<dyn Error>> {
+fn hunt_all(
+    mutants: &[Mutant],
+    chosen: &[u32],
+    hunt: impl Fn(u32) -> Result<Verdict, Box<dyn Error>> + Sync,
+) -> Result<usize, Box<dyn Error>> {
     let next = AtomicUsize::new(0);
     let living = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work = || {
         while let Some(number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mutant = &mutants[*number as usize - 1];
-            match hunt::hunt(programs, *number, seeds) {
+            match hunt(*number) {
                 Ok(verdict) => {
                     living.fetch_add(usize::from(matches!(verdict, Verdict::Lives)), Ordering::Relaxed);
                     println!("{:<34} {}", mutant.name, describe(&verdict));
@@ -133,5 +140,21 @@ fn describe(verdict: &Verdict) -> String {
         }
         Verdict::Test(name) => format!("killed by test {name}"),
         Verdict::Lives => "LIVES".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who changes core finds out here, and not when the mutants are run.
+    #[test]
+    fn every_mutant_of_the_list_names_a_text_of_core() {
+        let sim = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mutants = list::parse(&std::fs::read_to_string(sim.join("mutants.txt")).unwrap()).unwrap();
+        assert!(mutants.len() >= 30);
+        if let Err(error) = workshop::woven(&sim.join("../../node/core/src"), &mutants) {
+            panic!("{error}");
+        }
     }
 }

@@ -66,10 +66,16 @@ fn manifest(text: &str) -> String {
     kept
 }
 
-fn weave(folder: &Path, mutants: &[Mutant]) -> Result<(), Box<dyn Error>> {
+/// The sources of core with the choices in them.
+pub fn woven(folder: &Path, mutants: &[Mutant]) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
     let mut sources = BTreeMap::new();
     read(folder, "", &mut sources)?;
     schemata::weave(mutants, &mut sources)?;
+    Ok(sources)
+}
+
+fn weave(folder: &Path, mutants: &[Mutant]) -> Result<(), Box<dyn Error>> {
+    let mut sources = woven(folder, mutants)?;
     let head = sources.get_mut("lib.rs").ok_or("dynamo-core has no lib.rs")?;
     head.push_str("/// Which mutant runs.\npub mod mutants;\n");
     sources.insert("mutants.rs".into(), schemata::MODULE.into());
@@ -110,6 +116,8 @@ fn compile(workshop: &Path, target: &Path) -> Result<Programs, Box<dyn Error>> {
     let mut tests = executables(&run(&messages("dynamo-sim"))?);
     // Seeds are the simulator's part of the hunt, run by itself.
     tests.retain(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("seeds-")));
+    // What takes longest comes last.
+    tests.sort_by_key(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("riak-")));
     tests.extend(executables(&run(&[&messages("dynamo-core")[..], &["--lib"]].concat())?));
     Ok(Programs { simulator: target.join("debug/dynamo-sim"), tests })
 }
