@@ -16,7 +16,7 @@
 //! | I12 | quorums are distinct nodes and stable storage; R + W > N where it is asked for | [`evidence`] at each answer, on the disks; [`crate::ledger`] at each get |
 //! | I13 | failed means invisible | [`crate::ledger`], at each get and at the end |
 //! | I14 | a node whose storage failed goes on with nothing | in [`crate::simulation`], at each input and commit |
-//! | I15 | wall clocks change nothing | `wall_clocks_change_nothing` in `tests/seeds.rs`: equal histories under other clocks |
+//! | I15 | wall clocks change nothing | `wall_clocks_change_nothing` in `tests/laws.rs`: equal histories under other clocks |
 //! | I16 | bounds are kept | [`bounds`], as the writer of rings looks |
 //! | I17 | everything comes to rest, and then answers | [`quiet`], and gets of every key in [`crate::run`] |
 

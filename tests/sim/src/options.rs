@@ -99,6 +99,9 @@ pub struct WorkloadOptions {
     pub hot_keys: usize,
     /// Keys that the others go to.
     pub cold_keys: usize,
+    /// Every client reads before it writes, and writes with the context that it got: then there are no more siblings than clients,
+    /// as long as nothing goes wrong.
+    pub reads_first: bool,
 }
 
 /// A plan by which members come and go.
@@ -219,7 +222,9 @@ impl Options {
         options.partition_bits = 6;
         options.network = NetworkOptions::draw(&mut Dice::new(seed));
         options.pace.batch_objects = 2;
-        options.workload = WorkloadOptions { clients: 40, think: Duration::from_secs(1), hot_keys: 9, cold_keys: 1 };
+        options.workload.clients = 40;
+        options.workload.think = Duration::from_secs(1);
+        options.workload.hot_keys = 9;
         let every = Duration::from_secs(4);
         let churn = Some((Churn::JoinTwoLeaveTwo, every));
         options.faults = FaultOptions { duration: every * 8, churn, ..FaultOptions::default() };
@@ -230,7 +235,7 @@ impl Options {
     pub fn riak_127(seed: u64) -> Self {
         let mut options = Self::riak_1754(seed);
         options.nodes = 3;
-        options.workload = WorkloadOptions { clients: 6, think: Duration::from_millis(50), hot_keys: 9, cold_keys: 1 };
+        (options.workload.clients, options.workload.think) = (6, Duration::from_millis(50));
         options.faults.churn = Some((Churn::BackAndForth, Duration::from_secs(3)));
         options.faults.kill = Some(Duration::from_secs(6));
         options
@@ -262,7 +267,7 @@ impl Options {
                 hint_bytes: 1 << 30,
                 requests: 1 << 14,
             },
-            workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1 },
+            workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1, reads_first: false },
             faults: FaultOptions::default(),
             skew: Duration::from_secs(1),
         }
@@ -329,6 +334,7 @@ impl WorkloadOptions {
             think: Duration::from_millis(dice.pick(&[20, 60, 200])),
             hot_keys: dice.between(1, 5) as usize,
             cold_keys: dice.between(5, 60) as usize,
+            reads_first: false,
         }
     }
 }

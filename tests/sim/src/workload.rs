@@ -121,6 +121,7 @@ impl Workload {
         }
         let name = self.draw_name();
         let choice = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
+        let choice = if self.options.workload.reads_first { 0 } else { choice };
         match choice {
             0 => self.get(client, name, Then::Put, sim),
             1 => self.get(client, name, Then::Nothing, sim),
@@ -143,6 +144,9 @@ impl Workload {
     }
 
     fn draw_wish(&mut self) -> QuorumWish {
+        if self.options.workload.reads_first {
+            return QuorumWish::default();
+        }
         let n = self.options.replication;
         let none = QuorumWish::default();
         let majority = n / 2 + 1;
@@ -251,6 +255,10 @@ impl Workload {
             return sim.violated(invariant, what);
         }
         sometimes::got(sim, &object, &context);
+        let (siblings, clients) = (object.siblings().count(), self.options.workload.clients);
+        if self.options.workload.reads_first && siblings > clients {
+            return sim.violated("I5 no more siblings than clients", format!("{name:?}: {siblings} of {clients} clients"));
+        }
         let covers = match self.ledger.read(&name, object.siblings().map(|(data, _)| &data[..])) {
             Ok(covers) => covers,
             Err((invariant, what)) => return sim.violated(invariant, what),

@@ -43,22 +43,6 @@ fn seeds_that_once_failed_do_not_fail_again() {
     check_all(&seeds);
 }
 
-/// I15: whatever the wall clocks say, the same happens.
-#[test]
-fn wall_clocks_change_nothing() {
-    let history = |seed, skew| {
-        let mut options = Options::from_seed(seed);
-        options.skew = skew;
-        let outcome = run(&options, false);
-        assert_eq!(outcome.violation, None, "seed {seed}, clocks {skew:?} apart");
-        outcome.trace_hash
-    };
-    for seed in 1..=20 {
-        let hours = std::time::Duration::from_secs(5 * 3_600);
-        assert_eq!(history(seed, std::time::Duration::ZERO), history(seed, hours), "seed {seed}");
-    }
-}
-
 #[test]
 fn one_seed_is_one_history() {
     for seed in [100, 200, 300, 400, 500] {
