@@ -44,6 +44,10 @@ bench: build ## YCSB A on three local nodes; other options by BENCH="--workload 
 test: build ## all tests but e2e; needs no root
 	cargo test --workspace
 
+.PHONY: mutants
+mutants: ## mistakes are made in a copy of core, and the simulator must find each; SOME=12 for a dozen of them, others every day
+	cargo run -p dynamo-sim --bin dynamo-mutants -- $(if $(SOME),--some $(SOME))
+
 .PHONY: lint
 lint: tools ## format, clippy, docs, licences, charts, shell scripts
 	@.ci/lint

@@ -243,7 +243,7 @@ impl<S: Storage> Node<S> {
             detector: FailureDetector::new(config.phi_threshold),
             trees: HashTrees::new(identity.cluster, ring.as_ref().map_or(0, |ring| ring.partition_bits)),
             hints: HintedHandoff::new(storage.hint_totals()?),
-            ring_durable: ring.as_ref().map_or(Epoch(0), |ring| ring.epoch),
+            ring_durable: Epoch(0),
             random: Random::new(seed),
             versions: VersionCache::default(),
             transfers: Transfers::default(),
@@ -280,9 +280,9 @@ impl<S: Storage> Node<S> {
         node.load_trees()?;
         // Trees do not say which objects are tombstones: the partitions that are led are looked through, a piece at a time.
         node.end_rounds(None);
-        node.restore_received()?;
-        node.plan_movement()?;
         node.lease_dots()?;
+        node.restore_durable()?;
+        node.plan_movement()?;
         Ok(node)
     }
 
@@ -322,7 +322,7 @@ impl<S: Storage> Node<S> {
     /// node's copies are known to be whole, and its next start goes on under the same actors.
     pub fn close(&mut self) -> Result<Option<Ticket>, StorageError> {
         self.checkpoint_all()?;
-        self.storage.write_meta(b"clean", Some(b"1"))?;
+        self.storage.write_meta(b"clean", Some(&self.identity.generation.to_be_bytes()))?;
         self.dirty = true;
         self.commit()
     }
@@ -436,6 +436,14 @@ impl<S: Storage> Node<S> {
             self.lease_dots()?;
         }
         Ok(())
+    }
+
+    /// After a killed process some of what was read may lie in the operating system's memory only: what this node tells others
+    /// as durable waits for the group of the lease, behind which everything before it is on stable storage too.
+    fn restore_durable(&mut self) -> Result<(), StorageError> {
+        assert!(self.dirty, "the lease of dots was written");
+        self.group.extend(self.ring.as_ref().map(|ring| Waiting::Ring(ring.epoch)));
+        self.restore_received()
     }
 
     fn lease_dots(&mut self) -> Result<(), StorageError> {

@@ -1,10 +1,29 @@
-//! The promises, checked on the whole world once it is quiet, and on each answer as it goes out.
+//! The promises (research: I1 to I17), each with who checks it in every history.
 //!
-//! What follows from what clients were told is in [`crate::ledger`], what follows from every state that was ever stored in
-//! [`crate::witness`], and rings are checked as they are adopted.
+//! | | promise | checked |
+//! |---|---|---|
+//! | I1 | no acknowledged write is lost | [`crate::ledger`], at the end, from what clients were told alone |
+//! | I2 | nothing is invented | [`crate::ledger`], at each get |
+//! | I3 | nothing superseded comes back | [`crate::ledger`], at the end |
+//! | I4 | a dot names one write, ever | [`crate::witness`], at each write to any disk |
+//! | I5 | siblings are concurrent, and no write is two | [`crate::ledger`], at each get |
+//! | I6 | states only grow | [`crate::witness`], at each write to any disk |
+//! | I7 | replicas become equal, and stay | [`convergence`], and two idle rounds of anti-entropy in [`crate::run`] |
+//! | I8 | N distinct replicas, spread over zones | as rings are adopted; [`convergence`] for what lies where |
+//! | I9 | one ring an epoch, epochs only grow, what was told is kept, older requests are refused | as rings are adopted, as nodes start, as messages arrive |
+//! | I10 | nothing is dropped before enough others have it; what was received is there | [`redundancy`] at each drop, [`transfer`] at each stage |
+//! | I11 | hints go when their node has them | [`redundancy`] at each removal, [`convergence`] at the end |
+//! | I12 | quorums are distinct nodes and stable storage; R + W > N where it is asked for | [`evidence`] at each answer, on the disks; [`crate::ledger`] at each get |
+//! | I13 | failed means invisible | [`crate::ledger`], at each get and at the end |
+//! | I14 | a node whose storage failed goes on with nothing | in [`crate::simulation`], at each input and commit |
+//! | I15 | wall clocks change nothing | `wall_clocks_change_nothing` in `tests/laws.rs`: equal histories under other clocks |
+//! | I16 | bounds are kept | [`bounds`], as the writer of rings looks |
+//! | I17 | everything comes to rest, and then answers | [`quiet`], and gets of every key in [`crate::run`] |
 
+pub mod bounds;
 pub mod convergence;
 pub mod evidence;
 pub mod quiet;
 pub mod redundancy;
+pub mod transfer;
 pub mod trees;

@@ -2,8 +2,10 @@
 //!
 //! Groups of writes are undone, newest first, when the power goes: what was reported as synced stays, what was not stays up to a
 //! random group, and no group stays in part. A killed process loses only the group that it had not handed over yet.
+//!
+//! It can be full, and it can rot: then it says so, with an error, as an engine with checksums does.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -48,6 +50,15 @@ pub struct Dropped {
     pub dot: Dot,
 }
 
+/// Groups of writes that were not on stable storage when the power went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lost {
+    /// Those that are there nevertheless.
+    pub kept: usize,
+    /// Those that are gone.
+    pub lost: usize,
+}
+
 fn live_in<'a>(name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropped> + 'a {
     object.values().map(move |(dot, _)| Dropped { name: name.clone(), dot })
 }
@@ -76,6 +87,12 @@ pub struct Disk {
     removed: Vec<Removed>,
     /// What the objects that were removed one by one had seen: none of it may lie here again.
     reaped: BTreeMap<Name, CausalContext>,
+    /// Writes fail.
+    full: bool,
+    /// An object whose bits have flipped: who reads it gets an error.
+    rotten: Option<ObjectKey>,
+    /// Errors given since the last start.
+    errors: Cell<u64>,
     witness: Rc<RefCell<Witness>>,
 }
 
@@ -110,8 +127,9 @@ impl Disk {
     }
 
     /// The power goes: of the groups that are not on stable storage, the first `kept` stay.
-    pub fn power_lost(&mut self, kept: usize) {
+    pub fn power_lost(&mut self, kept: usize) -> Lost {
         self.killed();
+        let unsynced = self.groups.len();
         while self.groups.len() > kept
             && let Some((_, group)) = self.groups.pop_back()
         {
@@ -122,6 +140,76 @@ impl Disk {
         // A write that is lost may come again, and then lies in a later group.
         let durable = self.durable;
         self.held.retain(|_, ticket| *ticket <= durable);
+        Lost { kept: kept.min(unsynced), lost: unsynced.saturating_sub(kept) }
+    }
+
+    /// Writes fail from now on, or succeed again.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    /// Whether writes fail.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The bits of one object flip, the one that `choice` chooses. False if there is none.
+    pub fn rot(&mut self, choice: impl FnOnce(usize) -> usize) -> bool {
+        if !self.objects.is_empty() {
+            let at = choice(self.objects.len());
+            self.rotten = self.objects.keys().nth(at).cloned();
+        }
+        self.is_rotten()
+    }
+
+    /// An object is gone without a trace, as after a repair tool that drops what it cannot read.
+    pub fn forget(&mut self, name: &Name) {
+        let partition = self.partition_of.get(name).copied();
+        partition.and_then(|partition| self.objects.remove(&(partition, name.position(), name.clone())));
+    }
+
+    /// A copy of what is on stable storage and in the system's memory: a snapshot, or a copied directory.
+    pub fn snapshot(&self) -> Self {
+        Self {
+            objects: self.objects.clone(),
+            hints: self.hints.clone(),
+            meta: self.meta.clone(),
+            ticket: self.ticket,
+            durable: self.ticket,
+            held: self.held.clone(),
+            histories: self.histories.clone(),
+            partition_of: self.partition_of.clone(),
+            witness: self.witness.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether some object cannot be read any more.
+    pub fn is_rotten(&self) -> bool {
+        self.rotten.is_some()
+    }
+
+    /// How often the node was told of an error since it started.
+    pub fn errors(&self) -> u64 {
+        self.errors.get()
+    }
+
+    /// A node starts on it.
+    pub fn forget_errors(&mut self) {
+        self.errors.set(0);
+    }
+
+    fn error<T>(&self, what: &str) -> Result<T, StorageError> {
+        self.errors.set(self.errors.get() + 1);
+        Err(StorageError(what.into()))
+    }
+
+    fn takes_writes(&self) -> Result<(), StorageError> {
+        if self.full { self.error("no space left on device") } else { Ok(()) }
+    }
+
+    fn is_sound(&self, key: &ObjectKey) -> Result<(), StorageError> {
+        if self.rotten.as_ref() == Some(key) { self.error("checksum mismatch") } else { Ok(()) }
     }
 
     /// Every object with its partition.
@@ -281,10 +369,13 @@ fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
 
 impl Storage for Disk {
     fn read(&self, partition: PartitionId, name: &Name) -> Result<Option<Object>, StorageError> {
-        Ok(self.objects.get(&(partition, name.position(), name.clone())).cloned())
+        let key = (partition, name.position(), name.clone());
+        self.is_sound(&key)?;
+        Ok(self.objects.get(&key).cloned())
     }
 
     fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let key = (partition, name.position(), name.clone());
         let before = self.objects.insert(key.clone(), object.clone());
         self.partition_of.insert(name.clone(), partition);
@@ -317,10 +408,11 @@ impl Storage for Disk {
             after.map_or((partition, Position(0), Name::new("", "")), |after| (partition, after.position, after.name.clone()));
         let mut found = Vec::new();
         let mut size = 0;
-        for ((at, position, name), object) in self.objects.range(from..) {
+        for (key @ (at, position, name), object) in self.objects.range(from..) {
             if *at != partition || found.len() == limit || size >= bytes {
                 break;
             }
+            self.is_sound(key)?;
             let cursor = Cursor { position: *position, name: name.clone() };
             if after.is_none_or(|after| cursor > *after) {
                 size += object.encoded_len();
@@ -331,6 +423,7 @@ impl Storage for Disk {
     }
 
     fn drop_partition(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let from = (partition, Position(0), Name::new("", ""));
         let keys: Vec<ObjectKey> =
             self.objects.range(from..).take_while(|((at, _, _), _)| *at == partition).map(|(key, _)| key.clone()).collect();
@@ -357,6 +450,7 @@ impl Storage for Disk {
     }
 
     fn write_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let key = (target, partition, name.clone());
         let before = self.hints.insert(key.clone(), object.clone());
         self.hints_since.entry(key.clone()).or_insert(self.witness.borrow().now);
@@ -367,6 +461,7 @@ impl Storage for Disk {
     }
 
     fn remove_hint(&mut self, target: NodeId, partition: PartitionId, name: &Name) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let key = (target, partition, name.clone());
         let before = self.hints.remove(&key);
         self.hints_since.remove(&key);
@@ -411,6 +506,7 @@ impl Storage for Disk {
     }
 
     fn write_meta(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StorageError> {
+        self.takes_writes()?;
         let before = match value {
             Some(value) => self.meta.insert(key.to_vec(), Bytes::copy_from_slice(value)),
             None => self.meta.remove(key),
@@ -420,6 +516,7 @@ impl Storage for Disk {
     }
 
     fn commit(&mut self) -> Result<Ticket, StorageError> {
+        self.takes_writes()?;
         self.ticket = Ticket(self.ticket.0 + 1);
         let open = std::mem::take(&mut self.open);
         self.groups.push_back((self.ticket, open));

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dynamo_core::ring::Ring;
+
 use crate::dice::Dice;
-use crate::options::{FaultOptions, Options};
+use crate::options::{Churn, FaultOptions, Options};
 use crate::ring_writer::RingWriter;
 use crate::schedule::{Alarm, HostId};
 use crate::simulation::{Crash, Simulation};
@@ -28,6 +30,23 @@ enum Kind {
     Clock,
     Membership,
     Away,
+    FailedSync,
+    FullDisk,
+    Rot,
+    SlowDisks,
+    ClockBack,
+    BadLink,
+    RestartAll,
+    Rival,
+    Churn,
+}
+
+impl Kind {
+    /// Kinds that came later make their choices from a stream of their own.
+    fn is_later(self) -> bool {
+        use Kind::{BadLink, Churn, ClockBack, FailedSync, FullDisk, RestartAll, Rival, Rot, SlowDisks};
+        matches!(self, FailedSync | FullDisk | Rot | SlowDisks | ClockBack | BadLink | RestartAll | Rival | Churn)
+    }
 }
 
 /// What ends a fault.
@@ -35,6 +54,18 @@ enum Kind {
 enum Remedy {
     Start(Vec<HostId>),
     Mend(Vec<(HostId, HostId)>),
+    /// Somebody has looked after the disk, and starts the node again.
+    Repair(HostId),
+    /// All disks are as fast as before, perhaps after the power went.
+    Disks {
+        fail: bool,
+    },
+    /// The clock goes back.
+    Clock(HostId, i64),
+    /// The way is good again.
+    Improve(HostId, HostId),
+    /// The second writer of rings acts.
+    Rival,
     /// The disk is as fast as before, perhaps after the power went.
     Disk {
         host: HostId,
@@ -46,6 +77,10 @@ enum Remedy {
 #[derive(Debug)]
 pub struct Faults {
     dice: Dice,
+    more: Dice,
+    churn: Option<Churn>,
+    /// Steps of the churn so far.
+    steps: usize,
     kinds: Vec<(Kind, Duration)>,
     remedies: BTreeMap<u64, Remedy>,
     next: u64,
@@ -58,6 +93,8 @@ impl Faults {
         let FaultOptions {
             kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, away, ..
         } = options.faults;
+        let FaultOptions { failed_sync, full_disk, rot, slow_disks, clock_back, bad_link, restart_all, rival, .. } =
+            options.faults;
         let all = [
             (Kind::Kill, kill),
             (Kind::Power, power),
@@ -71,9 +108,21 @@ impl Faults {
             (Kind::Clock, clock),
             (Kind::Membership, membership),
             (Kind::Away, away),
+            (Kind::FailedSync, failed_sync),
+            (Kind::FullDisk, full_disk),
+            (Kind::Rot, rot),
+            (Kind::SlowDisks, slow_disks),
+            (Kind::ClockBack, clock_back),
+            (Kind::BadLink, bad_link),
+            (Kind::RestartAll, restart_all),
+            (Kind::Rival, rival),
+            (Kind::Churn, options.faults.churn.map(|(_, every)| every)),
         ];
         Self {
             dice: Dice::new(options.seed ^ 0x6661_756c_7473),
+            more: Dice::new(options.seed ^ 0x6d6f_7265_2066),
+            churn: options.faults.churn.map(|(churn, _)| churn),
+            steps: 0,
             kinds: all.into_iter().filter_map(|(kind, mean)| mean.map(|mean| (kind, mean))).collect(),
             remedies: BTreeMap::new(),
             next: 0,
@@ -84,17 +133,19 @@ impl Faults {
     /// Every kind is scheduled for the first time.
     pub fn start(&mut self, sim: &mut Simulation) {
         for kind in 0..self.kinds.len() {
-            let first = self.dice.around(self.kinds[kind].1);
+            let (what, mean) = self.kinds[kind];
+            let first = if what.is_later() { self.more.around(mean) } else { self.dice.around(mean) };
             sim.alarm(first, Alarm::Fault(kind));
         }
     }
 
     /// No more faults; those that go on end, and every host runs.
-    pub fn end(&mut self, sim: &mut Simulation) {
+    pub fn end(&mut self, sim: &mut Simulation, writer: &mut RingWriter) {
         self.over = true;
         for remedy in std::mem::take(&mut self.remedies).into_values() {
-            apply(&remedy, sim);
+            apply(&remedy, sim, writer);
         }
+        sim.lose_rotten();
         for host in sim.stopped() {
             sim.start(host);
         }
@@ -107,12 +158,16 @@ impl Faults {
         }
         let (kind, mean) = {
             let (what, mean) = self.kinds[kind];
-            sim.alarm(self.dice.around(mean), Alarm::Fault(kind));
+            let again = if what.is_later() { self.more.around(mean) } else { self.dice.around(mean) };
+            sim.alarm(again, Alarm::Fault(kind));
             (what, mean)
         };
         let running = sim.running();
         if running.is_empty() && !matches!(kind, Kind::Membership) {
             return;
+        }
+        if kind.is_later() {
+            return self.strike_later(kind, &running, sim, writer);
         }
         let lasts = self.dice.around(mean.min(Duration::from_secs(4)));
         match kind {
@@ -149,13 +204,94 @@ impl Faults {
                 let lasts = self.dice.duration(AWAY / 2, AWAY);
                 self.until(lasts, Remedy::Start(vec![host]), sim);
             }
+            _ => unreachable!("{kind:?} makes its choices elsewhere"),
         }
     }
 
+    fn strike_later(&mut self, kind: Kind, running: &[HostId], sim: &mut Simulation, writer: &mut RingWriter) {
+        let Some(host) = (!running.is_empty()).then(|| self.more.pick(running)) else { return };
+        let lasts = self.more.around(Duration::from_secs(3));
+        match kind {
+            Kind::FailedSync => {
+                sim.break_sync(host, true);
+                self.until(lasts, Remedy::Repair(host), sim);
+            }
+            Kind::FullDisk => {
+                sim.totals.full_disks += 1;
+                sim.fill_disk(host, true);
+                self.until(lasts, Remedy::Repair(host), sim);
+            }
+            // One disk of a run: what W copies protect against with W = 2.
+            Kind::Rot if sim.totals.rots == 0 => sim.totals.rots += u64::from(sim.rot(host)),
+            Kind::SlowDisks => {
+                sim.totals.slow_times += 1;
+                running.iter().for_each(|host| sim.slow_disk(*host, Some(lasts)));
+                let fail = self.more.chance(0.5);
+                self.until(lasts, Remedy::Disks { fail }, sim);
+            }
+            Kind::ClockBack => {
+                sim.totals.clocks_back += 1;
+                let by = if self.more.chance(0.5) { 3_600_000 } else { -3_600_000 };
+                sim.jump_clock(host, by);
+                self.until(lasts, Remedy::Clock(host, -by), sim);
+            }
+            Kind::BadLink => {
+                sim.totals.bad_links += 1;
+                let to = self.more.pick(running);
+                sim.worsen(host, to, true);
+                self.until(lasts, Remedy::Improve(host, to), sim);
+            }
+            Kind::RestartAll => {
+                sim.totals.restarts_of_all += 1;
+                running.iter().for_each(|host| sim.stop(*host));
+                self.until(lasts, Remedy::Start(running.to_vec()), sim);
+            }
+            Kind::Churn => self.change_by_plan(sim, writer),
+            Kind::Rival if !self.remedies.values().any(|remedy| matches!(remedy, Remedy::Rival)) => {
+                writer.rival_looks(sim);
+                let later = self.more.around(Duration::from_millis(400));
+                self.until(later, Remedy::Rival, sim);
+            }
+            _ => {}
+        }
+    }
+
+    /// The next step of the plan by which members come and go.
+    fn change_by_plan(&mut self, sim: &mut Simulation, writer: &mut RingWriter) {
+        let members: Vec<HostId> = writer.desired().keys().filter_map(|node| sim.host_of(*node)).collect();
+        let newest = members.iter().max().copied();
+        let changed = match (self.churn, self.steps) {
+            (Some(Churn::JoinTwoLeaveTwo), 0 | 1) => self.join_new(sim, writer),
+            (Some(Churn::JoinTwoLeaveTwo), 2 | 3) => writer.leave(sim, HostId(self.steps - 2)),
+            (Some(Churn::BackAndForth), step) if step % 2 == 0 => self.join_new(sim, writer),
+            (Some(Churn::BackAndForth), _) => newest.is_some_and(|newest| writer.leave(sim, newest)),
+            _ => return,
+        };
+        self.steps += 1;
+        sim.totals.membership_changes += u64::from(changed);
+    }
+
+    fn join_new(&mut self, sim: &mut Simulation, writer: &mut RingWriter) -> bool {
+        let host = sim.add_host();
+        sim.start(host);
+        writer.join(sim, host)
+    }
+
+    /// A node adopted a ring a moment ago, and its power goes.
+    pub fn adopted(&mut self, host: HostId, sim: &mut Simulation) {
+        if self.over || sim.node(host).is_none() {
+            return;
+        }
+        sim.totals.adoption_losses += 1;
+        sim.crash(host, Crash::PowerLoss);
+        let lasts = self.more.around(Duration::from_secs(2));
+        self.until(lasts, Remedy::Start(vec![host]), sim);
+    }
+
     /// A fault has lasted long enough.
-    pub fn ends(&mut self, number: u64, sim: &mut Simulation) {
+    pub fn ends(&mut self, number: u64, sim: &mut Simulation, writer: &mut RingWriter) {
         if let Some(remedy) = self.remedies.remove(&number) {
-            apply(&remedy, sim);
+            apply(&remedy, sim, writer);
         }
     }
 
@@ -203,6 +339,11 @@ impl Faults {
             }
         } else {
             sim.totals.splits += 1;
+            let moves = sim
+                .running()
+                .into_iter()
+                .any(|host| sim.node(host).and_then(|node| node.ring()).is_some_and(|ring| ring.moving().next().is_some()));
+            sim.totals.splits_while_moving += u64::from(moves);
             let side: Vec<bool> = if self.dice.chance(0.5) {
                 let alone = self.dice.below(hosts.len());
                 (0..hosts.len()).map(|at| at == alone).collect()
@@ -262,7 +403,7 @@ impl Faults {
     }
 }
 
-fn apply(remedy: &Remedy, sim: &mut Simulation) {
+fn apply(remedy: &Remedy, sim: &mut Simulation, writer: &mut RingWriter) {
     match remedy {
         Remedy::Start(hosts) => {
             let stopped = sim.stopped();
@@ -274,10 +415,36 @@ fn apply(remedy: &Remedy, sim: &mut Simulation) {
             sim.slow_disk(*host, None);
             if *fails && sim.node(*host).is_some() {
                 sim.totals.power_losses += 1;
+                let receives = sim.node(*host).is_some_and(|node| {
+                    let moves = |ring: &Ring| {
+                        ring.moving().any(|(_, at, _)| at.fills().iter().any(|(to, _)| *to == node.identity().node))
+                    };
+                    node.ring().is_some_and(|ring| moves(ring))
+                });
+                sim.totals.newcomers_failed += u64::from(receives);
                 sim.crash(*host, Crash::PowerLoss);
                 sim.start(*host);
             }
         }
+        Remedy::Repair(host) => {
+            sim.break_sync(*host, false);
+            sim.fill_disk(*host, false);
+            if sim.stopped().contains(host) {
+                sim.start(*host);
+            }
+        }
+        Remedy::Disks { fail } => {
+            for host in sim.hosts() {
+                sim.slow_disk(host, None);
+            }
+            let running = if *fail { sim.running() } else { Vec::new() };
+            sim.totals.blackouts += u64::from(*fail);
+            running.iter().for_each(|host| sim.crash(*host, Crash::PowerLoss));
+            running.iter().for_each(|host| sim.start(*host));
+        }
+        Remedy::Clock(host, by) => sim.jump_clock(*host, *by),
+        Remedy::Improve(from, to) => sim.worsen(*from, *to, false),
+        Remedy::Rival => writer.rival_acts(sim),
         Remedy::Mend(pairs) => pairs.iter().for_each(|(from, to)| sim.mend(*from, *to)),
     }
 }

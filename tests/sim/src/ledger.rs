@@ -134,10 +134,12 @@ impl Ledger {
     }
 
     /// Whether `visible` is a possible end of this history.
-    pub fn judge(&self, visible: &Visible) -> Verdict {
+    ///
+    /// What rests on no more copies than disks were `lost` may be gone.
+    pub fn judge(&self, visible: &Visible, lost: usize) -> Verdict {
         self.nothing_failed_is_visible(visible)?;
-        self.nothing_is_lost(visible)?;
-        self.nothing_is_resurrected(visible)
+        self.nothing_is_lost(visible, lost)?;
+        self.nothing_is_resurrected(visible, lost)
     }
 
     fn is_visible(visible: &Visible, id: WriteId, write: &Write) -> bool {
@@ -157,13 +159,13 @@ impl Ledger {
 
     /// I1: an acknowledged write is visible, or some write that took effect covers it. A write took effect if it is visible, is a
     /// delete, or is covered in turn by one that took effect; covers point to earlier writes, so one walk back is enough.
-    fn nothing_is_lost(&self, visible: &Visible) -> Verdict {
+    fn nothing_is_lost(&self, visible: &Visible, lost: usize) -> Verdict {
         let mut superseded = BTreeSet::<WriteId>::new();
         for (id, write) in self.writes.iter().rev().filter(|(_, write)| write.fate != Fate::Failed) {
             let effective = write.delete || superseded.contains(id) || Self::is_visible(visible, *id, write);
             if effective {
                 superseded.extend(&write.covers);
-            } else if write.fate == Fate::Ok && write.durable > 0 {
+            } else if write.fate == Fate::Ok && write.durable > lost {
                 let what = format!("{id:?} of {:?} was acknowledged; visible is {:?}", write.name, visible.get(&write.name));
                 return Err(("I1 no lost acknowledged write", what));
             }
@@ -201,10 +203,10 @@ impl Ledger {
     }
 
     /// I3: what an acknowledged write covers, and what that had covered, stays invisible.
-    fn nothing_is_resurrected(&self, visible: &Visible) -> Verdict {
+    fn nothing_is_resurrected(&self, visible: &Visible, lost: usize) -> Verdict {
         let mut covered = BTreeMap::new();
         for (id, write) in self.writes.iter().rev() {
-            let acknowledged = write.fate == Fate::Ok && write.durable > 0;
+            let acknowledged = write.fate == Fate::Ok && write.durable > lost;
             if acknowledged || covered.contains_key(id) {
                 covered.extend(write.covers.iter().map(|lower| (*lower, *id)));
             }
@@ -267,7 +269,7 @@ mod tests {
         assert_eq!(read(&mut ledger, [&first, &first]), None);
         assert_eq!(read(&mut ledger, [&first, &second]), None);
         let visible = [(name.clone(), [WriteId(1), WriteId(2)].into())].into();
-        assert_eq!(ledger.judge(&visible), Result::Ok(()));
+        assert_eq!(ledger.judge(&visible, 0), Result::Ok(()));
     }
 
     #[test]
@@ -287,7 +289,7 @@ mod tests {
         ];
         for (what, writes, visible, violated) in cases {
             let visible = [(Name::new("b", "k"), visible.iter().map(|id| WriteId(*id)).collect())].into();
-            let verdict = history(writes).judge(&visible).err().map(|(invariant, _)| invariant);
+            let verdict = history(writes).judge(&visible, 0).err().map(|(invariant, _)| invariant);
             let matches = match (verdict, violated) {
                 (Some(found), Some(expected)) => found.split(' ').next() == Some(expected),
                 (found, expected) => found.is_none() && expected.is_none(),

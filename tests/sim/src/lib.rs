@@ -10,6 +10,7 @@
 //! | [`ring_writer`] | the operator's part |
 //! | [`workload`], [`retries`], [`ledger`] | clients, what they send again, and what they know |
 //! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
+//! | [`totals`], [`sometimes`] | what was counted, and what must have happened |
 //! | [`scenario`] | a small language for directed tests |
 
 pub mod checkers;
@@ -26,6 +27,7 @@ pub mod run;
 pub mod scenario;
 pub mod schedule;
 pub mod simulation;
+pub mod sometimes;
 pub mod totals;
 pub mod trace;
 pub mod violation;

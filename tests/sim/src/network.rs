@@ -44,15 +44,20 @@ pub(crate) struct Network {
     dice: Dice,
     links: Vec<Vec<Link>>,
     cut: BTreeSet<(HostId, HostId)>,
+    /// Directions that lose, double and reorder much.
+    bad: BTreeSet<(HostId, HostId)>,
     calm: bool,
     /// Which messages are late, apart from the rest, so that a run without them is what it was.
     late: Dice,
+    /// For what came later, so that other choices stay where they were.
+    more: Dice,
 }
 
 impl Network {
     pub(crate) fn new(options: NetworkOptions, dice: Dice) -> Self {
         let late = Dice::new(dice.clone().number() ^ 0x6c61_7465);
-        Self { options, dice, links: Vec::new(), cut: BTreeSet::new(), calm: true, late }
+        let more = Dice::new(dice.clone().number() ^ 0x6d6f_7265);
+        Self { options, dice, links: Vec::new(), cut: BTreeSet::new(), bad: BTreeSet::new(), calm: true, late, more }
     }
 
     pub(crate) fn add_host(&mut self) {
@@ -95,6 +100,15 @@ impl Network {
         self.cut.remove(&(from, to));
     }
 
+    /// A direction becomes bad, or good again.
+    pub(crate) fn set_bad(&mut self, from: HostId, to: HostId, bad: bool) {
+        if bad {
+            self.bad.insert((from, to));
+        } else {
+            self.bad.remove(&(from, to));
+        }
+    }
+
     pub(crate) fn is_cut(&self, from: HostId, to: HostId) -> bool {
         self.cut.contains(&(from, to))
     }
@@ -103,9 +117,16 @@ impl Network {
     ///
     /// The second copy of a forwarded request comes soon after the first: a coordinator remembers for two time-outs which ones it
     /// took, and only request ids would make a later repetition the same write.
-    pub(crate) fn deliveries(&mut self, message: &Message) -> Vec<Duration> {
+    pub(crate) fn deliveries(&mut self, from: HostId, to: HostId, message: &Message) -> Vec<Duration> {
         if self.calm {
             return vec![self.delay()];
+        }
+        if self.bad.contains(&(from, to)) {
+            return self.bad_deliveries(message);
+        }
+        let of_a_ring = matches!(message, Message::Replicate { .. } | Message::Fetch { .. } | Message::Push { .. });
+        if of_a_ring && self.options.slow_requests > 0.0 && self.more.chance(self.options.slow_requests) {
+            return vec![self.more.duration(Duration::from_millis(500), Duration::from_secs(6))];
         }
         if self.dice.chance(self.options.loss) {
             return Vec::new();
@@ -119,6 +140,13 @@ impl Network {
             deliveries.push(if soon { deliveries[0] + self.delay().min(SOON) } else { self.detour() });
         }
         deliveries
+    }
+
+    /// A third is lost, a third comes twice, and what comes is in any order.
+    fn bad_deliveries(&mut self, message: &Message) -> Vec<Duration> {
+        let copies = if matches!(message, Message::Forward { .. }) { self.more.below(2) } else { self.more.below(3) };
+        let delay = self.options.delay;
+        (0..copies).map(|_| self.more.duration(delay, delay * 20)).collect()
     }
 
     /// The usual time of a message.

@@ -33,6 +33,8 @@ pub struct Options {
     pub workload: WorkloadOptions,
     /// What goes wrong, and how often.
     pub faults: FaultOptions,
+    /// What the wall clocks are off by at first, at most.
+    pub skew: Duration,
 }
 
 /// How messages travel.
@@ -46,6 +48,8 @@ pub struct NetworkOptions {
     pub duplication: f64,
     /// Messages that take a hundred times as long.
     pub detours: f64,
+    /// Requests to replicas that take seconds: rings change meanwhile.
+    pub slow_requests: f64,
     /// Messages that come when every time-out of everybody is long over.
     pub late: f64,
 }
@@ -118,6 +122,18 @@ pub struct WorkloadOptions {
     pub request_ids: f64,
     /// Steps of a client that are a get and a delete, beside those that the mix has anyway.
     pub deletes: f64,
+    /// Every client reads before it writes, and writes with the context that it got: then there are no more siblings than clients,
+    /// as long as nothing goes wrong.
+    pub reads_first: bool,
+}
+
+/// A plan by which members come and go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Churn {
+    /// Two join, then two of the first members leave.
+    JoinTwoLeaveTwo,
+    /// One joins and leaves again, over and over: what it was given goes back to where it was.
+    BackAndForth,
 }
 
 /// Mean time between two faults of a kind; `None` for a run without them.
@@ -149,6 +165,26 @@ pub struct FaultOptions {
     pub clock: Option<Duration>,
     /// The desired members change.
     pub membership: Option<Duration>,
+    /// An fsync fails, and with it every later one until somebody looks after the disk.
+    pub failed_sync: Option<Duration>,
+    /// A disk takes no more writes.
+    pub full_disk: Option<Duration>,
+    /// Bits of an object flip on one disk, which is lost then.
+    pub rot: Option<Duration>,
+    /// Every host's fsyncs take long; often all of them lose their power then.
+    pub slow_disks: Option<Duration>,
+    /// A wall clock jumps by an hour, and goes back.
+    pub clock_back: Option<Duration>,
+    /// One direction between two hosts loses, doubles and reorders a good part of what it carries.
+    pub bad_link: Option<Duration>,
+    /// All nodes are stopped cleanly and started again.
+    pub restart_all: Option<Duration>,
+    /// A second writer of rings acts on what it saw a while ago.
+    pub rival: Option<Duration>,
+    /// Members come and go by a plan, in place of by chance.
+    pub churn: Option<(Churn, Duration)>,
+    /// How often a node loses its power soon after it adopted a ring.
+    pub adoption: f64,
 }
 
 impl Options {
@@ -166,7 +202,7 @@ impl Options {
         ]);
         let dw = dice.weighted(&[(8, None), (2, Some(1))]);
         let nodes = dice.between(u64::from(replication).max(3), 7) as usize;
-        let options = Self {
+        let mut options = Self {
             seed,
             nodes,
             zones: dice.between(1, 3) as usize,
@@ -179,7 +215,9 @@ impl Options {
             background: BackgroundOptions::draw(&mut Dice::new(seed ^ 0x6261_636b_6772_6f75)),
             workload: WorkloadOptions::draw(seed, &mut dice.fork()),
             faults: FaultOptions::draw(&mut dice.fork()),
+            skew: Duration::from_secs(1),
         };
+        options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
         options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170))
     }
 
@@ -193,6 +231,52 @@ impl Options {
         self
     }
 
+    /// What came later has a stream of its own, so that a seed without it is the history that it was.
+    fn draw_more(&mut self, dice: &mut Dice) {
+        let mut every = |often: f64, seconds: u64| dice.chance(often).then(|| Duration::from_secs(seconds));
+        let faults = &mut self.faults;
+        faults.failed_sync = every(0.25, 8);
+        faults.full_disk = every(0.25, 8);
+        faults.slow_disks = every(0.25, 6);
+        faults.clock_back = every(0.3, 5);
+        faults.bad_link = every(0.3, 3);
+        faults.restart_all = every(0.2, 12);
+        faults.rival = every(0.3, 4);
+        faults.adoption = dice.pick(&[0.0, 0.0, 0.1, 0.3]);
+        self.network.slow_requests = dice.pick(&[0.0, 0.0, 0.005, 0.02]);
+        // What may be lost with one disk are writes that ask for one copy. Without members that answer no ring can change.
+        let bears_it = self.replication >= 3 && self.quorum.w >= 2 && self.quorum.dw.is_none();
+        if bears_it && dice.chance(0.1) {
+            (faults.rot, faults.membership, faults.rival) = (Some(Duration::from_secs(8)), None, None);
+        }
+    }
+
+    /// The workload of basho/riak_kv#1754, in which writes were lost: ten keys, forty clients with a request each second, and
+    /// nodes that join and leave. Nothing else goes wrong.
+    pub fn riak_1754(seed: u64) -> Self {
+        let mut options = Self::calm(seed, 5);
+        options.partition_bits = 6;
+        options.network = NetworkOptions::draw(&mut Dice::new(seed));
+        options.pace.batch_objects = 2;
+        options.workload.clients = 40;
+        options.workload.think = Duration::from_secs(1);
+        options.workload.hot_keys = 9;
+        let every = Duration::from_secs(4);
+        let churn = Some((Churn::JoinTwoLeaveTwo, every));
+        options.faults = FaultOptions { duration: every * 8, churn, ..FaultOptions::default() };
+        options
+    }
+
+    /// basho/riak_kv#127: what a node gave away comes back to it while it coordinates, again and again; sometimes it fails.
+    pub fn riak_127(seed: u64) -> Self {
+        let mut options = Self::riak_1754(seed);
+        options.nodes = 3;
+        (options.workload.clients, options.workload.think) = (6, Duration::from_millis(50));
+        options.faults.churn = Some((Churn::BackAndForth, Duration::from_secs(3)));
+        options.faults.kill = Some(Duration::from_secs(6));
+        options
+    }
+
     /// A quiet, quick network and no faults: for scenarios that bring their own.
     pub fn calm(seed: u64, nodes: usize) -> Self {
         let millis = Duration::from_millis;
@@ -203,7 +287,7 @@ impl Options {
             partition_bits: 4,
             replication: 3,
             quorum: QuorumDefaults::default(),
-            network: NetworkOptions { delay: millis(1), loss: 0.0, duplication: 0.0, detours: 0.0, late: 0.0 },
+            network: NetworkOptions { delay: millis(1), loss: 0.0, duplication: 0.0, detours: 0.0, slow_requests: 0.0, late: 0.0 },
             disk: DiskOptions { sync: millis(2), stalls: 0.0 },
             pace: Pace {
                 batch: Duration::ZERO,
@@ -226,8 +310,17 @@ impl Options {
                 bytes_max: 64 << 20,
                 checkpoint_interval: millis(60_000),
             },
-            workload: WorkloadOptions { clients: 0, think: millis(100), hot_keys: 1, cold_keys: 1, request_ids: 0.0, deletes: 0.0 },
+            workload: WorkloadOptions {
+                clients: 0,
+                think: millis(100),
+                hot_keys: 1,
+                cold_keys: 1,
+                request_ids: 0.0,
+                deletes: 0.0,
+                reads_first: false,
+            },
             faults: FaultOptions::default(),
+            skew: Duration::from_secs(1),
         }
     }
 
@@ -259,6 +352,7 @@ impl NetworkOptions {
             loss: dice.pick(&[0.0, 0.0, 0.001, 0.02]),
             duplication: dice.pick(&[0.0, 0.01, 0.05]),
             detours: dice.pick(&[0.0, 0.001, 0.01]),
+            slow_requests: 0.0,
             late: 0.0,
         }
     }
@@ -315,6 +409,7 @@ impl WorkloadOptions {
             hot_keys: dice.between(1, 5) as usize,
             cold_keys: dice.between(5, 60) as usize,
             deletes: 0.0,
+            reads_first: false,
         }
     }
 }
@@ -336,6 +431,7 @@ impl FaultOptions {
             membership: every(0.7, 6),
             away: None,
             duration: Duration::from_secs(dice.between(8, 30)),
+            ..Self::default()
         }
     }
 }

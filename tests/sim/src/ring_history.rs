@@ -1,6 +1,7 @@
 //! Invariants of rings, over all nodes and all time (I8, I9).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use dynamo_core::id::Epoch;
 use dynamo_core::ring::{Ring, RingHash};
@@ -10,25 +11,46 @@ use crate::schedule::HostId;
 /// The chain of rings that was seen, and what each host holds.
 #[derive(Debug, Default)]
 pub(crate) struct RingHistory {
-    rings: BTreeMap<Epoch, RingHash>,
+    rings: BTreeMap<Epoch, (RingHash, Arc<Ring>)>,
     held: BTreeMap<HostId, Epoch>,
+    /// The newest epoch that each host said it holds: it must not come back with an older one.
+    told: BTreeMap<HostId, Epoch>,
 }
 
 impl RingHistory {
     /// A host holds `ring`: it follows what the host held, and is the only ring of its epoch.
-    pub(crate) fn holds(&mut self, host: HostId, ring: &Ring) -> Result<(), (&'static str, String)> {
+    pub(crate) fn holds(&mut self, host: HostId, ring: &Arc<Ring>) -> Result<(), (&'static str, String)> {
         let epoch = ring.epoch;
         if let Some(before) = self.held.insert(host, epoch)
             && epoch < before
         {
             return Err(("I9 epochs only grow", format!("host {} held epoch {before} and now holds {epoch}", host.0)));
         }
+        if let Some(told) = self.told.get(&host).filter(|told| epoch < **told) {
+            return Err(("I9 a ring that was told of is kept", format!("host {} told of epoch {told}, holds {epoch}", host.0)));
+        }
         let hash = ring.hash();
-        match self.rings.insert(epoch, hash) {
-            Some(known) if known != hash => Err(("I9 one ring an epoch", format!("two rings of epoch {epoch}"))),
+        match self.rings.insert(epoch, (hash, ring.clone())) {
+            Some((known, _)) if known != hash => Err(("I9 one ring an epoch", format!("two rings of epoch {epoch}"))),
             Some(_) => Ok(()),
             None => placement(ring).map_err(|what| ("I8 placement", what)),
         }
+    }
+
+    /// A host says that it holds the ring of `epoch`.
+    pub(crate) fn tells(&mut self, host: HostId, epoch: Epoch) {
+        let told = self.told.entry(host).or_default();
+        *told = epoch.max(*told);
+    }
+
+    /// The ring of an epoch.
+    pub(crate) fn of(&self, epoch: Epoch) -> Option<&Arc<Ring>> {
+        self.rings.get(&epoch).map(|(_, ring)| ring)
+    }
+
+    /// The newest epoch that any host ever held.
+    pub(crate) fn newest(&self) -> Epoch {
+        self.rings.last_key_value().map_or(Epoch(0), |(epoch, _)| *epoch)
     }
 
     /// A host's node has ended: it may come back with the ring that was on its stable storage.

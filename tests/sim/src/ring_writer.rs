@@ -7,20 +7,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use dynamo_core::id::NodeId;
+use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::status::Receipt;
 use dynamo_core::rebalance::{self, Members, Next, View};
 use dynamo_core::ring::{Member, Ring};
 
+use crate::checkers::{bounds, transfer};
 use crate::dice::Dice;
 use crate::schedule::{Alarm, HostId};
 use crate::simulation::Simulation;
+use crate::sometimes;
 
 /// What the writer saw.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     views: BTreeMap<NodeId, View>,
     receipts: BTreeMap<NodeId, Receipt>,
+}
+
+/// Another writer that is alive at the same time: an operator that has lost its lease, and does not know it yet.
+#[derive(Clone, Debug)]
+struct Rival {
+    record: Ring,
+    desired: Members,
+    seen: Seen,
 }
 
 /// The writer.
@@ -32,6 +42,10 @@ pub struct RingWriter {
     leaving: BTreeSet<HostId>,
     seen: Option<Seen>,
     settled: bool,
+    /// A second writer, with the record and the wish that it read.
+    rival: Option<Rival>,
+    /// What new replicas said they received, and was looked for.
+    checked: BTreeSet<(NodeId, PartitionId, Epoch)>,
     /// What came last, for people.
     last: String,
     /// Answers and offers get through, always.
@@ -50,6 +64,8 @@ impl RingWriter {
             leaving: BTreeSet::new(),
             seen: None,
             settled: false,
+            rival: None,
+            checked: BTreeSet::new(),
             last: String::new(),
             calm: true,
         }
@@ -127,7 +143,54 @@ impl RingWriter {
         sim.alarm(again, Alarm::Writer);
     }
 
-    fn look(&mut self, sim: &Simulation) -> Seen {
+    /// A second writer looks at everything.
+    pub fn rival_looks(&mut self, sim: &mut Simulation) {
+        if let Some(record) = self.record.clone() {
+            let (desired, seen) = (self.desired.clone(), self.look(sim));
+            self.rival = Some(Rival { record, desired, seen });
+            sim.totals.rivals += 1;
+        }
+    }
+
+    /// The second writer acts on what it saw: it offers what it takes for the newest ring, and records its next step if the
+    /// record is still the one that it read, as the API server would let it.
+    pub fn rival_acts(&mut self, sim: &mut Simulation) {
+        let Some(Rival { record, desired, seen }) = self.rival.take() else { return };
+        let current = self.record.as_ref().is_some_and(|now| *now == record);
+        for host in sim.responsive() {
+            let held = sim.node(host).and_then(|node| node.ring()).map_or(Epoch(0), |ring| ring.epoch);
+            let accepted = sim.propose(host, &record);
+            if held > record.epoch {
+                sim.totals.stale_offers_refused += u64::from(!accepted);
+                if accepted {
+                    sim.violated("I9 an outdated ring is refused", format!("host {} took epoch {}", host.0, record.epoch));
+                }
+            }
+        }
+        let gone = |node: &NodeId| sim.host_of(*node).is_none_or(|host| sim.is_removed(host));
+        if desired.keys().any(gone) {
+            return;
+        }
+        let next = match rebalance::next(&record, &desired, &seen.views) {
+            Ok(Next::Propose(ring)) => ring,
+            Ok(Next::AwaitReceipts(nodes)) => {
+                let drained: Vec<NodeId> = nodes.into_iter().filter(|node| has_receipt(&record, &seen, *node)).collect();
+                if drained.is_empty() {
+                    return;
+                }
+                rebalance::without(&record, &drained)
+            }
+            _ => return,
+        };
+        if current {
+            sim.totals.rivals_recorded += 1;
+            self.propose(next, &seen, sim);
+        } else {
+            sim.totals.rivals_refused += 1;
+        }
+    }
+
+    fn look(&mut self, sim: &mut Simulation) -> Seen {
         let mut seen = Seen::default();
         for host in sim.responsive() {
             if !self.calm && self.dice.chance(0.1) {
@@ -135,15 +198,35 @@ impl RingWriter {
             }
             let Some(node) = sim.node(host) else { continue };
             let status = node.status(sim.clock(host));
-            let view = View { epoch: status.epoch, ring_hash: status.ring_hash, received: status.received };
-            seen.views.insert(sim.node_id(host), view);
             if self.leaving.contains(&host)
                 && let Ok(receipt) = node.drain_receipt()
             {
                 seen.receipts.insert(receipt.node, receipt);
             }
+            let ring = node.ring().filter(|ring| ring.epoch == status.epoch).cloned();
+            sim.tells(host, status.epoch);
+            if let Err((invariant, what)) = bounds::check(sim, host, &status) {
+                sim.violated(invariant, what);
+            }
+            if let Some(ring) = ring {
+                self.check_received(&ring, sim.node_id(host), &status.received, sim);
+            }
+            let view = View { epoch: status.epoch, ring_hash: status.ring_hash, received: status.received };
+            seen.views.insert(sim.node_id(host), view);
         }
         seen
+    }
+
+    /// I10, once for each partition that a node says it received.
+    fn check_received(&mut self, ring: &Ring, node: NodeId, received: &BTreeSet<PartitionId>, sim: &mut Simulation) {
+        for partition in received {
+            let Some(moving) = &ring.placement(*partition).moving else { continue };
+            if self.checked.insert((node, *partition, moving.since))
+                && let Err((invariant, what)) = transfer::check(sim, ring, *partition, node)
+            {
+                sim.violated(invariant, what);
+            }
+        }
     }
 
     fn act(&mut self, seen: &Seen, sim: &mut Simulation) {
@@ -194,6 +277,12 @@ impl RingWriter {
 
     fn propose(&mut self, ring: Ring, seen: &Seen, sim: &mut Simulation) {
         sim.totals.rings_proposed += 1;
+        if let Some(before) = self.record.clone() {
+            sometimes::proposed(sim, &before, &ring);
+            if let Err((invariant, what)) = transfer::check_stage(sim, &before, &ring) {
+                sim.violated(invariant, what);
+            }
+        }
         self.record = Some(ring.clone());
         self.offer(&ring, seen, sim);
     }

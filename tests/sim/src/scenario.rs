@@ -214,6 +214,18 @@ impl Cluster {
         });
     }
 
+    /// Stops a host's node, cleanly or not, and waits until the others have noticed.
+    pub fn stop(&mut self, host: HostId, clean: bool) {
+        if clean {
+            self.sim.stop(host);
+        } else {
+            self.sim.crash(host, Crash::Kill);
+        }
+        self.until("the others notice", |cluster| {
+            cluster.sim.running().into_iter().all(|other| cluster.sim.knows_unlinked(other, host))
+        });
+    }
+
     /// Cuts the network between two groups of hosts, and waits until both have noticed.
     pub fn split(&mut self, one: &[HostId], other: &[HostId]) {
         let pairs: Vec<_> = one.iter().flat_map(|from| other.iter().flat_map(|to| [(*from, *to), (*to, *from)])).collect();

@@ -25,12 +25,14 @@ pub enum Alarm {
     Fault(usize),
     /// A fault ends.
     FaultEnds(u64),
+    /// A node has adopted a ring, a moment ago.
+    Adopted(HostId),
 }
 
 /// Something that will happen. Events that concern one start of a node carry its generation, and mean nothing to the next.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Deliver { from: NodeId, to: HostId, generation: u64, message: Message },
+    Deliver { from: NodeId, to: HostId, generation: u64, link: u64, message: Message },
     Request { to: HostId, client: ClientHandle, request: Request },
     Answer { client: ClientHandle, outcome: Outcome },
     Tick { host: HostId, generation: u64 },

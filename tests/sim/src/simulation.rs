@@ -6,17 +6,20 @@
 //! [`Simulation::next`].
 
 mod drive;
+mod failures;
 mod links;
+mod observe;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
-use dynamo_core::node::{Identity, Input, Node, Output};
+use dynamo_core::node::{Identity, Input, Node, Output, ProposeError};
 use dynamo_core::request::{ClientHandle, Outcome, Request};
 use dynamo_core::ring::Ring;
 use dynamo_core::time::{Instant, Now};
@@ -24,7 +27,7 @@ use dynamo_core::version::CausalContext;
 
 use crate::checkers::{redundancy, trees};
 use crate::dice::Dice;
-use crate::disk::{Disk, Dropped, Removed};
+use crate::disk::{Disk, Dropped, Lost, Removed};
 use crate::network::{Network, State};
 use crate::options::Options;
 use crate::ring_history::RingHistory;
@@ -32,7 +35,7 @@ use crate::schedule::{Alarm, Event, HostId, Schedule};
 use crate::totals::Totals;
 use crate::trace::{Trace, describe_request};
 use crate::violation::Violation;
-use crate::witness::{Witness, WriteId};
+use crate::witness::{Acknowledged, Witness, WriteId};
 
 /// What the world has to tell those outside.
 #[derive(Clone, Debug)]
@@ -71,6 +74,10 @@ pub(crate) struct Host {
     sync: Option<Duration>,
     /// Gone for good.
     pub(crate) removed: bool,
+    /// The next fsync fails.
+    sync_fails: bool,
+    /// Its disk holds bits that flipped: nothing runs on it any more.
+    lost: bool,
 }
 
 struct Running {
@@ -109,6 +116,8 @@ pub struct Simulation {
     disks_calm: bool,
     in_flight_until: Instant,
     last_started: Option<HostId>,
+    /// For what came later, so that other choices stay where they were.
+    more: Dice,
     /// The trace.
     pub trace: Trace,
     /// What was counted.
@@ -134,6 +143,7 @@ impl Simulation {
             disks_calm: true,
             in_flight_until: Instant(0),
             last_started: None,
+            more: Dice::new(options.seed ^ 0x6d6f_7265_2077),
             trace: Trace::new(shown),
             totals: Totals::default(),
             options: options.clone(),
@@ -179,10 +189,13 @@ impl Simulation {
             running: None,
             disk: Some(Disk::new(self.witness.clone())),
             address: String::new(),
-            skew_ms: self.dice.between(0, 2_000) as i64 - 1_000,
+            skew_ms: self.dice.between(0, 2_000) as i64 * self.options.skew.as_millis() as i64 / 1_000
+                - self.options.skew.as_millis() as i64,
             origin: 0,
             sync: None,
             removed: false,
+            sync_fails: false,
+            lost: false,
         });
         self.network.add_host();
         self.by_node.insert(node_id, host);
@@ -211,7 +224,8 @@ impl Simulation {
 
     /// Hosts whose node does not run and that are not gone for good.
     pub fn stopped(&self) -> Vec<HostId> {
-        self.hosts().filter(|host| self.hosts[host.0].running.is_none() && !self.hosts[host.0].removed).collect()
+        let waits = |host: &Host| host.running.is_none() && !host.removed && !host.lost;
+        self.hosts().filter(|host| waits(&self.hosts[host.0])).collect()
     }
 
     /// The node of a host, if it runs.
@@ -251,6 +265,9 @@ impl Simulation {
 
     /// Starts a host's node on what its disk holds; now and then it has another address than before.
     pub fn start(&mut self, host: HostId) {
+        if !self.can_start(host) {
+            return;
+        }
         let number = self.dice.number();
         let moves = self.hosts[host.0].generation == 0 || self.dice.chance(0.5);
         let state = &mut self.hosts[host.0];
@@ -284,6 +301,8 @@ impl Simulation {
             Err(error) => return self.violated("I14 a disk that was only crashed opens", format!("host {}: {error}", host.0)),
         }
         self.trace.note(self.now, (1, host, generation), || format!("host {} starts, generation {generation}", host.0));
+        let behind = self.node(host).and_then(Node::ring).is_some_and(|ring| ring.epoch < self.rings.newest());
+        self.totals.started_behind += u64::from(behind);
         self.check_ring(host);
         self.check_trees(host);
         self.close_batch(host);
@@ -296,13 +315,12 @@ impl Simulation {
     /// Ends a host's node, without warning.
     pub fn crash(&mut self, host: HostId, crash: Crash) {
         let kept = self.dice.below(4);
+        let mut lost = Lost::default();
         self.end(host, |disk| match crash {
             Crash::Kill => disk.killed(),
-            Crash::PowerLoss => {
-                let kept = kept.min(disk.unsynced());
-                disk.power_lost(kept);
-            }
+            Crash::PowerLoss => lost = disk.power_lost(kept),
         });
+        self.count_lost(lost);
         self.trace.note(self.now, (2, host, crash), || format!("host {} crashes: {crash:?}", host.0));
     }
 
@@ -311,7 +329,7 @@ impl Simulation {
         let Some(running) = &mut self.hosts[host.0].running else { return };
         let closed = running.node.close();
         if let Err(error) = closed {
-            self.violated("I14 storage", format!("host {}: {error}", host.0));
+            return self.storage_failed(host, &error);
         }
         self.end(host, |disk| disk.synced(disk.last_ticket()));
         self.trace.note(self.now, (3, host), || format!("host {} stops", host.0));
@@ -387,7 +405,8 @@ impl Simulation {
     /// A message that was sent long ago arrives now.
     pub fn deliver(&mut self, from: HostId, to: HostId, message: Message) {
         let (sender, generation) = (self.node_id(from), self.hosts[to.0].generation);
-        self.after(Duration::ZERO, Event::Deliver { from: sender, to, generation, message });
+        let link = self.network.number(from, to);
+        self.after(Duration::ZERO, Event::Deliver { from: sender, to, generation, link, message });
     }
 
     /// Calls [`Simulation::next`]'s caller back.
@@ -399,7 +418,12 @@ impl Simulation {
     pub fn propose(&mut self, host: HostId, ring: &Ring) -> bool {
         let now = self.clock(host);
         let Some(running) = self.hosts[host.0].running.as_mut().filter(|running| !running.paused) else { return false };
-        let accepted = running.node.propose_ring(ring.clone(), now, &mut running.out).is_ok();
+        let offered = running.node.propose_ring(ring.clone(), now, &mut running.out);
+        if let Err(ProposeError::Storage(error)) = offered {
+            self.storage_failed(host, &error);
+            return false;
+        }
+        let accepted = offered.is_ok();
         self.trace.note(self.now, (8, host, ring.epoch, accepted), || {
             format!("epoch {} is offered to host {}: accepted {accepted}", ring.epoch, host.0)
         });
@@ -457,8 +481,18 @@ impl Simulation {
     }
 
     /// A client was told that `write` has so many copies on stable storage.
-    pub fn acknowledged(&mut self, write: WriteId, copies: usize) {
-        self.witness.borrow_mut().acknowledged(write, copies);
+    pub fn acknowledged(&mut self, write: WriteId, acknowledged: Acknowledged) {
+        self.witness.borrow_mut().acknowledged(write, acknowledged);
+    }
+
+    /// A host says that it holds the ring of `epoch`.
+    pub fn tells(&mut self, host: HostId, epoch: Epoch) {
+        self.rings.tells(host, epoch);
+    }
+
+    /// The ring of an epoch, if any node ever held it.
+    pub fn ring_of(&self, epoch: Epoch) -> Option<&Arc<Ring>> {
+        self.rings.of(epoch)
     }
 
     /// I7: what a node starts with as its trees.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::name::Name;
 use dynamo_core::recent_writes::{REMEMBERED_MAX, RecentWrite};
 use dynamo_core::time::Instant;
@@ -36,6 +37,21 @@ pub struct Doubled {
     pub forgotten: BTreeSet<WriteId>,
 }
 
+/// What an acknowledgement rests on.
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    /// Copies on stable storage.
+    pub copies: usize,
+    /// The object.
+    pub name: Name,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The ring under which it was acknowledged.
+    pub epoch: Epoch,
+    /// Home replicas under that ring which acknowledged, and have it on stable storage.
+    pub homes: Vec<NodeId>,
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Witness {
@@ -47,7 +63,9 @@ pub struct Witness {
     /// Every write with a request id, in the order in which they are forgotten.
     recent: BTreeMap<Name, BTreeSet<RecentWrite>>,
     /// Acknowledged writes, with the copies on stable storage that each acknowledgement rests on.
-    acknowledged: BTreeMap<WriteId, usize>,
+    acknowledged: BTreeMap<WriteId, Acknowledged>,
+    /// The same, by partition.
+    in_partition: BTreeMap<PartitionId, Vec<WriteId>>,
     /// What tombstones had seen that were removed after every replica had them.
     reaped: BTreeMap<Name, CausalContext>,
     /// What was wrong, until somebody takes it.
@@ -93,14 +111,21 @@ impl Witness {
     }
 
     /// A client was told that `write` has this many copies on stable storage.
-    pub fn acknowledged(&mut self, write: WriteId, copies: usize) {
-        self.acknowledged.insert(write, copies);
+    pub fn acknowledged(&mut self, write: WriteId, acknowledged: Acknowledged) {
+        self.in_partition.entry(acknowledged.partition).or_default().push(write);
+        self.acknowledged.insert(write, acknowledged);
+    }
+
+    /// Acknowledged writes of a partition.
+    pub fn acknowledged_in(&self, partition: PartitionId) -> impl Iterator<Item = (WriteId, &Acknowledged)> {
+        let writes = self.in_partition.get(&partition).into_iter().flatten();
+        writes.filter_map(|write| Some((*write, self.acknowledged.get(write)?)))
     }
 
     /// The copies that must be there of what `dot` names.
     pub fn copies_of(&self, dot: Dot) -> usize {
         let write = self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of));
-        write.and_then(|write| self.acknowledged.get(&write)).copied().unwrap_or(0)
+        write.and_then(|write| self.acknowledged.get(&write)).map_or(0, |acknowledged| acknowledged.copies)
     }
 
     /// The dots under which `write` was stored: more than one if it was coordinated more than once.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::name::Name;
-use dynamo_core::request::{ClientHandle, Failure, Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 
 use crate::checkers::evidence;
 use crate::dice::Dice;
@@ -14,7 +14,8 @@ use crate::options::Options;
 use crate::retries::{Again, Retries};
 use crate::schedule::Alarm;
 use crate::simulation::Simulation;
-use crate::witness::WriteId;
+use crate::sometimes;
+use crate::witness::{Acknowledged, WriteId};
 
 /// What a client means to do with what it reads.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +28,12 @@ enum Then {
 #[derive(Clone, Debug)]
 enum Doing {
     /// `earlier` are the writes that the read must meet, since its quorum overlaps theirs.
-    Get { name: Name, then: Then, earlier: BTreeSet<WriteId> },
+    Get {
+        name: Name,
+        then: Then,
+        earlier: BTreeSet<WriteId>,
+        wish: QuorumWish,
+    },
     Write {
         name: Name,
         id: WriteId,
@@ -35,6 +41,14 @@ enum Doing {
         /// The request, if it may be sent again.
         request: Option<Request>,
     },
+}
+
+/// A get that is answered.
+struct Asked {
+    name: Name,
+    then: Then,
+    earlier: BTreeSet<WriteId>,
+    wish: QuorumWish,
 }
 
 /// A context with the writes that it covers.
@@ -120,6 +134,7 @@ impl Workload {
         let more_deletes = self.options.workload.deletes > 0.0 && self.deletes.chance(self.options.workload.deletes);
         let mix = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
         let choice = if more_deletes { 2 } else { mix };
+        let choice = if self.options.workload.reads_first { 0 } else { choice };
         match choice {
             0 => self.get(client, name, Then::Put, sim),
             1 => self.get(client, name, Then::Nothing, sim),
@@ -142,6 +157,9 @@ impl Workload {
     }
 
     fn draw_wish(&mut self) -> QuorumWish {
+        if self.options.workload.reads_first {
+            return QuorumWish::default();
+        }
         let n = self.options.replication;
         let none = QuorumWish::default();
         let majority = n / 2 + 1;
@@ -169,7 +187,7 @@ impl Workload {
         let homes = usize::from(self.options.replication + 1 - quorum.pr.unwrap_or(0));
         let earlier = self.ledger.held_by(&name, homes);
         let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
-        self.send(client, request, Doing::Get { name, then, earlier }, sim);
+        self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
     }
 
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
@@ -239,7 +257,10 @@ impl Workload {
     pub fn answered(&mut self, handle: ClientHandle, outcome: Outcome, sim: &mut Simulation) {
         let Some((client, doing)) = self.take(handle) else { return };
         match doing {
-            Doing::Get { name, then, earlier } => self.got(client, name, then, &earlier, outcome, sim),
+            Doing::Get { name, then, earlier, wish } => {
+                let asked = Asked { name, then, earlier, wish };
+                self.got(client, asked, outcome, sim);
+            }
             Doing::Write { name, id, wish, request } => {
                 match outcome {
                     Ok(_) => self.retries.consider(client, id, request, true),
@@ -254,16 +275,9 @@ impl Workload {
         }
     }
 
-    fn got(
-        &mut self,
-        client: usize,
-        name: Name,
-        then: Then,
-        earlier: &BTreeSet<WriteId>,
-        outcome: Outcome,
-        sim: &mut Simulation,
-    ) {
-        let Ok(Success::Got { object, context, .. }) = outcome else {
+    fn got(&mut self, client: usize, asked: Asked, outcome: Outcome, sim: &mut Simulation) {
+        let Asked { name, then, earlier, wish } = asked;
+        let Ok(Success::Got { object, context, evidence }) = outcome else {
             sim.totals.gets_failed += 1;
             return;
         };
@@ -271,12 +285,20 @@ impl Workload {
         let doubled = sim.witness().doubled(&name);
         sim.totals.doubles_checked += u64::from(!doubled.remembered.is_empty());
         self.ledger.forgive(doubled.forgotten);
+        if let Err((invariant, what)) = evidence::check_get(sim, &name, &wish, &evidence) {
+            return sim.violated(invariant, what);
+        }
+        sometimes::got(sim, &object, &context);
+        let (siblings, clients) = (object.siblings().count(), self.options.workload.clients);
+        if self.options.workload.reads_first && siblings > clients {
+            return sim.violated("I5 no more siblings than clients", format!("{name:?}: {siblings} of {clients} clients"));
+        }
         let covers = match self.ledger.read(&name, object.siblings().map(|(data, _)| &data[..])) {
             Ok(covers) => covers,
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
-        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, earlier) {
+        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, &earlier) {
             return sim.violated(invariant, what);
         }
         let known = Known { token: context, covers };
@@ -292,6 +314,18 @@ impl Workload {
         }
     }
 
+    /// What the acknowledgement rests on, for those who check what becomes of it.
+    fn note_acknowledged(&mut self, id: WriteId, name: &Name, evidence: &Evidence, sim: &mut Simulation) {
+        let copies = self.ledger.get(id).map_or(0, |write| write.durable);
+        let holders = evidence::holders(sim, id, name, evidence);
+        self.ledger.found_at(id, evidence::homes(sim, name, evidence.epoch, &holders));
+        let Some(ring) = sim.ring_of(evidence.epoch).cloned() else { return };
+        let partition = ring.partition_of(name);
+        sometimes::acknowledged(sim, &ring, partition, evidence);
+        let (name, epoch) = (name.clone(), evidence.epoch);
+        sim.acknowledged(id, Acknowledged { copies, name, partition, epoch, homes: holders });
+    }
+
     fn written(&mut self, client: usize, name: &Name, id: WriteId, wish: QuorumWish, outcome: Outcome, sim: &mut Simulation) {
         let fate = match outcome {
             Ok(Success::Written { context, evidence }) => {
@@ -300,13 +334,12 @@ impl Workload {
                 sim.totals.retries_ok += u64::from(was_unknown);
                 let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
                 let write = (!is_delete).then_some(id);
-                let copies = self.ledger.get(id).map_or(0, |write| write.durable);
-                sim.acknowledged(id, copies);
-                self.ledger.found_at(id, evidence::homes(sim, id, name));
+                self.note_acknowledged(id, name, &evidence, sim);
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
                     sim.violated(invariant, what);
                 }
                 if context.is_empty() {
+                    sim.totals.contexts_withheld += 1;
                     self.clients[client].known.remove(name);
                 } else {
                     self.clients[client].known.insert(name.clone(), Known { token: context, covers: [id].into() });
@@ -323,8 +356,9 @@ impl Workload {
             Err(Failure::BadContext(reason)) => {
                 return sim.violated("a context is accepted for its key", format!("{name:?}: {reason}"));
             }
-            Err(_) => {
+            Err(failure) => {
                 sim.totals.writes_failed += 1;
+                sim.totals.creates_refused += u64::from(failure == Failure::Exists);
                 Fate::Failed
             }
         };

@@ -419,6 +419,10 @@ impl<S: Storage> Node<S> {
 
     pub(super) fn on_received_durable(&mut self, partition: PartitionId, since: Epoch, from: NodeId) {
         let entry = self.transfers.received.entry(partition).or_insert_with(|| (since, BTreeSet::new()));
+        if entry.0 < since {
+            // What is left of an earlier move became durable after this one had begun.
+            *entry = (since, BTreeSet::new());
+        }
         if entry.0 == since {
             entry.1.insert(from);
         }
@@ -431,7 +435,7 @@ impl<S: Storage> Node<S> {
             for from in &placement.replicas {
                 let record = self.storage.read_meta(&received_key(partition, *from))?;
                 if record.as_deref() == Some(&moving.since.0.to_be_bytes()[..]) {
-                    self.on_received_durable(partition, moving.since, *from);
+                    self.group.push(Waiting::Received { partition, since: moving.since, from: *from });
                 }
             }
         }

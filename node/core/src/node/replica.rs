@@ -226,7 +226,8 @@ impl<S: Storage> Node<S> {
     /// goes in the same group as the lease of dots, before the first dot can be issued.
     pub(super) fn start_tenures(&mut self) -> Result<(), StorageError> {
         let stored = self.storage.read_meta(b"salt")?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
-        let clean = self.storage.read_meta(b"clean")?.is_some();
+        // The mark of the start before this one: an older one came back with an older copy of the database.
+        let clean = self.storage.read_meta(b"clean")?.as_deref() == Some(&(self.identity.generation - 1).to_be_bytes()[..]);
         self.salt = match stored {
             Some(salt) if clean => salt,
             _ => self.random.next_u64(),

@@ -20,8 +20,10 @@ pub fn check(sim: &Simulation, ring: &Ring) -> Verdict {
     for (partition, placement) in ring.partitions() {
         let empty = BTreeMap::new();
         let of = |node: NodeId| copies.get(&(partition, node)).unwrap_or(&empty);
-        let first = placement.replicas[0];
-        for node in &placement.replicas[1..] {
+        let lost = |node: &&NodeId| sim.host_of(**node).is_some_and(|host| sim.is_lost(host));
+        let mut replicas = placement.replicas.iter().filter(|node| !lost(node));
+        let Some(first) = replicas.next().copied() else { continue };
+        for node in replicas {
             if let Some(what) = difference(of(first), of(*node)) {
                 return Err(("I7 convergence", format!("partition {partition}, {first:?} and {node:?}: {what}")));
             }
@@ -33,7 +35,8 @@ pub fn check(sim: &Simulation, ring: &Ring) -> Verdict {
         }
     }
     for host in sim.running() {
-        if sim.disk(host).hints().next().is_some() {
+        let lost = |target| sim.host_of(target).is_some_and(|host| sim.is_lost(host));
+        if sim.disk(host).hints().any(|(target, _, _)| !lost(target)) {
             return Err(("I11 hints are delivered", format!("host {} still keeps hints", host.0)));
         }
         trees::check(sim, host)?;

@@ -1,12 +1,10 @@
 //! I12: an acknowledgement says who has the write; the disks are asked whether that is true.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, QuorumWish};
-use dynamo_core::ring::Ring;
 
 use crate::ledger::Verdict;
 use crate::schedule::HostId;
@@ -39,24 +37,46 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
     Ok(())
 }
 
+/// Whether a get names R distinct nodes that answered, and PR of them home replicas of some ring.
+pub fn check_get(sim: &Simulation, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
+    let defaults = sim.options().quorum;
+    let pr = usize::from(wish.pr.unwrap_or(defaults.pr));
+    let r = usize::from(wish.r.unwrap_or(defaults.r)).max(pr);
+    let complain = |what: String| Err(("I12 honest quorums", format!("a get of {name:?}: {what}: {evidence:?}")));
+    let distinct: BTreeSet<&NodeId> = evidence.nodes.iter().collect();
+    if distinct.len() < r {
+        return complain(format!("{} distinct nodes answered, R is {r}", distinct.len()));
+    }
+    let Some(ring) = sim.ring_of(evidence.epoch) else { return complain("of an epoch that no node ever held".into()) };
+    let homes = ring.placement(ring.partition_of(name)).read_set();
+    let primary = distinct.iter().filter(|node| homes.contains(node)).count();
+    if primary < pr { complain(format!("{primary} home replicas answered, PR is {pr}")) } else { Ok(()) }
+}
+
 /// The write arrived where a version that had seen it was there before: nothing had to be stored.
 fn supersedes(sim: &Simulation, host: HostId, name: &Name, write: WriteId) -> bool {
     sim.witness().dots_of(write).iter().any(|dot| sim.disk(host).has_seen(name, *dot))
 }
 
-/// How many home replicas have `write` on stable storage: the fewest of any write set of any ring that a node holds now. Whatever
-/// moves from now on moves from there.
-pub fn homes(sim: &Simulation, write: WriteId, name: &Name) -> usize {
-    let witness = sim.witness();
-    let dots = witness.dots_of(write);
+/// The home replicas that acknowledged `write` and have it on stable storage. Each carries it into whatever rings come: a copy
+/// moves only whole, and a replica acknowledges under its own ring only.
+pub fn holders(sim: &Simulation, write: WriteId, name: &Name, evidence: &Evidence) -> Vec<NodeId> {
+    // Where not all answers were durable, one that is so now may have come by another way, and behind a copy that was sent on.
+    if (evidence.durable as usize) < evidence.nodes.len() {
+        return Vec::new();
+    }
+    let Some(ring) = sim.ring_of(evidence.epoch) else { return Vec::new() };
+    let placement = ring.placement(ring.partition_of(name));
+    let dots = sim.witness().dots_of(write).to_vec();
     let has = |node: &&NodeId| {
         sim.host_of(**node).is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
     };
-    let rings: BTreeMap<Epoch, &Arc<Ring>> =
-        sim.running().into_iter().filter_map(|host| sim.node(host)?.ring()).map(|ring| (ring.epoch, ring)).collect();
-    let counts = rings.values().flat_map(|ring| {
-        let sets = ring.placement(ring.partition_of(name)).write_sets();
-        sets.into_iter().map(|set| set.iter().filter(&has).count()).collect::<Vec<_>>()
-    });
-    counts.min().unwrap_or(0)
+    evidence.nodes.iter().filter(|node| placement.involves(**node)).filter(has).copied().collect()
+}
+
+/// How many of `holders` are home replicas: the fewest of any write set of the ring under which they acknowledged.
+pub fn homes(sim: &Simulation, name: &Name, epoch: Epoch, holders: &[NodeId]) -> usize {
+    let Some(ring) = sim.ring_of(epoch) else { return 0 };
+    let sets = ring.placement(ring.partition_of(name)).write_sets();
+    sets.into_iter().map(|set| set.iter().filter(|node| holders.contains(node)).count()).min().unwrap_or(0)
 }

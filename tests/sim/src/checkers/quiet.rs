@@ -8,13 +8,15 @@ use crate::simulation::Simulation;
 
 /// What is still under way, or `None`.
 pub fn unfinished(sim: &Simulation, writer: &RingWriter) -> Option<String> {
-    if !writer.is_settled() {
+    // A ring cannot change while a member does not answer.
+    if sim.lost() == 0 && !writer.is_settled() {
         return Some(format!("the writer of rings is not settled: {}", writer.waits_for(sim)));
     }
     for host in sim.running() {
         let Some(node) = sim.node(host) else { continue };
         let status = node.status(sim.clock(host));
-        let hints: u64 = status.hints.values().map(|(hints, _)| hints).sum();
+        let lost = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_lost(host));
+        let hints: u64 = status.hints.iter().filter(|(target, _)| !lost(target)).map(|(_, (hints, _))| hints).sum();
         let (graves, unknown) = if sim.options().pace.reap.is_zero() { (0, 0) } else { node.graves() };
         let waits = [
             ("tombstones to be reaped", graves as u64),
@@ -46,9 +48,11 @@ fn trees_differ(sim: &Simulation, writer: &RingWriter) -> Option<String> {
     let ring = writer.record()?;
     for (partition, placement) in ring.partitions() {
         let root = |node: &NodeId| Some(sim.node(sim.host_of(*node)?)?.partition_digest(partition));
-        let first = root(&placement.replicas[0]);
-        if let Some(other) = placement.replicas.iter().find(|node| root(node) != first) {
-            return Some(format!("partition {partition} differs between {:?} and {other:?}", placement.replicas[0]));
+        let lost = |node: &&NodeId| sim.host_of(**node).is_some_and(|host| sim.is_lost(host));
+        let mut replicas = placement.replicas.iter().filter(|node| !lost(node));
+        let Some(first) = replicas.next() else { continue };
+        if let Some(other) = replicas.find(|node| root(node) != root(first)) {
+            return Some(format!("partition {partition} differs between {first:?} and {other:?}"));
         }
     }
     None

@@ -21,7 +21,8 @@ use crate::simulation::Simulation;
 /// Whether `from` may drop these.
 pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict {
     for what in dropped {
-        let required = sim.witness().copies_of(what.dot);
+        // Those on a disk that is lost since are gone already.
+        let required = sim.witness().copies_of(what.dot).saturating_sub(sim.lost());
         if required == 0 || sim.witness().is_reaped(&what.name, what.dot) {
             continue;
         }
@@ -30,7 +31,8 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
         let dots = sim.witness().same_write(what.dot);
         let same: Vec<Dropped> = dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot }).collect();
         let durable = |host: HostId| same.iter().any(|what| sim.disk(host).is_durable(what));
-        let left = sim.hosts().filter(|host| *host != from && !sim.is_removed(*host) && durable(*host)).count();
+        let gone = |host: HostId| host == from || sim.is_removed(host) || sim.is_lost(host);
+        let left = sim.hosts().filter(|host| !gone(*host) && durable(*host)).count();
         // The host itself may keep another copy: a hint that became its own, or the reverse.
         let kept = usize::from(!sim.is_removed(from) && same.iter().any(|what| sim.disk(from).keeps(what)));
         if left + kept < required {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use dynamo_core::node::{Input, Output};
+use dynamo_core::storage::StorageError;
 
-use crate::schedule::{Event, HostId};
+use crate::schedule::{Alarm, Event, HostId};
 use crate::simulation::{Happening, Simulation, State};
 use crate::trace::{describe, describe_outcome, kind};
 
@@ -12,12 +13,15 @@ impl Simulation {
     /// One event.
     pub(super) fn perform(&mut self, event: Event) -> Option<Happening> {
         match event {
-            Event::Deliver { from, to, generation, message } => {
+            Event::Deliver { from, to, generation, link, message } => {
                 if self.is_running(to, generation) {
+                    self.observe_delivery(from, to, link, &message);
                     self.trace.note(self.now, (10, to, kind(&message)), || {
                         format!("{from:?} -> host {}: {}", to.0, describe(&message))
                     });
+                    let fenced = self.fenced(to, &message);
                     self.feed(to, Input::Message { from, message });
+                    self.check_fenced(to, fenced);
                 }
             }
             Event::Request { to, client, request } => self.feed(to, Input::Request { client, request }),
@@ -42,7 +46,10 @@ impl Simulation {
                 }
             }
             Event::Synced { host, generation, ticket } => {
-                if self.is_running(host, generation)
+                if self.is_running(host, generation) && self.hosts[host.0].sync_fails {
+                    self.totals.failed_syncs += 1;
+                    self.storage_failed(host, &StorageError("fsync: input/output error".into()));
+                } else if self.is_running(host, generation)
                     && let Some(running) = &mut self.hosts[host.0].running
                 {
                     running.node.storage_mut().synced(ticket);
@@ -80,7 +87,10 @@ impl Simulation {
         }
         self.totals.inputs += 1;
         if let Err(error) = running.node.handle(input, now, &mut running.out) {
-            return self.violated("I14 storage", format!("host {}: {error}", host.0));
+            return self.storage_failed(host, &error);
+        }
+        if running.node.storage().errors() > 0 {
+            return self.check_stopped(host);
         }
         if !running.batch_open {
             running.batch_open = true;
@@ -114,8 +124,9 @@ impl Simulation {
                 running.synced_at = running.synced_at.max(self.now + sync);
                 self.schedule.at(running.synced_at, Event::Synced { host, generation, ticket });
             }
-            Err(error) => return self.violated("I14 storage", format!("host {}: {error}", host.0)),
+            Err(error) => return self.storage_failed(host, &error),
         }
+        self.check_stopped(host);
         let dropped = self.hosts[host.0].running.as_mut().map(|running| running.node.storage_mut().take_dropped());
         dropped.into_iter().filter(|dropped| !dropped.is_empty()).for_each(|dropped| self.check_dropped(host, &dropped));
         let removed = self.hosts[host.0].running.as_mut().map(|running| running.node.storage_mut().take_removed());
@@ -139,6 +150,11 @@ impl Simulation {
             Output::RingChanged => {
                 self.totals.rings_adopted += 1;
                 self.check_ring(host);
+                let unlucky = self.options.faults.adoption;
+                if !self.disks_calm && unlucky > 0.0 && self.more.chance(unlucky) {
+                    let soon = self.more.duration(Duration::ZERO, Duration::from_millis(700));
+                    self.after(soon, Event::Alarm(Alarm::Adopted(host)));
+                }
             }
             Output::AddressesChanged => {}
         }
@@ -156,7 +172,8 @@ impl Simulation {
         }
         let sender = self.node_id(from);
         let generation = self.hosts[to.0].generation;
-        let deliveries = self.network.deliveries(&message);
+        let link = self.network.number(from, to);
+        let deliveries = self.network.deliveries(from, to, &message);
         match deliveries[..] {
             [] => self.totals.messages_dropped += 1,
             [_] => self.totals.messages += 1,
@@ -165,7 +182,7 @@ impl Simulation {
         for delay in deliveries {
             self.totals.messages_late += u64::from(delay >= crate::network::LATE);
             self.in_flight_until = self.in_flight_until.max(self.now + delay);
-            self.after(delay, Event::Deliver { from: sender, to, generation, message: message.clone() });
+            self.after(delay, Event::Deliver { from: sender, to, generation, link, message: message.clone() });
         }
     }
 

@@ -1,0 +1,160 @@
+//! Whether the simulator is worth something: mistakes are made in a copy of dynamo-core, and each must be found.
+//!
+//! `cargo run -p dynamo-sim --bin dynamo-mutants` makes every mutant of `tests/sim/mutants.txt` in one build ([`schemata`]), then
+//! hunts for each ([`hunt`]): by seeds, and by the directed tests if no seed finds it. It fails if one lives, if the list names a
+//! text that is gone, or if something fails without any mutant.
+
+mod hunt;
+mod list;
+mod schemata;
+mod workshop;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use dynamo_sim::dice::Dice;
+
+use crate::hunt::{FIRST_SEEDS, Verdict};
+use crate::list::Mutant;
+
+/// Makes each mistake of the list and looks for the seed or test that sees it.
+#[derive(Parser)]
+struct Arguments {
+    /// Seeds for each mutant, before the directed tests.
+    #[arg(long, default_value_t = 2_000)]
+    seeds: u64,
+    /// All seeds before the directed tests: what do seeds alone find?
+    #[arg(long)]
+    seeds_first: bool,
+    /// Only mutants whose name contains one of these.
+    #[arg(long)]
+    only: Vec<String>,
+    /// Only so many, chosen by `--choice`.
+    #[arg(long)]
+    some: Option<usize>,
+    /// Chooses the mutants of `--some`; by default another choice every day.
+    #[arg(long)]
+    choice: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    match all(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dynamo-mutants: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn all(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let begun = Instant::now();
+    let sim = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = sim.ancestors().nth(2).ok_or("the simulator is not in tests/sim")?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
+    let mutants = list::parse(&std::fs::read_to_string(sim.join("mutants.txt"))?)?;
+    let programs = workshop::build(repository, &target, &mutants)?;
+    println!("{} mutants built in {:.0} s", mutants.len(), begun.elapsed().as_secs_f64());
+    // A failure means nothing if the same seeds and tests fail without any mutant.
+    match hunt::hunt(&programs, 0, FIRST_SEEDS, FIRST_SEEDS)? {
+        Verdict::Lives => {}
+        failed => return Err(format!("without any mutant something fails: {}", describe(&failed)).into()),
+    }
+    let chosen = choose(arguments, &mutants)?;
+    let first = if arguments.seeds_first { arguments.seeds } else { FIRST_SEEDS };
+    let hunt = |number| hunt::hunt(&programs, number, first, arguments.seeds);
+    let living = hunt_all(&mutants, &chosen, hunt)?;
+    println!("{} mutants, {living} live; {:.0} s", chosen.len(), begun.elapsed().as_secs_f64());
+    Ok(living == 0)
+}
+
+/// The numbers of those to be hunted.
+fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn Error>> {
+    let named = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| name.contains(only));
+    let hunted = mutants.iter().enumerate().filter(|(_, mutant)| mutant.same.is_none() && named(&mutant.name));
+    let mut chosen: Vec<u32> = hunted.map(|(at, _)| at as u32 + 1).collect();
+    if let Some(some) = arguments.some {
+        let days = || std::time::SystemTime::UNIX_EPOCH.elapsed().map(|time| time.as_secs() / 86_400);
+        let choice = arguments.choice.map_or_else(days, Ok)?;
+        println!("--some {some} --choice {choice}");
+        let mut dice = Dice::new(choice);
+        while chosen.len() > some {
+            chosen.remove(dice.below(chosen.len()));
+        }
+    }
+    for mutant in mutants.iter().filter(|mutant| named(&mutant.name)) {
+        if let Some(same) = &mutant.same {
+            println!("{:<34} is no mistake: {same}", mutant.name);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Hunts for them on all cores; how many live.
+fn hunt_all(
+    mutants: &[Mutant],
+    chosen: &[u32],
+    hunt: impl Fn(u32) -> Result<Verdict, Box<dyn Error>> + Sync,
+) -> Result<usize, Box<dyn Error>> {
+    let next = AtomicUsize::new(0);
+    let living = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    let work = || {
+        while let Some(number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mutant = &mutants[*number as usize - 1];
+            match hunt(*number) {
+                Ok(verdict) => {
+                    living.fetch_add(usize::from(matches!(verdict, Verdict::Lives)), Ordering::Relaxed);
+                    println!("{:<34} {}", mutant.name, describe(&verdict));
+                    if matches!(verdict, Verdict::Lives) {
+                        println!("{:<34}   {}", "", mutant.breaks);
+                    }
+                }
+                Err(error) => *failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(error.to_string()),
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    match failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        Some(error) => Err(error.into()),
+        None => Ok(living.into_inner()),
+    }
+}
+
+fn describe(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Seed(seeds, violation) => {
+            let short: String = violation.chars().take(90).collect();
+            format!("killed by seed {seeds:<5} {short}")
+        }
+        Verdict::Test(name) => format!("killed by test {name}"),
+        Verdict::Lives => "LIVES".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who changes core finds out here, and not when the mutants are run.
+    #[test]
+    fn every_mutant_of_the_list_names_a_text_of_core() {
+        let sim = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mutants = list::parse(&std::fs::read_to_string(sim.join("mutants.txt")).unwrap()).unwrap();
+        assert!(mutants.len() >= 30);
+        if let Err(error) = workshop::woven(&sim.join("../../node/core/src"), &mutants) {
+            panic!("{error}");
+        }
+    }
+}

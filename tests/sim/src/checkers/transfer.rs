@@ -1,0 +1,55 @@
+//! I10: a new replica that says it received a partition has all of it on stable storage.
+//!
+//! Where a replica acknowledged a write under a ring from before the move, its copy held the write when it was sent: so the new
+//! replica that is filled from it must have the write, or a version that has seen it, the moment it says that it has everything,
+//! and still when the writer of rings lets reads go there.
+
+use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::ring::{Ring, Stage};
+
+use crate::ledger::Verdict;
+use crate::simulation::Simulation;
+
+/// Whether `to` has what it received of `partition`, which moves by `ring`.
+pub fn check(sim: &mut Simulation, ring: &Ring, partition: PartitionId, to: NodeId) -> Verdict {
+    let placement = ring.placement(partition);
+    let Some(moving) = &placement.moving else { return Ok(()) };
+    let Some((_, sources)) = placement.fills().into_iter().find(|(node, _)| *node == to) else { return Ok(()) };
+    let Some(host) = sim.host_of(to) else { return Ok(()) };
+    let mut checked = 0;
+    let mut missing = None;
+    for (write, acknowledged) in sim.witness().acknowledged_in(partition) {
+        let source = acknowledged.homes.iter().find(|home| sources.contains(home));
+        if acknowledged.epoch >= moving.since || source.is_none() {
+            continue;
+        }
+        checked += 1;
+        let dots = sim.witness().dots_of(write).to_vec();
+        if !dots.iter().any(|dot| sim.disk(host).copy_is_durable(&acknowledged.name, *dot)) {
+            missing = Some((write, acknowledged.name.clone()));
+            break;
+        }
+    }
+    sim.totals.transfers_checked += checked;
+    match missing {
+        None => Ok(()),
+        Some((write, name)) => {
+            let what = format!("{write:?} of {name:?}, partition {partition}, is not on stable storage at host {}", host.0);
+            Err(("I10 what was received is there", what))
+        }
+    }
+}
+
+/// The same for every partition whose reads go to the new replicas by `next`, and did not by `ring`.
+pub fn check_stage(sim: &mut Simulation, ring: &Ring, next: &Ring) -> Verdict {
+    let reads_new =
+        |partition| next.placement(partition).moving.as_ref().is_some_and(|moving| moving.stage == Stage::WriteBothReadNew);
+    for (partition, placement, _) in ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld) {
+        if reads_new(partition) {
+            for (to, _) in placement.fills() {
+                check(sim, ring, partition, to)?;
+            }
+        }
+    }
+    Ok(())
+}

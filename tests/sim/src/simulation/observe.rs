@@ -1,0 +1,62 @@
+//! What is seen of messages as they arrive: the fence of epochs (I9), and things that must happen now and then.
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::message::{Message, Purpose};
+use dynamo_core::node::Node;
+
+use crate::schedule::HostId;
+use crate::simulation::Simulation;
+
+/// The epoch under which a message asks something of a replica.
+fn epoch_of(message: &Message) -> Option<Epoch> {
+    match message {
+        Message::Replicate { epoch, .. }
+        | Message::Fetch { epoch, .. }
+        | Message::Push { epoch, .. }
+        | Message::TreeRequest { epoch, .. } => Some(*epoch),
+        _ => None,
+    }
+}
+
+/// A request under an older ring than its receiver's, with the receiver's count of such requests before it.
+pub(super) struct Fenced {
+    refused: u64,
+    what: String,
+}
+
+impl Simulation {
+    /// I9: whether `to` has to refuse this.
+    pub(super) fn fenced(&self, to: HostId, message: &Message) -> Option<Fenced> {
+        let running = self.hosts[to.0].running.as_ref().filter(|running| !running.paused)?;
+        let epoch = epoch_of(message)?;
+        let held = running.node.ring()?.epoch;
+        let refused = running.node.counters().stale_epoch_refused;
+        (epoch < held).then(|| Fenced { refused, what: format!("host {} holds epoch {held}, asked under {epoch}", to.0) })
+    }
+
+    pub(super) fn check_fenced(&mut self, to: HostId, fenced: Option<Fenced>) {
+        let Some(Fenced { refused, what }) = fenced else { return };
+        let now = self.node(to).map(|node| node.counters().stale_epoch_refused);
+        self.totals.fenced += 1;
+        // A node whose storage failed has answered nothing.
+        if now.is_some_and(|now| now == refused) {
+            self.violated("I9 a request under an older ring is refused", what);
+        }
+    }
+
+    pub(super) fn observe_delivery(&mut self, from: NodeId, to: HostId, link: u64, message: &Message) {
+        let sender = self.host_of(from);
+        let replaced = sender.is_some_and(|sender| !self.network.is_current(sender, to, link));
+        self.totals.messages_outlived_links += u64::from(replaced);
+        let held = self.node(to).and_then(Node::ring).map_or(Epoch(0), |ring| ring.epoch);
+        if let Some(epoch) = epoch_of(message) {
+            self.totals.messages_two_rings_old += u64::from(epoch.0 > 0 && epoch.0 + 2 <= held.0);
+        }
+        match message {
+            Message::Push { purpose: Purpose::Transfer, last: false, .. } => self.totals.transfers_in_batches += 1,
+            Message::Push { purpose: Purpose::Handback, .. } => self.totals.copies_handed_back += 1,
+            Message::Forwarded { .. } => self.totals.forwards_answered += 1,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! A single node at its border, where a mistake would show once in many thousand histories: what it says before its fsync and
+//! after it, under which actor it writes, and what it keeps until who has said what.
+
+mod one;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamo_core::hash_tree::HashTrees;
+use dynamo_core::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
+use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose};
+use dynamo_core::name::Name;
+use dynamo_core::ring::{Move, Ring, Stage};
+use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
+
+use crate::one::{CLUSTER, One, id, key, newest, ring};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn object(by: u8, counter: u64, value: &str) -> Object {
+    let mut object = Object::default();
+    let dot = Dot { actor: Actor { node: id(by), incarnation: Incarnation(1) }, counter };
+    let data = Some(Bytes::copy_from_slice(value.as_bytes()));
+    object.update(&CausalContext::default(), dot, Value { data, written_ms: 0 });
+    object
+}
+
+fn replicate(number: u64, epoch: Epoch, name: &Name, object: &Object, hint_for: Option<NodeId>) -> Message {
+    let (name, object) = (name.clone(), object.clone());
+    Message::Replicate { request: RequestId(number), epoch, name, object, hint_for, synced: true }
+}
+
+/// The root of a copy with this one object.
+fn root_of(ring: &Ring, partition: PartitionId, name: &Name, object: &Object) -> dynamo_core::version::Digest {
+    let mut trees = HashTrees::new(CLUSTER, ring.partition_bits);
+    trees.update(partition, name, Default::default(), object.digest());
+    trees.root(partition)
+}
+
+/// A ring of two stages of one move: `to` takes the place of `from` in this partition.
+fn moving(before: &Ring, partition: PartitionId, from: NodeId, to: NodeId) -> Ring {
+    before.successor(|next| {
+        let placement = &mut next.placements[partition.0 as usize];
+        let target = placement.replicas.iter().map(|node| if *node == from { to } else { *node }).collect();
+        placement.moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: before.epoch.next() });
+    })
+}
+
+mod stable_storage_comes_first {
+    use super::*;
+
+    #[test]
+    fn a_replica_acknowledges_a_put_after_its_fsync() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        one.sent();
+        one.hear(2, replicate(7, ring.epoch, &key(&ring, true), &object(2, 1, "milk"), None));
+        assert_eq!(one.sent(), []);
+        one.sync();
+        assert_eq!(one.sent(), [(id(2), Message::Replicated { request: RequestId(7), durable: true })]);
+    }
+
+    /// Who asked may drop its copy on this word.
+    #[test]
+    fn a_tree_is_compared_from_stable_storage() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        let partition = ring.partition_of(&name);
+        let milk = object(2, 1, "milk");
+        one.hear(2, replicate(7, ring.epoch, &name, &milk, None));
+        one.sent();
+        let root = root_of(&ring, partition, &name, &milk);
+        one.hear(5, Message::TreeRequest { exchange: 3, epoch: ring.epoch, partition, root, reaped: None });
+        assert_eq!(one.sent(), [], "the write that the root speaks of may still be lost");
+        one.sync();
+        let answered = |(to, message): &(NodeId, Message)| {
+            *to == id(5) && matches!(message, Message::TreeResponse { exchange: 3, leaves, .. } if leaves.is_empty())
+        };
+        assert!(one.sent().iter().any(answered));
+    }
+
+    #[test]
+    fn a_ring_is_told_to_the_writer_when_no_power_loss_can_take_it_back() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let next = ring.successor(|_| ());
+        one.adopt(&next);
+        let epoch = |one: &One| one.node.status(dynamo_core::time::Now { instant: Default::default(), wall_ms: 0 }).epoch;
+        assert_eq!(epoch(&one), ring.epoch);
+        one.sync();
+        assert_eq!(epoch(&one), next.epoch);
+    }
+
+    #[test]
+    fn a_partition_is_received_when_its_last_batch_is_on_stable_storage() {
+        let first = ring(5);
+        let name = key(&first, false);
+        let partition = first.partition_of(&name);
+        let source = first.placement(partition).replicas[0];
+        let mut one = One::start(&first);
+        let next = moving(&first, partition, source, id(1));
+        one.adopt(&next);
+        one.sync();
+        let received =
+            |one: &One| !one.node.status(dynamo_core::time::Now { instant: Default::default(), wall_ms: 0 }).received.is_empty();
+        let push = |batch, value: &str, last| Message::Push {
+            batch,
+            epoch: next.epoch,
+            partition,
+            purpose: Purpose::Transfer,
+            objects: vec![NamedObject { name: name.clone(), object: object(2, batch, value) }],
+            last,
+        };
+        one.hear(source.0[0], push(1, "milk", false));
+        one.sync();
+        assert!(!received(&one), "more is to come");
+        one.hear(source.0[0], push(2, "eggs", true));
+        assert!(!received(&one), "a power loss would take the last batch");
+        one.sync();
+        assert!(received(&one));
+    }
+}
+
+mod an_actor_builds_on_its_own_whole_copy {
+    use super::*;
+
+    #[test]
+    fn a_clean_stop_keeps_the_actor_and_a_crash_ends_it_even_after_a_clean_stop_before() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        let first = newest(&one.put(&name, "milk").1);
+        one.sync();
+        one.restart(true, &ring);
+        let second = newest(&one.put(&name, "eggs").1);
+        assert_eq!(second, first, "the stop was clean");
+        one.restart(false, &ring);
+        assert_ne!(newest(&one.put(&name, "flour").1), second, "the last write may be lost here and acknowledged elsewhere");
+    }
+
+    #[test]
+    fn a_coordinator_that_is_no_replica_includes_what_it_made_before() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, false);
+        let (_, first) = one.forwarded_put(5, 1, &name, "milk");
+        let (_, second) = one.forwarded_put(5, 2, &name, "eggs");
+        let exact = second.includes(&first) || newest(&second) != newest(&first);
+        assert!(exact, "a context with its second dot would cover the first: {second:?}");
+    }
+
+    #[test]
+    fn who_has_handed_its_hint_over_goes_on_as_another() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, false);
+        let (request, first) = one.forwarded_put(5, 1, &name, "milk");
+        for home in &ring.placement(ring.partition_of(&name)).replicas {
+            one.hear(home.0[0], Message::Replicated { request, durable: true });
+        }
+        one.sync();
+        one.sent();
+        one.wait(SECOND, &ring);
+        let pushed = one.sent().into_iter().find_map(|(to, message)| match message {
+            Message::Push { batch, purpose: Purpose::Hint, .. } => Some((to, batch)),
+            _ => None,
+        });
+        let (to, batch) = pushed.expect("the hint goes home");
+        one.hear(to.0[0], Message::Pushed { batch, refused: false, epoch: ring.epoch });
+        let (_, second) = one.forwarded_put(5, 2, &name, "eggs");
+        assert!(!second.includes(&first), "it has forgotten the first");
+        assert_ne!(newest(&second), newest(&first), "so it must not seem to have seen it");
+    }
+
+    #[test]
+    fn who_becomes_a_replica_goes_on_as_another() {
+        let first_ring = ring(5);
+        let mut one = One::start(&first_ring);
+        let name = key(&first_ring, false);
+        let partition = first_ring.partition_of(&name);
+        let (_, first) = one.forwarded_put(5, 1, &name, "milk");
+        let leaver = first_ring.placement(partition).replicas[0];
+        one.adopt(&moving(&first_ring, partition, leaver, id(1)));
+        one.sync();
+        one.sent();
+        assert_ne!(newest(&one.forwarded_put(5, 2, &name, "eggs").1), newest(&first), "its copy is another one now");
+    }
+
+    /// kv679_uid: two nodes with one identity. A copy of a directory whose node runs, or ran until the power went, writes as
+    /// another actor, so its dots are never those of the original.
+    #[test]
+    fn the_copy_of_a_directory_in_use_writes_as_another() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        one.put(&name, "milk");
+        one.sync();
+        let mut twin = One::on(one.node.storage().snapshot(), 2, 99);
+        twin.link(&ring);
+        twin.sent();
+        let (original, copy) = (newest(&one.put(&name, "eggs").1), newest(&twin.put(&name, "flour").1));
+        assert_ne!(original, copy);
+    }
+
+    #[test]
+    fn a_new_start_numbers_its_requests_anew() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        let before: Vec<RequestId> = ["milk", "eggs"].map(|value| one.put(&name, value).0).to_vec();
+        one.restart(false, &ring);
+        let after = one.put(&name, "flour").0;
+        assert!(!before.contains(&after), "a late answer to {before:?} would count for {after:?}");
+    }
+}
+
+mod nothing_is_dropped_too_early {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_is_not_its_own_stays_until_every_owner_has_it() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, false);
+        let partition = ring.partition_of(&name);
+        // A hint for a node that the ring does not name becomes a copy of the keeper's.
+        let stranger = ring.placement(partition).writers();
+        let other = (2..=5).map(id).find(|node| !stranger.contains(node)).expect("five nodes, three replicas");
+        one.hear(2, replicate(7, ring.epoch, &name, &object(2, 1, "milk"), Some(other)));
+        one.sync();
+        one.all_hold(&ring);
+        one.sent();
+        one.wait(SECOND, &ring);
+        let mut asked: Vec<(NodeId, u64, dynamo_core::version::Digest)> = Vec::new();
+        for (to, message) in one.sent() {
+            if let Message::TreeRequest { exchange, root, partition: at, .. } = message
+                && at == partition
+            {
+                asked.push((to, exchange, root));
+            }
+        }
+        assert_eq!(asked.len(), 3, "every owner is asked for its tree");
+        for (at, (owner, exchange, root)) in asked.into_iter().enumerate() {
+            assert_eq!(one.node.storage().objects().count(), 1, "{at} owners have it");
+            one.hear(owner.0[0], Message::TreeResponse { exchange, partition, root, leaves: Bytes::new(), reaped: None });
+            one.sync();
+            one.wait(SECOND, &ring);
+        }
+        assert_eq!(one.node.storage().objects().count(), 0, "all owners have it");
+    }
+
+    #[test]
+    fn a_refused_batch_is_sent_again() {
+        let first = ring(5);
+        let name = key(&first, true);
+        let partition = first.partition_of(&name);
+        let in_partition = |at: &Name| first.partition_of(at) == partition;
+        let names: Vec<Name> = (0..).map(|at| Name::new("carts", format!("k{at}"))).filter(in_partition).take(3).collect();
+        let mut one = One::start(&first);
+        for (at, name) in names.iter().enumerate() {
+            one.hear(2, replicate(at as u64, first.epoch, name, &object(2, at as u64 + 1, "milk"), None));
+        }
+        one.sync();
+        let newcomer = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+        let next = moving(&first, partition, id(1), newcomer);
+        one.adopt(&next);
+        one.sync();
+        let mut received = Vec::new();
+        for answer in 0..20 {
+            one.wait(SECOND, &next);
+            for (to, message) in one.sent() {
+                let Message::Push { batch, purpose: Purpose::Transfer, objects, .. } = message else { continue };
+                // Every second batch is refused.
+                let refused = answer % 2 == 0;
+                received.extend(objects.into_iter().filter(|_| !refused).map(|named| named.name));
+                one.hear(to.0[0], Message::Pushed { batch, refused, epoch: next.epoch });
+            }
+        }
+        received.sort_unstable();
+        let mut names = names;
+        names.sort_unstable();
+        assert_eq!(received, names, "each is delivered once");
+    }
+
+    #[test]
+    fn a_node_that_keeps_hints_gives_no_drain_receipt() {
+        let first = ring(5);
+        let name = key(&first, false);
+        let home = first.placement(first.partition_of(&name)).replicas[0];
+        let mut one = One::start(&first);
+        one.hear(2, replicate(7, first.epoch, &name, &object(2, 1, "milk"), Some(home)));
+        one.sync();
+        // The ring gives it nothing any more.
+        let drained = first.successor(|next| {
+            for placement in &mut next.placements {
+                let spare = (2..=5).map(id).find(|node| !placement.replicas.contains(node)).expect("five nodes");
+                placement.replicas.iter_mut().filter(|node| **node == id(1)).for_each(|node| *node = spare);
+            }
+        });
+        one.adopt(&drained);
+        one.sync();
+        let refusal = one.node.drain_receipt().expect_err("it keeps a hint");
+        assert!(refusal.contains("hints"), "{refusal}");
+    }
+}
+
+mod anti_entropy {
+    use super::*;
+
+    #[test]
+    fn one_exchange_brings_each_side_what_the_other_has() {
+        let ring = ring(3);
+        let name = key(&ring, true);
+        let partition = ring.partition_of(&name);
+        let other =
+            (0..).map(|at| Name::new("other", format!("k{at}"))).find(|name| ring.partition_of(name) == partition).unwrap();
+        let mut one = One::start(&ring);
+        one.hear(2, replicate(7, ring.epoch, &name, &object(2, 1, "milk"), None));
+        one.sync();
+        one.sent();
+        let mut exchange = None;
+        while exchange.is_none() {
+            one.wait(SECOND, &ring);
+            exchange = one.sent().into_iter().find_map(|(to, message)| match message {
+                Message::TreeRequest { exchange, partition: at, .. } if at == partition => Some((to, exchange)),
+                _ => None,
+            });
+        }
+        let (peer, exchange) = exchange.unwrap();
+        let eggs = object(3, 1, "eggs");
+        let mut theirs = HashTrees::new(CLUSTER, ring.partition_bits);
+        theirs.update(partition, &other, Default::default(), eggs.digest());
+        let (root, leaves) = (theirs.root(partition), theirs.leaves(partition));
+        one.hear(peer.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+        let wanted: Vec<NamedDigest> = one
+            .sent()
+            .into_iter()
+            .find_map(|(_, message)| match message {
+                Message::KeysRequest { keys, .. } => Some(keys),
+                _ => None,
+            })
+            .expect("it asks for what differs");
+        let objects = vec![NamedObject { name: other.clone(), object: eggs }];
+        one.hear(peer.0[0], Message::KeysResponse { exchange, partition, objects, wanted });
+        assert!(one.node.storage().objects().any(|(_, at, _)| *at == other), "it has what the other side had");
+        let pushed = one.sent().into_iter().any(|(to, message)| {
+            to == peer && matches!(message, Message::Push { objects, .. } if objects.iter().any(|named| named.name == name))
+        });
+        assert!(pushed, "and sends what the other side did not have");
+    }
+}
