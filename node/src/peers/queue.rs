@@ -138,7 +138,7 @@ mod tests {
 
     fn long(bytes: usize) -> v1::PeerMessage {
         let (exchange, partition, root) = (1, dynamo_core::id::PartitionId(0), Default::default());
-        Message::TreeResponse { exchange, partition, root, leaves: vec![0; bytes].into() }.into()
+        Message::TreeResponse { exchange, partition, root, leaves: vec![0; bytes].into(), reaped: None }.into()
     }
 
     #[test]
