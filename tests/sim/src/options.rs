@@ -249,6 +249,10 @@ impl Options {
         if bears_it && dice.chance(0.1) {
             (faults.rot, faults.membership, faults.rival) = (Some(Duration::from_secs(8)), None, None);
         }
+        if dice.chance(0.1) {
+            // Room for three or four hints.
+            self.pace.hint_bytes = 300;
+        }
     }
 
     /// The workload of basho/riak_kv#1754, in which writes were lost: ten keys, forty clients with a request each second, and
