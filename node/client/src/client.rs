@@ -1,6 +1,9 @@
 //! Get, put, delete: straight to a replica that works, and an honest word when that fails (paper 4.1, 4.5, 6.4).
 //!
-//! A request goes to the first replica in the key's preference list that is neither suspected nor failed lately. On the next
+//! A write with a context goes to the replica that the context names, which served what the writer read, so that a read there
+//! meets the write (paper 5). Anything else, or if that one is suspected or failed lately, goes to the first replica in the
+//! key's preference list that is neither. Deviation from the paper: with a client that goes straight to a replica, that
+//! replica's own copy is always the fastest reply to a get, so the choice is of the client that read and not among N. On the next
 //! node it is tried again only if that cannot do harm: it provably was not sent, or the answer says that nothing was written, or
 //! it is a get. A write that was sent and not answered is [`RequestError::Lost`], and is the caller's to look into.
 //!
@@ -115,7 +118,7 @@ pub struct DeleteOptions {
 pub struct Sibling {
     /// Its bytes.
     pub value: Bytes,
-    /// The coordinator's wall clock, milliseconds since 1970. For people: it decides nothing.
+    /// The coordinator's stamp, milliseconds since 1970: its wall clock, or just above the stamps of what it knew.
     pub written_ms: u64,
 }
 
@@ -215,7 +218,7 @@ impl Client {
         self.write(name, &operation, quorum, *timeout).await
     }
 
-    /// A tombstone in place of what `context`, from a get of the same key, covers.
+    /// A tombstone in place of what `context`, from a get of the same key, covers. Where the last writer wins it may be empty.
     pub async fn delete(&self, name: &Name, context: Bytes, options: &DeleteOptions) -> Result<PutResult, RequestError> {
         self.write(name, &Operation::Delete { context }, &options.quorum, options.timeout).await
     }
@@ -258,7 +261,7 @@ impl Shared {
         let mut tried = Vec::new();
         let mut last = None;
         while tried.len() < ATTEMPTS_MAX {
-            let Some(link) = self.topology.load().next_link(name, &tried) else { break };
+            let Some(link) = self.topology.load().next_link(name, operation, &tried) else { break };
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 break;
@@ -396,8 +399,10 @@ async fn attempt(link: &Link, name: &Name, operation: &Operation, quorum: &Quoru
 /// What follows from a failure that a node told.
 fn judge(failure: Failure, is_get: bool) -> Attempt {
     match failure {
-        // The node may be cut off from others, or stand by without a ring, while its neighbours are well.
-        Failure::Unavailable { .. } | Failure::NoRing => Attempt::Elsewhere(RequestError::Failed(failure)),
+        // The node may be cut off from others, stand by without a ring, or have a wrong clock, while its neighbours are well.
+        Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) => {
+            Attempt::Elsewhere(RequestError::Failed(failure))
+        }
         Failure::Unknown { .. } if is_get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
         _ => Attempt::Final(RequestError::Failed(failure)),
     }
@@ -460,6 +465,7 @@ mod tests {
             (Failure::Unknown { acknowledged, required }, false, false),
             (Failure::Unknown { acknowledged, required }, true, true),
             (Failure::NoRing, false, true),
+            (Failure::ClockSkew(String::new()), false, true),
             (Failure::Overloaded(String::new()), false, false),
             (Failure::Exists, false, false),
             (Failure::BadContext(String::new()), false, false),

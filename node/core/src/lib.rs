@@ -12,6 +12,7 @@
 //! | [`ring`] | 4.2, 6.2 | Q equal partitions, explicit replicas, a chain of epochs |
 //! | [`preference_list`] | 4.3, 4.6 | who holds a key, and who stands in |
 //! | [`version`], [`context`] | 4.4 | dotted version vector sets; what a client hands back |
+//! | [`reconciliation`], [`clock_skew`] | 6 | buckets in which the last writer wins, and clocks that may decide that |
 //! | [`version_cache`] | 5 | what recent objects' histories are, without reading them |
 //! | [`quorum`] | 4.5 | when enough replicas have answered |
 //! | [`coordinator`] | 4.5, 5 | one put, one get: a machine each |
@@ -19,15 +20,18 @@
 //! | [`gossip`], [`failure_detector`] | 4.8 | what nodes tell each other; who does not answer me |
 //! | [`hinted_handoff`] | 4.6 | a fallback's copies, on their way home |
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
+//! | [`divergence`] | 6.3 | how many versions gets returned, bucket by bucket |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`node`] | all | the composition |
 
 pub mod anti_entropy;
+pub mod clock_skew;
 pub mod codec;
 pub mod config;
 pub mod context;
 pub mod coordinator;
 pub mod counters;
+pub mod divergence;
 pub mod failure_detector;
 pub mod gossip;
 pub mod hash_tree;
@@ -40,6 +44,7 @@ pub mod preference_list;
 pub mod quorum;
 pub mod random;
 pub mod rebalance;
+pub mod reconciliation;
 pub mod request;
 pub mod ring;
 pub mod storage;

@@ -39,7 +39,7 @@ pub struct Dot {
 pub struct Value {
     /// The bytes, or `None` for a tombstone.
     pub data: Option<Bytes>,
-    /// The coordinator's wall clock. For people: it decides nothing.
+    /// The coordinator's stamp ([`Object::next_stamp`]). It decides nothing but which version is shown where the last writer wins.
     pub written_ms: u64,
 }
 
@@ -67,6 +67,11 @@ impl CausalContext {
     /// Nothing has been seen.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether `dot` has been seen.
+    pub fn covers(&self, dot: Dot) -> bool {
+        self.0.get(&dot.actor).is_some_and(|seen| dot.counter <= *seen)
     }
 }
 
@@ -122,6 +127,13 @@ impl Object {
             entry.values.iter_mut().for_each(|(_, value)| value.data = None);
         }
         history
+    }
+
+    /// The stamp of a write on top of this object: the wall clock, or just above every stamp here if the clock is behind. So
+    /// whoever writes knowing a version has a higher stamp than it, whatever the clocks do.
+    pub fn next_stamp(&self, wall_ms: u64) -> u64 {
+        let highest = self.values().map(|(_, value)| value.written_ms).max();
+        highest.map_or(wall_ms, |highest| wall_ms.max(highest.saturating_add(1)))
     }
 
     /// How many actors' counters the object carries.
@@ -344,6 +356,17 @@ mod tests {
         let mut new = put(&old, &old.context(), 2, 1, "new");
         new.join(&old);
         assert_eq!(texts(&new), ["new"]);
+    }
+
+    #[test]
+    fn a_stamp_is_the_wall_clock_or_just_above_what_is_there() {
+        let mut object = Object::default();
+        assert_eq!(object.next_stamp(7), 7);
+        for (node, written_ms) in [(1, 20), (2, 30)] {
+            let value = Value { data: None, written_ms };
+            object.update(&CausalContext::default(), Dot { actor: actor(node), counter: 1 }, value);
+        }
+        assert_eq!([9, 30, 31, 99].map(|wall_ms| object.next_stamp(wall_ms)), [31, 31, 31, 99]);
     }
 
     #[test]
