@@ -5,5 +5,6 @@
 
 pub mod convergence;
 pub mod evidence;
+pub mod last_writer_wins;
 pub mod quiet;
 pub mod redundancy;

@@ -61,6 +61,7 @@ totals! {
     rings_adopted: "rings adopted by nodes",
     hosts_removed: "hosts removed after a drain receipt",
     overlaps_checked: "gets whose quorum overlaps that of an earlier write",
+    last_writer_wins_checked: "acknowledged writes that gave way, where the last writer wins, to one that may replace them",
     removals_checked: "copies dropped while enough others had them",
     evidence_checked: "acknowledgements whose evidence was checked on disk",
 }
