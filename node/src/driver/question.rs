@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dynamo_core::counters::Counters;
+use dynamo_core::divergence::Divergence;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::node::status::{Receipt, Status};
 use dynamo_core::node::{Address, Identity};
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub status: Status,
     /// What the protocol counted.
     pub counters: Counters,
+    /// How many versions gets found, bucket by bucket.
+    pub divergence: Divergence,
     /// What the loop, the links and the engine tell of themselves: name and value.
     pub gauges: Vec<(&'static str, u64)>,
     /// It serves, or stands by for a ring.
@@ -83,6 +86,7 @@ impl Driver {
             identity: self.node.identity().clone(),
             status: self.node.status(now),
             counters: self.node.counters().clone(),
+            divergence: self.node.divergence().clone(),
             gauges,
             ready: !self.stopping && self.is_ready(now),
             uptime_seconds: self.clock.uptime_seconds(),
