@@ -108,6 +108,8 @@ impl Collector for Scrape {
         for (name, help, value) in own {
             gauge(&mut encoder, name, help, value)?;
         }
+        let help = "Milliseconds by which the wall clock is ahead of most peers', below zero behind them";
+        signed_gauge(&mut encoder, "clock_ahead_ms", help, status.clock_ahead_ms)?;
         for (name, value) in gauges {
             let help = name.replace('_', " ");
             if GAUGES_THAT_COUNT.contains(name) {
@@ -141,6 +143,10 @@ fn gets_by_versions(encoder: &mut DescriptorEncoder<'_>, divergence: &Divergence
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
     // Values above 2^63 do not occur: they count objects, bytes and seconds.
-    let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    signed_gauge(encoder, name, help, i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn signed_gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> Result<(), fmt::Error> {
+    let metric = ConstGauge::new(value);
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }

@@ -69,19 +69,31 @@ impl PeerClocks {
         self.0.retain(|_, clock| is_fresh(clock, now));
     }
 
-    /// Why this node's clock may not decide which version is the newest, if so.
-    pub fn skew(&self, now: Now, allowed_ms: u64) -> Option<Skew> {
+    /// Milliseconds by which this node's clock is ahead of each peer's that was heard lately, in order.
+    fn ahead(&self, now: Now) -> Vec<i64> {
         let own = lead(now.wall_ms, now.instant);
         let heard = self.0.values().filter(|clock| is_fresh(clock, now.instant));
-        let ahead: Vec<i64> = heard.map(|clock| own.saturating_sub(highest(clock))).collect();
-        let mut differing: Vec<i64> = ahead.iter().copied().filter(|ahead| ahead.unsigned_abs() > allowed_ms).collect();
-        if differing.len() * 2 <= ahead.len() {
-            return None;
-        }
-        differing.sort_unstable();
-        let ahead_ms = differing[differing.len() / 2];
-        Some(Skew { differing: differing.len(), heard: ahead.len(), ahead_ms, allowed_ms })
+        let mut ahead: Vec<i64> = heard.map(|clock| own.saturating_sub(highest(clock))).collect();
+        ahead.sort_unstable();
+        ahead
     }
+
+    /// The median of the differences, for people to watch; 0 where there is nobody to compare with.
+    pub fn median_ahead_ms(&self, now: Now) -> i64 {
+        median(&self.ahead(now))
+    }
+
+    /// Why this node's clock may not decide which version is the newest, if so.
+    pub fn skew(&self, now: Now, allowed_ms: u64) -> Option<Skew> {
+        let ahead = self.ahead(now);
+        let differing: Vec<i64> = ahead.iter().copied().filter(|ahead| ahead.unsigned_abs() > allowed_ms).collect();
+        let most = differing.len() * 2 > ahead.len();
+        most.then(|| Skew { differing: differing.len(), heard: ahead.len(), ahead_ms: median(&differing), allowed_ms })
+    }
+}
+
+fn median(ordered: &[i64]) -> i64 {
+    ordered.get(ordered.len() / 2).copied().unwrap_or_default()
 }
 
 fn is_fresh(clock: &PeerClock, now: Instant) -> bool {
@@ -158,6 +170,8 @@ mod tests {
         }
         assert_eq!(clocks.skew(now(5, 0), 100), None);
         assert_eq!(clocks.skew(now(5, 100), 100).map(|skew| skew.ahead_ms), Some(120));
+        assert_eq!(clocks.median_ahead_ms(now(5, 0)), 20, "and is shown below the bound too");
+        assert_eq!(PeerClocks::default().median_ahead_ms(now(5, 0)), 0);
     }
 
     #[test]

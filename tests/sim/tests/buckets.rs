@@ -145,6 +145,8 @@ fn a_node_whose_clock_is_wrong_refuses_and_says_by_how_much() {
             words.contains(&format!("ms {direction} those of 4 of 4 peers")) && words.contains("set the clock right"),
             "{words}"
         );
+        let ahead_ms = cluster.node(homes[0]).status(cluster.sim.clock(homes[0])).clock_ahead_ms;
+        assert!(ahead_ms.signum() == hours.signum() && ahead_ms.abs() / HOUR_MS <= 2, "{ahead_ms}");
         assert_eq!(cluster.through(homes[0]).get("alice").values, ["before"], "nothing was written, and reads go on");
         cluster.through(homes[1]).put("alice", "before");
     }
