@@ -67,7 +67,7 @@ impl Admin for AdminService {
 }
 
 fn status_response(snapshot: Snapshot) -> v1::StatusResponse {
-    let Snapshot { identity, status, counters, gauges, ready, uptime_seconds } = snapshot;
+    let Snapshot { identity, status, counters, gauges, ready, uptime_seconds, .. } = snapshot;
     let of = |name: &str| gauges.iter().find(|(gauge, _)| *gauge == name).map_or(0, |(_, value)| *value);
     v1::StatusResponse {
         node: Bytes::copy_from_slice(&identity.node.0),
