@@ -141,7 +141,8 @@ mod tests {
     fn a_clock_that_differs_from_most_is_not_trusted_whoever_is_wrong() {
         let hour = 3_600_000;
         // What each peer's clock is ahead by, what this node's is, and what is said of it.
-        let cases: [(&[i64], i64, Option<(usize, i64)>); 9] = [
+        type Case<'a> = (&'a [i64], i64, Option<(usize, i64)>);
+        let cases: [Case; 9] = [
             (&[], hour, None),
             (&[0], 400, None),
             (&[0], 501, Some((1, 501))),
