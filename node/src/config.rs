@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_core::config::{BUCKET_BYTES_MAX, Config, QuorumDefaults};
+use dynamo_core::config::{BUCKET_BYTES_MAX, BucketProperties, Config, QuorumDefaults, Reconciliation};
 use dynamo_core::id::ClusterId;
 use serde::Deserialize;
 use thiserror::Error;
@@ -74,12 +74,13 @@ struct Settings {
     advertise: AdvertiseSettings,
     seeds: Vec<String>,
     quorum: QuorumSettings,
-    buckets: BTreeMap<String, QuorumSettings>,
+    buckets: BTreeMap<String, BucketSettings>,
     request_timeout_ms: Option<u64>,
     hint_after_ms: Option<u64>,
     hint_bytes_max: Option<u64>,
     background: BackgroundSettings,
     tree_checkpoint_interval_ms: Option<u64>,
+    clock_skew_ms_max: Option<u64>,
     storage: EngineSettings,
     log: LogSettings,
 }
@@ -115,6 +116,38 @@ struct BackgroundSettings {
     p99_ms_max: Option<u64>,
     bytes_per_second_min: Option<u64>,
     bytes_per_second_max: Option<u64>,
+}
+
+/// What can be set of one bucket; the quorum is spelt out here, since serde refuses no unknown field of a flattened struct.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BucketSettings {
+    r: Option<u8>,
+    w: Option<u8>,
+    dw: Option<u8>,
+    pr: Option<u8>,
+    pw: Option<u8>,
+    reconciliation: ReconciliationSetting,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ReconciliationSetting {
+    #[default]
+    Siblings,
+    LastWriterWins,
+}
+
+impl BucketSettings {
+    /// What the bucket gets in a cluster with these quorums.
+    fn properties(self, field: &str, cluster: QuorumDefaults) -> Result<BucketProperties, ConfigError> {
+        let Self { r, w, dw, pr, pw, reconciliation } = self;
+        let reconciliation = match reconciliation {
+            ReconciliationSetting::Siblings => Reconciliation::Siblings,
+            ReconciliationSetting::LastWriterWins => Reconciliation::LastWriterWins,
+        };
+        Ok(BucketProperties { quorum: quorum(field, QuorumSettings { r, w, dw, pr, pw }, cluster)?, reconciliation })
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -237,6 +270,7 @@ fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
                 settings.request_timeout_ms,
                 settings.hint_after_ms,
                 settings.hint_bytes_max,
+                settings.clock_skew_ms_max,
             )?,
             settings.background,
             settings.tree_checkpoint_interval_ms,
@@ -309,10 +343,11 @@ fn seeds(seeds: Vec<String>) -> Result<Vec<String>, ConfigError> {
 
 fn protocol(
     cluster: QuorumSettings,
-    buckets: BTreeMap<String, QuorumSettings>,
+    buckets: BTreeMap<String, BucketSettings>,
     request_timeout_ms: Option<u64>,
     hint_after_ms: Option<u64>,
     hint_bytes_max: Option<u64>,
+    clock_skew_ms_max: Option<u64>,
 ) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     config.quorum = quorum("quorum", cluster, config.quorum)?;
@@ -321,8 +356,8 @@ fn protocol(
         if bucket.len() > BUCKET_BYTES_MAX {
             return wrong(field, format!("{} bytes, a bucket's name has at most {BUCKET_BYTES_MAX}", bucket.len()));
         }
-        let quorum = quorum(&field, settings, config.quorum)?;
-        config.buckets.insert(Bytes::from(bucket), quorum);
+        let properties = settings.properties(&field, config.quorum)?;
+        config.buckets.insert(Bytes::from(bucket), properties);
     }
     if let Some(timeout) = request_timeout_ms {
         if !(1..=REQUEST_TIMEOUT_MS_MAX).contains(&timeout) {
@@ -338,6 +373,12 @@ fn protocol(
         return wrong("hint_after_ms", format!("{after}; give at least 1 and less than request_timeout_ms, which is {timeout}"));
     }
     config.hint_bytes_max = hint_bytes_max.unwrap_or(config.hint_bytes_max);
+    if let Some(skew) = clock_skew_ms_max {
+        if skew == 0 {
+            return wrong("clock_skew_ms_max", "0; no two clocks agree to the millisecond, give at least 1 (the default is 500)");
+        }
+        config.clock_skew_ms_max = skew;
+    }
     Ok(config)
 }
 

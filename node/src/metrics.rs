@@ -11,8 +11,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dynamo_core::counters::Counters;
+use dynamo_core::divergence::{Divergence, VERSIONS};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -82,10 +84,11 @@ struct Scrape(Snapshot);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Snapshot { status, counters, background, gauges, ready, uptime_seconds, .. } = &self.0;
+        let Snapshot { status, counters, background, divergence, gauges, ready, uptime_seconds, .. } = &self.0;
         for ((name, value), (_, help)) in counters.each().zip(Counters::HELP) {
             counter(&mut encoder, name, help.trim_end_matches('.'), value)?;
         }
+        gets_by_versions(&mut encoder, divergence)?;
         let (hints, hint_bytes) = status.hints.values().fold((0, 0), |sum, (hints, bytes)| (sum.0 + hints, sum.1 + bytes));
         let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
         let suspected = status.peers.iter().filter(|peer| peer.suspected).count() as u64;
@@ -115,6 +118,8 @@ impl Collector for Scrape {
         for (name, help, value) in own {
             gauge(&mut encoder, name, help, value)?;
         }
+        let help = "Milliseconds by which the wall clock is ahead of most peers', below zero behind them";
+        signed_gauge(&mut encoder, "clock_ahead_ms", help, status.clock_ahead_ms)?;
         for (name, value) in gauges {
             let help = name.replace('_', " ");
             if GAUGES_THAT_COUNT.contains(name) {
@@ -132,8 +137,26 @@ fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 
+/// The paper's table of divergent versions (6.3), bucket by bucket.
+fn gets_by_versions(encoder: &mut DescriptorEncoder<'_>, divergence: &Divergence) -> Result<(), fmt::Error> {
+    let help = "Gets by the number of live versions that they found";
+    let mut family = encoder.encode_descriptor("gets_by_versions", help, None, MetricType::Counter)?;
+    for (bucket, counts) in divergence.each() {
+        let bucket = String::from_utf8_lossy(bucket);
+        for (versions, count) in VERSIONS.into_iter().zip(counts) {
+            let labels = [("bucket", bucket.as_ref()), ("versions", versions)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
     // Values above 2^63 do not occur: they count objects, bytes and seconds.
-    let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    signed_gauge(encoder, name, help, i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn signed_gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> Result<(), fmt::Error> {
+    let metric = ConstGauge::new(value);
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }

@@ -324,6 +324,22 @@ pub struct Bucket {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 7))]
     pub pw: Option<i32>,
+
+    /// What becomes of concurrent versions. Absent: siblings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconciliation: Option<BucketReconciliation>,
+}
+
+/// What becomes of concurrent versions. siblings, the default: a get returns all of them, and none is lost. last-writer-wins: a get
+/// returns the one with the newest time, and the others are lost, which suits what can be made anew, such as sessions; the nodes'
+/// clocks have to agree (see settings.clockSkewMsMax).
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum BucketReconciliation {
+    /// All are returned, for the application to merge.
+    Siblings,
+    /// The newest is returned.
+    LastWriterWins,
 }
 
 /// Settings of the node process.
@@ -339,6 +355,12 @@ pub struct Settings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 60_000))]
     pub hint_after_ms: Option<i32>,
+
+    /// By how many milliseconds a node's clock may differ from most others' before it refuses puts to buckets whose reconciliation is
+    /// `last-writer-wins`. Default 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub clock_skew_ms_max: Option<i32>,
 
     /// How much the nodes log. Default info.
     #[serde(default, skip_serializing_if = "Option::is_none")]

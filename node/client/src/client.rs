@@ -1,6 +1,9 @@
 //! Get, put, delete: straight to a replica that works, and an honest word when that fails (paper 4.1, 4.5, 6.4).
 //!
-//! A request goes to the first replica in the key's preference list that is neither suspected nor failed lately. On the next
+//! A write with a context goes to the replica that the context names, which served what the writer read, so that a read there
+//! meets the write (paper 5). Anything else, or if that one is suspected or failed lately, goes to the first replica in the
+//! key's preference list that is neither. Deviation from the paper: with a client that goes straight to a replica, that
+//! replica's own copy is always the fastest reply to a get, so the choice is of the client that read and not among N. On the next
 //! node it is tried again only if that cannot do harm: it provably was not sent, or the answer says that nothing was written, or
 //! it is a get or has a request id ([`crate::retry`]). A write without one that was sent and not answered is
 //! [`RequestError::Lost`], and is the caller's to look into.
@@ -138,7 +141,7 @@ impl DeleteOptions {
 pub struct Sibling {
     /// Its bytes.
     pub value: Bytes,
-    /// The coordinator's wall clock, milliseconds since 1970. For people: it decides nothing.
+    /// The coordinator's stamp, milliseconds since 1970: its wall clock, or just above the stamps of what it knew.
     pub written_ms: u64,
 }
 
@@ -239,7 +242,7 @@ impl Client {
         self.write(request(name, operation, *request_id, *quorum), *timeout).await
     }
 
-    /// A tombstone in place of what `context`, from a get of the same key, covers.
+    /// A tombstone in place of what `context`, from a get of the same key, covers. Where the last writer wins it may be empty.
     pub async fn delete(&self, name: &Name, context: Bytes, options: &DeleteOptions) -> Result<PutResult, RequestError> {
         let DeleteOptions { quorum, request_id, timeout } = options;
         self.write(request(name, Operation::Delete { context }, *request_id, *quorum), *timeout).await
@@ -276,12 +279,12 @@ impl Shared {
         let mut tries = Tries::default();
         let mut tried = Vec::new();
         for _ in 0..ATTEMPTS_MAX {
-            let mut next = self.topology.load().next_link(&request.name, &tried);
+            let mut next = self.topology.load().next_link(&request.name, &request.operation, &tried);
             if next.is_none() && tries.is_open() {
                 // It may have been made, and nobody is left to ask. A load balancer's address may lead to another node now.
                 tried.clear();
                 sleep(ROUND_PAUSE).await;
-                next = self.topology.load().next_link(&request.name, &tried);
+                next = self.topology.load().next_link(&request.name, &request.operation, &tried);
             }
             let remaining = deadline.saturating_duration_since(Instant::now());
             let Some(link) = next.filter(|_| !remaining.is_zero()) else { break };

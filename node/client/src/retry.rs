@@ -3,7 +3,7 @@
 //! | what came of a try | a get | a write | a write with a request id |
 //! |---|---|---|---|
 //! | it was not sent | next node | next node | next node |
-//! | the node has no ring, or cannot reach enough replicas: nothing was written | next node | next node | next node |
+//! | the node has no ring or a wrong clock, or cannot reach enough replicas: nothing was written | next node | next node | next node |
 //! | it was sent and not answered, or the outcome is unknown | next node | told | next node |
 //! | any other failure: the request is wrong, the key exists, a bound was hit | told | told | told |
 //!
@@ -71,8 +71,8 @@ impl Kind {
     /// What follows from a failure that a node told.
     pub(crate) fn judge(self, failure: Failure) -> Attempt {
         match failure {
-            // The node may be cut off from others, or stand by without a ring, while its neighbours are well.
-            Failure::Unavailable { .. } | Failure::NoRing => Attempt::Elsewhere(RequestError::Failed(failure)),
+            // The node may be cut off from others, stand by without a ring, or have a wrong clock, while its neighbours are well.
+            Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) => Attempt::Elsewhere(RequestError::Failed(failure)),
             Failure::Unknown { .. } if self == Self::Get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
             Failure::Unknown { .. } if self == Self::RepeatableWrite => Attempt::Elsewhere(RequestError::Failed(failure)),
             _ => Attempt::Final(RequestError::Failed(failure)),

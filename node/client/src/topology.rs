@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dynamo_core::context;
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::name::Name;
+use dynamo_core::request::Operation;
 use dynamo_core::ring::Ring;
 use tokio::sync::Notify;
 
@@ -65,12 +67,16 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Whom to ask for `name` when `tried` have been asked: its replicas in the order of its preference list, then other members,
-    /// then the endpoints; those that are suspected or failed lately only when nobody else is left.
-    pub(crate) fn next_link(&self, name: &Name, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
+    /// Whom to ask for `name` when `tried` have been asked: for a write the replica that its context names, then the replicas in
+    /// the order of the preference list, then other members, then the endpoints; those that are suspected or failed lately only
+    /// when nobody else is left.
+    pub(crate) fn next_link(&self, name: &Name, operation: &Operation, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
         let fresh = |link: &Arc<Link>| !tried.iter().any(|tried| tried.address == link.address);
         let healthy = |member: &&Member| !member.suspected && !member.link.is_avoided() && fresh(&member.link);
         let placement = self.ring.as_ref().map(|ring| ring.placement(ring.partition_of(name)));
+        if let Some(member) = self.coordinator_of(name, operation).filter(healthy) {
+            return Some(Arc::clone(&member.link));
+        }
         let home = || placement.into_iter().flat_map(|placement| placement.read_set().iter());
         let homes = || home().filter_map(|node| self.members.get(node));
         if let Some(member) = homes().find(healthy) {
@@ -86,6 +92,15 @@ impl Topology {
         endpoints().find(|link| !link.is_avoided()).or_else(|| everyone.chain(endpoints()).next()).map(Arc::clone)
     }
 
+    /// The replica that the context of a write names. A token that cannot be read is for a node to refuse.
+    fn coordinator_of(&self, name: &Name, operation: &Operation) -> Option<&Member> {
+        let (Operation::Put { context: token, .. } | Operation::Delete { context: token }) = operation else { return None };
+        let ring = self.ring.as_ref()?;
+        let node = context::decode(token.clone(), ring.cluster, name).ok()?.coordinator?;
+        let replica = ring.placement(ring.partition_of(name)).writers().contains(&node);
+        self.members.get(&node).filter(|_| replica)
+    }
+
     /// Every link, those that work lately first: whom to ask for a newer topology.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         let members = self.members.values().map(|member| &member.link);
@@ -99,8 +114,10 @@ impl Topology {
 mod tests {
     use super::*;
     use crate::client::Mode;
+    use bytes::Bytes;
     use dynamo_core::id::ClusterId;
     use dynamo_core::ring::{Member as RingMember, Placement, RingHash};
+    use dynamo_core::version::CausalContext;
     use std::time::Duration;
 
     fn link(address: &str) -> Arc<Link> {
@@ -124,8 +141,12 @@ mod tests {
     }
 
     fn order(topology: &Topology) -> Vec<String> {
+        order_for(topology, &Operation::Get)
+    }
+
+    fn order_for(topology: &Topology, operation: &Operation) -> Vec<String> {
         let mut tried = Vec::new();
-        while let Some(link) = topology.next_link(&Name::new("b", "k"), &tried) {
+        while let Some(link) = topology.next_link(&Name::new("b", "k"), operation, &tried) {
             tried.push(link);
         }
         tried.iter().map(|link| link.address.trim_end_matches(":1").to_owned()).collect()
@@ -134,6 +155,32 @@ mod tests {
     #[test]
     fn replicas_are_asked_in_their_order_then_others_then_the_endpoints() {
         assert_eq!(order(&topology()), ["node-3", "node-1", "node-2", "node-4", "service"]);
+    }
+
+    #[test]
+    fn a_write_goes_first_to_the_replica_that_its_context_names() {
+        let token = |node: u8, key: &'static str| {
+            let seen = CausalContext::default();
+            context::encode(&seen, Some(NodeId([node; 16])), ClusterId([7; 16]), &Name::new("b", key))
+        };
+        let put = |context| Operation::Put { data: "v".into(), context, create_only: false };
+        let in_order = ["node-3", "node-1", "node-2", "node-4", "service"];
+        let named_first = ["node-2", "node-3", "node-1", "node-4", "service"];
+        let cases = [
+            ("a put", put(token(2, "k")), named_first),
+            ("a delete", Operation::Delete { context: token(2, "k") }, named_first),
+            ("a blind put", put(Bytes::new()), in_order),
+            ("another key's context", put(token(2, "other")), in_order),
+            ("a member that is no replica", put(token(4, "k")), in_order),
+            ("nobody known", put(token(9, "k")), in_order),
+        ];
+        for (what, operation, expected) in cases {
+            assert_eq!(order_for(&topology(), &operation), expected, "{what}");
+        }
+        let mut topology = topology();
+        topology.members.get_mut(&NodeId([2; 16])).unwrap().suspected = true;
+        let order = order_for(&topology, &put(token(2, "k")));
+        assert_eq!(order, ["node-3", "node-1", "node-4", "service", "node-2"], "it is suspected");
     }
 
     #[test]

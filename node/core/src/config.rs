@@ -38,13 +38,36 @@ impl Default for QuorumDefaults {
     }
 }
 
+/// What a bucket makes of concurrent versions. All versions are kept and joined alike; what differs is what the coordinator of a
+/// put supersedes, and what a get shows ([`crate::reconciliation`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Reconciliation {
+    /// All are returned, for the application to merge. No clock decides anything.
+    #[default]
+    Siblings,
+    /// The one with the newest stamp is returned, the others are discarded: the paper's timestamp reconciliation.
+    LastWriterWins,
+}
+
+/// Settings of one bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BucketProperties {
+    /// Its R, W and what goes with them.
+    pub quorum: QuorumDefaults,
+    /// What it makes of concurrent versions.
+    pub reconciliation: Reconciliation,
+}
+
 /// Everything that can be set about the protocol.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// For buckets without settings of their own.
     pub quorum: QuorumDefaults,
     /// Settings of single buckets.
-    pub buckets: BTreeMap<Bytes, QuorumDefaults>,
+    pub buckets: BTreeMap<Bytes, BucketProperties>,
+    /// Milliseconds by which this node's clock may differ from most peers' before it refuses puts to buckets in which the last
+    /// writer wins. Other buckets do not look at the clock.
+    pub clock_skew_ms_max: u64,
     /// Until a request that names no time-out is answered.
     pub request_timeout: Duration,
     /// How long a replica may be silent before a fallback takes its write.
@@ -84,6 +107,7 @@ impl Default for Config {
         Self {
             quorum: QuorumDefaults::default(),
             buckets: BTreeMap::new(),
+            clock_skew_ms_max: 500,
             request_timeout: Duration::from_secs(5),
             hint_after: Duration::from_millis(500),
             gossip_interval: Duration::from_secs(1),
@@ -108,8 +132,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The settings of `bucket`.
+    /// R, W and the rest of `bucket`.
     pub fn quorum_of(&self, bucket: &Bytes) -> QuorumDefaults {
-        self.buckets.get(bucket).copied().unwrap_or(self.quorum)
+        self.buckets.get(bucket).map_or(self.quorum, |properties| properties.quorum)
+    }
+
+    /// Whether the last writer wins in `bucket`.
+    pub fn last_writer_wins(&self, bucket: &Bytes) -> bool {
+        self.buckets.get(bucket).is_some_and(|properties| properties.reconciliation == Reconciliation::LastWriterWins)
     }
 }

@@ -3,6 +3,11 @@
 //! The checksum is keyed with the cluster's identity and the object's name, so a context that is damaged, made up, of another
 //! key or of another cluster is refused before it can supersede what its holder never saw.
 //!
+//! It also names the node that should coordinate the next write (paper 5): the home replica that answered the get fastest, or
+//! the coordinator of the put. Whoever forwards the write sends it there: the node that served a client's read has what that
+//! client saw, and is the one that is quick at the moment. Deviation from the paper: a home replica that is asked coordinates
+//! itself, whatever the token names. There, its own copy is at hand, and a hop to another node would cost more than the
+//! difference between two replicas; since it coordinated the get as well, its own copy answered that get fastest anyway.
 //! It carries what is remembered of the request ids of the dots that it covers, so that a coordinator that has not seen a dot
 //! learns, with the write that supersedes it, whose it was.
 
@@ -16,9 +21,18 @@ use crate::name::Name;
 use crate::recent_writes::RecentWrites;
 use crate::version::{Actor, CausalContext};
 
-/// Format 1 carries no request ids; clients may still hold tokens of it.
-const FORMAT_WITHOUT_RECENT: u8 = 1;
+/// Format 1 names no coordinator and carries no request ids; clients may still hold tokens of it.
+const FORMAT_FORMER: u8 = 1;
 const FORMAT: u8 = 2;
+
+/// What a token says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Token {
+    /// What its holder has seen.
+    pub seen: CausalContext,
+    /// Who should coordinate a write with it.
+    pub coordinator: Option<NodeId>,
+}
 
 fn seed(cluster: ClusterId, name: &Name) -> u64 {
     let mut input = Vec::with_capacity(24 + name.len());
@@ -27,43 +41,56 @@ fn seed(cluster: ClusterId, name: &Name) -> u64 {
     xxhash_rust::xxh3::xxh3_64(&input)
 }
 
-/// The token for `context` of the object `name`.
-pub fn encode(context: &CausalContext, cluster: ClusterId, name: &Name) -> Bytes {
-    let mut writer = Writer::with_capacity(16 + context.0.len() * 34);
+/// The token of a holder who has seen `seen` of the object `name`, and whose next write `coordinator` should coordinate.
+pub fn encode(seen: &CausalContext, coordinator: Option<NodeId>, cluster: ClusterId, name: &Name) -> Bytes {
+    let mut writer = Writer::with_capacity(32 + seen.0.len() * 34);
     writer.u8(FORMAT);
-    writer.varint(context.0.len() as u64);
-    for (actor, counter) in &context.0 {
+    match coordinator {
+        Some(node) => {
+            writer.u8(1);
+            writer.raw(&node.0);
+        }
+        None => writer.u8(0),
+    }
+    writer.varint(seen.0.len() as u64);
+    for (actor, counter) in &seen.0 {
         writer.raw(&actor.node.0);
         writer.u64(actor.incarnation.0);
         writer.varint(*counter);
     }
-    context.1.encode(context.0.keys(), &mut writer);
+    seen.1.encode(seen.0.keys(), &mut writer);
     writer.finish_with_checksum(seed(cluster, name))
 }
 
-/// The context in `token`; an empty token is the empty context.
-pub fn decode(token: Bytes, cluster: ClusterId, name: &Name) -> Result<CausalContext, DecodeError> {
+/// What `token` says; an empty one says nothing.
+pub fn decode(token: Bytes, cluster: ClusterId, name: &Name) -> Result<Token, DecodeError> {
     if token.is_empty() {
-        return Ok(CausalContext::default());
+        return Ok(Token::default());
     }
     let mut reader = Reader::verified(token, seed(cluster, name))?;
     let format = reader.u8("format")?;
-    if !matches!(format, FORMAT_WITHOUT_RECENT | FORMAT) {
-        return Err(DecodeError::UnknownFormat { found: format, known: FORMAT });
-    }
-    let mut context = BTreeMap::new();
+    let coordinator = match format {
+        FORMAT_FORMER => None,
+        FORMAT => match reader.u8("coordinator")? {
+            0 => None,
+            1 => Some(NodeId(reader.id("coordinator")?)),
+            _ => return Err(DecodeError::OutOfRange("coordinator")),
+        },
+        found => return Err(DecodeError::UnknownFormat { found, known: FORMAT }),
+    };
+    let mut seen = BTreeMap::new();
     for _ in 0..reader.count("actors")? {
         let node = NodeId(reader.id("actor node")?);
         let incarnation = Incarnation(reader.u64("actor incarnation")?);
-        context.insert(Actor { node, incarnation }, reader.varint("counter")?);
+        seen.insert(Actor { node, incarnation }, reader.varint("counter")?);
     }
-    let actors: Vec<(Actor, u64)> = context.iter().map(|(actor, counter)| (*actor, *counter)).collect();
+    let actors: Vec<(Actor, u64)> = seen.iter().map(|(actor, counter)| (*actor, *counter)).collect();
     let recent = match format {
-        FORMAT_WITHOUT_RECENT => RecentWrites::default(),
+        FORMAT_FORMER => RecentWrites::default(),
         _ => RecentWrites::decode(&mut reader, &actors)?,
     };
     reader.end()?;
-    Ok(CausalContext(context, recent))
+    Ok(Token { seen: CausalContext(seen, recent), coordinator })
 }
 
 #[cfg(test)]
@@ -81,15 +108,18 @@ mod tests {
         let mut recent = RecentWrites::default();
         let dot = Dot { actor, counter: 8 };
         recent.insert(RecentWrite { stamp: 3, key: RequestKey([4; 16]), dot });
-        let context = CausalContext([(actor, 9)].into(), recent);
-        let token = encode(&context, cluster, &name);
-        assert_eq!(decode(token.clone(), cluster, &name), Ok(context));
+        let seen = CausalContext([(actor, 9)].into(), recent);
+        for coordinator in [None, Some(NodeId([4; 16]))] {
+            let token = encode(&seen, coordinator, cluster, &name);
+            assert_eq!(decode(token, cluster, &name), Ok(Token { seen: seen.clone(), coordinator }));
+        }
+        let token = encode(&seen, None, cluster, &name);
         assert_eq!(decode(token.clone(), cluster, &Name::new("carts", "bob")), Err(DecodeError::Checksum));
         assert_eq!(decode(token.clone(), ClusterId([9; 16]), &name), Err(DecodeError::Checksum));
         let mut forged = token.to_vec();
         forged[3] ^= 1;
         assert_eq!(decode(forged.into(), cluster, &name), Err(DecodeError::Checksum));
-        assert_eq!(decode(Bytes::new(), cluster, &name), Ok(CausalContext::default()));
+        assert_eq!(decode(Bytes::new(), cluster, &name), Ok(Token::default()));
     }
 
     #[test]
@@ -106,7 +136,7 @@ mod tests {
         };
         let actor = Actor { node: NodeId([2; 16]), incarnation: Incarnation(3) };
         let seen = CausalContext([(actor, 9)].into(), RecentWrites::default());
-        assert_eq!(decode(of_format(1), cluster, &name), Ok(seen));
+        assert_eq!(decode(of_format(1), cluster, &name), Ok(Token { seen, coordinator: None }));
         assert_eq!(decode(of_format(3), cluster, &name), Err(DecodeError::UnknownFormat { found: 3, known: 2 }));
     }
 }

@@ -13,6 +13,7 @@
 //! | [`preference_list`] | 4.3, 4.6 | who holds a key, and who stands in |
 //! | [`version`], [`context`] | 4.4 | dotted version vector sets; what a client hands back |
 //! | [`recent_writes`] | 4.4 | which writes had which request ids, so that a retry is the same write |
+//! | [`reconciliation`], [`clock_skew`] | 6 | buckets in which the last writer wins, and clocks that may decide that |
 //! | [`version_cache`] | 5 | what recent objects' histories are, without reading them |
 //! | [`quorum`] | 4.5 | when enough replicas have answered |
 //! | [`coordinator`] | 4.5, 5 | one put, one get: a machine each |
@@ -22,16 +23,19 @@
 //! | [`admission`] | 6.5 | what of all this may run while clients wait |
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
 //! | [`reaping`] | 4.4 | tombstones go when nothing older can come |
+//! | [`divergence`] | 6.3 | how many versions gets returned, bucket by bucket |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`node`] | all | the composition |
 
 pub mod admission;
 pub mod anti_entropy;
+pub mod clock_skew;
 pub mod codec;
 pub mod config;
 pub mod context;
 pub mod coordinator;
 pub mod counters;
+pub mod divergence;
 pub mod failure_detector;
 pub mod gossip;
 pub mod hash_tree;
@@ -46,6 +50,7 @@ pub mod random;
 pub mod reaping;
 pub mod rebalance;
 pub mod recent_writes;
+pub mod reconciliation;
 pub mod request;
 pub mod ring;
 pub mod storage;

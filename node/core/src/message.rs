@@ -141,6 +141,8 @@ pub enum Message {
         members: Vec<(NodeId, MemberState)>,
         /// Tell me yours.
         wants_answer: bool,
+        /// The sender's wall clock as it sent this; 0 if it did not say.
+        wall_ms: u64,
     },
     /// Send me your ring; mine is of this epoch.
     RingRequest {

@@ -35,8 +35,10 @@ use thiserror::Error;
 
 use crate::admission::Admission;
 use crate::anti_entropy::Rounds;
+use crate::clock_skew::PeerClocks;
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::divergence::Divergence;
 use crate::failure_detector::FailureDetector;
 use crate::gossip::{Gossip, MemberState};
 use crate::hash_tree::HashTrees;
@@ -183,6 +185,7 @@ pub struct Node<S> {
     /// The newest ring that is on stable storage: what this node tells the writer of rings that it holds.
     ring_durable: Epoch,
     gossip: Gossip,
+    clocks: PeerClocks,
     detector: FailureDetector,
     trees: HashTrees,
     versions: VersionCache,
@@ -209,6 +212,7 @@ pub struct Node<S> {
     last_ticket: Ticket,
     durable_ticket: Ticket,
     counters: Counters,
+    divergence: Divergence,
     next_gossip: Instant,
     next_anti_entropy: Instant,
     next_movement: Instant,
@@ -240,6 +244,7 @@ impl<S: Storage> Node<S> {
         let numbers = identity.generation << 32;
         let mut node = Self {
             gossip: Gossip::new(identity.node, state),
+            clocks: PeerClocks::default(),
             detector: FailureDetector::new(config.phi_threshold),
             trees: HashTrees::new(identity.cluster, ring.as_ref().map_or(0, |ring| ring.partition_bits)),
             hints: HintedHandoff::new(storage.hint_totals()?),
@@ -266,6 +271,7 @@ impl<S: Storage> Node<S> {
             last_ticket: Ticket(0),
             durable_ticket: Ticket(0),
             counters: Counters::default(),
+            divergence: Divergence::of(config.buckets.keys()),
             next_gossip: now.instant,
             next_anti_entropy: now.instant,
             next_movement: now.instant,
@@ -381,7 +387,10 @@ impl<S: Storage> Node<S> {
             Message::Refused { request, reason, epoch } => return self.on_refused(from, request, reason, epoch, now, out),
             Message::Forward { request, hops, body } => return self.on_forward(from, request, hops, body, now, out),
             Message::Forwarded { request, outcome } => self.on_forwarded(from, request, outcome, out),
-            Message::Gossip { epoch, members, wants_answer } => self.on_gossip(from, epoch, members, wants_answer, out),
+            Message::Gossip { epoch, members, wants_answer, wall_ms } => {
+                self.compare_clocks(from, wall_ms, now);
+                self.on_gossip(from, epoch, members, wants_answer, now, out);
+            }
             Message::RingRequest { epoch } => self.on_ring_request(from, epoch, out),
             Message::RingUpdate { ring } => return self.on_ring_update(ring, now, out),
             Message::Ping { answer: false } => out.push(Output::Send { to: from, message: Message::Ping { answer: true } }),
@@ -497,6 +506,11 @@ impl<S: Storage> Node<S> {
     /// What the protocol has counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How many versions gets found, bucket by bucket.
+    pub fn divergence(&self) -> &Divergence {
+        &self.divergence
     }
 
     /// Every other node that was heard of, with where it is.

@@ -43,7 +43,7 @@ pub enum Operation {
     },
     /// A tombstone over what the context token covers.
     Delete {
-        /// The token of a preceding get; required.
+        /// The token of a preceding get; required, unless the last writer wins in the bucket.
         context: Bytes,
     },
 }
@@ -129,6 +129,9 @@ pub enum Failure {
     /// A named bound was hit. Nothing was written.
     #[error("overloaded: {0}; retry later")]
     Overloaded(String),
+    /// The bucket goes by clocks, and this node's does not agree with most others'. Nothing was written.
+    #[error("clock skew: {0}; nothing was written")]
+    ClockSkew(String),
     /// No ring yet. Nothing was written.
     #[error("the cluster has no ring yet; the operator (or `dynamoctl ring init`) makes the first one")]
     NoRing,

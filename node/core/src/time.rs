@@ -1,7 +1,7 @@
 //! Time as a parameter: what a driver tells the machines, twice.
 //!
 //! [`Instant`] only grows and is what deadlines use. The wall clock may jump either way; it is stored beside values for
-//! people to read, and decides nothing.
+//! people to read, and decides nothing but which version a bucket shows in which the last writer wins.
 
 use std::ops::Add;
 use std::time::Duration;
@@ -30,6 +30,6 @@ impl Add<Duration> for Instant {
 pub struct Now {
     /// For deadlines.
     pub instant: Instant,
-    /// Milliseconds since 1970, for people.
+    /// Milliseconds since 1970, for people, and for buckets in which the last writer wins.
     pub wall_ms: u64,
 }

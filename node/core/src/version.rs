@@ -43,7 +43,8 @@ pub struct Dot {
 pub struct Value {
     /// The bytes, or `None` for a tombstone.
     pub data: Option<Bytes>,
-    /// The coordinator's stamp ([`Object::next_stamp`]). It decides nothing but which dot of a retried write is shown.
+    /// The coordinator's stamp ([`Object::next_stamp`]). It decides nothing but which dot of a retried write is shown, and which
+    /// version where the last writer wins.
     pub written_ms: u64,
 }
 
@@ -212,6 +213,13 @@ impl Object {
     /// Whether `dot` was seen here, live or superseded.
     pub fn has_seen(&self, dot: Dot) -> bool {
         self.entries.get(&dot.actor).is_some_and(|entry| dot.counter <= entry.seen())
+    }
+
+    /// Whether a dot of `own`'s actor below `own` was seen here, live or replaced since, that `seen` does not cover.
+    pub fn has_unseen_below(&self, own: Dot, seen: &CausalContext) -> bool {
+        let Some(entry) = self.entries.get(&own.actor) else { return false };
+        let covered = seen.0.get(&own.actor).copied().unwrap_or_default();
+        entry.watermark > covered || entry.values.iter().any(|(counter, _)| *counter > covered && *counter < own.counter)
     }
 
     /// A coordinated write: `value` under the fresh `dot` supersedes what `seen` covers and is concurrent with the rest.
@@ -464,6 +472,17 @@ mod tests {
         let mut new = put(&old, &old.context(), 2, 1, "new");
         new.join(&old);
         assert_eq!(texts(&new), ["new"]);
+    }
+
+    #[test]
+    fn a_stamp_is_the_wall_clock_or_just_above_what_is_there() {
+        let mut object = Object::default();
+        assert_eq!(object.next_stamp(7), 7);
+        for (node, written_ms) in [(1, 20), (2, 30)] {
+            let value = Value { data: None, written_ms };
+            object.update(&CausalContext::default(), Dot { actor: actor(node), counter: 1 }, value);
+        }
+        assert_eq!([9, 30, 31, 99].map(|wall_ms| object.next_stamp(wall_ms)), [31, 31, 31, 99]);
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn a_put_in_flight_is_a_no_until_every_replica_has_answered() {
     let mut node = Durable::open(REPLICAS[1]);
     let name = Name::new("b", "k");
     let operation = Operation::Put { data: "v".into(), context: Default::default(), create_only: false };
-    let request = Request { name: name.clone(), operation, quorum: QuorumWish::default(), timeout_ms: 0 };
+    let request = Request { name: name.clone(), operation, quorum: QuorumWish::default(), request_key: None, timeout_ms: 0 };
     let out = node.input(Input::Request { client: ClientHandle(1), request });
     let number = out.iter().find_map(|output| match output {
         Output::Send { message: Message::Replicate { request, .. }, .. } => Some(*request),

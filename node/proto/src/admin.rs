@@ -141,6 +141,7 @@ mod tests {
                 epoch: Epoch(3),
             }],
             requests: 0,
+            clock_ahead_ms: 0,
             ready: true,
         }
     }

@@ -47,11 +47,7 @@ impl TryFrom<v1::DeleteRequest> for Request {
 
     fn try_from(wire: v1::DeleteRequest) -> Result<Self, Failure> {
         let name = checked_name(&wire.bucket, &wire.key)?;
-        let context = context(wire.context)?;
-        if context.is_empty() {
-            return invalid("context: empty; get the key first and hand back the context of that get");
-        }
-        let operation = Operation::Delete { context };
+        let operation = Operation::Delete { context: context(wire.context)? };
         let request_key = request_key(&wire.request_id)?;
         Ok(Self { name, operation, request_key, quorum: quorum(wire.quorum)?, timeout_ms: wire.timeout_ms })
     }
@@ -156,6 +152,7 @@ impl From<Failure> for v1::Failure {
             Failure::Unavailable { acknowledged, required } => (Kind::Unavailable, text, (acknowledged, required)),
             Failure::Unknown { acknowledged, required } => (Kind::Unknown, text, (acknowledged, required)),
             Failure::Overloaded(message) => (Kind::Overloaded, message, (0, 0)),
+            Failure::ClockSkew(message) => (Kind::ClockSkew, message, (0, 0)),
             Failure::NoRing => (Kind::NoRing, text, (0, 0)),
         };
         Self { kind: kind.into(), message, acknowledged, required }
@@ -171,6 +168,7 @@ impl From<v1::Failure> for Failure {
             Ok(Kind::Exists) => Self::Exists,
             Ok(Kind::Unavailable) => Self::Unavailable { acknowledged, required },
             Ok(Kind::Overloaded) => Self::Overloaded(message),
+            Ok(Kind::ClockSkew) => Self::ClockSkew(message),
             Ok(Kind::NoRing) => Self::NoRing,
             // A kind of a later version: the only safe reading is that the write may have happened.
             Ok(Kind::Unknown | Kind::Unspecified) | Err(_) => Self::Unknown { acknowledged, required },
@@ -185,7 +183,7 @@ pub fn status(failure: v1::Failure) -> Status {
     let code = match failure {
         Failure::Invalid(_) | Failure::BadContext(_) => Code::InvalidArgument,
         Failure::Exists => Code::AlreadyExists,
-        Failure::Unavailable { .. } | Failure::NoRing => Code::Unavailable,
+        Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) => Code::Unavailable,
         Failure::Unknown { .. } => Code::DeadlineExceeded,
         Failure::Overloaded(_) => Code::ResourceExhausted,
     };
@@ -320,7 +318,7 @@ mod tests {
         }
         assert!(session_request(None).is_err());
         let bare = v1::DeleteRequest { key: "k".into(), ..Default::default() };
-        assert!(Request::try_from(bare).unwrap_err().to_string().starts_with("context: empty; get the key first"));
+        assert!(Request::try_from(bare).is_ok(), "whether it needs a context depends on the bucket, which the node knows");
         let unnamed = v1::DeleteRequest { key: "k".into(), context: "c".into(), request_id: long(1), ..Default::default() };
         assert!(Request::try_from(unnamed).unwrap_err().to_string().starts_with("request_id: 1 bytes; give 16"));
         let largest = v1::PutRequest { key: long(KEY_BYTES_MAX), value: long(VALUE_BYTES_MAX), ..Default::default() };
@@ -336,6 +334,7 @@ mod tests {
             (Failure::Unavailable { acknowledged: 1, required: 2 }, Code::Unavailable),
             (Failure::Unknown { acknowledged: 0, required: 2 }, Code::DeadlineExceeded),
             (Failure::Overloaded("requests".into()), Code::ResourceExhausted),
+            (Failure::ClockSkew("9000 ms ahead".into()), Code::Unavailable),
             (Failure::NoRing, Code::Unavailable),
         ];
         for (expected, code) in cases {

@@ -61,6 +61,9 @@ pub struct Flags {
     /// Bytes of hints kept for one node.
     #[arg(long, env = "DYNAMO_HINT_BYTES_MAX")]
     pub hint_bytes_max: Option<u64>,
+    /// Milliseconds that clocks may differ before last-writer-wins buckets refuse puts (default 500).
+    #[arg(long, env = "DYNAMO_CLOCK_SKEW_MS_MAX", value_name = "MS")]
+    pub clock_skew_ms_max: Option<u64>,
     /// Cache of uncompressed blocks.
     #[arg(long, env = "DYNAMO_STORAGE_BLOCK_CACHE_BYTES")]
     pub storage_block_cache_bytes: Option<usize>,
@@ -93,6 +96,7 @@ impl Flags {
         over(&mut settings.request_timeout_ms, self.request_timeout_ms);
         over(&mut settings.hint_after_ms, self.hint_after_ms);
         over(&mut settings.hint_bytes_max, self.hint_bytes_max);
+        over(&mut settings.clock_skew_ms_max, self.clock_skew_ms_max);
         over(&mut settings.storage.block_cache_bytes, self.storage_block_cache_bytes);
         over(&mut settings.storage.write_buffer_bytes, self.storage_write_buffer_bytes);
         over(&mut settings.log.level, self.log_level);

@@ -28,6 +28,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.protocol.background_bytes_per_second_min, 1 << 20);
     assert_eq!(config.protocol.background_bytes_per_second_max, 64 << 20);
     assert_eq!(config.protocol.tree_checkpoint_interval, Duration::from_secs(60));
+    assert_eq!(config.protocol.clock_skew_ms_max, 500);
     assert_eq!(config.log_format, LogFormat::Text);
     assert!(config.seeds.is_empty());
 }
@@ -39,12 +40,13 @@ fn everything_that_can_be_set_is_taken_from_the_file() {
 listen: {{client: 127.0.0.1:1, peer: 127.0.0.1:2, http: '[::1]:3'}}
 seeds: ['10.0.0.1:7401', 'node-0.peers:7401']
 quorum: {{r: 1, w: 3, dw: 2, pr: 1, pw: 2}}
-buckets: {{sessions: {{r: 3, w: 1}}, carts: {{dw: 0}}}}
+buckets: {{sessions: {{r: 3, w: 1, reconciliation: last-writer-wins}}, carts: {{dw: 0, reconciliation: siblings}}}}
 request_timeout_ms: 1000
 hint_after_ms: 100
 hint_bytes_max: 5
 background: {{p99_ms_max: 20, bytes_per_second_min: 65536, bytes_per_second_max: 65537}}
 tree_checkpoint_interval_ms: 1000
+clock_skew_ms_max: 50
 storage: {{block_cache_bytes: 1, write_buffer_bytes: 1048576}}
 log: {{level: debug, format: json}}
 "
@@ -58,6 +60,9 @@ log: {{level: debug, format: json}}
     let sessions = config.protocol.quorum_of(&"sessions".into());
     assert_eq!(sessions, QuorumDefaults { r: 3, w: 1, dw: Some(1), pr: 1, pw: 1 });
     assert_eq!(config.protocol.quorum_of(&"carts".into()).dw, Some(0));
+    assert!(config.protocol.last_writer_wins(&"sessions".into()));
+    assert!(!config.protocol.last_writer_wins(&"carts".into()) && !config.protocol.last_writer_wins(&"others".into()));
+    assert_eq!(config.protocol.clock_skew_ms_max, 50);
     assert_eq!(config.protocol.hint_bytes_max, 5);
     assert_eq!(config.protocol.background_p99_max, Duration::from_millis(20));
     assert_eq!(config.protocol.background_bytes_per_second_min, 65_536);
@@ -86,6 +91,7 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
         (with("quorum: {w: 2, dw: 3}"), "quorum.dw: 3 is above w, which is 2"),
         (with("quorum: {r: 1, pr: 2}"), "quorum.pr: 2 is above r, which is 1"),
         (with("buckets: {carts: {w: 0}}"), "buckets.carts.w: 0; at least one"),
+        (with("clock_skew_ms_max: 0"), "clock_skew_ms_max: 0; no two clocks agree to the millisecond, give at least 1"),
         (with("request_timeout_ms: 0"), "request_timeout_ms: 0; give 1 to"),
         (with("hint_after_ms: 5000"), "hint_after_ms: 5000; give at least 1 and less than request_timeout_ms"),
         (with("background: {p99_ms_max: 0}"), "background.p99_ms_max: 0; give at least 1"),
@@ -111,6 +117,10 @@ fn an_unknown_key_is_refused_by_name() {
     for (line, key) in cases {
         let error = load(&format!("{LEAST}{line}\n")).unwrap_err().to_string();
         assert!(error.contains("node.yaml") && error.contains(&format!("unknown field `{key}`")), "{error}");
+    }
+    let error = load(&format!("{LEAST}buckets: {{carts: {{reconciliation: newest}}}}\n")).unwrap_err().to_string();
+    for part in ["buckets.carts.reconciliation", "`newest`", "`siblings`", "`last-writer-wins`"] {
+        assert!(error.contains(part), "{error}");
     }
     let error = load(&format!("{LEAST}quorum: {{r: 300}}\n")).unwrap_err().to_string();
     assert!(error.contains("quorum.r") && error.contains("300"), "{error}");

@@ -19,7 +19,7 @@ impl Clock {
     /// The present.
     pub fn now(&self) -> Now {
         let micros = self.origin.elapsed().as_micros();
-        // A wall clock before 1970 reads as 1970: it is shown to people and decides nothing.
+        // A wall clock before 1970 reads as 1970: as wrong as it is, and seen to be so where the last writer wins.
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let narrow = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
         Now { instant: time::Instant(narrow(micros)), wall_ms: narrow(wall) }

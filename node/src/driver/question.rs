@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dynamo_core::admission::Report;
 use dynamo_core::counters::Counters;
+use dynamo_core::divergence::Divergence;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::node::status::{Receipt, Status};
 use dynamo_core::node::{Address, Identity};
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub counters: Counters,
     /// What the admission controller of background work is doing.
     pub background: Report,
+    /// How many versions gets found, bucket by bucket.
+    pub divergence: Divergence,
     /// What the loop, the links and the engine tell of themselves: name and value.
     pub gauges: Vec<(&'static str, u64)>,
     /// It serves, or stands by for a ring.
@@ -87,6 +90,7 @@ impl Driver {
             status: self.node.status(now),
             counters: self.node.counters().clone(),
             background: self.node.background(now),
+            divergence: self.node.divergence().clone(),
             gauges,
             ready: !self.stopping && self.is_ready(now),
             uptime_seconds: self.clock.uptime_seconds(),

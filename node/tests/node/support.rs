@@ -133,6 +133,11 @@ pub struct TestCluster {
 impl TestCluster {
     /// `count` nodes; all dial the first.
     pub async fn start(count: usize) -> Self {
+        Self::with_settings(count, "").await
+    }
+
+    /// The same, where each node's file says this.
+    pub async fn with_settings(count: usize, yaml: &str) -> Self {
         let mut cluster = Self { nodes: Vec::new(), dirs: BTreeMap::new() };
         for _ in 0..count {
             let dir = TempDir::new().unwrap();
@@ -140,6 +145,9 @@ impl TestCluster {
             let mut flags = flags(dir.path(), seeds);
             flags.quorum_r = Some(count.min(2) as u8);
             flags.quorum_w = flags.quorum_r;
+            let file = dir.path().join("node.yaml");
+            std::fs::write(&file, yaml).unwrap();
+            flags.config = Some(file);
             let node = TestNode::start(flags.clone()).unwrap();
             // A restart comes back at the same addresses.
             flags.listen_client = Some(node.listen.client.to_string());

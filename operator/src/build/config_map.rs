@@ -42,11 +42,13 @@ struct NodeFile {
     seeds: Vec<String>,
     quorum: Quorum,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    buckets: BTreeMap<String, Quorum>,
+    buckets: BTreeMap<String, Bucket>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_timeout_ms: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint_after_ms: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_skew_ms_max: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<Log>,
 }
@@ -71,6 +73,14 @@ struct Quorum {
 }
 
 #[derive(Serialize)]
+struct Bucket {
+    #[serde(flatten)]
+    quorum: Quorum,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reconciliation: Option<crate::api::BucketReconciliation>,
+}
+
+#[derive(Serialize)]
 struct Log {
     level: crate::api::LogLevel,
 }
@@ -78,12 +88,10 @@ struct Log {
 fn file(cluster: &ValidCluster) -> String {
     let any = |port: i32| format!("0.0.0.0:{port}");
     let cluster_quorum = cluster.quorum;
-    let bucket = |bucket: &crate::api::Bucket| Quorum {
-        r: bucket.r.unwrap_or(cluster_quorum.r),
-        w: bucket.w.unwrap_or(cluster_quorum.w),
-        dw: bucket.dw,
-        pr: bucket.pr,
-        pw: bucket.pw,
+    let bucket = |bucket: &crate::api::Bucket| {
+        let (r, w) = (bucket.r.unwrap_or(cluster_quorum.r), bucket.w.unwrap_or(cluster_quorum.w));
+        let quorum = Quorum { r, w, dw: bucket.dw, pr: bucket.pr, pw: bucket.pw };
+        Bucket { quorum, reconciliation: bucket.reconciliation }
     };
     let file = NodeFile {
         cluster_id: cluster.id.to_string(),
@@ -94,6 +102,7 @@ fn file(cluster: &ValidCluster) -> String {
         buckets: cluster.buckets.iter().map(|item| (item.name.clone(), bucket(item))).collect(),
         request_timeout_ms: cluster.settings.request_timeout_ms,
         hint_after_ms: cluster.settings.hint_after_ms,
+        clock_skew_ms_max: cluster.settings.clock_skew_ms_max,
         log: cluster.settings.log_level.map(|level| Log { level }),
     };
     serde_yaml::to_string(&file).expect("text and numbers can be written as YAML")

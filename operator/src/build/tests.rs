@@ -25,11 +25,13 @@ fn full() -> ValidCluster {
     }))
     .unwrap();
     full.spec.buckets = serde_json::from_value(serde_json::json!([
-        { "name": "sessions", "r": 1, "w": 3, "dw": 1 }, { "name": "carts", "pw": 2 }
+        { "name": "sessions", "r": 1, "w": 3, "dw": 1, "reconciliation": "last-writer-wins" },
+        { "name": "carts", "pw": 2, "reconciliation": "siblings" },
+        { "name": "logs", "w": 1 }
     ]))
     .unwrap();
     full.spec.settings = serde_json::from_value(serde_json::json!({
-        "requestTimeoutMs": 2000, "hintAfterMs": 300, "logLevel": "debug"
+        "requestTimeoutMs": 2000, "hintAfterMs": 300, "clockSkewMsMax": 250, "logLevel": "debug"
     }))
     .unwrap();
     ValidCluster::of(&full).unwrap()

@@ -23,6 +23,7 @@
 pub mod bounds;
 pub mod convergence;
 pub mod evidence;
+pub mod last_writer_wins;
 pub mod quiet;
 pub mod redundancy;
 pub mod transfer;

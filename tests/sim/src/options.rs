@@ -1,8 +1,10 @@
 //! What a run is like: drawn from its seed, printed with it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dynamo_core::config::{Config, QuorumDefaults};
+use bytes::Bytes;
+use dynamo_core::config::{BucketProperties, Config, QuorumDefaults, Reconciliation};
 
 use crate::dice::Dice;
 
@@ -21,6 +23,10 @@ pub struct Options {
     pub replication: u8,
     /// R, W and the rest, on every node.
     pub quorum: QuorumDefaults,
+    /// Buckets with settings of their own, beside the one without, on every node.
+    pub buckets: BTreeMap<Bytes, BucketProperties>,
+    /// By how much clocks may differ before puts are refused where the last writer wins.
+    pub clock_skew_ms_max: u64,
     /// The network.
     pub network: NetworkOptions,
     /// The disks.
@@ -202,6 +208,7 @@ impl Options {
         ]);
         let dw = dice.weighted(&[(8, None), (2, Some(1))]);
         let nodes = dice.between(u64::from(replication).max(3), 7) as usize;
+        let mut buckets = Dice::new(seed ^ 0x62_7563_6b65_7473);
         let mut options = Self {
             seed,
             nodes,
@@ -209,6 +216,9 @@ impl Options {
             partition_bits: dice.between(3, 6) as u8,
             replication,
             quorum: QuorumDefaults { r, w, dw, pr: 0, pw: 0 },
+            buckets: draw_buckets(replication, &mut buckets),
+            // Most hosts' clocks differ by less than two seconds, until they jump by hours.
+            clock_skew_ms_max: buckets.pick(&[500, 3_000, 3_000, 100_000_000]),
             network: NetworkOptions::draw(&mut dice.fork()),
             disk: DiskOptions::draw(&mut dice.fork()),
             pace: Pace::draw(&mut dice.fork()),
@@ -292,6 +302,8 @@ impl Options {
             replication: 3,
             quorum: QuorumDefaults::default(),
             network: NetworkOptions { delay: millis(1), loss: 0.0, duplication: 0.0, detours: 0.0, slow_requests: 0.0, late: 0.0 },
+            buckets: BTreeMap::new(),
+            clock_skew_ms_max: 100_000_000,
             disk: DiskOptions { sync: millis(2), stalls: 0.0 },
             pace: Pace {
                 batch: Duration::ZERO,
@@ -328,10 +340,23 @@ impl Options {
         }
     }
 
+    /// The settings of a bucket.
+    pub fn bucket(&self, bucket: &Bytes) -> BucketProperties {
+        let default = BucketProperties { quorum: self.quorum, reconciliation: Reconciliation::Siblings };
+        self.buckets.get(bucket).copied().unwrap_or(default)
+    }
+
+    /// Whether the last writer wins in a bucket.
+    pub fn last_writer_wins(&self, bucket: &Bytes) -> bool {
+        self.bucket(bucket).reconciliation == Reconciliation::LastWriterWins
+    }
+
     /// The configuration of every node.
     pub fn config(&self) -> Config {
         Config {
             quorum: self.quorum,
+            buckets: self.buckets.clone(),
+            clock_skew_ms_max: self.clock_skew_ms_max,
             request_timeout: self.pace.request_timeout,
             hint_after: self.pace.hint_after,
             anti_entropy_interval: self.pace.anti_entropy,
@@ -347,6 +372,26 @@ impl Options {
             ..Config::default()
         }
     }
+}
+
+/// Half of the runs have the one bucket alone. The others have the paper's three patterns (section 6) beside each other.
+fn draw_buckets(n: u8, dice: &mut Dice) -> BTreeMap<Bytes, BucketProperties> {
+    if dice.chance(0.5) {
+        return BTreeMap::new();
+    }
+    let majority = n / 2 + 1;
+    let quorum = |r, w| QuorumDefaults { r, w, dw: None, pr: 0, pw: 0 };
+    let logs = dice.pick(&[quorum(n, 1), quorum(majority, majority), QuorumDefaults { dw: Some(1), ..quorum(1, majority) }]);
+    let sessions = dice.pick(&[quorum(1, 1), quorum(majority, majority), quorum(majority, majority)]);
+    // A high-performance read engine: any home replica's word will do, since each has every write.
+    let catalog = QuorumDefaults { pr: 1, pw: n, ..quorum(1, n) };
+    let bucket = |name: &'static str, quorum, reconciliation| (name.into(), BucketProperties { quorum, reconciliation });
+    [
+        bucket("logs", logs, Reconciliation::Siblings),
+        bucket("catalog", catalog, Reconciliation::Siblings),
+        bucket("sessions", sessions, Reconciliation::LastWriterWins),
+    ]
+    .into()
 }
 
 impl NetworkOptions {

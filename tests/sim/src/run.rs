@@ -7,7 +7,7 @@ use dynamo_core::name::Name;
 use dynamo_core::request::{Operation, QuorumWish, Request, Success};
 use dynamo_core::time::Instant;
 
-use crate::checkers::{convergence, quiet};
+use crate::checkers::{convergence, last_writer_wins, quiet};
 use crate::faults::Faults;
 use crate::options::Options;
 use crate::ring_writer::RingWriter;
@@ -153,8 +153,13 @@ impl Run {
             let host = self.sim.running()[name.len() % self.sim.running().len()];
             self.reads(host, &name, &expected)?;
         }
-        match self.workload.ledger.judge(&visible, self.sim.lost()) {
-            Ok(()) => Ok(()),
+        let lost = self.sim.lost();
+        let by_stamp = last_writer_wins::judge(&self.workload.ledger, &self.sim.witness(), &visible, lost);
+        match self.workload.ledger.judge(&visible, lost).and(by_stamp) {
+            Ok(gave_way) => {
+                self.sim.totals.last_writer_wins_checked += gave_way;
+                Ok(())
+            }
             Err((invariant, what)) => self.violated(invariant, what),
         }
     }

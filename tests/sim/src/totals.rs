@@ -69,6 +69,7 @@ totals! {
     doubles_checked: "doubled writes that readers had to see once, or not any more",
     doubles_forgotten: "doubled writes that were too old for that",
     overlaps_checked: "gets whose quorum overlaps that of an earlier write",
+    last_writer_wins_checked: "acknowledged writes that gave way, where the last writer wins, to one that may replace them",
     removals_checked: "copies dropped while enough others had them",
     starts_checked: "starts whose hash trees were compared with the disk",
     tombstones_checked: "tombstones removed while every replica had them",

@@ -51,6 +51,8 @@ pub struct Acknowledged {
     /// Home replicas under that ring which acknowledged, and have it on stable storage.
     pub homes: Vec<NodeId>,
 }
+/// What decides where the last writer wins: the time that a coordinator wrote beside a version, then its dot.
+pub type Stamp = (u64, Dot);
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -62,6 +64,10 @@ pub struct Witness {
     doubled: BTreeMap<Name, BTreeSet<WriteId>>,
     /// Every write with a request id, in the order in which they are forgotten.
     recent: BTreeMap<Name, BTreeSet<RecentWrite>>,
+    /// The lowest and the highest stamp of each write.
+    stamps: BTreeMap<WriteId, (Stamp, Stamp)>,
+    /// The highest stamp of any tombstone of a name.
+    tombstones: BTreeMap<Name, Stamp>,
     /// Acknowledged writes, with the copies on stable storage that each acknowledgement rests on.
     acknowledged: BTreeMap<WriteId, Acknowledged>,
     /// The same, by partition.
@@ -85,6 +91,7 @@ impl Witness {
             match self.dots.get(&dot) {
                 None => {
                     self.dots.insert(dot, (name.clone(), value.data.clone()));
+                    self.note_stamp(name, id, (value.written_ms, dot));
                     if let Some(id) = id {
                         let dots = self.writes.entry(id).or_default();
                         dots.push(dot);
@@ -101,6 +108,26 @@ impl Witness {
             }
         }
         writes
+    }
+
+    fn note_stamp(&mut self, name: &Name, write: Option<WriteId>, stamp: Stamp) {
+        if let Some(write) = write {
+            let (lowest, highest) = self.stamps.entry(write).or_insert((stamp, stamp));
+            (*lowest, *highest) = (stamp.min(*lowest), stamp.max(*highest));
+        } else {
+            let highest = self.tombstones.entry(name.clone()).or_insert(stamp);
+            *highest = stamp.max(*highest);
+        }
+    }
+
+    /// The lowest and the highest stamp under which `write` was stored, if it ever was.
+    pub fn stamps_of(&self, write: WriteId) -> Option<(Stamp, Stamp)> {
+        self.stamps.get(&write).copied()
+    }
+
+    /// The highest stamp of any tombstone of `name`.
+    pub fn tombstone_of(&self, name: &Name) -> Option<Stamp> {
+        self.tombstones.get(name).copied()
     }
 
     /// A copy of `name` becomes `after`.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynamo_core::name::Name;
 use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 
-use crate::checkers::evidence;
+use crate::checkers::{evidence, last_writer_wins};
 use crate::dice::Dice;
 use crate::ledger::{Fate, Ledger};
 use crate::options::Options;
@@ -77,6 +77,8 @@ pub struct Workload {
     dice: Dice,
     /// Which steps are deletes beside the mix.
     deletes: Dice,
+    /// Which bucket is asked: a stream of its own, so that runs with one bucket are what they were before there were more.
+    buckets: Dice,
     clients: Vec<Client>,
     waiting: BTreeMap<ClientHandle, usize>,
     stopped: bool,
@@ -91,11 +93,14 @@ impl Workload {
         Self {
             dice: Dice::new(options.seed ^ 0x636c_6965_6e74),
             deletes: Dice::new(options.seed ^ 0x6465_6c65_7465),
+            buckets: Dice::new(options.seed ^ 0x6b65_7973_7061_6365),
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             stopped: false,
             retries: Retries::new(options),
-            ledger: Ledger::default(),
+            ledger: Ledger::with_stamps_in(
+                options.buckets.keys().filter(|bucket| options.last_writer_wins(bucket)).cloned().collect(),
+            ),
             options: options.clone(),
         }
     }
@@ -153,7 +158,13 @@ impl Workload {
         let options = &self.options.workload;
         let hot = self.dice.chance(0.7);
         let key = if hot { self.dice.below(options.hot_keys) } else { options.hot_keys + self.dice.below(options.cold_keys) };
-        Name::new("carts", format!("k{key}"))
+        Name::new(self.draw_bucket(), format!("k{key}"))
+    }
+
+    fn draw_bucket(&mut self) -> Bytes {
+        let named = &self.options.buckets;
+        let at = if named.is_empty() { 0 } else { self.buckets.below(named.len() + 1) };
+        named.keys().nth(at.wrapping_sub(1)).cloned().unwrap_or_else(|| Bytes::from_static(b"carts"))
     }
 
     fn draw_wish(&mut self) -> QuorumWish {
@@ -176,15 +187,16 @@ impl Workload {
     }
 
     /// How many copies on stable storage an acknowledgement will rest on.
-    fn durable(&self, wish: &QuorumWish) -> usize {
-        let defaults = self.options.quorum;
+    fn durable(&self, bucket: &Bytes, wish: &QuorumWish) -> usize {
+        let defaults = self.options.bucket(bucket).quorum;
         let w = wish.w.unwrap_or(defaults.w);
         usize::from(wish.dw.or(defaults.dw).unwrap_or(w).min(w))
     }
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
         let quorum = self.draw_wish();
-        let homes = usize::from(self.options.replication + 1 - quorum.pr.unwrap_or(0));
+        let pr = quorum.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
+        let homes = usize::from(self.options.replication + 1 - pr);
         let earlier = self.ledger.held_by(&name, homes);
         let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
         self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
@@ -193,7 +205,7 @@ impl Workload {
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
         let wish = self.draw_wish();
         let delete = matches!(intent, Intent::Delete);
-        let durable = self.durable(&wish);
+        let durable = self.durable(&name.bucket, &wish);
         sim.totals.deletes += u64::from(delete);
         let id = self.ledger.begin(name.clone(), delete, known.covers, durable);
         let operation = match intent {
@@ -298,7 +310,12 @@ impl Workload {
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
-        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, &earlier) {
+        let by_stamp = self.options.last_writer_wins(&name.bucket);
+        let met = match by_stamp {
+            true => last_writer_wins::meets(&self.ledger, &sim.witness(), &name, &covers, &earlier),
+            false => self.ledger.meets(&name, &covers, &earlier),
+        };
+        if let Err((invariant, what)) = met {
             return sim.violated(invariant, what);
         }
         let known = Known { token: context, covers };
@@ -309,7 +326,7 @@ impl Workload {
         match then {
             Then::Nothing => {}
             Then::Put => self.write(client, name, known, Intent::Put { create_only: false }, sim),
-            Then::Delete if known.token.is_empty() => {}
+            Then::Delete if known.token.is_empty() && !by_stamp => {}
             Then::Delete => self.write(client, name, known, Intent::Delete, sim),
         }
     }

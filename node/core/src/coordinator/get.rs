@@ -81,6 +81,8 @@ pub struct Get {
     replicas: BTreeMap<NodeId, Replica>,
     /// Who was asked for the value first.
     value_from: NodeId,
+    /// Home replicas in the order in which they first answered.
+    answers: Vec<NodeId>,
     /// Digests whose objects have been joined.
     joined: Vec<Digest>,
     object: Object,
@@ -120,6 +122,7 @@ impl Get {
             fallbacks: start.fallbacks.into(),
             stands_in: BTreeMap::new(),
             replicas: BTreeMap::new(),
+            answers: Vec::new(),
             joined: Vec::new(),
             object: Object::default(),
             tally: Tally::default(),
@@ -143,6 +146,13 @@ impl Get {
     /// Who answered, how many durably (always 0 for a get), how many as stand-ins.
     pub fn evidence(&self) -> (Vec<NodeId>, u32, u32) {
         self.tally.evidence()
+    }
+
+    /// The home replica that answered first, of those whose versions the answer includes: who should coordinate the next write
+    /// (paper 5). The coordinator's own copy takes part like any other; it has no network to cross.
+    pub fn fastest(&self) -> Option<NodeId> {
+        let included = |node: &&NodeId| matches!(self.replicas.get(node), Some(Replica::Included(_)));
+        self.answers.iter().find(included).copied()
     }
 
     /// Whether only the digest was asked of `node`: it is a home replica, and nothing of it is known yet.
@@ -177,6 +187,9 @@ impl Get {
     fn on_fetched(&mut self, by: NodeId, digest: Digest, object: Option<Object>, out: &mut Vec<Output>) {
         if !self.replicas.contains_key(&by) {
             return;
+        }
+        if self.homes.contains(&by) && !self.answers.contains(&by) {
+            self.answers.push(by);
         }
         let absent = digest == Digest::default();
         if let Some(object) = object {
@@ -376,6 +389,21 @@ mod tests {
         fetched(&mut get, 1, &known, true, &mut out);
         assert_eq!(fetched(&mut get, 2, &known, false, &mut out), Progress::Running, "3 may answer late");
         assert_eq!(get.handle(Input::Tick, Instant(100), &mut out), Progress::Settled, "a short while is over");
+    }
+
+    #[test]
+    fn the_fastest_is_the_home_replica_that_answered_first_and_counts() {
+        let (known, other) = (object(1, 1), object(3, 5));
+        let (mut get, mut out) = start(&[2]);
+        assert_eq!(get.fastest(), None, "nobody has answered");
+        fetched(&mut get, 4, &known, true, &mut out);
+        assert_eq!(get.fastest(), None, "a fallback is no home replica");
+        fetched(&mut get, 3, &other, false, &mut out);
+        assert_eq!(get.fastest(), None, "its version is not included yet");
+        fetched(&mut get, 1, &known, true, &mut out);
+        assert_eq!(get.fastest(), Some(node(1)));
+        fetched(&mut get, 3, &other, true, &mut out);
+        assert_eq!(get.fastest(), Some(node(3)), "it had answered before");
     }
 
     #[test]

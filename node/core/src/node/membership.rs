@@ -23,7 +23,7 @@ impl<S: Storage> Node<S> {
     pub(super) fn on_link_up(&mut self, peer: NodeId, at: &str, clients_at: &str, now: Now, out: &mut Vec<Output>) {
         self.detector.linked(peer, true, now.instant);
         self.gossip.greet(peer, at, clients_at);
-        self.send_gossip(peer, true, out);
+        self.send_gossip(peer, true, now, out);
     }
 
     pub(super) fn on_link_down(&mut self, peer: NodeId, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
@@ -38,7 +38,7 @@ impl<S: Storage> Node<S> {
         let peers: Vec<NodeId> = self.detector.linked_peers().collect();
         if !peers.is_empty() {
             let chosen = peers[self.random.below(peers.len())];
-            self.send_gossip(chosen, true, out);
+            self.send_gossip(chosen, true, now, out);
         }
         out.extend(peers.into_iter().map(|to| Output::Send { to, message: Message::Ping { answer: false } }));
     }
@@ -60,9 +60,17 @@ impl<S: Storage> Node<S> {
         }
     }
 
-    fn send_gossip(&self, to: NodeId, wants_answer: bool, out: &mut Vec<Output>) {
-        let message = Message::Gossip { epoch: self.epoch(), members: self.gossip.snapshot(), wants_answer };
+    fn send_gossip(&self, to: NodeId, wants_answer: bool, now: Now, out: &mut Vec<Output>) {
+        let (epoch, members, wall_ms) = (self.epoch(), self.gossip.snapshot(), now.wall_ms);
+        let message = Message::Gossip { epoch, members, wants_answer, wall_ms };
         out.push(Output::Send { to, message });
+    }
+
+    /// What `from`'s clock showed as it sent its gossip; nodes of an earlier version do not say.
+    pub(super) fn compare_clocks(&mut self, from: NodeId, wall_ms: u64, now: Now) {
+        if wall_ms > 0 {
+            self.clocks.heard(from, wall_ms, now.instant);
+        }
     }
 
     pub(super) fn on_gossip(
@@ -71,6 +79,7 @@ impl<S: Storage> Node<S> {
         epoch: Epoch,
         members: Vec<(NodeId, MemberState)>,
         wants_answer: bool,
+        now: Now,
         out: &mut Vec<Output>,
     ) {
         self.gossip.remember(from);
@@ -81,7 +90,7 @@ impl<S: Storage> Node<S> {
             out.push(Output::Send { to: from, message: Message::RingRequest { epoch: self.epoch() } });
         }
         if wants_answer {
-            self.send_gossip(from, false, out);
+            self.send_gossip(from, false, now, out);
         }
     }
 

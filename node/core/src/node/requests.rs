@@ -1,5 +1,6 @@
 //! Clients' requests (paper 4.5): coordinate here if this node holds the key, else forward to one that does.
 //!
+//! A write is forwarded to the replica that the client's context names, which served what the client read (paper 5; [`context`]).
 //! A node outside the key's replicas coordinates only when none of them can be reached: "always writable". A request that is in
 //! flight when a new ring arrives starts again under it, with the same dot: an acknowledgement is one wherever it was earned.
 
@@ -20,6 +21,7 @@ use crate::node::{Node, Output, Waiting};
 use crate::preference_list;
 use crate::quorum::{self, Required};
 use crate::recent_writes::RecentWrite;
+use crate::reconciliation;
 use crate::request::{ClientHandle, Evidence, Failure, Operation, Outcome, Request, Success};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
@@ -157,8 +159,10 @@ impl<S: Storage> Node<S> {
         let partition = ring.partition_of(&request.name);
         let placement = ring.placement(partition);
         let home = placement.read_set().contains(&self.identity.node);
-        let forward_to = placement.writers().into_iter().find(|node| *node != self.identity.node && self.reachable(*node, now));
-        if let (false, 0, Some(to)) = (home, hops, forward_to) {
+        if !home
+            && hops == 0
+            && let Some(to) = self.coordinator_of(&request, placement.writers(), now)
+        {
             self.forward(reply, to, request, now, out);
             return Ok(());
         }
@@ -166,6 +170,19 @@ impl<S: Storage> Node<S> {
             Operation::Get => self.start_get(reply, &ring, partition, request, now, out),
             _ => self.start_put(reply, &ring, partition, request, now, out),
         }
+    }
+
+    /// The replica to forward `request` to: a write goes to the one that its context names, anything else to the first; in
+    /// either case only to one that can be reached.
+    fn coordinator_of(&self, request: &Request, writers: Vec<NodeId>, now: Now) -> Option<NodeId> {
+        let token = match &request.operation {
+            Operation::Get => Bytes::new(),
+            Operation::Put { context, .. } | Operation::Delete { context } => context.clone(),
+        };
+        // A token that is damaged is refused by whoever coordinates.
+        let named = context::decode(token, self.identity.cluster, &request.name).ok().and_then(|token| token.coordinator);
+        let usable = |node: &NodeId| *node != self.identity.node && self.reachable(*node, now);
+        named.filter(|node| writers.contains(node) && usable(node)).or_else(|| writers.into_iter().find(usable))
     }
 
     /// The bounds that every request has to respect, and that this node is ready for it.
@@ -184,7 +201,7 @@ impl<S: Storage> Node<S> {
                 too_long("value", data.len(), VALUE_BYTES_MAX)?;
                 too_long("context", context.len(), CONTEXT_BYTES_MAX)?;
             }
-            Operation::Delete { context } if context.is_empty() => {
+            Operation::Delete { context } if context.is_empty() && !self.config.last_writer_wins(&request.name.bucket) => {
                 return Err(Failure::Invalid("context is missing; get the key first, a delete needs that get's context".into()));
             }
             Operation::Delete { context } => too_long("context", context.len(), CONTEXT_BYTES_MAX)?,
@@ -327,10 +344,12 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         let defaults = self.config.quorum_of(&request.name.bucket);
         let admitted = quorum::for_put(&request.quorum, &defaults, ring.replication)
-            .and_then(|required| self.enough_reachable(ring, partition, required, now).map(|()| required));
+            .and_then(|required| self.enough_reachable(ring, partition, required, now).map(|()| required))
+            .and_then(|required| self.clock_agrees(&request.name.bucket, now).map(|()| required));
         let required = match admitted {
             Ok(required) => required,
             Err(failure) => {
+                self.counters.puts_refused_clock_skew += u64::from(matches!(failure, Failure::ClockSkew(_)));
                 self.counters.puts_failed += 1;
                 self.respond(reply, Err(failure), out);
                 return Ok(());
@@ -401,6 +420,14 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
+    /// A node whose clock is wrong makes no stamps that decide anything.
+    fn clock_agrees(&self, bucket: &Bytes, now: Now) -> Result<(), Failure> {
+        if !self.config.last_writer_wins(bucket) {
+            return Ok(());
+        }
+        self.clocks.skew(now, self.config.clock_skew_ms_max).map_or(Ok(()), |skew| Err(Failure::ClockSkew(skew.to_string())))
+    }
+
     /// The object as it is after this put, on this node's own whole copy, under a fresh dot; and the token for the client.
     fn next_version(
         &mut self,
@@ -414,14 +441,15 @@ impl<S: Storage> Node<S> {
             Operation::Delete { context } => (None, context, false),
             Operation::Get => return Ok(Err(Failure::Invalid("a get is not a put".into()))),
         };
-        let seen = match context::decode(token, self.identity.cluster, &request.name) {
-            Ok(seen) => seen,
+        let mut seen = match context::decode(token, self.identity.cluster, &request.name) {
+            Ok(token) => token.seen,
             Err(error) => return Ok(Err(Failure::BadContext(error.to_string()))),
         };
+        let last_writer_wins = self.config.last_writer_wins(&request.name.bucket);
         let own_copy = ring.placement(partition).involves(self.identity.node);
         let mut object = if own_copy {
             let (history, _) = self.history(partition, &request.name)?;
-            let superseded = history.values().all(|(dot, _)| seen.0.get(&dot.actor).is_some_and(|seen| dot.counter <= *seen));
+            let superseded = last_writer_wins || history.values().all(|(dot, _)| seen.covers(dot));
             // What is superseded anyway need not be read; a create looks at the values.
             if superseded && !create_only { history } else { self.known(ring, partition, &request.name)? }
         } else {
@@ -430,11 +458,20 @@ impl<S: Storage> Node<S> {
         if let Some(made) = self.made_before(ring, partition, request, &seen, &object)? {
             return Ok(made);
         }
-        if create_only && object.siblings().next().is_some() {
+        let exists = |object: &Object| match last_writer_wins {
+            true => reconciliation::exists(object),
+            false => object.siblings().next().is_some(),
+        };
+        if create_only && exists(&object) {
             return Ok(Err(Failure::Exists));
         }
         if own_copy && object.is_empty() {
             object = self.absent(partition)?;
+        }
+        if last_writer_wins {
+            let (covered, discarded) = reconciliation::cover_all(&object, seen);
+            seen = covered;
+            self.counters.last_writer_wins_discarded += discarded;
         }
         let actor = Actor { node: self.identity.node, incarnation: self.tenure(partition)? };
         self.dot_next += 1;
@@ -448,16 +485,16 @@ impl<S: Storage> Node<S> {
             let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
             return Ok(Err(Failure::Overloaded(refused)));
         }
-        let context = self.context_after(&request.name, &object, &seen, dot);
+        let context = self.context_after(own_copy, &request.name, &object, &seen, dot);
         Ok(Ok((object, context)))
     }
 
     /// The token that covers what the client knows after its put: what it had seen, and its own version. A counter covers all
-    /// lower ones of its actor, so where a version that the client never saw lies below its own, there is no such token: it is
-    /// empty, and the client has to get before it can replace.
-    pub(super) fn context_after(&self, name: &Name, object: &Object, seen: &CausalContext, own: Dot) -> Bytes {
-        let unseen = |(dot, _): (Dot, &Value)| dot.actor == own.actor && dot.counter < own.counter && !seen.covers(dot);
-        if object.values().any(unseen) {
+    /// lower ones of its actor. Where a version that the client never saw lies below its own, no token says what it knows: it is
+    /// empty, and the client has to get before it can replace. That holds for one that was replaced here as well; what replaced it
+    /// need not have arrived where the token is used next.
+    pub(super) fn context_after(&self, own_copy: bool, name: &Name, object: &Object, seen: &CausalContext, own: Dot) -> Bytes {
+        if object.has_unseen_below(own, seen) {
             return Bytes::new();
         }
         let mut covered = seen.clone();
@@ -465,7 +502,8 @@ impl<S: Storage> Node<S> {
         *counter = own.counter.max(*counter);
         let recent = object.recent().covered(|dot| covered.covers(dot));
         covered.1.join(&recent);
-        context::encode(&covered, self.identity.cluster, name)
+        let coordinator = own_copy.then_some(self.identity.node);
+        context::encode(&covered, coordinator, self.identity.cluster, name)
     }
 
     fn perform_put(
@@ -628,12 +666,19 @@ impl<S: Storage> Node<S> {
             Ok(object) => {
                 self.counters.gets_ok += 1;
                 self.counters.gets_with_siblings += u64::from(object.siblings().count() > 1);
+                self.divergence.count(&job.name.bucket, object.siblings().count());
                 let (nodes, durable, hinted) = job.machine.evidence();
                 let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
                 let context = if object.is_empty() {
                     Bytes::new()
                 } else {
-                    context::encode(&object.context(), self.identity.cluster, &job.name)
+                    context::encode(&object.context(), job.machine.fastest(), self.identity.cluster, &job.name)
+                };
+                let object = if self.config.last_writer_wins(&job.name.bucket) {
+                    self.counters.last_writer_wins_hidden += object.values().count().saturating_sub(1) as u64;
+                    reconciliation::newest(&object)
+                } else {
+                    object
                 };
                 Ok(Success::Got { object, context, evidence })
             }

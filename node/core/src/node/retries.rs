@@ -31,7 +31,8 @@ impl<S: Storage> Node<S> {
             self.counters.puts_recognised += 1;
             // `object` may be the history only; the other replicas need the values.
             let whole = self.known(ring, partition, &request.name)?;
-            let context = self.context_after(&request.name, &whole, seen, write.dot);
+            let own_copy = ring.placement(partition).involves(self.identity.node);
+            let context = self.context_after(own_copy, &request.name, &whole, seen, write.dot);
             return Ok(Some(Ok((whole, context))));
         }
         if seen.1.first_of(key).is_some() {

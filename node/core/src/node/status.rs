@@ -33,6 +33,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Client requests under way.
     pub requests: usize,
+    /// Milliseconds by which its wall clock is ahead of most peers', or behind them if below zero.
+    pub clock_ahead_ms: i64,
     /// It issues dots: puts can be coordinated here.
     pub ready: bool,
 }
@@ -106,6 +108,7 @@ impl<S: Storage> Node<S> {
             received: self.received(),
             peers: self.peer_status(now),
             requests: self.requests.len(),
+            clock_ahead_ms: self.clocks.median_ahead_ms(now),
             ready: self.dot_next < self.dot_leased,
         }
     }

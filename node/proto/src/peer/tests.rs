@@ -51,6 +51,7 @@ fn requests() -> Vec<Message> {
         Operation::Put { data: "v".into(), context: "c".into(), create_only: false },
         Operation::Put { data: Bytes::new(), context: Bytes::new(), create_only: true },
         Operation::Delete { context: "c".into() },
+        Operation::Delete { context: Bytes::new() },
     ];
     let forward = |operation| Message::Forward {
         request: RequestId(4),
@@ -78,6 +79,7 @@ fn outcomes() -> Vec<Message> {
         Err(Failure::Unavailable { acknowledged: 1, required: 2 }),
         Err(Failure::Unknown { acknowledged: 1, required: 3 }),
         Err(Failure::Overloaded("requests".into())),
+        Err(Failure::ClockSkew("9000 ms ahead".into())),
         Err(Failure::NoRing),
     ];
     outcomes.map(|outcome| Message::Forwarded { request: RequestId(5), outcome }).into()
@@ -111,7 +113,7 @@ fn messages() -> Vec<Message> {
         Message::Fetched { request, digest, object: Some(object()) },
         Message::Fetched { request, digest: Digest::default(), object: Some(Object::default()) },
         Message::Fetched { request, digest, object: None },
-        Message::Gossip { epoch, members: vec![(NodeId([1; 16]), state)], wants_answer: true },
+        Message::Gossip { epoch, members: vec![(NodeId([1; 16]), state)], wants_answer: true, wall_ms: 6 },
         Message::RingRequest { epoch },
         Message::RingUpdate { ring: Arc::new(ring()) },
         Message::Ping { answer: true },

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::name::Name;
+use dynamo_core::reconciliation;
 use dynamo_core::ring::Ring;
 use dynamo_core::version::Object;
 
@@ -49,7 +50,9 @@ pub fn visible(sim: &Simulation) -> Visible {
     let mut visible = Visible::new();
     for host in sim.running() {
         for (_, name, object) in sim.disk(host).objects() {
-            let ids: BTreeSet<WriteId> = object.siblings().filter_map(|(data, _)| WriteId::of(data)).collect();
+            let newest = sim.options().last_writer_wins(&name.bucket).then(|| reconciliation::newest(object));
+            let shown = newest.as_ref().unwrap_or(object);
+            let ids: BTreeSet<WriteId> = shown.siblings().filter_map(|(data, _)| WriteId::of(data)).collect();
             visible.entry(name.clone()).or_default().extend(ids);
         }
     }

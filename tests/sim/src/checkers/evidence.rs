@@ -13,9 +13,10 @@ use crate::witness::WriteId;
 
 /// Whether the evidence of an acknowledged write has W distinct nodes, and as many of them had it on stable storage as it says.
 pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
-    let defaults = sim.options().quorum;
-    let w = wish.w.unwrap_or(defaults.w).max(wish.pw.unwrap_or(defaults.pw));
-    let dw = wish.dw.or(defaults.dw).unwrap_or(wish.w.unwrap_or(defaults.w)).min(w);
+    let defaults = sim.options().bucket(&name.bucket).quorum;
+    let asked = wish.w.unwrap_or(defaults.w);
+    let w = asked.max(wish.pw.unwrap_or(defaults.pw));
+    let dw = wish.dw.or(defaults.dw).unwrap_or(asked).min(asked);
     let complain = |what: String| Err(("I12 honest quorums", format!("{write:?} of {name:?}: {what}: {evidence:?}")));
     if evidence.nodes.len() < usize::from(w) {
         return complain(format!("{} distinct nodes acknowledged, W is {w}", evidence.nodes.len()));
@@ -39,7 +40,7 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
 
 /// Whether a get names R distinct nodes that answered, and PR of them home replicas of some ring.
 pub fn check_get(sim: &Simulation, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
-    let defaults = sim.options().quorum;
+    let defaults = sim.options().bucket(&name.bucket).quorum;
     let pr = usize::from(wish.pr.unwrap_or(defaults.pr));
     let r = usize::from(wish.r.unwrap_or(defaults.r)).max(pr);
     let complain = |what: String| Err(("I12 honest quorums", format!("a get of {name:?}: {what}: {evidence:?}")));

@@ -160,7 +160,7 @@ impl One {
     pub fn all_hold(&mut self, ring: &Ring) {
         let state = |number: u64| MemberState { generation: 9, version: number, epoch: ring.epoch, ..MemberState::default() };
         let members = ring.members.keys().enumerate().map(|(at, node)| (*node, state(at as u64 + 1))).collect();
-        self.hear(2, Message::Gossip { epoch: ring.epoch, members, wants_answer: false });
+        self.hear(2, Message::Gossip { epoch: ring.epoch, members, wants_answer: false, wall_ms: 0 });
     }
 
     /// What it sent since the last look.

@@ -1,0 +1,211 @@
+//! Whose clock is wrong: this node's, or the others'? Asked before a stamp decides which version is shown (design 4).
+//!
+//! Each gossip message carries its sender's wall clock. On arrival it lies behind the sender's present by the time that the
+//! message took, which is never negative: of several, the one that took least comes nearest to the truth. So for each peer
+//! the highest (its wall clock - this node's monotonic clock) of the last half to whole minute is kept. Own clocks are read when the
+//! comparison is made, so a jump of this node's own clock shows at once; a peer that set its clock back shows when the
+//! older comparisons are forgotten.
+//!
+//! A node whose clock differs from those of more than half of the peers that it heard lately takes its own for the wrong one.
+//! Where there is no majority (two nodes), neither can be trusted. A node that hears nobody has nothing to compare with, and
+//! trusts itself: always writable comes first.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::id::NodeId;
+use crate::time::{Instant, Now};
+
+/// Comparisons are kept for one to two of these: several rounds of gossip with each peer of a small cluster, and in a large one
+/// with some dozens of its peers.
+const HALF_WINDOW: Duration = Duration::from_secs(30);
+
+/// Milliseconds by which a wall clock is ahead of this node's monotonic clock.
+fn lead(wall_ms: u64, now: Instant) -> i64 {
+    let narrow = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    narrow(wall_ms).saturating_sub(narrow(now.0 / 1_000))
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PeerClock {
+    /// When the current half of the window began.
+    since: Instant,
+    heard: Instant,
+    /// The highest lead of this half, and of the half before.
+    current: i64,
+    previous: Option<i64>,
+}
+
+/// The clocks of the peers, as this node hears of them. One entry a peer; those that are silent go.
+#[derive(Clone, Debug, Default)]
+pub struct PeerClocks(BTreeMap<NodeId, PeerClock>);
+
+/// This node's clock is not to be trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Skew {
+    /// Peers whose clocks differ too much.
+    pub differing: usize,
+    /// Peers heard lately.
+    pub heard: usize,
+    /// Milliseconds by which this node's clock is ahead of theirs, the median of those that differ.
+    pub ahead_ms: i64,
+    /// What is allowed.
+    pub allowed_ms: u64,
+}
+
+impl PeerClocks {
+    /// A message in which `peer` told its wall clock has arrived.
+    pub fn heard(&mut self, peer: NodeId, wall_ms: u64, now: Instant) {
+        let lead = lead(wall_ms, now);
+        let fresh = PeerClock { since: now, heard: now, current: lead, previous: None };
+        let clock = self.0.entry(peer).or_insert(fresh);
+        let age = now.since(clock.since);
+        *clock = match age {
+            age if age >= HALF_WINDOW * 2 => fresh,
+            age if age >= HALF_WINDOW => PeerClock { previous: Some(clock.current), ..fresh },
+            _ => PeerClock { heard: now, current: clock.current.max(lead), ..*clock },
+        };
+        self.0.retain(|_, clock| is_fresh(clock, now));
+    }
+
+    /// Milliseconds by which this node's clock is ahead of each peer's that was heard lately, in order.
+    fn ahead(&self, now: Now) -> Vec<i64> {
+        let own = lead(now.wall_ms, now.instant);
+        let heard = self.0.values().filter(|clock| is_fresh(clock, now.instant));
+        let mut ahead: Vec<i64> = heard.map(|clock| own.saturating_sub(highest(clock))).collect();
+        ahead.sort_unstable();
+        ahead
+    }
+
+    /// The median of the differences, for people to watch; 0 where there is nobody to compare with.
+    pub fn median_ahead_ms(&self, now: Now) -> i64 {
+        median(&self.ahead(now))
+    }
+
+    /// Why this node's clock may not decide which version is the newest, if so.
+    pub fn skew(&self, now: Now, allowed_ms: u64) -> Option<Skew> {
+        let ahead = self.ahead(now);
+        let differing: Vec<i64> = ahead.iter().copied().filter(|ahead| ahead.unsigned_abs() > allowed_ms).collect();
+        let most = differing.len() * 2 > ahead.len();
+        most.then(|| Skew { differing: differing.len(), heard: ahead.len(), ahead_ms: median(&differing), allowed_ms })
+    }
+}
+
+fn median(ordered: &[i64]) -> i64 {
+    ordered.get(ordered.len() / 2).copied().unwrap_or_default()
+}
+
+fn is_fresh(clock: &PeerClock, now: Instant) -> bool {
+    now.since(clock.heard) < HALF_WINDOW * 2
+}
+
+fn highest(clock: &PeerClock) -> i64 {
+    clock.previous.map_or(clock.current, |previous| previous.max(clock.current))
+}
+
+impl fmt::Display for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { differing, heard, ahead_ms, allowed_ms } = self;
+        let direction = if *ahead_ms > 0 { "ahead of" } else { "behind" };
+        let by = ahead_ms.unsigned_abs();
+        write!(
+            f,
+            "the clock of this node is {by} ms {direction} those of {differing} of {heard} peers, and the last writer wins in \
+             this bucket; set the clock right (NTP), or ask another node; clock_skew_ms_max allows {allowed_ms} ms"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const WALL: u64 = 1_700_000_000_000;
+
+    fn peer(id: u8) -> NodeId {
+        NodeId([id; 16])
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant(77_000_000) + SECOND * seconds as u32
+    }
+
+    /// The present after so many seconds, by a clock that is ahead by so much.
+    fn now(seconds: u64, ahead_ms: i64) -> Now {
+        Now { instant: at(seconds), wall_ms: (WALL + seconds * 1_000).saturating_add_signed(ahead_ms) }
+    }
+
+    #[test]
+    fn a_clock_that_differs_from_most_is_not_trusted_whoever_is_wrong() {
+        let hour = 3_600_000;
+        // What each peer's clock is ahead by, what this node's is, and what is said of it.
+        type Case<'a> = (&'a [i64], i64, Option<(usize, i64)>);
+        let cases: [Case; 9] = [
+            (&[], hour, None),
+            (&[0], 400, None),
+            (&[0], 501, Some((1, 501))),
+            (&[0, 0], hour, Some((2, hour))),
+            (&[0, hour], 0, None),
+            (&[0, hour], hour, None),
+            (&[hour, hour], 0, Some((2, -hour))),
+            (&[0, 0, hour, hour], 0, None),
+            (&[0, 10, -10, hour], -hour, Some((4, -hour))),
+        ];
+        for (peers, own, expected) in cases {
+            let mut clocks = PeerClocks::default();
+            for (id, ahead) in (1..).zip(peers) {
+                clocks.heard(peer(id), now(3, *ahead).wall_ms, at(3));
+            }
+            let found = clocks.skew(now(5, own), 500).map(|skew| (skew.differing, skew.ahead_ms));
+            assert_eq!(found, expected, "{peers:?}, own {own}");
+        }
+    }
+
+    #[test]
+    fn the_quickest_message_tells_the_time_and_slow_ones_do_not_spoil_it() {
+        let mut clocks = PeerClocks::default();
+        for (seconds, took_ms) in [(1, 3_000), (2, 20), (3, 9_000), (4, 700)] {
+            clocks.heard(peer(1), now(seconds, -took_ms).wall_ms, at(seconds));
+        }
+        assert_eq!(clocks.skew(now(5, 0), 100), None);
+        assert_eq!(clocks.skew(now(5, 100), 100).map(|skew| skew.ahead_ms), Some(120));
+        assert_eq!(clocks.median_ahead_ms(now(5, 0)), 20, "and is shown below the bound too");
+        assert_eq!(PeerClocks::default().median_ahead_ms(now(5, 0)), 0);
+    }
+
+    #[test]
+    fn an_own_jump_shows_at_once_and_a_peers_within_two_halves_of_the_window() {
+        let mut clocks = PeerClocks::default();
+        let jump = |seconds: u64| if seconds > 40 { -10_000 } else { 0 };
+        let mut agreed_again = None;
+        for seconds in 1..120 {
+            clocks.heard(peer(1), now(seconds, jump(seconds)).wall_ms, at(seconds));
+            assert!(clocks.skew(now(seconds, 7_000), 500).is_some(), "own jump, {seconds}");
+            let differs = clocks.skew(now(seconds, 0), 500).is_some();
+            assert!(!differs || seconds > 40);
+            agreed_again = agreed_again.or(differs.then_some(seconds));
+        }
+        assert!(agreed_again.is_some_and(|seconds| seconds <= 101), "{agreed_again:?}");
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_says_nothing_any_more() {
+        let mut clocks = PeerClocks::default();
+        clocks.heard(peer(1), now(0, 0).wall_ms, at(0));
+        assert!(clocks.skew(now(59, 9_000), 500).is_some());
+        assert_eq!(clocks.skew(now(60, 9_000), 500), None);
+        clocks.heard(peer(2), now(61, 0).wall_ms, at(61));
+        assert_eq!(clocks.0.len(), 1, "it is forgotten");
+    }
+
+    #[test]
+    fn the_words_say_by_how_much_and_what_to_do() {
+        let skew = Skew { differing: 2, heard: 3, ahead_ms: -7_200_013, allowed_ms: 500 };
+        let words = skew.to_string();
+        for part in ["7200013 ms behind those of 2 of 3 peers", "set the clock right (NTP)", "clock_skew_ms_max allows 500 ms"] {
+            assert!(words.contains(part), "{words}");
+        }
+    }
+}

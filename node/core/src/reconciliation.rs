@@ -1,0 +1,99 @@
+//! Buckets in which the last writer wins (paper 6, "timestamp based reconciliation").
+//!
+//! Nothing is different in how objects are stored, sent or joined: causality stays exact, and concurrent versions stay in the
+//! object until a put replaces them. Two things differ, both at the coordinator: a put replaces everything that the
+//! coordinator knows of the object, and a get shows the newest version alone, with a context that covers all. The newest is
+//! the one with the highest (stamp, dot): the same one wherever the versions meet, so replicas agree on it as soon as they
+//! are equal. A tombstone is a version like any other.
+//!
+//! What is promised: the version that is shown was written, and an acknowledged one gives way only to one that knew it or has a
+//! higher stamp. What is not: that a write survives a concurrent one. Such losses are counted. Stamps follow the wall clock
+//! ([`Object::next_stamp`]), so a node whose clock is wrong refuses such puts ([`crate::clock_skew`]). Deviation from the
+//! paper: the stamp is hybrid and not the clock alone, so that a version never loses to one that it replaced.
+
+use crate::version::{CausalContext, Dot, Object, Value};
+
+fn newest_value(object: &Object) -> Option<(Dot, &Value)> {
+    object.shown().max_by_key(|(dot, value)| (value.written_ms, *dot))
+}
+
+/// What a get shows of `object`: the newest version alone. It is for an answer only: it does not know what it hides.
+pub fn newest(object: &Object) -> Object {
+    let mut shown = Object::default();
+    if let Some((dot, value)) = newest_value(object) {
+        shown.update(&CausalContext::default(), dot, value.clone());
+    }
+    shown
+}
+
+/// Whether a get shows a live value.
+pub fn exists(object: &Object) -> bool {
+    newest_value(object).is_some_and(|(_, value)| value.data.is_some())
+}
+
+/// What a put with the context `seen` covers when its coordinator knows `object`: both. And how many versions go that the
+/// writer had not seen.
+pub fn cover_all(object: &Object, mut seen: CausalContext) -> (CausalContext, u64) {
+    let discarded = object.values().filter(|(dot, _)| !seen.covers(*dot)).count() as u64;
+    for (actor, counter) in object.context().0 {
+        let known = seen.0.entry(actor).or_default();
+        *known = counter.max(*known);
+    }
+    seen.1.join(object.recent());
+    (seen, discarded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Incarnation, NodeId};
+    use crate::version::Actor;
+
+    fn dot(node: u8, counter: u64) -> Dot {
+        Dot { actor: Actor { node: NodeId([node; 16]), incarnation: Incarnation(1) }, counter }
+    }
+
+    fn object(versions: &[(u8, u64, u64, Option<&'static str>)]) -> Object {
+        let mut object = Object::default();
+        for (node, counter, written_ms, data) in versions {
+            let value = Value { data: data.map(Into::into), written_ms: *written_ms };
+            object.update(&CausalContext::default(), dot(*node, *counter), value);
+        }
+        object
+    }
+
+    fn shown(object: &Object) -> Vec<&[u8]> {
+        object.siblings().map(|(data, _)| &data[..]).collect()
+    }
+
+    #[test]
+    fn the_highest_stamp_is_shown_then_the_highest_dot_and_a_tombstone_is_a_version() {
+        type Versions<'a> = &'a [(u8, u64, u64, Option<&'static str>)];
+        let cases: [(Versions, &[&[u8]]); 6] = [
+            (&[], &[]),
+            (&[(1, 5, 30, Some("a")), (2, 1, 20, Some("b"))], &[b"a"]),
+            // By one actor, the later dot with the lower stamp: from a time before stamps were hybrid.
+            (&[(1, 5, 30, Some("a")), (1, 6, 20, Some("b"))], &[b"a"]),
+            (&[(1, 5, 30, Some("a")), (2, 1, 30, Some("b"))], &[b"b"]),
+            (&[(1, 5, 30, Some("a")), (2, 1, 40, None)], &[]),
+            (&[(1, 5, 50, Some("a")), (2, 1, 40, None)], &[b"a"]),
+        ];
+        for (versions, expected) in cases {
+            let object = object(versions);
+            assert_eq!(shown(&newest(&object)), expected, "{versions:?}");
+            assert_eq!(exists(&object), !expected.is_empty(), "{versions:?}");
+        }
+    }
+
+    #[test]
+    fn a_put_covers_what_its_coordinator_knows_and_counts_what_its_writer_had_not_seen() {
+        let mut object = object(&[(1, 5, 30, Some("a")), (2, 1, 20, Some("b")), (3, 9, 10, None)]);
+        let own = CausalContext([(dot(1, 5).actor, 5), (dot(4, 2).actor, 2)].into(), Default::default());
+        let (covered, discarded) = cover_all(&object, own);
+        assert_eq!(discarded, 2, "b and the tombstone");
+        assert!(covered.covers(dot(4, 2)), "what the writer had seen elsewhere stays covered");
+        object.update(&covered, dot(1, 6), Value { data: Some("c".into()), written_ms: 31 });
+        assert_eq!(shown(&object), [b"c"]);
+        assert_eq!(object.values().count(), 1);
+    }
+}

@@ -1,0 +1,119 @@
+//! I1 where the last writer wins: an acknowledged write gives way only to one that had seen it or that has a higher stamp.
+//!
+//! Which write knew which is not known to clients here: a put replaces all that its coordinator knew. But whatever it replaces
+//! so has a lower stamp, so stamps and contexts together tell what may be gone: all that a write covers which took effect, and
+//! all below the highest stamp of those that did. A write took effect if it is visible, or gave way to one that did, or is a
+//! delete. Concurrent writes may be lost, that is the bucket's bargain; the one with the highest stamp may not.
+
+use std::collections::BTreeSet;
+
+use dynamo_core::name::Name;
+
+use crate::ledger::{Fate, Ledger, Verdict, Visible};
+use crate::witness::{Stamp, Witness, WriteId};
+
+/// The writes of `name` that may be invisible when these are shown.
+fn gave_way(ledger: &Ledger, witness: &Witness, name: &Name, shown: &BTreeSet<WriteId>) -> BTreeSet<WriteId> {
+    let mut gave_way = BTreeSet::new();
+    // Which delete made which tombstone is not known.
+    let mut newest: Option<Stamp> = witness.tombstone_of(name);
+    loop {
+        let before = (gave_way.len(), newest);
+        for (id, write) in ledger.of_name(name).filter(|(_, write)| write.fate != Fate::Failed) {
+            let stamps = witness.stamps_of(id);
+            if stamps.is_some_and(|(lowest, _)| newest.is_some_and(|newest| lowest < newest)) {
+                gave_way.insert(id);
+            }
+            if shown.contains(&id) || write.delete || gave_way.contains(&id) {
+                gave_way.extend(&write.covers);
+                newest = newest.max(stamps.map(|(_, highest)| highest));
+            }
+        }
+        if before == (gave_way.len(), newest) {
+            return gave_way;
+        }
+    }
+}
+
+/// Quorums that overlap: a read that `returned` this meets each of `earlier`, or what it gave way to.
+pub fn meets(
+    ledger: &Ledger,
+    witness: &Witness,
+    name: &Name,
+    returned: &BTreeSet<WriteId>,
+    earlier: &BTreeSet<WriteId>,
+) -> Verdict {
+    if returned.len() > 1 {
+        return Err(("the last writer wins", format!("{name:?} returned {returned:?}, more than one")));
+    }
+    let gave_way = gave_way(ledger, witness, name, returned);
+    match earlier.iter().find(|id| !returned.contains(id) && !gave_way.contains(id)) {
+        None => Ok(()),
+        Some(missed) => {
+            let what = format!("{name:?} returned {returned:?} without {missed:?}, which has a higher stamp, and R + W > N");
+            Err(("the last writer wins", what))
+        }
+    }
+}
+
+/// Whether `visible` is a possible end, and how many acknowledged writes gave way.
+/// What rests on no more copies than disks were `lost` may be gone.
+pub fn judge(ledger: &Ledger, witness: &Witness, visible: &Visible, lost: usize) -> Result<u64, (&'static str, String)> {
+    let mut replaced = 0;
+    for name in ledger.names_by_stamp() {
+        let shown = visible.get(name).cloned().unwrap_or_default();
+        if shown.len() > 1 {
+            return Err(("the last writer wins", format!("{name:?} shows {shown:?} in the end, more than one")));
+        }
+        let gave_way = gave_way(ledger, witness, name, &shown);
+        let acknowledged = ledger.of_name(name).filter(|(_, write)| write.fate == Fate::Ok && !write.delete && write.durable > lost);
+        for (id, _) in acknowledged.filter(|(id, _)| !shown.contains(id)) {
+            if !gave_way.contains(&id) {
+                let what = format!("{id:?} of {name:?} was acknowledged with a higher stamp than {shown:?}, which is visible");
+                return Err(("I1 where the last writer wins", what));
+            }
+            replaced += 1;
+        }
+    }
+    Ok(replaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::{Incarnation, NodeId};
+    use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
+
+    #[test]
+    fn the_verdict_follows_from_stamps_and_from_what_covers_what() {
+        // Each write: stamp, what it covers; then what is visible, and whether that may be.
+        type Writes<'a> = &'a [(u64, &'a [u64])];
+        let cases: [(&str, Writes, &[u64], bool); 7] = [
+            ("one write", &[(10, &[])], &[1], true),
+            ("one write, lost", &[(10, &[])], &[], false),
+            ("the higher stamp", &[(10, &[]), (20, &[])], &[2], true),
+            ("the lower stamp", &[(10, &[]), (20, &[])], &[1], false),
+            ("the lower stamp, which had seen the higher", &[(20, &[]), (10, &[1])], &[2], true),
+            ("and what the higher had replaced", &[(15, &[]), (20, &[]), (10, &[2])], &[3], true),
+            ("both", &[(10, &[]), (20, &[])], &[1, 2], false),
+        ];
+        let name = Name::new("sessions", "k");
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        for (what, writes, visible, may_be) in cases {
+            let mut ledger = Ledger::with_stamps_in(["sessions".into()].into());
+            let mut witness = Witness::default();
+            for (written_ms, covers) in writes {
+                let id = ledger.begin(name.clone(), false, covers.iter().map(|id| WriteId(*id)).collect(), 1);
+                ledger.settle(id, Fate::Ok);
+                let mut object = Object::default();
+                let value = Value { data: Some(id.value()), written_ms: *written_ms };
+                object.update(&CausalContext::default(), Dot { actor, counter: id.0 }, value);
+                witness.saw(&name, &object);
+            }
+            let visible = [(name.clone(), visible.iter().map(|id| WriteId(*id)).collect())].into();
+            let verdict = judge(&ledger, &witness, &visible, 0);
+            assert_eq!(verdict.is_ok(), may_be, "{what}: {verdict:?}");
+            assert!(ledger.judge(&visible, 0).is_ok(), "{what}: the ledger leaves such buckets to stamps");
+        }
+    }
+}
