@@ -11,6 +11,8 @@ pub const KEY_BYTES_MAX: usize = 1 << 10;
 pub const BUCKET_BYTES_MAX: usize = 255;
 /// Bytes of a value; the paper's objects are usually below 1 MB.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// The longest time-out that a request may ask for, in default time-outs.
+pub const REQUEST_TIMEOUTS_MAX: u32 = 12;
 /// Concurrent values of one object before a put that would add one is refused. Repair may exceed it.
 pub const SIBLINGS_MAX: usize = 100;
 /// Bytes of a context token: 64 actors' worth, and more than any object reaches without being told.

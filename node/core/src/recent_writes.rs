@@ -15,7 +15,8 @@
 //! are the highest of the highest, so joins remain associative, commutative and idempotent. Stamps grow along causality
 //! ([`crate::version::Object::next_stamp`]), so what is forgotten first is what was written first. The bound is the limit of the
 //! promise: a retry is recognised, and a second dot hidden, while the write's dots are among the last [`REMEMBERED_MAX`] with
-//! request ids of its object. After that it is a write like one without an id: its second dot is a sibling.
+//! request ids of its object, and its object is not a tombstone that was reaped, which waits until no client waits any more
+//! ([`crate::reaping`]). After that it is a write like one without an id: its second dot is a sibling.
 //!
 //! Whoever has seen a dot that is remembered anywhere remembers it too, or has forgotten it for later ones. So contexts carry what
 //! is remembered of the dots that they cover: a put with the context of a read tells a coordinator which ids it supersedes.

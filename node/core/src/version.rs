@@ -138,9 +138,9 @@ impl Object {
         self.values().next().is_some()
     }
 
-    /// There are values, and all of them are tombstones.
+    /// There are values, and all of them are tombstones. One that is hidden from readers is none.
     pub fn is_tombstone(&self) -> bool {
-        self.has_values() && self.siblings().next().is_none()
+        self.has_values() && self.values().all(|(_, value)| value.data.is_none())
     }
 
     /// What a reader of this object has seen.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dynamo_core::name::Name;
-use dynamo_core::request::{Operation, QuorumWish, Request, Success};
+use dynamo_core::request::{Operation, QuorumWish, Request, Failure, Success};
 use dynamo_core::time::Instant;
 
 use crate::checkers::{convergence, last_writer_wins, quiet};
@@ -181,6 +181,10 @@ impl Run {
                         Ok(found) => self.violated("I7 reads", format!("{name:?} is {expected:?}, a get returned {found:?}")),
                         Err((invariant, what)) => self.violated(invariant, what),
                     };
+                }
+                // A bucket that reads from every replica cannot, once a disk is lost.
+                Happening::Answer(client, Err(Failure::Unavailable { .. })) if client == asked && self.sim.lost() > 0 => {
+                    return Ok(());
                 }
                 Happening::Answer(client, outcome) if client == asked => {
                     return self.violated("I17 peace answers", format!("a get of {name:?} at host {}: {outcome:?}", host.0));

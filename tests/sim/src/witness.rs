@@ -174,7 +174,8 @@ impl Witness {
         let last: BTreeSet<Dot> =
             recent.into_iter().flat_map(|all| all.iter().rev().take(REMEMBERED_MAX)).map(|write| write.dot).collect();
         for write in writes {
-            let remembered = self.dots_of(*write).iter().all(|dot| last.contains(dot));
+            let reaped = self.dots_of(*write).iter().any(|dot| self.is_reaped(name, *dot));
+            let remembered = !reaped && self.dots_of(*write).iter().all(|dot| last.contains(dot));
             if remembered { &mut doubled.remembered } else { &mut doubled.forgotten }.insert(*write);
         }
         doubled

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{Epoch, NodeId, PartitionId};
+use crate::config::REQUEST_TIMEOUTS_MAX;
 use crate::message::{Message, NamedObject};
 use crate::name::Name;
 use crate::node::{Node, Output, Waiting};
@@ -37,6 +38,8 @@ pub(super) struct Reaping {
     /// What was adopted, by partition, as far as it was looked up.
     adopted: BTreeMap<PartitionId, Option<Reaped>>,
     rounds: BTreeMap<u64, Led>,
+    /// Tombstones that remember request ids, as they were when a round first wanted them: a retry may still come.
+    held: BTreeMap<Name, (Digest, Instant)>,
     /// Partitions that wait for a round.
     due: BTreeSet<PartitionId>,
     next: Instant,
@@ -110,6 +113,7 @@ impl<S: Storage> Node<S> {
         self.trees.update(partition, name, before, Digest::default());
         self.versions.put(name, Object::default(), Digest::default());
         self.reaping.graves.close(partition, name);
+        self.reaping.held.remove(name);
         self.counters.tombstones_reaped += 1;
         Ok(())
     }
@@ -136,6 +140,7 @@ impl<S: Storage> Node<S> {
             self.reaping.graves.dig(partition, name);
         } else {
             self.reaping.graves.close(partition, name);
+            self.reaping.held.remove(name);
         }
     }
 
@@ -143,6 +148,7 @@ impl<S: Storage> Node<S> {
     pub(super) fn end_rounds(&mut self, before: Option<&Ring>) {
         self.counters.reap_rounds_unproved += self.reaping.rounds.len() as u64;
         self.reaping.rounds.clear();
+        self.reaping.held.clear();
         let Some(ring) = self.ring.clone() else { return };
         let own = self.identity.node;
         for (partition, _) in ring.partitions() {
@@ -207,7 +213,7 @@ impl<S: Storage> Node<S> {
         if placement.moving.is_some() || !self.leads(partition) || led_already || !all_here {
             return Ok(());
         }
-        let (names, upto) = self.choose(partition)?;
+        let (names, upto) = self.choose(partition, now)?;
         if names.is_empty() {
             return Ok(());
         }
@@ -223,7 +229,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// The tombstones that the next round is about, and all that they have seen, with what was reaped before.
-    fn choose(&mut self, partition: PartitionId) -> Result<(Vec<Name>, CausalContext), StorageError> {
+    fn choose(&mut self, partition: PartitionId, now: Now) -> Result<(Vec<Name>, CausalContext), StorageError> {
         let mut upto = self.reaped(partition)?.map(|reaped| reaped.upto.clone()).unwrap_or_default();
         let graves: Vec<Name> = self.reaping.graves.of(partition).take(NAMES_PER_ROUND).cloned().collect();
         let (mut names, mut bytes) = (Vec::new(), 0);
@@ -232,7 +238,10 @@ impl<S: Storage> Node<S> {
             if bytes > NAME_BYTES_PER_ROUND {
                 break;
             }
-            let (history, _) = self.history(partition, &name)?;
+            let (history, digest) = self.history(partition, &name)?;
+            if !history.recent().is_empty() && self.awaits_retries(&name, digest, now) {
+                continue;
+            }
             let mut joined = upto.clone();
             joined.join(&history.context());
             if joined.0.len() > ACTORS_MAX {
@@ -243,6 +252,16 @@ impl<S: Storage> Node<S> {
             }
         }
         Ok((names, upto))
+    }
+
+    /// A tombstone that remembers request ids stays until no client waits any more for the writes that it remembers: without it
+    /// a retry would be a new write. This is no part of the proof, and paces by this node's own clock only.
+    fn awaits_retries(&mut self, name: &Name, digest: Digest, now: Now) -> bool {
+        let held = self.reaping.held.entry(name.clone()).or_insert((digest, now.instant));
+        if held.0 != digest {
+            *held = (digest, now.instant);
+        }
+        now.instant.since(held.1) < self.config.request_timeout * REQUEST_TIMEOUTS_MAX
     }
 
     fn round_input(&mut self, round: u64, input: Input, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, SIBLINGS_MAX, VALUE_BYTES_MAX};
+use crate::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, REQUEST_TIMEOUTS_MAX, SIBLINGS_MAX, VALUE_BYTES_MAX};
 use crate::context;
 use crate::coordinator::{Progress, get, put};
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
@@ -219,7 +219,7 @@ impl<S: Storage> Node<S> {
 
     fn timeout(&self, request: &Request) -> Duration {
         let given = Duration::from_millis(u64::from(request.timeout_ms));
-        if given.is_zero() { self.config.request_timeout } else { given.min(self.config.request_timeout * 12) }
+        if given.is_zero() { self.config.request_timeout } else { given.min(self.config.request_timeout * REQUEST_TIMEOUTS_MAX) }
     }
 
     fn forward(&mut self, reply: ReplyTo, to: NodeId, request: Request, now: Now, out: &mut Vec<Output>) {
@@ -465,6 +465,9 @@ impl<S: Storage> Node<S> {
         if create_only && exists(&object) {
             return Ok(Err(Failure::Exists));
         }
+        // What is covered by a proof (the floor of an absent name) may be covered by anybody.
+        let actor = Actor { node: self.identity.node, incarnation: self.tenure(partition)? };
+        let exact = last_writer_wins || !object.has_unseen_below(Dot { actor, counter: u64::MAX }, &seen);
         if own_copy && object.is_empty() {
             object = self.absent(partition)?;
         }
@@ -473,7 +476,6 @@ impl<S: Storage> Node<S> {
             seen = covered;
             self.counters.last_writer_wins_discarded += discarded;
         }
-        let actor = Actor { node: self.identity.node, incarnation: self.tenure(partition)? };
         self.dot_next += 1;
         let dot = Dot { actor, counter: self.dot_next };
         let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
@@ -485,7 +487,8 @@ impl<S: Storage> Node<S> {
             let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
             return Ok(Err(Failure::Overloaded(refused)));
         }
-        let context = self.context_after(own_copy, &request.name, &object, &seen, dot);
+        let covered = self.context_after(own_copy, &request.name, &object, &seen, dot);
+        let context = if exact { covered } else { Bytes::new() };
         Ok(Ok((object, context)))
     }
 
@@ -494,9 +497,6 @@ impl<S: Storage> Node<S> {
     /// empty, and the client has to get before it can replace. That holds for one that was replaced here as well; what replaced it
     /// need not have arrived where the token is used next.
     pub(super) fn context_after(&self, own_copy: bool, name: &Name, object: &Object, seen: &CausalContext, own: Dot) -> Bytes {
-        if object.has_unseen_below(own, seen) {
-            return Bytes::new();
-        }
         let mut covered = seen.clone();
         let counter = covered.0.entry(own.actor).or_default();
         *counter = own.counter.max(*counter);
