@@ -397,7 +397,9 @@ async fn attempt(link: &Link, name: &Name, operation: &Operation, quorum: &Quoru
 fn judge(failure: Failure, is_get: bool) -> Attempt {
     match failure {
         // The node may be cut off from others, or stand by without a ring, while its neighbours are well.
-        Failure::Unavailable { .. } | Failure::NoRing => Attempt::Elsewhere(RequestError::Failed(failure)),
+        Failure::Unavailable { .. } | Failure::NoRing | Failure::DeclaredLost { .. } => {
+            Attempt::Elsewhere(RequestError::Failed(failure))
+        }
         Failure::Unknown { .. } if is_get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
         _ => Attempt::Final(RequestError::Failed(failure)),
     }
@@ -460,6 +462,7 @@ mod tests {
             (Failure::Unknown { acknowledged, required }, false, false),
             (Failure::Unknown { acknowledged, required }, true, true),
             (Failure::NoRing, false, true),
+            (Failure::DeclaredLost { since: Epoch(7) }, false, true),
             (Failure::Overloaded(String::new()), false, false),
             (Failure::Exists, false, false),
             (Failure::BadContext(String::new()), false, false),

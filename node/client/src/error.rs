@@ -43,6 +43,7 @@ impl RequestError {
             Self::Failed(Failure::Unavailable { .. }) => "unavailable",
             Self::Failed(Failure::Overloaded(_)) => "overloaded",
             Self::Failed(Failure::NoRing) => "no_ring",
+            Self::Failed(Failure::DeclaredLost { .. }) => "declared_lost",
             Self::Failed(Failure::Unknown { .. }) => "unknown",
             Self::Unreachable(_) => "unreachable",
             Self::NoAnswer(_) => "no_answer",

@@ -45,4 +45,5 @@ counters! {
     version_cache_hits: "Writes that found the history in the version cache.",
     version_cache_misses: "Writes that had to read.",
     messages_refused: "Peer messages that made no sense here.",
+    messages_of_lost_refused: "Messages refused because a node at one of their ends was declared lost.",
 }

@@ -159,6 +159,9 @@ impl<S: Storage> Node<S> {
         self.when_durable(Waiting::Ring(epoch), now, out)?;
         self.plan_movement()?;
         self.retarget_hints()?;
+        if self.declared_lost().is_some() {
+            self.abandon_requests(out);
+        }
         self.restart_requests(now, out)?;
         out.push(Output::RingChanged);
         Ok(())

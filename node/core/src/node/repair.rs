@@ -30,7 +30,7 @@ impl<S: Storage> Node<S> {
                 return;
             }
             let detector = &self.detector;
-            let reachable = |node| !detector.suspects(node, now.instant);
+            let reachable = |node| !ring.is_lost(node) && !detector.suspects(node, now.instant);
             let Some((_, partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return };
             let exchange = self.next_batch();
             self.exchanges.insert(exchange, (partition, with, now.instant + EXCHANGE_TIMEOUT));
