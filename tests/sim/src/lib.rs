@@ -17,6 +17,7 @@ pub mod dice;
 pub mod disk;
 pub mod faults;
 pub mod ledger;
+pub mod losses;
 mod network;
 pub mod options;
 mod ring_history;

@@ -124,6 +124,8 @@ pub struct FaultOptions {
     pub clock: Option<Duration>,
     /// The desired members change.
     pub membership: Option<Duration>,
+    /// A disk is destroyed, or taken for destroyed.
+    pub loss: Option<Duration>,
 }
 
 impl Options {
@@ -152,7 +154,7 @@ impl Options {
             disk: DiskOptions::draw(&mut dice.fork()),
             pace: Pace::draw(&mut dice.fork()),
             workload: WorkloadOptions::draw(&mut dice.fork()),
-            faults: FaultOptions::draw(&mut dice.fork()),
+            faults: FaultOptions { loss: draw_loss(seed), ..FaultOptions::draw(&mut dice.fork()) },
         }
     }
 
@@ -266,7 +268,15 @@ impl FaultOptions {
             slow_disk: every(0.5, 4),
             clock: every(0.3, 5),
             membership: every(0.7, 6),
+            loss: None,
             duration: Duration::from_secs(dice.between(8, 30)),
         }
     }
+}
+
+/// From a stream of its own: seeds without losses keep their histories.
+fn draw_loss(seed: u64) -> Option<Duration> {
+    let mut dice = Dice::new(seed ^ 0x6c6f_7373);
+    let mean = Duration::from_secs(dice.pick(&[2, 5, 10]));
+    dice.chance(0.4).then_some(mean)
 }

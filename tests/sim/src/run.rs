@@ -9,6 +9,7 @@ use dynamo_core::time::Instant;
 
 use crate::checkers::{convergence, quiet};
 use crate::faults::Faults;
+use crate::losses::Losses;
 use crate::options::Options;
 use crate::ring_writer::RingWriter;
 use crate::schedule::{Alarm, HostId};
@@ -54,6 +55,7 @@ struct Run {
     writer: RingWriter,
     workload: Workload,
     faults: Faults,
+    losses: Losses,
 }
 
 impl Run {
@@ -64,7 +66,7 @@ impl Run {
             sim.start(*host);
         }
         let writer = RingWriter::new(&sim, &hosts);
-        Self { writer, workload: Workload::new(options), faults: Faults::new(options), sim }
+        Self { writer, workload: Workload::new(options), faults: Faults::new(options), losses: Losses::new(options), sim }
     }
 
     fn all(&mut self) -> Result<(), Violation> {
@@ -74,12 +76,14 @@ impl Run {
         self.writer.calm = false;
         self.workload.start(&mut self.sim);
         self.faults.start(&mut self.sim);
+        self.losses.start(&mut self.sim);
         let end = self.sim.now() + self.sim.options().faults.duration;
         self.advance(end)?;
 
         self.sim.set_calm(true);
         self.writer.calm = true;
         self.workload.stop();
+        self.losses.end();
         self.faults.end(&mut self.sim);
         self.come_to_rest(QUIET_WITHIN)?;
         self.stay_at_rest()?;
@@ -95,6 +99,11 @@ impl Run {
                 Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
                 Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim),
+                Happening::Alarm(Alarm::Loss) => {
+                    self.losses.strike(&mut self.sim, &mut self.writer);
+                    self.workload.ledger.lose(|write| self.sim.copies_lost(write));
+                }
+                Happening::Alarm(Alarm::Returns(host)) => self.losses.returns(host, &mut self.sim),
             }
         }
         self.sim.violations().first().cloned().map_or(Ok(()), Err)
@@ -139,6 +148,7 @@ impl Run {
         if let Err((invariant, what)) = convergence::check(&self.sim, &ring) {
             return self.violated(invariant, what);
         }
+        self.workload.ledger.lose(|write| self.sim.copies_lost(write));
         let visible = convergence::visible(&self.sim);
         for name in self.workload.ledger.names() {
             let expected = visible.get(&name).cloned().unwrap_or_default();

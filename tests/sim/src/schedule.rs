@@ -25,6 +25,10 @@ pub enum Alarm {
     Fault(usize),
     /// A fault ends.
     FaultEnds(u64),
+    /// The next loss of a disk.
+    Loss,
+    /// A host that was declared lost is back.
+    Returns(HostId),
 }
 
 /// Something that will happen. Events that concern one start of a node carry its generation, and mean nothing to the next.

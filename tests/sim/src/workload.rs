@@ -245,8 +245,11 @@ impl Workload {
             Ok(covers) => covers,
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
+        // Some may have been lost since, with all who had them.
+        let earlier: BTreeSet<WriteId> =
+            earlier.iter().filter(|id| self.ledger.get(**id).is_some_and(|write| write.homes > 0)).copied().collect();
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
-        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, earlier) {
+        if let Err((invariant, what)) = self.ledger.meets(&name, &covers, &earlier) {
             return sim.violated(invariant, what);
         }
         let known = Known { token: context, covers };
@@ -271,6 +274,7 @@ impl Workload {
                 let copies = self.ledger.get(id).map_or(0, |write| write.durable);
                 sim.acknowledged(id, copies);
                 self.ledger.found_at(id, evidence::homes(sim, id, name));
+                self.ledger.lose_of(id, sim.copies_lost(id));
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
                     sim.violated(invariant, what);
                 }

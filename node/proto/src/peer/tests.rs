@@ -67,6 +67,7 @@ fn outcomes() -> Vec<Message> {
         Err(Failure::Unknown { acknowledged: 1, required: 3 }),
         Err(Failure::Overloaded("requests".into())),
         Err(Failure::NoRing),
+        Err(Failure::DeclaredLost { since: Epoch(4) }),
     ];
     outcomes.map(|outcome| Message::Forwarded { request: RequestId(5), outcome }).into()
 }

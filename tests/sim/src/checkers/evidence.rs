@@ -50,7 +50,8 @@ pub fn homes(sim: &Simulation, write: WriteId, name: &Name) -> usize {
     let witness = sim.witness();
     let dots = witness.dots_of(write);
     let has = |node: &&NodeId| {
-        sim.host_of(**node).is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
+        let host = sim.host_of(**node).filter(|host| !sim.is_lost(*host));
+        host.is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
     };
     let rings: BTreeMap<Epoch, &Arc<Ring>> =
         sim.running().into_iter().filter_map(|host| sim.node(host)?.ring()).map(|ring| (ring.epoch, ring)).collect();
