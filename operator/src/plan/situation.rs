@@ -7,7 +7,7 @@ use dynamo_core::rebalance::{Members, View};
 use dynamo_core::ring::{Member, Ring, RingHash};
 
 use super::Waiting;
-use crate::observed::{Node, Note, Observed, Record};
+use crate::observed::{Carrier, Node, Note, Observed, Record};
 use crate::valid::{Place, ValidCluster};
 
 /// All nodes are taken for equally large.
@@ -37,6 +37,37 @@ impl<'a> Situation<'a> {
     /// The recorded ring lists `node`.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.ring.is_some_and(|ring| ring.members.contains_key(&node))
+    }
+
+    /// The recorded ring says that `node` is lost.
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        self.ring.is_some_and(|ring| ring.is_lost(node))
+    }
+
+    /// Members that were carried by a claim which is no more, and in whose places another node answers from another claim. Whatever
+    /// comes back there is not them.
+    pub fn members_without_volume(&self) -> Vec<NodeId> {
+        let Some(ring) = self.ring else { return Vec::new() };
+        let volumes = &self.observed.volumes;
+        let proven = |(node, carrier): &(NodeId, Carrier)| {
+            let replaced = volumes.get(&carrier.place).is_some_and(|volume| !volume.uid.is_empty() && volume.uid != carrier.uid);
+            let elsewhere = volumes.values().any(|volume| volume.note == Note::Node(*node) || volume.uid == carrier.uid);
+            let answers = self.observed.nodes().any(|(_, answer)| answer.id == *node);
+            replaced && !elsewhere && !answers && self.observed.node(&carrier.place).is_some()
+        };
+        let carried = self.observed.record.volumes().into_iter();
+        let members = carried.filter(|(node, _)| ring.members.contains_key(node) && !ring.is_lost(*node));
+        members.filter(proven).map(|(node, _)| node).collect()
+    }
+
+    /// Places that are to have a node and have one that was declared lost, which does not serve.
+    pub fn places_of_lost_nodes(&self) -> Vec<Waiting> {
+        let lost = self.observed.nodes().filter(|(place, node)| self.cluster.keeps(place) && self.is_lost(node.id));
+        let reason = |place: &Place| {
+            let claim = self.cluster.claim_name(place);
+            format!("carries a node that was declared lost and is fenced; delete claim {claim} and the pod, and a new node comes")
+        };
+        lost.map(|(place, _)| Waiting { place: place.clone(), reason: reason(place) }).collect()
     }
 
     /// `node` is one ring behind the recorded one, or has none: it would take it.
@@ -85,7 +116,8 @@ impl<'a> Situation<'a> {
             // Never noted: never in a ring. Or it carries another cluster's node, which does not start here.
             (None, Note::None | Note::OtherCluster) => return Ok(()),
         };
-        if !self.is_member(node) && self.has_receipt(node) { Ok(()) } else { Err(node) }
+        // One that was declared lost gives no receipt: what it holds counts for nothing.
+        if !self.is_member(node) && (self.is_lost(node) || self.has_receipt(node)) { Ok(()) } else { Err(node) }
     }
 
     /// The places that are to have a node and have none that answers.

@@ -147,6 +147,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Destroys the disk of an ended process: its next start is a new node.
+    pub fn wipe(&self, index: usize) -> Result<()> {
+        ensure!(self.processes[index].child.is_none(), "node {index} still runs");
+        Ok(fs::remove_dir_all(self.folder.path().join(format!("node-{index}")))?)
+    }
+
+    /// Runs `dynamoctl` of the same build against node `index`: whether it succeeded, and what it said.
+    pub fn dynamoctl(&self, index: usize, arguments: &[&str]) -> Result<(bool, String)> {
+        let binary = binary()?.with_file_name("dynamoctl");
+        let record = self.folder.path().join("record.ring");
+        let mut command = Command::new(binary);
+        command.args(arguments).arg("--endpoint").arg(&self.processes[index].address).arg("--record").arg(record);
+        let output = command.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
     /// Sends the process a signal by name, as `kill -NAME` does.
     pub fn signal(&self, index: usize, name: &str) -> Result<()> {
         let child = self.processes[index].child.as_ref().context("it runs")?;

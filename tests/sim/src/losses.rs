@@ -57,8 +57,7 @@ impl Losses {
         if self.lost > 0 && is_restored(sim, writer) {
             (self.wave, self.lost) = (self.wave + 1, 0);
         }
-        let candidates: Vec<HostId> =
-            sim.running().into_iter().chain(sim.stopped()).filter(|host| !sim.is_lost(*host)).collect();
+        let candidates: Vec<HostId> = sim.running().into_iter().chain(sim.stopped()).filter(|host| !sim.is_lost(*host)).collect();
         if self.lost == self.most || candidates.is_empty() {
             return;
         }

@@ -98,7 +98,9 @@ impl RingWriter {
             .hosts()
             .filter(|host| {
                 let node = sim.node_id(*host);
-                !sim.is_lost(*host) && !desired.contains_key(&node) && (self.desired.contains_key(&node) || self.leaving.contains(host))
+                !sim.is_lost(*host)
+                    && !desired.contains_key(&node)
+                    && (self.desired.contains_key(&node) || self.leaving.contains(host))
             })
             .collect();
         self.desired = desired;

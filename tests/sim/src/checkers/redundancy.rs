@@ -20,7 +20,10 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
             continue;
         }
         sim.totals.removals_checked += 1;
-        let left = sim.hosts().filter(|host| *host != from && !sim.is_removed(*host) && !sim.is_lost(*host) && sim.disk(*host).is_durable(what)).count();
+        let left = sim
+            .hosts()
+            .filter(|host| *host != from && !sim.is_removed(*host) && !sim.is_lost(*host) && sim.disk(*host).is_durable(what))
+            .count();
         // The host itself may keep another copy: a hint that became its own, or the reverse.
         let kept = usize::from(!sim.is_removed(from) && sim.disk(from).keeps(what));
         if left + kept < required {
