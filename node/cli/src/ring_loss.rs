@@ -241,8 +241,8 @@ impl Writer<'_> {
         let declared = match loss::declare(&self.ring, self.lost, &heard) {
             Ok(declared) => declared,
             Err(error @ LossError::NobodyHolds(_)) => {
-                self.offer(views).await;
-                return Ok(Some(error.to_string()));
+                let refusals = self.offer(views).await;
+                return Ok(Some(format!("{error}{refusals}")));
             }
             Err(error) => return Err(Stop::Failed(error.to_string())),
         };
@@ -254,8 +254,8 @@ impl Writer<'_> {
             Next::Settled => None,
             Next::Propose(ring) => Some(self.propose(ring, views, "the next stage is offered").await?),
             Next::AwaitEpoch(nodes) => {
-                self.offer(views).await;
-                Some(format!("waiting for {} to hold the ring", list(&nodes)))
+                let refusals = self.offer(views).await;
+                Some(format!("waiting for {} to hold the ring{refusals}", list(&nodes)))
             }
             Next::AwaitData { received, moving, waiting_for } => {
                 Some(format!("{received} of {moving} replicas are filled; {} still receive", list(&waiting_for)))
@@ -275,17 +275,20 @@ impl Writer<'_> {
     async fn propose(&mut self, ring: Ring, views: &Views, what: &str) -> Result<String, Stop> {
         ring_writer::record(&self.path, &ring)?;
         self.ring = ring;
-        self.offer(views).await;
-        Ok(what.to_owned())
+        let refusals = self.offer(views).await;
+        Ok(format!("{what}{refusals}"))
     }
 
-    /// Gives the ring to all that answer; one that does not take it is offered it again, or hears of it from the others.
-    async fn offer(&self, views: &Views) {
+    /// Gives the ring to all that answer; one that does not take it is offered it again, or hears of it from the others. Returns their
+    /// words, for people.
+    async fn offer(&self, views: &Views) -> String {
+        let mut refusals = String::new();
         for answer in views.answered.values().filter(|answer| answer.status.epoch < self.ring.epoch) {
             if let Err(error) = answer.client.propose_ring(&self.ring).await {
-                tracing::debug!(%error, "not taken now");
+                refusals.push_str(&format!("; {error}"));
             }
         }
+        refusals
     }
 
     async fn drained(&self, leaving: &[NodeId], views: &Views) -> Vec<NodeId> {

@@ -112,6 +112,7 @@ fn a_move_to_a_lost_member_is_taken_back_one_stage_a_ring() {
     let lossy = lose(&new_read, 4);
     let once = propose(&lossy, &members(1..=3));
     assert!(once.moving().all(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld && moving.target.contains(&node(4))));
+    assert_eq!(once.moving().count(), new_read.moving().count());
     let waits = next(&once, &members(1..=3), &without(views(&once), 1)).unwrap();
     assert_eq!(waits, Next::AwaitEpoch(vec![node(1)]), "a reader of the new set may be left");
     let twice = propose(&once, &members(1..=3));
