@@ -75,11 +75,15 @@ impl<'a> Situation<'a> {
         self.ring.is_some_and(|ring| node.epoch < ring.epoch && (node.epoch == Epoch(0) || node.epoch.next() == ring.epoch))
     }
 
-    /// How many pods `zone` needs for the members that are known to be in it.
+    /// How many pods `zone` needs for the members that are known to be in it, or were when they were seen last: where a volume is gone
+    /// with its pod, only a pod that starts there again can prove it.
     pub fn replicas_needed(&self, zone: &str) -> u32 {
         let newer = self.observed.newer.as_ref();
         let member = |node: &NodeId| self.is_member(*node) || newer.is_some_and(|ring| ring.members.contains_key(node));
-        let members = self.places.iter().filter(|(node, place)| place.zone == zone && member(node));
+        let carriers = self.observed.record.volumes();
+        let unseen = carriers.iter().filter(|(node, _)| !self.places.contains_key(node) && !self.is_lost(**node));
+        let known = self.places.iter().chain(unseen.map(|(node, carrier)| (node, &carrier.place)));
+        let members = known.filter(|(node, place)| place.zone == zone && member(node));
         members.map(|(_, place)| place.ordinal + 1).max().unwrap_or(0)
     }
 

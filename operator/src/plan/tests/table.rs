@@ -311,10 +311,11 @@ fn a_volume_of_another_cluster_is_named_with_the_way_out() {
     assert!(reason.contains("made for another cluster") && reason.contains("data-cart-1"), "{reason}");
 }
 
-/// The claim at `ordinal` was made again, and node `new` answers there.
+/// The claim at `ordinal` was made again, and node `new` answers there; it has heard of the recorded ring.
 fn lose_volume(observed: &mut Observed, ordinal: u32, new: u8) {
+    let ring = observed.record.ring().cloned();
     observed.volumes.insert(at(ordinal), Volume { uid: "made again".into(), ..Volume::default() });
-    observed.pods.insert(at(ordinal), Pod { ready: true, node: Some(answer(new, None)), ..Pod::default() });
+    observed.pods.insert(at(ordinal), Pod { ready: true, node: Some(answer(new, ring.as_ref())), ..Pod::default() });
 }
 
 /// The record of `ring` in which every member is carried by a claim of the UID "first".
@@ -418,6 +419,24 @@ fn a_member_that_is_only_away_is_never_declared_lost() {
             }
         }
     }
+}
+
+#[test]
+fn a_pod_is_brought_back_to_where_a_member_was_seen_last_since_only_there_its_loss_can_be_proven() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (mut gone, ring) = at_rest_on_volumes(&large, 5);
+    gone.sets.get_mut("default").unwrap().replicas = 3;
+    for ordinal in [3, 4] {
+        gone.pods.remove(&at(ordinal));
+        gone.volumes.remove(&at(ordinal));
+    }
+    assert_eq!(next_step(&small, &gone), Step::RaisePods(zones(5)));
+    let lossy = ring.successor(|next| {
+        next.lost.insert(id(4), Epoch(2));
+        next.members.get_mut(&id(4)).unwrap().weight = 0;
+    });
+    gone.record = carried(&lossy);
+    assert_eq!(next_step(&small, &gone), Step::RaisePods(zones(4)), "one that is declared lost needs none");
 }
 
 #[test]
