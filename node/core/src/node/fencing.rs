@@ -63,3 +63,100 @@ impl<S: Storage> Node<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::id::{PartitionId, RequestId};
+    use crate::message::NamedObject;
+    use crate::name::Name;
+    use crate::node::{Identity, Input};
+    use crate::ring::Ring;
+    use crate::ring::tests::{node, ring_of};
+    use crate::storage::MemoryStorage;
+    use crate::time::{Instant, Now};
+    use crate::version::{Actor, CausalContext, Dot, Object, Value};
+
+    const NOW: Now = Now { instant: Instant(1_000_000), wall_ms: 0 };
+
+    /// Node 2 of a ring of four, which holds the ring that declares `lost` lost.
+    fn node_with(lost: u8) -> (Node<MemoryStorage>, Ring) {
+        let first = ring_of(4, 2);
+        let ring = first.successor(|next| {
+            next.members.get_mut(&node(lost)).unwrap().weight = 0;
+            next.lost.insert(node(lost), first.epoch.next());
+        });
+        let identity = Identity {
+            node: node(2),
+            cluster: first.cluster,
+            zone: "z".into(),
+            peer_address: String::new(),
+            client_address: String::new(),
+            generation: 1,
+        };
+        let mut opened = Node::open(identity, Config::default(), MemoryStorage::default(), 1, NOW).unwrap();
+        opened.propose_ring(first, NOW, &mut Vec::new()).unwrap();
+        opened.propose_ring(ring.clone(), NOW, &mut Vec::new()).unwrap();
+        (opened, ring)
+    }
+
+    fn object() -> Object {
+        let mut object = Object::default();
+        let actor = Actor { node: node(1), incarnation: crate::id::Incarnation(1) };
+        let value = Value { data: Some(Bytes::from_static(b"old")), written_ms: 0 };
+        object.update(&CausalContext::default(), Dot { actor, counter: 1 }, value);
+        object
+    }
+
+    /// A name that lies in a partition of node 2.
+    fn name(ring: &Ring) -> Name {
+        let names = (0..).map(|number: u32| Name::new("b", number.to_string()));
+        let held = |name: &Name| ring.placement(ring.partition_of(name)).involves(node(2));
+        names.into_iter().find(held).unwrap()
+    }
+
+    fn replicate(ring: &Ring) -> Message {
+        let (request, epoch, object) = (RequestId(7), ring.epoch, object());
+        Message::Replicate { request, epoch, name: name(ring), object, hint_for: None, synced: false }
+    }
+
+    fn hear(at: &mut Node<MemoryStorage>, from: u8, message: Message) -> Vec<Output> {
+        let mut out = Vec::new();
+        at.handle(Input::Message { from: node(from), message }, NOW, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn nothing_of_a_lost_node_is_stored_and_it_is_answered_with_the_ring_that_says_so() {
+        let (mut healthy, ring) = node_with(3);
+        let partition: PartitionId = ring.partition_of(&name(&ring));
+        let objects = vec![NamedObject { name: name(&ring), object: object() }];
+        let exchanged = Message::KeysResponse { exchange: 1, partition, objects, wanted: Vec::new() };
+        for message in [replicate(&ring), exchanged] {
+            let out = hear(&mut healthy, 3, message);
+            assert!(matches!(&out[..], [Output::Send { message: Message::RingUpdate { .. }, .. }]), "{out:?}");
+        }
+        let newer = ring.successor(|_| ());
+        assert_eq!(hear(&mut healthy, 3, Message::RingUpdate { ring: newer.into() }), [], "nor is a ring taken from it");
+        assert_eq!(healthy.storage().objects().count(), 0);
+        assert_eq!(healthy.counters().messages_of_lost_refused, 2);
+        hear(&mut healthy, 1, replicate(&ring));
+        assert_eq!(healthy.storage().objects().count(), 1, "of others it is");
+    }
+
+    #[test]
+    fn a_lost_node_acknowledges_and_tells_nothing() {
+        let (mut lost, ring) = node_with(2);
+        let fetch = Message::Fetch { request: RequestId(7), epoch: ring.epoch, name: name(&ring), digest_only: false };
+        for message in [replicate(&ring), fetch] {
+            let out = hear(&mut lost, 1, message);
+            let refused = |output: &Output| matches!(output, Output::Send { message: Message::Refused { .. }, .. });
+            assert!(out.len() == 1 && refused(&out[0]), "{out:?}");
+        }
+        assert_eq!(lost.storage().objects().count(), 0);
+        assert!(!hear(&mut lost, 1, Message::Ping { answer: false }).is_empty(), "it is heard of, so that it can hear");
+    }
+}
