@@ -1,7 +1,7 @@
 //! A disk that is gone for ever, with real processes and the real `dynamoctl`.
 #![allow(clippy::unwrap_used)]
 
-use dynamo_client::{Client, GetOptions, PutOptions};
+use dynamo_client::{Client, ClientConfig, GetOptions, PutOptions};
 use dynamo_cluster_tests::Cluster;
 use dynamo_core::name::Name;
 use dynamo_core::request::QuorumWish;
@@ -45,4 +45,24 @@ async fn a_wiped_node_is_replaced_by_a_word_and_its_old_data_directory_is_fenced
     cluster.until_replicas_are_equal().await.unwrap();
     assert_eq!(cluster.status(1).await.unwrap().partitions, 16);
     expect_all(&cluster.client().await.unwrap(), 3).await;
+
+    // The old disk was not lost after all.
+    cluster.kill(1).unwrap();
+    cluster.unwipe(1).unwrap();
+    cluster.launch(1).await.unwrap();
+    let status = cluster.status(1).await.unwrap();
+    assert_eq!(status.node.to_string(), lost);
+    let has_heard = async |cluster: &Cluster| {
+        let (own, others) = (cluster.status(1).await?, cluster.status(0).await?);
+        Ok(own.epoch == others.epoch && !own.ready)
+    };
+    cluster.until("it has heard that it is lost", has_heard).await.unwrap();
+    let refused = cluster.dynamoctl(1, &["status"]).unwrap();
+    assert!(refused.1.contains("declared lost"), "{}", refused.1);
+    let mut config = ClientConfig::new(vec![cluster.processes[1].address.clone()]);
+    config.direct = false;
+    let through_it = Client::connect(config).await.unwrap();
+    let refused = through_it.put(&name(0), "old", &PutOptions::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("was declared lost"), "{refused}");
+    expect_all(&cluster.client().await.unwrap(), 2).await;
 }
