@@ -515,7 +515,8 @@ pub(crate) mod tests {
         let target = vec![node(4), node(5), node(3)];
         let moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: Epoch(2) });
         let placement = Placement { replicas: vec![node(1), node(2), node(3)], moving };
-        let cases: [(&[u8], &[(u8, &[u8])]); 4] = [
+        type Fills<'a> = &'a [(u8, &'a [u8])];
+        let cases: [(&[u8], Fills); 4] = [
             (&[], &[(4, &[1]), (5, &[2])]),
             (&[1], &[(4, &[2, 3]), (5, &[2])]),
             (&[1, 2], &[(4, &[3]), (5, &[3])]),
