@@ -63,7 +63,11 @@ pub async fn step(client: &Client, cluster: &ValidCluster, observed: &Observed, 
     match step {
         Step::RaisePods(zones) | Step::LowerPods(zones) => set_replicas(client, cluster, observed, zones).await,
         Step::NoteIdentities(notes) => note_identities(client, cluster, observed, notes).await,
-        Step::RecordRing { ring, cause } => record_ring(client, cluster, observed, ring, cause).await,
+        Step::RecordRing { ring, cause } => record(client, cluster, observed, ring, &purpose(cause)).await,
+        Step::RecordVolumes(_) => match observed.record.ring() {
+            Some(ring) => record(client, cluster, observed, ring, "volumes of the members").await,
+            None => Ok(()),
+        },
         Step::OfferRing(places) => offer_ring(cluster, observed, places).await,
         Step::DeleteVolumes(places) => delete_volumes(client, cluster, observed, places).await,
         Step::AwaitPods(_)
@@ -126,23 +130,23 @@ async fn note_identities(
 }
 
 /// Creates the record, or replaces the very record that was seen; so of two operators one gets a conflict.
-async fn record_ring(
+async fn record(
     client: &Client,
     cluster: &ValidCluster,
     observed: &Observed,
     ring: &Ring,
-    cause: &Cause,
+    purpose: &str,
 ) -> Result<(), ApplyError> {
     let records: Api<ConfigMap> = Api::namespaced(client.clone(), &cluster.namespace);
-    let purpose = purpose(cause);
+    let volumes = observed.carriers(ring);
     let what = format!("ConfigMap {}: record ring epoch {}", ring_record::name(cluster), ring.epoch);
     match &observed.record {
         Record::Held { resource_version, .. } => {
-            let record = ring_record::build(cluster, ring, &purpose, Some(resource_version));
+            let record = ring_record::build(cluster, ring, &volumes, purpose, Some(resource_version));
             records.replace(&ring_record::name(cluster), &posting(), &record).await.map_err(failed(what))?;
         }
         Record::Absent | Record::Unreadable(_) => {
-            let record = ring_record::build(cluster, ring, &purpose, None);
+            let record = ring_record::build(cluster, ring, &volumes, purpose, None);
             records.create(&posting(), &record).await.map_err(failed(what))?;
         }
     }
@@ -158,6 +162,10 @@ pub fn purpose(cause: &Cause) -> String {
         Cause::Left(nodes) => {
             let nodes: Vec<_> = nodes.iter().map(NodeId::to_string).collect();
             format!("left: {}", nodes.join(", "))
+        }
+        Cause::Lost(nodes) => {
+            let nodes: Vec<_> = nodes.iter().map(NodeId::to_string).collect();
+            format!("declared lost: {}", nodes.join(", "))
         }
     }
 }

@@ -49,6 +49,7 @@ pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Opti
             normal("VolumesDeleted", "DeleteVolumes".to_owned(), note)
         }
         Step::NoteIdentities(_)
+        | Step::RecordVolumes(_)
         | Step::OfferRing(_)
         | Step::AwaitPods(_)
         | Step::AwaitEpoch(_)
@@ -75,6 +76,11 @@ fn of_ring(cluster: &ValidCluster, observed: &Observed, ring: &Ring, cause: &Cau
         (Cause::First, _) => ("RingProposed", format!("the first ring, {} nodes", ring.members.len())),
         (Cause::Found, _) => ("RingFound", "nodes hold it and the record did not".to_owned()),
         (Cause::Left(nodes), _) => ("Drained", format!("{} handed everything over and left", names(nodes.iter().collect()))),
+        (Cause::Lost(nodes), _) => {
+            let note = format!("epoch {}: {}", ring.epoch, lost_note(cluster, observed, nodes));
+            let action = format!("RecordEpoch{}", ring.epoch);
+            return Some(Told { warning: true, reason: "MemberLost", action, note });
+        }
         (Cause::Rebalance, moving) if !leaving.is_empty() => {
             ("Draining", format!("{moving} partitions move, off {}", names(leaving)))
         }
@@ -85,6 +91,19 @@ fn of_ring(cluster: &ValidCluster, observed: &Observed, ring: &Ring, cause: &Cau
         (Cause::Rebalance, moving) => ("RingProposed", format!("{moving} partitions move")),
     };
     normal(reason, format!("RecordEpoch{}", ring.epoch), format!("epoch {}: {note}", ring.epoch))
+}
+
+fn lost_note(cluster: &ValidCluster, observed: &Observed, nodes: &[NodeId]) -> String {
+    let volumes = observed.record.volumes();
+    let lost = nodes.iter().map(|node| match volumes.get(node) {
+        Some(carrier) => {
+            let (claim, pod) = (cluster.claim_name(&carrier.place), cluster.pod_name(&carrier.place));
+            format!("the volume of {pod} is gone: claim {claim} is no longer the one that carried node {node}")
+        }
+        None => format!("node {node}"),
+    });
+    let lost: Vec<_> = lost.collect();
+    format!("{}; it is declared lost and replaced from the other replicas", lost.join(", "))
 }
 
 /// The Events of conditions that have turned since the last status.
@@ -130,7 +149,12 @@ mod tests {
         let members = (0..4).map(|id| (node(id), Member { zone: "default".into(), weight: 1 })).collect();
         let ring = rebalance::first_ring(cluster.id, 4, 3, &members).unwrap();
         let draining = ring.successor(|next| next.members.get_mut(&node(3)).unwrap().weight = 0);
-        observed.record = Record::Held { hash: ring.hash(), ring: Box::new(ring.clone()), resource_version: String::new() };
+        observed.record = Record::Held {
+            hash: ring.hash(),
+            ring: Box::new(ring.clone()),
+            resource_version: String::new(),
+            volumes: BTreeMap::new(),
+        };
         let told =
             |ring: &Ring, cause| of_step(&cluster, &observed, &Step::RecordRing { ring: Box::new(ring.clone()), cause }).unwrap();
         let draining = told(&draining, Cause::Rebalance);

@@ -112,9 +112,20 @@ pub enum Record {
         hash: RingHash,
         /// The ConfigMap's version; the next record replaces this one and no other.
         resource_version: String,
+        /// Which volume carried each member when it was seen last.
+        volumes: BTreeMap<NodeId, Carrier>,
     },
     /// There is one that cannot be read.
     Unreadable(String),
+}
+
+/// The volume that carries a node. A claim that is made again under the same name has another UID: that is how a lost volume shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Carrier {
+    /// Whose pod mounts it.
+    pub place: Place,
+    /// The claim's UID.
+    pub uid: String,
 }
 
 /// A node's proof that it holds nothing that the cluster still needs.
@@ -136,6 +147,14 @@ impl Record {
             Self::Absent | Self::Unreadable(_) => None,
         }
     }
+
+    /// Which volume carried each member when it was seen last.
+    pub fn volumes(&self) -> BTreeMap<NodeId, Carrier> {
+        match self {
+            Self::Held { volumes, .. } => volumes.clone(),
+            Self::Absent | Self::Unreadable(_) => BTreeMap::new(),
+        }
+    }
 }
 
 impl Observed {
@@ -152,6 +171,18 @@ impl Observed {
     /// What is noted on the volume at `place`.
     pub fn note(&self, place: &Place) -> Note {
         self.volumes.get(place).map_or(Note::None, |volume| volume.note)
+    }
+
+    /// What the record is to say of the volumes of the members of `ring`: what is noted on volumes now, else what was recorded.
+    pub fn carriers(&self, ring: &Ring) -> BTreeMap<NodeId, Carrier> {
+        let mut carriers = self.record.volumes();
+        for (place, volume) in &self.volumes {
+            if let Note::Node(node) = volume.note {
+                carriers.insert(node, Carrier { place: place.clone(), uid: volume.uid.clone() });
+            }
+        }
+        carriers.retain(|node, _| ring.members.contains_key(node));
+        carriers
     }
 
     /// The pods that the zone's StatefulSet is told to run; 0 without one.

@@ -11,6 +11,8 @@
 //!  5  volumes name the nodes that are to join       else  NoteIdentities
 //!  6  there is a ring                               else  RecordRing(First), once all pods answered
 //!  7  every node that can take it from us holds it  else  OfferRing
+//!     the record names each member's volume         else  RecordVolumes
+//!     members whose volume is gone are declared     else  RecordRing(Lost), Blocked
 //!  8  it is the ring that the spec asks for         else  RecordRing(Rebalance), AwaitEpoch, AwaitData, AwaitReceipts,
 //!                                                         RecordRing(Left): core's rebalance, one stage at a time
 //!  9  no pod is left over                           else  LowerPods        data first, pods last; OfferRing, AwaitReceipts
@@ -28,6 +30,9 @@
 //!   before a ring lists it, so such a pod's node was never in a ring.
 //! - *A member's pod is missing.* 2 asks for pods up to the highest place that carries a member, whoever lowered the set.
 //! - *Two rings of one epoch.* A ring is recorded under the record's resourceVersion before any node sees it (4, 6, 8).
+//! - *A member is given up that was only away.* It is declared lost on proof alone: the record names the UID of the claim that carried
+//!   it, that claim is no more, and in its place another node answers from a claim of another UID. A pod or a node of Kubernetes that
+//!   is gone proves nothing, nor does a missing claim. Where more is lost than the promise covers, somebody has to accept it.
 //! - *A volume is deleted too early.* 12 comes last; its node is known by name and in no ring, and its pod is gone.
 //!
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
@@ -40,11 +45,12 @@ mod tests;
 use std::collections::BTreeMap;
 
 use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::rebalance::loss::{self, Consequences, LossError};
 use dynamo_core::rebalance::{self, Next};
 use dynamo_core::ring::Ring;
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Note, Observed, Record};
+use crate::observed::{Carrier, Note, Observed, Record};
 use crate::valid::{Place, ValidCluster};
 use situation::Situation;
 
@@ -64,6 +70,8 @@ pub enum Step {
         /// What it is for.
         cause: Cause,
     },
+    /// Record which volumes carry the members, beside the ring that is recorded.
+    RecordVolumes(BTreeMap<NodeId, Carrier>),
     /// Offer the recorded ring to the nodes at these places.
     OfferRing(Vec<Place>),
     /// Wait for these members to answer with the recorded ring.
@@ -99,6 +107,7 @@ impl Step {
             Self::AwaitPods(_) => "AwaitPods",
             Self::NoteIdentities(_) => "NoteIdentities",
             Self::RecordRing { .. } => "RecordRing",
+            Self::RecordVolumes(_) => "RecordVolumes",
             Self::OfferRing(_) => "OfferRing",
             Self::AwaitEpoch(_) => "AwaitEpoch",
             Self::AwaitData { .. } => "AwaitData",
@@ -117,6 +126,7 @@ impl Step {
             Self::RaisePods(_)
             | Self::NoteIdentities(_)
             | Self::RecordRing { .. }
+            | Self::RecordVolumes(_)
             | Self::OfferRing(_)
             | Self::LowerPods(_)
             | Self::DeleteVolumes(_) => true,
@@ -142,6 +152,8 @@ pub enum Cause {
     Rebalance,
     /// These nodes have handed everything over and are out.
     Left(Vec<NodeId>),
+    /// The volumes of these members are gone.
+    Lost(Vec<NodeId>),
 }
 
 /// A pod that is waited for.
@@ -171,12 +183,21 @@ pub enum Blocked {
     RingConflict(Vec<Place>),
     /// There is no assignment.
     NoPlan(String),
+    /// So many volumes are gone that acknowledged writes may be; somebody has to accept that.
+    DataAtRisk {
+        /// Whose volumes.
+        nodes: Vec<NodeId>,
+        /// Partitions of which W or more copies are gone.
+        at_risk: usize,
+        /// Those of which all are.
+        gone: usize,
+    },
 }
 
 /// The first condition that is not met, as the step that meets it.
 pub fn next_step(cluster: &ValidCluster, observed: &Observed) -> Step {
     let situation = Situation::of(cluster, observed);
-    let conditions: [fn(&Situation<'_>) -> Option<Step>; 12] = [
+    let conditions: [fn(&Situation<'_>) -> Option<Step>; 14] = [
         names_are_free,
         pods_exist,
         identities_are_distinct,
@@ -184,6 +205,8 @@ pub fn next_step(cluster: &ValidCluster, observed: &Observed) -> Step {
         joining_nodes_are_noted,
         a_ring_exists,
         nodes_hold_the_ring,
+        volumes_are_recorded,
+        lost_members_are_declared,
         the_ring_is_as_asked,
         no_pod_is_left_over,
         pods_are_ready,
@@ -264,7 +287,7 @@ fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
 
 fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
     let joins = |(place, node): &(&Place, &crate::observed::Node)| {
-        situation.is_member(node.id) || (situation.complete && situation.cluster.keeps(place))
+        !situation.is_lost(node.id) && (situation.is_member(node.id) || (situation.complete && situation.cluster.keeps(place)))
     };
     let unnoted = |(place, node): (&Place, &crate::observed::Node)| {
         (situation.observed.note(place) != Note::Node(node.id)).then(|| (place.clone(), node.id))
@@ -307,6 +330,31 @@ fn nodes_hold_the_ring(situation: &Situation<'_>) -> Option<Step> {
     matters.then(|| Step::OfferRing(behind.into_iter().map(|(place, _)| place.clone()).collect()))
 }
 
+fn volumes_are_recorded(situation: &Situation<'_>) -> Option<Step> {
+    let carriers = situation.observed.carriers(situation.ring?);
+    (carriers != situation.observed.record.volumes()).then_some(Step::RecordVolumes(carriers))
+}
+
+/// Whoever does not answer is waited for below; this is about those that never will.
+fn lost_members_are_declared(situation: &Situation<'_>) -> Option<Step> {
+    let ring = situation.ring?;
+    let nodes = situation.members_without_volume();
+    if nodes.is_empty() {
+        return None;
+    }
+    let w = usize::try_from(situation.cluster.quorum.w).unwrap_or(1);
+    let Consequences { at_risk, gone, .. } = loss::consequences(ring, &nodes, w);
+    let accepted = nodes.iter().all(|node| situation.cluster.accepted_losses.contains(node));
+    if !at_risk.is_empty() && !accepted {
+        return Some(Step::Blocked(Blocked::DataAtRisk { nodes, at_risk: at_risk.len(), gone: gone.len() }));
+    }
+    Some(match loss::declare(ring, &nodes, &situation.views()) {
+        Ok(ring) => Step::RecordRing { ring: Box::new(ring), cause: Cause::Lost(nodes) },
+        Err(LossError::NobodyHolds(_)) => Step::AwaitEpoch(ring.survivors().filter(|node| !nodes.contains(node)).collect()),
+        Err(error @ (LossError::NoMember(_) | LossError::Answers(_))) => Step::Blocked(Blocked::NoPlan(error.to_string())),
+    })
+}
+
 fn the_ring_is_as_asked(situation: &Situation<'_>) -> Option<Step> {
     let ring = situation.ring?;
     Some(match rebalance::next(ring, &situation.desired(), &situation.views()) {
@@ -323,7 +371,10 @@ fn the_ring_is_as_asked(situation: &Situation<'_>) -> Option<Step> {
                 Step::RecordRing { ring: Box::new(rebalance::without(ring, &drained)), cause: Cause::Left(drained) }
             }
         }
-        Err(error) => Step::Blocked(Blocked::NoPlan(error.to_string())),
+        Err(error) => match situation.places_of_lost_nodes() {
+            waiting if !waiting.is_empty() => Step::AwaitPods(waiting),
+            _ => Step::Blocked(Blocked::NoPlan(error.to_string())),
+        },
     })
 }
 
@@ -363,6 +414,7 @@ fn no_pod_is_left_over(situation: &Situation<'_>) -> Option<Step> {
 
 fn pods_are_ready(situation: &Situation<'_>) -> Option<Step> {
     let mut waiting = situation.unanswered_places();
+    waiting.extend(situation.places_of_lost_nodes());
     for (place, pod) in &situation.observed.pods {
         if situation.cluster.keeps(place) && pod.node.is_some() && !pod.ready {
             waiting.push(Waiting { place: place.clone(), reason: "is not ready".into() });

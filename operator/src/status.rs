@@ -72,15 +72,25 @@ pub fn invalid(
 struct Names<'a> {
     cluster: &'a ValidCluster,
     places: BTreeMap<NodeId, Place>,
+    /// Where nodes were that were declared lost.
+    lost: BTreeMap<NodeId, Place>,
 }
 
 impl<'a> Names<'a> {
     fn of(report: &Report<'a>) -> Self {
-        Self { cluster: report.cluster, places: report.observed.places() }
+        let record = &report.observed.record;
+        let is_lost = |node: &NodeId| record.ring().is_some_and(|ring| ring.is_lost(*node));
+        let carried = record.volumes().into_iter().filter(|(node, _)| is_lost(node));
+        let lost = carried.map(|(node, carrier)| (node, carrier.place)).collect();
+        Self { cluster: report.cluster, places: report.observed.places(), lost }
     }
 
     fn node(&self, node: NodeId) -> String {
-        self.places.get(&node).map_or_else(|| format!("node {node} (on no volume)"), |place| self.cluster.pod_name(place))
+        match (self.places.get(&node), self.lost.get(&node)) {
+            (Some(place), _) => self.cluster.pod_name(place),
+            (None, Some(place)) => format!("the lost node of {}", self.cluster.pod_name(place)),
+            (None, None) => format!("node {node} (on no volume)"),
+        }
     }
 
     fn nodes(&self, nodes: &[NodeId]) -> String {
@@ -111,6 +121,9 @@ fn rebalance(report: &Report<'_>) -> String {
     let leaving: Vec<_> = ring.members.iter().filter(|(_, member)| member.weight == 0).map(|(node, _)| *node).collect();
     let moving = ring.moving().count();
     let partitions = format!("{}/{moving} partitions", received(report.observed, ring));
+    if let Some(lost) = replaced(report, ring) {
+        return if moving == 0 { lost } else { format!("{lost}, {partitions}") };
+    }
     match (leaving.is_empty(), moving) {
         (true, 0) => String::new(),
         (true, _) => partitions,
@@ -119,12 +132,18 @@ fn rebalance(report: &Report<'_>) -> String {
     }
 }
 
+/// "replacing the lost node of NAME-1", while the ring still lists it.
+fn replaced(report: &Report<'_>, ring: &Ring) -> Option<String> {
+    let lost: Vec<NodeId> = ring.members.keys().filter(|node| ring.is_lost(**node)).copied().collect();
+    (!lost.is_empty()).then(|| format!("replacing {}", Names::of(report).nodes(&lost)))
+}
+
 /// Moving partitions whose new replicas have everything.
 fn received(observed: &Observed, ring: &Ring) -> usize {
     let nodes: BTreeMap<_, _> = observed.nodes().map(|(_, node)| (node.id, node)).collect();
     let complete = ring.moving().filter(|(partition, placement, moving)| {
         let received = |node: NodeId| nodes.get(&node).is_some_and(|node| node.received.contains(partition));
-        moving.stage == Stage::WriteBothReadNew || placement.fills().into_iter().all(|(node, _)| received(node))
+        moving.stage == Stage::WriteBothReadNew || placement.fills(&ring.lost).into_iter().all(|(node, _)| received(node))
     });
     complete.count()
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use dynamo_core::id::ClusterId;
+use dynamo_core::id::{ClusterId, NodeId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use thiserror::Error;
@@ -41,7 +41,18 @@ pub struct ValidCluster {
     pub(crate) buckets: Vec<Bucket>,
     pub(crate) settings: Settings,
     pub(crate) pod_disruption_budget: PodDisruptionBudget,
+    /// Nodes of which somebody accepts that data may be lost with them.
+    pub(crate) accepted_losses: BTreeSet<NodeId>,
     owner: OwnerReference,
+}
+
+/// Annotation on a DynamoCluster: the UUIDs of lost nodes, separated by commas, of which somebody accepts that acknowledged writes
+/// may be lost with them.
+pub const ACCEPT_DATA_LOSS: &str = "dynamokv.io/accept-data-loss";
+
+fn accepted_losses(cluster: &DynamoCluster) -> BTreeSet<NodeId> {
+    let accepted = cluster.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ACCEPT_DATA_LOSS));
+    accepted.into_iter().flat_map(|nodes| nodes.split(',')).filter_map(|node| NodeId::parse(node.trim())).collect()
 }
 
 /// One failure domain and its share of the nodes.
@@ -115,6 +126,7 @@ impl ValidCluster {
             buckets: spec.buckets.clone(),
             settings: spec.settings.clone(),
             pod_disruption_budget: spec.pod_disruption_budget,
+            accepted_losses: accepted_losses(cluster),
             owner,
             name,
         })

@@ -17,6 +17,7 @@ mod progress;
 mod random;
 mod records;
 mod ring;
+mod ring_loss;
 mod ring_writer;
 mod status;
 mod stop;

@@ -17,7 +17,7 @@ use crate::members::{self, Views};
 use crate::output::{Format, grouped, show, table};
 use crate::ring_writer::{self, Plan};
 use crate::stop::Stop;
-use crate::{connection, local};
+use crate::{connection, local, ring_loss};
 
 /// Partitions that differ and are named; the others are counted.
 const NAMED_MAX: usize = 50;
@@ -44,6 +44,10 @@ enum Action {
     },
     /// Make the first ring, outside Kubernetes. Give all nodes (or enough to know the others) with --endpoint.
     Init(Init),
+    /// Put a new node in the place of a member whose disk is gone for ever. Outside Kubernetes; there the operator does this.
+    Replace(ring_loss::Replace),
+    /// Take a member whose disk is gone for ever out of the ring; the others take over what it held. Outside Kubernetes.
+    Remove(ring_loss::Loss),
 }
 
 #[derive(Args, Debug)]
@@ -80,11 +84,16 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
     match command.action.unwrap_or(Action::Show) {
         Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
+        Action::Replace(mut replace) => {
+            let record = record_or_default(replace.loss.record.take())?;
+            show_ring(format, &ring_loss::replace(&endpoints, &record, &replace).await?)
+        }
+        Action::Remove(mut loss) => {
+            let record = record_or_default(loss.record.take())?;
+            show_ring(format, &ring_loss::remove(&endpoints, &record, &loss).await?)
+        }
         Action::Init(init) => {
-            let record = match init.record {
-                Some(record) => record,
-                None => prepared_record_folder()?,
-            };
+            let record = record_or_default(init.record)?;
             let plan = Plan {
                 partition_bits: init.partitions.ilog2() as u8,
                 replication: init.n,
@@ -95,6 +104,10 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
             show_ring(format, &ring_writer::make_first_ring(&endpoints, &plan).await?)
         }
     }
+}
+
+fn record_or_default(given: Option<PathBuf>) -> Result<PathBuf, Stop> {
+    given.map_or_else(prepared_record_folder, Ok)
 }
 
 fn prepared_record_folder() -> Result<PathBuf, Stop> {
@@ -126,7 +139,8 @@ fn ring_text(ring: &Ring, hash: &str) -> String {
         let share = format!("{:.1} %", held as f64 * 100.0 / replicas as f64);
         vec![node.to_string(), member.zone.clone(), member.weight.to_string(), held.to_string(), primary.to_string(), share]
     });
-    format!("{head}\n\n{}", table(&["NODE", "ZONE", "#WEIGHT", "#PARTITIONS", "#AS PRIMARY", "#SHARE"], rows.collect()))
+    let lost: String = ring.lost.iter().map(|(node, since)| format!("\ndeclared lost in epoch {since}: {node}")).collect();
+    format!("{head}{lost}\n\n{}", table(&["NODE", "ZONE", "#WEIGHT", "#PARTITIONS", "#AS PRIMARY", "#SHARE"], rows.collect()))
 }
 
 fn ring_document(ring: &Ring, hash: &str) -> Value {
@@ -151,6 +165,7 @@ fn ring_document(ring: &Ring, hash: &str) -> Value {
         "n": ring.replication,
         "partition_count": ring.partition_count(),
         "partitions_moving": ring.moving().count(),
+        "lost": names(&ring.lost.keys().copied().collect::<Vec<_>>()),
         "members": ring.members.iter().map(member).collect::<Vec<_>>(),
         "partitions": ring.partitions().map(partition).collect::<Vec<_>>(),
     })

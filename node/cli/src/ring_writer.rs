@@ -98,7 +98,7 @@ fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) 
 }
 
 /// The ring that an earlier run recorded for this cluster.
-fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
+pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -114,7 +114,8 @@ fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
     Ok(Some(ring))
 }
 
-fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
+/// Records `ring`, so that a crash leaves the old record or the new one.
+pub fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
     replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
 }
 

@@ -172,6 +172,11 @@ fn row(node: NodeId, views: &Views, waiting: &BTreeMap<NodeId, u64>, suspected: 
         row.address = silence.address.clone().unwrap_or_else(|| "?".to_owned());
         row.reason = Some(silence.reason.clone());
     }
+    if let Some(since) = ring.and_then(|ring| ring.lost.get(&node)) {
+        row.state = "lost";
+        row.reason =
+            Some(format!("declared lost in epoch {since} and fenced; to use its machine again, wipe the data directory"));
+    }
     row
 }
 

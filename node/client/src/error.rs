@@ -44,6 +44,7 @@ impl RequestError {
             Self::Failed(Failure::Overloaded(_)) => "overloaded",
             Self::Failed(Failure::ClockSkew(_)) => "clock_skew",
             Self::Failed(Failure::NoRing) => "no_ring",
+            Self::Failed(Failure::DeclaredLost { .. }) => "declared_lost",
             Self::Failed(Failure::Unknown { .. }) => "unknown",
             Self::Unreachable(_) => "unreachable",
             Self::NoAnswer(_) => "no_answer",

@@ -71,8 +71,11 @@ impl Kind {
     /// What follows from a failure that a node told.
     pub(crate) fn judge(self, failure: Failure) -> Attempt {
         match failure {
-            // The node may be cut off from others, stand by without a ring, or have a wrong clock, while its neighbours are well.
-            Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) => Attempt::Elsewhere(RequestError::Failed(failure)),
+            // The node may be cut off from others, stand by without a ring, have a wrong clock, or be declared lost, while its
+            // neighbours are well.
+            Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) | Failure::DeclaredLost { .. } => {
+                Attempt::Elsewhere(RequestError::Failed(failure))
+            }
             Failure::Unknown { .. } if self == Self::Get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
             Failure::Unknown { .. } if self == Self::RepeatableWrite => Attempt::Elsewhere(RequestError::Failed(failure)),
             _ => Attempt::Final(RequestError::Failed(failure)),

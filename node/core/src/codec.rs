@@ -171,6 +171,13 @@ impl Reader {
         if found == known { Ok(()) } else { Err(DecodeError::UnknownFormat { found, known }) }
     }
 
+    /// A format byte that has to be one of `known`, which ends with the newest.
+    pub fn format_of(&mut self, known: &[u8]) -> Result<u8, DecodeError> {
+        let found = self.u8("format")?;
+        let newest = known.last().copied().unwrap_or_default();
+        if known.contains(&found) { Ok(found) } else { Err(DecodeError::UnknownFormat { found, known: newest }) }
+    }
+
     /// Nothing may be left.
     pub fn end(self) -> Result<(), DecodeError> {
         if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.0.len())) }

@@ -72,4 +72,5 @@ counters! {
     background_anti_entropy_deferred: "Times that anti-entropy had to wait for the budget of background work.",
     background_received_bytes: "Bytes pushed here by the background work of others.",
     background_acknowledgements_delayed: "Acknowledgements kept back until this node can take more.",
+    messages_of_lost_refused: "Messages refused because a node at one of their ends was declared lost.",
 }

@@ -8,6 +8,7 @@
 //! | `requests` | clients' requests, and the put and get machines |
 //! | `replica` | what peers ask of this node's copies |
 //! | `membership` | gossip, rings |
+//! | `fencing` | what is taken of nodes that were declared lost, and by one |
 //! | `movement` | hints, transfers, handbacks |
 //! | `repair` | anti-entropy |
 //! | `background` | what of the above may run now |
@@ -18,6 +19,7 @@
 //! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
 
 mod background;
+mod fencing;
 mod membership;
 mod movement;
 mod reaping;
@@ -298,7 +300,10 @@ impl<S: Storage> Node<S> {
             Input::Request { client, request } => self.on_request(client, request, now, out),
             Input::Message { from, message } => {
                 self.detector.heard(from, now.instant);
-                self.on_message(from, message, now, out)
+                match self.admitted(from, message, out) {
+                    Some(message) => self.on_message(from, message, now, out),
+                    None => Ok(()),
+                }
             }
             Input::LinkUp { peer, peer_address, client_address } => {
                 self.on_link_up(peer, &peer_address, &client_address, now, out);
@@ -425,6 +430,9 @@ impl<S: Storage> Node<S> {
             self.next_gossip = now.instant + self.config.gossip_interval;
             self.tick_gossip(now, out);
         }
+        if self.declared_lost().is_some() {
+            return Ok(());
+        }
         let refused = self.tick_background(now, out)?;
         if now.instant >= self.next_movement || refused {
             if now.instant >= self.next_movement {
@@ -468,9 +476,9 @@ impl<S: Storage> Node<S> {
         self.ring.as_ref().map_or(Epoch(0), |ring| ring.epoch)
     }
 
-    /// Whether requests to `peer` make sense: it is this node, or linked and not suspected.
+    /// Whether requests to `peer` make sense: it is this node, or linked and not suspected, and not declared lost.
     fn reachable(&self, peer: NodeId, now: Now) -> bool {
-        peer == self.identity.node || !self.detector.suspects(peer, now.instant)
+        peer == self.identity.node || !(self.is_lost(peer) || self.detector.suspects(peer, now.instant))
     }
 
     fn next_batch(&mut self) -> u64 {

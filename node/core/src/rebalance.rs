@@ -10,16 +10,18 @@
 //!    '-- Propose(without) <--receipts-- AwaitReceipts <--members leave-- Propose(Steady) <--------'
 //! ```
 //!
-//! Who holds what is decided in [`assignment`].
+//! Who holds what is decided in [`assignment`]. A member whose disk is gone for ever never answers: [`loss`] says who may declare
+//! that and what follows. Nothing waits for the word of a member that was declared lost, and for everybody else's as before.
 
 pub mod assignment;
+pub mod loss;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
 use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
-use crate::ring::{Member, Move, PARTITION_BITS_MAX, Placement, Ring, RingHash, Stage};
+use crate::ring::{Lost, Member, Move, PARTITION_BITS_MAX, Placement, Ring, RingHash, Stage};
 
 /// Who takes part.
 pub type Members = BTreeMap<NodeId, Member>;
@@ -95,6 +97,7 @@ pub fn first_ring(cluster: ClusterId, partition_bits: u8, replication: u8, membe
         partition_bits,
         replication,
         members: members.clone(),
+        lost: Lost::new(),
         placements: placements.into_iter().map(|replicas| Placement { replicas, moving: None }).collect(),
     })
 }
@@ -103,17 +106,22 @@ pub fn first_ring(cluster: ClusterId, partition_bits: u8, replication: u8, membe
 pub fn next(ring: &Ring, desired: &Members, views: &BTreeMap<NodeId, View>) -> Result<Next, PlanError> {
     let hash = ring.hash();
     let holds = |node: &NodeId| views.get(node).is_some_and(|view| view.epoch == ring.epoch && view.ring_hash == hash);
-    let behind: Vec<NodeId> = ring.members.keys().filter(|node| !holds(node)).copied().collect();
+    let behind: Vec<NodeId> = ring.survivors().filter(|node| !holds(node)).collect();
     if !behind.is_empty() {
         return Ok(Next::AwaitEpoch(behind));
+    }
+    if let Some(back) = loss::taken_back(ring) {
+        return Ok(Next::Propose(back));
     }
     if ring.moving().next().is_some() {
         return Ok(advance(ring, views));
     }
-    let leaving: Vec<NodeId> = ring.members.keys().filter(|node| !desired.contains_key(node)).copied().collect();
+    let stays = |node: &NodeId| desired.contains_key(node) && !ring.is_lost(*node);
+    let leaving: Vec<NodeId> = ring.members.keys().filter(|node| !stays(node)).copied().collect();
     let held: Vec<Vec<NodeId>> = ring.placements.iter().map(|placement| placement.replicas.clone()).collect();
-    let target = assignment::assign(&held, desired, ring.replication)?;
     let mut members = desired.clone();
+    members.retain(|node, _| !ring.is_lost(*node));
+    let target = assignment::assign(&held, &members, ring.replication)?;
     members.extend(leaving.iter().map(|node| (*node, Member { weight: 0, ..ring.members[node].clone() })));
     if target != held || members != ring.members {
         return Ok(Next::Propose(ring.successor(|next| {
@@ -123,10 +131,14 @@ pub fn next(ring: &Ring, desired: &Members, views: &BTreeMap<NodeId, View>) -> R
             }
         })));
     }
+    let (lost, leaving): (Vec<NodeId>, Vec<NodeId>) = leaving.into_iter().partition(|node| ring.is_lost(*node));
+    if !lost.is_empty() {
+        return Ok(Next::Propose(without(ring, &lost)));
+    }
     Ok(if leaving.is_empty() { Next::Settled } else { Next::AwaitReceipts(leaving) })
 }
 
-/// The successor of `ring` that no longer lists `leaving`, which hold nothing by it.
+/// The successor of `ring` that no longer lists `leaving`, which hold nothing by it: each gave a drain receipt, or was declared lost.
 pub fn without(ring: &Ring, leaving: &[NodeId]) -> Ring {
     for node in leaving {
         assert_eq!(ring.partitions_of(*node), 0, "{node} still holds partitions and cannot leave");
@@ -149,9 +161,10 @@ fn advance(ring: &Ring, views: &BTreeMap<NodeId, View>) -> Next {
     let mut waiting_for = BTreeSet::new();
     let (mut received, mut moving) = (0, 0);
     for (partition, placement, _) in ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld) {
-        for (node, _) in placement.fills() {
+        for (node, sources) in placement.fills(&ring.lost) {
             moving += 1;
-            if views.get(&node).is_some_and(|view| view.received.contains(&partition)) {
+            // With no source left there is nothing to wait for: that is what was accepted when the last of them was declared lost.
+            if sources.is_empty() || views.get(&node).is_some_and(|view| view.received.contains(&partition)) {
                 received += 1;
             } else {
                 waiting_for.insert(node);

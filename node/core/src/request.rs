@@ -135,6 +135,15 @@ pub enum Failure {
     /// No ring yet. Nothing was written.
     #[error("the cluster has no ring yet; the operator (or `dynamoctl ring init`) makes the first one")]
     NoRing,
+    /// The node was declared lost, wrongly, and is fenced. Nothing was written.
+    #[error(
+        "this node was declared lost in ring epoch {since} and never serves again under its id; others have taken its place. Stop it, \
+         wipe its data directory, and it starts as a new node"
+    )]
+    DeclaredLost {
+        /// The epoch that says so.
+        since: Epoch,
+    },
 }
 
 /// What a client is told.

@@ -12,6 +12,10 @@
 //!
 //! While two sets are written, a put needs W acknowledgements from each. A new replica that has received everything its
 //! predecessor ever acknowledged can take its place in any quorum; [`crate::rebalance`] passes a stage on that evidence only.
+//!
+//! A ring also says which nodes were **declared lost**: their disks are gone, by an administrator's or the operator's word. Such a
+//! node may still be named by sets that nobody has moved off it yet; it counts for nothing, and its id is fenced for ever, so that
+//! one that was not dead after all cannot come back with old data. [`crate::rebalance::loss`] has the argument.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +29,13 @@ use crate::name::Name;
 
 /// The most partitions a ring may have, as a power of two (65,536).
 pub const PARTITION_BITS_MAX: u8 = 16;
+
+/// The most nodes that a ring remembers as lost: at one a day, those of eleven years. Beyond it the longest lost are forgotten; they
+/// are fenced by their old epoch all the same.
+pub const LOST_MAX: usize = 4_096;
+
+/// Nodes that were declared lost, with the epoch that says so first.
+pub type Lost = BTreeMap<NodeId, Epoch>;
 
 /// SHA-256 over a ring's canonical bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -103,12 +114,18 @@ impl Placement {
     }
 
     /// The move's new replicas and the old ones they are filled from: the one that each replaces. Where the new set has more
-    /// members than the old, all old replicas are sources.
-    pub fn fills(&self) -> Vec<(NodeId, Vec<NodeId>)> {
+    /// members than the old, or the one that is replaced is among `lost`, all old replicas that are left are sources: a write
+    /// that the lost one acknowledged together with another is on that other, whichever it was.
+    pub fn fills(&self, lost: &Lost) -> Vec<(NodeId, Vec<NodeId>)> {
         let Some(moving) = &self.moving else { return Vec::new() };
+        let left = || self.replicas.iter().filter(|node| !lost.contains_key(node)).copied().collect();
         let mut leaving = self.replicas.iter().filter(|node| !moving.target.contains(node));
         let arriving = moving.target.iter().filter(|node| !self.replicas.contains(node));
-        arriving.map(|node| (*node, leaving.next().map_or_else(|| self.replicas.clone(), |from| vec![*from]))).collect()
+        let sources = |replaced: Option<&NodeId>| match replaced {
+            Some(replaced) if !lost.contains_key(replaced) => vec![*replaced],
+            _ => left(),
+        };
+        arriving.map(|node| (*node, sources(leaving.next()))).collect()
     }
 }
 
@@ -127,6 +144,8 @@ pub struct Ring {
     pub replication: u8,
     /// Everyone that may hold data.
     pub members: BTreeMap<NodeId, Member>,
+    /// Nodes whose disks are gone, members still or not any more. None of them is ever a member again.
+    pub lost: Lost,
     /// One for each partition, in order.
     pub placements: Vec<Placement>,
 }
@@ -168,7 +187,10 @@ pub enum RingError {
     Invalid(&'static str),
 }
 
+/// A ring without lost nodes; what every version of this program reads, and what it hashes to stays what it was.
 const FORMAT: u8 = 1;
+/// A ring with lost nodes, which follow its members.
+const FORMAT_LOST: u8 = 2;
 const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
 impl Ring {
@@ -202,6 +224,16 @@ impl Ring {
         self.partitions().filter_map(|(id, placement)| placement.moving.as_ref().map(|moving| (id, placement, moving)))
     }
 
+    /// Whether `node` was declared lost: it counts for nothing, whatever it says.
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        self.lost.contains_key(&node)
+    }
+
+    /// The members that were not declared lost.
+    pub fn survivors(&self) -> impl Iterator<Item = NodeId> {
+        self.members.keys().filter(|node| !self.is_lost(**node)).copied()
+    }
+
     /// A ring for the next epoch, equal to this one but for what `change` does to it.
     pub fn successor(&self, change: impl FnOnce(&mut Ring)) -> Ring {
         let mut next = self.clone();
@@ -211,7 +243,8 @@ impl Ring {
         next
     }
 
-    /// What must hold of every ring: N distinct members for each partition, in the old set and the new one.
+    /// What must hold of every ring: N distinct members for each partition, in the old set and the new one; and nothing new is
+    /// planned for a lost member.
     pub fn validate(&self) -> Result<(), RingError> {
         if self.partition_bits > PARTITION_BITS_MAX {
             return Err(RingError::Invalid("a ring has at most 65,536 partitions"));
@@ -221,6 +254,12 @@ impl Ring {
         }
         if self.replication == 0 || self.epoch.0 == 0 {
             return Err(RingError::Invalid("replication and epoch start at 1"));
+        }
+        if self.lost.len() > LOST_MAX {
+            return Err(RingError::Invalid("a ring remembers at most 4,096 lost nodes"));
+        }
+        if self.members.iter().any(|(node, member)| member.weight > 0 && self.is_lost(*node)) {
+            return Err(RingError::Invalid("a member that was declared lost has weight 0"));
         }
         for (partition, placement) in self.partitions() {
             for set in placement.write_sets() {
@@ -257,6 +296,13 @@ impl Ring {
         if self.epoch == held.epoch.next() && self.parent != held.hash() {
             return refuse("its parent is another ring of the same epoch");
         }
+        let returns = |node: &NodeId| !held.members.contains_key(node) && self.members.contains_key(node);
+        if held.lost.keys().any(returns) {
+            return refuse("a node that was declared lost is a member again");
+        }
+        if self.lost.len() < LOST_MAX && held.lost.keys().any(|node| !self.is_lost(*node)) {
+            return refuse("it has forgotten that a node was declared lost");
+        }
         Ok(())
     }
 
@@ -268,7 +314,7 @@ impl Ring {
     /// The canonical bytes, with a checksum.
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(64 + self.members.len() * 40 + self.placements.len() * 8);
-        writer.u8(FORMAT);
+        writer.u8(if self.lost.is_empty() { FORMAT } else { FORMAT_LOST });
         writer.raw(&self.cluster.0);
         writer.u64(self.epoch.0);
         writer.raw(&self.parent.0);
@@ -279,6 +325,13 @@ impl Ring {
             writer.raw(&node.0);
             writer.bytes(member.zone.as_bytes());
             writer.varint(u64::from(member.weight));
+        }
+        if !self.lost.is_empty() {
+            writer.varint(self.lost.len() as u64);
+            for (node, epoch) in &self.lost {
+                writer.raw(&node.0);
+                writer.varint(epoch.0);
+            }
         }
         let index: BTreeMap<NodeId, u64> = self.members.keys().enumerate().map(|(at, node)| (*node, at as u64)).collect();
         let set = |writer: &mut Writer, nodes: &[NodeId]| {
@@ -308,7 +361,7 @@ impl Ring {
     /// Reads what [`Ring::encode`] wrote, and validates it.
     pub fn decode(bytes: Bytes) -> Result<Self, RingError> {
         let mut reader = Reader::verified(bytes, CHECKSUM_SEED)?;
-        reader.format(FORMAT)?;
+        let format = reader.format_of(&[FORMAT, FORMAT_LOST])?;
         let cluster = ClusterId(reader.id("cluster")?);
         let epoch = Epoch(reader.u64("epoch")?);
         let parent = RingHash(reader.raw(32, "parent")?[..].try_into().expect("32 bytes were taken"));
@@ -329,6 +382,7 @@ impl Ring {
         if order.len() != members.len() || !order.is_sorted() {
             return Err(DecodeError::OutOfRange("order of members").into());
         }
+        let lost = if format == FORMAT_LOST { decode_lost(&mut reader)? } else { Lost::new() };
         let set = |reader: &mut Reader| -> Result<Vec<NodeId>, DecodeError> {
             let count = reader.count("replicas")?;
             (0..count)
@@ -354,10 +408,23 @@ impl Ring {
             placements.push(Placement { replicas, moving });
         }
         reader.end()?;
-        let ring = Self { cluster, epoch, parent, partition_bits, replication, members, placements };
+        let ring = Self { cluster, epoch, parent, partition_bits, replication, members, lost, placements };
         ring.validate()?;
         Ok(ring)
     }
+}
+
+/// In order, each once, at least one: there is one encoding of a ring.
+fn decode_lost(reader: &mut Reader) -> Result<Lost, DecodeError> {
+    let mut lost = Lost::new();
+    for _ in 0..reader.count("lost")? {
+        let node = NodeId(reader.id("lost")?);
+        if lost.last_key_value().is_some_and(|(last, _)| *last >= node) {
+            return Err(DecodeError::OutOfRange("order of lost nodes"));
+        }
+        lost.insert(node, Epoch(reader.varint("lost since")?));
+    }
+    if lost.is_empty() { Err(DecodeError::OutOfRange("lost")) } else { Ok(lost) }
 }
 
 #[cfg(test)]
@@ -380,6 +447,7 @@ pub(crate) mod tests {
             partition_bits: bits,
             replication: 3,
             members,
+            lost: Lost::new(),
             placements,
         }
     }
@@ -436,8 +504,72 @@ pub(crate) mod tests {
             replicas: old.clone(),
             moving: Some(Move { stage: Stage::WriteBothReadOld, target, since: Epoch(2) }),
         };
-        assert_eq!(move_to(vec![node(4), node(2), node(3)]).fills(), [(node(4), vec![node(1)])]);
+        let none = Lost::new();
+        assert_eq!(move_to(vec![node(4), node(2), node(3)]).fills(&none), [(node(4), vec![node(1)])]);
         let grown = move_to(vec![node(1), node(2), node(3), node(4)]);
-        assert_eq!(grown.fills(), [(node(4), old.clone())]);
+        assert_eq!(grown.fills(&none), [(node(4), old.clone())]);
+    }
+
+    #[test]
+    fn the_replacement_of_a_lost_replica_is_filled_from_all_that_are_left() {
+        let target = vec![node(4), node(5), node(3)];
+        let moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: Epoch(2) });
+        let placement = Placement { replicas: vec![node(1), node(2), node(3)], moving };
+        type Fills<'a> = &'a [(u8, &'a [u8])];
+        let cases: [(&[u8], Fills); 4] = [
+            (&[], &[(4, &[1]), (5, &[2])]),
+            (&[1], &[(4, &[2, 3]), (5, &[2])]),
+            (&[1, 2], &[(4, &[3]), (5, &[3])]),
+            (&[1, 2, 3], &[(4, &[]), (5, &[])]),
+        ];
+        for (lost, fills) in cases {
+            let lost: Lost = lost.iter().map(|id| (node(*id), Epoch(2))).collect();
+            let expected: Vec<(NodeId, Vec<NodeId>)> =
+                fills.iter().map(|(to, from)| (node(*to), from.iter().map(|id| node(*id)).collect())).collect();
+            assert_eq!(placement.fills(&lost), expected, "{lost:?} are lost");
+        }
+    }
+
+    /// The ring after `ring` in which node 1 was declared lost.
+    fn with_a_loss(ring: &Ring) -> Ring {
+        ring.successor(|next| {
+            next.members.get_mut(&node(1)).unwrap().weight = 0;
+            next.lost.insert(node(1), ring.epoch.next());
+        })
+    }
+
+    #[test]
+    fn lost_nodes_are_in_the_bytes_and_a_ring_without_any_has_the_bytes_it_always_had() {
+        let ring = ring_of(5, 4);
+        assert_eq!(ring.encode()[0], 1, "a version that knows of no losses reads this ring");
+        let lossy = with_a_loss(&ring);
+        let bytes = lossy.encode();
+        assert_eq!(bytes[0], 2);
+        assert_eq!(Ring::decode(bytes.clone()), Ok(lossy.clone()));
+        assert_ne!(lossy.hash(), lossy.clone().successor(|next| next.lost.clear()).hash());
+        for length in 0..bytes.len() {
+            assert!(Ring::decode(bytes.slice(..length)).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_lost_node_is_never_forgotten_and_never_a_member_again() {
+        let ring = with_a_loss(&ring_of(4, 2));
+        let out = ring.successor(|next| {
+            next.members.remove(&node(1));
+            for placement in &mut next.placements {
+                placement.replicas = vec![node(2), node(3), node(4)];
+            }
+        });
+        let follows = |next: &Ring, held: &Ring| next.check_follows(Some(held), held.cluster).map_err(|error| error.to_string());
+        assert_eq!(follows(&out, &ring), Ok(()));
+        let member = Member { zone: "z".into(), weight: 0 };
+        let back = out.successor(|next| drop(next.members.insert(node(1), member.clone())));
+        assert!(follows(&back, &out).unwrap_err().contains("a member again"));
+        assert!(follows(&back.successor(|_| ()), &out).unwrap_err().contains("a member again"), "nor by a ring that skips one");
+        let forgetful = out.successor(|next| next.lost.clear());
+        assert!(follows(&forgetful, &out).unwrap_err().contains("forgotten"));
+        let planned = ring.successor(|next| next.members.get_mut(&node(1)).unwrap().weight = 1);
+        assert!(planned.validate().unwrap_err().to_string().contains("weight 0"));
     }
 }

@@ -145,6 +145,7 @@ impl TryFrom<v1::Evidence> for Evidence {
 impl From<Failure> for v1::Failure {
     fn from(failure: Failure) -> Self {
         let text = failure.to_string();
+        let lost_since = if let Failure::DeclaredLost { since } = failure { since.0 } else { 0 };
         let (kind, message, (acknowledged, required)) = match failure {
             Failure::Invalid(message) => (Kind::Invalid, message, (0, 0)),
             Failure::BadContext(message) => (Kind::BadContext, message, (0, 0)),
@@ -154,14 +155,15 @@ impl From<Failure> for v1::Failure {
             Failure::Overloaded(message) => (Kind::Overloaded, message, (0, 0)),
             Failure::ClockSkew(message) => (Kind::ClockSkew, message, (0, 0)),
             Failure::NoRing => (Kind::NoRing, text, (0, 0)),
+            Failure::DeclaredLost { .. } => (Kind::DeclaredLost, text, (0, 0)),
         };
-        Self { kind: kind.into(), message, acknowledged, required }
+        Self { kind: kind.into(), message, acknowledged, required, lost_since }
     }
 }
 
 impl From<v1::Failure> for Failure {
     fn from(wire: v1::Failure) -> Self {
-        let v1::Failure { kind, message, acknowledged, required } = wire;
+        let v1::Failure { kind, message, acknowledged, required, lost_since } = wire;
         match Kind::try_from(kind) {
             Ok(Kind::Invalid) => Self::Invalid(message),
             Ok(Kind::BadContext) => Self::BadContext(message),
@@ -170,6 +172,7 @@ impl From<v1::Failure> for Failure {
             Ok(Kind::Overloaded) => Self::Overloaded(message),
             Ok(Kind::ClockSkew) => Self::ClockSkew(message),
             Ok(Kind::NoRing) => Self::NoRing,
+            Ok(Kind::DeclaredLost) => Self::DeclaredLost { since: Epoch(lost_since) },
             // A kind of a later version: the only safe reading is that the write may have happened.
             Ok(Kind::Unknown | Kind::Unspecified) | Err(_) => Self::Unknown { acknowledged, required },
         }
@@ -183,7 +186,7 @@ pub fn status(failure: v1::Failure) -> Status {
     let code = match failure {
         Failure::Invalid(_) | Failure::BadContext(_) => Code::InvalidArgument,
         Failure::Exists => Code::AlreadyExists,
-        Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) => Code::Unavailable,
+        Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) | Failure::DeclaredLost { .. } => Code::Unavailable,
         Failure::Unknown { .. } => Code::DeadlineExceeded,
         Failure::Overloaded(_) => Code::ResourceExhausted,
     };
@@ -336,6 +339,7 @@ mod tests {
             (Failure::Overloaded("requests".into()), Code::ResourceExhausted),
             (Failure::ClockSkew("9000 ms ahead".into()), Code::Unavailable),
             (Failure::NoRing, Code::Unavailable),
+            (Failure::DeclaredLost { since: Epoch(7) }, Code::Unavailable),
         ];
         for (expected, code) in cases {
             let status = get_response(Err(expected.clone())).unwrap_err();
@@ -348,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_failure_of_an_unknown_kind_is_an_unknown_outcome() {
-        let wire = v1::Failure { kind: 99, message: "?".into(), acknowledged: 1, required: 2 };
+        let wire = v1::Failure { kind: 99, message: "?".into(), acknowledged: 1, required: 2, lost_since: 0 };
         assert_eq!(Failure::from(wire), Failure::Unknown { acknowledged: 1, required: 2 });
     }
 

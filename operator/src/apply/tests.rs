@@ -71,16 +71,16 @@ async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
     let client = api.client();
     let (observed, _) = observe(&client, &cluster).await.unwrap();
     let first = first_ring(&cluster, 1);
-    record_ring(&client, &cluster, &observed, &first, &Cause::First).await.unwrap();
-    let twin = record_ring(&client, &cluster, &observed, &first_ring(&cluster, 2), &Cause::First).await;
+    record(&client, &cluster, &observed, &first, &purpose(&Cause::First)).await.unwrap();
+    let twin = record(&client, &cluster, &observed, &first_ring(&cluster, 2), &purpose(&Cause::First)).await;
     assert!(conflict(&twin.unwrap_err()), "both saw no record");
 
     let (observed, _) = observe(&client, &cluster).await.unwrap();
     assert_eq!(observed.record.ring(), Some(&first));
     let next = first.successor(|_| ());
     let other = first.successor(|ring| ring.members.values_mut().for_each(|member| member.weight = 3));
-    record_ring(&client, &cluster, &observed, &next, &Cause::Rebalance).await.unwrap();
-    let twin = record_ring(&client, &cluster, &observed, &other, &Cause::Rebalance).await;
+    record(&client, &cluster, &observed, &next, &purpose(&Cause::Rebalance)).await.unwrap();
+    let twin = record(&client, &cluster, &observed, &other, &purpose(&Cause::Rebalance)).await;
     assert!(conflict(&twin.unwrap_err()), "both saw epoch 1");
     assert_eq!(api.object(RECORD).unwrap()["data"]["epoch"], "2");
 }

@@ -1,18 +1,23 @@
 //! ConfigMap NAME-ring: the writer's record of the ring. A ring is written here, under optimistic concurrency, before any node
 //! sees it; so two operators cannot both make one epoch.
+//!
+//! Beside the ring it says which volume carries each member: a member whose claim was made again under the same name, with another
+//! UID, is lost. A line that cannot be read proves nothing, and is written again.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use dynamo_core::id::NodeId;
 use dynamo_core::ring::Ring;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::metadata;
-use crate::observed::Record;
-use crate::valid::ValidCluster;
+use crate::observed::{Carrier, Record};
+use crate::valid::{Place, ValidCluster};
 
 const RING: &str = "ring";
+const VOLUMES: &str = "volumes";
 
 /// The ConfigMap's name.
 pub fn name(cluster: &ValidCluster) -> String {
@@ -21,11 +26,18 @@ pub fn name(cluster: &ValidCluster) -> String {
 
 /// The record of `ring`. `resource_version` is that of the record it replaces, `None` for the first. Epoch, hash and purpose are
 /// for people.
-pub fn build(cluster: &ValidCluster, ring: &Ring, purpose: &str, resource_version: Option<&str>) -> ConfigMap {
+pub fn build(
+    cluster: &ValidCluster,
+    ring: &Ring,
+    volumes: &BTreeMap<NodeId, Carrier>,
+    purpose: &str,
+    resource_version: Option<&str>,
+) -> ConfigMap {
     let mut metadata = metadata(cluster, name(cluster));
     metadata.resource_version = resource_version.map(str::to_owned);
     let hash: String = ring.hash().0.iter().map(|byte| format!("{byte:02x}")).collect();
-    let data = [("epoch", ring.epoch.to_string()), ("hash", hash), ("plan", purpose.to_owned())];
+    let volumes: String = volumes.iter().map(|(node, carrier)| line(*node, carrier)).collect();
+    let data = [("epoch", ring.epoch.to_string()), ("hash", hash), ("plan", purpose.to_owned()), (VOLUMES, volumes)];
     ConfigMap {
         metadata,
         data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
@@ -46,8 +58,24 @@ pub fn read(cluster: &ValidCluster, record: Option<ConfigMap>) -> Record {
         }
         Ok(ring) => {
             let resource_version = record.metadata.resource_version.unwrap_or_default();
-            Record::Held { hash: ring.hash(), ring: Box::new(ring), resource_version }
+            let volumes = record.data.as_ref().and_then(|data| data.get(VOLUMES)).map(|text| carriers(text)).unwrap_or_default();
+            Record::Held { hash: ring.hash(), ring: Box::new(ring), resource_version, volumes }
         }
         Err(error) => Record::Unreadable(format!("ConfigMap {}: binaryData.{RING}: {error}", name(cluster))),
     }
+}
+
+/// "NODE UID ZONE ORDINAL".
+fn line(node: NodeId, carrier: &Carrier) -> String {
+    let Carrier { place: Place { zone, ordinal }, uid } = carrier;
+    format!("{node} {uid} {zone} {ordinal}\n")
+}
+
+fn carriers(text: &str) -> BTreeMap<NodeId, Carrier> {
+    let carrier = |line: &str| {
+        let [node, uid, zone, ordinal] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let place = Place { zone: zone.to_owned(), ordinal: ordinal.parse().ok()? };
+        Some((NodeId::parse(node)?, Carrier { place, uid: uid.to_owned() }))
+    };
+    text.lines().filter_map(carrier).collect()
 }

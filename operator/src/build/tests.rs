@@ -1,5 +1,7 @@
 //! What the operator creates, as YAML beside `tests/snapshots`, and the promises that YAML alone does not show.
 
+use std::collections::BTreeMap;
+
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::rebalance;
 use dynamo_core::ring::Member;
@@ -8,9 +10,9 @@ use serde::Serialize;
 
 use super::*;
 use crate::api::DynamoCluster;
-use crate::observed::Record;
-use crate::valid::ValidCluster;
+use crate::observed::{Carrier, Record};
 use crate::valid::tests::cluster;
+use crate::valid::{Place, ValidCluster};
 
 /// A cluster in which every optional field is set.
 fn full() -> ValidCluster {
@@ -90,21 +92,27 @@ fn a_record_reads_back_and_a_damaged_one_is_not_taken_for_none() {
     let cluster = ValidCluster::of(&cluster(3, &[])).unwrap();
     let members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "default".into(), weight: 1 })).collect();
     let ring = rebalance::first_ring(cluster.id, 4, 3, &members).unwrap();
-    let record = ring_record::build(&cluster, &ring, "first ring", Some("41"));
+    let place = Place { zone: "default".into(), ordinal: 2 };
+    let volumes = BTreeMap::from([(NodeId([3; 16]), Carrier { place, uid: "a-uid".into() })]);
+    let record = ring_record::build(&cluster, &ring, &volumes, "first ring", Some("41"));
     assert_eq!(record.data.as_ref().unwrap()["epoch"], "1");
     assert_eq!(ring_record::read(&cluster, None), Record::Absent);
     match ring_record::read(&cluster, Some(record.clone())) {
-        Record::Held { ring: read, hash, resource_version } => {
+        Record::Held { ring: read, hash, resource_version, volumes: carriers } => {
             assert_eq!((*read, hash, resource_version.as_str()), (ring.clone(), ring.hash(), "41"));
+            assert_eq!(carriers, volumes);
         }
         other => panic!("{other:?}"),
     }
     let unreadable = |record: ConfigMap| matches!(ring_record::read(&cluster, Some(record)), Record::Unreadable(_));
+    let mut older = record.clone();
+    older.data.as_mut().unwrap().insert("volumes".into(), "half a line\n".into());
+    assert_eq!(ring_record::read(&cluster, Some(older)).volumes(), BTreeMap::new(), "what cannot be read proves nothing");
     let mut damaged = record.clone();
     damaged.binary_data.as_mut().unwrap().get_mut("ring").unwrap().0[20] ^= 1;
     assert!(unreadable(damaged));
     assert!(unreadable(ConfigMap { binary_data: None, ..record }));
     let mut foreign = ring;
     foreign.cluster = ClusterId([9; 16]);
-    assert!(unreadable(ring_record::build(&cluster, &foreign, "", None)));
+    assert!(unreadable(ring_record::build(&cluster, &foreign, &volumes, "", None)));
 }

@@ -7,7 +7,7 @@ use dynamo_core::rebalance::{Members, View};
 use dynamo_core::ring::{Member, Ring, RingHash};
 
 use super::Waiting;
-use crate::observed::{Node, Note, Observed, Record};
+use crate::observed::{Carrier, Node, Note, Observed, Record};
 use crate::valid::{Place, ValidCluster};
 
 /// All nodes are taken for equally large.
@@ -39,16 +39,51 @@ impl<'a> Situation<'a> {
         self.ring.is_some_and(|ring| ring.members.contains_key(&node))
     }
 
+    /// The recorded ring says that `node` is lost.
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        self.ring.is_some_and(|ring| ring.is_lost(node))
+    }
+
+    /// Members that were carried by a claim which is no more, and in whose places another node answers from another claim. Whatever
+    /// comes back there is not them.
+    pub fn members_without_volume(&self) -> Vec<NodeId> {
+        let Some(ring) = self.ring else { return Vec::new() };
+        let volumes = &self.observed.volumes;
+        let proven = |(node, carrier): &(NodeId, Carrier)| {
+            let replaced = volumes.get(&carrier.place).is_some_and(|volume| !volume.uid.is_empty() && volume.uid != carrier.uid);
+            let elsewhere = volumes.values().any(|volume| volume.note == Note::Node(*node) || volume.uid == carrier.uid);
+            let answers = self.observed.nodes().any(|(_, answer)| answer.id == *node);
+            replaced && !elsewhere && !answers && self.observed.node(&carrier.place).is_some()
+        };
+        let carried = self.observed.record.volumes().into_iter();
+        let members = carried.filter(|(node, _)| ring.members.contains_key(node) && !ring.is_lost(*node));
+        members.filter(proven).map(|(node, _)| node).collect()
+    }
+
+    /// Places that are to have a node and have one that was declared lost, which does not serve.
+    pub fn places_of_lost_nodes(&self) -> Vec<Waiting> {
+        let lost = self.observed.nodes().filter(|(place, node)| self.cluster.keeps(place) && self.is_lost(node.id));
+        let reason = |place: &Place| {
+            let claim = self.cluster.claim_name(place);
+            format!("carries a node that was declared lost and is fenced; delete claim {claim} and the pod, and a new node comes")
+        };
+        lost.map(|(place, _)| Waiting { place: place.clone(), reason: reason(place) }).collect()
+    }
+
     /// `node` is one ring behind the recorded one, or has none: it would take it.
     pub fn takes_the_ring(&self, node: &Node) -> bool {
         self.ring.is_some_and(|ring| node.epoch < ring.epoch && (node.epoch == Epoch(0) || node.epoch.next() == ring.epoch))
     }
 
-    /// How many pods `zone` needs for the members that are known to be in it.
+    /// How many pods `zone` needs for the members that are known to be in it, or were when they were seen last: where a volume is gone
+    /// with its pod, only a pod that starts there again can prove it.
     pub fn replicas_needed(&self, zone: &str) -> u32 {
         let newer = self.observed.newer.as_ref();
         let member = |node: &NodeId| self.is_member(*node) || newer.is_some_and(|ring| ring.members.contains_key(node));
-        let members = self.places.iter().filter(|(node, place)| place.zone == zone && member(node));
+        let carriers = self.observed.record.volumes();
+        let unseen = carriers.iter().filter(|(node, _)| !self.places.contains_key(node) && !self.is_lost(**node));
+        let known = self.places.iter().chain(unseen.map(|(node, carrier)| (node, &carrier.place)));
+        let members = known.filter(|(node, place)| place.zone == zone && member(node));
         members.map(|(_, place)| place.ordinal + 1).max().unwrap_or(0)
     }
 
@@ -85,7 +120,8 @@ impl<'a> Situation<'a> {
             // Never noted: never in a ring. Or it carries another cluster's node, which does not start here.
             (None, Note::None | Note::OtherCluster) => return Ok(()),
         };
-        if !self.is_member(node) && self.has_receipt(node) { Ok(()) } else { Err(node) }
+        // One that was declared lost gives no receipt: what it holds counts for nothing.
+        if !self.is_member(node) && (self.is_lost(node) || self.has_receipt(node)) { Ok(()) } else { Err(node) }
     }
 
     /// The places that are to have a node and have none that answers.

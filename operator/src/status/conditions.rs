@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{Names, Report, joined, list};
 use crate::observed::{Note, Observed};
 use crate::plan::{Blocked, Cause, Step};
-use crate::valid::{InvalidSpec, Place};
+use crate::valid::{ACCEPT_DATA_LOSS, InvalidSpec, Place};
 
 /// A condition's status, reason and message.
 struct Verdict {
@@ -95,6 +95,7 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
             format!("noting the nodes of {}", list(notes.keys().map(|place| report.cluster.pod_name(place)))),
         ),
         Step::RecordRing { ring, cause } => ("RecordingRing", format!("recording ring epoch {}: {}", ring.epoch, purpose(cause))),
+        Step::RecordVolumes(_) => ("RecordingVolumes", "recording which volumes carry the members".to_owned()),
         Step::OfferRing(places) => {
             ("OfferingRing", format!("offering the ring to {}", list(places.iter().map(|place| report.cluster.pod_name(place)))))
         }
@@ -123,6 +124,7 @@ fn purpose(cause: &Cause) -> &'static str {
         Cause::Found => "nodes hold it and the record does not",
         Cause::Rebalance => "the next stage of a rebalance",
         Cause::Left(_) => "nodes have left",
+        Cause::Lost(_) => "members whose volumes are gone are declared lost",
     }
 }
 
@@ -154,7 +156,22 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
             ("RingConflict", format!("{pods}: the ring held there is not in the record's line; its volume comes from elsewhere"))
         }
         Blocked::NoPlan(reason) => ("NoPlan", reason.clone()),
+        Blocked::DataAtRisk { nodes, at_risk, gone } => ("DataAtRisk", data_at_risk(report, nodes, *at_risk, *gone)),
     }
+}
+
+fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], at_risk: usize, gone: usize) -> String {
+    let volumes = report.observed.record.volumes();
+    let pods = nodes.iter().filter_map(|node| Some(report.cluster.pod_name(&volumes.get(node)?.place)));
+    let all = report.observed.record.ring().map_or(0, Ring::partition_count);
+    let ids: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    format!(
+        "the volumes of {} are gone: {at_risk} of {all} partitions have lost as many copies as W or more ({gone} of them all copies), so \
+         writes that only those had acknowledged may be lost. Restore a volume if you can; to go on with what is left, annotate the \
+         DynamoCluster with {ACCEPT_DATA_LOSS}={}",
+        list(pods),
+        ids.join(",")
+    )
 }
 
 fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
@@ -203,8 +220,8 @@ fn available(report: &Report<'_>) -> Verdict {
 
 fn silent_members(observed: &Observed) -> Vec<NodeId> {
     let answered: BTreeSet<_> = observed.nodes().map(|(_, node)| node.id).collect();
-    let members = observed.record.ring().into_iter().flat_map(|ring| ring.members.keys());
-    members.filter(|node| !answered.contains(node)).copied().collect()
+    let members = observed.record.ring().into_iter().flat_map(Ring::survivors);
+    members.filter(|node| !answered.contains(node)).collect()
 }
 
 fn degraded(report: &Report<'_>) -> Verdict {
@@ -223,6 +240,9 @@ fn degraded(report: &Report<'_>) -> Verdict {
             list(foreign)
         );
         return yes("ForeignVolumes", message);
+    }
+    if let Some(replaced) = report.observed.record.ring().and_then(|ring| super::replaced(report, ring)) {
+        return yes("ReplacingLostMember", format!("{replaced}: its volume is gone, its data is copied from the other replicas"));
     }
     let silent = silent_members(report.observed);
     // A pod that restarts for a new template is not a fault.
@@ -246,7 +266,7 @@ fn ring_stable(report: &Report<'_>) -> Verdict {
     }
     let hash = ring.hash();
     let holders = observed.nodes().filter(|(_, node)| node.epoch == ring.epoch && node.ring_hash == hash).count();
-    if holders < ring.members.len() {
+    if holders < ring.survivors().count() {
         return no("NotAdopted", format!("{holders} of {} nodes hold ring epoch {}", ring.members.len(), ring.epoch));
     }
     yes("Settled", format!("all nodes hold ring epoch {}", ring.epoch))

@@ -6,8 +6,8 @@ use dynamo_core::ring::{Member, Ring, RingHash};
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::observed::{Node, Pod, Record, Set, Volume};
-use crate::plan::next_step;
+use crate::observed::{Carrier, Node, Pod, Record, Set, Volume};
+use crate::plan::{Blocked, next_step};
 use crate::valid::tests::{cluster, valid};
 
 fn id(node: u8) -> NodeId {
@@ -42,8 +42,14 @@ fn observed(pods: u8, ring: Option<&Ring>) -> Observed {
         ring: Box::new(ring.clone()),
         hash: ring.hash(),
         resource_version: "1".into(),
+        volumes: carriers(ring),
     });
     observed
+}
+
+fn carriers(ring: &Ring) -> BTreeMap<NodeId, Carrier> {
+    let carrier = |node: &NodeId| Carrier { place: at(node.0[0] - 1), uid: String::new() };
+    ring.members.keys().map(|node| (*node, carrier(node))).collect()
 }
 
 fn time(second: i64) -> Time {
@@ -111,6 +117,31 @@ fn each_state_is_told_in_words() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!("status", told));
+}
+
+#[test]
+fn a_lost_member_is_named_by_its_pod_until_it_is_replaced_and_data_at_risk_names_the_way_on() {
+    let three = valid(3, &[]);
+    let ring = rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap();
+    let lossy = ring.successor(|next| {
+        next.lost.insert(id(1), Epoch(2));
+        next.members.get_mut(&id(1)).unwrap().weight = 0;
+    });
+    let mut lost = observed(3, Some(&lossy));
+    lost.volumes.insert(at(1), Volume { uid: "made again".into(), note: Note::Node(id(7)), ..Volume::default() });
+    lost.pods.get_mut(&at(1)).unwrap().node.as_mut().unwrap().id = id(7);
+    let told = shown(&status_of(&three, &lost));
+    assert!(told.contains("\"replacing the lost node of cart-1\""), "{told}");
+    assert!(told.contains("Degraded=True ReplacingLostMember: replacing the lost node of cart-1: its volume is gone"), "{told}");
+
+    let nodes = vec![id(1), id(2)];
+    let at_risk = Step::Blocked(Blocked::DataAtRisk { nodes, at_risk: 16, gone: 0 });
+    let told = shown(&status(&report(&three, &observed(3, Some(&ring)), &at_risk), None, &time(1)));
+    let way_on = format!("dynamokv.io/accept-data-loss={},{}", id(1), id(2));
+    assert!(
+        told.contains("Degraded=True DataAtRisk: the volumes of cart-1, cart-2 are gone") && told.contains(&way_on),
+        "{told}"
+    );
 }
 
 #[test]

@@ -147,6 +147,35 @@ impl Cluster {
         Ok(())
     }
 
+    /// Takes the disk of an ended process away: its next start is a new node.
+    pub fn wipe(&self, index: usize) -> Result<()> {
+        ensure!(self.processes[index].child.is_none(), "node {index} still runs");
+        let data = self.folder.path().join(format!("node-{index}"));
+        Ok(fs::rename(&data, data.with_extension("lost"))?)
+    }
+
+    /// Puts back the disk that [`Self::wipe`] took away, in the place of the one that the process has used since.
+    pub fn unwipe(&self, index: usize) -> Result<()> {
+        ensure!(self.processes[index].child.is_none(), "node {index} still runs");
+        let data = self.folder.path().join(format!("node-{index}"));
+        fs::remove_dir_all(&data)?;
+        Ok(fs::rename(data.with_extension("lost"), data)?)
+    }
+
+    /// Runs `dynamoctl` of the same build against node `index`: whether it succeeded, and what it said.
+    pub fn dynamoctl(&self, index: usize, arguments: &[&str]) -> Result<(bool, String)> {
+        let binary = binary()?.with_file_name("dynamoctl");
+        let record = self.folder.path().join("record.ring");
+        let mut command = Command::new(binary);
+        command.args(arguments).arg("--endpoint").arg(&self.processes[index].address);
+        if arguments.first() == Some(&"ring") {
+            command.arg("--record").arg(record);
+        }
+        let output = command.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
     /// Sends the process a signal by name, as `kill -NAME` does.
     pub fn signal(&self, index: usize, name: &str) -> Result<()> {
         let child = self.processes[index].child.as_ref().context("it runs")?;

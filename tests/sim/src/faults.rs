@@ -368,7 +368,8 @@ impl Faults {
         }
         let members: Vec<HostId> = writer.desired().keys().filter_map(|node| sim.host_of(*node)).collect();
         let present: Vec<HostId> = sim.running().into_iter().chain(sim.stopped()).collect();
-        let back: Vec<HostId> = present.iter().filter(|host| !members.contains(host)).copied().collect();
+        let back = present.iter().filter(|host| !members.contains(host) && !sim.is_lost(**host));
+        let back: Vec<HostId> = back.copied().collect();
         let changed = match self.dice.weighted(&[(3, 0), (3, 1), (1, 2), (1, 3)]) {
             0 if present.len() < HOSTS_MAX => {
                 let host = sim.add_host();
@@ -417,7 +418,7 @@ fn apply(remedy: &Remedy, sim: &mut Simulation, writer: &mut RingWriter) {
                 sim.totals.power_losses += 1;
                 let receives = sim.node(*host).is_some_and(|node| {
                     let moves = |ring: &Ring| {
-                        ring.moving().any(|(_, at, _)| at.fills().iter().any(|(to, _)| *to == node.identity().node))
+                        ring.moving().any(|(_, at, _)| at.fills(&ring.lost).iter().any(|(to, _)| *to == node.identity().node))
                     };
                     node.ring().is_some_and(|ring| moves(ring))
                 });

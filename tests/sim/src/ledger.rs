@@ -194,6 +194,25 @@ impl Ledger {
         }
     }
 
+    /// Disks were lost: `copies` says how many of a write's were at once. The promise holds for a write whose acknowledgement rests on
+    /// more; and of those, a read meets the ones that more home replicas had.
+    pub fn lose(&mut self, copies: impl Fn(WriteId) -> usize) {
+        for id in self.writes.keys().copied().collect::<Vec<_>>() {
+            self.lose_of(id, copies(id));
+        }
+    }
+
+    /// The same for one write.
+    pub fn lose_of(&mut self, id: WriteId, copies: usize) {
+        let Some(write) = self.writes.get_mut(&id).filter(|_| copies > 0) else { return };
+        if copies >= write.durable {
+            write.durable = 0;
+        }
+        if copies >= write.homes {
+            write.homes = 0;
+        }
+    }
+
     /// Acknowledged writes of `name` that at least so many home replicas had on stable storage.
     pub fn held_by(&self, name: &Name, homes: usize) -> BTreeSet<WriteId> {
         let held = |write: &Write| write.fate == Fate::Ok && !write.delete && write.homes >= homes;

@@ -18,6 +18,7 @@ pub mod dice;
 pub mod disk;
 pub mod faults;
 pub mod ledger;
+pub mod losses;
 mod network;
 pub mod options;
 pub mod retries;

@@ -191,6 +191,8 @@ pub struct FaultOptions {
     pub churn: Option<(Churn, Duration)>,
     /// How often a node loses its power soon after it adopted a ring.
     pub adoption: f64,
+    /// A disk is destroyed, or taken for destroyed.
+    pub loss: Option<Duration>,
 }
 
 impl Options {
@@ -224,7 +226,7 @@ impl Options {
             pace: Pace::draw(&mut dice.fork()),
             background: BackgroundOptions::draw(&mut Dice::new(seed ^ 0x6261_636b_6772_6f75)),
             workload: WorkloadOptions::draw(seed, &mut dice.fork()),
-            faults: FaultOptions::draw(&mut dice.fork()),
+            faults: FaultOptions { loss: draw_loss(seed), ..FaultOptions::draw(&mut dice.fork()) },
             skew: Duration::from_secs(1),
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
@@ -258,6 +260,8 @@ impl Options {
         let bears_it = self.replication >= 3 && self.quorum.w >= 2 && self.quorum.dw.is_none();
         if bears_it && dice.chance(0.1) {
             (faults.rot, faults.membership, faults.rival) = (Some(Duration::from_secs(8)), None, None);
+            // W copies bear W - 1 lost disks, and rot is one.
+            faults.loss = None;
         }
         if dice.chance(0.1) {
             // Room for three or four hints.
@@ -483,4 +487,11 @@ impl FaultOptions {
             ..Self::default()
         }
     }
+}
+
+/// From a stream of its own: seeds without losses keep their histories.
+fn draw_loss(seed: u64) -> Option<Duration> {
+    let mut dice = Dice::new(seed ^ 0x6c6f_7373);
+    let mean = Duration::from_secs(dice.pick(&[2, 5, 10]));
+    dice.chance(0.4).then_some(mean)
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::status::Receipt;
+use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next, View};
-use dynamo_core::ring::{Member, Ring};
+use dynamo_core::ring::{Member, Ring, Stage};
 
 use crate::checkers::{bounds, transfer};
 use crate::dice::Dice;
@@ -40,6 +41,8 @@ pub struct RingWriter {
     record: Option<Ring>,
     desired: Members,
     leaving: BTreeSet<HostId>,
+    /// Told to be lost, and not scrapped yet.
+    lost: BTreeSet<HostId>,
     seen: Option<Seen>,
     settled: bool,
     /// A second writer, with the record and the wish that it read.
@@ -62,6 +65,7 @@ impl RingWriter {
             record: None,
             desired,
             leaving: BTreeSet::new(),
+            lost: BTreeSet::new(),
             seen: None,
             settled: false,
             rival: None,
@@ -83,7 +87,7 @@ impl RingWriter {
 
     /// Whether the ring is what is asked for, every node holds it, and everyone who was to leave has gone.
     pub fn is_settled(&self) -> bool {
-        self.settled && self.leaving.is_empty()
+        self.settled && self.leaving.is_empty() && self.lost.is_empty()
     }
 
     /// What keeps the writer from being settled, for people.
@@ -110,7 +114,9 @@ impl RingWriter {
             .hosts()
             .filter(|host| {
                 let node = sim.node_id(*host);
-                !desired.contains_key(&node) && (self.desired.contains_key(&node) || self.leaving.contains(host))
+                !sim.is_lost(*host)
+                    && !desired.contains_key(&node)
+                    && (self.desired.contains_key(&node) || self.leaving.contains(host))
             })
             .collect();
         self.desired = desired;
@@ -126,6 +132,27 @@ impl RingWriter {
     /// Asks for one member less.
     pub fn leave(&mut self, sim: &Simulation, host: HostId) -> bool {
         self.ask_for(sim, |desired| drop(desired.remove(&sim.node_id(host))))
+    }
+
+    /// Is told that a host's disk is gone, and which host comes in its place.
+    pub fn lose(&mut self, sim: &Simulation, host: HostId, replacement: HostId) {
+        let (node, newcomer) = (sim.node_id(host), member(sim, replacement));
+        self.lost.insert(host);
+        self.leaving.remove(&host);
+        self.settled = false;
+        if self.desired.contains_key(&node) {
+            let asked = self.ask_for(sim, |desired| {
+                desired.remove(&node);
+                desired.insert(sim.node_id(replacement), newcomer);
+            });
+            assert!(asked, "there is a ring with one in the place of another of its zone");
+        }
+    }
+
+    /// Whether the record lists members that are lost, declared or not.
+    pub fn is_whole(&self, sim: &Simulation) -> bool {
+        let lost = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_lost(host));
+        self.record.as_ref().is_some_and(|ring| !ring.members.keys().any(lost) && ring.moving().next().is_none())
     }
 
     /// Looks or acts, and asks to be called again.
@@ -232,6 +259,10 @@ impl RingWriter {
     fn act(&mut self, seen: &Seen, sim: &mut Simulation) {
         self.settled = false;
         let Some(record) = self.record.clone() else { return self.begin(seen, sim) };
+        self.scrap_lost(&record, sim);
+        if self.declare(&record, seen, sim) {
+            return;
+        }
         let next = rebalance::next(&record, &self.desired, &seen.views);
         self.last = match &next {
             Ok(Next::Propose(ring)) => format!("Propose(epoch {})", ring.epoch),
@@ -264,6 +295,43 @@ impl RingWriter {
         }
     }
 
+    /// The word that a member is lost, on which nobody asks it; it may even be wrong.
+    fn declare(&mut self, record: &Ring, seen: &Seen, sim: &mut Simulation) -> bool {
+        let lost: Vec<NodeId> = self.lost.iter().map(|host| sim.node_id(*host)).collect();
+        let new = |node: &&NodeId| record.members.contains_key(node) && !record.is_lost(**node);
+        let new: Vec<NodeId> = lost.iter().filter(new).copied().collect();
+        if new.is_empty() {
+            return false;
+        }
+        let mut views = seen.views.clone();
+        views.retain(|node, _| !lost.contains(node));
+        match loss::declare(record, &new, &views) {
+            Ok(ring) => self.propose(ring, seen, sim),
+            Err(LossError::NobodyHolds(_)) => self.offer(record, seen, sim),
+            Err(error) => sim.violated("a lost member can be declared lost", error.to_string()),
+        }
+        true
+    }
+
+    /// Lost hosts that do not run, or know by now that they are lost, are of no interest any more.
+    fn scrap_lost(&mut self, record: &Ring, sim: &mut Simulation) {
+        for host in self.lost.clone() {
+            let node = sim.node_id(host);
+            let knows = sim.node(host).is_some_and(|running| running.declared_lost().is_some());
+            let never_listed = !record.members.contains_key(&node) && !record.is_lost(node);
+            let gone = sim.is_removed(host) && !record.members.contains_key(&node);
+            if knows && !record.members.contains_key(&node) {
+                sim.totals.members_fenced += 1;
+            }
+            if gone || (knows && !record.members.contains_key(&node)) || never_listed {
+                self.lost.remove(&host);
+                if !sim.is_removed(host) {
+                    sim.scrap(host);
+                }
+            }
+        }
+    }
+
     fn begin(&mut self, seen: &Seen, sim: &mut Simulation) {
         if !self.desired.keys().all(|node| seen.views.contains_key(node)) {
             return;
@@ -277,18 +345,27 @@ impl RingWriter {
 
     fn propose(&mut self, ring: Ring, seen: &Seen, sim: &mut Simulation) {
         sim.totals.rings_proposed += 1;
+        let stage = |ring: &Ring, at: usize| ring.placements[at].moving.as_ref().map(|moving| moving.stage);
         if let Some(before) = self.record.clone() {
             sometimes::proposed(sim, &before, &ring);
             if let Err((invariant, what)) = transfer::check_stage(sim, &before, &ring) {
                 sim.violated(invariant, what);
             }
+            let back = |at: &usize| {
+                let (before, after) = (stage(&before, *at), stage(&ring, *at));
+                matches!(
+                    (before, after),
+                    (Some(Stage::WriteBothReadNew), Some(Stage::WriteBothReadOld)) | (Some(Stage::WriteBothReadOld), None)
+                )
+            };
+            sim.totals.moves_taken_back += (0..ring.partition_count()).filter(back).count() as u64;
         }
         self.record = Some(ring.clone());
         self.offer(&ring, seen, sim);
     }
 
     fn offer(&mut self, ring: &Ring, seen: &Seen, sim: &mut Simulation) {
-        for host in sim.responsive() {
+        for host in sim.responsive().into_iter().filter(|host| !sim.is_lost(*host)).collect::<Vec<_>>() {
             let behind = seen.views.get(&sim.node_id(host)).is_none_or(|view| view.epoch < ring.epoch);
             if behind && (self.calm || self.dice.chance(0.8)) {
                 sim.propose(host, ring);

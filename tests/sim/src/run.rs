@@ -9,6 +9,7 @@ use dynamo_core::time::Instant;
 
 use crate::checkers::{convergence, last_writer_wins, quiet};
 use crate::faults::Faults;
+use crate::losses::Losses;
 use crate::options::Options;
 use crate::ring_writer::RingWriter;
 use crate::schedule::{Alarm, HostId};
@@ -54,6 +55,7 @@ struct Run {
     writer: RingWriter,
     workload: Workload,
     faults: Faults,
+    losses: Losses,
 }
 
 impl Run {
@@ -64,7 +66,7 @@ impl Run {
             sim.start(*host);
         }
         let writer = RingWriter::new(&sim, &hosts);
-        Self { writer, workload: Workload::new(options), faults: Faults::new(options), sim }
+        Self { writer, workload: Workload::new(options), faults: Faults::new(options), losses: Losses::new(options), sim }
     }
 
     fn all(&mut self) -> Result<(), Violation> {
@@ -74,12 +76,14 @@ impl Run {
         self.writer.calm = false;
         self.workload.start(&mut self.sim);
         self.faults.start(&mut self.sim);
+        self.losses.start(&mut self.sim);
         let end = self.sim.now() + self.sim.options().faults.duration;
         self.advance(end)?;
 
         self.sim.set_calm(true);
         self.writer.calm = true;
         self.workload.stop();
+        self.losses.end();
         self.faults.end(&mut self.sim, &mut self.writer);
         self.come_to_rest(QUIET_WITHIN)?;
         self.stay_at_rest()?;
@@ -96,6 +100,11 @@ impl Run {
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
                 Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim, &mut self.writer),
                 Happening::Alarm(Alarm::Adopted(host)) => self.faults.adopted(host, &mut self.sim),
+                Happening::Alarm(Alarm::Loss) => {
+                    self.losses.strike(&mut self.sim, &mut self.writer);
+                    self.workload.ledger.lose(|write| self.sim.copies_lost(write));
+                }
+                Happening::Alarm(Alarm::Returns(host)) => self.losses.returns(host, &mut self.sim),
             }
         }
         self.sim.violations().first().cloned().map_or(Ok(()), Err)
@@ -143,6 +152,7 @@ impl Run {
         if let Err((invariant, what)) = convergence::check(&self.sim, &ring) {
             return self.violated(invariant, what);
         }
+        self.workload.ledger.lose(|write| self.sim.copies_lost(write));
         let visible = convergence::visible(&self.sim);
         for name in self.workload.ledger.names() {
             let doubled = self.sim.witness().doubled(&name);
@@ -153,7 +163,7 @@ impl Run {
             let host = self.sim.running()[name.len() % self.sim.running().len()];
             self.reads(host, &name, &expected)?;
         }
-        let lost = self.sim.lost();
+        let lost = self.sim.rotted();
         let by_stamp = last_writer_wins::judge(&self.workload.ledger, &self.sim.witness(), &visible, lost);
         match self.workload.ledger.judge(&visible, lost).and(by_stamp) {
             Ok(gave_way) => {
@@ -177,13 +187,13 @@ impl Run {
                 Happening::Answer(client, Ok(Success::Got { object, .. })) if client == asked => {
                     let values = object.siblings().map(|(data, _)| &data[..]);
                     return match self.workload.ledger.read(name, values) {
-                        Ok(found) if found == *expected || self.sim.lost() > 0 => Ok(()),
+                        Ok(found) if found == *expected || self.sim.rotted() > 0 => Ok(()),
                         Ok(found) => self.violated("I7 reads", format!("{name:?} is {expected:?}, a get returned {found:?}")),
                         Err((invariant, what)) => self.violated(invariant, what),
                     };
                 }
                 // A bucket that reads from every replica cannot, once a disk is lost.
-                Happening::Answer(client, Err(Failure::Unavailable { .. })) if client == asked && self.sim.lost() > 0 => {
+                Happening::Answer(client, Err(Failure::Unavailable { .. })) if client == asked && self.sim.rotted() > 0 => {
                     return Ok(());
                 }
                 Happening::Answer(client, outcome) if client == asked => {

@@ -256,6 +256,23 @@ impl Cluster {
         assert!(self.writer.leave(&self.sim, host), "there is a ring with one less");
     }
 
+    /// A host's disk is destroyed, and the writer of rings is told. Returns the host that comes in its place.
+    pub fn wipe(&mut self, host: HostId) -> HostId {
+        let replacement = self.sim.write_off(host, 0);
+        self.sim.scrap(host);
+        self.sim.start(replacement);
+        self.writer.lose(&self.sim, host, replacement);
+        replacement
+    }
+
+    /// A host is declared lost that is not. Returns the host that comes in its place.
+    pub fn misjudge(&mut self, host: HostId) -> HostId {
+        let replacement = self.sim.write_off(host, 0);
+        self.sim.start(replacement);
+        self.writer.lose(&self.sim, host, replacement);
+        replacement
+    }
+
     // --- time -------------------------------------------------------------------------------------------------------
 
     /// Lets time pass.

@@ -27,6 +27,10 @@ pub enum Alarm {
     FaultEnds(u64),
     /// A node has adopted a ring, a moment ago.
     Adopted(HostId),
+    /// The next loss of a disk.
+    Loss,
+    /// A host that was declared lost is back.
+    Returns(HostId),
 }
 
 /// Something that will happen. Events that concern one start of a node carry its generation, and mean nothing to the next.

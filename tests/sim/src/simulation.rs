@@ -77,7 +77,9 @@ pub(crate) struct Host {
     /// The next fsync fails.
     sync_fails: bool,
     /// Its disk holds bits that flipped: nothing runs on it any more.
-    lost: bool,
+    rotted: bool,
+    /// Its disk counts as destroyed, in this wave of losses.
+    pub(crate) lost: Option<u32>,
 }
 
 struct Running {
@@ -180,11 +182,16 @@ impl Simulation {
 
     /// A new machine with an empty disk in the next zone; it is not started.
     pub fn add_host(&mut self) -> HostId {
+        let zone = format!("zone-{}", self.hosts.len() % self.options.zones);
+        self.add_host_in(zone)
+    }
+
+    fn add_host_in(&mut self, zone: String) -> HostId {
         let host = HostId(self.hosts.len());
         let node_id = NodeId(self.dice.identity());
         self.hosts.push(Host {
             node_id,
-            zone: format!("zone-{}", host.0 % self.options.zones),
+            zone,
             generation: 0,
             running: None,
             disk: Some(Disk::new(self.witness.clone())),
@@ -195,7 +202,8 @@ impl Simulation {
             sync: None,
             removed: false,
             sync_fails: false,
-            lost: false,
+            rotted: false,
+            lost: None,
         });
         self.network.add_host();
         self.by_node.insert(node_id, host);
@@ -224,7 +232,7 @@ impl Simulation {
 
     /// Hosts whose node does not run and that are not gone for good.
     pub fn stopped(&self) -> Vec<HostId> {
-        let waits = |host: &Host| host.running.is_none() && !host.removed && !host.lost;
+        let waits = |host: &Host| host.running.is_none() && !host.removed && !host.rotted;
         self.hosts().filter(|host| waits(&self.hosts[host.0])).collect()
     }
 
@@ -352,6 +360,40 @@ impl Simulation {
         let live = self.disk(host).live();
         self.check_dropped(host, &live);
         self.trace.note(self.now, (4, host), || format!("host {} is removed", host.0));
+    }
+
+    /// From now on a host's disk counts as destroyed, whether it is or not; those of one wave are lost at once. Returns a new machine
+    /// with an empty disk in the same zone, which is not started.
+    pub fn write_off(&mut self, host: HostId, wave: u32) -> HostId {
+        self.hosts[host.0].lost = Some(wave);
+        self.trace.note(self.now, (30, host, wave), || format!("host {} is written off", host.0));
+        self.add_host_in(self.hosts[host.0].zone.clone())
+    }
+
+    /// A host that was written off goes, and nobody asks what was on its disk.
+    pub fn scrap(&mut self, host: HostId) {
+        assert!(self.is_lost(host), "host {} was not written off", host.0);
+        self.end(host, Disk::killed);
+        self.hosts[host.0].removed = true;
+        self.trace.note(self.now, (31, host), || format!("host {} is scrapped", host.0));
+    }
+
+    /// Whether a host was written off.
+    pub fn is_lost(&self, host: HostId) -> bool {
+        self.hosts[host.0].lost.is_some()
+    }
+
+    /// How many copies of `write` on stable storage were lost at once, at most.
+    pub fn copies_lost(&self, write: WriteId) -> usize {
+        let mut waves = BTreeMap::<u32, usize>::new();
+        for host in self.hosts() {
+            if let Some(wave) = self.hosts[host.0].lost
+                && self.disk(host).has_held(write) == Some(true)
+            {
+                *waves.entry(wave).or_default() += 1;
+            }
+        }
+        waves.into_values().max().unwrap_or(0)
     }
 
     /// A host's process stands still for a while; what arrives waits.

@@ -151,8 +151,12 @@ impl Witness {
 
     /// The copies that must be there of what `dot` names.
     pub fn copies_of(&self, dot: Dot) -> usize {
-        let write = self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of));
-        write.and_then(|write| self.acknowledged.get(&write)).map_or(0, |acknowledged| acknowledged.copies)
+        self.write_of(dot).and_then(|write| self.acknowledged.get(&write)).map_or(0, |acknowledged| acknowledged.copies)
+    }
+
+    /// The write that `dot` names; none for a tombstone.
+    pub fn write_of(&self, dot: Dot) -> Option<WriteId> {
+        self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of))
     }
 
     /// The dots under which `write` was stored: more than one if it was coordinated more than once.

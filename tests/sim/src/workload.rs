@@ -309,6 +309,9 @@ impl Workload {
             Ok(covers) => covers,
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
+        // Some may have been lost since, with all who had them.
+        let earlier: BTreeSet<WriteId> =
+            earlier.iter().filter(|id| self.ledger.get(**id).is_some_and(|write| write.homes > 0)).copied().collect();
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
         let by_stamp = self.options.last_writer_wins(&name.bucket);
         let met = match by_stamp {
@@ -352,6 +355,7 @@ impl Workload {
                 let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
                 let write = (!is_delete).then_some(id);
                 self.note_acknowledged(id, name, &evidence, sim);
+                self.ledger.lose_of(id, sim.copies_lost(id));
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
                     sim.violated(invariant, what);
                 }

@@ -19,7 +19,7 @@ use dynamo_core::ring::Ring;
 use dynamo_core::storage::MemoryStorage;
 use dynamo_core::time::{Instant, Now};
 use dynamo_operator::api::DynamoCluster;
-use dynamo_operator::observed::{Note, Observed, Pod, Receipt, Record, Set, Volume};
+use dynamo_operator::observed::{Carrier, Note, Observed, Pod, Receipt, Record, Set, Volume};
 use dynamo_operator::plan::{self, Step};
 use dynamo_operator::valid::{Place, ValidCluster};
 
@@ -44,6 +44,10 @@ pub struct World {
     /// Volumes by ordinal: the node's id, its data while no pod runs, and the operator's note.
     volumes: BTreeMap<u32, (NodeId, Option<MemoryStorage>, Note, u64)>,
     record: Option<Ring>,
+    /// Which volumes the record names.
+    carriers: BTreeMap<NodeId, Carrier>,
+    /// Volumes lost so far: a claim that is made again has another UID.
+    volumes_lost: BTreeMap<u32, u32>,
     spec_replicas: u32,
     acknowledged: BTreeMap<u32, u32>,
     answers: BTreeMap<ClientHandle, Outcome>,
@@ -63,6 +67,8 @@ impl World {
             running: BTreeMap::new(),
             volumes: BTreeMap::new(),
             record: None,
+            carriers: BTreeMap::new(),
+            volumes_lost: BTreeMap::new(),
             spec_replicas: replicas,
             acknowledged: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -76,6 +82,33 @@ impl World {
     /// Somebody scales the cluster.
     pub fn scale(&mut self, replicas: u32) {
         self.spec_replicas = replicas;
+    }
+
+    /// A volume is gone for ever, with its machine: the claim is deleted and made again, and the pod starts on an empty one.
+    pub fn lose_volume(&mut self, ordinal: u32) {
+        self.stop_pod(ordinal);
+        self.volumes.remove(&ordinal);
+        *self.volumes_lost.entry(ordinal).or_default() += 1;
+        self.start_pod(ordinal);
+    }
+
+    /// A pod dies and does not come back for a while; its volume stays.
+    pub fn stop_pod(&mut self, ordinal: u32) {
+        if let Some(running) = self.running.remove(&ordinal) {
+            let volume = self.volumes.get_mut(&ordinal).expect("a pod has a volume");
+            volume.1 = Some(running.node.storage().clone());
+            self.link_all(running.node.identity().node, false);
+        }
+    }
+
+    /// The pod comes back, with its volume.
+    pub fn restart_pod(&mut self, ordinal: u32) {
+        self.start_pod(ordinal);
+    }
+
+    /// The node that the pod at `ordinal` runs.
+    pub fn node_at(&self, ordinal: u32) -> NodeId {
+        self.volumes[&ordinal].0
     }
 
     /// How many pods run.
@@ -107,15 +140,21 @@ impl World {
             observed.sets.insert(ZONE.into(), set);
         }
         for (ordinal, (_, _, note, _)) in &self.volumes {
-            let volume = Volume { uid: format!("volume-{ordinal}"), note: *note, size: "10Gi".into(), ..Volume::default() };
+            let version = self.volumes_lost.get(ordinal).copied().unwrap_or(0);
+            let volume =
+                Volume { uid: format!("volume-{ordinal}-{version}"), note: *note, size: "10Gi".into(), ..Volume::default() };
             observed.volumes.insert(place(*ordinal), volume);
         }
         for (ordinal, running) in &self.running {
             observed.pods.insert(place(*ordinal), self.pod(running));
         }
         if let Some(ring) = &self.record {
-            observed.record =
-                Record::Held { ring: Box::new(ring.clone()), hash: ring.hash(), resource_version: ring.epoch.to_string() };
+            observed.record = Record::Held {
+                ring: Box::new(ring.clone()),
+                hash: ring.hash(),
+                resource_version: ring.epoch.to_string(),
+                volumes: self.carriers.clone(),
+            };
         }
         for wanted in plan::receipts_wanted(&cluster, &observed) {
             let Some(running) = self.running.get(&wanted.ordinal) else { continue };
@@ -175,7 +214,12 @@ impl World {
                 self.count("record");
                 let held = self.record.as_ref();
                 assert!(held.is_none_or(|held| ring.epoch == held.epoch.next()), "the record grows by one epoch at a time");
+                self.carriers = self.observe().carriers(ring);
                 self.record = Some((**ring).clone());
+            }
+            Step::RecordVolumes(carriers) => {
+                self.count("record volumes");
+                self.carriers = carriers.clone();
             }
             Step::OfferRing(places) => {
                 self.count("offer");

@@ -169,6 +169,9 @@ impl<S: Storage> Node<S> {
         self.end_rounds(before.as_deref());
         self.plan_movement()?;
         self.retarget_hints()?;
+        if self.declared_lost().is_some() {
+            self.abandon_requests(out);
+        }
         self.restart_requests(now, out)?;
         out.push(Output::RingChanged);
         Ok(())

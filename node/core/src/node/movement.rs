@@ -132,8 +132,8 @@ impl<S: Storage> Node<S> {
         let mut wanted = BTreeMap::new();
         let mut arriving = BTreeMap::new();
         for (partition, placement, moving) in ring.moving() {
-            for (to, sources) in placement.fills() {
-                if sources.contains(&own) && moving.stage == Stage::WriteBothReadOld {
+            for (to, sources) in placement.fills(&ring.lost) {
+                if sources.contains(&own) && moving.stage == Stage::WriteBothReadOld && !ring.is_lost(to) {
                     wanted.insert((partition, to), moving.since);
                 }
                 if to == own {
@@ -252,7 +252,7 @@ impl<S: Storage> Node<S> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         let knows =
             |node: &NodeId| *node == self.identity.node || self.gossip.of(*node).is_some_and(|state| state.epoch >= ring.epoch);
-        if !ring.members.keys().all(knows) {
+        if !ring.survivors().all(|node| knows(&node)) {
             return Ok(());
         }
         let foreign = self.foreign_partitions();
@@ -273,7 +273,8 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let root = self.trees.root(partition);
-        let owners = ring.placement(partition).writers();
+        let mut owners = ring.placement(partition).writers();
+        owners.retain(|owner| !ring.is_lost(*owner));
         let fresh = || Handback { owners: owners.iter().map(|owner| (*owner, Outgoing::default())).collect(), root };
         let handback = self.transfers.handbacks.entry(partition).or_insert_with(fresh);
         if handback.root != root {

@@ -32,7 +32,7 @@ impl<S: Storage> Node<S> {
         while self.exchanges_owed > 0 && self.exchanges.len() < EXCHANGES_MAX && self.admit_comparison(Work::AntiEntropy, now) {
             self.exchanges_owed -= 1;
             let detector = &self.detector;
-            let reachable = |node| !detector.suspects(node, now.instant);
+            let reachable = |node| !ring.is_lost(node) && !detector.suspects(node, now.instant);
             let Some((_, partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return Ok(()) };
             let exchange = self.next_batch();
             self.exchanges.insert(exchange, (partition, with, now.instant + EXCHANGE_TIMEOUT));

@@ -156,6 +156,10 @@ impl<S: Storage> Node<S> {
             self.respond(reply, Err(Failure::NoRing), out);
             return Ok(());
         };
+        if let Some(since) = self.declared_lost() {
+            self.respond(reply, Err(Failure::DeclaredLost { since }), out);
+            return Ok(());
+        }
         let partition = ring.partition_of(&request.name);
         let placement = ring.placement(partition);
         let home = placement.read_set().contains(&self.identity.node);
@@ -320,7 +324,7 @@ impl<S: Storage> Node<S> {
         now: Now,
         outputs: &mut Vec<get::Output>,
     ) -> get::Get {
-        let homes = ring.placement(partition).read_set().to_vec();
+        let homes = readers(ring, ring.placement(partition).read_set(), required);
         let (suspected, fallbacks) = self.stand_ins(ring, partition, &homes, now);
         let own = self.identity.node;
         let fallback_at = now.instant + self.config.hint_after;
@@ -808,6 +812,25 @@ impl<S: Storage> Node<S> {
         }
     }
 
+    /// This node was declared lost: whoever waits for it is told, with a put's outcome open.
+    pub(super) fn abandon_requests(&mut self, out: &mut Vec<Output>) {
+        let (puts, gets) = (std::mem::take(&mut self.requests.puts), std::mem::take(&mut self.requests.gets));
+        for job in puts.into_values().map(|put| put.job).filter(|job| !job.machine.is_answered()) {
+            self.counters.puts_unknown += 1;
+            let required = job.required.total as u32;
+            self.respond(job.reply, Err(Failure::Unknown { acknowledged: 0, required }), out);
+        }
+        for job in gets.into_values().filter(|job| !job.machine.is_answered()) {
+            self.counters.gets_failed += 1;
+            let required = job.required.total as u32;
+            self.respond(job.reply, Err(Failure::Unavailable { acknowledged: 0, required }), out);
+        }
+        for number in self.requests.forwards.keys().copied().collect::<Vec<_>>() {
+            self.give_up_forward(number, out);
+        }
+        self.requests.timers.clear();
+    }
+
     pub(super) fn tick_requests(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         while let Some((at, number)) = self.requests.timers.first().copied()
             && at <= now.instant
@@ -854,4 +877,11 @@ impl<S: Storage> Node<S> {
         }
         Ok(())
     }
+}
+
+/// Those of a read set that a get is asked of: a lost replica is left out, unless those that are left are fewer than the get needs.
+/// A stand-in for it knows only what was written lately, and must not be taken for one of R while R others are there.
+fn readers(ring: &Ring, set: &[NodeId], required: Required) -> Vec<NodeId> {
+    let left: Vec<NodeId> = set.iter().filter(|node| !ring.is_lost(**node)).copied().collect();
+    if left.len() >= required.total { left } else { set.to_vec() }
 }

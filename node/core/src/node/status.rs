@@ -35,7 +35,7 @@ pub struct Status {
     pub requests: usize,
     /// Milliseconds by which its wall clock is ahead of most peers', or behind them if below zero.
     pub clock_ahead_ms: i64,
-    /// It issues dots: puts can be coordinated here.
+    /// It issues dots and was not declared lost: puts can be coordinated here.
     pub ready: bool,
 }
 
@@ -109,7 +109,7 @@ impl<S: Storage> Node<S> {
             peers: self.peer_status(now),
             requests: self.requests.len(),
             clock_ahead_ms: self.clocks.median_ahead_ms(now),
-            ready: self.dot_next < self.dot_leased,
+            ready: self.dot_next < self.dot_leased && self.declared_lost().is_none(),
         }
     }
 
@@ -136,7 +136,7 @@ impl<S: Storage> Node<S> {
         let complete = |(partition, (since, from)): (&PartitionId, &(Epoch, BTreeSet<NodeId>))| {
             let placement = ring.placement(*partition);
             let moving = placement.moving.as_ref()?;
-            let (_, sources) = placement.fills().into_iter().find(|(to, _)| *to == own)?;
+            let (_, sources) = placement.fills(&ring.lost).into_iter().find(|(to, _)| *to == own)?;
             (moving.since == *since && sources.iter().all(|source| from.contains(source))).then_some(*partition)
         };
         self.transfers.received.iter().filter_map(complete).collect()
@@ -146,6 +146,11 @@ impl<S: Storage> Node<S> {
     pub fn drain_receipt(&self) -> Result<Receipt, String> {
         let Some(ring) = &self.ring else { return Err("the node has no ring".into()) };
         let own = self.identity.node;
+        if let Some(since) = self.declared_lost() {
+            return Err(format!(
+                "it was declared lost in epoch {since}: it needs no receipt, and what it holds counts for nothing"
+            ));
+        }
         let partitions = ring.partitions_of(own);
         if partitions > 0 {
             return Err(format!("epoch {} still gives it {partitions} partitions", ring.epoch));

@@ -231,6 +231,7 @@ fn forwarded(wire: v1::Forwarded) -> Result<Message, WireError> {
             message: wire.failure_message,
             acknowledged: wire.acknowledged,
             required: wire.required,
+            lost_since: epoch,
         })),
         other => return Err(WireError::new("outcome", unknown(other))),
     };

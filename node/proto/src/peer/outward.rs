@@ -158,6 +158,7 @@ fn forwarded(request: RequestId, outcome: Outcome) -> v1::Forwarded {
             v1::Forwarded {
                 request,
                 outcome: outcome::FAILED,
+                epoch: failure.lost_since,
                 failure_kind: u32::try_from(failure.kind).unwrap_or_default(),
                 failure_message: failure.message,
                 acknowledged: failure.acknowledged,

@@ -33,6 +33,7 @@ fn ring() -> Ring {
         partition_bits: 1,
         replication: 1,
         members: [(node, Member { zone: "z".into(), weight: 1 })].into(),
+        lost: [(NodeId([9; 16]), Epoch(2))].into(),
         placements: vec![Placement { replicas: vec![node], moving: None }; 2],
     }
 }
@@ -81,6 +82,7 @@ fn outcomes() -> Vec<Message> {
         Err(Failure::Overloaded("requests".into())),
         Err(Failure::ClockSkew("9000 ms ahead".into())),
         Err(Failure::NoRing),
+        Err(Failure::DeclaredLost { since: Epoch(4) }),
     ];
     outcomes.map(|outcome| Message::Forwarded { request: RequestId(5), outcome }).into()
 }

@@ -5,7 +5,7 @@ use dynamo_core::rebalance::{self, Members};
 use dynamo_core::ring::{Member, Ring, RingHash, Stage};
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Node, Note, Observed, Pod, Receipt, Record, Set, Volume};
+use crate::observed::{Carrier, Node, Note, Observed, Pod, Receipt, Record, Set, Volume};
 use crate::plan::{Blocked, Cause, Step, next_step};
 use crate::valid::tests::valid;
 use crate::valid::{Place, ValidCluster};
@@ -53,7 +53,9 @@ fn observed(pods: u8, noted: u8, ring: Option<&Ring>) -> Observed {
 }
 
 fn held(ring: &Ring) -> Record {
-    Record::Held { ring: Box::new(ring.clone()), hash: ring.hash(), resource_version: "1".into() }
+    let carrier = |node: &NodeId| Carrier { place: at(u32::from(node.0[0]) - 1), uid: String::new() };
+    let volumes = ring.members.keys().map(|node| (*node, carrier(node))).collect();
+    Record::Held { ring: Box::new(ring.clone()), hash: ring.hash(), resource_version: "1".into(), volumes }
 }
 
 /// A cluster at rest: `nodes` nodes, all members.
@@ -307,4 +309,164 @@ fn a_volume_of_another_cluster_is_named_with_the_way_out() {
     observed.volumes.get_mut(&at(1)).unwrap().note = Note::OtherCluster;
     let reason = waits_for(next_step(&cluster, &observed));
     assert!(reason.contains("made for another cluster") && reason.contains("data-cart-1"), "{reason}");
+}
+
+/// The claim at `ordinal` was made again, and node `new` answers there; it has heard of the recorded ring.
+fn lose_volume(observed: &mut Observed, ordinal: u32, new: u8) {
+    let ring = observed.record.ring().cloned();
+    observed.volumes.insert(at(ordinal), Volume { uid: "made again".into(), ..Volume::default() });
+    observed.pods.insert(at(ordinal), Pod { ready: true, node: Some(answer(new, ring.as_ref())), ..Pod::default() });
+}
+
+/// The record of `ring` in which every member is carried by the first claim of its place.
+fn carried(ring: &Ring) -> Record {
+    let Record::Held { ring, hash, resource_version, mut volumes } = held(ring) else { panic!() };
+    volumes.values_mut().for_each(|carrier| carrier.uid = format!("first of {}", carrier.place));
+    Record::Held { ring, hash, resource_version, volumes }
+}
+
+/// A cluster at rest whose claims have UIDs.
+fn at_rest_on_volumes(cluster: &ValidCluster, nodes: u8) -> (Observed, Ring) {
+    let (mut observed, ring) = at_rest(cluster, nodes);
+    observed.record = carried(&ring);
+    observed.volumes.iter_mut().for_each(|(place, volume)| volume.uid = format!("first of {place}"));
+    (observed, ring)
+}
+
+#[test]
+fn the_record_names_the_volume_of_every_member() {
+    let cluster = valid(3, &[]);
+    let (mut observed, ring) = at_rest_on_volumes(&cluster, 3);
+    assert_eq!(next_step(&cluster, &observed), Step::Converged);
+    let Record::Held { volumes, .. } = carried(&ring) else { panic!() };
+    observed.record = held(&ring);
+    assert_eq!(next_step(&cluster, &observed), Step::RecordVolumes(volumes), "recorded by an older operator");
+    silence(&mut observed, 1);
+    observed.volumes.remove(&at(1));
+    assert!(
+        matches!(next_step(&cluster, &observed), Step::RecordVolumes(volumes) if volumes[&id(1)].uid.is_empty()),
+        "what is not seen now stays as it was"
+    );
+}
+
+#[test]
+fn a_member_is_declared_lost_on_proof_that_its_volume_is_gone_and_then_replaced() {
+    let cluster = valid(3, &[]);
+    let (mut lost, ring) = at_rest_on_volumes(&cluster, 3);
+    lose_volume(&mut lost, 1, 7);
+    assert_eq!(next_step(&cluster, &lost), Step::NoteIdentities([(at(1), id(7))].into()));
+    lost.volumes.get_mut(&at(1)).unwrap().note = Note::Node(id(7));
+    let Step::RecordRing { ring: declared, cause } = next_step(&cluster, &lost) else {
+        panic!("{:?}", next_step(&cluster, &lost))
+    };
+    assert_eq!(cause, Cause::Lost(vec![id(1)]));
+    assert_eq!((declared.epoch, declared.lost.clone()), (Epoch(2), [(id(1), Epoch(2))].into()));
+    assert_eq!(declared.placements, ring.placements, "it only says so");
+
+    lost.record = carried(&declared);
+    for ordinal in [0, 2] {
+        lost.pods.get_mut(&at(ordinal)).unwrap().node = Some(answer(ordinal as u8, Some(&declared)));
+    }
+    lost.pods.get_mut(&at(1)).unwrap().node = Some(answer(7, Some(&declared)));
+    let Step::RecordRing { ring: moving, cause: Cause::Rebalance } = next_step(&cluster, &lost) else { panic!() };
+    assert!(moving.moving().all(|(_, placement, _)| placement.fills(&moving.lost)[0].1.len() == 2), "from both that are left");
+    assert_eq!(moving.moving().count(), moving.partition_count());
+}
+
+#[test]
+fn a_member_that_is_only_away_is_never_declared_lost() {
+    let cluster = valid(3, &[]);
+    type Change = fn(&mut Observed);
+    let cases: [(&str, Change); 7] = [
+        ("its pod does not answer", |observed| silence(observed, 1)),
+        ("its pod is gone", |observed| drop(observed.pods.remove(&at(1)))),
+        ("its claim is gone and not made again", |observed| {
+            observed.pods.remove(&at(1));
+            observed.volumes.remove(&at(1));
+        }),
+        ("its claim was made again and nobody answers there yet", |observed| {
+            lose_volume(observed, 1, 7);
+            silence(observed, 1);
+        }),
+        ("another node answers from its claim", |observed| {
+            let ring = observed.record.ring().cloned();
+            observed.pods.get_mut(&at(1)).unwrap().node = Some(answer(7, ring.as_ref()));
+        }),
+        ("its claim was made again and it answers from it", |observed| lose_volume(observed, 1, 1)),
+        ("its note is on another claim", |observed| {
+            lose_volume(observed, 1, 7);
+            observed.volumes.insert(at(5), Volume { uid: "moved".into(), note: Note::Node(id(1)), ..Volume::default() });
+        }),
+    ];
+    for (what, change) in cases {
+        let (mut away, _) = at_rest_on_volumes(&cluster, 3);
+        change(&mut away);
+        for _ in 0..3 {
+            match next_step(&cluster, &away) {
+                Step::NoteIdentities(notes) => {
+                    for (place, node) in notes {
+                        away.volumes.get_mut(&place).unwrap().note = Note::Node(node);
+                    }
+                }
+                Step::RecordVolumes(carriers) => {
+                    let Record::Held { volumes, .. } = &mut away.record else { panic!() };
+                    *volumes = carriers;
+                }
+                step => {
+                    let waits = matches!(step, Step::AwaitEpoch(_) | Step::RaisePods(_) | Step::Converged);
+                    assert!(waits, "{what}: {step:?}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_is_brought_back_to_where_a_member_was_seen_last_since_only_there_its_loss_can_be_proven() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (mut gone, ring) = at_rest_on_volumes(&large, 5);
+    gone.sets.get_mut("default").unwrap().replicas = 3;
+    for ordinal in [3, 4] {
+        gone.pods.remove(&at(ordinal));
+        gone.volumes.remove(&at(ordinal));
+    }
+    assert_eq!(next_step(&small, &gone), Step::RaisePods(zones(5)));
+    let lossy = ring.successor(|next| {
+        next.lost.insert(id(4), Epoch(2));
+        next.members.get_mut(&id(4)).unwrap().weight = 0;
+    });
+    gone.record = carried(&lossy);
+    assert_eq!(next_step(&small, &gone), Step::RaisePods(zones(4)), "one that is declared lost needs none");
+}
+
+#[test]
+fn a_loss_beyond_the_promise_waits_until_somebody_accepts_it() {
+    let mut cluster = valid(3, &[]);
+    let (mut lost, _) = at_rest_on_volumes(&cluster, 3);
+    for (ordinal, new) in [(1, 7), (2, 8)] {
+        lose_volume(&mut lost, ordinal, new);
+        lost.volumes.get_mut(&at(ordinal)).unwrap().note = Note::Node(id(new));
+    }
+    let nodes = vec![id(1), id(2)];
+    let Step::Blocked(blocked) = next_step(&cluster, &lost) else { panic!() };
+    let Blocked::DataAtRisk { nodes: named, at_risk, gone } = blocked else { panic!() };
+    assert_eq!((named, at_risk > 0, gone), (nodes.clone(), true, 0));
+    cluster.accepted_losses.insert(id(1));
+    assert!(matches!(next_step(&cluster, &lost), Step::Blocked(Blocked::DataAtRisk { .. })), "of one of them only");
+    cluster.accepted_losses.insert(id(2));
+    assert!(matches!(next_step(&cluster, &lost), Step::RecordRing { cause: Cause::Lost(named), .. } if named == nodes));
+}
+
+#[test]
+fn a_pod_that_carries_a_node_that_was_declared_lost_is_named_with_the_way_out() {
+    let cluster = valid(3, &[]);
+    let (_, ring) = at_rest(&cluster, 3);
+    let lossy = ring.successor(|next| {
+        next.lost.insert(id(1), Epoch(2));
+        next.members.get_mut(&id(1)).unwrap().weight = 0;
+    });
+    let fenced = observed(3, 3, Some(&lossy));
+    let reason = waits_for(next_step(&cluster, &fenced));
+    assert!(reason.contains("declared lost") && reason.contains("data-cart-1"), "{reason}");
 }

@@ -7,7 +7,7 @@ use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::ring::{Ring, RingHash};
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Node, Note, Observed, Pod, Receipt, Record, Set, Volume};
+use crate::observed::{Carrier, Node, Note, Observed, Pod, Receipt, Record, Set, Volume};
 use crate::plan::{Cause, Step, next_step, receipts_wanted};
 use crate::valid::tests::valid;
 use crate::valid::{Place, ValidCluster};
@@ -28,6 +28,7 @@ struct World {
     disks: BTreeMap<Place, Disk>,
     down: BTreeSet<Place>,
     record: Option<Ring>,
+    carriers: BTreeMap<NodeId, Carrier>,
     /// The epoch under which each node last gave a receipt.
     receipts: BTreeMap<NodeId, Epoch>,
     /// The last epoch that listed each node.
@@ -45,6 +46,7 @@ impl World {
             disks: BTreeMap::new(),
             down: BTreeSet::new(),
             record: None,
+            carriers: BTreeMap::new(),
             receipts: BTreeMap::new(),
             listed: BTreeMap::new(),
             nodes_made: 0,
@@ -100,10 +102,16 @@ impl World {
         }
         for (place, disk) in &self.disks {
             let note = if disk.noted { Note::Node(disk.node) } else { Note::None };
-            observed.volumes.insert(place.clone(), Volume { note, ..Volume::default() });
+            let uid = disk.node.to_string();
+            observed.volumes.insert(place.clone(), Volume { note, uid, ..Volume::default() });
         }
         if let Some(ring) = &self.record {
-            observed.record = Record::Held { hash: ring.hash(), ring: Box::new(ring.clone()), resource_version: String::new() };
+            observed.record = Record::Held {
+                hash: ring.hash(),
+                ring: Box::new(ring.clone()),
+                resource_version: String::new(),
+                volumes: self.carriers.clone(),
+            };
         }
         let rings = observed.nodes().filter_map(|(place, _)| self.disks[place].ring.as_ref());
         let newest = rings.max_by_key(|ring| ring.epoch).cloned();
@@ -138,12 +146,17 @@ impl World {
                 if *cause != Cause::Found {
                     ring.check_follows(self.record.as_ref(), self.cluster.id).unwrap();
                 }
-                for node in ring.members.keys() {
-                    self.listed.insert(*node, ring.epoch);
-                    assert!(self.disks.values().any(|disk| disk.node == *node && disk.noted), "a member that is not noted");
+                for node in ring.survivors() {
+                    self.listed.insert(node, ring.epoch);
+                    assert!(self.disks.values().any(|disk| disk.node == node && disk.noted), "a member that is not noted");
                 }
+                for node in ring.lost.keys() {
+                    assert!(self.disks.values().all(|disk| disk.node != *node), "{node} still has its disk: {:#?}", self.log);
+                }
+                self.carriers = self.observe().carriers(ring);
                 self.record = Some((**ring).clone());
             }
+            Step::RecordVolumes(carriers) => self.carriers = carriers.clone(),
             Step::OfferRing(places) => places.iter().for_each(|place| self.offer(place)),
             Step::LowerPods(zones) => self.lower(zones),
             Step::DeleteVolumes(places) => {
@@ -193,11 +206,17 @@ impl World {
             for ordinal in *replicas..before {
                 let node = self.disks[&Place { zone: zone.clone(), ordinal }].node;
                 assert!(!record.members.contains_key(&node), "a member's pod went: {:#?}", self.log);
-                if let Some(listed) = self.listed.get(&node) {
+                if let Some(listed) = self.listed.get(&node).filter(|_| !record.is_lost(node)) {
                     assert!(self.receipts.get(&node) > Some(listed), "{node} went without a receipt: {:#?}", self.log);
                 }
             }
         }
+    }
+
+    /// Every member is on the disk that the record names.
+    fn is_whole(&self, ring: &Ring) -> bool {
+        let on_disk = |node: &NodeId| self.disks.values().any(|disk| disk.node == *node);
+        ring.members.keys().all(|node| on_disk(node) && self.carriers.contains_key(node))
     }
 
     /// One look and one step.
@@ -317,6 +336,30 @@ fn a_leaving_node_that_does_not_answer_keeps_its_pod_until_it_does() {
 }
 
 #[test]
+fn a_lost_volume_is_replaced_wherever_a_scaling_stands() {
+    for lost_after in 0..20 {
+        for ordinal in 0..5 {
+            let mut world = World::new(5, &[]);
+            world.settle();
+            world.scale(3);
+            for _ in 0..lost_after {
+                world.pass();
+            }
+            let place = Place { zone: "default".into(), ordinal };
+            let member =
+                world.disks.get(&place).is_some_and(|disk| world.record.as_ref().unwrap().members.contains_key(&disk.node));
+            if !world.running().contains(&place) {
+                continue;
+            }
+            let lost = world.disks.remove(&place).unwrap();
+            world.log.push(format!("the volume of {place} is lost"));
+            world.settle();
+            assert_eq!(world.record.as_ref().unwrap().is_lost(lost.node), member, "{:#?}", world.log);
+        }
+    }
+}
+
+#[test]
 fn a_lost_record_is_taken_from_the_nodes() {
     let mut world = World::new(3, &[]);
     world.settle();
@@ -369,6 +412,15 @@ fn disturb(world: &mut World, random: &mut Random) {
             let count = random.below(5) as u32;
             if let Some(replicas) = world.sets.values_mut().next() {
                 *replicas = count;
+            }
+        }
+        // A volume is lost, if all members have theirs and it is known whose it was; its pod starts with a new one.
+        7 if world.record.as_ref().is_some_and(|ring| world.is_whole(ring)) => {
+            let places: Vec<Place> = world.disks.keys().cloned().collect();
+            let place = &places[random.below(places.len() as u64) as usize];
+            if world.running().contains(place) {
+                world.disks.remove(place);
+                world.log.push(format!("the volume of {place} is lost"));
             }
         }
         // The operator dies after it looked; another one looks.

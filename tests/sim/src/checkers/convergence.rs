@@ -21,7 +21,7 @@ pub fn check(sim: &Simulation, ring: &Ring) -> Verdict {
     for (partition, placement) in ring.partitions() {
         let empty = BTreeMap::new();
         let of = |node: NodeId| copies.get(&(partition, node)).unwrap_or(&empty);
-        let lost = |node: &&NodeId| sim.host_of(**node).is_some_and(|host| sim.is_lost(host));
+        let lost = |node: &&NodeId| sim.host_of(**node).is_some_and(|host| sim.is_rotted(host));
         let mut replicas = placement.replicas.iter().filter(|node| !lost(node));
         let Some(first) = replicas.next().copied() else { continue };
         for node in replicas {
@@ -36,7 +36,7 @@ pub fn check(sim: &Simulation, ring: &Ring) -> Verdict {
         }
     }
     for host in sim.running() {
-        let lost = |target| sim.host_of(target).is_some_and(|host| sim.is_lost(host));
+        let lost = |target| sim.host_of(target).is_some_and(|host| sim.is_rotted(host));
         if sim.disk(host).hints().any(|(target, _, _)| !lost(target)) {
             return Err(("I11 hints are delivered", format!("host {} still keeps hints", host.0)));
         }

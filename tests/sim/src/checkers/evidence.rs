@@ -70,7 +70,8 @@ pub fn holders(sim: &Simulation, write: WriteId, name: &Name, evidence: &Evidenc
     let placement = ring.placement(ring.partition_of(name));
     let dots = sim.witness().dots_of(write).to_vec();
     let has = |node: &&NodeId| {
-        sim.host_of(**node).is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
+        let host = sim.host_of(**node).filter(|host| !sim.is_lost(*host));
+        host.is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
     };
     evidence.nodes.iter().filter(|node| placement.involves(**node)).filter(has).copied().collect()
 }

@@ -9,15 +9,15 @@ use crate::simulation::Simulation;
 /// What is still under way, or `None`.
 pub fn unfinished(sim: &Simulation, writer: &RingWriter) -> Option<String> {
     // A ring cannot change while a member does not answer.
-    if sim.lost() == 0 && !writer.is_settled() {
+    if sim.rotted() == 0 && !writer.is_settled() {
         return Some(format!("the writer of rings is not settled: {}", writer.waits_for(sim)));
     }
     for host in sim.running() {
         let Some(node) = sim.node(host) else { continue };
         let status = node.status(sim.clock(host));
-        let lost = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_lost(host));
+        let lost = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_rotted(host));
         let hints: u64 = status.hints.iter().filter(|(target, _)| !lost(target)).map(|(_, (hints, _))| hints).sum();
-        let (graves, unknown) = if sim.options().pace.reap.is_zero() || sim.lost() > 0 { (0, 0) } else { node.graves() };
+        let (graves, unknown) = if sim.options().pace.reap.is_zero() || sim.rotted() > 0 { (0, 0) } else { node.graves() };
         let waits = [
             ("tombstones to be reaped", graves as u64),
             ("partitions to be searched for tombstones", unknown as u64),
@@ -48,7 +48,7 @@ fn trees_differ(sim: &Simulation, writer: &RingWriter) -> Option<String> {
     let ring = writer.record()?;
     for (partition, placement) in ring.partitions() {
         let root = |node: &NodeId| Some(sim.node(sim.host_of(*node)?)?.partition_digest(partition));
-        let lost = |node: &&NodeId| sim.host_of(**node).is_some_and(|host| sim.is_lost(host));
+        let lost = |node: &&NodeId| sim.host_of(**node).is_some_and(|host| sim.is_rotted(host));
         let mut replicas = placement.replicas.iter().filter(|node| !lost(node));
         let Some(first) = replicas.next() else { continue };
         if let Some(other) = replicas.find(|node| root(node) != root(first)) {

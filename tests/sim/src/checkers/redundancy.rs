@@ -1,7 +1,7 @@
 //! I10, I11: whatever is dropped is safe elsewhere.
 //!
 //! An acknowledgement rests on so many copies on stable storage. When a copy or a hint is dropped, or a host taken away, as many
-//! must be left, on other hosts: of that version, or of one that has seen it.
+//! must be left, on other hosts: of that version, or of one that has seen it. Copies on disks that were lost are not asked for.
 //!
 //! A tombstone is another matter: it is removed everywhere, so where the first one goes every replica must have had it on
 //! stable storage, and nobody may keep a hint that it would have superseded, unless that came while the proof was given: by a
@@ -20,9 +20,13 @@ use crate::simulation::Simulation;
 
 /// Whether `from` may drop these.
 pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict {
+    if sim.is_lost(from) {
+        return Ok(());
+    }
     for what in dropped {
         // Those on a disk that is lost since are gone already.
-        let required = sim.witness().copies_of(what.dot).saturating_sub(sim.lost());
+        let lost = sim.witness().write_of(what.dot).map_or(0, |write| sim.copies_lost(write)) + sim.rotted();
+        let required = sim.witness().copies_of(what.dot).saturating_sub(lost);
         if required == 0 || sim.witness().is_reaped(&what.name, what.dot) {
             continue;
         }
@@ -31,7 +35,7 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
         let dots = sim.witness().same_write(what.dot);
         let same: Vec<Dropped> = dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot }).collect();
         let durable = |host: HostId| same.iter().any(|what| sim.disk(host).is_durable(what));
-        let gone = |host: HostId| host == from || sim.is_removed(host) || sim.is_lost(host);
+        let gone = |host: HostId| host == from || sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host);
         let left = sim.hosts().filter(|host| !gone(*host) && durable(*host)).count();
         // The host itself may keep another copy: a hint that became its own, or the reverse.
         let kept = usize::from(!sim.is_removed(from) && same.iter().any(|what| sim.disk(from).keeps(what)));

@@ -14,7 +14,7 @@ use crate::simulation::Simulation;
 pub fn check(sim: &mut Simulation, ring: &Ring, partition: PartitionId, to: NodeId) -> Verdict {
     let placement = ring.placement(partition);
     let Some(moving) = &placement.moving else { return Ok(()) };
-    let Some((_, sources)) = placement.fills().into_iter().find(|(node, _)| *node == to) else { return Ok(()) };
+    let Some((_, sources)) = placement.fills(&ring.lost).into_iter().find(|(node, _)| *node == to) else { return Ok(()) };
     let Some(host) = sim.host_of(to) else { return Ok(()) };
     let mut checked = 0;
     let mut missing = None;
@@ -48,7 +48,7 @@ pub fn check_stage(sim: &mut Simulation, ring: &Ring, next: &Ring) -> Verdict {
         |partition| next.placement(partition).moving.as_ref().is_some_and(|moving| moving.stage == Stage::WriteBothReadNew);
     for (partition, placement, _) in ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld) {
         if reads_new(partition) {
-            for (to, _) in placement.fills() {
+            for (to, _) in placement.fills(&ring.lost) {
                 check(sim, ring, partition, to)?;
             }
         }

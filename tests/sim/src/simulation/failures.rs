@@ -20,8 +20,8 @@ impl Simulation {
         self.end(host, |disk| lost = disk.power_lost(kept));
         self.count_lost(lost);
         self.totals.storage_stops += 1;
-        self.hosts[host.0].lost |= self.disk(host).is_rotten();
-        self.totals.disks_lost += u64::from(self.hosts[host.0].lost);
+        self.hosts[host.0].rotted |= self.disk(host).is_rotten();
+        self.totals.disks_lost += u64::from(self.hosts[host.0].rotted);
     }
 
     /// I14: a node whose storage has failed goes on with nothing.
@@ -41,12 +41,12 @@ impl Simulation {
     pub(super) fn can_start(&mut self, host: HostId) -> bool {
         let state = &mut self.hosts[host.0];
         let Some(disk) = &mut state.disk else { return true };
-        if disk.is_rotten() && !state.lost {
-            state.lost = true;
+        if disk.is_rotten() && !state.rotted {
+            state.rotted = true;
             self.totals.disks_lost += 1;
         }
         disk.forget_errors();
-        !state.lost && !disk.is_full() && !state.sync_fails
+        !state.rotted && !disk.is_full() && !state.sync_fails
     }
 
     fn disk_mut(&mut self, host: HostId) -> Option<&mut Disk> {
@@ -90,21 +90,21 @@ impl Simulation {
     }
 
     /// Whether a host's disk is lost.
-    pub fn is_lost(&self, host: HostId) -> bool {
-        self.hosts[host.0].lost
+    pub fn is_rotted(&self, host: HostId) -> bool {
+        self.hosts[host.0].rotted
     }
 
     /// Disks that are lost: so many copies of anything may be gone.
-    pub fn lost(&self) -> usize {
-        self.hosts.iter().filter(|host| host.lost).count()
+    pub fn rotted(&self) -> usize {
+        self.hosts.iter().filter(|host| host.rotted).count()
     }
 
     /// Disks with flipped bits that nobody has read yet are lost all the same.
     pub fn lose_rotten(&mut self) {
         for host in self.hosts().filter(|host| self.disk(*host).is_rotten()).collect::<Vec<_>>() {
-            if !self.hosts[host.0].lost {
+            if !self.hosts[host.0].rotted {
                 self.end(host, Disk::killed);
-                self.hosts[host.0].lost = true;
+                self.hosts[host.0].rotted = true;
                 self.totals.disks_lost += 1;
             }
         }

@@ -1,5 +1,6 @@
 //! What is seen of messages as they arrive: the fence of epochs (I9), and things that must happen now and then.
 
+use dynamo_core::counters::Counters;
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::message::{Message, Purpose};
 use dynamo_core::node::Node;
@@ -18,6 +19,11 @@ fn epoch_of(message: &Message) -> Option<Epoch> {
     }
 }
 
+/// How many requests a node refused for an older ring, or because it or the asker was declared lost.
+fn refusals(counters: &Counters) -> u64 {
+    counters.stale_epoch_refused + counters.messages_of_lost_refused
+}
+
 /// A request under an older ring than its receiver's, with the receiver's count of such requests before it.
 pub(super) struct Fenced {
     refused: u64,
@@ -30,13 +36,13 @@ impl Simulation {
         let running = self.hosts[to.0].running.as_ref().filter(|running| !running.paused)?;
         let epoch = epoch_of(message)?;
         let held = running.node.ring()?.epoch;
-        let refused = running.node.counters().stale_epoch_refused;
+        let refused = refusals(running.node.counters());
         (epoch < held).then(|| Fenced { refused, what: format!("host {} holds epoch {held}, asked under {epoch}", to.0) })
     }
 
     pub(super) fn check_fenced(&mut self, to: HostId, fenced: Option<Fenced>) {
         let Some(Fenced { refused, what }) = fenced else { return };
-        let now = self.node(to).map(|node| node.counters().stale_epoch_refused);
+        let now = self.node(to).map(|node| refusals(node.counters()));
         self.totals.fenced += 1;
         // A node whose storage failed has answered nothing.
         if now.is_some_and(|now| now == refused) {

@@ -1,0 +1,101 @@
+//! Disks that are gone for ever: at most W - 1 at a time, until everything that lay on them lies elsewhere again.
+//!
+//! The machine comes back with an empty disk and another identity; the writer of rings is told. Now and then the word is wrong: the
+//! host that is declared lost goes on running, or comes back with all its data, and has to be fenced. For the promise its disk counts
+//! as destroyed all the same. Random choices come from a stream of their own.
+
+use std::time::Duration;
+
+use crate::dice::Dice;
+use crate::options::Options;
+use crate::ring_writer::RingWriter;
+use crate::schedule::{Alarm, HostId};
+use crate::simulation::{Crash, Simulation};
+
+/// The source of losses.
+#[derive(Debug)]
+pub struct Losses {
+    dice: Dice,
+    mean: Option<Duration>,
+    /// Disks that may be lost at once: W - 1.
+    most: usize,
+    /// Numbers the waves; those of one wave are lost at once.
+    wave: u32,
+    /// Lost in this wave.
+    lost: usize,
+}
+
+impl Losses {
+    /// The losses of a run.
+    pub fn new(options: &Options) -> Self {
+        let most = usize::from(options.quorum.w) - 1;
+        let dice = Dice::new(options.seed ^ 0x6469_736b_7321);
+        Self { dice, mean: options.faults.loss.filter(|_| most > 0), most, wave: 0, lost: 0 }
+    }
+
+    /// The first one is scheduled.
+    pub fn start(&mut self, sim: &mut Simulation) {
+        if let Some(mean) = self.mean {
+            let first = self.dice.around(mean);
+            sim.alarm(first, Alarm::Loss);
+        }
+    }
+
+    /// No more of them.
+    pub fn end(&mut self) {
+        self.mean = None;
+    }
+
+    /// The time of a loss has come.
+    pub fn strike(&mut self, sim: &mut Simulation, writer: &mut RingWriter) {
+        let Some(mean) = self.mean else { return };
+        let next = self.dice.around(mean);
+        sim.alarm(next, Alarm::Loss);
+        if writer.record().is_none() {
+            return;
+        }
+        if self.lost > 0 && is_restored(sim, writer) {
+            (self.wave, self.lost) = (self.wave + 1, 0);
+        }
+        let candidates: Vec<HostId> = sim.running().into_iter().chain(sim.stopped()).filter(|host| !sim.is_lost(*host)).collect();
+        if self.lost == self.most || candidates.is_empty() {
+            return;
+        }
+        self.lost += 1;
+        let host = self.dice.pick(&candidates);
+        let replacement = sim.write_off(host, self.wave);
+        match self.dice.weighted(&[(6, 0), (1, 1), (1, 2)]) {
+            0 => {
+                sim.totals.disks_destroyed += 1;
+                sim.scrap(host);
+            }
+            1 => {
+                sim.totals.members_misjudged += 1;
+                sim.crash(host, Crash::PowerLoss);
+                let away = self.dice.around(mean);
+                sim.alarm(away, Alarm::Returns(host));
+            }
+            _ => sim.totals.members_misjudged += 1,
+        }
+        sim.start(replacement);
+        writer.lose(sim, host, replacement);
+    }
+
+    /// A host that was declared lost is back, with all its data.
+    pub fn returns(&mut self, host: HostId, sim: &mut Simulation) {
+        if sim.stopped().contains(&host) {
+            sim.start(host);
+        }
+    }
+}
+
+/// Whether what was lost is replaced, and nothing waits on a single disk for its way home.
+fn is_restored(sim: &Simulation, writer: &RingWriter) -> bool {
+    let Some(ring) = writer.record() else { return false };
+    let at_home = |host: &HostId| {
+        let node = sim.node_id(*host);
+        let disk = sim.disk(*host);
+        disk.hints().next().is_none() && disk.objects().all(|(partition, _, _)| ring.placement(partition).involves(node))
+    };
+    writer.is_whole(sim) && sim.hosts().filter(|host| !sim.is_removed(*host) && !sim.is_lost(*host)).all(|host| at_home(&host))
+}

@@ -1,0 +1,162 @@
+//! Disks that are gone for ever, one case a test: what may still be relied on, and what becomes of an id that was declared lost.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use dynamo_core::request::{Failure, Operation, QuorumWish};
+use dynamo_core::ring::Stage;
+use dynamo_sim::scenario::{Cluster, cluster};
+
+const KEYS: usize = 40;
+
+fn key(number: usize) -> String {
+    format!("key {number}")
+}
+
+/// All keys are written, each to home replicas only.
+fn filled(cluster: &mut Cluster) {
+    for number in 0..KEYS {
+        let home = cluster.homes(&key(number))[0];
+        cluster.through(home).put(&key(number), "value");
+    }
+}
+
+fn all_are_there(cluster: &mut Cluster) {
+    let mut hosts = cluster.sim.responsive();
+    hosts.retain(|host| cluster.node(*host).ring().is_some());
+    for number in 0..KEYS {
+        let host = hosts[number % hosts.len()];
+        assert_eq!(cluster.through(host).get(&key(number)).values, ["value"], "{}", key(number));
+    }
+}
+
+#[test]
+fn a_wiped_member_is_replaced_by_a_new_one_and_nothing_is_lost() {
+    let mut cluster = cluster(3).start();
+    filled(&mut cluster);
+    let wiped = cluster.hosts()[1];
+    let old = cluster.id(wiped);
+    let replacement = cluster.wipe(wiped);
+    all_are_there(&mut cluster);
+    cluster.settle();
+    all_are_there(&mut cluster);
+    let ring = cluster.ring();
+    assert!(ring.is_lost(old) && !ring.members.contains_key(&old));
+    assert_eq!(ring.partitions_of(cluster.id(replacement)), 16, "all that the old one held");
+}
+
+/// A write that only one other replica has must reach the replacement from that one, whichever it is.
+#[test]
+fn a_write_that_the_lost_replica_shared_with_one_other_is_read_during_and_after_the_replacement() {
+    for sharer in [0, 1] {
+        let mut cluster = cluster(3).tune(|options| options.pace.anti_entropy = Duration::from_secs(3_600)).start();
+        let homes = cluster.homes("alice");
+        let lost = homes[2];
+        let (with, without) = (homes[sharer], homes[1 - sharer]);
+        cluster.split(&[with, lost], &[without]);
+        let wish = QuorumWish { pw: Some(2), ..QuorumWish::default() };
+        cluster.through(with).with(wish).put("alice", "milk");
+        let replacement = cluster.wipe(lost);
+        cluster.heal();
+        for _ in 0..200 {
+            let strict = QuorumWish { pr: Some(2), ..QuorumWish::default() };
+            if let Ok(dynamo_core::request::Success::Got { object, .. }) =
+                cluster.through(without).with(strict).ask("alice", Operation::Get)
+            {
+                assert_eq!(object.siblings().count(), 1, "a stale not-found, with sharer {sharer}");
+            }
+            cluster.run(Duration::from_millis(50));
+        }
+        cluster.settle();
+        assert_eq!(cluster.copied(replacement, "alice"), ["milk"]);
+    }
+}
+
+#[test]
+fn a_get_takes_no_stand_in_for_a_lost_replica_while_r_others_are_there() {
+    let mut cluster = cluster(5).start();
+    let homes = cluster.homes("alice");
+    cluster.through(homes[0]).put("alice", "milk");
+    cluster.wipe(homes[2]);
+    cluster.until("the loss is declared", |cluster| cluster.ring().lost.len() == 1);
+    for _ in 0..30 {
+        let got = cluster.through(homes[0]).get("alice");
+        assert_eq!((got.values, got.evidence.hinted), (vec!["milk".to_owned()], 0));
+    }
+    let all = QuorumWish { r: Some(3), ..QuorumWish::default() };
+    if cluster.ring().placement(cluster.partition("alice")).read_set().contains(&cluster.id(homes[2])) {
+        let got = cluster.through(homes[0]).with(all).get("alice");
+        assert_eq!((got.values, got.evidence.hinted), (vec!["milk".to_owned()], 1), "with R = 3 there are not");
+    }
+    cluster.settle();
+}
+
+#[test]
+fn a_member_declared_lost_that_was_not_is_fenced_and_says_why_it_does_not_serve() {
+    let mut cluster = cluster(4).start();
+    filled(&mut cluster);
+    let alive = cluster.hosts()[0];
+    let id = cluster.id(alive);
+    cluster.misjudge(alive);
+    cluster.until("it hears of it", |cluster| cluster.sim.node(alive).is_none_or(|node| node.declared_lost().is_some()));
+    let node = cluster.node(alive);
+    assert!(!node.status(cluster.sim.clock(alive)).ready);
+    assert!(node.drain_receipt().unwrap_err().contains("declared lost"));
+    for operation in [Operation::Get, Operation::Put { data: "x".into(), context: "".into(), create_only: false }] {
+        let refused = cluster.through(alive).ask("alice", operation).unwrap_err();
+        assert!(matches!(refused, Failure::DeclaredLost { .. }), "{refused}");
+    }
+    cluster.settle();
+    assert!(cluster.ring().is_lost(id) && !cluster.ring().members.contains_key(&id));
+    assert_eq!(cluster.sim.totals.members_fenced, 1);
+    all_are_there(&mut cluster);
+}
+
+#[test]
+fn a_member_declared_lost_that_comes_back_after_its_replacement_brings_nothing_old_with_it() {
+    let mut cluster = cluster(4).start();
+    let homes = cluster.homes("alice");
+    let gone = homes[2];
+    cluster.through(homes[0]).put("alice", "milk");
+    cluster.until("it has a copy", |cluster| cluster.copied(gone, "alice") == ["milk"]);
+    cluster.kill(gone);
+    cluster.misjudge(gone);
+    cluster.until("it is replaced", |cluster| !cluster.ring().members.contains_key(&cluster.id(gone)));
+    let context = cluster.through(homes[0]).get("alice").context;
+    cluster.through(homes[0]).put_after(&context, "alice", "bread");
+    cluster.sim.start(gone);
+    cluster.settle();
+    assert!(cluster.count(|counters| counters.read_repairs) < 10);
+    assert_eq!(cluster.through(homes[0]).get("alice").values, ["bread"]);
+    assert_eq!(cluster.sim.totals.members_fenced, 1);
+}
+
+#[test]
+fn a_move_to_a_newcomer_whose_disk_is_lost_is_taken_back_from_either_stage() {
+    for stage in [Stage::WriteBothReadOld, Stage::WriteBothReadNew] {
+        let mut cluster = cluster(3).start();
+        filled(&mut cluster);
+        let newcomer = cluster.join();
+        cluster.until("the stage is reached", |cluster| cluster.ring().moving().any(|(_, _, moving)| moving.stage == stage));
+        cluster.wipe(newcomer);
+        cluster.settle();
+        assert!(cluster.sim.totals.moves_taken_back > 0, "{stage:?}");
+        all_are_there(&mut cluster);
+    }
+}
+
+#[test]
+fn hints_for_a_lost_member_reach_those_who_own_the_partition_now() {
+    let mut cluster = cluster(5).tune(|options| options.pace.anti_entropy = Duration::from_secs(3_600)).start();
+    let homes = cluster.homes("alice");
+    cluster.kill(homes[2]);
+    let keeper = cluster.fallbacks("alice")[0];
+    cluster.through(homes[0]).put("alice", "milk");
+    assert_eq!(cluster.hinted(keeper, "alice", homes[2]), ["milk"]);
+    cluster.wipe(homes[2]);
+    cluster.settle();
+    for home in cluster.homes("alice") {
+        assert_eq!(cluster.copied(home, "alice"), ["milk"]);
+    }
+    assert_eq!(cluster.hinted(keeper, "alice", homes[2]), Vec::<String>::new());
+}
