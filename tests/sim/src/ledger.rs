@@ -194,6 +194,14 @@ impl Ledger {
         }
     }
 
+    /// So many disks are lost at once by now. Nobody can say which of them had a tombstone: a delete may rest on those.
+    pub fn lose_tombstones(&mut self, disks: usize) {
+        let deletes = self.writes.iter().filter(|(_, write)| write.delete).map(|(id, _)| *id);
+        for id in deletes.collect::<Vec<_>>() {
+            self.lose_of(id, disks);
+        }
+    }
+
     /// Disks were lost: `copies` says how many of a write's were at once. The promise holds for a write whose acknowledgement rests on
     /// more; and of those, a read meets the ones that more home replicas had.
     pub fn lose(&mut self, copies: impl Fn(WriteId) -> usize) {

@@ -103,6 +103,7 @@ impl Run {
                 Happening::Alarm(Alarm::Loss) => {
                     self.losses.strike(&mut self.sim, &mut self.writer);
                     self.workload.ledger.lose(|write| self.sim.copies_lost(write));
+                    self.workload.ledger.lose_tombstones(self.sim.lost_at_once());
                 }
                 Happening::Alarm(Alarm::Returns(host)) => self.losses.returns(host, &mut self.sim),
             }

@@ -383,6 +383,12 @@ impl Simulation {
         self.hosts[host.0].lost.is_some()
     }
 
+    /// How many disks the latest wave of losses has taken so far.
+    pub fn lost_at_once(&self) -> usize {
+        let wave = self.hosts.iter().filter_map(|host| host.lost).max();
+        self.hosts.iter().filter(|host| wave.is_some() && host.lost == wave).count()
+    }
+
     /// How many copies of `write` on stable storage were lost at once, at most.
     pub fn copies_lost(&self, write: WriteId) -> usize {
         let mut waves = BTreeMap::<u32, usize>::new();
