@@ -29,6 +29,7 @@ counters! {
     requests_forwarded: "Requests forwarded to a replica.",
     requests_restarted: "Requests started again under a newer ring.",
     requests_refused_overload: "Requests refused at a bound.",
+    writes_refused_space: "Writes refused because the disk is nearly full.",
     read_repairs: "Objects sent to stale replicas after a get.",
     hints_stored: "Hints kept for a replica that could not be reached.",
     hints_delivered: "Hints acknowledged by their replica.",

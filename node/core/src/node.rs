@@ -10,6 +10,7 @@
 //! | `membership` | gossip, rings |
 //! | `movement` | hints, transfers, handbacks |
 //! | `repair` | anti-entropy |
+//! | `space` | a disk that is nearly full |
 //! | [`status`] | what it shows of itself |
 //!
 //! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
@@ -19,6 +20,7 @@ mod movement;
 mod repair;
 mod replica;
 mod requests;
+mod space;
 pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,6 +47,9 @@ use crate::version_cache::VersionCache;
 
 /// Dots leased at a time. A lease is on stable storage before its first dot is issued, so no crash can make one twice.
 const DOT_LEASE: u64 = 1 << 20;
+
+/// The record that says that the last stop was clean. A driver that finds the store shorter than it was removes it.
+pub const CLEAN_STOP: &[u8] = b"clean";
 
 /// Who this node is.
 #[derive(Clone, Debug)]
@@ -107,6 +112,11 @@ pub enum Input {
     Durable {
         /// The newest.
         ticket: Ticket,
+    },
+    /// The disk has room for more, or only for what this node must go on writing. Until it is told, a node takes writes.
+    Space {
+        /// It has.
+        writable: bool,
     },
     /// Time has passed.
     Tick,
@@ -191,6 +201,8 @@ pub struct Node<S> {
     dot_lease_requested: u64,
     batch_next: u64,
     dirty: bool,
+    /// The disk has room for more.
+    writable: bool,
     group: Vec<Waiting>,
     waiting: VecDeque<(Ticket, Vec<Waiting>)>,
     last_ticket: Ticket,
@@ -241,6 +253,7 @@ impl<S: Storage> Node<S> {
             dot_lease_requested: leased,
             batch_next: numbers,
             dirty: false,
+            writable: true,
             group: Vec::new(),
             waiting: VecDeque::new(),
             last_ticket: Ticket(0),
@@ -276,6 +289,10 @@ impl<S: Storage> Node<S> {
             }
             Input::LinkDown { peer } => self.on_link_down(peer, now, out),
             Input::Durable { ticket } => self.on_durable(ticket, now, out),
+            Input::Space { writable } => {
+                self.on_space(writable);
+                Ok(())
+            }
             Input::Tick => self.on_tick(now, out),
         }
     }
@@ -295,7 +312,7 @@ impl<S: Storage> Node<S> {
     /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this
     /// node's copies are known to be whole, and its next start goes on under the same actors.
     pub fn close(&mut self) -> Result<Option<Ticket>, StorageError> {
-        self.storage.write_meta(b"clean", Some(b"1"))?;
+        self.storage.write_meta(CLEAN_STOP, Some(b"1"))?;
         self.dirty = true;
         self.commit()
     }

@@ -39,6 +39,7 @@ buckets: {{sessions: {{r: 3, w: 1}}, carts: {{dw: 0}}}}
 request_timeout_ms: 1000
 hint_after_ms: 100
 hint_bytes_max: 5
+disk_reserve_bytes: 6
 storage: {{block_cache_bytes: 1, write_buffer_bytes: 1048576}}
 log: {{level: debug, format: json}}
 "
@@ -53,6 +54,7 @@ log: {{level: debug, format: json}}
     assert_eq!(sessions, QuorumDefaults { r: 3, w: 1, dw: Some(1), pr: 1, pw: 1 });
     assert_eq!(config.protocol.quorum_of(&"carts".into()).dw, Some(0));
     assert_eq!(config.protocol.hint_bytes_max, 5);
+    assert_eq!(config.disk_reserve_bytes, Some(6));
     assert_eq!(config.storage, StorageSettings { block_cache_bytes: 1, write_buffer_bytes: 1 << 20 });
     assert_eq!((config.log_level, config.log_format), (tracing::Level::DEBUG, LogFormat::Json));
 }

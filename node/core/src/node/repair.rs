@@ -23,7 +23,7 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 impl<S: Storage> Node<S> {
     pub(super) fn tick_anti_entropy(&mut self, now: Now, out: &mut Vec<Output>) {
         self.exchanges.retain(|_, (_, _, deadline)| *deadline > now.instant);
-        let Some(ring) = self.ring.clone() else { return };
+        let Some(ring) = self.ring.clone().filter(|_| self.writable) else { return };
         let own = self.identity.node;
         for _ in 0..EXCHANGES_PER_TICK.min(ring.partition_count()) {
             if self.exchanges.len() >= EXCHANGES_MAX {
@@ -173,7 +173,8 @@ impl<S: Storage> Node<S> {
             return Ok(());
         }
         let here = |name: &Name| ring.partition_of(name) == partition;
-        for NamedObject { name, object } in objects.into_iter().filter(|named| here(&named.name)) {
+        let takes_writes = self.takes_writes();
+        for NamedObject { name, object } in objects.into_iter().filter(|named| takes_writes && here(&named.name)) {
             let _accepted = self.apply(partition, &name, &object)?;
         }
         let mut size = 0;
