@@ -77,11 +77,10 @@ pub struct Cluster {
 }
 
 fn binary() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("a test binary lies in target/PROFILE/deps")?;
-    let binary = folder.join("dynamo-node");
-    ensure!(binary.is_file(), "{} is missing: build it with `cargo build -p dynamo-node`", binary.display());
-    Ok(binary)
+    // A program lies in target/PROFILE, a test in target/PROFILE/deps.
+    let own = std::env::current_exe()?;
+    let mut beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("dynamo-node"));
+    beside.find(|path| path.is_file()).context("dynamo-node is missing: build it with `cargo build --workspace --bins`")
 }
 
 /// A port that nobody listens on, below those that the kernel gives to outgoing connections: none of them can take it before
