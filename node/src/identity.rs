@@ -114,7 +114,10 @@ fn distrust_if_short(engine: &mut RocksEngine) -> Result<(), StorageError> {
     match engine.recovery() {
         Recovery::Whole => return Ok(()),
         Recovery::Short { expected, found } => {
-            error!(expected, found, "the database is shorter than it was: acknowledged writes are missing here, peers have to repair it");
+            error!(
+                expected,
+                found, "the database is shorter than it was: acknowledged writes are missing here, peers have to repair it"
+            );
         }
         Recovery::Unknown => warn!("nothing tells how long the database was when it was last synced; it is taken for shorter"),
     }

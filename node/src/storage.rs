@@ -123,7 +123,8 @@ impl RocksEngine {
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| refusal(shown.clone(), error))?;
         let refused = |reason| OpenError::Refused { path: shown.clone(), reason };
         pinned::verify(path).map_err(refused)?;
-        let watermark = Watermark::open(&path.with_extension("synced")).map_err(|error| refused(format!("watermark: {error}")))?;
+        let watermark =
+            Watermark::open(&path.with_extension("synced")).map_err(|error| refused(format!("watermark: {error}")))?;
         let recovery = watermark.compare(db.latest_sequence_number());
         let mut write_options = WriteOptions::default();
         write_options.set_sync(false);

@@ -83,7 +83,9 @@ mod tests {
 
     #[test]
     fn the_reserve_is_at_most_a_quarter_of_a_small_disk_unless_it_is_configured() {
-        for (configured, size, reserve) in [(None, 100 * GIB, RESERVE_BYTES), (None, GIB / 2, GIB / 8), (Some(7), GIB, 7), (Some(0), GIB, 0)] {
+        for (configured, size, reserve) in
+            [(None, 100 * GIB, RESERVE_BYTES), (None, GIB / 2, GIB / 8), (Some(7), GIB, 7), (Some(0), GIB, 0)]
+        {
             let mut space = Space::new("/".into(), configured);
             space.found(size, size);
             assert_eq!(space.reserve, reserve, "{configured:?} of {size}");

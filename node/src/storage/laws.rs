@@ -30,15 +30,46 @@ const META_KEYS: u8 = 4;
 /// One call, or one event.
 #[derive(Clone, Debug)]
 enum Step {
-    Write { partition: usize, key: u8, object: Object },
-    Read { partition: usize, key: u8 },
-    Scan { partition: usize, after: Option<u8>, limit: usize, bytes: usize },
-    Drop { partition: usize },
+    Write {
+        partition: usize,
+        key: u8,
+        object: Object,
+    },
+    Read {
+        partition: usize,
+        key: u8,
+    },
+    Scan {
+        partition: usize,
+        after: Option<u8>,
+        limit: usize,
+        bytes: usize,
+    },
+    Drop {
+        partition: usize,
+    },
     Partitions,
-    WriteHint { target: usize, partition: usize, key: u8, object: Object },
-    RemoveHint { target: usize, partition: usize, key: u8 },
-    ScanHints { target: usize, after: Option<(usize, u8)>, limit: usize, bytes: usize },
-    Meta { key: u8, value: Option<u64> },
+    WriteHint {
+        target: usize,
+        partition: usize,
+        key: u8,
+        object: Object,
+    },
+    RemoveHint {
+        target: usize,
+        partition: usize,
+        key: u8,
+    },
+    ScanHints {
+        target: usize,
+        after: Option<(usize, u8)>,
+        limit: usize,
+        bytes: usize,
+    },
+    Meta {
+        key: u8,
+        value: Option<u64>,
+    },
     Commit,
     /// The log's fsync, as the syncer's thread does it.
     Sync,
@@ -292,13 +323,15 @@ fn files(copy: &TempDir, belongs: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     files
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+/// So many histories, or as many as PROPTEST_CASES says.
+fn cases(usual: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     // Failures print the smallest history; a file of seeds beside the sources would be one more thing to keep.
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases: asked.unwrap_or(usual), failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn every_answer_is_that_of_the_engine_in_memory(steps in vec(step(), 1..250)) {
@@ -371,7 +404,11 @@ fn writes_that_were_synced_and_are_cut_off_are_missed_until_the_log_is_synced_ag
     fs::OpenOptions::new().write(true).open(&log).unwrap().set_len(length - 10).unwrap();
     for _ in 0..2 {
         let engine = open(copy.path(), Expect::Database).unwrap();
-        assert!(matches!(engine.recovery(), Recovery::Short { expected, found } if found == expected - 1), "{:?}", engine.recovery());
+        assert!(
+            matches!(engine.recovery(), Recovery::Short { expected, found } if found == expected - 1),
+            "{:?}",
+            engine.recovery()
+        );
     }
     open(copy.path(), Expect::Database).unwrap().log().sync().unwrap();
     assert_eq!(open(copy.path(), Expect::Database).unwrap().recovery(), Recovery::Whole);

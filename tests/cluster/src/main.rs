@@ -48,10 +48,8 @@ async fn chaos(arguments: Arguments) -> Result<ExitCode> {
         },
     };
     let drawn = || uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000;
-    let options = Options {
-        length: Duration::from_secs_f64(arguments.minutes * 60.0),
-        seed: arguments.seed.unwrap_or_else(drawn),
-    };
+    let options =
+        Options { length: Duration::from_secs_f64(arguments.minutes * 60.0), seed: arguments.seed.unwrap_or_else(drawn) };
     println!("seed {}, about {:.1} minutes", options.seed, arguments.minutes);
     Ok(match run::run(options, refusal, told_to_stop()).await? {
         Verdict::Good => ExitCode::SUCCESS,

@@ -24,7 +24,8 @@ fn a_full_replica_takes_nothing_and_its_writes_wait_as_hints_until_there_is_room
     assert_eq!(cluster.through(homes[1]).with(QuorumWish { r: Some(3), ..QuorumWish::default() }).get("alice").values, ["tea"]);
     cluster.run(SECOND);
     assert_eq!(cluster.copied(homes[1], "alice"), ["milk"]);
-    let keepers: Vec<_> = cluster.hosts().into_iter().filter(|host| cluster.hinted(*host, "alice", homes[1]) == ["tea"]).collect();
+    let keepers: Vec<_> =
+        cluster.hosts().into_iter().filter(|host| cluster.hinted(*host, "alice", homes[1]) == ["tea"]).collect();
     assert_eq!(keepers.len(), 1, "one fallback keeps it");
     assert!(cluster.count(|counters| counters.writes_refused_space) > 1);
     // ... until there is room.

@@ -12,7 +12,10 @@
 //!
 //! A file that cannot be mapped ends the process: a test that makes no faults would prove nothing.
 
-#![allow(unsafe_code, reason = "functions of the C library are replaced, and the real ones are called by the addresses that dlsym gives")]
+#![allow(
+    unsafe_code,
+    reason = "functions of the C library are replaced, and the real ones are called by the addresses that dlsym gives"
+)]
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::fs::OpenOptions;

@@ -21,7 +21,8 @@ pub struct Control {
 /// The library, beside this program or its test's; `None` if it was not built.
 pub fn library() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
-    let mut found = program.ancestors().skip(1).take(2).flat_map(|folder| [folder.join(LIBRARY), folder.join("deps").join(LIBRARY)]);
+    let mut found =
+        program.ancestors().skip(1).take(2).flat_map(|folder| [folder.join(LIBRARY), folder.join("deps").join(LIBRARY)]);
     found.find(|path| path.is_file())
 }
 

@@ -57,7 +57,7 @@ pub struct Nemesis {
     pub violations: Vec<String>,
     /// Faults that were made.
     pub made: BTreeMap<Kind, u64>,
-    /// Faults whose target was not there.
+    /// Faults whose target was away until the end of their round.
     pub skipped: BTreeMap<Kind, u64>,
     /// Nodes that ended with the code for failed storage, as they should.
     pub fail_stops: u64,
@@ -112,13 +112,12 @@ impl Nemesis {
         (0..self.controls.len()).filter(|node| !self.cluster.is_running(*node)).collect()
     }
 
-    /// Begins a fault. One whose target is away or has the same fault already is skipped, and counted as that.
-    pub async fn begin(&mut self, fault: Fault) -> Result<bool> {
-        let kind = fault.kind;
-        let done = self.make(&fault).await.with_context(|| fault.to_string())?;
-        *if done { &mut self.made } else { &mut self.skipped }.entry(kind).or_default() += 1;
+    /// Begins a fault; not one whose target is away, or has the same fault already.
+    pub async fn begin(&mut self, fault: &Fault) -> Result<bool> {
+        let done = self.make(fault).await.with_context(|| fault.to_string())?;
         if done {
-            self.active.push(Active { until: Instant::now() + fault.lasts, fault });
+            *self.made.entry(fault.kind).or_default() += 1;
+            self.active.push(Active { until: Instant::now() + fault.lasts, fault: fault.clone() });
         }
         Ok(done)
     }
@@ -402,8 +401,7 @@ mod tests {
 
     #[test]
     fn a_partition_cuts_both_ways_and_a_one_way_partition_one() {
-        let mut fault =
-            Fault { kind: Kind::Partition, nodes: vec![1], amount: 0, at: Duration::ZERO, lasts: Duration::ZERO };
+        let mut fault = Fault { kind: Kind::Partition, nodes: vec![1], amount: 0, at: Duration::ZERO, lasts: Duration::ZERO };
         assert_eq!(pairs(&fault, 3), [(1, 0), (0, 1), (1, 2), (2, 1)]);
         fault.kind = Kind::PartitionOneWay;
         assert_eq!(pairs(&fault, 3), [(1, 0), (1, 2)]);

@@ -33,6 +33,8 @@ const AFTER_ROUND: Duration = Duration::from_secs(20);
 const ROUND_MIN: Duration = Duration::from_secs(20);
 /// Between two turns of the nemesis.
 const TURN: Duration = Duration::from_millis(50);
+/// Until a fault whose target is away is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Between two lines of progress.
 const LINE: Duration = Duration::from_secs(10);
 /// With everything healed, requests have to succeed again within this.
@@ -150,10 +152,15 @@ impl Run {
         let began = Instant::now();
         let mut line = Instant::now();
         while began.elapsed() < length {
-            while let Some(fault) = faults.pop_if(|fault| fault.at <= began.elapsed()) {
-                let shown = fault.to_string();
-                let made = self.nemesis.begin(fault).await?;
-                self.say(&if made { shown } else { format!("{shown}: skipped, its target is away") });
+            while let Some(mut fault) = faults.pop_if(|fault| fault.at <= began.elapsed()) {
+                if self.nemesis.begin(&fault).await? {
+                    self.say(&fault.to_string());
+                } else {
+                    // Its target is away, or has that already.
+                    fault.at = began.elapsed() + AGAIN;
+                    let place = faults.partition_point(|other| other.at > fault.at);
+                    faults.insert(place, fault);
+                }
             }
             for told in self.nemesis.turn().await? {
                 self.say(&told);
@@ -163,6 +170,9 @@ impl Run {
                 self.progress();
             }
             tokio::time::sleep(TURN).await;
+        }
+        for fault in faults {
+            *self.nemesis.skipped.entry(fault.kind).or_default() += 1;
         }
         self.nemesis.heal().await.context("healing")?;
         self.say("all faults are ended, all nodes run");
@@ -204,7 +214,10 @@ impl Run {
     async fn settle(&mut self) -> Result<()> {
         let quiet = Instant::now();
         self.nemesis.cluster.until_replicas_are_equal().await?;
-        self.say(&format!("no hints wait and all replicas are equal, {:.1} s after the last request", quiet.elapsed().as_secs_f64()));
+        self.say(&format!(
+            "no hints wait and all replicas are equal, {:.1} s after the last request",
+            quiet.elapsed().as_secs_f64()
+        ));
         let partitions = self.nemesis.cluster.newest_ring().await?.partition_count() as u64;
         let before = self.counters().await?;
         // Each node compares each of its copies with another replica: that is one round.
@@ -277,7 +290,13 @@ impl Run {
         let (acknowledged, unknown, failed) = (count(Outcome::Acknowledged), count(Outcome::Unknown), count(Outcome::Failed));
         self.shared.tally(|tally| {
             let kinds: Vec<String> = tally.failed.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-            println!("{} operations: {} ok, {} of unknown outcome, failed: {}", tally.operations(), tally.ok, tally.unknown, kinds.join(", "));
+            println!(
+                "{} operations: {} ok, {} of unknown outcome, failed: {}",
+                tally.operations(),
+                tally.ok,
+                tally.unknown,
+                kinds.join(", ")
+            );
         });
         println!("writes: {acknowledged} acknowledged, {unknown} of unknown outcome, {failed} failed");
         let Options { seed, length } = self.options;

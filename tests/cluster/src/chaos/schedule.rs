@@ -164,7 +164,8 @@ fn target(kind: Kind, nodes: Nodes, random: &mut Random) -> (Vec<usize>, i64) {
     let one = random.below(nodes.count);
     let some = |from: usize, to: usize, random: &mut Random| {
         let mut all: Vec<usize> = (0..nodes.count).collect();
-        let mut some: Vec<usize> = (0..from + random.below(to - from + 1)).map(|_| all.swap_remove(random.below(all.len()))).collect();
+        let mut some: Vec<usize> =
+            (0..from + random.below(to - from + 1)).map(|_| all.swap_remove(random.below(all.len()))).collect();
         some.sort_unstable();
         some
     };
