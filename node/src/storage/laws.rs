@@ -309,7 +309,11 @@ fn copy_folder(from: &Path, to: &Path) {
             fs::create_dir(&target).unwrap();
             copy_folder(&entry, &target);
         } else {
-            fs::copy(&entry, &target).unwrap();
+            match fs::copy(&entry, &target) {
+                // RocksDB removes in its own time what nothing refers to any more.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            }
         }
     }
 }
@@ -331,7 +335,7 @@ fn cases(usual: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(32))]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn every_answer_is_that_of_the_engine_in_memory(steps in vec(step(), 1..250)) {
