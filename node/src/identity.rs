@@ -160,6 +160,7 @@ fn write(file: &PathBuf, dir: &Path, record: &Record) -> Result<(), IdentityErro
 mod tests {
     use super::*;
     use crate::config::Flags;
+    use crate::storage::watermark::Watermark;
     use tempfile::TempDir;
 
     const CLUSTER: &str = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
@@ -225,5 +226,26 @@ mod tests {
         drop(open(&config).unwrap());
         fs::remove_file(config.data_dir.join(FILE)).unwrap();
         assert_eq!(open(&config).unwrap().generation, 1);
+    }
+
+    #[test]
+    fn a_database_that_lost_its_end_does_not_count_as_cleanly_stopped() {
+        let dir = TempDir::new().unwrap();
+        let config = config(&dir, CLUSTER);
+        let synced = config.data_dir.join(DATABASE).with_extension("synced");
+        let clean_after = |damage: &dyn Fn()| {
+            fs::create_dir_all(&config.data_dir).unwrap();
+            let mut data = open(&config).unwrap();
+            data.engine.write_meta(CLEAN_STOP, Some(b"1")).unwrap();
+            data.engine.commit().unwrap();
+            data.engine.log().sync().unwrap();
+            drop(data);
+            damage();
+            open(&config).unwrap().engine.read_meta(CLEAN_STOP).unwrap().is_some()
+        };
+        assert!(clean_after(&|| {}));
+        assert!(!clean_after(&|| Watermark::open(&synced).unwrap().record(1 << 40).unwrap()), "something is missing");
+        assert!(!clean_after(&|| fs::remove_file(&synced).unwrap()), "nobody can tell");
+        assert!(clean_after(&|| {}));
     }
 }
