@@ -15,6 +15,8 @@ cluster := tests/e2e/cluster
 # The whole workspace in every build: with a part of it, Cargo may choose other features for a dependency, and RocksDB's build
 # script is one of those that would run again.
 build := cargo build --workspace --bins
+# What `make chaos` loads into nodes. It has no dependencies, so the rule above is not broken.
+build_preload := cargo build -p dynamo-preload
 
 .PHONY: help
 help: ## list the targets
@@ -27,10 +29,12 @@ tools:
 .PHONY: build
 build: tools ## build every program
 	$(build)
+	$(build_preload)
 
 .PHONY: build-tests
 build-tests: tools
 	cargo build --workspace --all-targets
+	$(build_preload)
 
 .PHONY: demo
 demo: build ## three nodes on this machine, real data, one of them killed and brought back
@@ -47,6 +51,14 @@ test: build ## all tests but e2e; needs no root
 .PHONY: mutants
 mutants: ## mistakes are made in a copy of core, and the simulator must find each; SOME=12 for a dozen of them, others every day
 	cargo run -p dynamo-sim --bin dynamo-mutants -- $(if $(SOME),--some $(SOME))
+
+.PHONY: chaos-tools
+chaos-tools:
+	@.ci/packages "cutting the network between nodes" iproute2 iptables util-linux
+
+.PHONY: chaos
+chaos: build chaos-tools ## real nodes under faults for MINUTES (2), and a checker; SEED repeats a schedule
+	@$(bin)/dynamo-chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
 
 .PHONY: lint
 lint: tools ## format, clippy, docs, licences, charts, shell scripts

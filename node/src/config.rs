@@ -69,6 +69,7 @@ fn wrong<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Co
 struct Settings {
     cluster_id: Option<String>,
     data_dir: Option<PathBuf>,
+    disk_reserve_bytes: Option<u64>,
     zone: Option<String>,
     listen: ListenSettings,
     advertise: AdvertiseSettings,
@@ -206,6 +207,8 @@ pub struct ValidConfig {
     pub cluster: ClusterId,
     /// Where its identity and its data lie.
     pub data_dir: PathBuf,
+    /// Below this much free space in `data_dir` the node takes no writes; 256 MiB, or a quarter of a smaller disk, if absent.
+    pub disk_reserve_bytes: Option<u64>,
     /// Its failure domain.
     pub zone: String,
     /// Where it listens.
@@ -260,6 +263,7 @@ fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
     Ok(ValidConfig {
         cluster: cluster(settings.cluster_id.as_deref())?,
         data_dir: data_dir(settings.data_dir)?,
+        disk_reserve_bytes: settings.disk_reserve_bytes,
         zone: zone(settings.zone)?,
         advertise_host: advertise_host(settings.advertise.host, &listen)?,
         seeds: seeds(settings.seeds)?,

@@ -16,6 +16,7 @@ mod clients;
 mod clock;
 mod inbox;
 mod question;
+mod space;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,7 @@ pub use clients::{Reply, SESSION_REQUESTS_MAX, SessionSender};
 pub use clock::Clock;
 pub use inbox::{Closed, Inbox, Queued};
 pub use question::{Question, Refused, Snapshot, Topology};
+pub use space::Space;
 
 use clients::Clients;
 
@@ -49,6 +51,8 @@ const EVENTS_PER_TURN: usize = 256;
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two looks at what changes slowly: readiness, background errors.
 const TICKS_PER_CHECK: u64 = 10;
+/// Ticks between two looks at the free space: a second, in which a client on a fast link writes less than the reserve.
+const TICKS_PER_LOOK: u64 = 20;
 /// How long requests in flight may take once the node is told to stop. Below the 30 s that Kubernetes gives a pod.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -102,6 +106,7 @@ pub struct Driver {
     peers: Peers,
     clients: Clients,
     clock: Clock,
+    space: Space,
     shared: Shared,
     ready: watch::Sender<bool>,
     outputs: Vec<Output>,
@@ -117,11 +122,12 @@ impl Driver {
         events: mpsc::Receiver<Queued>,
         peers: Peers,
         clock: Clock,
+        space: Space,
         shared: Shared,
         ready: watch::Sender<bool>,
     ) -> Self {
         let clients = Clients::default();
-        Self { node, syncer, events, peers, clients, clock, shared, ready, outputs: Vec::new(), ticks: 0, stopping: false }
+        Self { node, syncer, events, peers, clients, clock, space, shared, ready, outputs: Vec::new(), ticks: 0, stopping: false }
     }
 
     /// Runs until `stop` completes and nothing is in flight, or the storage fails. `stopping` is told when new requests end.
@@ -135,6 +141,7 @@ impl Driver {
         tokio::pin!(stop);
         self.ring_changed();
         self.addresses_changed();
+        self.look_at_space()?;
         while !self.is_drained(deadline) {
             let mut ticked = false;
             tokio::select! {
@@ -265,6 +272,9 @@ impl Driver {
 
     fn tick(&mut self, now: Now) -> Result<(), StorageError> {
         self.ticks += 1;
+        if self.ticks.is_multiple_of(TICKS_PER_LOOK) {
+            self.look_at_space()?;
+        }
         let settled = *self.ready.borrow();
         if settled && !self.ticks.is_multiple_of(TICKS_PER_CHECK) {
             return Ok(());
@@ -276,6 +286,11 @@ impl Driver {
             info!(ready, "readiness changed");
         }
         Ok(())
+    }
+
+    fn look_at_space(&mut self) -> Result<(), StorageError> {
+        let Some(writable) = self.space.look() else { return Ok(()) };
+        self.node.handle(Input::Space { writable }, self.clock.now(), &mut self.outputs)
     }
 
     /// Requests make sense here: the node can issue dots, and as a member among others it sees at least one of them.

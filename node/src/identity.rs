@@ -8,11 +8,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use dynamo_core::id::{ClusterId, NodeId};
-use dynamo_core::storage::StorageError;
+use dynamo_core::node::CLEAN_STOP;
+use dynamo_core::storage::{Storage, StorageError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::{error, warn};
 
 use crate::config::ValidConfig;
+use crate::storage::watermark::Recovery;
 use crate::storage::{Expect, OpenError, RocksEngine};
 
 const FILE: &str = "identity.yaml";
@@ -90,16 +93,35 @@ pub fn open(config: &ValidConfig) -> Result<DataDir, IdentityError> {
     let known = read(&file, dir, config.cluster)?;
     let expect = if known.is_some() { Expect::Database } else { Expect::Nothing };
     // The database's lock also guards the identity: it is taken first.
-    let engine = RocksEngine::open(&dir.join(DATABASE), &config.storage, expect)?;
+    let mut engine = RocksEngine::open(&dir.join(DATABASE), &config.storage, expect)?;
     let (node, generation) = match known {
         Some((node, generation)) => (node, generation.saturating_add(1)),
         // A crash between the two leaves an empty database, which is no loss; one with data has lost its identity.
         None if engine.is_empty()? => (NodeId(*uuid::Uuid::new_v4().as_bytes()), 1),
         None => return Err(IdentityError::Orphaned { path: dir.join(DATABASE).display().to_string() }),
     };
+    if expect == Expect::Database {
+        distrust_if_short(&mut engine)?;
+    }
     let record = Record { node: node.to_string(), cluster: config.cluster.to_string(), generation };
     write(&file, dir, &record)?;
     Ok(DataDir { node, generation, engine })
+}
+
+/// A database that lacks what it once had has forgotten writes that others may hold: even if its last stop was clean, it does not
+/// go on under its former actors. The mark goes in the node's first group of writes, and the watermark stays until that is synced.
+fn distrust_if_short(engine: &mut RocksEngine) -> Result<(), StorageError> {
+    match engine.recovery() {
+        Recovery::Whole => return Ok(()),
+        Recovery::Short { expected, found } => {
+            error!(
+                expected,
+                found, "the database is shorter than it was: acknowledged writes are missing here, peers have to repair it"
+            );
+        }
+        Recovery::Unknown => warn!("nothing tells how long the database was when it was last synced; it is taken for shorter"),
+    }
+    engine.write_meta(CLEAN_STOP, None)
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> IdentityError {
@@ -138,7 +160,7 @@ fn write(file: &PathBuf, dir: &Path, record: &Record) -> Result<(), IdentityErro
 mod tests {
     use super::*;
     use crate::config::Flags;
-    use dynamo_core::storage::Storage;
+    use crate::storage::watermark::Watermark;
     use tempfile::TempDir;
 
     const CLUSTER: &str = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
@@ -204,5 +226,26 @@ mod tests {
         drop(open(&config).unwrap());
         fs::remove_file(config.data_dir.join(FILE)).unwrap();
         assert_eq!(open(&config).unwrap().generation, 1);
+    }
+
+    #[test]
+    fn a_database_that_lost_its_end_does_not_count_as_cleanly_stopped() {
+        let dir = TempDir::new().unwrap();
+        let config = config(&dir, CLUSTER);
+        let synced = config.data_dir.join(DATABASE).with_extension("synced");
+        let clean_after = |damage: &dyn Fn()| {
+            fs::create_dir_all(&config.data_dir).unwrap();
+            let mut data = open(&config).unwrap();
+            data.engine.write_meta(CLEAN_STOP, Some(b"1")).unwrap();
+            data.engine.commit().unwrap();
+            data.engine.log().sync().unwrap();
+            drop(data);
+            damage();
+            open(&config).unwrap().engine.read_meta(CLEAN_STOP).unwrap().is_some()
+        };
+        assert!(clean_after(&|| {}));
+        assert!(!clean_after(&|| Watermark::open(&synced).unwrap().record(1 << 40).unwrap()), "something is missing");
+        assert!(!clean_after(&|| fs::remove_file(&synced).unwrap()), "nobody can tell");
+        assert!(clean_after(&|| {}));
     }
 }

@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use config::{ConfigError, Listen, ValidConfig};
-use driver::{Clock, Driver, Inbox, Shared};
+use driver::{Clock, Driver, Inbox, Shared, Space};
 use identity::{DataDir, IdentityError};
 use peers::{Own, Peers};
 use server::admin::AdminService;
@@ -137,7 +137,7 @@ impl Bound {
         let own = own(&config, &data, listen);
         info!(node = %own.node, cluster = %own.cluster, zone = config.zone, generation = data.generation, ?listen, "starting");
         let clock = Clock::start();
-        let syncer = Syncer::start(data.engine.database()).map_err(NodeError::Thread)?;
+        let syncer = Syncer::start(data.engine.log()).map_err(NodeError::Thread)?;
         let identity = Identity {
             node: own.node,
             cluster: own.cluster,
@@ -148,6 +148,7 @@ impl Bound {
         };
         let node = Node::open(identity, config.protocol, data.engine, rand::random(), clock.now())?;
 
+        let space = Space::new(config.data_dir, config.disk_reserve_bytes);
         let (inbox, received) = Inbox::new();
         let (ready, is_ready) = watch::channel(false);
         let (stop_clients, clients_stop) = watch::channel(false);
@@ -163,7 +164,7 @@ impl Bound {
         servers.spawn(named("http", metrics::serve(http, inbox.clone(), is_ready, peers_stop)));
 
         let links = Peers::new(own, config.seeds, inbox);
-        let driver = Driver::new(node, syncer, received, links, clock, shared, ready);
+        let driver = Driver::new(node, syncer, received, links, clock, space, shared, ready);
         tokio::select! {
             stopped = driver.run(stop, || stop_clients.send_modify(|stop| *stop = true)) => stopped?,
             error = failure(&mut servers) => return Err(error),

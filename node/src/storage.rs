@@ -9,13 +9,18 @@
 //! Writes of one loop iteration gather in `pending` and reach RocksDB as one atomic batch, so a crash takes whole groups and
 //! never a part of one. Reads and scans see them before that. The log is fsynced by a thread of its own, once for all groups
 //! that gathered meanwhile. A database that does not open is never created anew: a missing database is a question for people.
+//! One that opens with less than was on stable storage is noticed by its [`watermark`].
 
 mod key;
+#[cfg(test)]
+mod laws;
 mod options;
 mod pending;
+mod pinned;
 pub mod syncer;
 #[cfg(test)]
 mod tests;
+pub mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -32,6 +37,8 @@ use thiserror::Error;
 
 use crate::config::StorageSettings;
 use pending::Pending;
+use syncer::Log;
+use watermark::{Recovery, Watermark};
 
 /// Where a record lies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -95,6 +102,8 @@ pub enum OpenError {
 /// The engine.
 pub struct RocksEngine {
     db: Arc<DB>,
+    watermark: Arc<Watermark>,
+    recovery: Recovery,
     pending: Pending,
     ticket: Ticket,
     read_options: ReadOptions,
@@ -111,16 +120,27 @@ impl RocksEngine {
         let options = options::database(expect);
         let cache = options::block_cache(settings);
         let families = Family::ALL.map(|family| options::family(family, settings, &cache));
-        let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| refusal(shown, error))?;
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| refusal(shown.clone(), error))?;
+        let refused = |reason| OpenError::Refused { path: shown.clone(), reason };
+        pinned::verify(path).map_err(refused)?;
+        let watermark =
+            Watermark::open(&path.with_extension("synced")).map_err(|error| refused(format!("watermark: {error}")))?;
+        let recovery = watermark.compare(db.latest_sequence_number());
         let mut write_options = WriteOptions::default();
         write_options.set_sync(false);
         let (pending, read_options) = (Pending::default(), options::reads());
-        Ok(Self { db: Arc::new(db), pending, ticket: Ticket(0), read_options, write_options })
+        let (db, watermark) = (Arc::new(db), Arc::new(watermark));
+        Ok(Self { db, watermark, recovery, pending, ticket: Ticket(0), read_options, write_options })
     }
 
-    /// The database, for the thread that fsyncs its log.
-    pub fn database(&self) -> Arc<DB> {
-        Arc::clone(&self.db)
+    /// The log, for the thread that fsyncs it.
+    pub fn log(&self) -> Log {
+        Log { db: Arc::clone(&self.db), watermark: Arc::clone(&self.watermark) }
+    }
+
+    /// Whether everything was there when the database was opened.
+    pub fn recovery(&self) -> Recovery {
+        self.recovery
     }
 
     /// No record of any kind.
@@ -154,6 +174,7 @@ impl RocksEngine {
             ("storage_block_cache_bytes", of_data("rocksdb.block-cache-usage")),
             ("storage_compaction_pending_bytes", of_data("rocksdb.estimate-pending-compaction-bytes")),
             ("storage_background_errors", self.property("rocksdb.background-errors")),
+            ("storage_found_short", u64::from(matches!(self.recovery, Recovery::Short { .. }))),
         ]
     }
 

@@ -1,64 +1,7 @@
-//! `dynamoctl`: reads and writes objects, imports and verifies files, shows and checks a cluster, runs one on this machine,
-//! measures it, and tries to catch it losing a write.
-//!
-//! Exit codes: 0 done, 1 a check or a request failed, 2 usage, 3 the outcome of a write is unknown. Results go to the standard
-//! output (tables, or JSON with `-o json`), progress and errors to the standard error.
-
-mod arguments;
-mod bench;
-mod connection;
-mod import;
-mod local;
-mod members;
-mod object;
-mod output;
-mod process;
-mod progress;
-mod random;
-mod records;
-mod ring;
-mod ring_loss;
-mod ring_writer;
-mod status;
-mod stop;
-mod verify;
-mod workload;
+//! The program `dynamoctl`; what it does is in the library of the same name.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use arguments::{Arguments, Command};
-use stop::Stop;
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return Stop::Failed(format!("no runtime: {error}")).report(),
-    };
-    match runtime.block_on(run(arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(stop) => stop.report(),
-    }
-}
-
-async fn run(arguments: Arguments) -> Result<(), Stop> {
-    let Arguments { connection, output, command } = arguments;
-    match command {
-        Command::Get(arguments) => object::get(&connection, output, arguments).await,
-        Command::Put(arguments) => object::put(&connection, output, arguments).await,
-        Command::Delete(arguments) => object::delete(&connection, output, arguments).await,
-        Command::Import(arguments) => import::run(&connection, output, arguments).await,
-        Command::Verify(arguments) => verify::run(&connection, output, arguments).await,
-        Command::Status => status::run(&connection, output).await,
-        Command::Ring(arguments) => ring::run(&connection, output, arguments).await,
-        Command::Local(arguments) => local::run(output, arguments).await,
-        Command::Bench(arguments) => bench::run(&connection, output, arguments).await,
-        Command::Workload(arguments) => workload::run(&connection, output, arguments).await,
-    }
+    dynamoctl::main()
 }

@@ -4,9 +4,9 @@
 //! were told. Afterwards every key is read from all N home replicas, again and again until all are as they must be or the
 //! patience is over, for replicas may still be receiving hints. What must be is in [`checker`].
 
-mod checker;
-mod clients;
-mod tally;
+pub mod checker;
+pub mod clients;
+pub mod tally;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::{connection, random};
 use clients::Shared;
 
 /// Keys that are wrong and are named; the others are counted.
-const NAMED_MAX: usize = 100;
+pub const NAMED_MAX: usize = 100;
 /// Keys that are read at a time at the end.
 const READS_AT_A_TIME: usize = 16;
 /// Between two rounds of reading at the end.
@@ -202,23 +202,29 @@ async fn wait_for_end(shared: &Shared, arguments: &Workload) -> &'static str {
 }
 
 /// What the last round of reading found.
-struct Judged {
-    violations: Vec<(String, String)>,
-    violations_more: usize,
+#[derive(Debug)]
+pub struct Judged {
+    /// Keys that are wrong, and how; at most [`NAMED_MAX`] of them.
+    pub violations: Vec<(String, String)>,
+    /// How many more are.
+    pub violations_more: usize,
     /// Retried writes that show twice or again, too long after for nodes to know.
-    resurfaced: usize,
-    unread: Vec<(String, String)>,
+    pub resurfaced: usize,
+    /// Keys that could not be read, and why.
+    pub unread: Vec<(String, String)>,
     keys: usize,
     rounds: u32,
     took: Duration,
 }
 
 impl Judged {
-    fn is_good(&self) -> bool {
+    /// All keys were read, and are as they must be.
+    pub fn is_good(&self) -> bool {
         self.violations.is_empty() && self.unread.is_empty()
     }
 
-    fn verdict(&self) -> &'static str {
+    /// In a sentence.
+    pub fn verdict(&self) -> &'static str {
         match (self.violations.is_empty(), self.unread.is_empty()) {
             (true, true) => "no acknowledged write was lost, none was invented",
             (false, _) => "writes were lost, invented or resurrected",
@@ -263,7 +269,8 @@ async fn judge(shared: &Shared, patience: Duration) -> Judged {
     }
 }
 
-async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
+/// Reads every key from all its home replicas, once.
+pub async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
     let n = shared.client.ring().map(|ring| ring.replication);
     let options = GetOptions { quorum: QuorumWish { r: n, pr: n, ..QuorumWish::default() }, timeout: None };
     let reads = futures::stream::iter(0..shared.keys()).map(|key| {

@@ -34,6 +34,7 @@ counters! {
     last_writer_wins_discarded: "Versions in last-writer-wins buckets replaced by a put whose own context did not cover them.",
     last_writer_wins_hidden: "Versions in last-writer-wins buckets not shown by a get since a newer one was there, at each such get.",
     requests_refused_overload: "Requests refused at a bound.",
+    writes_refused_space: "Writes refused because the disk is nearly full.",
     read_repairs: "Objects sent to stale replicas after a get.",
     hints_stored: "Hints kept for a replica that could not be reached.",
     hints_delivered: "Hints acknowledged by their replica.",

@@ -14,6 +14,7 @@
 //! | `background` | what of the above may run now |
 //! | `trees` | hash trees, across restarts |
 //! | `reaping` | tombstones that nothing older can follow |
+//! | `space` | a disk that is nearly full |
 //! | [`status`] | what it shows of itself |
 //!
 //! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
@@ -27,6 +28,7 @@ mod repair;
 mod replica;
 mod requests;
 mod retries;
+mod space;
 pub mod status;
 mod trees;
 
@@ -57,6 +59,9 @@ use crate::version_cache::VersionCache;
 
 /// Dots leased at a time. A lease is on stable storage before its first dot is issued, so no crash can make one twice.
 const DOT_LEASE: u64 = 1 << 20;
+
+/// The record that says that the last stop was clean. A driver that finds the store shorter than it was removes it.
+pub const CLEAN_STOP: &[u8] = b"clean";
 
 /// Who this node is.
 #[derive(Clone, Debug)]
@@ -119,6 +124,11 @@ pub enum Input {
     Durable {
         /// The newest.
         ticket: Ticket,
+    },
+    /// The disk has room for more, or only for what this node must go on writing. Until it is told, a node takes writes.
+    Space {
+        /// It has.
+        writable: bool,
     },
     /// Time has passed.
     Tick,
@@ -209,6 +219,8 @@ pub struct Node<S> {
     dot_lease_requested: u64,
     batch_next: u64,
     dirty: bool,
+    /// The disk has room for more.
+    writable: bool,
     group: Vec<Waiting>,
     waiting: VecDeque<(Ticket, Vec<Waiting>)>,
     last_ticket: Ticket,
@@ -268,6 +280,7 @@ impl<S: Storage> Node<S> {
             dot_lease_requested: leased,
             batch_next: numbers,
             dirty: false,
+            writable: true,
             group: Vec::new(),
             waiting: VecDeque::new(),
             last_ticket: Ticket(0),
@@ -311,6 +324,10 @@ impl<S: Storage> Node<S> {
             }
             Input::LinkDown { peer } => self.on_link_down(peer, now, out),
             Input::Durable { ticket } => self.on_durable(ticket, now, out),
+            Input::Space { writable } => {
+                self.on_space(writable);
+                Ok(())
+            }
             Input::Tick => self.on_tick(now, out),
         }
     }
@@ -333,7 +350,7 @@ impl<S: Storage> Node<S> {
     /// node's copies are known to be whole, and its next start goes on under the same actors.
     pub fn close(&mut self) -> Result<Option<Ticket>, StorageError> {
         self.checkpoint_all()?;
-        self.storage.write_meta(b"clean", Some(&self.identity.generation.to_be_bytes()))?;
+        self.storage.write_meta(CLEAN_STOP, Some(&self.identity.generation.to_be_bytes()))?;
         self.dirty = true;
         self.commit()
     }

@@ -19,6 +19,9 @@ pub struct Flags {
     /// Directory of this node's identity and data.
     #[arg(long, env = "DYNAMO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Free space in the data directory below which the node takes no writes (default 268435456, a quarter of a small disk).
+    #[arg(long, env = "DYNAMO_DISK_RESERVE_BYTES", value_name = "BYTES")]
+    pub disk_reserve_bytes: Option<u64>,
     /// Failure domain of this node.
     #[arg(long, env = "DYNAMO_ZONE")]
     pub zone: Option<String>,
@@ -83,6 +86,7 @@ impl Flags {
     pub(super) fn apply(self, settings: &mut Settings) {
         over(&mut settings.cluster_id, self.cluster_id);
         over(&mut settings.data_dir, self.data_dir);
+        over(&mut settings.disk_reserve_bytes, self.disk_reserve_bytes);
         over(&mut settings.zone, self.zone);
         over(&mut settings.listen.client, self.listen_client);
         over(&mut settings.listen.peer, self.listen_peer);

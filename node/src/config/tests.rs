@@ -47,6 +47,7 @@ hint_bytes_max: 5
 background: {{p99_ms_max: 20, bytes_per_second_min: 65536, bytes_per_second_max: 65537}}
 tree_checkpoint_interval_ms: 1000
 clock_skew_ms_max: 50
+disk_reserve_bytes: 6
 storage: {{block_cache_bytes: 1, write_buffer_bytes: 1048576}}
 log: {{level: debug, format: json}}
 "
@@ -68,6 +69,7 @@ log: {{level: debug, format: json}}
     assert_eq!(config.protocol.background_bytes_per_second_min, 65_536);
     assert_eq!(config.protocol.background_bytes_per_second_max, 65_537);
     assert_eq!(config.protocol.tree_checkpoint_interval, Duration::from_secs(1));
+    assert_eq!(config.disk_reserve_bytes, Some(6));
     assert_eq!(config.storage, StorageSettings { block_cache_bytes: 1, write_buffer_bytes: 1 << 20 });
     assert_eq!((config.log_level, config.log_format), (tracing::Level::DEBUG, LogFormat::Json));
 }

@@ -85,6 +85,7 @@ impl Driver {
         let mut gauges = self.node.storage().gauges();
         gauges.push(("clients_waiting", self.clients.len() as u64));
         gauges.extend(self.peers.gauges());
+        gauges.extend(self.space.gauges());
         Snapshot {
             identity: self.node.identity().clone(),
             status: self.node.status(now),

@@ -10,6 +10,8 @@ use dynamo_core::storage::{StorageError, Ticket};
 use rocksdb::DB;
 use tokio::sync::watch;
 
+use super::watermark::Watermark;
+
 /// How far the log is on stable storage, or why it never will be.
 pub type Durable = Result<Ticket, StorageError>;
 
@@ -22,10 +24,10 @@ pub struct Syncer {
 
 impl Syncer {
     /// Starts the thread.
-    pub fn start(db: Arc<DB>) -> std::io::Result<Self> {
+    pub fn start(log: Log) -> std::io::Result<Self> {
         let (committed, wanted) = mpsc::channel();
         let (report, durable) = watch::channel(Ok(Ticket(0)));
-        let thread = std::thread::Builder::new().name("syncer".into()).spawn(move || run(&db, &wanted, &report))?;
+        let thread = std::thread::Builder::new().name("syncer".into()).spawn(move || run(&log, &wanted, &report))?;
         Ok(Self { committed, durable, thread })
     }
 
@@ -48,10 +50,26 @@ impl Syncer {
     }
 }
 
-fn run(db: &DB, wanted: &mpsc::Receiver<Ticket>, report: &watch::Sender<Durable>) {
+/// The log of a database, and the word on how far it is on stable storage.
+pub struct Log {
+    pub(super) db: Arc<DB>,
+    pub(super) watermark: Arc<Watermark>,
+}
+
+impl Log {
+    /// Makes everything that was committed durable, and remembers how far that is.
+    pub fn sync(&self) -> Result<(), StorageError> {
+        // What has a number now is in the log's buffer, and will be on disk when the fsync returns; what comes meanwhile may be.
+        let sequence = self.db.latest_sequence_number();
+        self.db.flush_wal(true).map_err(|error| StorageError(format!("fsync of the log: {error}")))?;
+        self.watermark.record(sequence).map_err(|error| StorageError(format!("write the watermark: {error}")))
+    }
+}
+
+fn run(log: &Log, wanted: &mpsc::Receiver<Ticket>, report: &watch::Sender<Durable>) {
     while let Ok(first) = wanted.recv() {
         let newest = wanted.try_iter().last().unwrap_or(first);
-        let durable = db.flush_wal(true).map(|()| newest).map_err(|error| StorageError(format!("fsync of the log: {error}")));
+        let durable = log.sync().map(|()| newest);
         let failed = durable.is_err();
         report.send_modify(|known| *known = durable);
         if failed {

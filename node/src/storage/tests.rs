@@ -138,7 +138,7 @@ fn what_is_not_committed_is_seen_and_then_lost_as_a_whole() {
 fn the_syncer_reports_the_newest_ticket_and_finishes_what_was_committed() {
     let dir = TempDir::new().unwrap();
     let mut engine = open(&dir, Expect::Nothing);
-    let syncer = Syncer::start(engine.database()).unwrap();
+    let syncer = Syncer::start(engine.log()).unwrap();
     for counter in 0..500 {
         engine.write(PartitionId(0), &Name::new("b", counter.to_string()), &object(counter, 100)).unwrap();
         syncer.committed(engine.commit().unwrap());

@@ -1,13 +1,18 @@
-//! A cluster of real `dynamo-node` processes on loopback, with real data directories, to be killed, paused and grown.
+//! A cluster of real `dynamo-node` processes, with real data directories, to be killed, paused and grown.
+//!
+//! They run on loopback, or each on a [`Seat`] of its own; what is done to them there is in [`chaos`].
 //!
 //! The binary is the one that the same build made: it lies beside the test's own. Ports are free ones below the kernel's own.
 //! Every process is ended when its [`Cluster`] goes, and no other process is ever signalled.
 
+pub mod chaos;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,9 +34,33 @@ const PORTS: u32 = 12_000;
 /// Partitions of a test's ring: 2^4.
 const PARTITION_BITS: u8 = 4;
 
+/// Where and how a node is run.
+#[derive(Clone, Default)]
+pub struct Seat {
+    /// The IP address that it listens on.
+    pub host: String,
+    /// Its data directory; one of the cluster's own if absent.
+    pub data: Option<PathBuf>,
+    /// What runs it: a program and its arguments, before the node's own.
+    pub launcher: Vec<OsString>,
+    /// Its environment, beside the test's.
+    pub environment: Vec<(OsString, OsString)>,
+    /// More lines of its configuration.
+    pub settings: String,
+}
+
+impl Seat {
+    /// On loopback, as it is.
+    pub fn loopback() -> Self {
+        Self { host: "127.0.0.1".into(), ..Self::default() }
+    }
+}
+
 /// One process and its data directory.
 pub struct Process {
     child: Option<Child>,
+    seat: Seat,
+    data: PathBuf,
     config: PathBuf,
     log: PathBuf,
     /// host:port for clients.
@@ -48,11 +77,10 @@ pub struct Cluster {
 }
 
 fn binary() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("a test binary lies in target/PROFILE/deps")?;
-    let binary = folder.join("dynamo-node");
-    ensure!(binary.is_file(), "{} is missing: build it with `cargo build -p dynamo-node`", binary.display());
-    Ok(binary)
+    // A program lies in target/PROFILE, a test in target/PROFILE/deps.
+    let own = std::env::current_exe()?;
+    let mut beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("dynamo-node"));
+    beside.find(|path| path.is_file()).context("dynamo-node is missing: build it with `cargo build --workspace --bins`")
 }
 
 /// A port that nobody listens on, below those that the kernel gives to outgoing connections: none of them can take it before
@@ -72,22 +100,32 @@ fn free_port() -> Result<u16> {
 impl Cluster {
     /// Starts `count` nodes without a ring.
     pub async fn start(count: usize) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let mut cluster = Self { folder, id: ClusterId(*uuid::Uuid::new_v4().as_bytes()), processes: Vec::new() };
+        let mut cluster = Self::empty()?;
         for _ in 0..count {
             cluster.add().await?;
         }
         Ok(cluster)
     }
 
+    /// No nodes yet.
+    pub fn empty() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        Ok(Self { folder, id: ClusterId(*uuid::Uuid::new_v4().as_bytes()), processes: Vec::new() })
+    }
+
     /// Starts `count` nodes and gives them a first ring with N = 3.
     pub async fn with_ring(count: usize) -> Result<Self> {
         let cluster = Self::start(count).await?;
-        let members = cluster.members(&(0..count).collect::<Vec<_>>()).await?;
-        let ring = rebalance::first_ring(cluster.id, PARTITION_BITS, 3, &members)?;
-        cluster.offer(&ring).await?;
-        cluster.until_linked().await?;
+        cluster.first_ring().await?;
         Ok(cluster)
+    }
+
+    /// Gives all nodes, which have none, a first ring with N = 3.
+    pub async fn first_ring(&self) -> Result<()> {
+        let members = self.members(&self.running()).await?;
+        let ring = rebalance::first_ring(self.id, PARTITION_BITS, 3, &members)?;
+        self.offer(&ring).await?;
+        self.until_linked().await
     }
 
     /// Starts one more node, which stands by.
@@ -98,30 +136,52 @@ impl Cluster {
 
     /// Starts one more node that believes it belongs to cluster `id`.
     pub async fn add_of(&mut self, id: ClusterId) -> Result<usize> {
+        self.add_at(id, Seat::loopback()).await
+    }
+
+    /// Starts one more node of this cluster, on a seat.
+    pub async fn seat(&mut self, seat: Seat) -> Result<usize> {
+        self.add_at(self.id, seat).await
+    }
+
+    async fn add_at(&mut self, id: ClusterId, seat: Seat) -> Result<usize> {
         let index = self.processes.len();
         let (client, peer, http) = (free_port()?, free_port()?, free_port()?);
-        let seed = self.processes.first().map_or(peer, |process| process.peer_port);
-        let data = self.folder.path().join(format!("node-{index}"));
+        let own = format!("{}:{peer}", seat.host);
+        let seed = self.processes.first().map_or(own, |first| format!("{}:{}", first.seat.host, first.peer_port));
+        let data = seat.data.clone().unwrap_or_else(|| self.folder.path().join(format!("node-{index}")));
         let config = self.folder.path().join(format!("node-{index}.yaml"));
         let text = format!(
-            "cluster_id: {id}\ndata_dir: {}\nlisten: {{client: 127.0.0.1:{client}, peer: 127.0.0.1:{peer}, http: 127.0.0.1:{http}}}\n\
-             seeds: [\"127.0.0.1:{seed}\"]\n",
-            data.display()
+            "cluster_id: {id}\ndata_dir: {}\nlisten: {{client: '{host}:{client}', peer: '{host}:{peer}', http: '{host}:{http}'}}\n\
+             advertise: {{host: {host}}}\nseeds: [\"{seed}\"]\n{}",
+            data.display(),
+            seat.settings,
+            host = seat.host,
         );
         fs::write(&config, text)?;
         let log = self.folder.path().join(format!("node-{index}.log"));
-        let address = format!("127.0.0.1:{client}");
-        self.processes.push(Process { child: None, config, log, address, peer_port: peer });
+        let address = format!("{}:{client}", seat.host);
+        self.processes.push(Process { child: None, seat, data, config, log, address, peer_port: peer });
         self.launch(index).await?;
         Ok(index)
     }
 
     /// Starts the process of `index` again and waits until it answers.
     pub async fn launch(&mut self, index: usize) -> Result<()> {
-        let binary = binary()?;
+        self.spawn(index)?;
+        self.until_up(index).await
+    }
+
+    /// Starts the process of `index` again.
+    pub fn spawn(&mut self, index: usize) -> Result<()> {
+        let mut words: Vec<OsString> = self.processes[index].seat.launcher.clone();
+        words.push(binary()?.into());
         let process = &mut self.processes[index];
+        ensure!(process.child.is_none(), "node {index} runs");
         let log = fs::OpenOptions::new().create(true).append(true).open(&process.log)?;
-        let child = Command::new(binary)
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .envs(process.seat.environment.iter().cloned())
             .arg("--config")
             .arg(&process.config)
             .stdin(Stdio::null())
@@ -129,9 +189,14 @@ impl Cluster {
             .stderr(log)
             .spawn()?;
         process.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the process of `index` answers.
+    pub async fn until_up(&mut self, index: usize) -> Result<()> {
         let started = Instant::now();
         while self.status(index).await.is_err() {
-            let ended = self.processes[index].child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            let ended = self.ended(index)?;
             ensure!(ended.is_none(), "node {index} ended at its start ({ended:?}): {}", self.log(index));
             ensure!(started.elapsed() < PATIENCE, "node {index} does not answer within {PATIENCE:?}");
             tokio::time::sleep(PAUSE).await;
@@ -176,6 +241,36 @@ impl Cluster {
         Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
 
+    /// How the process ended, if it did by itself; from then on it counts as not running.
+    pub fn ended(&mut self, index: usize) -> Result<Option<ExitStatus>> {
+        let process = &mut self.processes[index];
+        let ended = process.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+        if ended.is_some() {
+            process.child = None;
+        }
+        Ok(ended)
+    }
+
+    /// Whether the process has been started and has not been seen to end.
+    pub fn is_running(&self, index: usize) -> bool {
+        self.processes[index].child.is_some()
+    }
+
+    /// The data directory of `index`.
+    pub fn data(&self, index: usize) -> &Path {
+        &self.processes[index].data
+    }
+
+    /// The cluster's own folder: configurations, logs, data.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The cluster's folder is not removed: somebody wants to read the logs.
+    pub fn keep_logs(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     /// Sends the process a signal by name, as `kill -NAME` does.
     pub fn signal(&self, index: usize, name: &str) -> Result<()> {
         let child = self.processes[index].child.as_ref().context("it runs")?;
@@ -202,7 +297,8 @@ impl Cluster {
         Ok(admin.status().await?)
     }
 
-    fn running(&self) -> Vec<usize> {
+    /// Those that run.
+    pub fn running(&self) -> Vec<usize> {
         (0..self.processes.len()).filter(|index| self.processes[*index].child.is_some()).collect()
     }
 
@@ -280,7 +376,8 @@ impl Cluster {
         bail!("the ring does not settle within {PATIENCE:?}")
     }
 
-    async fn newest_ring(&self) -> Result<Ring> {
+    /// The newest ring that a running node holds.
+    pub async fn newest_ring(&self) -> Result<Ring> {
         let mut newest: Option<Ring> = None;
         for index in self.running() {
             let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dynamo_core::name::Name;
-use dynamo_core::request::{Operation, QuorumWish, Request, Failure, Success};
+use dynamo_core::request::{Failure, Operation, QuorumWish, Request, Success};
 use dynamo_core::time::Instant;
 
 use crate::checkers::{convergence, last_writer_wins, quiet};

@@ -226,6 +226,16 @@ impl Cluster {
         });
     }
 
+    /// A host's disk is nearly full.
+    pub fn fill(&mut self, host: HostId) {
+        self.sim.space(host, false);
+    }
+
+    /// A host's disk has room again.
+    pub fn free(&mut self, host: HostId) {
+        self.sim.space(host, true);
+    }
+
     /// Cuts the network between two groups of hosts, and waits until both have noticed.
     pub fn split(&mut self, one: &[HostId], other: &[HostId]) {
         let pairs: Vec<_> = one.iter().flat_map(|from| other.iter().flat_map(|to| [(*from, *to), (*to, *from)])).collect();

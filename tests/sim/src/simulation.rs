@@ -423,6 +423,14 @@ impl Simulation {
         self.hosts[host.0].sync = sync;
     }
 
+    /// The driver of a host's node says whether its disk has room.
+    pub fn space(&mut self, host: HostId, writable: bool) {
+        self.trace.note(self.now, (14, host, writable), || {
+            format!("the disk of host {} {}", host.0, if writable { "has room again" } else { "is nearly full" })
+        });
+        self.feed(host, Input::Space { writable });
+    }
+
     /// Whether messages, disks and drivers misbehave by the rates of the options.
     pub fn set_calm(&mut self, calm: bool) {
         self.network.set_calm(calm);

@@ -28,12 +28,7 @@ enum Then {
 #[derive(Clone, Debug)]
 enum Doing {
     /// `earlier` are the writes that the read must meet, since its quorum overlaps theirs.
-    Get {
-        name: Name,
-        then: Then,
-        earlier: BTreeSet<WriteId>,
-        wish: QuorumWish,
-    },
+    Get { name: Name, then: Then, earlier: BTreeSet<WriteId>, wish: QuorumWish },
     Write {
         name: Name,
         id: WriteId,

@@ -200,6 +200,16 @@ impl History {
         format!("write {id}: {:?}, {:?}, covers {:?}, covered by [{}]", write.kind, write.outcome, write.covers, by.join(", "))
     }
 
+    /// How many writes have this outcome.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.writes.values().filter(|write| write.outcome == outcome).count()
+    }
+
+    /// All that is known, a line a write: for whoever looks into a violation.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.writes.keys().map(|id| self.describe(*id))
+    }
+
     /// All ids that these writes cover, and those that they cover in turn as long as `passes` says so of the write between. Each
     /// with a write that covers it directly.
     fn covered_by(&self, from: impl Iterator<Item = WriteId>, passes: impl Fn(&Write) -> bool) -> BTreeMap<WriteId, WriteId> {

@@ -374,7 +374,13 @@ impl<S: Storage> Node<S> {
         let Message::Push { batch, epoch, partition, purpose, objects, last } = message else { return Ok(()) };
         let own = self.identity.node;
         let ring = match self.fence(from, epoch, out) {
-            Ok(ring) if (partition.0 as usize) < ring.partition_count() && ring.placement(partition).involves(own) => ring,
+            Ok(ring)
+                if (partition.0 as usize) < ring.partition_count()
+                    && ring.placement(partition).involves(own)
+                    && self.takes_writes() =>
+            {
+                ring
+            }
             _ => {
                 let epoch = self.epoch();
                 out.push(Output::Send { to: from, message: Message::Pushed { batch, refused: true, epoch } });

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::{Epoch, NodeId, PartitionId};
 use crate::config::REQUEST_TIMEOUTS_MAX;
+use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject};
 use crate::name::Name;
 use crate::node::{Node, Output, Waiting};

@@ -26,7 +26,7 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 impl<S: Storage> Node<S> {
     pub(super) fn tick_anti_entropy(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.exchanges.retain(|_, (_, _, deadline)| *deadline > now.instant);
-        let Some(ring) = self.ring.clone() else { return Ok(()) };
+        let Some(ring) = self.ring.clone().filter(|_| self.writable) else { return Ok(()) };
         let own = self.identity.node;
         self.exchanges_owed = self.exchanges_owed.min(ring.partition_count());
         while self.exchanges_owed > 0 && self.exchanges.len() < EXCHANGES_MAX && self.admit_comparison(Work::AntiEntropy, now) {
@@ -195,8 +195,9 @@ impl<S: Storage> Node<S> {
         }
         let here = |name: &Name| ring.partition_of(name) == partition;
         let received = bytes_of(&objects);
+        let takes_writes = self.takes_writes();
         let mut pushed = Vec::new();
-        for named in objects.into_iter().filter(|named| here(&named.name)) {
+        for named in objects.into_iter().filter(|named| takes_writes && here(&named.name)) {
             self.apply_or_tell(partition, &named, &mut pushed)?;
         }
         let most = self.admit_repair(now);

@@ -6,7 +6,7 @@
 use crate::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
 use crate::message::{Message, Refusal};
 use crate::name::Name;
-use crate::node::{Node, Output, Waiting};
+use crate::node::{CLEAN_STOP, Node, Output, Waiting};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::Now;
@@ -51,6 +51,7 @@ impl<S: Storage> Node<S> {
         };
         let partition = ring.partition_of(&name);
         let accepted = match hint_for {
+            _ if !self.takes_writes() => Err(Refusal::Overloaded),
             None if ring.placement(partition).involves(self.identity.node) => self.apply(partition, &name, &object)?,
             None => Err(Refusal::NotOwner),
             Some(target) => self.apply_hint(target, partition, &name, &object)?,
@@ -138,6 +139,9 @@ impl<S: Storage> Node<S> {
         name: &Name,
         object: &Object,
     ) -> Result<Result<(), Refusal>, StorageError> {
+        if !self.takes_writes() {
+            return Ok(Err(Refusal::Overloaded));
+        }
         let names_target = |ring: &Arc<Ring>| ring.placement(partition).involves(target);
         if self.ring.as_ref().is_some_and(|ring| !names_target(ring)) {
             // The request began under an older ring: its home replica would refuse the hint. Kept as a foreign copy, it is
@@ -227,13 +231,13 @@ impl<S: Storage> Node<S> {
     pub(super) fn start_tenures(&mut self) -> Result<(), StorageError> {
         let stored = self.storage.read_meta(b"salt")?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
         // The mark of the start before this one: an older one came back with an older copy of the database.
-        let clean = self.storage.read_meta(b"clean")?.as_deref() == Some(&(self.identity.generation - 1).to_be_bytes()[..]);
+        let clean = self.storage.read_meta(CLEAN_STOP)?.as_deref() == Some(&(self.identity.generation - 1).to_be_bytes()[..]);
         self.salt = match stored {
             Some(salt) if clean => salt,
             _ => self.random.next_u64(),
         };
         self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;
-        self.storage.write_meta(b"clean", None)?;
+        self.storage.write_meta(CLEAN_STOP, None)?;
         self.dirty = true;
         Ok(())
     }

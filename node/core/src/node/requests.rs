@@ -162,7 +162,8 @@ impl<S: Storage> Node<S> {
         }
         let partition = ring.partition_of(&request.name);
         let placement = ring.placement(partition);
-        let home = placement.read_set().contains(&self.identity.node);
+        let takes_it = self.writable || matches!(request.operation, Operation::Get);
+        let home = takes_it && placement.read_set().contains(&self.identity.node);
         if !home
             && hops == 0
             && let Some(to) = self.coordinator_of(&request, placement.writers(), now)
@@ -349,7 +350,8 @@ impl<S: Storage> Node<S> {
         let defaults = self.config.quorum_of(&request.name.bucket);
         let admitted = quorum::for_put(&request.quorum, &defaults, ring.replication)
             .and_then(|required| self.enough_reachable(ring, partition, required, now).map(|()| required))
-            .and_then(|required| self.clock_agrees(&request.name.bucket, now).map(|()| required));
+            .and_then(|required| self.clock_agrees(&request.name.bucket, now).map(|()| required))
+            .and_then(|required| self.enough_space().map(|()| required));
         let required = match admitted {
             Ok(required) => required,
             Err(failure) => {
@@ -706,7 +708,7 @@ impl<S: Storage> Node<S> {
         let (name, partition, epoch) = (job.name.clone(), job.partition, job.epoch);
         self.counters.read_repairs += 1;
         if to == self.identity.node {
-            return self.apply(partition, &name, &object).map(drop);
+            return if self.takes_writes() { self.apply(partition, &name, &object).map(drop) } else { Ok(()) };
         }
         let objects = vec![NamedObject { name, object }];
         let batch = self.next_batch();

@@ -33,8 +33,7 @@ impl<S: Storage> Node<S> {
             let whole = self.known(ring, partition, &request.name)?;
             let own_copy = ring.placement(partition).involves(self.identity.node);
             let exact = !whole.has_unseen_below(write.dot, seen);
-            let context =
-                if exact { self.context_after(own_copy, &request.name, &whole, seen, write.dot) } else { Bytes::new() };
+            let context = if exact { self.context_after(own_copy, &request.name, &whole, seen, write.dot) } else { Bytes::new() };
             return Ok(Some(Ok((whole, context))));
         }
         if seen.1.first_of(key).is_some() {

@@ -66,7 +66,8 @@ pub fn judge(ledger: &Ledger, witness: &Witness, visible: &Visible, lost: usize)
             return Err(("the last writer wins", format!("{name:?} shows {shown:?} in the end, more than one")));
         }
         let gave_way = gave_way(ledger, witness, name, &shown);
-        let acknowledged = ledger.of_name(name).filter(|(_, write)| write.fate == Fate::Ok && !write.delete && write.durable > lost);
+        let acknowledged =
+            ledger.of_name(name).filter(|(_, write)| write.fate == Fate::Ok && !write.delete && write.durable > lost);
         for (id, _) in acknowledged.filter(|(id, _)| !shown.contains(id)) {
             if !gave_way.contains(&id) {
                 let what = format!("{id:?} of {name:?} was acknowledged with a higher stamp than {shown:?}, which is visible");

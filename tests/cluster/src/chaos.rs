@@ -1,0 +1,26 @@
+//! Chaos: real processes under a seeded schedule of faults, a workload, and the checker of `dynamoctl workload`.
+//!
+//! ```text
+//! sandbox ── namespaces of our own ──> run: round after round
+//!                                        ├─ schedule: which fault, when, for how long (from the seed)
+//!                                        ├─ nemesis:  makes them and ends them, and knows which ends of a process are right
+//!                                        ├─ clients:  read and write all the time (dynamoctl's)
+//!                                        └─ heal, settle, judge: equal replicas, idle anti-entropy, no write lost,
+//!                                           resurrected or invented
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`sandbox`] | network, mount and process namespaces around the whole program: nothing outlives it, nothing outside is touched |
+//! | [`network`] | a namespace for each node, cuts and losses between them |
+//! | [`control`] | what the library in `preload/` is told: failing and slow fsyncs, another wall clock |
+//! | [`schedule`] | the faults of a round, as a function of the seed |
+//! | [`nemesis`] | making and ending them |
+//! | [`run`] | the rounds and the verdict |
+
+pub mod control;
+pub mod nemesis;
+pub mod network;
+pub mod run;
+pub mod sandbox;
+pub mod schedule;

@@ -1,0 +1,409 @@
+//! Makes the faults, ends them, and watches the processes meanwhile: a process that ends by itself without a fault to explain it,
+//! or with another exit code than the fault's, is a violation. So is one that lives on after an fsync failed.
+//!
+//! A wiped disk is found again when its fault ends: the node that came with an empty one goes, the former one comes back. So long
+//! it is a stranger to the ring, which still names the one that is away, and must hold nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use dynamo_core::id::NodeId;
+
+use super::control::Control;
+use super::network::{self, Network};
+use super::schedule::{Fault, Kind};
+use crate::{Cluster, Seat};
+
+/// Of the disks with a size of our own.
+const DISK_BYTES: u64 = 256 << 20;
+/// What nodes on them are told to keep free.
+const RESERVE_BYTES: u64 = 32 << 20;
+/// What "full" leaves.
+const LEFT_BYTES: u64 = RESERVE_BYTES / 2;
+/// Between two chunks of what fills a disk to the brim.
+const CHUNK_BYTES: usize = 1 << 20;
+/// A node that notices a failed fsync ends within this, and one that was started with one fails at once.
+const FAIL_STOP_MAX: Duration = Duration::from_secs(15);
+/// The node's exit code when its storage fails.
+const STORAGE_FAILED: i32 = 4;
+/// Its exit code when its data directory cannot be used, which a start on a full disk finds out first.
+const DATA_DIR_FAILED: i32 = 3;
+
+/// What a run can do here.
+pub struct Tools {
+    /// Namespaces, if there are any.
+    pub network: Option<Network>,
+    /// The library for fsyncs and clocks, if it was built.
+    pub library: Option<PathBuf>,
+    /// Disks with a size of our own: so many of the first nodes have one.
+    pub small_disks: usize,
+}
+
+/// A fault that is there.
+struct Active {
+    fault: Fault,
+    until: Instant,
+}
+
+/// Who makes the faults.
+pub struct Nemesis {
+    /// The nodes.
+    pub cluster: Cluster,
+    /// What is seen that must not be.
+    pub violations: Vec<String>,
+    /// Faults that were made.
+    pub made: BTreeMap<Kind, u64>,
+    /// Faults whose target was away until the end of their round.
+    pub skipped: BTreeMap<Kind, u64>,
+    /// Nodes that ended with the code for failed storage, as they should.
+    pub fail_stops: u64,
+    /// Looks at a node on a full disk that found it alive and refusing.
+    pub refusals_seen: u64,
+    tools: Tools,
+    controls: Vec<Control>,
+    active: Vec<Active>,
+    /// Nodes that are away, until when.
+    down: BTreeMap<usize, Instant>,
+    paused: BTreeSet<usize>,
+    /// Nodes whose next fsync fails, since when.
+    failing: BTreeMap<usize, Instant>,
+    /// Nodes whose disk may have nothing free.
+    brimful: BTreeSet<usize>,
+    /// Nodes with an empty disk, and who they were.
+    wiped: BTreeMap<usize, Option<NodeId>>,
+}
+
+impl Nemesis {
+    /// A cluster of so many nodes with a ring, on what the machine gives.
+    pub async fn start(count: usize, tools: Tools) -> Result<Self> {
+        let mut cluster = Cluster::empty()?;
+        let mut controls = Vec::new();
+        for node in 0..count {
+            let control = Control::create(&cluster.folder().join(format!("node-{node}.faults")))?;
+            let seat = seat(node, &cluster, &tools, &control)?;
+            controls.push(control);
+            cluster.seat(seat).await?;
+        }
+        cluster.first_ring().await?;
+        Ok(Self {
+            cluster,
+            violations: Vec::new(),
+            made: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            fail_stops: 0,
+            refusals_seen: 0,
+            tools,
+            controls,
+            active: Vec::new(),
+            down: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            failing: BTreeMap::new(),
+            brimful: BTreeSet::new(),
+            wiped: BTreeMap::new(),
+        })
+    }
+
+    /// Nodes that are away, for people.
+    pub fn away(&self) -> Vec<usize> {
+        (0..self.controls.len()).filter(|node| !self.cluster.is_running(*node)).collect()
+    }
+
+    /// Begins a fault; not one whose target is away, or has the same fault already.
+    pub async fn begin(&mut self, fault: &Fault) -> Result<bool> {
+        let done = self.make(fault).await.with_context(|| fault.to_string())?;
+        if done {
+            *self.made.entry(fault.kind).or_default() += 1;
+            self.active.push(Active { until: Instant::now() + fault.lasts, fault: fault.clone() });
+        }
+        Ok(done)
+    }
+
+    async fn make(&mut self, fault: &Fault) -> Result<bool> {
+        let node = fault.nodes[0];
+        if self.active.iter().any(|active| active.fault.kind == fault.kind && active.fault.nodes.contains(&node)) {
+            return Ok(false);
+        }
+        let runs = self.cluster.is_running(node) && !self.wiped.contains_key(&node);
+        match fault.kind {
+            Kind::Kill | Kind::KillSeveral | Kind::KillAll => return self.kill_all(&fault.nodes, fault.lasts),
+            Kind::Pause if runs => {
+                self.cluster.signal(node, "STOP")?;
+                self.paused.insert(node);
+            }
+            Kind::Partition | Kind::PartitionOneWay => {
+                let pairs = pairs(fault, self.controls.len());
+                self.network()?.cut(&pairs)?;
+            }
+            Kind::Loss => self.network()?.lose(node, fault.amount as u8)?,
+            Kind::FullDisk if runs && !self.brimful.contains(&node) => self.fill(node, LEFT_BYTES)?,
+            Kind::BrimfulDisk if runs => {
+                self.brimful.insert(node);
+                self.fill(node, 0)?;
+            }
+            Kind::FailingFsync if runs && !self.failing.contains_key(&node) => {
+                self.controls[node].fail_fsyncs(1)?;
+                self.failing.insert(node, Instant::now());
+            }
+            Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::from_millis(fault.amount.unsigned_abs()))?,
+            Kind::ClockJump => self.controls[node].shift_wall_clock(fault.amount)?,
+            Kind::WipedDisk if runs && !self.paused.contains(&node) => return self.wipe(node).await,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn network(&mut self) -> Result<&mut Network> {
+        self.tools.network.as_mut().context("there is a network")
+    }
+
+    fn kill_all(&mut self, nodes: &[usize], away: Duration) -> Result<bool> {
+        let mut killed = false;
+        for node in nodes {
+            if self.cluster.is_running(*node) && !self.wiped.contains_key(node) {
+                self.kill(*node, Instant::now() + away)?;
+                killed = true;
+            }
+        }
+        Ok(killed)
+    }
+
+    fn kill(&mut self, node: usize, until: Instant) -> Result<()> {
+        self.cluster.kill(node)?;
+        self.gone(node, until)
+    }
+
+    /// The process is gone: so is what was wrong with it.
+    fn gone(&mut self, node: usize, until: Instant) -> Result<()> {
+        self.paused.remove(&node);
+        self.failing.remove(&node);
+        self.controls[node].fail_fsyncs(0)?;
+        self.down.insert(node, until);
+        Ok(())
+    }
+
+    /// Writes a file until so much is left.
+    fn fill(&self, node: usize, left: u64) -> Result<()> {
+        let disk = self.cluster.data(node).parent().context("a data directory lies in its disk")?;
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(ballast(disk))?;
+        let chunk = vec![0_u8; CHUNK_BYTES];
+        loop {
+            let found = rustix::fs::statvfs(disk)?;
+            let free = (found.f_bavail * found.f_frsize).saturating_sub(left);
+            if free == 0 {
+                return Ok(());
+            }
+            let piece = &chunk[..free.min(CHUNK_BYTES as u64) as usize];
+            match std::io::Write::write_all(&mut file, piece) {
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                written => written?,
+            }
+        }
+    }
+
+    fn free(&self, node: usize) -> Result<()> {
+        let disk = self.cluster.data(node).parent().context("a data directory lies in its disk")?;
+        match fs::remove_file(ballast(disk)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// The node's data are gone; it comes back with none.
+    async fn wipe(&mut self, node: usize) -> Result<bool> {
+        let former = self.cluster.status(node).await.ok().map(|status| status.node);
+        self.kill(node, Instant::now())?;
+        self.down.remove(&node);
+        let data = self.cluster.data(node).to_owned();
+        fs::rename(&data, data.with_extension("former"))?;
+        self.wiped.insert(node, former);
+        self.cluster.spawn(node)?;
+        Ok(true)
+    }
+
+    async fn unwipe(&mut self, node: usize) -> Result<()> {
+        let Some(former) = self.wiped.get(&node).copied() else { return Ok(()) };
+        self.cluster.until_up(node).await?;
+        let status = self.cluster.status(node).await?;
+        if Some(status.node) == former || status.partitions > 0 || status.objects > 0 {
+            let (id, partitions, objects) = (status.node, status.partitions, status.objects);
+            let what = format!("node {node} lost its disk and came back as {id} with {partitions} partitions, {objects} objects");
+            self.violations.push(format!("{what}; it was {former:?}"));
+        }
+        self.kill(node, Instant::now())?;
+        let data = self.cluster.data(node).to_owned();
+        fs::remove_dir_all(&data)?;
+        fs::rename(data.with_extension("former"), &data)?;
+        self.wiped.remove(&node);
+        Ok(())
+    }
+
+    /// Ends what is over, starts who was away for long enough, and looks at every process. Says what it did.
+    pub async fn turn(&mut self) -> Result<Vec<String>> {
+        let now = Instant::now();
+        let mut told = Vec::new();
+        self.look_at_processes(now, &mut told)?;
+        let (over, active) = std::mem::take(&mut self.active).into_iter().partition(|active| active.until <= now);
+        self.active = active;
+        for Active { fault, .. } in over {
+            self.end(&fault).await.with_context(|| format!("the end of: {fault}"))?;
+        }
+        let back: Vec<usize> = self.down.iter().filter(|(_, until)| **until <= now).map(|(node, _)| *node).collect();
+        for node in back.into_iter().filter(|node| !self.brimful.contains(node)) {
+            self.down.remove(&node);
+            self.cluster.spawn(node)?;
+            told.push(format!("node {node} is started again"));
+        }
+        Ok(told)
+    }
+
+    async fn end(&mut self, fault: &Fault) -> Result<()> {
+        let node = fault.nodes[0];
+        match fault.kind {
+            Kind::Pause if self.paused.remove(&node) => self.cluster.signal(node, "CONT"),
+            Kind::Partition | Kind::PartitionOneWay => {
+                let pairs = pairs(fault, self.controls.len());
+                self.network()?.mend(&pairs)
+            }
+            Kind::Loss => self.network()?.keep(node),
+            Kind::FullDisk => {
+                self.look_at_full(node).await;
+                if self.brimful.contains(&node) { Ok(()) } else { self.free(node) }
+            }
+            Kind::BrimfulDisk => {
+                self.brimful.remove(&node);
+                self.free(node)
+            }
+            Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::ZERO),
+            Kind::ClockJump => self.controls[node].shift_wall_clock(0),
+            Kind::WipedDisk => self.unwipe(node).await,
+            Kind::Pause | Kind::Kill | Kind::KillSeveral | Kind::KillAll | Kind::FailingFsync => Ok(()),
+        }
+    }
+
+    /// A node on a full disk answers, and has refused writes if there were any. One that is away or slow for another reason says
+    /// nothing.
+    async fn look_at_full(&mut self, node: usize) {
+        if let Ok(status) = self.cluster.status(node).await {
+            self.refusals_seen += u64::from(status.counters.get("writes_refused_space").is_some_and(|count| *count > 0));
+        }
+    }
+
+    fn look_at_processes(&mut self, now: Instant, told: &mut Vec<String>) -> Result<()> {
+        for node in 0..self.controls.len() {
+            if let Some(status) = self.cluster.ended(node)? {
+                let storage = status.code() == Some(STORAGE_FAILED);
+                let expected = match (self.controls[node].failed_fsyncs()? > 0, self.brimful.contains(&node)) {
+                    (true, _) => storage,
+                    (_, true) => storage || status.code() == Some(DATA_DIR_FAILED),
+                    _ => false,
+                };
+                if expected {
+                    self.fail_stops += 1;
+                    told.push(format!("node {node} stopped with exit code {}, as it must", status.code().unwrap_or(-1)));
+                } else {
+                    let (code, signal) = (status.code(), status.signal());
+                    self.violations.push(format!("node {node} ended by itself: exit code {code:?}, signal {signal:?}"));
+                }
+                self.gone(node, now)?;
+            }
+            self.look_at_failing(node, now)?;
+        }
+        Ok(())
+    }
+
+    /// After a failed fsync nothing may be acknowledged any more: the process has to be gone soon.
+    fn look_at_failing(&mut self, node: usize, now: Instant) -> Result<()> {
+        let Some(since) = self.failing.get(&node) else { return Ok(()) };
+        if self.paused.contains(&node) || now.duration_since(*since) < FAIL_STOP_MAX {
+            return Ok(());
+        }
+        if self.controls[node].failed_fsyncs()? > 0 {
+            self.violations.push(format!("an fsync of node {node} failed, and it goes on {FAIL_STOP_MAX:?} later"));
+        }
+        // Else nothing was written there: it is idle, or slow.
+        self.failing.remove(&node);
+        self.controls[node].fail_fsyncs(0)
+    }
+
+    /// Ends every fault and starts every node.
+    pub async fn heal(&mut self) -> Result<()> {
+        let mut told = Vec::new();
+        self.look_at_processes(Instant::now(), &mut told)?;
+        for Active { fault, .. } in std::mem::take(&mut self.active) {
+            self.end(&fault).await.with_context(|| format!("the end of: {fault}"))?;
+        }
+        if let Some(network) = &mut self.tools.network {
+            network.heal()?;
+        }
+        for node in 0..self.controls.len() {
+            self.failing.remove(&node);
+            let control = &self.controls[node];
+            control.fail_fsyncs(0)?;
+            self.look_at_processes(Instant::now(), &mut told)?;
+            if !self.cluster.is_running(node) {
+                self.cluster.spawn(node)?;
+            }
+        }
+        self.down.clear();
+        for node in 0..self.controls.len() {
+            self.cluster.until_up(node).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a node runs, on what the machine gives.
+fn seat(node: usize, cluster: &Cluster, tools: &Tools, control: &Control) -> Result<Seat> {
+    let mut seat = Seat::loopback();
+    seat.settings = "storage: {write_buffer_bytes: 4194304, block_cache_bytes: 8388608}\n".into();
+    if tools.network.is_some() {
+        seat.host = network::address(node);
+        seat.launcher = network::launcher(node);
+    }
+    if let Some(library) = &tools.library {
+        seat.environment.push(("LD_PRELOAD".into(), library.into()));
+        seat.environment.push(("DYNAMO_FAULTS_FILE".into(), control.path().into()));
+    }
+    if node < tools.small_disks {
+        let disk = cluster.folder().join(format!("disk-{node}"));
+        fs::create_dir(&disk)?;
+        let Some(shown) = disk.to_str().filter(|path| !path.contains(' ')) else {
+            bail!("TMPDIR: {} has a space or is no text; choose another", disk.display());
+        };
+        network::command(&format!("mount -t tmpfs -o size={DISK_BYTES} chaos-disk {shown}"))?;
+        seat.data = Some(disk.join("data"));
+        seat.settings.push_str(&format!("disk_reserve_bytes: {RESERVE_BYTES}\n"));
+    }
+    Ok(seat)
+}
+
+fn ballast(disk: &std::path::Path) -> PathBuf {
+    disk.join("ballast")
+}
+
+/// Who does not hear whom, as (from, to).
+fn pairs(fault: &Fault, count: usize) -> Vec<(usize, usize)> {
+    let (one, other): (Vec<usize>, Vec<usize>) = (0..count).partition(|node| fault.nodes.contains(node));
+    let across = one.iter().flat_map(|one| other.iter().map(|other| (*one, *other)));
+    match fault.kind {
+        Kind::PartitionOneWay => across.collect(),
+        _ => across.flat_map(|(one, other)| [(one, other), (other, one)]).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_cuts_both_ways_and_a_one_way_partition_one() {
+        let mut fault = Fault { kind: Kind::Partition, nodes: vec![1], amount: 0, at: Duration::ZERO, lasts: Duration::ZERO };
+        assert_eq!(pairs(&fault, 3), [(1, 0), (0, 1), (1, 2), (2, 1)]);
+        fault.kind = Kind::PartitionOneWay;
+        assert_eq!(pairs(&fault, 3), [(1, 0), (1, 2)]);
+    }
+}

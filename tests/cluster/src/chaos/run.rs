@@ -1,0 +1,316 @@
+//! The rounds: faults for a while, then everything is healed, has to become equal, and is judged; and again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use dynamo_core::random::Random;
+use dynamoctl::workload::checker::Outcome;
+use dynamoctl::workload::clients::{self, Shared};
+use dynamoctl::workload::judge_once;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::control;
+use super::nemesis::{Nemesis, Tools};
+use super::network::Network;
+use super::sandbox;
+use super::schedule::{self, Kind, Nodes};
+
+const NODES: usize = 5;
+/// The first of them lie on disks with a size of our own, where such may be had.
+const SMALL_DISKS: usize = 2;
+const CLIENTS: usize = 16;
+const KEYS: usize = 300;
+/// Of one client between two steps: some 300 steps a second of all together.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Faults of one round.
+const ROUND: Duration = Duration::from_secs(60);
+/// What healing, settling and judging usually take.
+const AFTER_ROUND: Duration = Duration::from_secs(20);
+/// A round with less time is not begun.
+const ROUND_MIN: Duration = Duration::from_secs(20);
+/// Between two turns of the nemesis.
+const TURN: Duration = Duration::from_millis(50);
+/// Until a fault whose target is away is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Between two lines of progress.
+const LINE: Duration = Duration::from_secs(10);
+/// With everything healed, requests have to succeed again within this.
+const SERVE_MAX: Duration = Duration::from_secs(30);
+/// Rounds of anti-entropy in which nothing may be repaired.
+const IDLE_ROUNDS: u64 = 2;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long.
+    pub length: Duration,
+    /// Whence the schedule and the clients' choices.
+    pub seed: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Nothing was wrong.
+    Good,
+    /// Something was, and was printed.
+    Bad,
+    /// It was told to stop.
+    Interrupted,
+}
+
+/// Runs until the time is over or `stop` completes.
+pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Output = ()>) -> Result<Verdict> {
+    let tools = tools(refusal.as_deref())?;
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| can(&tools, *kind)).collect();
+    for kind in Kind::ALL.into_iter().filter(|kind| !kinds.contains(kind)) {
+        println!("not here: {kind}");
+    }
+    let small_disks = tools.small_disks;
+    let nemesis = Nemesis::start(NODES, tools).await?;
+    let client = nemesis.cluster.client().await?;
+    let shared = Arc::new(Shared::new(client, "chaos".into(), format!("chaos-{:x}", options.seed), KEYS));
+    let mut run = Run { options, kinds, small_disks, nemesis, shared, started: Instant::now(), rounds: 0, problems: Vec::new() };
+    let ended = tokio::select! {
+        result = run.all_rounds() => Some(result),
+        () = stop => None,
+    };
+    let Some(result) = ended else { return Ok(Verdict::Interrupted) };
+    if let Err(error) = result {
+        run.problems.push(format!("{error:#}"));
+    }
+    Ok(run.report())
+}
+
+/// What the machine gives.
+fn tools(refusal: Option<&str>) -> Result<Tools> {
+    let library = control::library();
+    if library.is_none() {
+        println!("libdynamo_preload.so is not beside this program: build it with `cargo build -p dynamo-preload`");
+    }
+    if let Some(refusal) = refusal {
+        println!("no namespaces, so the nodes are on loopback: {refusal}");
+    }
+    let inside = sandbox::is_inside();
+    let network = if inside { Some(Network::create(NODES).context("the nodes' network")?) } else { None };
+    Ok(Tools { network, library, small_disks: if inside { SMALL_DISKS } else { 0 } })
+}
+
+fn can(tools: &Tools, kind: Kind) -> bool {
+    (!kind.needs_network() || tools.network.is_some())
+        && (!kind.needs_mounts() || tools.small_disks > 0)
+        && (!kind.needs_preload() || tools.library.is_some())
+}
+
+struct Run {
+    options: Options,
+    kinds: Vec<Kind>,
+    small_disks: usize,
+    nemesis: Nemesis,
+    shared: Arc<Shared>,
+    started: Instant,
+    rounds: u64,
+    problems: Vec<String>,
+}
+
+impl Run {
+    fn say(&self, what: &str) {
+        println!("{:6.1} s  {what}", self.started.elapsed().as_secs_f64());
+    }
+
+    async fn all_rounds(&mut self) -> Result<()> {
+        loop {
+            let left = self.options.length.saturating_sub(self.started.elapsed() + AFTER_ROUND).min(ROUND);
+            if self.rounds > 0 && left < ROUND_MIN {
+                return Ok(());
+            }
+            self.rounds += 1;
+            self.round(left.max(ROUND_MIN)).await?;
+            if !self.problems.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn round(&mut self, length: Duration) -> Result<()> {
+        let nodes = Nodes { count: NODES, small_disks: self.small_disks };
+        let mut faults = schedule::plan(self.options.seed, self.rounds, length, nodes, &self.kinds);
+        self.say(&format!("round {}: {} faults in {} s", self.rounds, faults.len(), length.as_secs()));
+        for fault in &faults {
+            println!("            +{:4.1} s {fault}", fault.at.as_secs_f64());
+        }
+        faults.reverse();
+        let (stop, stopped) = watch::channel(false);
+        let mut clients = JoinSet::new();
+        let mut source = Random::new(self.options.seed ^ self.rounds << 32);
+        for _ in 0..CLIENTS {
+            clients.spawn(clients::run(Arc::clone(&self.shared), Random::new(source.next_u64()), PAUSE, stopped.clone()));
+        }
+        let began = Instant::now();
+        let mut line = Instant::now();
+        while began.elapsed() < length {
+            while let Some(mut fault) = faults.pop_if(|fault| fault.at <= began.elapsed()) {
+                if self.nemesis.begin(&fault).await? {
+                    self.say(&fault.to_string());
+                } else {
+                    // Its target is away, or has that already.
+                    fault.at = began.elapsed() + AGAIN;
+                    let place = faults.partition_point(|other| other.at > fault.at);
+                    faults.insert(place, fault);
+                }
+            }
+            for told in self.nemesis.turn().await? {
+                self.say(&told);
+            }
+            if line.elapsed() >= LINE {
+                line = Instant::now();
+                self.progress();
+            }
+            tokio::time::sleep(TURN).await;
+        }
+        for fault in faults {
+            *self.nemesis.skipped.entry(fault.kind).or_default() += 1;
+        }
+        self.nemesis.heal().await.context("healing")?;
+        self.say("all faults are ended, all nodes run");
+        self.nemesis.cluster.until_linked().await.context("after the faults")?;
+        self.until_served().await?;
+        let _ = stop.send(true);
+        while let Some(ended) = clients.join_next().await {
+            ended.context("a client")?;
+        }
+        self.settle().await?;
+        self.judge().await
+    }
+
+    fn progress(&self) {
+        let away = self.nemesis.away();
+        let away = if away.is_empty() { "all nodes run".to_owned() } else { format!("away: {away:?}") };
+        self.say(&format!("{}; {away}", self.shared.tally(|tally| tally.text())));
+    }
+
+    /// Every client gets answers again: as many successes as there are clients, twice, and no failure meanwhile.
+    async fn until_served(&mut self) -> Result<()> {
+        let healed = Instant::now();
+        let look = |shared: &Shared| shared.tally(|tally| (tally.ok, tally.operations() - tally.ok));
+        let (mut ok, mut failed) = look(&self.shared);
+        while healed.elapsed() < SERVE_MAX {
+            tokio::time::sleep(TURN).await;
+            let (ok_now, failed_now) = look(&self.shared);
+            if failed_now > failed {
+                (ok, failed) = (ok_now, failed_now);
+            } else if ok_now >= ok + 2 * CLIENTS as u64 {
+                self.say(&format!("requests succeed again, {:.1} s after the nodes were linked", healed.elapsed().as_secs_f64()));
+                return Ok(());
+            }
+        }
+        bail!("requests still fail {SERVE_MAX:?} after everything was healed")
+    }
+
+    /// No hints, equal replicas; and then anti-entropy has nothing to do.
+    async fn settle(&mut self) -> Result<()> {
+        let quiet = Instant::now();
+        self.nemesis.cluster.until_replicas_are_equal().await?;
+        self.say(&format!(
+            "no hints wait and all replicas are equal, {:.1} s after the last request",
+            quiet.elapsed().as_secs_f64()
+        ));
+        let partitions = self.nemesis.cluster.newest_ring().await?.partition_count() as u64;
+        let before = self.counters().await?;
+        // Each node compares each of its copies with another replica: that is one round.
+        let enough = |(exchanges, _): &(u64, u64), (begun, _): &(u64, u64)| *exchanges >= begun + IDLE_ROUNDS * partitions;
+        let mut after = before.clone();
+        let waiting = Instant::now();
+        while !after.iter().zip(&before).all(|(after, before)| enough(after.1, before.1)) {
+            ensure!(waiting.elapsed() < SERVE_MAX, "anti-entropy does not come round: {after:?}");
+            tokio::time::sleep(TURN).await;
+            after = self.counters().await?;
+        }
+        let repaired: Vec<String> = after
+            .iter()
+            .filter(|(node, (_, repairs))| *repairs != before[node].1)
+            .map(|(node, (_, repairs))| format!("node {node}: {} objects", repairs - before[node].1))
+            .collect();
+        if !repaired.is_empty() {
+            self.problems.push(format!("idle anti-entropy repairs: {}", repaired.join(", ")));
+        }
+        self.nemesis.cluster.until_replicas_are_equal().await
+    }
+
+    /// Exchanges begun and objects found to differ, by node.
+    async fn counters(&self) -> Result<BTreeMap<usize, (u64, u64)>> {
+        let mut counters = BTreeMap::new();
+        for node in 0..NODES {
+            let status = self.nemesis.cluster.status(node).await?;
+            let of = |name: &str| status.counters.get(name).copied().unwrap_or_default();
+            counters.insert(node, (of("anti_entropy_exchanges"), of("anti_entropy_differences")));
+        }
+        Ok(counters)
+    }
+
+    async fn judge(&mut self) -> Result<()> {
+        let started = tokio::time::Instant::now();
+        let mut judged = judge_once(&self.shared, 1, started).await;
+        // What cannot be read is no verdict; replicas that are equal are not healed by waiting.
+        for attempt in 2..10 {
+            if judged.unread.is_empty() || !judged.violations.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            judged = judge_once(&self.shared, attempt, started).await;
+        }
+        for (key, what) in judged.violations.iter().chain(&judged.unread) {
+            self.problems.push(format!("{key}: {what}"));
+            let index = key.trim_start_matches("key-").parse::<usize>().ok().filter(|index| *index < self.shared.keys());
+            if let Some(index) = index {
+                let lines: Vec<String> = self.shared.history(index, |history| history.lines().collect());
+                self.problems.push(format!("the history of {key}:\n    {}", lines.join("\n    ")));
+            }
+        }
+        self.problems.append(&mut self.nemesis.violations);
+        self.say(&format!("round {}: {}", self.rounds, judged.verdict()));
+        Ok(())
+    }
+
+    fn report(&mut self) -> Verdict {
+        self.problems.append(&mut self.nemesis.violations);
+        println!("\n{:24}{:>8}{:>10}", "FAULT", "MADE", "SKIPPED");
+        for kind in &self.kinds {
+            let of = |counts: &BTreeMap<Kind, u64>| counts.get(kind).copied().unwrap_or_default();
+            println!("{kind:24}{:>8}{:>10}", of(&self.nemesis.made), of(&self.nemesis.skipped));
+        }
+        println!("nodes that stopped when their storage failed: {}", self.nemesis.fail_stops);
+        println!("nodes seen to refuse writes on a full disk: {}", self.nemesis.refusals_seen);
+        let count = |outcome: Outcome| {
+            (0..self.shared.keys()).map(|key| self.shared.history(key, |history| history.count(outcome))).sum::<usize>()
+        };
+        let (acknowledged, unknown, failed) = (count(Outcome::Acknowledged), count(Outcome::Unknown), count(Outcome::Failed));
+        self.shared.tally(|tally| {
+            let kinds: Vec<String> = tally.failed.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            println!(
+                "{} operations: {} ok, {} of unknown outcome, failed: {}",
+                tally.operations(),
+                tally.ok,
+                tally.unknown,
+                kinds.join(", ")
+            );
+        });
+        println!("writes: {acknowledged} acknowledged, {unknown} of unknown outcome, {failed} failed");
+        let Options { seed, length } = self.options;
+        let minutes = length.as_secs_f64() / 60.0;
+        let seconds = self.started.elapsed().as_secs();
+        if self.problems.is_empty() {
+            println!("{} rounds in {seconds} s, seed {seed}: nothing lost, nothing resurrected, nothing invented", self.rounds);
+            return Verdict::Good;
+        }
+        for problem in &self.problems {
+            println!("VIOLATION: {problem}");
+        }
+        println!("again: make chaos MINUTES={minutes} SEED={seed}");
+        self.nemesis.cluster.keep_logs();
+        Verdict::Bad
+    }
+}
