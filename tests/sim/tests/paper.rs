@@ -7,6 +7,11 @@ use std::time::Duration;
 
 use dynamo_sim::scenario::cluster;
 
+#[path = "paper/section_5_coordinator.rs"]
+mod section_5_coordinator;
+#[path = "paper/section_6_buckets.rs"]
+mod section_6_buckets;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 mod section_3_related_work {
@@ -784,8 +789,6 @@ mod section_4_9_adding_and_removing_nodes {
 
 mod section_5_implementation {
     use super::*;
-    use dynamo_sim::scenario::Cluster;
-    use dynamo_sim::schedule::HostId;
 
     /// After it has answered, a get's machine waits for the late answers, and brings stale replicas up to date: read repair.
     #[test]
@@ -806,116 +809,11 @@ mod section_5_implementation {
         cluster.until("the repair arrives", |cluster| cluster.copied(homes[2], "alice") == ["milk"]);
         assert_eq!(cluster.count(|counters| counters.read_repairs), 1);
     }
-
-    /// Who coordinated the version that a host holds.
-    fn coordinator(cluster: &Cluster, host: HostId, key: &str) -> HostId {
-        let copy = cluster.copy(host, key).expect("the host has a copy");
-        let (dot, _) = copy.values().next().expect("the copy has a version");
-        cluster.sim.host_of(dot.actor.node).expect("a coordinator is a node")
-    }
-
-    /// A write is coordinated by the node that answered the preceding read fastest, which the context names. Deviation: a home
-    /// replica that is asked coordinates itself; so this is about writes through any other node.
-    #[test]
-    fn a_write_is_coordinated_by_the_node_that_answered_the_preceding_read_fastest() {
-        let mut cluster = cluster(6).start();
-        let (homes, others) = (cluster.homes("alice"), cluster.fallbacks("alice"));
-        cluster.through(homes[2]).put("alice", "milk");
-        cluster.settle();
-        // This reader cannot reach the first home replica, so the second one serves it, and is the fastest to do so.
-        cluster.split(&others[..1], &homes[..1]);
-        let read = cluster.through(others[0]).get("alice");
-        cluster.heal();
-        cluster.run(SECOND * 5);
-
-        cluster.through(others[1]).put_after(&read.context, "alice", "tea");
-        assert_eq!(coordinator(&cluster, homes[1], "alice"), homes[1], "and not the first, which everybody can reach");
-        cluster.settle();
-        let written = cluster.through(others[1]).get("alice");
-        cluster.through(others[2]).put_after(&written.context, "alice", "beer");
-        assert_eq!(coordinator(&cluster, homes[0], "alice"), homes[0], "the first had served this read");
-
-        cluster.settle();
-        cluster.kill(homes[1]);
-        let context = cluster.through(homes[0]).get("alice").context;
-        cluster.through(homes[2]).put_after(&context, "alice", "wine");
-        assert_eq!(coordinator(&cluster, homes[2], "alice"), homes[2], "a home replica that is asked coordinates itself");
-        cluster.through(others[1]).put_after(&read.context, "alice", "water");
-        let copied = cluster.copied(homes[0], "alice");
-        assert!(copied.contains(&"water".to_owned()), "the one that is named is away, another takes it: {copied:?}");
-    }
-
-    /// Which is why a reader meets its own write, without waiting for a second replica: it reads where it wrote.
-    #[test]
-    fn a_read_through_the_coordinator_of_a_write_meets_it() {
-        let mut cluster = cluster(6).quorum((3, 1, 1)).start();
-        let (homes, others) = (cluster.homes("alice"), cluster.fallbacks("alice"));
-        cluster.through(homes[0]).put("alice", "before");
-        cluster.settle();
-        cluster.split(&others[..1], &homes[..1]);
-        let read = cluster.through(others[0]).get("alice");
-        // Nothing that the second home replica says arrives at the other two.
-        for silent in [homes[0], homes[2]] {
-            cluster.sim.cut(homes[1], silent);
-        }
-        cluster.through(others[1]).put_after(&read.context, "alice", "after");
-        assert_eq!(cluster.through(others[0]).get("alice").values, ["after"], "served by the coordinator of the write");
-        assert_eq!(cluster.through(homes[1]).get("alice").values, ["after"]);
-        assert_eq!(cluster.through(homes[0]).get("alice").values, ["before"], "elsewhere it has not arrived yet");
-    }
 }
 
 mod section_6_experiences {
     use super::*;
-    use dynamo_core::config::{BucketProperties, Reconciliation};
     use dynamo_core::request::QuorumWish;
-    use dynamo_sim::scenario::BUCKET;
-
-    /// Timestamp based reconciliation, as for customers' sessions: of concurrent versions the one with the latest time is returned.
-    #[test]
-    fn where_the_last_writer_wins_a_get_returns_one_version() {
-        let by_time = |options: &mut dynamo_sim::options::Options| {
-            let properties = BucketProperties { reconciliation: Reconciliation::LastWriterWins, ..BucketProperties::default() };
-            options.buckets.insert(BUCKET.into(), properties);
-        };
-        let mut cluster = cluster(6).tune(by_time).start();
-        let hosts = cluster.hosts();
-        let (left, right) = hosts.split_at(3);
-        cluster.split(left, right);
-        cluster.through(left[0]).put("session", "at the counter");
-        cluster.run(SECOND * 5);
-        cluster.through(right[0]).put("session", "at the checkout");
-        cluster.heal();
-        cluster.settle();
-        for host in hosts {
-            assert_eq!(cluster.through(host).get("session").values, ["at the checkout"], "host {}", host.0);
-        }
-    }
-
-    /// 6.3: how many versions readers see is measured, bucket by bucket.
-    #[test]
-    fn divergent_versions_are_counted_by_bucket() {
-        let named = |options: &mut dynamo_sim::options::Options| {
-            options.buckets.insert(BUCKET.into(), BucketProperties::default());
-        };
-        let mut cluster = cluster(6).tune(named).start();
-        let hosts = cluster.hosts();
-        let (left, right) = hosts.split_at(3);
-        cluster.split(left, right);
-        cluster.through(left[0]).put("alice", "red");
-        cluster.through(right[0]).put("alice", "blue");
-        cluster.through(left[0]).get("alice");
-        cluster.heal();
-        cluster.settle();
-        cluster.through(left[0]).get("alice");
-        cluster.through(right[0]).get("alice");
-        let of_bucket = |host| cluster.node(host).divergence().each().find(|(bucket, _)| bucket[..] == *BUCKET.as_bytes());
-        let counts = hosts.iter().filter_map(|host| of_bucket(*host)).fold([0; 4], |mut sum, (_, counts)| {
-            sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-            sum
-        });
-        assert_eq!(counts, [1, 2, 0, 0], "one get saw one version, two saw two");
-    }
 
     /// The high-performance read engine: R = 1, W = N.
     #[test]
