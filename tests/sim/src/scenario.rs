@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_core::context;
 use dynamo_core::counters::Counters;
 use dynamo_core::id::{NodeId, PartitionId, RequestKey};
 use dynamo_core::name::Name;
@@ -21,7 +22,7 @@ use dynamo_core::node::Node;
 use dynamo_core::preference_list;
 use dynamo_core::request::{Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::ring::{Placement, Ring};
-use dynamo_core::version::Object;
+use dynamo_core::version::{CausalContext, Object};
 
 use crate::checkers::{convergence, quiet};
 use crate::disk::Disk;
@@ -185,6 +186,11 @@ impl Cluster {
         let (name, target) = (name(key), self.id(target));
         let mut hints = self.sim.disk(keeper).hints();
         hints.find(|(node, at, _)| *node == target && **at == name).map(|(_, _, object)| texts(object)).unwrap_or_default()
+    }
+
+    /// What a context of a key covers.
+    pub fn seen(&self, key: &str, context: &Bytes) -> CausalContext {
+        context::decode(context.clone(), self.sim.cluster(), &name(key)).expect("a node made it").seen
     }
 
     /// A counter, summed over all nodes that run.

@@ -6,16 +6,24 @@ use crate::ledger::Verdict;
 use crate::schedule::HostId;
 use crate::simulation::Simulation;
 
-/// The last hint that is taken may go over the quota by its own size: values here have eight bytes, siblings are few.
-const ONE_HINT: u64 = 16 << 10;
+/// What may be counted for a hint beside its object.
+const OVERHEAD: u64 = 1 << 10;
+
+/// The last hint that is taken may go over the quota by its own size, and be joined with another.
+fn one_hint(sim: &Simulation, host: HostId) -> u64 {
+    let largest = sim.disk(host).hints().map(|(_, _, object)| object.encoded_len()).max();
+    2 * largest.unwrap_or(0) as u64 + OVERHEAD
+}
 
 /// Whether a node keeps the bounds of its configuration.
 pub fn check(sim: &Simulation, host: HostId, status: &Status) -> Verdict {
     let config = sim.options().config();
     let over =
         |what: &str, is: u64, most: u64| Err(("I16 bounds", format!("host {} has {is} {what}, the limit is {most}", host.0)));
-    let most = config.hint_bytes_max + ONE_HINT;
-    if let Some((_, bytes)) = status.hints.values().find(|(_, bytes)| *bytes > most) {
+    let most = config.hint_bytes_max;
+    if let Some((_, bytes)) = status.hints.values().find(|(_, bytes)| *bytes > most)
+        && *bytes > most + one_hint(sim, host)
+    {
         return over("bytes of hints for one target", *bytes, most);
     }
     if status.requests > config.requests_max {

@@ -77,7 +77,7 @@ fn choice(original: &str, choices: &[(Range<usize>, u32, &str)]) -> String {
 
 /// Where the text stands, which must be one place.
 fn find(text: &str, edit: &Edit) -> Result<Range<usize>, String> {
-    let code = text.find("#[cfg(test)]").unwrap_or(text.len());
+    let code = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let place = match &edit.within {
         None => 0..code,
         Some(function) => body(&text[..code], function).ok_or_else(|| format!("there is no {function}"))?,
