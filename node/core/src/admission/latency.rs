@@ -48,7 +48,7 @@ impl Histogram {
         self.total = 0;
     }
 
-    /// See [`percentile_99`].
+    /// The latency that one in a hundred exceeds; `None` below two latencies.
     pub fn percentile_99(&self) -> Option<Duration> {
         percentile_99(std::slice::from_ref(self))
     }
