@@ -392,9 +392,14 @@ impl Simulation {
     /// How many copies of `write` on stable storage were lost at once, at most.
     pub fn copies_lost(&self, write: WriteId) -> usize {
         let mut waves = BTreeMap::<u32, usize>::new();
+        let witness = self.witness();
+        let dots: Vec<_> = witness.dots_of(write).iter().filter_map(|dot| Some((witness.name_of(*dot)?, *dot))).collect();
         for host in self.hosts() {
+            // A replica acknowledges as well what its copy has seen already.
+            let held =
+                |disk: &Disk| disk.has_held(write) == Some(true) || dots.iter().any(|(name, dot)| disk.has_seen(name, *dot));
             if let Some(wave) = self.hosts[host.0].lost
-                && self.disk(host).has_held(write) == Some(true)
+                && held(self.disk(host))
             {
                 *waves.entry(wave).or_default() += 1;
             }

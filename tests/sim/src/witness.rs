@@ -164,6 +164,11 @@ impl Witness {
         self.writes.get(&write).map_or(&[], Vec::as_slice)
     }
 
+    /// The object that `dot` is a version of.
+    pub fn name_of(&self, dot: Dot) -> Option<&Name> {
+        self.dots.get(&dot).map(|(name, _)| name)
+    }
+
     /// The dots that name the same write as this one, itself included.
     pub fn same_write(&self, dot: Dot) -> Vec<Dot> {
         let write = self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of));
