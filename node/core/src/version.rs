@@ -475,17 +475,6 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_the_wall_clock_or_just_above_what_is_there() {
-        let mut object = Object::default();
-        assert_eq!(object.next_stamp(7), 7);
-        for (node, written_ms) in [(1, 20), (2, 30)] {
-            let value = Value { data: None, written_ms };
-            object.update(&CausalContext::default(), Dot { actor: actor(node), counter: 1 }, value);
-        }
-        assert_eq!([9, 30, 31, 99].map(|wall_ms| object.next_stamp(wall_ms)), [31, 31, 31, 99]);
-    }
-
-    #[test]
     #[should_panic(expected = "issued twice")]
     fn a_dot_is_never_issued_twice() {
         let object = put(&Object::default(), &CausalContext::default(), 1, 5, "a");
