@@ -1,0 +1,215 @@
+//! Scenarios: what happens to a `DynamoCluster`, as text that two stages play. `tests/world` plays them on a model of Kubernetes
+//! with a crash at every call, `tests/e2e` on a real one; where the two end differently, the model is wrong.
+//!
+//! A scenario is a file `NAME.scenario` beside this crate: a line a step, `#` begins a comment, and the comments at its head say
+//! what it is about. A pod is named by what follows the cluster's name: `pod 1`, or `pod b-1` in zone b.
+//!
+//! | line | what it does |
+//! |---|---|
+//! | `create replicas=3 zones=a,b,c partitions=16 when-scaled=Delete` | creates the cluster; all but `replicas` may be left out |
+//! | `write 60` | writes 60 keys, each over what it reads; all must be acknowledged |
+//! | `verify` | every write that was acknowledged is read |
+//! | `scale 5` | sets spec.replicas |
+//! | `refuse 2` | sets spec.replicas to what the API server must refuse, with words that name the field |
+//! | `image next` | asks for another image of the same node; each `image` line names another |
+//! | `kill pod 1` | its process dies at once and comes back on its volume |
+//! | `hold pod 1` | it dies, and does not run before `release pod 1`; its volume stays |
+//! | `release pod 1` | it runs again |
+//! | `lose volume 1` | its claim and its data are gone for ever, and its pod with them |
+//! | `restart operator` | the operator's process dies and comes back |
+//! | `wait settled` | until condition Ready is True for this very spec, which makes the ring that is asked for the one that is held |
+//! | `wait moving` | until partitions move, or everything has settled already: a small cluster may be faster than the look |
+//! | `wait pods 4` | until so many pods exist |
+//! | `wait ScaleInBlocked=True` | until the condition has this status |
+//! | `expect volumes 5` | so many claims exist |
+//! | `expect members 3` | the ring lists so many nodes |
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A scenario, read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scenario {
+    /// The file's name without its ending: words that say what happens.
+    pub name: &'static str,
+    /// The comments at its head, in one line.
+    pub about: String,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Creates the cluster.
+    Create(Create),
+    /// Writes so many keys.
+    Write(u32),
+    /// Reads every acknowledged write.
+    Verify,
+    /// Sets spec.replicas.
+    Scale(u32),
+    /// Sets spec.replicas to a number that is refused.
+    Refuse(u32),
+    /// Asks for the image of this name.
+    Image(String),
+    /// The pod's process dies and comes back.
+    Kill(String),
+    /// The pod dies and does not run.
+    Hold(String),
+    /// The pod runs again.
+    Release(String),
+    /// The pod's volume is gone, with its claim and the pod.
+    LoseVolume(String),
+    /// The operator's process dies and comes back.
+    RestartOperator,
+    /// Waits.
+    Wait(Until),
+    /// So many claims exist.
+    ExpectVolumes(u32),
+    /// The ring lists so many nodes.
+    ExpectMembers(u32),
+}
+
+/// What a cluster is created with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Create {
+    /// spec.replicas.
+    pub replicas: u32,
+    /// spec.zones, by name; none for a cluster without.
+    pub zones: Vec<String>,
+    /// spec.partitions.
+    pub partitions: u32,
+    /// spec.storage.retention.whenScaled is Delete, not Retain.
+    pub deletes_volumes: bool,
+}
+
+/// What is waited for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// Ready for this very spec.
+    Settled,
+    /// Partitions move, or it has settled.
+    Moving,
+    /// So many pods exist.
+    Pods(u32),
+    /// A condition has a status.
+    Condition {
+        /// Its type.
+        kind: String,
+        /// True, False or Unknown.
+        status: String,
+    },
+}
+
+/// A line that is no step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParseError {
+    /// The scenario.
+    pub scenario: &'static str,
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.scenario:{}: {}", self.scenario, self.line, self.reason)
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+macro_rules! scenarios {
+    ($($name:literal)*) => {
+        /// The files, in the order in which they are played.
+        const TEXTS: &[(&str, &str)] = &[$(($name, include_str!(concat!("../", $name, ".scenario")))),*];
+    };
+}
+
+scenarios! {
+    "grow_and_shrink"
+    "flapping_replicas"
+    "a_shrink_is_taken_back"
+    "a_blocked_shrink_does_not_block_an_image"
+    "a_volume_is_lost"
+    "a_volume_is_lost_in_a_shrink"
+    "three_zones"
+    "a_new_image_while_it_grows"
+    "too_few_replicas_are_refused"
+    "volumes_follow_a_shrink"
+}
+
+/// All scenarios.
+pub fn all() -> Result<Vec<Scenario>, ParseError> {
+    TEXTS.iter().map(|(name, text)| parse(name, text)).collect()
+}
+
+/// Reads the text of a scenario.
+pub fn parse(name: &'static str, text: &str) -> Result<Scenario, ParseError> {
+    let head = text.lines().map_while(|line| line.strip_prefix('#'));
+    let about = head.map(str::trim).collect::<Vec<_>>().join(" ");
+    let mut steps = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if !line.is_empty() {
+            steps.push(step(line).map_err(|reason| ParseError { scenario: name, line: number, reason })?);
+        }
+    }
+    Ok(Scenario { name, about, steps })
+}
+
+fn step(line: &str) -> Result<Step, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    Ok(match words[..] {
+        ["create", ref options @ ..] => Step::Create(create(options)?),
+        ["write", keys] => Step::Write(number(keys)?),
+        ["verify"] => Step::Verify,
+        ["scale", replicas] => Step::Scale(number(replicas)?),
+        ["refuse", replicas] => Step::Refuse(number(replicas)?),
+        ["image", image] => Step::Image(image.to_owned()),
+        ["kill", "pod", pod] => Step::Kill(pod.to_owned()),
+        ["hold", "pod", pod] => Step::Hold(pod.to_owned()),
+        ["release", "pod", pod] => Step::Release(pod.to_owned()),
+        ["lose", "volume", pod] => Step::LoseVolume(pod.to_owned()),
+        ["restart", "operator"] => Step::RestartOperator,
+        ["wait", "settled"] => Step::Wait(Until::Settled),
+        ["wait", "moving"] => Step::Wait(Until::Moving),
+        ["wait", "pods", pods] => Step::Wait(Until::Pods(number(pods)?)),
+        ["wait", condition] => Step::Wait(until(condition)?),
+        ["expect", "volumes", volumes] => Step::ExpectVolumes(number(volumes)?),
+        ["expect", "members", members] => Step::ExpectMembers(number(members)?),
+        _ => return Err(format!("{line:?} is no step; the head of the crate lists them")),
+    })
+}
+
+fn create(options: &[&str]) -> Result<Create, String> {
+    let mut created = Create { replicas: 0, zones: Vec::new(), partitions: 16, deletes_volumes: false };
+    for option in options {
+        match option.split_once('=') {
+            Some(("replicas", replicas)) => created.replicas = number(replicas)?,
+            Some(("zones", zones)) => created.zones = zones.split(',').map(str::to_owned).collect(),
+            Some(("partitions", partitions)) => created.partitions = number(partitions)?,
+            Some(("when-scaled", policy @ ("Delete" | "Retain"))) => created.deletes_volumes = policy == "Delete",
+            _ => return Err(format!("{option:?}: create takes replicas=, zones=, partitions=, when-scaled=Delete or Retain")),
+        }
+    }
+    if created.replicas == 0 { Err("create needs replicas=".to_owned()) } else { Ok(created) }
+}
+
+fn until(condition: &str) -> Result<Until, String> {
+    match condition.split_once('=') {
+        Some((kind, status @ ("True" | "False" | "Unknown"))) => {
+            Ok(Until::Condition { kind: kind.to_owned(), status: status.to_owned() })
+        }
+        _ => Err(format!("{condition:?}: wait for settled, moving, pods N, or a condition like Ready=True")),
+    }
+}
+
+fn number<T: FromStr>(word: &str) -> Result<T, String> {
+    word.parse().map_err(|_| format!("{word:?} is no number"))
+}

@@ -1,0 +1,51 @@
+//! The files can be read, and a line that is wrong says so.
+
+use super::*;
+
+#[test]
+fn every_scenario_can_be_read_says_what_it_is_about_and_proves_its_writes_in_the_end() {
+    let scenarios = all().unwrap();
+    assert!(scenarios.len() >= 10);
+    for scenario in scenarios {
+        assert!(!scenario.about.is_empty(), "{} has no comment at its head", scenario.name);
+        assert!(matches!(scenario.steps.first(), Some(Step::Create(_))), "{} does not begin with create", scenario.name);
+        assert!(scenario.steps.contains(&Step::Verify), "{} verifies nothing", scenario.name);
+        let waits = scenario.steps.iter().rposition(|step| *step == Step::Wait(Until::Settled));
+        let acts = scenario.steps.iter().rposition(|step| matches!(step, Step::Scale(_) | Step::LoseVolume(_) | Step::Image(_)));
+        assert!(waits > acts, "{} ends before it has settled", scenario.name);
+    }
+}
+
+#[test]
+fn every_file_beside_the_crate_is_played() {
+    let files = std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> =
+        files.filter_map(|file| file.to_string_lossy().strip_suffix(".scenario").map(str::to_owned)).collect();
+    let mut played: Vec<String> = TEXTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    names.sort();
+    played.sort();
+    assert_eq!(names, played);
+}
+
+#[test]
+fn a_line_becomes_a_step() {
+    let text = "# About\n# this.\n\ncreate replicas=4 zones=a,b when-scaled=Delete # so\nkill pod b-0\nwait Ready=True\n";
+    let scenario = parse("sample", text).unwrap();
+    assert_eq!(scenario.about, "About this.");
+    let created = Create { replicas: 4, zones: vec!["a".into(), "b".into()], partitions: 16, deletes_volumes: true };
+    let ready = Until::Condition { kind: "Ready".into(), status: "True".into() };
+    assert_eq!(scenario.steps, [Step::Create(created), Step::Kill("b-0".into()), Step::Wait(ready)]);
+}
+
+#[test]
+fn a_wrong_line_is_named_with_what_is_wrong() {
+    let cases = [
+        ("scale many", "sample.scenario:2: \"many\" is no number"),
+        ("create", "sample.scenario:2: create needs replicas="),
+        ("wait Ready", "sample.scenario:2: \"Ready\": wait for settled, moving, pods N, or a condition like Ready=True"),
+        ("explode", "sample.scenario:2: \"explode\" is no step; the head of the crate lists them"),
+    ];
+    for (line, told) in cases {
+        assert_eq!(parse("sample", &format!("# head\n{line}\n")).unwrap_err().to_string(), told);
+    }
+}
