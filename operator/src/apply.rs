@@ -22,7 +22,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::build::{labels, ring_record, stateful_set};
-use crate::nodes;
+use crate::nodes::{self, Nodes};
 use crate::observed::{Observed, Record};
 use crate::plan::{Cause, Step};
 use crate::valid::{Place, ValidCluster};
@@ -59,7 +59,13 @@ fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
 }
 
 /// Carries out `step`. Steps that only wait do nothing.
-pub async fn step(client: &Client, cluster: &ValidCluster, observed: &Observed, step: &Step) -> Result<(), ApplyError> {
+pub async fn step(
+    client: &Client,
+    nodes: &dyn Nodes,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    step: &Step,
+) -> Result<(), ApplyError> {
     match step {
         Step::RaisePods(zones) | Step::LowerPods(zones) => set_replicas(client, cluster, observed, zones).await,
         Step::NoteIdentities(notes) => note_identities(client, cluster, observed, notes).await,
@@ -68,7 +74,7 @@ pub async fn step(client: &Client, cluster: &ValidCluster, observed: &Observed, 
             Some(ring) => record(client, cluster, observed, ring, "volumes of the members").await,
             None => Ok(()),
         },
-        Step::OfferRing(places) => offer_ring(cluster, observed, places).await,
+        Step::OfferRing(places) => offer_ring(nodes, cluster, observed, places).await,
         Step::DeleteVolumes(places) => delete_volumes(client, cluster, observed, places).await,
         Step::AwaitPods(_)
         | Step::AwaitEpoch(_)
@@ -171,12 +177,12 @@ pub fn purpose(cause: &Cause) -> String {
 }
 
 /// All are offered the ring, whatever the others say; then those that did not take it are the error.
-async fn offer_ring(cluster: &ValidCluster, observed: &Observed, places: &[Place]) -> Result<(), ApplyError> {
+async fn offer_ring(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &Observed, places: &[Place]) -> Result<(), ApplyError> {
     let Some(ring) = observed.record.ring() else { return Ok(()) };
     let addresses = places.iter().filter_map(|place| Some((cluster.pod_name(place), observed.pods.get(place)?.address.clone()?)));
     let offers = stream::iter(addresses.collect::<Vec<_>>())
         .map(|(pod, address)| async move {
-            let offer = nodes::offer(&address, ring).await;
+            let offer = nodes.offer(&address, ring).await;
             offer.err().map(|error| format!("{pod}: {error}"))
         })
         .buffer_unordered(nodes::ASKED_MAX);

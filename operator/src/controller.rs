@@ -31,6 +31,7 @@ use crate::build::labels;
 use crate::cleanup;
 use crate::events::{self, Told};
 use crate::metrics::{Metrics, Outcome};
+use crate::nodes::Nodes;
 use crate::observe::observe;
 use crate::plan::{Step, next_step};
 use crate::status::{self, Report};
@@ -39,13 +40,13 @@ use crate::valid::ValidCluster;
 /// Until a pass is given up. Its calls may have been carried out; the next pass looks.
 const PASS_SECONDS_MAX: u64 = 60;
 /// After a step, so that what it did can be seen.
-const AFTER_STEP: Duration = Duration::from_millis(200);
+pub const AFTER_STEP: Duration = Duration::from_millis(200);
 /// While a step is waited for.
-const WAITING: Duration = Duration::from_secs(2);
+pub const WAITING: Duration = Duration::from_secs(2);
 /// While only a person can help.
-const BLOCKED: Duration = Duration::from_secs(10);
+pub const BLOCKED: Duration = Duration::from_secs(10);
 /// When there is nothing to do: for what no watch tells.
-const AT_REST: Duration = Duration::from_secs(30);
+pub const AT_REST: Duration = Duration::from_secs(30);
 /// Changes within this time make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// The longest pause after failures.
@@ -58,6 +59,7 @@ const STATUS_MANAGER: &str = "dynamo-operator-status";
 /// What a pass needs.
 pub struct Context {
     client: Client,
+    nodes: Arc<dyn Nodes>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
     /// Failures in a row, by the cluster's UID; only for the pause after them.
@@ -83,9 +85,9 @@ pub enum ReconcileError {
 
 impl Context {
     /// For one process; `instance` is the pod's name.
-    pub fn new(client: Client, metrics: Arc<Metrics>, instance: Option<String>) -> Self {
+    pub fn new(client: Client, nodes: Arc<dyn Nodes>, metrics: Arc<Metrics>, instance: Option<String>) -> Self {
         let reporter = Reporter { controller: "dynamo-operator".to_owned(), instance };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, metrics, failures: Mutex::default() }
+        Self { recorder: Recorder::new(client.clone(), reporter), client, nodes, metrics, failures: Mutex::default() }
     }
 
     async fn tell(&self, cluster: &DynamoCluster, told: Vec<Told>) {
@@ -153,7 +155,8 @@ fn full_name(cluster: &DynamoCluster) -> String {
     format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any())
 }
 
-async fn reconcile(cluster: Arc<DynamoCluster>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+/// One pass over `cluster`, whose copy may be old. The answer says when the next one is due if no watch tells of a change before.
+pub async fn reconcile(cluster: Arc<DynamoCluster>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let started = Instant::now();
     let pass = timeout(Duration::from_secs(PASS_SECONDS_MAX), live_pass(&cluster, &context)).await;
     let result = pass.unwrap_or(Err(ReconcileError::Timeout));
@@ -170,7 +173,8 @@ async fn reconcile(cluster: Arc<DynamoCluster>, context: Arc<Context>) -> Result
     result
 }
 
-fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
+/// When a pass that failed is tried again.
+pub fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(cluster.uid().unwrap_or_default()).or_default();
     *count = count.saturating_add(1);
@@ -209,7 +213,7 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
             return Ok(Action::requeue(AT_REST));
         }
     };
-    let (observed, live) = observe(&context.client, &valid).await?;
+    let (observed, live) = observe(&context.client, &*context.nodes, &valid).await?;
     let step = next_step(&valid, &observed);
     context.metrics.step(step.kind());
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");
@@ -218,7 +222,10 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
         (Upkeep::default(), None)
     } else {
         match apply::upkeep(&context.client, &valid, &observed, &live).await {
-            Ok(upkeep) => (upkeep, apply::step(&context.client, &valid, &observed, &step).await.err()),
+            Ok(upkeep) => {
+                let nodes = &*context.nodes;
+                (upkeep, apply::step(&context.client, nodes, &valid, &observed, &step).await.err())
+            }
             Err(error) => (Upkeep::default(), Some(error)),
         }
     };

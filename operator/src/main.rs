@@ -10,6 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dynamo_operator::controller::{self, Context};
 use dynamo_operator::leader::Election;
 use dynamo_operator::metrics::Metrics;
+use dynamo_operator::nodes::Network;
 use dynamo_operator::{api, http};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
@@ -108,7 +109,7 @@ async fn operate(run: &Run) -> anyhow::Result<()> {
     metrics.leads(true);
     let namespace = Some(run.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
     info!(namespace = namespace.unwrap_or("(all)"), "reconciling");
-    let context = Arc::new(Context::new(client, metrics, run.pod_name.clone()));
+    let context = Arc::new(Context::new(client, Arc::new(Network), metrics, run.pod_name.clone()));
     let work = controller::run(context, namespace, run.concurrency, stopped(stop.clone()));
     let lost = async {
         match &election {

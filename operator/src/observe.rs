@@ -19,8 +19,8 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 
 use crate::build::{client_service, config_map, headless_service, labels, pod_disruption_budget, ring_record, service_account};
-use crate::nodes;
-use crate::observed::{Observed, Receipt};
+use crate::nodes::{self, Nodes};
+use crate::observed::Observed;
 use crate::plan;
 use crate::valid::{Place, ValidCluster};
 
@@ -44,7 +44,7 @@ pub struct Live {
 }
 
 /// Looks at `cluster`.
-pub async fn observe(client: &Client, cluster: &ValidCluster) -> Result<(Observed, Live), kube::Error> {
+pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster) -> Result<(Observed, Live), kube::Error> {
     let namespace = &cluster.namespace;
     let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
@@ -80,7 +80,7 @@ pub async fn observe(client: &Client, cluster: &ValidCluster) -> Result<(Observe
     let (pods, claims) = tokio::try_join!(pods.list(&selector), claims.list(&selector))?;
     observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod)).collect();
     observed.volumes = claims.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
-    ask_nodes(cluster, &mut observed).await;
+    ask_nodes(nodes, cluster, &mut observed).await;
     Ok((observed, live))
 }
 
@@ -117,12 +117,12 @@ fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> Vec
 }
 
 /// First every node's view; then the newest ring, if it is newer than the record; then the receipts.
-async fn ask_nodes(cluster: &ValidCluster, observed: &mut Observed) {
+async fn ask_nodes(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &mut Observed) {
     let addresses: Vec<(Place, String)> =
         observed.pods.iter().filter_map(|(place, pod)| Some((place.clone(), pod.address.clone()?))).collect();
     let answers = stream::iter(addresses)
         .map(|(place, address)| async move {
-            let answer = nodes::status(cluster, &address).await;
+            let answer = nodes.status(cluster, &address).await;
             (place, answer)
         })
         .buffer_unordered(nodes::ASKED_MAX)
@@ -135,30 +135,27 @@ async fn ask_nodes(cluster: &ValidCluster, observed: &mut Observed) {
             Err(reason) => pod.trouble = Some(pod.trouble.take().unwrap_or(reason)),
         }
     }
-    observed.newer = newer_ring(observed).await;
+    observed.newer = newer_ring(nodes, observed).await;
     let wanted = plan::receipts_wanted(cluster, observed);
     let receipts = wanted.iter().filter_map(|place| {
         let pod = observed.pods.get(place)?;
         Some((pod.node.as_ref()?.id, pod.address.clone()?))
     });
     observed.receipts = stream::iter(receipts.collect::<Vec<_>>())
-        .map(|(node, address)| async move {
-            let receipt: Result<Receipt, String> = nodes::receipt(&address).await;
-            (node, receipt)
-        })
+        .map(|(node, address)| async move { (node, nodes.receipt(&address).await) })
         .buffer_unordered(nodes::ASKED_MAX)
         .collect::<BTreeMap<_, _>>()
         .await;
 }
 
-async fn newer_ring(observed: &Observed) -> Option<Ring> {
+async fn newer_ring(nodes: &dyn Nodes, observed: &Observed) -> Option<Ring> {
     let recorded = observed.record.ring().map_or(Epoch(0), |ring| ring.epoch);
     let newest = observed.nodes().map(|(_, node)| node.epoch).max().filter(|epoch| *epoch > recorded)?;
     for (place, node) in observed.nodes() {
         let address = observed.pods.get(place).and_then(|pod| pod.address.as_deref());
         if node.epoch == newest
             && let Some(address) = address
-            && let Ok(Some(ring)) = nodes::ring(address).await
+            && let Ok(Some(ring)) = nodes.ring(address).await
         {
             return Some(ring);
         }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fake_api::FakeApi;
+use crate::nodes::Network;
 use crate::observe::observe;
 use crate::observed::Note;
 use crate::plan::next_step;
@@ -17,10 +18,10 @@ const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cart-ring";
 
 async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
     let client = api.client();
-    let (observed, live) = observe(&client, cluster).await.unwrap();
+    let (observed, live) = observe(&client, &Network, cluster).await.unwrap();
     let next = next_step(cluster, &observed);
     upkeep(&client, cluster, &observed, &live).await.unwrap();
-    step(&client, cluster, &observed, &next).await.unwrap();
+    step(&client, &Network, cluster, &observed, &next).await.unwrap();
     next
 }
 
@@ -69,13 +70,13 @@ async fn an_object_of_somebody_else_is_not_touched() {
 async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     let client = api.client();
-    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     let first = first_ring(&cluster, 1);
     record(&client, &cluster, &observed, &first, &purpose(&Cause::First)).await.unwrap();
     let twin = record(&client, &cluster, &observed, &first_ring(&cluster, 2), &purpose(&Cause::First)).await;
     assert!(conflict(&twin.unwrap_err()), "both saw no record");
 
-    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     assert_eq!(observed.record.ring(), Some(&first));
     let next = first.successor(|_| ());
     let other = first.successor(|ring| ring.members.values_mut().for_each(|member| member.weight = 3));
@@ -90,13 +91,13 @@ async fn pods_are_not_removed_on_an_old_look() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     pass(&api, &cluster).await;
     let client = api.client();
-    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     api.put(SET, api.object(SET).unwrap());
     let lowered = Step::LowerPods([("default".to_owned(), 2)].into());
-    assert!(conflict(&step(&client, &cluster, &observed, &lowered).await.unwrap_err()));
+    assert!(conflict(&step(&client, &Network, &cluster, &observed, &lowered).await.unwrap_err()));
     assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 3);
-    let (observed, _) = observe(&client, &cluster).await.unwrap();
-    step(&client, &cluster, &observed, &lowered).await.unwrap();
+    let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
+    step(&client, &Network, &cluster, &observed, &lowered).await.unwrap();
     assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 2);
 }
 
@@ -106,14 +107,14 @@ async fn a_volume_is_noted_and_deleted_only_as_it_was_seen() {
     let client = api.client();
     let place = Place { zone: "default".into(), ordinal: 3 };
     api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3" } }));
-    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     let note = Step::NoteIdentities([(place.clone(), NodeId([7; 16]))].into());
-    step(&client, &cluster, &observed, &note).await.unwrap();
+    step(&client, &Network, &cluster, &observed, &note).await.unwrap();
     let delete = Step::DeleteVolumes(vec![place.clone()]);
-    assert!(conflict(&step(&client, &cluster, &observed, &delete).await.unwrap_err()), "it has changed since");
-    let (observed, _) = observe(&client, &cluster).await.unwrap();
+    assert!(conflict(&step(&client, &Network, &cluster, &observed, &delete).await.unwrap_err()), "it has changed since");
+    let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     assert_eq!(observed.note(&place), Note::Node(NodeId([7; 16])));
-    step(&client, &cluster, &observed, &delete).await.unwrap();
+    step(&client, &Network, &cluster, &observed, &delete).await.unwrap();
     assert_eq!(api.object(CLAIM), None);
 }
 
