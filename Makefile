@@ -44,6 +44,10 @@ demo: build ## three nodes on this machine, real data, one of them killed and br
 bench: build ## YCSB A on three local nodes; other options by BENCH="--workload b --clients 128"
 	@.ci/bench $(BENCH)
 
+.PHONY: canaries
+canaries: tools ## CPU time of the parts of a put and a get, each with its line of the budget; ONLY="tree" for some of them
+	cargo bench --profile dev --workspace --bench canaries -- $(ONLY)
+
 .PHONY: test
 test: build ## all tests but e2e; needs no root
 	cargo test --workspace
