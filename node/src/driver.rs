@@ -27,7 +27,7 @@ use dynamo_core::message::Message;
 use dynamo_core::node::{Input, Node, Output, ProposeError};
 use dynamo_core::request::{Failure, Request};
 use dynamo_core::ring::Ring;
-use dynamo_core::storage::StorageError;
+use dynamo_core::storage::{StorageError, Ticket};
 use dynamo_core::time::Now;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -110,6 +110,8 @@ pub struct Driver {
     shared: Shared,
     ready: watch::Sender<bool>,
     outputs: Vec<Output>,
+    /// The newest group that the syncer was not told of: at most a tick old.
+    unsynced: Option<Ticket>,
     ticks: u64,
     stopping: bool,
 }
@@ -127,7 +129,8 @@ impl Driver {
         ready: watch::Sender<bool>,
     ) -> Self {
         let clients = Clients::default();
-        Self { node, syncer, events, peers, clients, clock, space, shared, ready, outputs: Vec::new(), ticks: 0, stopping: false }
+        let (outputs, unsynced) = (Vec::new(), None);
+        Self { node, syncer, events, peers, clients, clock, space, shared, ready, outputs, unsynced, ticks: 0, stopping: false }
     }
 
     /// Runs until `stop` completes and nothing is in flight, or the storage fails. `stopping` is told when new requests end.
@@ -204,7 +207,11 @@ impl Driver {
             self.node.handle(Input::Tick, now, &mut self.outputs)?;
             self.tick(now)?;
         }
-        if let Some(ticket) = self.node.commit()? {
+        self.unsynced = self.node.commit()?.or(self.unsynced);
+        // Writes that nobody asked to be durable (dw = 0) share the fsync of those that somebody did, or the next tick's.
+        if (ticked || self.node.awaits_durability())
+            && let Some(ticket) = self.unsynced.take()
+        {
             self.syncer.committed(ticket);
         }
         self.perform();

@@ -7,6 +7,10 @@ use dynamo_node::config::{Flags, ValidConfig};
 use dynamo_node::{NodeError, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Requests make many short-lived blocks: see the reason beside the dependency.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -89,34 +89,47 @@ impl Writer {
     }
 }
 
-/// Takes fields from the front of bytes.
-pub struct Reader(Bytes);
+/// Takes fields from the front of bytes. Only what is handed out as [`Bytes`] is counted as a reference to the input.
+pub struct Reader {
+    bytes: Bytes,
+    at: usize,
+}
 
 impl Reader {
     /// A reader over bytes without a checksum.
     pub fn new(bytes: Bytes) -> Self {
-        Self(bytes)
+        Self { bytes, at: 0 }
     }
 
     /// A reader over what [`Writer::finish_with_checksum`] made, with the checksum verified and removed.
     pub fn verified(mut bytes: Bytes, seed: u64) -> Result<Self, DecodeError> {
-        let body = bytes.len().checked_sub(8).ok_or(DecodeError::Truncated("checksum"))?;
-        let checksum = bytes.split_off(body);
-        if xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, seed).to_be_bytes() != checksum[..] {
+        let (body, checksum) = bytes.split_last_chunk::<8>().ok_or(DecodeError::Truncated("checksum"))?;
+        if xxhash_rust::xxh3::xxh3_64_with_seed(body, seed).to_be_bytes() != *checksum {
             return Err(DecodeError::Checksum);
         }
-        Ok(Self(bytes))
+        bytes.truncate(bytes.len() - checksum.len());
+        Ok(Self::new(bytes))
+    }
+
+    /// What is left.
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    fn array<const LENGTH: usize>(&mut self, field: &'static str) -> Result<[u8; LENGTH], DecodeError> {
+        let array = *self.rest().first_chunk().ok_or(DecodeError::Truncated(field))?;
+        self.at += LENGTH;
+        Ok(array)
     }
 
     /// One byte.
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
-        Ok(self.raw(1, field)?[0])
+        self.array(field).map(|[byte]| byte)
     }
 
     /// Eight bytes, big endian.
     pub fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
-        let raw = self.raw(8, field)?;
-        Ok(u64::from_be_bytes(raw[..].try_into().expect("eight bytes were taken")))
+        self.array(field).map(u64::from_be_bytes)
     }
 
     /// A varint of at most 64 bits, in its shortest form.
@@ -140,17 +153,22 @@ impl Reader {
     /// A count of things of which each takes at least one byte.
     pub fn count(&mut self, field: &'static str) -> Result<usize, DecodeError> {
         let count = self.varint(field)?;
-        if count > self.0.len() as u64 { Err(DecodeError::Truncated(field)) } else { Ok(count as usize) }
+        if count > self.rest().len() as u64 { Err(DecodeError::Truncated(field)) } else { Ok(count as usize) }
     }
 
     /// Exactly `length` bytes, shared with the input.
     pub fn raw(&mut self, length: usize, field: &'static str) -> Result<Bytes, DecodeError> {
-        if self.0.len() < length { Err(DecodeError::Truncated(field)) } else { Ok(self.0.split_to(length)) }
+        if self.rest().len() < length {
+            return Err(DecodeError::Truncated(field));
+        }
+        let taken = self.bytes.slice(self.at..self.at + length);
+        self.at += length;
+        Ok(taken)
     }
 
     /// Sixteen bytes.
     pub fn id(&mut self, field: &'static str) -> Result<[u8; 16], DecodeError> {
-        Ok(self.raw(16, field)?[..].try_into().expect("sixteen bytes were taken"))
+        self.array(field)
     }
 
     /// A length and that many bytes.
@@ -180,7 +198,7 @@ impl Reader {
 
     /// Nothing may be left.
     pub fn end(self) -> Result<(), DecodeError> {
-        if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.0.len())) }
+        if self.rest().is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.rest().len())) }
     }
 }
 

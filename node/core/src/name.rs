@@ -3,20 +3,25 @@
 //! An object is named by a bucket and a key, both opaque bytes. MD5 of the two is its 128-bit position on the ring, as in the
 //! paper; the bucket's length goes in first, so that ("ab", "c") and ("a", "bc") lie apart.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
-use md5::{Digest, Md5};
+use md5::{Digest as _, Md5};
 
 use crate::id::PartitionId;
 
-/// An object's name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// An object's name. Two are equal, ordered and hashed as their two parts are.
+#[derive(Clone)]
 pub struct Name {
     /// The bucket: whose settings apply.
     pub bucket: Bytes,
     /// The key within the bucket.
     pub key: Bytes,
+    /// Where it lies, once somebody has asked: a request asks half a dozen times.
+    position: OnceLock<Position>,
 }
 
 /// A place on the ring of 2^128 places.
@@ -26,16 +31,22 @@ pub struct Position(pub u128);
 impl Name {
     /// A name of these parts.
     pub fn new(bucket: impl Into<Bytes>, key: impl Into<Bytes>) -> Self {
-        Self { bucket: bucket.into(), key: key.into() }
+        Self { bucket: bucket.into(), key: key.into(), position: OnceLock::new() }
     }
 
     /// Where the object lies.
     pub fn position(&self) -> Position {
-        let mut md5 = Md5::new();
-        md5.update((self.bucket.len() as u32).to_be_bytes());
-        md5.update(&self.bucket);
-        md5.update(&self.key);
-        Position(u128::from_be_bytes(md5.finalize().into()))
+        *self.position.get_or_init(|| {
+            let mut md5 = Md5::new();
+            md5.update((self.bucket.len() as u32).to_be_bytes());
+            md5.update(&self.bucket);
+            md5.update(&self.key);
+            Position(u128::from_be_bytes(md5.finalize().into()))
+        })
+    }
+
+    fn parts(&self) -> (&Bytes, &Bytes) {
+        (&self.bucket, &self.key)
     }
 
     /// Bytes of both parts.
@@ -46,6 +57,32 @@ impl Name {
     /// Both parts are empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
     }
 }
 

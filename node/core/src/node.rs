@@ -342,8 +342,15 @@ impl<S: Storage> Node<S> {
         self.record_trees()?;
         self.dirty = false;
         self.last_ticket = self.storage.commit()?;
-        self.waiting.push_back((self.last_ticket, std::mem::take(&mut self.group)));
+        if !self.group.is_empty() {
+            self.waiting.push_back((self.last_ticket, std::mem::take(&mut self.group)));
+        }
         Ok(Some(self.last_ticket))
+    }
+
+    /// Whether anything waits for a group of writes to be on stable storage. If not, the driver may let groups gather.
+    pub fn awaits_durability(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this

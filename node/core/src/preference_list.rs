@@ -4,8 +4,33 @@
 //! ("fallbacks") are all other members, in an order that rendezvous hashing gives each partition: one node's failure spreads
 //! over all the others instead of doubling the load of a neighbour. Members of weight 0 are on their way out and come last.
 
-use crate::id::{NodeId, PartitionId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::id::{Epoch, NodeId, PartitionId};
 use crate::ring::Ring;
+
+/// Partitions whose fallbacks are remembered: with a hundred members, some 6 MB.
+const RANKED_MAX: usize = 4_096;
+
+/// The fallbacks of the partitions that requests asked for, under one ring: ranking all members of a large cluster costs more
+/// than the rest of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Ranking {
+    epoch: Epoch,
+    ranked: BTreeMap<PartitionId, Arc<[NodeId]>>,
+}
+
+impl Ranking {
+    /// What [`fallbacks`] says.
+    pub fn of(&mut self, ring: &Ring, partition: PartitionId) -> Arc<[NodeId]> {
+        if self.epoch != ring.epoch || self.ranked.len() >= RANKED_MAX {
+            self.epoch = ring.epoch;
+            self.ranked.clear();
+        }
+        self.ranked.entry(partition).or_insert_with(|| fallbacks(ring, partition).into()).clone()
+    }
+}
 
 /// The members that stand in for an unreachable replica of `partition`, best first.
 pub fn fallbacks(ring: &Ring, partition: PartitionId) -> Vec<NodeId> {
@@ -44,6 +69,21 @@ mod tests {
             assert_eq!(list[..3], placement.replicas[..]);
             assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), 6);
         }
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_the_ring_says_now() {
+        let ring = ring_of(6, 4);
+        let mut ranking = Ranking::default();
+        for _ in 0..2 {
+            ring.partitions()
+                .for_each(|(partition, _)| assert_eq!(ranking.of(&ring, partition)[..], fallbacks(&ring, partition)));
+        }
+        let partition = PartitionId(3);
+        let next = ring.successor(|next| next.placements[3].replicas.reverse());
+        let moved = next.successor(|next| next.placements[3].replicas[0] = fallbacks(&ring, partition)[0]);
+        assert_eq!(ranking.of(&moved, partition)[..], fallbacks(&moved, partition));
+        assert_ne!(fallbacks(&moved, partition), fallbacks(&ring, partition));
     }
 
     #[test]

@@ -100,9 +100,11 @@ impl Placement {
     /// Everyone that puts go to: the read set first.
     pub fn writers(&self) -> Vec<NodeId> {
         let mut writers = self.read_set().to_vec();
-        for node in self.write_sets().concat() {
-            if !writers.contains(&node) {
-                writers.push(node);
+        if let Some(moving) = &self.moving {
+            for node in self.replicas.iter().chain(&moving.target) {
+                if !writers.contains(node) {
+                    writers.push(*node);
+                }
             }
         }
         writers
@@ -110,7 +112,8 @@ impl Placement {
 
     /// Whether `node` is to hold this partition, in the old set or the new one.
     pub fn involves(&self, node: NodeId) -> bool {
-        self.write_sets().iter().any(|set| set.contains(&node))
+        let arrives = || self.moving.as_ref().is_some_and(|moving| moving.target.contains(&node));
+        self.replicas.contains(&node) || arrives()
     }
 
     /// The move's new replicas and the old ones they are filled from: the one that each replaces. Where the new set has more

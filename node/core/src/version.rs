@@ -12,6 +12,9 @@
 //! Beside that, an object remembers its last writes with request ids ([`crate::recent_writes`]): a write that was retried may
 //! have two dots, and [`Object::shown`] shows it once. A history is all of this without the values' bytes.
 
+mod encoded;
+mod entries;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -19,6 +22,8 @@ use bytes::Bytes;
 use crate::codec::{DecodeError, Reader, Writer, varint_len};
 use crate::id::{Incarnation, NodeId};
 use crate::recent_writes::{RecentWrite, RecentWrites};
+use encoded::Encoded;
+use entries::Entries;
 
 /// Who issues dots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -110,9 +115,11 @@ pub enum Ordering {
 /// All that is known of one name: its concurrent values, and what they have superseded.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Object {
-    entries: BTreeMap<Actor, Entry>,
+    entries: Entries,
     /// Of dots that were seen here.
     recent: RecentWrites,
+    /// Its canonical bytes, while they are known; whatever changes the object forgets them.
+    encoded: Encoded,
 }
 
 /// What an object without request ids is written in: nodes of the first version read it.
@@ -130,7 +137,11 @@ impl Object {
     /// No value, and everything that `seen` covers is superseded: what is known of a name whose tombstone was reaped.
     pub fn superseded(seen: &CausalContext) -> Self {
         let entry = |(actor, counter): (&Actor, &u64)| (*actor, Entry { watermark: *counter, values: Vec::new() });
-        Self { entries: seen.0.iter().map(entry).collect(), recent: RecentWrites::default() }
+        Self {
+            entries: Entries::in_order(seen.0.iter().map(entry).collect()),
+            recent: RecentWrites::default(),
+            encoded: Encoded::default(),
+        }
     }
 
     /// There is a value, perhaps a tombstone.
@@ -180,11 +191,13 @@ impl Object {
 
     /// The same history without the values' bytes: enough to compare, update and digest.
     pub fn history(&self) -> Object {
-        let mut history = self.clone();
-        for entry in history.entries.values_mut() {
-            entry.values.iter_mut().for_each(|(_, value)| value.data = None);
-        }
-        history
+        let bare = |(counter, value): &(u64, Value)| (*counter, Value { data: None, written_ms: value.written_ms });
+        let entry = |(actor, entry): (&Actor, &Entry)| {
+            let values = entry.values.iter().map(bare).collect();
+            (*actor, Entry { watermark: entry.watermark, values })
+        };
+        let entries = Entries::in_order(self.entries.iter().map(entry).collect());
+        Object { entries, recent: self.recent.clone(), encoded: Encoded::default() }
     }
 
     /// The stamp of a write on top of this object: the wall clock, or just above every stamp here if the clock is behind. So
@@ -202,6 +215,7 @@ impl Object {
     /// Remembers the request id of a write that was seen here.
     pub fn remember(&mut self, write: RecentWrite) {
         assert!(self.has_seen(write.dot), "{write:?} was not seen");
+        self.encoded.forget();
         self.recent.insert(write);
     }
 
@@ -226,26 +240,29 @@ impl Object {
     ///
     /// `self` must be the actor's own whole copy, and `dot` above every dot the actor has issued.
     pub fn update(&mut self, seen: &CausalContext, dot: Dot, value: Value) {
+        self.encoded.forget();
         self.recent.join(&seen.1);
         for (actor, counter) in &seen.0 {
-            let entry = self.entries.entry(*actor).or_default();
+            let entry = self.entries.entry(*actor);
             entry.watermark = entry.watermark.max(*counter);
             let watermark = entry.watermark;
             entry.values.retain(|(counter, _)| *counter > watermark);
         }
-        let entry = self.entries.entry(dot.actor).or_default();
+        let entry = self.entries.entry(dot.actor);
         assert!(dot.counter > entry.seen(), "dot {} of {:?} is issued twice", dot.counter, dot.actor);
         entry.values.push((dot.counter, value));
     }
 
     /// All that either knows. A value is kept if both have it, or one has it and the other has never seen it.
     pub fn join(&mut self, other: &Object) {
+        if self.entries.is_empty() && self.recent.is_empty() {
+            *self = other.clone();
+            return;
+        }
+        self.encoded.forget();
         self.recent.join(&other.recent);
-        for (actor, theirs) in &other.entries {
-            let Some(ours) = self.entries.get_mut(actor) else {
-                self.entries.insert(*actor, theirs.clone());
-                continue;
-            };
+        for (actor, theirs) in other.entries.iter() {
+            let ours = self.entries.entry(*actor);
             let watermark = ours.watermark.max(theirs.watermark);
             let mut values: BTreeMap<u64, Value> = BTreeMap::new();
             for (counter, value) in ours.values.drain(..).chain(theirs.values.iter().cloned()) {
@@ -290,7 +307,7 @@ impl Object {
         if !self.recent.is_empty() {
             self.recent.digest_into(&mut writer);
         }
-        for (actor, entry) in &self.entries {
+        for (actor, entry) in self.entries.iter() {
             writer.raw(&actor.node.0);
             writer.u64(actor.incarnation.0);
             writer.varint(entry.watermark);
@@ -302,13 +319,17 @@ impl Object {
         Digest(xxhash_rust::xxh3::xxh3_128_with_seed(&writer.finish(), seed).to_be_bytes())
     }
 
-    /// The canonical bytes, with a checksum.
+    /// The canonical bytes, with a checksum. Made once: a write is stored and sent to each replica in the same bytes.
     pub fn encode(&self) -> Bytes {
+        self.encoded.get_or_make(|| self.encode_anew())
+    }
+
+    fn encode_anew(&self) -> Bytes {
         let values: usize = self.values().map(|(_, value)| value.data.as_ref().map_or(0, Bytes::len) + 24).sum();
         let mut writer = Writer::with_capacity(16 + self.entries.len() * 40 + values);
         writer.u8(if self.recent.is_empty() { FORMAT_WITHOUT_RECENT } else { FORMAT });
         writer.varint(self.entries.len() as u64);
-        for (actor, entry) in &self.entries {
+        for (actor, entry) in self.entries.iter() {
             writer.raw(&actor.node.0);
             writer.u64(actor.incarnation.0);
             writer.varint(entry.watermark);
@@ -326,14 +347,20 @@ impl Object {
             }
         }
         if !self.recent.is_empty() {
-            self.recent.encode(self.entries.keys(), &mut writer);
+            self.recent.encode(self.entries.iter().map(|(actor, _)| actor), &mut writer);
         }
         writer.finish_with_checksum(CHECKSUM_SEED)
     }
 
-    /// How many bytes [`Object::encode`] makes, without making them.
+    /// How many bytes [`Object::encode`] makes; most objects' without making them.
     pub fn encoded_len(&self) -> usize {
-        let entries = self.entries.values().map(|entry| {
+        if let Some(length) = self.encoded.len() {
+            return length;
+        }
+        if !self.recent.is_empty() {
+            return self.encode().len();
+        }
+        let entries = self.entries.iter().map(|(_, entry)| {
             let values = entry.values.iter().map(|(counter, value)| {
                 let data = value.data.as_ref().map_or(0, |data| varint_len(data.len() as u64) + data.len());
                 varint_len(*counter) + varint_len(value.written_ms) + 1 + data
@@ -345,32 +372,33 @@ impl Object {
 
     /// Reads what [`Object::encode`] wrote; values share the input's memory.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let encoded = Encoded::known(bytes.clone());
         let mut reader = Reader::verified(bytes, CHECKSUM_SEED)?;
         let format = reader.u8("format")?;
         if !matches!(format, FORMAT_WITHOUT_RECENT | FORMAT) {
             return Err(DecodeError::UnknownFormat { found: format, known: FORMAT });
         }
-        let mut entries = BTreeMap::new();
-        let mut actors: Vec<(Actor, u64)> = Vec::new();
+        let mut entries: Vec<(Actor, Entry)> = Vec::new();
         for _ in 0..reader.count("actors")? {
             let node = NodeId(reader.id("actor node")?);
             let actor = Actor { node, incarnation: Incarnation(reader.u64("actor incarnation")?) };
-            if actors.last().is_some_and(|(previous, _)| *previous >= actor) {
+            if entries.last().is_some_and(|(previous, _)| *previous >= actor) {
                 return Err(DecodeError::OutOfRange("order of actors"));
             }
-            let entry = decode_entry(&mut reader)?;
-            actors.push((actor, entry.seen()));
-            entries.insert(actor, entry);
+            entries.push((actor, decode_entry(&mut reader)?));
         }
         let recent = match format {
             FORMAT_WITHOUT_RECENT => RecentWrites::default(),
-            _ => RecentWrites::decode(&mut reader, &actors)?,
+            _ => {
+                let actors: Vec<(Actor, u64)> = entries.iter().map(|(actor, entry)| (*actor, entry.seen())).collect();
+                RecentWrites::decode(&mut reader, &actors)?
+            }
         };
         if format == FORMAT && recent.is_empty() {
             return Err(DecodeError::OutOfRange("recent writes"));
         }
         reader.end()?;
-        Ok(Self { entries, recent })
+        Ok(Self { entries: Entries::in_order(entries), recent, encoded })
     }
 }
 

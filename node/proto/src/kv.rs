@@ -75,7 +75,7 @@ pub fn session_request(wire: Option<session_request::Request>) -> Result<Request
 
 impl From<Request> for session_request::Request {
     fn from(request: Request) -> Self {
-        let Request { name: Name { bucket, key }, operation, request_key, quorum, timeout_ms } = request;
+        let Request { name: Name { bucket, key, .. }, operation, request_key, quorum, timeout_ms } = request;
         let quorum = Some(v1::Quorum::from(quorum));
         let request_id = request_id(request_key);
         match operation {

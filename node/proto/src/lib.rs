@@ -46,5 +46,5 @@ fn id(bytes: &[u8], field: &'static str) -> Result<[u8; 16], WireError> {
 fn name(bucket: &[u8], key: &[u8]) -> Name {
     let mut both = Bytes::from([bucket, key].concat());
     let key = both.split_off(bucket.len());
-    Name { bucket: both, key }
+    Name::new(both, key)
 }

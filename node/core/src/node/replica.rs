@@ -201,7 +201,11 @@ impl<S: Storage> Node<S> {
             Some(digest) if digest_only && ring.placement(partition).involves(self.identity.node) => (digest, None),
             _ => {
                 let object = self.known(&ring, partition, name)?;
-                (object.digest(), (!digest_only && !object.is_empty()).then_some(object))
+                let digest = object.digest();
+                if cached.is_none() && !object.is_empty() && ring.placement(partition).involves(self.identity.node) {
+                    self.versions.put(name, object.history(), digest);
+                }
+                (digest, (!digest_only && !object.is_empty()).then_some(object))
             }
         };
         out.push(Output::Send { to: from, message: Message::Fetched { request, digest, object } });

@@ -4,7 +4,7 @@
 //! A node outside the key's replicas coordinates only when none of them can be reached: "always writable". A request that is in
 //! flight when a new ring arrives starts again under it, with the same dot: an acknowledgement is one wherever it was earned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::message::{Message, NamedObject, Purpose, Refusal};
 use crate::name::Name;
 use crate::node::retries::{settles, told_by_one_of_two};
 use crate::node::{Node, Output, Waiting};
-use crate::preference_list;
+use crate::preference_list::Ranking;
 use crate::quorum::{self, Required};
 use crate::recent_writes::RecentWrite;
 use crate::reconciliation;
@@ -77,10 +77,14 @@ pub(super) struct InFlight {
     puts: BTreeMap<RequestId, PutJob>,
     gets: BTreeMap<RequestId, Job<get::Get>>,
     forwards: BTreeMap<RequestId, ForwardJob>,
-    timers: BTreeSet<(Instant, RequestId)>,
+    /// When to look whether a replica is silent, in order: all wait equally long. Most requests have ended by then.
+    looks: VecDeque<(Instant, RequestId)>,
+    /// Deadlines of those that had not.
+    deadlines: BTreeSet<(Instant, RequestId)>,
     /// Forwarded requests that were taken, until when a repetition is ignored: a second run would be a second write.
     taken: BTreeSet<(NodeId, RequestId)>,
     taken_until: BTreeSet<(Instant, NodeId, RequestId)>,
+    ranking: Ranking,
 }
 
 impl InFlight {
@@ -112,6 +116,14 @@ impl InFlight {
 
     pub(super) fn len(&self) -> usize {
         self.puts.len() + self.gets.len() + self.forwards.len()
+    }
+
+    /// When a request that is under way has to have been answered.
+    fn deadline(&self, number: RequestId) -> Option<Instant> {
+        let put = || self.puts.get(&number).map(|put| put.job.deadline);
+        let get = || self.gets.get(&number).map(|job| job.deadline);
+        let forward = || self.forwards.get(&number).map(|job| job.deadline);
+        put().or_else(get).or_else(forward)
     }
 
     fn number(&mut self) -> RequestId {
@@ -276,17 +288,21 @@ impl<S: Storage> Node<S> {
         });
     }
 
-    /// Home replicas of `homes` that are suspected, and the fallbacks that can be reached, this node first if it is one.
-    fn stand_ins(&self, ring: &Ring, partition: PartitionId, homes: &[NodeId], now: Now) -> (Vec<NodeId>, Vec<NodeId>) {
-        let suspected = homes.iter().filter(|node| !self.reachable(**node, now)).copied().collect();
-        let mut fallbacks = preference_list::fallbacks(ring, partition);
-        fallbacks.retain(|node| self.reachable(*node, now));
+    /// Home replicas of `homes` that are suspected.
+    fn suspected(&self, homes: &[NodeId], now: Now) -> Vec<NodeId> {
+        homes.iter().filter(|node| !self.reachable(**node, now)).copied().collect()
+    }
+
+    /// The fallbacks that can be reached, this node first if it is none of `homes`.
+    fn reachable_fallbacks(&mut self, ring: &Ring, partition: PartitionId, homes: &[NodeId], now: Now) -> Vec<NodeId> {
+        let ranked = self.requests.ranking.of(ring, partition);
+        let mut fallbacks: Vec<NodeId> = ranked.iter().filter(|node| self.reachable(**node, now)).copied().collect();
         let own = self.identity.node;
         if !homes.contains(&own) {
             fallbacks.retain(|node| *node != own);
             fallbacks.insert(0, own);
         }
-        (suspected, fallbacks)
+        fallbacks
     }
 
     fn start_get(
@@ -317,7 +333,7 @@ impl<S: Storage> Node<S> {
     }
 
     fn get_machine(
-        &self,
+        &mut self,
         ring: &Ring,
         partition: PartitionId,
         required: Required,
@@ -326,7 +342,8 @@ impl<S: Storage> Node<S> {
         outputs: &mut Vec<get::Output>,
     ) -> get::Get {
         let homes = readers(ring, ring.placement(partition).read_set(), required);
-        let (suspected, fallbacks) = self.stand_ins(ring, partition, &homes, now);
+        let suspected = self.suspected(&homes, now);
+        let fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
         let own = self.identity.node;
         let fallback_at = now.instant + self.config.hint_after;
         get::Get::start(get::Start { homes, own, suspected, fallbacks, required, fallback_at, deadline }, outputs)
@@ -334,8 +351,11 @@ impl<S: Storage> Node<S> {
 
     /// Two looks: when silent replicas are replaced, and at the deadline.
     fn arm(&mut self, number: RequestId, deadline: Instant, now: Now) {
-        self.requests.timers.insert((deadline, number));
-        self.requests.timers.insert((now.instant + self.config.hint_after, number));
+        let look = now.instant + self.config.hint_after;
+        if deadline <= look {
+            self.requests.deadlines.insert((deadline, number));
+        }
+        self.requests.looks.push_back((look, number));
     }
 
     fn start_put(
@@ -397,7 +417,7 @@ impl<S: Storage> Node<S> {
     }
 
     fn put_machine(
-        &self,
+        &mut self,
         ring: &Ring,
         partition: PartitionId,
         required: Required,
@@ -407,17 +427,20 @@ impl<S: Storage> Node<S> {
     ) -> put::Put {
         let placement = ring.placement(partition);
         let sets = placement.write_sets().into_iter().map(<[NodeId]>::to_vec).collect();
-        let (suspected, fallbacks) = self.stand_ins(ring, partition, &placement.writers(), now);
+        let homes = placement.writers();
+        let suspected = self.suspected(&homes, now);
+        let fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
         let hint_at = now.instant + self.config.hint_after;
         put::Put::start(put::Start { sets, suspected, fallbacks, required, hint_at, deadline }, outputs)
     }
 
     /// A put that cannot reach its quorum is refused before anything is written.
-    fn enough_reachable(&self, ring: &Ring, partition: PartitionId, required: Required, now: Now) -> Result<(), Failure> {
+    fn enough_reachable(&mut self, ring: &Ring, partition: PartitionId, required: Required, now: Now) -> Result<(), Failure> {
         for set in ring.placement(partition).write_sets() {
-            let (suspected, fallbacks) = self.stand_ins(ring, partition, set, now);
-            let homes = set.len() - suspected.len();
-            let available = homes + fallbacks.len().min(suspected.len());
+            let suspected = self.suspected(set, now).len();
+            let homes = set.len() - suspected;
+            let stand_ins = if suspected == 0 { 0 } else { self.reachable_fallbacks(ring, partition, set, now).len() };
+            let available = homes + stand_ins.min(suspected);
             if available < required.total || homes < required.primary {
                 let required = required.total as u32;
                 return Err(Failure::Unavailable { acknowledged: available as u32, required });
@@ -493,6 +516,8 @@ impl<S: Storage> Node<S> {
             let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
             return Ok(Err(Failure::Overloaded(refused)));
         }
+        // Made here, before it is copied: its own copy and all messages share the bytes.
+        object.encode();
         let covered = self.context_after(own_copy, &request.name, &object, &seen, dot);
         let context = if exact { covered } else { Bytes::new() };
         Ok(Ok((object, context)))
@@ -569,8 +594,9 @@ impl<S: Storage> Node<S> {
         };
         match accepted {
             Ok(()) => {
+                let fsync_counts = self.requests.puts.get(&number).is_some_and(|put| put.job.required.durable > 0);
                 self.put_input(number, put::Input::Acknowledged { by: own, durable: false }, now, out)?;
-                self.when_durable(Waiting::OwnWrite(number), now, out)
+                if fsync_counts { self.when_durable(Waiting::OwnWrite(number), now, out) } else { Ok(()) }
             }
             Err(_) => self.put_input(number, put::Input::Failed { by: own }, now, out),
         }
@@ -594,7 +620,7 @@ impl<S: Storage> Node<S> {
         if progress == Progress::Settled
             && let Some(PutJob { job, .. }) = self.requests.puts.remove(&number)
         {
-            self.requests.timers.remove(&(job.deadline, number));
+            self.requests.deadlines.remove(&(job.deadline, number));
         }
         Ok(())
     }
@@ -660,7 +686,7 @@ impl<S: Storage> Node<S> {
         if progress == Progress::Settled
             && let Some(job) = self.requests.gets.remove(&number)
         {
-            self.requests.timers.remove(&(job.deadline, number));
+            self.requests.deadlines.remove(&(job.deadline, number));
         }
         Ok(())
     }
@@ -830,19 +856,34 @@ impl<S: Storage> Node<S> {
         for number in self.requests.forwards.keys().copied().collect::<Vec<_>>() {
             self.give_up_forward(number, out);
         }
-        self.requests.timers.clear();
+        self.requests.looks.clear();
+        self.requests.deadlines.clear();
     }
 
     pub(super) fn tick_requests(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        while let Some((at, number)) = self.requests.timers.first().copied()
+        while let Some((at, number)) = self.requests.looks.front().copied()
             && at <= now.instant
         {
-            self.requests.timers.pop_first();
-            self.put_input(number, put::Input::Tick, now, out)?;
-            self.get_input(number, get::Input::Tick, now, out)?;
-            self.tick_forward(number, now, out);
+            self.requests.looks.pop_front();
+            self.tick_request(number, now, out)?;
+            if let Some(deadline) = self.requests.deadline(number) {
+                self.requests.deadlines.insert((deadline, number));
+            }
+        }
+        while let Some((at, number)) = self.requests.deadlines.first().copied()
+            && at <= now.instant
+        {
+            self.requests.deadlines.pop_first();
+            self.tick_request(number, now, out)?;
         }
         self.requests.forget_taken(now.instant);
+        Ok(())
+    }
+
+    fn tick_request(&mut self, number: RequestId, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        self.put_input(number, put::Input::Tick, now, out)?;
+        self.get_input(number, get::Input::Tick, now, out)?;
+        self.tick_forward(number, now, out);
         Ok(())
     }
 
