@@ -14,7 +14,10 @@
 //! that and what follows. Nothing waits for the word of a member that was declared lost, and for everybody else's as before.
 
 pub mod assignment;
+pub mod certificate;
+mod flow;
 pub mod loss;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 

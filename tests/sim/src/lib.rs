@@ -12,6 +12,7 @@
 //! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
 //! | [`totals`], [`sometimes`] | what was counted, and what must have happened |
 //! | [`scenario`] | a small language for directed tests |
+//! | [`planning`] | reports about plans of rings, without a simulation |
 
 pub mod checkers;
 pub mod dice;
@@ -21,6 +22,7 @@ pub mod ledger;
 pub mod losses;
 mod network;
 pub mod options;
+pub mod planning;
 pub mod retries;
 mod ring_history;
 pub mod ring_writer;

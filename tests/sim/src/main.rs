@@ -6,8 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use dynamo_sim::options::Options;
+use dynamo_sim::planning::{self, Growth};
 use dynamo_sim::run::run;
 use dynamo_sim::totals::Totals;
 
@@ -16,7 +17,10 @@ const ENOUGH: u64 = 1_000;
 
 /// Runs the cluster under faults, seed by seed, and checks what it promises.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    report: Option<Report>,
     /// How many seeds.
     #[arg(long, default_value_t = 100)]
     seeds: u64,
@@ -35,6 +39,13 @@ struct Arguments {
     /// Go on after a violation.
     #[arg(long)]
     keep_going: bool,
+}
+
+/// Reports that run no seeds.
+#[derive(Subcommand)]
+enum Report {
+    /// Plan a change of a large ring and say how long that took.
+    Plan(Growth),
 }
 
 /// What a seed stands for.
@@ -71,9 +82,25 @@ impl Scenario {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Report::Plan(growth)) = arguments.report {
+        return plan(&growth);
+    }
     match arguments.seed {
         Some(seed) => replay(arguments.scenario, seed),
         None => many(&arguments),
+    }
+}
+
+fn plan(growth: &Growth) -> ExitCode {
+    match planning::plan(growth) {
+        Ok(planned) => {
+            print!("{}", planning::text(growth, &planned));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
