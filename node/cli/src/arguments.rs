@@ -117,8 +117,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let cases: [&[&str]; 6] = [
-            &["delete", "k"],
             &["delete", "k", "--context", "x", "--current"],
+            &["delete", "k", "--current", "--request-id", "abababab-abab-abab-abab-abababababab"],
             &["get", "k", "--timeout-ms", "0"],
             &["bench", "--workload", "z"],
             &["workload"],

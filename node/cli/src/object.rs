@@ -8,7 +8,7 @@ use dynamo_client::{Client, DeleteOptions, GetOptions, GetResult, Mode, PutOptio
 use dynamo_core::config::VALUE_BYTES_MAX;
 use dynamo_core::id::RequestKey;
 use dynamo_core::name::Name;
-use dynamo_core::request::{Evidence, QuorumWish};
+use dynamo_core::request::{Evidence, Failure, QuorumWish};
 use serde_json::{Value, json};
 
 use crate::arguments::{Connection, ReadQuorum, WriteQuorum};
@@ -67,18 +67,17 @@ pub struct Put {
 
 /// Arguments of `delete`.
 #[derive(Args, Debug)]
-#[command(group = clap::ArgGroup::new("what").required(true).args(["context", "current"]))]
 pub struct Delete {
     #[command(flatten)]
     which: Which,
-    /// The context that `get` showed: what that get returned is deleted.
+    /// The context that `get` showed: what that get returned is deleted. Where the last writer wins, none is needed.
     #[arg(short, long)]
     context: Option<String>,
     /// Delete whatever a get returns now.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "context")]
     current: bool,
     /// Names this delete: repeated with the same UUID, it is the same one. A new one is made if none is given.
-    #[arg(long, value_name = "UUID", value_parser = parse_request_id, requires = "context")]
+    #[arg(long, value_name = "UUID", value_parser = parse_request_id, conflicts_with = "current")]
     request_id: Option<RequestKey>,
     #[command(flatten)]
     quorum: WriteQuorum,
@@ -120,19 +119,28 @@ pub async fn put(connection: &Connection, format: Format, arguments: Put) -> Res
     show_written(format, &format!("{}: {} bytes written", title(&name), grouped(bytes)), &written)
 }
 
-/// Deletes one key.
+/// Deletes one key. Whether that takes a context is the bucket's rule, which the node knows.
 pub async fn delete(connection: &Connection, format: Format, arguments: Delete) -> Result<(), Stop> {
     let name = arguments.which.name();
     let context = arguments.context.as_deref().map(decode_context).transpose()?;
     let client = connection::client(connection, Mode::Stream).await?;
     let context = match context {
         Some(context) => context.into(),
-        None => current_context(&client, &name).await?,
+        None if arguments.current => current_context(&client, &name).await?,
+        None => Bytes::new(),
     };
     let request_id = arguments.request_id.unwrap_or_else(fresh_request_id);
     let options = DeleteOptions { quorum: QuorumWish::from(&arguments.quorum), request_id: Some(request_id), timeout: None };
-    let same = format!("--context {} --request-id {request_id}", encode_context(&context));
-    let written = client.delete(&name, context, &options).await.map_err(|error| repeatable(error, &same))?;
+    let same = match context.is_empty() {
+        true => format!("--request-id {request_id}"),
+        false => format!("--context {} --request-id {request_id}", encode_context(&context)),
+    };
+    let written = client.delete(&name, context, &options).await.map_err(|error| match &error {
+        RequestError::Failed(Failure::Invalid(reason)) if reason.starts_with("context is missing") => {
+            Stop::Usage(format!("{reason}; give it with --context, or say --current to delete whatever a get returns now"))
+        }
+        _ => repeatable(error, &same),
+    })?;
     show_written(format, &format!("{}: deleted", title(&name)), &written)
 }
 

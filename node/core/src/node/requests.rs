@@ -219,7 +219,9 @@ impl<S: Storage> Node<S> {
                 too_long("context", context.len(), CONTEXT_BYTES_MAX)?;
             }
             Operation::Delete { context } if context.is_empty() && !self.config.last_writer_wins(&request.name.bucket) => {
-                return Err(Failure::Invalid("context is missing; get the key first, a delete needs that get's context".into()));
+                let missing =
+                    "context is missing; get the key first, a delete in a bucket that keeps siblings needs that get's context";
+                return Err(Failure::Invalid(missing.into()));
             }
             Operation::Delete { context } => too_long("context", context.len(), CONTEXT_BYTES_MAX)?,
             Operation::Get => {}
