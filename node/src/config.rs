@@ -27,6 +27,8 @@ const REQUEST_TIMEOUT_MS_MAX: u64 = 600_000;
 const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// Below this, storing trees would cost more than the writes that change them.
 const TREE_CHECKPOINT_INTERVAL_MS_MIN: u64 = 1_000;
+/// Below this, looking for tombstones would cost more than they do.
+const REAP_INTERVAL_MS_MIN: u64 = 1_000;
 /// Below this, RocksDB's write buffer makes more work than it saves.
 const WRITE_BUFFER_BYTES_MIN: usize = 1 << 20;
 
@@ -81,6 +83,7 @@ struct Settings {
     hint_bytes_max: Option<u64>,
     background: BackgroundSettings,
     tree_checkpoint_interval_ms: Option<u64>,
+    reap_interval_ms: Option<u64>,
     clock_skew_ms_max: Option<u64>,
     storage: EngineSettings,
     log: LogSettings,
@@ -278,6 +281,7 @@ fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
             )?,
             settings.background,
             settings.tree_checkpoint_interval_ms,
+            settings.reap_interval_ms,
         )?,
         storage: engine(&settings.storage)?,
         log_level: log_level(settings.log.level.as_deref())?,
@@ -391,6 +395,7 @@ fn background(
     mut config: Config,
     settings: BackgroundSettings,
     tree_checkpoint_interval_ms: Option<u64>,
+    reap_interval_ms: Option<u64>,
 ) -> Result<Config, ConfigError> {
     if let Some(p99) = settings.p99_ms_max {
         if p99 == 0 {
@@ -418,6 +423,13 @@ fn background(
             return wrong("tree_checkpoint_interval_ms", reason);
         }
         config.tree_checkpoint_interval = Duration::from_millis(interval);
+    }
+    if let Some(interval) = reap_interval_ms {
+        if interval != 0 && interval < REAP_INTERVAL_MS_MIN {
+            let reason = format!("{interval}; give at least {REAP_INTERVAL_MS_MIN}, or 0 to keep all tombstones");
+            return wrong("reap_interval_ms", reason);
+        }
+        config.reap_interval = Duration::from_millis(interval);
     }
     Ok(config)
 }

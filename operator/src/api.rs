@@ -107,6 +107,14 @@ fn quoted(line: &str) -> String {
         "spec.partitions: times spec.replication.factor at most 196608, so that the ring's record fits a ConfigMap; choose fewer partitions"
     ),
     validation = (
+        "!has(self.settings.diskReserveBytes) || !isQuantity(self.storage.size) || quantity(self.storage.size).compareTo(quantity(string(self.settings.diskReserveBytes)).add(quantity(string(self.settings.diskReserveBytes)))) >= 0",
+        "spec.settings.diskReserveBytes: must be at most half of spec.storage.size, or the nodes would take hardly any writes; lower it"
+    ),
+    validation = (
+        "!has(self.settings.reapIntervalMs) || self.settings.reapIntervalMs == 0 || self.settings.reapIntervalMs >= 1000",
+        "spec.settings.reapIntervalMs: must be at least 1000, or 0 to keep all tombstones; raise it"
+    ),
+    validation = (
         "self.partitions == oldSelf.partitions",
         "spec.partitions: is fixed for a cluster's life; set it back, or create a new cluster and copy the data"
     ),
@@ -361,6 +369,18 @@ pub struct Settings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3_600_000))]
     pub clock_skew_ms_max: Option<i32>,
+
+    /// Between two looks for tombstones, which deletes leave behind, that can go: milliseconds from 1000 on. It decides how often is
+    /// looked and never whether one goes, which takes proof that nothing older can come back. 0 keeps them all. Default 60000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000))]
+    pub reap_interval_ms: Option<i32>,
+
+    /// With fewer bytes free on its volume than this, a node takes no writes and goes on reading; others take the writes in its
+    /// place. At most half of the volume. Default 268435456 (256 MiB), and at most a quarter of the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_125_899_906_842_624_i64))]
+    pub disk_reserve_bytes: Option<i64>,
 
     /// How much the nodes log. Default info.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -101,6 +101,7 @@ impl ValidCluster {
         if quantity::parse(&spec.storage.size).is_none_or(|bytes| bytes <= 0.0) {
             return Err(invalid("spec.storage.size", "is not a size; write for example 10Gi"));
         }
+        check_settings(&spec.settings, &spec.storage)?;
         if spec.image.is_empty() {
             return Err(invalid("spec.image", "is empty; name the image of dynamo-node"));
         }
@@ -265,6 +266,18 @@ fn check_partitions(partitions: i32, n: i32) -> Result<u8, InvalidSpec> {
     Ok(partitions.trailing_zeros() as u8)
 }
 
+fn check_settings(settings: &Settings, storage: &Storage) -> Result<(), InvalidSpec> {
+    if settings.reap_interval_ms.is_some_and(|interval| interval != 0 && interval < 1_000) {
+        return Err(invalid("spec.settings.reapIntervalMs", "must be at least 1000, or 0 to keep all tombstones; raise it"));
+    }
+    let size = quantity::parse(&storage.size).unwrap_or_default();
+    if settings.disk_reserve_bytes.is_some_and(|reserve| reserve < 0 || reserve as f64 > size / 2.0) {
+        let reason = format!("must be 0 to half of spec.storage.size, which is {}; lower it", storage.size);
+        return Err(invalid("spec.settings.diskReserveBytes", reason));
+    }
+    Ok(())
+}
+
 fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), InvalidSpec> {
     let mut seen = BTreeSet::new();
     for bucket in buckets {
@@ -333,7 +346,7 @@ pub(crate) mod tests {
         let wide = bucket(serde_json::json!({ "name": "a", "w": 4 }));
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
-        let cases: [(&str, Damage); 13] = [
+        let cases: [(&str, Damage); 16] = [
             ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),
             ("spec.replicas", &|cluster| cluster.spec.replicas = 2),
@@ -344,6 +357,9 @@ pub(crate) mod tests {
             ("spec.partitions", &|cluster| cluster.spec.partitions = 1000),
             ("spec.partitions", &|cluster| cluster.spec.partitions = i32::MIN),
             ("spec.storage.size", &|cluster| cluster.spec.storage.size = "big".into()),
+            ("spec.settings.reapIntervalMs", &|cluster| cluster.spec.settings.reap_interval_ms = Some(1)),
+            ("spec.settings.diskReserveBytes", &|cluster| cluster.spec.settings.disk_reserve_bytes = Some(6_000_000_000)),
+            ("spec.settings.diskReserveBytes", &|cluster| cluster.spec.settings.disk_reserve_bytes = Some(-1)),
             ("spec.buckets[].w", &|cluster| cluster.spec.buckets = vec![wide.clone()]),
             ("spec.buckets[].dw", &|cluster| cluster.spec.buckets = vec![split.clone()]),
             ("spec.zones[].name", &|cluster| cluster.spec.zones[1].name = "a".into()),

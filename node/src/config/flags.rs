@@ -64,6 +64,9 @@ pub struct Flags {
     /// Bytes of hints kept for one node.
     #[arg(long, env = "DYNAMO_HINT_BYTES_MAX")]
     pub hint_bytes_max: Option<u64>,
+    /// Milliseconds between two looks for tombstones that can go; 0 keeps them all (default 60000).
+    #[arg(long, env = "DYNAMO_REAP_INTERVAL_MS", value_name = "MS")]
+    pub reap_interval_ms: Option<u64>,
     /// Milliseconds that clocks may differ before last-writer-wins buckets refuse puts (default 500).
     #[arg(long, env = "DYNAMO_CLOCK_SKEW_MS_MAX", value_name = "MS")]
     pub clock_skew_ms_max: Option<u64>,
@@ -100,6 +103,7 @@ impl Flags {
         over(&mut settings.request_timeout_ms, self.request_timeout_ms);
         over(&mut settings.hint_after_ms, self.hint_after_ms);
         over(&mut settings.hint_bytes_max, self.hint_bytes_max);
+        over(&mut settings.reap_interval_ms, self.reap_interval_ms);
         over(&mut settings.clock_skew_ms_max, self.clock_skew_ms_max);
         over(&mut settings.storage.block_cache_bytes, self.storage_block_cache_bytes);
         over(&mut settings.storage.write_buffer_bytes, self.storage_write_buffer_bytes);

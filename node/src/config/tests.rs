@@ -28,7 +28,9 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.protocol.background_bytes_per_second_min, 1 << 20);
     assert_eq!(config.protocol.background_bytes_per_second_max, 64 << 20);
     assert_eq!(config.protocol.tree_checkpoint_interval, Duration::from_secs(60));
+    assert_eq!(config.protocol.reap_interval, Duration::from_secs(60));
     assert_eq!(config.protocol.clock_skew_ms_max, 500);
+    assert_eq!(config.disk_reserve_bytes, None);
     assert_eq!(config.log_format, LogFormat::Text);
     assert!(config.seeds.is_empty());
 }
@@ -46,6 +48,7 @@ hint_after_ms: 100
 hint_bytes_max: 5
 background: {{p99_ms_max: 20, bytes_per_second_min: 65536, bytes_per_second_max: 65537}}
 tree_checkpoint_interval_ms: 1000
+reap_interval_ms: 2000
 clock_skew_ms_max: 50
 disk_reserve_bytes: 6
 storage: {{block_cache_bytes: 1, write_buffer_bytes: 1048576}}
@@ -69,6 +72,7 @@ log: {{level: debug, format: json}}
     assert_eq!(config.protocol.background_bytes_per_second_min, 65_536);
     assert_eq!(config.protocol.background_bytes_per_second_max, 65_537);
     assert_eq!(config.protocol.tree_checkpoint_interval, Duration::from_secs(1));
+    assert_eq!(config.protocol.reap_interval, Duration::from_secs(2));
     assert_eq!(config.disk_reserve_bytes, Some(6));
     assert_eq!(config.storage, StorageSettings { block_cache_bytes: 1, write_buffer_bytes: 1 << 20 });
     assert_eq!((config.log_level, config.log_format), (tracing::Level::DEBUG, LogFormat::Json));
@@ -103,6 +107,7 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
             "background.bytes_per_second_max: 70000 is below background.bytes_per_second_min, which is 1048576; raise",
         ),
         (with("tree_checkpoint_interval_ms: 1"), "tree_checkpoint_interval_ms: 1; give at least 1000"),
+        (with("reap_interval_ms: 1"), "reap_interval_ms: 1; give at least 1000, or 0 to keep all tombstones"),
         (with("storage: {write_buffer_bytes: 1}"), "storage.write_buffer_bytes: 1; give at least"),
         (with("log: {level: loud}"), "log.level: \"loud\"; give one of error,"),
         (with("log: {format: xml}"), "log.format: \"xml\"; give text or json"),
@@ -111,6 +116,11 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
         let error = load(&yaml).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error} is not {expected}");
     }
+}
+
+#[test]
+fn no_interval_of_reaping_keeps_all_tombstones() {
+    assert!(load(&format!("{LEAST}reap_interval_ms: 0\n")).unwrap().protocol.reap_interval.is_zero());
 }
 
 #[test]

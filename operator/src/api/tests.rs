@@ -69,6 +69,8 @@ fn the_examples_are_accepted_and_can_be_built() {
 #[test]
 fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_the_fix() {
     assert_eq!(verdict(&cluster(json!({})), None), "");
+    let rare = json!({ "diskReserveBytes": 5_i64 << 30, "reapIntervalMs": 0 });
+    assert_eq!(verdict(&cluster(json!({ "spec": { "settings": rare } })), None), "", "half of the default size, and no reaping");
     let cases = [
         (json!({ "spec": { "replicas": 2 } }), "spec.replicas: must be at least spec.replication.factor"),
         (json!({ "spec": { "replication": { "factor": 3, "r": 4, "w": 2 } } }), "spec.replication.r: must be at most"),
@@ -81,6 +83,11 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
         (json!({ "spec": { "buckets": [{ "name": "a", "r": 4 }] } }), "spec.buckets[].r and .w: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "w": 1, "dw": 2 }] } }), "spec.buckets[].dw: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "pr": 3 }] } }), "spec.buckets[].pr and .pw: must be at most"),
+        (
+            json!({ "spec": { "settings": { "diskReserveBytes": 6_000_000_000_i64 } } }),
+            "spec.settings.diskReserveBytes: must be at most",
+        ),
+        (json!({ "spec": { "settings": { "reapIntervalMs": 999 } } }), "spec.settings.reapIntervalMs: must be at least 1000"),
         (json!({ "metadata": { "name": "a".repeat(41) } }), "metadata.name: at most 40 characters"),
         (json!({ "metadata": { "name": "9lives" } }), "starts with a letter"),
         (

@@ -50,6 +50,10 @@ struct NodeFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     clock_skew_ms_max: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    reap_interval_ms: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_reserve_bytes: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<Log>,
 }
 
@@ -103,6 +107,8 @@ fn file(cluster: &ValidCluster) -> String {
         request_timeout_ms: cluster.settings.request_timeout_ms,
         hint_after_ms: cluster.settings.hint_after_ms,
         clock_skew_ms_max: cluster.settings.clock_skew_ms_max,
+        reap_interval_ms: cluster.settings.reap_interval_ms,
+        disk_reserve_bytes: cluster.settings.disk_reserve_bytes,
         log: cluster.settings.log_level.map(|level| Log { level }),
     };
     serde_yaml::to_string(&file).expect("text and numbers can be written as YAML")

@@ -33,7 +33,8 @@ fn full() -> ValidCluster {
     ]))
     .unwrap();
     full.spec.settings = serde_json::from_value(serde_json::json!({
-        "requestTimeoutMs": 2000, "hintAfterMs": 300, "clockSkewMsMax": 250, "logLevel": "debug"
+        "requestTimeoutMs": 2000, "hintAfterMs": 300, "clockSkewMsMax": 250, "reapIntervalMs": 5000,
+        "diskReserveBytes": 1_073_741_824, "logLevel": "debug"
     }))
     .unwrap();
     ValidCluster::of(&full).unwrap()

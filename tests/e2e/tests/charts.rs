@@ -102,6 +102,8 @@ fn every_value_of_a_cluster_finds_its_place() {
         "buckets[0].reconciliation=last-writer-wins",
         "settings.logLevel=debug",
         "settings.clockSkewMsMax=250",
+        "settings.reapIntervalMs=5000",
+        "settings.diskReserveBytes=1073741824",
         "podDisruptionBudget.maxUnavailable=2",
         "reconciliation=Paused",
         "labels.team=shop",
