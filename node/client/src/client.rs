@@ -25,7 +25,7 @@ use dynamo_core::ring::Ring;
 use dynamo_proto::v1;
 use dynamo_proto::v1::session_response::Response;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::RequestError;
 use crate::link::Link;
@@ -194,7 +194,7 @@ impl Client {
         }
         let topology = ArcSwap::from_pointee(Topology { endpoints, ..Topology::default() });
         let shared = Arc::new(Shared { config, epochs, topology });
-        let mut learned = Err("no endpoint answered in time".to_owned());
+        let mut learned = Err(format!("no answer in time from {}", shared.config.endpoints.join(", ")));
         let attempts = async {
             for _ in 0..CONNECT_ATTEMPTS {
                 learned = shared.refresh().await;
@@ -384,20 +384,16 @@ async fn attempt(link: &Link, request: &Request, remaining: Duration) -> Attempt
     let margin = (patience / 10).min(ANSWER_MARGIN_MAX);
     let timeout_ms = u32::try_from((patience - margin).as_millis()).unwrap_or(u32::MAX).max(1);
     let request = Request { timeout_ms, ..request.clone() };
-    match timeout_at(Instant::now() + patience, link.call(request.into())).await {
-        Ok(Reply::Answer(Response::Failure(failure))) => kind.judge(failure.into()),
-        Ok(Reply::Answer(response)) => Attempt::Answered(response),
-        Ok(Reply::NotSent(reason)) => {
+    match link.call(request.into(), patience).await {
+        Reply::Answer(Response::Failure(failure)) => kind.judge(failure.into()),
+        Reply::Answer(response) => Attempt::Answered(response),
+        Reply::NotSent(reason) => {
             link.failed();
             Attempt::Elsewhere(RequestError::Unreachable(reason))
         }
-        Ok(Reply::Lost(reason)) => {
+        Reply::Lost(reason) => {
             link.failed();
             kind.lost(reason)
-        }
-        Err(_) => {
-            link.failed();
-            kind.lost(format!("{}: no answer within {} ms", link.address, patience.as_millis()))
         }
     }
 }

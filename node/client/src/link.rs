@@ -12,6 +12,7 @@ use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
 use dynamo_proto::{kv, v1};
 use tokio::sync::OnceCell;
+use tokio::time::timeout_at;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::admin;
@@ -91,18 +92,25 @@ impl Link {
         }
     }
 
-    /// Sends `request` and tells what became of it. Dropped, it leaves open whether it was sent.
-    pub(crate) async fn call(&self, request: Request) -> Reply {
-        let cell = match self.connected().await {
-            Ok(cell) => cell,
-            Err(reason) => return Reply::NotSent(format!("{}: {reason}", self.address)),
+    /// Sends `request` and tells what became of it, in `patience` at most. Out of time before there is a connection, it was not
+    /// sent; after that nobody knows.
+    pub(crate) async fn call(&self, request: Request, patience: Duration) -> Reply {
+        let deadline = tokio::time::Instant::now() + patience;
+        let named = |reason: String| format!("{}: {reason}", self.address);
+        let cell = match timeout_at(deadline, self.connected()).await {
+            Ok(Ok(cell)) => cell,
+            Ok(Err(reason)) => return Reply::NotSent(named(reason)),
+            Err(_) => return Reply::NotSent(named(format!("cannot connect within {} ms", patience.as_millis()))),
         };
-        let Some(connection) = cell.get() else { return Reply::NotSent("the connection has ended".to_owned()) };
-        let reply = match &connection.session {
-            Some(session) => session.call(request).await,
-            None => call_unary(connection, request).await,
+        let Some(connection) = cell.get() else { return Reply::NotSent(named("the connection has ended".to_owned())) };
+        let sent = async {
+            match &connection.session {
+                Some(session) => session.call(request).await,
+                None => call_unary(connection, request).await,
+            }
         };
-        let named = |reason| format!("{}: {reason}", self.address);
+        let silence = |_| Reply::Lost(format!("no answer within {} ms", patience.as_millis()));
+        let reply = timeout_at(deadline, sent).await.unwrap_or_else(silence);
         match reply {
             Reply::Answer(response) => {
                 self.worked();

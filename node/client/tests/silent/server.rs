@@ -1,0 +1,157 @@
+//! Servers that a client must not wait for for ever: each is a real socket on loopback, and goes when it is dropped.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dynamo_proto::v1;
+use dynamo_proto::v1::kv_server::{Kv, KvServer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+/// What it does with who comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// Accepts connections and says nothing at all.
+    Mute,
+    /// Accepts connections and closes them.
+    Closing,
+    /// Tells its topology, takes every request and answers none.
+    Deaf,
+    /// Tells its topology, takes every request and closes the connection that it came on.
+    HangingUp,
+}
+
+/// One of them, running.
+pub struct Server {
+    /// host:port.
+    pub address: String,
+    taken: Arc<AtomicUsize>,
+    runtime: Option<Runtime>,
+}
+
+impl Server {
+    /// On a runtime of its own: what the client under test does holds it up in nothing.
+    pub fn start(manner: Manner) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let service = Silent::default();
+        let taken = Arc::clone(&service.taken);
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            match manner {
+                Manner::Mute => keep(listener).await,
+                Manner::Closing => close(listener).await,
+                Manner::Deaf => serve(listener, service).await,
+                Manner::HangingUp => serve_until_asked(listener, service).await,
+            }
+        });
+        Self { address, taken, runtime: Some(runtime) }
+    }
+
+    /// Requests for objects that reached it.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A runtime may not be waited for inside of another.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn keep(listener: TcpListener) {
+    let mut kept = Vec::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        kept.push(stream);
+    }
+}
+
+async fn close(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        drop(stream);
+    }
+}
+
+async fn serve(listener: TcpListener, service: Silent) {
+    let served = tonic::transport::Server::builder().add_service(KvServer::new(service));
+    served.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+}
+
+/// The service behind a relay, which drops its connections when a request has arrived.
+async fn serve_until_asked(listener: TcpListener, service: Silent) {
+    let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = behind.local_addr().unwrap();
+    let hang_up = Arc::clone(&service.hang_up);
+    tokio::spawn(serve(behind, service));
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(relay(stream, address, Arc::clone(&hang_up)));
+    }
+}
+
+async fn relay(mut stream: TcpStream, to: SocketAddr, hang_up: Arc<Notify>) {
+    let mut behind = TcpStream::connect(to).await.unwrap();
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut stream, &mut behind) => {}
+        () = hang_up.notified() => {}
+    }
+}
+
+#[derive(Default)]
+struct Silent {
+    taken: Arc<AtomicUsize>,
+    hang_up: Arc<Notify>,
+}
+
+impl Silent {
+    async fn take<T>(&self) -> Result<T, Status> {
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        self.hang_up.notify_waiters();
+        std::future::pending().await
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for Silent {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponses, Status>> + Send>>;
+
+    async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        self.take().await
+    }
+
+    async fn put(&self, _: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.take().await
+    }
+
+    async fn delete(&self, _: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.take().await
+    }
+
+    async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (taken, hang_up) = (Arc::clone(&self.taken), Arc::clone(&self.hang_up));
+        let listened = incoming.into_inner().filter_map(move |message| {
+            let requests = message.map_or(0, |message| message.requests.len());
+            taken.fetch_add(requests, Ordering::SeqCst);
+            if requests > 0 {
+                hang_up.notify_waiters();
+            }
+            None
+        });
+        Ok(Response::new(Box::pin(listened)))
+    }
+
+    async fn topology(&self, _: Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyResponse>, Status> {
+        Ok(Response::new(v1::TopologyResponse::default()))
+    }
+}
