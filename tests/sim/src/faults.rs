@@ -39,6 +39,7 @@ enum Kind {
     RestartAll,
     Rival,
     Churn,
+    NearlyFull,
 }
 
 impl Kind {
@@ -62,6 +63,8 @@ enum Remedy {
     },
     /// The clock goes back.
     Clock(HostId, i64),
+    /// The disk has room again.
+    Room(Vec<HostId>),
     /// The way is good again.
     Improve(HostId, HostId),
     /// The second writer of rings acts.
@@ -78,6 +81,7 @@ enum Remedy {
 pub struct Faults {
     dice: Dice,
     more: Dice,
+    room: Dice,
     churn: Option<Churn>,
     /// Steps of the churn so far.
     steps: usize,
@@ -93,8 +97,9 @@ impl Faults {
         let FaultOptions {
             kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, away, ..
         } = options.faults;
-        let FaultOptions { failed_sync, full_disk, rot, slow_disks, clock_back, bad_link, restart_all, rival, .. } =
-            options.faults;
+        let FaultOptions {
+            failed_sync, full_disk, rot, slow_disks, clock_back, bad_link, restart_all, rival, nearly_full, ..
+        } = options.faults;
         let all = [
             (Kind::Kill, kill),
             (Kind::Power, power),
@@ -117,10 +122,12 @@ impl Faults {
             (Kind::RestartAll, restart_all),
             (Kind::Rival, rival),
             (Kind::Churn, options.faults.churn.map(|(_, every)| every)),
+            (Kind::NearlyFull, nearly_full),
         ];
         Self {
             dice: Dice::new(options.seed ^ 0x6661_756c_7473),
             more: Dice::new(options.seed ^ 0x6d6f_7265_2066),
+            room: Dice::new(options.seed ^ 0x726f_6f6d),
             churn: options.faults.churn.map(|(churn, _)| churn),
             steps: 0,
             kinds: all.into_iter().filter_map(|(kind, mean)| mean.map(|mean| (kind, mean))).collect(),
@@ -134,8 +141,17 @@ impl Faults {
     pub fn start(&mut self, sim: &mut Simulation) {
         for kind in 0..self.kinds.len() {
             let (what, mean) = self.kinds[kind];
-            let first = if what.is_later() { self.more.around(mean) } else { self.dice.around(mean) };
+            let first = self.stream(what).around(mean);
             sim.alarm(first, Alarm::Fault(kind));
+        }
+    }
+
+    /// Where choices about a kind come from.
+    fn stream(&mut self, kind: Kind) -> &mut Dice {
+        match kind {
+            Kind::NearlyFull => &mut self.room,
+            later if later.is_later() => &mut self.more,
+            _ => &mut self.dice,
         }
     }
 
@@ -158,13 +174,16 @@ impl Faults {
         }
         let (kind, mean) = {
             let (what, mean) = self.kinds[kind];
-            let again = if what.is_later() { self.more.around(mean) } else { self.dice.around(mean) };
+            let again = self.stream(what).around(mean);
             sim.alarm(again, Alarm::Fault(kind));
             (what, mean)
         };
         let running = sim.running();
         if running.is_empty() && !matches!(kind, Kind::Membership) {
             return;
+        }
+        if matches!(kind, Kind::NearlyFull) {
+            return self.run_out_of_room(&running, sim);
         }
         if kind.is_later() {
             return self.strike_later(kind, &running, sim, writer);
@@ -254,6 +273,16 @@ impl Faults {
             }
             _ => {}
         }
+    }
+
+    /// One disk is nearly full, now and then every disk is. Those that are so already stay so until their own fault ends.
+    fn run_out_of_room(&mut self, running: &[HostId], sim: &mut Simulation) {
+        let lasts = self.room.around(Duration::from_secs(3));
+        let hosts = if self.room.chance(0.1) { running.to_vec() } else { vec![self.room.pick(running)] };
+        let hosts: Vec<HostId> = hosts.into_iter().filter(|host| sim.has_room(*host)).collect();
+        hosts.iter().for_each(|host| sim.space(*host, false));
+        sim.totals.nearly_full_disks += hosts.len() as u64;
+        self.until(lasts, Remedy::Room(hosts), sim);
     }
 
     /// The next step of the plan by which members come and go.
@@ -443,6 +472,7 @@ fn apply(remedy: &Remedy, sim: &mut Simulation, writer: &mut RingWriter) {
             running.iter().for_each(|host| sim.crash(*host, Crash::PowerLoss));
             running.iter().for_each(|host| sim.start(*host));
         }
+        Remedy::Room(hosts) => hosts.iter().for_each(|host| sim.space(*host, true)),
         Remedy::Clock(host, by) => sim.jump_clock(*host, *by),
         Remedy::Improve(from, to) => sim.worsen(*from, *to, false),
         Remedy::Rival => writer.rival_acts(sim),

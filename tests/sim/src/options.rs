@@ -193,6 +193,8 @@ pub struct FaultOptions {
     pub adoption: f64,
     /// A disk is destroyed, or taken for destroyed.
     pub loss: Option<Duration>,
+    /// A disk is nearly full, and has room again later: its node is told, and refuses what would fill it.
+    pub nearly_full: Option<Duration>,
 }
 
 impl Options {
@@ -226,7 +228,11 @@ impl Options {
             pace: Pace::draw(&mut dice.fork()),
             background: BackgroundOptions::draw(&mut Dice::new(seed ^ 0x6261_636b_6772_6f75)),
             workload: WorkloadOptions::draw(seed, &mut dice.fork()),
-            faults: FaultOptions { loss: draw_loss(seed), ..FaultOptions::draw(&mut dice.fork()) },
+            faults: FaultOptions {
+                loss: draw_loss(seed),
+                nearly_full: draw_nearly_full(seed),
+                ..FaultOptions::draw(&mut dice.fork())
+            },
             skew: Duration::from_secs(1),
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
@@ -501,4 +507,11 @@ fn draw_loss(seed: u64) -> Option<Duration> {
     let mut dice = Dice::new(seed ^ 0x6c6f_7373);
     let mean = Duration::from_secs(dice.pick(&[2, 5, 10]));
     dice.chance(0.4).then_some(mean)
+}
+
+/// From a stream of its own, and not for any seed that was kept before disks became nearly full.
+fn draw_nearly_full(seed: u64) -> Option<Duration> {
+    let mut dice = Dice::new(seed ^ 0x726f_6f6d_09a9);
+    let mean = Duration::from_secs(dice.pick(&[2, 5, 10]));
+    dice.chance(0.25).then_some(mean)
 }

@@ -78,6 +78,8 @@ pub(crate) struct Host {
     sync_fails: bool,
     /// Its disk holds bits that flipped: nothing runs on it any more.
     rotted: bool,
+    /// Its disk is nearly full, as its driver sees it.
+    nearly_full: bool,
     /// Its disk counts as destroyed, in this wave of losses.
     pub(crate) lost: Option<u32>,
 }
@@ -203,6 +205,7 @@ impl Simulation {
             removed: false,
             sync_fails: false,
             rotted: false,
+            nearly_full: false,
             lost: None,
         });
         self.network.add_host();
@@ -318,6 +321,10 @@ impl Simulation {
         let first_tick = self.dice.duration(Duration::ZERO, tick);
         self.after(first_tick, Event::Tick { host, generation });
         self.after(first_tick, Event::Dial { host, generation });
+        if self.hosts[host.0].nearly_full {
+            // A driver looks before it does anything else.
+            self.feed(host, Input::Space { writable: false });
+        }
     }
 
     /// Ends a host's node, without warning.
@@ -428,8 +435,14 @@ impl Simulation {
         self.hosts[host.0].sync = sync;
     }
 
-    /// The driver of a host's node says whether its disk has room.
+    /// Whether a host's disk has room for writes.
+    pub fn has_room(&self, host: HostId) -> bool {
+        !self.hosts[host.0].nearly_full
+    }
+
+    /// A host's disk becomes nearly full, or has room again, and the driver of its node says so.
     pub fn space(&mut self, host: HostId, writable: bool) {
+        self.hosts[host.0].nearly_full = !writable;
         self.trace.note(self.now, (14, host, writable), || {
             format!("the disk of host {} {}", host.0, if writable { "has room again" } else { "is nearly full" })
         });
