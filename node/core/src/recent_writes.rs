@@ -18,6 +18,22 @@
 //! request ids of its object, and its object is not a tombstone that was reaped, which waits until no client waits any more
 //! ([`crate::reaping`]). After that it is a write like one without an id: its second dot is a sibling.
 //!
+//! # Why eight
+//!
+//! What the bound has to cover are the writes of other clients to the object between an attempt and its retry. A client tries again
+//! 50 ms after a connection broke, and after half of its deadline, 2.5 s, where nobody answers; so eight cover a hundred writes a
+//! second to one object in the first case and three in the second: a cart or a session, and not a counter that many machines write.
+//! No fixed number covers those: ten that read, merge and write as fast as they can make thousands in 2.5 s. Thirty-two would cover
+//! thirteen writes a second, and cost every object that was ever written so often, and not only the contended ones, for ever:
+//!
+//! | remembered | bytes of an object, on each disk, each way to it and in each context | in the version cache |
+//! |---|---|---|
+//! | 8 | 201 to 249 | 448, of 131,072 objects 56 MiB |
+//! | 32 | 801 to 993 | 1,792, of 131,072 objects 224 MiB |
+//!
+//! That is nearly another kilobyte for a value of one, and beyond the bound nothing is lost: the retry is one sibling more, for the
+//! application to merge as it merges any. So it is eight. Time would be the measure that fits every rate, and no clock decides here.
+//!
 //! Whoever has seen a dot that is remembered anywhere remembers it too, or has forgotten it for later ones. So contexts carry what
 //! is remembered of the dots that they cover: a put with the context of a read tells a coordinator which ids it supersedes.
 
@@ -25,7 +41,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::RequestKey;
 use crate::version::{Actor, Dot};
 
-/// Writes remembered for each object: some 30 bytes each. It has to cover the writes to one object between an attempt and its
+/// Writes remembered for each object, 25 to 31 bytes each ([why eight](self#why-eight)). It has to cover the writes to one object between an attempt and its
 /// retry, and between two attempts' way to each other. It is part of the format: nodes that disagree about it never agree about
 /// an object.
 pub const REMEMBERED_MAX: usize = 8;
@@ -174,6 +190,27 @@ mod tests {
         assert_eq!(writes([3, 3, 3]), writes([3]));
         assert_eq!(writes([5, 9]).next_stamp(7), 10);
         assert_eq!(writes([5, 9]).next_stamp(70), 70);
+    }
+
+    #[test]
+    fn what_is_remembered_takes_as_many_bytes_as_the_head_of_this_module_says() {
+        let actor = |node: u8| Actor { node: NodeId([node; 16]), incarnation: Incarnation(1) };
+        let actors: Vec<Actor> = (0..3).map(actor).collect();
+        // From a first dot at the time of writing to a counter that took a thousand years.
+        for (stamp, counter, bytes_each) in [(1_700_000_000_000, 1_000, 25), (1_700_000_000_000, u64::MAX >> 8, 31)] {
+            let mut writes = RecentWrites::default();
+            for number in 0..REMEMBERED_MAX as u64 {
+                let dot = Dot { actor: actor(number as u8 % 3), counter: counter - number };
+                writes.insert(RecentWrite { stamp: stamp + number, key: RequestKey([number as u8; 16]), dot });
+            }
+            let mut writer = Writer::default();
+            writes.encode(actors.iter(), &mut writer);
+            let encoded = writer.finish();
+            assert_eq!(encoded.len(), 1 + REMEMBERED_MAX * bytes_each);
+            let seen: Vec<(Actor, u64)> = actors.iter().map(|actor| (*actor, counter)).collect();
+            assert_eq!(RecentWrites::decode(&mut Reader::new(encoded), &seen), Ok(writes));
+        }
+        assert_eq!(REMEMBERED_MAX * size_of::<RecentWrite>(), 448);
     }
 
     #[test]

@@ -112,6 +112,7 @@ fn joining_obeys_the_laws_with_all_that_is_remembered() {
             assert_eq!(a.includes(b), joined(a, b) == *a, "{a:?} {b:?}");
             assert_eq!(a.digest() == b.digest(), a.history() == b.history());
             let both = joined(a, b);
+            assert_eq!(both.encoded_len(), both.encode().len());
             assert_eq!(Object::decode(both.encode()).as_ref(), Ok(&both));
         }
     }
