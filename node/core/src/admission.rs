@@ -14,6 +14,8 @@
 //!               each second, over the requests answered during background work
 //!   p99 above min(threshold, quiet p99 + 1/8)        halved          within a second of the harm
 //!   p99 below, p99 of 60 s above the threshold       kept            the paper's minute has not passed
+//!   p99 within a sixteenth of the quiet one, never   doubled, if something was refused: the limit is searched for
+//!     too high since work began at the floor
 //!   p99 below, and something was refused             + 1/32 of the range
 //!   no background work for 10 s                      the floor: what was right then need not be right now
 //!   no request answered for 1 s                      the cap applies, whatever the rate is
@@ -118,6 +120,7 @@ enum Verdict {
     Lower,
     Keep,
     Raise,
+    Double,
 }
 
 /// The controller.
@@ -128,6 +131,8 @@ pub struct Admission {
     cap: u64,
     /// Bytes per second while clients ask.
     rate: u64,
+    /// Clients have not minded yet, since work began at the floor: how much they would bear is not known even roughly.
+    searching: bool,
     accounts: [Account; Work::ALL.len()],
     granted_at: Instant,
     all: Window,
@@ -154,6 +159,7 @@ impl Admission {
             floor,
             cap: config.background_bytes_per_second_max.max(floor),
             rate: floor,
+            searching: true,
             accounts: [Account::default(); Work::ALL.len()],
             granted_at: now,
             all: Window::new(now),
@@ -286,20 +292,31 @@ impl Admission {
             (true, false) if enough => Verdict::Lower,
             (true, true) => Verdict::Lower,
             // Without answers nothing was learned.
+            (false, false) if gathered && self.busy.total() > 0 && self.searching && self.is_unnoticed() => Verdict::Double,
             (false, false) if gathered && self.busy.total() > 0 => Verdict::Raise,
             _ => Verdict::Keep,
         };
+        let idle = !self.moved_within(IDLE_AFTER, now);
+        let step = ((self.cap - self.floor) / STEPS).max(1);
         self.rate = match verdict {
-            _ if !self.moved_within(IDLE_AFTER, now) => self.floor,
+            _ if idle => self.floor,
             Verdict::Lower => (self.rate / 2).max(self.floor),
-            Verdict::Raise if self.refused => self.rate.saturating_add(((self.cap - self.floor) / STEPS).max(1)).min(self.cap),
-            Verdict::Raise | Verdict::Keep => self.rate,
+            Verdict::Double if self.refused => self.rate.saturating_mul(2).min(self.cap),
+            Verdict::Raise if self.refused => self.rate.saturating_add(step).min(self.cap),
+            Verdict::Double | Verdict::Raise | Verdict::Keep => self.rate,
         };
+        self.searching = idle || (self.searching && verdict != Verdict::Lower);
         self.refused = false;
         if gathered {
             self.busy.clear();
             self.busy_since = now;
         }
+    }
+
+    /// Whether the last second of background work looks as if there had been none. The same again is safe to try, and to try it
+    /// once too often costs a second: from the floor to the cap it is six steps of this kind and 32 of the other.
+    fn is_unnoticed(&self) -> bool {
+        self.quiet_p99().is_some_and(|quiet| self.busy.percentile_99() <= Some(quiet + quiet / 16))
     }
 
     /// What the 99th percentile may be while background work runs.

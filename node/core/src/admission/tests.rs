@@ -139,7 +139,7 @@ fn nothing_is_raised_until_the_minute_is_below_the_threshold() {
     bench.seconds(40, clients(5_000, 5_000), &[Work::Hints]);
     assert_eq!(bench.budget(), lowered);
     bench.seconds(60, clients(5_000, 5_000), &[Work::Hints]);
-    assert!(bench.budget() > before);
+    assert!(bench.budget() > lowered);
 }
 
 #[test]
@@ -252,6 +252,20 @@ fn after_ten_seconds_without_work_it_begins_at_the_floor() {
         bench.seconds(pause, clients(5_000, 5_000), &[]);
         assert_eq!(bench.budget(), expected, "after {pause} s");
     }
+}
+
+#[test]
+fn what_nobody_notices_is_doubled_until_somebody_does_and_then_raised_step_by_step() {
+    let mut bench = Bench::after_a_quiet_minute(5_000);
+    bench.seconds(8, clients(5_000, 5_000), &[Work::Transfers]);
+    assert_eq!(bench.budget(), 64 * MIB, "seven doublings");
+    bench.seconds(3, clients(5_000, 10_000), &[Work::Transfers]);
+    let lowered = bench.budget();
+    bench.seconds(4, clients(5_000, 5_000), &[Work::Transfers]);
+    assert!((lowered / 2..lowered + 9 * MIB).contains(&bench.budget()), "{lowered} became {}", bench.budget());
+    let mut noticed = Bench::after_a_quiet_minute(5_000);
+    noticed.seconds(8, clients(5_000, 5_450), &[Work::Transfers]);
+    assert!(noticed.budget() <= 17 * MIB, "{}: it was noticed from the beginning", noticed.budget());
 }
 
 /// A node that is slower the more background work it does: the bar of a quarter holds for minutes of work.
