@@ -5,18 +5,25 @@
 //! evidence: a node's own fresh answer that names the ring's hash. A node that did not answer has no [`View`], and blocks.
 //!
 //! ```text
-//! Settled --members differ--> Propose(WriteBothReadOld) --all hold it, data received--> Propose(WriteBothReadNew)
-//!    ^                                                                                            | all hold it
-//!    '-- Propose(without) <--receipts-- AwaitReceipts <--members leave-- Propose(Steady) <--------'
+//! a partition:  Steady --a batch has room--> WriteBothReadOld --received--> WriteBothReadNew --> Steady
+//!                 ^                                |  ^                           |
+//!                 '---------- other members -------'  '------ other members ------'     (one stage with each ring)
+//!
+//! the ring:     what moves goes on, and the next batch begins  ...  nothing moves
+//!                 --members leave--> AwaitReceipts --receipts--> Propose(without) --> Settled
 //! ```
 //!
-//! Who holds what is decided in [`assignment`]. A member whose disk is gone for ever never answers: [`loss`] says who may declare
-//! that and what follows. Nothing waits for the word of a member that was declared lost, and for everybody else's as before.
+//! Every stage begins when all members hold the ring of the one before. Who holds what in the end is decided in [`assignment`]; how
+//! much of that moves at the same time, and when what has arrived goes on, in [`batches`]; what becomes of moves under way when other
+//! members are asked for, in [`revision`]. A member whose disk is gone for ever never answers: [`loss`] says who may declare that and
+//! what follows. Nothing waits for the word of a member that was declared lost, and for everybody else's as before.
 
 pub mod assignment;
+pub mod batches;
 pub mod certificate;
 mod flow;
 pub mod loss;
+pub mod revision;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +31,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
-use crate::ring::{Lost, Member, Move, PARTITION_BITS_MAX, Placement, Ring, RingHash, Stage};
+use crate::rebalance::batches::Limits;
+use crate::ring::{Lost, Member, PARTITION_BITS_MAX, Placement, Ring, RingHash};
 
 /// Who takes part.
 pub type Members = BTreeMap<NodeId, Member>;
@@ -105,8 +113,13 @@ pub fn first_ring(cluster: ClusterId, partition_bits: u8, replication: u8, membe
     })
 }
 
-/// What comes next on the way from `ring` to a ring of the `desired` members.
+/// What comes next on the way from `ring` to a ring of the `desired` members, within the usual limits.
 pub fn next(ring: &Ring, desired: &Members, views: &BTreeMap<NodeId, View>) -> Result<Next, PlanError> {
+    next_within(ring, desired, views, &Limits::default())
+}
+
+/// The same, with so much on the move at the same time as `limits` say.
+pub fn next_within(ring: &Ring, desired: &Members, views: &BTreeMap<NodeId, View>, limits: &Limits) -> Result<Next, PlanError> {
     let hash = ring.hash();
     let holds = |node: &NodeId| views.get(node).is_some_and(|view| view.epoch == ring.epoch && view.ring_hash == hash);
     let behind: Vec<NodeId> = ring.survivors().filter(|node| !holds(node)).collect();
@@ -116,29 +129,43 @@ pub fn next(ring: &Ring, desired: &Members, views: &BTreeMap<NodeId, View>) -> R
     if let Some(back) = loss::taken_back(ring) {
         return Ok(Next::Propose(back));
     }
+    let members = members_after(ring, desired);
     if ring.moving().next().is_some() {
-        return Ok(advance(ring, views));
+        if members == ring.members {
+            return Ok(batches::advanced(ring, views, Some(limits)));
+        }
+        return Ok(match revision::revised(ring, &members, limits) {
+            Ok(revised) => Next::Propose(revised),
+            // Members of which there is no ring do not keep what is under way from coming to its end.
+            Err(_) => batches::advanced(ring, views, None),
+        });
     }
-    let stays = |node: &NodeId| desired.contains_key(node) && !ring.is_lost(*node);
-    let leaving: Vec<NodeId> = ring.members.keys().filter(|node| !stays(node)).copied().collect();
     let held: Vec<Vec<NodeId>> = ring.placements.iter().map(|placement| placement.replicas.clone()).collect();
-    let mut members = desired.clone();
-    members.retain(|node, _| !ring.is_lost(*node));
     let target = assignment::assign(&held, &members, ring.replication)?;
-    members.extend(leaving.iter().map(|node| (*node, Member { weight: 0, ..ring.members[node].clone() })));
     if target != held || members != ring.members {
         return Ok(Next::Propose(ring.successor(|next| {
             next.members = members;
-            for (placement, target) in next.placements.iter_mut().zip(target) {
-                start(placement, target, ring.epoch.next());
-            }
+            batches::reorder(next, &target);
+            batches::start(next, &target, ring.epoch.next(), limits);
         })));
     }
-    let (lost, leaving): (Vec<NodeId>, Vec<NodeId>) = leaving.into_iter().partition(|node| ring.is_lost(*node));
+    let stays = |node: &NodeId| desired.contains_key(node) && !ring.is_lost(*node);
+    let leaving = ring.members.keys().filter(|node| !stays(node)).copied();
+    let (lost, leaving): (Vec<NodeId>, Vec<NodeId>) = leaving.partition(|node| ring.is_lost(*node));
     if !lost.is_empty() {
         return Ok(Next::Propose(without(ring, &lost)));
     }
     Ok(if leaving.is_empty() { Next::Settled } else { Next::AwaitReceipts(leaving) })
+}
+
+/// The desired members, and with weight 0 those of the ring that are to leave it: the plan that a ring follows is the one for its
+/// members.
+fn members_after(ring: &Ring, desired: &Members) -> Members {
+    let stays = |node: &NodeId| desired.contains_key(node) && !ring.is_lost(*node);
+    let leaving = ring.members.iter().filter(|(node, _)| !stays(node));
+    let leaving = leaving.map(|(node, member)| (*node, Member { weight: 0, ..member.clone() }));
+    let staying = desired.iter().filter(|(node, _)| !ring.is_lost(**node));
+    staying.map(|(node, member)| (*node, member.clone())).chain(leaving).collect()
 }
 
 /// The successor of `ring` that no longer lists `leaving`, which hold nothing by it: each gave a drain receipt, or was declared lost.
@@ -149,77 +176,56 @@ pub fn without(ring: &Ring, leaving: &[NodeId]) -> Ring {
     ring.successor(|next| next.members.retain(|node, _| !leaving.contains(node)))
 }
 
-fn start(placement: &mut Placement, target: Vec<NodeId>, since: Epoch) {
-    let held: BTreeSet<_> = placement.replicas.iter().collect();
-    if held == target.iter().collect() {
-        // The same nodes in another order: nothing has to move.
-        placement.replicas = target;
-    } else {
-        placement.moving = Some(Move { stage: Stage::WriteBothReadOld, target, since });
-    }
-}
-
-/// All moves of a plan stand at the same stage: the next one, once its evidence is complete.
-fn advance(ring: &Ring, views: &BTreeMap<NodeId, View>) -> Next {
-    let mut waiting_for = BTreeSet::new();
-    let (mut received, mut moving) = (0, 0);
-    for (partition, placement, _) in ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld) {
-        for (node, sources) in placement.fills(&ring.lost) {
-            moving += 1;
-            // With no source left there is nothing to wait for: that is what was accepted when the last of them was declared lost.
-            if sources.is_empty() || views.get(&node).is_some_and(|view| view.received.contains(&partition)) {
-                received += 1;
-            } else {
-                waiting_for.insert(node);
-            }
-        }
-    }
-    if received < moving {
-        return Next::AwaitData { received, moving, waiting_for: waiting_for.into_iter().collect() };
-    }
-    Next::Propose(ring.successor(|next| {
-        for placement in &mut next.placements {
-            match placement.moving.take() {
-                Some(moving @ Move { stage: Stage::WriteBothReadOld, .. }) => {
-                    placement.moving = Some(Move { stage: Stage::WriteBothReadNew, ..moving });
-                }
-                Some(Move { stage: Stage::WriteBothReadNew, target, .. }) => placement.replicas = target,
-                None => {}
-            }
-        }
-    }))
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::ring::Stage;
     use crate::ring::tests::node;
 
-    fn members(count: u8) -> Members {
+    /// Rings until a plan of a few thousand partitions counts as stuck.
+    const RINGS_MAX: usize = 2_000;
+
+    pub(super) fn members(count: u8) -> Members {
         (1..=count).map(|id| (node(id), Member { zone: "z".into(), weight: 1 })).collect()
     }
 
+    /// The ring of the nodes 1 to `count`, with 2^`bits` partitions and N = 3.
+    pub(super) fn settled(count: u8, bits: u8) -> Ring {
+        first_ring(ClusterId([7; 16]), bits, 3, &members(count)).unwrap()
+    }
+
     /// Every member has adopted the ring and received what moves to it.
-    fn all_caught_up(ring: &Ring) -> BTreeMap<NodeId, View> {
+    pub(super) fn all_caught_up(ring: &Ring) -> BTreeMap<NodeId, View> {
         let received: BTreeSet<_> = ring.moving().map(|(partition, _, _)| partition).collect();
         let view = View { epoch: ring.epoch, ring_hash: ring.hash(), received };
         ring.members.keys().map(|node| (*node, view.clone())).collect()
     }
 
-    fn run(mut ring: Ring, desired: &Members) -> Ring {
-        for _ in 0..20 {
-            match next(&ring, desired, &all_caught_up(&ring)).unwrap() {
-                Next::Settled => return ring,
-                Next::Propose(successor) => {
-                    successor.validate().unwrap();
-                    successor.check_follows(Some(&ring), ring.cluster).unwrap();
-                    ring = successor;
-                }
-                Next::AwaitReceipts(leaving) => ring = without(&ring, &leaving),
-                other => panic!("stuck at {other:?}"),
-            }
+    /// One step of a writer to whom everybody answers; `None` at the end.
+    pub(super) fn step(ring: &Ring, desired: &Members, views: &BTreeMap<NodeId, View>, limits: &Limits) -> Option<Ring> {
+        let successor = match next_within(ring, desired, views, limits).unwrap() {
+            Next::Settled => return None,
+            Next::Propose(successor) => successor,
+            Next::AwaitReceipts(leaving) => without(ring, &leaving),
+            other => panic!("stuck at {other:?}"),
+        };
+        successor.validate().unwrap();
+        successor.check_follows(Some(ring), ring.cluster).unwrap();
+        Some(successor)
+    }
+
+    /// All the rings on the way from `ring` to `desired`.
+    pub(super) fn rings(ring: &Ring, desired: &Members, limits: &Limits) -> Vec<Ring> {
+        let mut rings = vec![ring.clone()];
+        while let Some(next) = step(rings.last().unwrap(), desired, &all_caught_up(rings.last().unwrap()), limits) {
+            rings.push(next);
+            assert!(rings.len() < RINGS_MAX, "does not settle");
         }
-        panic!("does not settle");
+        rings
+    }
+
+    fn run(ring: Ring, desired: &Members) -> Ring {
+        rings(&ring, desired, &Limits::default()).pop().unwrap()
     }
 
     #[test]
@@ -254,7 +260,15 @@ mod tests {
         let mut views = all_caught_up(&moving);
         let missing = *views[&node(4)].received.iter().next().unwrap();
         views.get_mut(&node(4)).unwrap().received.remove(&missing);
-        let answer = next(&moving, &members(4), &views).unwrap();
+        let mut ring = moving;
+        for _ in 0..2 {
+            let Next::Propose(successor) = next(&ring, &members(4), &views).unwrap() else { panic!() };
+            ring = successor;
+            views.values_mut().for_each(|view| (view.epoch, view.ring_hash) = (ring.epoch, ring.hash()));
+        }
+        assert_eq!(ring.placement(missing).moving.as_ref().unwrap().stage, Stage::WriteBothReadOld);
+        assert_eq!(ring.moving().count(), 1, "the others are done");
+        let answer = next(&ring, &members(4), &views).unwrap();
         assert!(matches!(answer, Next::AwaitData { waiting_for, .. } if waiting_for == [node(4)]));
     }
 

@@ -13,8 +13,11 @@
 
 use crate::version::{CausalContext, Dot, Object, Value};
 
+/// Two writes that were both retried may each have replaced an attempt of the other. Then neither is the older one, and the newest
+/// attempt is shown: what both have replaced was acknowledged, perhaps, and must not give way to nothing.
 fn newest_value(object: &Object) -> Option<(Dot, &Value)> {
-    object.shown().max_by_key(|(dot, value)| (value.written_ms, *dot))
+    let stamp = |(dot, value): &(Dot, &Value)| (value.written_ms, *dot);
+    object.shown().max_by_key(stamp).or_else(|| object.values().max_by_key(stamp))
 }
 
 /// What a get shows of `object`: the newest version alone. It is for an answer only: it does not know what it hides.
@@ -46,7 +49,8 @@ pub fn cover_all(object: &Object, mut seen: CausalContext) -> (CausalContext, u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Incarnation, NodeId};
+    use crate::id::{Incarnation, NodeId, RequestKey};
+    use crate::recent_writes::RecentWrite;
     use crate::version::Actor;
 
     fn dot(node: u8, counter: u64) -> Dot {
@@ -83,6 +87,23 @@ mod tests {
             assert_eq!(shown(&newest(&object)), expected, "{versions:?}");
             assert_eq!(exists(&object), !expected.is_empty(), "{versions:?}");
         }
+    }
+
+    #[test]
+    fn of_two_retried_writes_that_replaced_an_attempt_of_each_other_the_newest_is_shown() {
+        let attempt = |before: &Object, at: Dot, key: u8, written_ms: u64| {
+            let mut object = before.clone();
+            let (covered, _) = cover_all(before, CausalContext::default());
+            object.update(&covered, at, Value { data: Some(if key == 1 { "one" } else { "two" }.into()), written_ms });
+            object.remember(RecentWrite { stamp: written_ms, key: RequestKey([key; 16]), dot: at });
+            object
+        };
+        // At one node the first write, then the second; at another the second again, then the first again.
+        let mut both = attempt(&attempt(&Object::default(), dot(1, 1), 1, 10), dot(1, 2), 2, 20);
+        both.join(&attempt(&attempt(&Object::default(), dot(2, 1), 2, 30), dot(2, 2), 1, 40));
+        assert_eq!((both.shown().count(), both.values().count()), (0, 2), "each is known to have been replaced");
+        assert_eq!(shown(&newest(&both)), [b"one"]);
+        assert!(exists(&both));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::schedule::{Alarm, HostId};
 use crate::simulation::{Crash, Simulation};
 
 /// Hosts that a run may have at the same time.
-const HOSTS_MAX: usize = 9;
+pub(crate) const HOSTS_MAX: usize = 9;
 /// How long a host may be away: longer than any request, hint or exchange waits for it.
 const AWAY: Duration = Duration::from_secs(20);
 

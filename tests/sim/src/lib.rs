@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`simulation`] | the world: hosts that run `dynamo_core::node::Node`, driven as its driver does |
 //! | [`disk`] | storage that loses what was not synced |
-//! | [`ring_writer`] | the operator's part |
+//! | [`ring_writer`], [`second_thoughts`] | the operator's part, and what is asked of it in the middle of a move |
 //! | [`workload`], [`retries`], [`ledger`] | clients, what they send again, and what they know |
 //! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
 //! | [`totals`], [`sometimes`] | what was counted, and what must have happened |
@@ -29,6 +29,7 @@ pub mod ring_writer;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
+pub mod second_thoughts;
 pub mod simulation;
 pub mod sometimes;
 pub mod totals;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::config::{BucketProperties, Config, QuorumDefaults, Reconciliation};
+use dynamo_core::rebalance::batches::Limits;
 
 use crate::dice::Dice;
 
@@ -29,6 +30,8 @@ pub struct Options {
     pub clock_skew_ms_max: u64,
     /// The network.
     pub network: NetworkOptions,
+    /// How much moves at the same time.
+    pub limits: Limits,
     /// The disks.
     pub disk: DiskOptions,
     /// The driver and the protocol's pace.
@@ -189,6 +192,8 @@ pub struct FaultOptions {
     pub rival: Option<Duration>,
     /// Members come and go by a plan, in place of by chance.
     pub churn: Option<(Churn, Duration)>,
+    /// How often other members are asked for, at each look of the writer of rings while partitions move.
+    pub second_thoughts: f64,
     /// How often a node loses its power soon after it adopted a ring.
     pub adoption: f64,
     /// A disk is destroyed, or taken for destroyed.
@@ -224,6 +229,7 @@ impl Options {
             // Most hosts' clocks differ by less than two seconds, until they jump by hours.
             clock_skew_ms_max: buckets.pick(&[500, 3_000, 3_000, 100_000_000]),
             network: NetworkOptions::draw(&mut dice.fork()),
+            limits: Limits::default(),
             disk: DiskOptions::draw(&mut dice.fork()),
             pace: Pace::draw(&mut dice.fork()),
             background: BackgroundOptions::draw(&mut Dice::new(seed ^ 0x6261_636b_6772_6f75)),
@@ -236,6 +242,7 @@ impl Options {
             skew: Duration::from_secs(1),
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
+        options.draw_operations(&mut Dice::new(seed ^ 0x6f70_6572));
         options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170))
     }
 
@@ -272,6 +279,17 @@ impl Options {
         if dice.chance(0.1) {
             // Room for three or four hints.
             self.pace.hint_bytes = 300;
+        }
+    }
+
+    /// Batches, and members that are asked for in the middle of a move.
+    fn draw_operations(&mut self, dice: &mut Dice) {
+        let few = dice.between(3, 8) as usize;
+        self.limits = dice.pick(&[Limits::default(), Limits { receive: few, send: few }, Limits { receive: 2 * few, send: few }]);
+        let second_thoughts = dice.pick(&[0.0, 0.05, 0.2]);
+        // The choices of faults that came before are what they were, but their histories are not: everything waits for a ring.
+        if self.faults.rot.is_none() {
+            self.faults.second_thoughts = second_thoughts;
         }
     }
 
@@ -321,6 +339,7 @@ impl Options {
             },
             buckets: BTreeMap::new(),
             clock_skew_ms_max: 100_000_000,
+            limits: Limits::default(),
             disk: DiskOptions { sync: millis(2), stalls: 0.0 },
             pace: Pace {
                 batch: Duration::ZERO,

@@ -59,15 +59,15 @@ impl RingHistory {
     }
 }
 
-/// N distinct members for each partition, in the old set and the new one; and where a plan begins, at most ceil(N / zones) of
-/// them in one zone, by the zones of the members that may hold data.
+/// N distinct members for each partition, in the old set and the new one; and where a move begins, and everywhere once nothing is
+/// left to move, at most ceil(N / zones) of them in one zone, by the zones of the members that may hold data.
 fn placement(ring: &Ring) -> Result<(), String> {
     ring.validate().map_err(|error| error.to_string())?;
     let n = usize::from(ring.replication);
     let usable = ring.members.values().filter(|member| member.weight > 0);
-    let zones: BTreeSet<&str> = usable.map(|member| member.zone.as_str()).collect();
+    let zones: BTreeSet<&str> = usable.clone().map(|member| member.zone.as_str()).collect();
     let per_zone = n.div_ceil(zones.len().max(1));
-    let begins = ring.epoch == Epoch(1) || ring.moving().any(|(_, _, moving)| moving.since == ring.epoch);
+    let at_rest = ring.moving().next().is_none() && usable.clone().count() == ring.members.len();
     for (partition, placement) in ring.partitions() {
         for set in placement.write_sets() {
             let distinct: BTreeSet<_> = set.iter().collect();
@@ -79,10 +79,11 @@ fn placement(ring: &Ring) -> Result<(), String> {
                 ));
             }
         }
+        let begins = placement.moving.as_ref().is_some_and(|moving| moving.since == ring.epoch);
         let target = placement.moving.as_ref().map_or(&placement.replicas, |moving| &moving.target);
         for zone in &zones {
             let here = target.iter().filter(|node| ring.members[node].zone == *zone).count();
-            if begins && here > per_zone {
+            if (begins || at_rest) && here > per_zone {
                 return Err(format!("epoch {}: partition {partition} has {here} replicas in {zone}, not {per_zone}", ring.epoch));
             }
         }

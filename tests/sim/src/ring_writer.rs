@@ -11,11 +11,12 @@ use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::status::Receipt;
 use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next, View};
-use dynamo_core::ring::{Member, Ring, Stage};
+use dynamo_core::ring::{Member, Move, Ring, Stage};
 
 use crate::checkers::{bounds, transfer};
 use crate::dice::Dice;
 use crate::schedule::{Alarm, HostId};
+use crate::second_thoughts::SecondThoughts;
 use crate::simulation::Simulation;
 use crate::sometimes;
 
@@ -40,6 +41,7 @@ pub struct RingWriter {
     dice: Dice,
     record: Option<Ring>,
     desired: Members,
+    second_thoughts: SecondThoughts,
     leaving: BTreeSet<HostId>,
     /// Told to be lost, and not scrapped yet.
     lost: BTreeSet<HostId>,
@@ -64,6 +66,7 @@ impl RingWriter {
             dice,
             record: None,
             desired,
+            second_thoughts: SecondThoughts::new(sim.options()),
             leaving: BTreeSet::new(),
             lost: BTreeSet::new(),
             seen: None,
@@ -198,7 +201,7 @@ impl RingWriter {
         if desired.keys().any(gone) {
             return;
         }
-        let next = match rebalance::next(&record, &desired, &seen.views) {
+        let next = match rebalance::next_within(&record, &desired, &seen.views, &sim.options().limits) {
             Ok(Next::Propose(ring)) => ring,
             Ok(Next::AwaitReceipts(nodes)) => {
                 let drained: Vec<NodeId> = nodes.into_iter().filter(|node| has_receipt(&record, &seen, *node)).collect();
@@ -263,7 +266,8 @@ impl RingWriter {
         if self.declare(&record, seen, sim) {
             return;
         }
-        let next = rebalance::next(&record, &self.desired, &seen.views);
+        self.think_again(&record, sim);
+        let next = rebalance::next_within(&record, &self.desired, &seen.views, &sim.options().limits);
         self.last = match &next {
             Ok(Next::Propose(ring)) => format!("Propose(epoch {})", ring.epoch),
             other => format!("{other:?}"),
@@ -291,6 +295,20 @@ impl RingWriter {
                 }
                 // A node that is to leave needs the newest ring too, to know that it holds nothing.
                 self.offer(&record, seen, sim);
+            }
+        }
+    }
+
+    /// Other members are asked for in the middle of a move.
+    fn think_again(&mut self, record: &Ring, sim: &mut Simulation) {
+        if self.calm || record.moving().next().is_none() {
+            return;
+        }
+        if let Some(desired) = self.second_thoughts.about(&self.desired, sim) {
+            let before = self.desired.clone();
+            if self.ask_for(sim, |members| *members = desired) {
+                self.second_thoughts.changed_from(before);
+                sim.totals.second_thoughts += 1;
             }
         }
     }
@@ -359,6 +377,11 @@ impl RingWriter {
                 )
             };
             sim.totals.moves_taken_back += (0..ring.partition_count()).filter(back).count() as u64;
+            let begins = |(_, _, moving): &(_, _, &Move)| moving.since == ring.epoch;
+            let moved_before = |(partition, _, _): &(PartitionId, _, _)| before.placement(*partition).moving.is_some();
+            sim.totals.moves_retargeted += ring.moving().filter(begins).filter(moved_before).count() as u64;
+            let goes_on = ring.moving().any(|moving| !begins(&moving));
+            sim.totals.batches += u64::from(goes_on && ring.moving().any(|moving| begins(&moving)));
         }
         self.record = Some(ring.clone());
         self.offer(&ring, seen, sim);
@@ -374,7 +397,7 @@ impl RingWriter {
     }
 }
 
-fn member(sim: &Simulation, host: HostId) -> Member {
+pub(crate) fn member(sim: &Simulation, host: HostId) -> Member {
     Member { zone: sim.zone(host).into(), weight: 1 }
 }
 

@@ -1,0 +1,181 @@
+//! How much moves at the same time, and when what has arrived goes on (design 7).
+//!
+//! A plan is not moved all at once: what moves is written twice, lies on two disks, and is for nothing if other members are asked
+//! for. So no node receives, and none sends, more partitions at a time than its limit; whatever is done makes room for more. Nothing
+//! of the plan is kept anywhere: it is made again from the ring, in which what moves counts as moved. The planner moves the least,
+//! so what it asked for before is on one of its shortest ways, and it does not change its mind about what moves already.
+//!
+//! A ring for each partition that has arrived would be many rings; one for all of them would let the slowest node hold up the
+//! others. So a ring is proposed when some node has received half of what moves to it, and takes along whatever has arrived
+//! anywhere: a batch needs a few rings more than the three of one partition, and whoever is stuck holds up itself alone.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{Epoch, NodeId};
+use crate::rebalance::{Next, View, assignment};
+use crate::ring::{Lost, Move, Placement, Ring, Stage};
+
+/// How many partitions may move at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// To one node.
+    pub receive: usize,
+    /// From one node.
+    pub send: usize,
+}
+
+impl Default for Limits {
+    /// A node streams a handful of partitions at a time, so a batch of this size keeps it at work for some dozen of them while the
+    /// writer of rings looks away. Of 1,024 partitions on three nodes a fourth gets its 768 in six batches; of 256 all in two.
+    fn default() -> Self {
+        Self { receive: 128, send: 128 }
+    }
+}
+
+/// What the moves of a ring ask of each node.
+#[derive(Default)]
+struct Loads {
+    receive: BTreeMap<NodeId, usize>,
+    send: BTreeMap<NodeId, usize>,
+}
+
+impl Loads {
+    fn add(&mut self, placement: &Placement, lost: &Lost) {
+        for (to, sources) in placement.fills(lost) {
+            *self.receive.entry(to).or_default() += 1;
+            for source in sources {
+                *self.send.entry(source).or_default() += 1;
+            }
+        }
+    }
+
+    /// Whether `placement` may move beside what moves already. One that asks more of a node than its limit moves when that node
+    /// has nothing else to do, or it never would.
+    fn have_room(&self, placement: &Placement, lost: &Lost, limits: &Limits) -> bool {
+        let mut alone = Self::default();
+        alone.add(placement, lost);
+        let within = |loads: &BTreeMap<NodeId, usize>, more: &BTreeMap<NodeId, usize>, limit: usize| {
+            more.iter().all(|(node, more)| loads.get(node).is_none_or(|load| load + more <= limit))
+        };
+        within(&self.receive, &alone.receive, limits.receive) && within(&self.send, &alone.send, limits.send)
+    }
+}
+
+pub(super) fn same_nodes(one: &[NodeId], other: &[NodeId]) -> bool {
+    one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
+}
+
+/// What each partition has, where what moves counts as moved.
+fn moved(ring: &Ring) -> Vec<Vec<NodeId>> {
+    let moved = |placement: &Placement| match &placement.moving {
+        Some(moving) => moving.target.clone(),
+        None => placement.replicas.clone(),
+    };
+    ring.placements.iter().map(moved).collect()
+}
+
+/// Where `target` has the nodes that a partition has, in another order, nothing has to move.
+pub(super) fn reorder(ring: &mut Ring, target: &[Vec<NodeId>]) {
+    for (placement, target) in ring.placements.iter_mut().zip(target) {
+        if placement.moving.is_none() && same_nodes(&placement.replicas, target) {
+            placement.replicas.clone_from(target);
+        }
+    }
+}
+
+/// Starts what has room of the way to `target`: first the partitions that have lost copies, then the others, in order.
+pub(super) fn start(ring: &mut Ring, target: &[Vec<NodeId>], since: Epoch, limits: &Limits) {
+    let mut loads = Loads::default();
+    ring.placements.iter().for_each(|placement| loads.add(placement, &ring.lost));
+    let waits = |at: &usize| ring.placements[*at].moving.is_none() && !same_nodes(&ring.placements[*at].replicas, &target[*at]);
+    let mut waiting: Vec<usize> = (0..ring.placements.len()).filter(waits).collect();
+    let lost = |at: &usize| ring.placements[*at].replicas.iter().filter(|node| ring.is_lost(**node)).count();
+    waiting.sort_by_key(|at| Reverse(lost(at)));
+    for at in waiting {
+        let moving = Some(Move { stage: Stage::WriteBothReadOld, target: target[at].clone(), since });
+        let placement = Placement { moving, ..ring.placements[at].clone() };
+        if loads.have_room(&placement, &ring.lost, limits) {
+            loads.add(&placement, &ring.lost);
+            ring.placements[at] = placement;
+        }
+    }
+}
+
+/// Moves go on whose evidence is complete. In their place more of the ring's plan begins, unless there are no `limits`: then what is
+/// under way comes to its end.
+pub(super) fn advanced(ring: &Ring, views: &BTreeMap<NodeId, View>, limits: Option<&Limits>) -> Next {
+    let arrivals = Arrivals::of(ring, views);
+    let finishing = ring.moving().any(|(_, _, moving)| moving.stage == Stage::WriteBothReadNew);
+    if !finishing && !arrivals.are_worth_a_ring() {
+        let Arrivals { received, moving, waiting_for, .. } = arrivals;
+        return Next::AwaitData { received, moving, waiting_for: waiting_for.into_iter().collect() };
+    }
+    Next::Propose(ring.successor(|next| {
+        for (at, placement) in next.placements.iter_mut().enumerate() {
+            match placement.moving.take() {
+                Some(Move { stage: Stage::WriteBothReadNew, target, .. }) => placement.replicas = target,
+                Some(moving) if arrivals.complete.contains(&at) => {
+                    placement.moving = Some(Move { stage: Stage::WriteBothReadNew, ..moving });
+                }
+                moving => placement.moving = moving,
+            }
+        }
+        if let Some(limits) = limits
+            && let Ok(target) = assignment::assign(&moved(next), &ring.members, ring.replication)
+        {
+            start(next, &target, ring.epoch.next(), limits);
+        }
+    }))
+}
+
+/// How far the moves are that still receive.
+#[derive(Default)]
+struct Arrivals {
+    /// Partitions whose new replicas all have everything.
+    complete: BTreeSet<usize>,
+    /// By node that receives: how many of its partitions are complete, and how many wait for it. Where it has everything and
+    /// another has not, there is nothing that it could do.
+    by_node: BTreeMap<NodeId, (usize, usize)>,
+    /// New replicas that have everything.
+    received: usize,
+    /// New replicas.
+    moving: usize,
+    waiting_for: BTreeSet<NodeId>,
+}
+
+impl Arrivals {
+    fn of(ring: &Ring, views: &BTreeMap<NodeId, View>) -> Self {
+        let mut arrivals = Self::default();
+        for (partition, placement, _) in ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld) {
+            let fills = placement.fills(&ring.lost);
+            let mut complete = true;
+            for (node, sources) in &fills {
+                arrivals.moving += 1;
+                // With no source left there is nothing to wait for: that was accepted when the last of them was declared lost.
+                if sources.is_empty() || views.get(node).is_some_and(|view| view.received.contains(&partition)) {
+                    arrivals.received += 1;
+                } else {
+                    arrivals.waiting_for.insert(*node);
+                    arrivals.by_node.entry(*node).or_default().1 += 1;
+                    complete = false;
+                }
+            }
+            for (node, _) in fills.iter().filter(|_| complete) {
+                arrivals.by_node.entry(*node).or_default().0 += 1;
+            }
+            if complete {
+                arrivals.complete.insert(partition.0 as usize);
+            }
+        }
+        arrivals
+    }
+
+    /// As much as what some node is still waited for.
+    fn are_worth_a_ring(&self) -> bool {
+        self.received == self.moving || self.by_node.values().any(|(complete, waiting)| *complete > 0 && complete >= waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests;
