@@ -1,20 +1,29 @@
 //! The causal part of recently used objects, so that a write need not read what it replaces (design 4).
 //!
 //! Most writes supersede all that is there, and to see that takes the history and not the values. The cache is bounded by
-//! entries and evicts the oldest; a miss costs one read and nothing else. It holds what the storage holds, always: it is
-//! changed by the same function that writes, and filled by what was read there.
+//! entries; a miss costs one read and nothing else. It holds what the storage holds, always: it is changed by the same function
+//! that writes, and filled by what was read there.
 //!
-//! Entries are found by position. MD5 can be made to collide on purpose, so an entry says whose it is, and the other name of its
-//! position is a miss. Names are copied in: the ones that requests carry are pieces of the frames they came in, and would keep
-//! those in memory.
-
-use std::collections::{BTreeMap, VecDeque};
+//! ```text
+//! position ──its low bits──> set of up to 8 entries, the newest name last; a ninth takes the place of the first
+//! ```
+//!
+//! Positions are MD5 sums, so their bits spread entries over the sets as well as a hash would, and the same in every run. MD5 can
+//! be made to collide on purpose, so an entry says whose it is, and the other name of its position is a miss. Names are copied in:
+//! the ones that requests carry are pieces of the frames they came in, and would keep those in memory.
 
 use crate::name::{Name, Position};
 use crate::version::{Digest, Object};
 
-/// Histories kept: at about 250 bytes each, some 32 MB; and up to 500 more where writes have request ids.
-pub const ENTRIES_MAX: usize = 1 << 17;
+/// Entries of a set: a look costs two lines of positions and the entry.
+const SET_ENTRIES_MAX: usize = 8;
+/// Sets at most. With [`SET_ENTRIES_MAX`] that is 131,072 histories: at about 250 bytes each, some 32 MB; and up to 500 more where
+/// writes have request ids.
+const SETS_MAX: usize = 1 << 14;
+/// Sets at first.
+const SETS_MIN: usize = 16;
+/// Entries for each set on average, from which on there are twice as many sets.
+const FULL: usize = 4;
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -31,45 +40,88 @@ impl Entry {
     }
 }
 
+/// Entries by position, the oldest first.
+#[derive(Clone, Debug, Default)]
+struct Set {
+    positions: Vec<Position>,
+    entries: Vec<Entry>,
+}
+
+impl Set {
+    fn at(&self, position: Position) -> Option<usize> {
+        self.positions.iter().position(|known| *known == position)
+    }
+
+    fn push(&mut self, position: Position, entry: Entry) {
+        if self.positions.len() == SET_ENTRIES_MAX {
+            self.positions.remove(0);
+            self.entries.remove(0);
+        }
+        self.positions.push(position);
+        self.entries.push(entry);
+    }
+}
+
 /// The cache.
 #[derive(Clone, Debug, Default)]
 pub struct VersionCache {
-    entries: BTreeMap<Position, Entry>,
-    order: VecDeque<Position>,
+    /// None, or a power of two of them.
+    sets: Vec<Set>,
+    len: usize,
 }
 
 impl VersionCache {
     /// The history of `name` and its digest, if it is here.
     pub fn get(&self, name: &Name) -> Option<&(Object, Digest)> {
-        self.entries.get(&name.position()).filter(|entry| entry.is_of(name)).map(|entry| &entry.known)
+        let position = name.position();
+        let set = self.sets.get(set_of(position, self.sets.len()))?;
+        set.at(position).map(|at| &set.entries[at]).filter(|entry| entry.is_of(name)).map(|entry| &entry.known)
     }
 
     /// The history of `name` is now this.
     pub fn put(&mut self, name: &Name, history: Object, digest: Digest) {
-        let position = name.position();
-        match self.entries.get_mut(&position) {
-            Some(entry) if entry.is_of(name) => entry.known = (history, digest),
-            known => {
-                if known.is_none() {
-                    self.order.push_back(position);
-                }
-                let copied = [name.bucket.as_ref(), name.key.as_ref()].concat().into_boxed_slice();
-                let entry = Entry { name: copied, bucket_bytes: name.bucket.len() as u32, known: (history, digest) };
-                self.entries.insert(position, entry);
-            }
+        if self.len >= self.sets.len() * FULL && self.sets.len() < SETS_MAX {
+            self.grow();
         }
-        if self.order.len() > ENTRIES_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.entries.remove(&oldest);
+        let position = name.position();
+        let at = set_of(position, self.sets.len());
+        let set = &mut self.sets[at];
+        let known = (history, digest);
+        match set.at(position) {
+            Some(at) if set.entries[at].is_of(name) => set.entries[at].known = known,
+            Some(at) => set.entries[at] = entry(name, known),
+            None => {
+                self.len += usize::from(set.positions.len() < SET_ENTRIES_MAX);
+                set.push(position, entry(name, known));
+            }
         }
     }
 
     /// Forgets everything, after copies were dropped.
     pub fn clear(&mut self) {
-        self.entries.clear();
-        self.order.clear();
+        *self = Self::default();
     }
+
+    fn grow(&mut self) {
+        let count = (self.sets.len() * 2).max(SETS_MIN);
+        let mut sets = vec![Set::default(); count];
+        for set in std::mem::take(&mut self.sets) {
+            for (position, entry) in set.positions.into_iter().zip(set.entries) {
+                sets[set_of(position, count)].push(position, entry);
+            }
+        }
+        self.sets = sets;
+    }
+}
+
+/// Which of `count` sets, a power of two, a position belongs to. Its leading bits are its partition's, so the low ones decide.
+fn set_of(position: Position, count: usize) -> usize {
+    position.0 as usize & count.wrapping_sub(1)
+}
+
+fn entry(name: &Name, known: (Object, Digest)) -> Entry {
+    let copied = [name.bucket.as_ref(), name.key.as_ref()].concat().into_boxed_slice();
+    Entry { name: copied, bucket_bytes: name.bucket.len() as u32, known }
 }
 
 #[cfg(test)]
@@ -97,20 +149,27 @@ mod tests {
         let mut cache = VersionCache::default();
         let (one, other) = (Name::new("b", "one"), Name::new("b", "other"));
         cache.put(&one, Object::default(), digest(1));
-        let entry = cache.entries.remove(&one.position()).unwrap();
-        cache.entries.insert(other.position(), entry);
+        for set in cache.sets.iter_mut() {
+            set.positions.iter_mut().for_each(|position| *position = other.position());
+        }
+        cache.sets.rotate_left(set_of(one.position(), SETS_MIN));
+        cache.sets.rotate_right(set_of(other.position(), SETS_MIN));
         assert_eq!(cache.get(&other), None, "as if the two had one MD5");
         cache.put(&other, Object::default(), digest(3));
         assert_eq!(cache.get(&other).map(|known| known.1), Some(digest(3)));
     }
 
     #[test]
-    fn the_oldest_go_first() {
+    fn it_grows_with_what_it_holds_and_up_to_its_bound() {
         let mut cache = VersionCache::default();
         let name = |number: usize| Name::new("b", number.to_string());
-        (0..=ENTRIES_MAX).for_each(|number| cache.put(&name(number), Object::default(), digest(1)));
-        assert_eq!(cache.get(&name(0)), None);
-        assert!(cache.get(&name(1)).is_some() && cache.get(&name(ENTRIES_MAX)).is_some());
-        assert_eq!(cache.entries.len(), ENTRIES_MAX);
+        let held = |cache: &VersionCache, upto: usize| (0..upto).filter(|number| cache.get(&name(*number)).is_some()).count();
+        (0..1_000).for_each(|number| cache.put(&name(number), Object::default(), digest(1)));
+        assert!(held(&cache, 1_000) > 950, "few of a thousand are pushed out: {}", held(&cache, 1_000));
+        let many = 2 * SETS_MAX * SET_ENTRIES_MAX;
+        (0..many).for_each(|number| cache.put(&name(number), Object::default(), digest(2)));
+        let (all, newest) = (held(&cache, many), cache.get(&name(many - 1)).is_some());
+        assert!(newest && all <= SETS_MAX * SET_ENTRIES_MAX && all > SETS_MAX * SET_ENTRIES_MAX * 9 / 10, "{all}");
+        assert_eq!(all, cache.len);
     }
 }
