@@ -132,7 +132,7 @@ async fn ask_nodes(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &mut Obs
         let Some(pod) = observed.pods.get_mut(&place) else { continue };
         match answer {
             Ok(node) => pod.node = Some(node),
-            Err(reason) => pod.trouble = Some(pod.trouble.take().unwrap_or(reason)),
+            Err(reason) => pod.silence = Some(reason),
         }
     }
     observed.newer = newer_ring(nodes, observed).await;

@@ -50,6 +50,8 @@ pub struct Pod {
     pub ready: bool,
     /// Why it does not run, in Kubernetes' words.
     pub trouble: Option<String>,
+    /// Why its node did not answer.
+    pub silence: Option<String>,
     /// Its node's own, fresh answer. `None`: unknown.
     pub node: Option<Node>,
 }
@@ -80,6 +82,8 @@ pub struct Volume {
     pub resource_version: String,
     /// Whose data it carries.
     pub note: Note,
+    /// It says that it was made for this very cluster.
+    pub ours: bool,
     /// The size it asks for.
     pub size: String,
     /// Somebody has deleted it; it goes when its pod does.
@@ -137,6 +141,13 @@ pub struct Receipt {
     pub epoch: Epoch,
     /// That ring's hash.
     pub ring_hash: RingHash,
+}
+
+impl Pod {
+    /// Why its node is not known: Kubernetes' word counts before what a caller saw.
+    pub fn why_silent(&self) -> &str {
+        self.trouble.as_deref().or(self.silence.as_deref()).unwrap_or("does not answer")
+    }
 }
 
 impl Record {

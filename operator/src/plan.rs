@@ -33,7 +33,8 @@
 //! - *A member is given up that was only away.* It is declared lost on proof alone: the record names the UID of the claim that carried
 //!   it, that claim is no more, and in its place another node answers from a claim of another UID. A pod or a node of Kubernetes that
 //!   is gone proves nothing, nor does a missing claim. Where more is lost than the promise covers, somebody has to accept it.
-//! - *A volume is deleted too early.* 12 comes last; its node is known by name and in no ring, and its pod is gone.
+//! - *A volume is deleted too early.* 12 comes last; its pod is gone, and its node is known by name and in no ring, or was never noted on
+//!   it, and so never in a ring, though it was made for this very cluster.
 //!
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
 
@@ -50,7 +51,7 @@ use dynamo_core::rebalance::{self, Next};
 use dynamo_core::ring::Ring;
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Carrier, Note, Observed, Record};
+use crate::observed::{Carrier, Note, Observed, Record, Volume};
 use crate::valid::{Place, ValidCluster};
 use situation::Situation;
 
@@ -435,11 +436,17 @@ fn no_volume_is_left_over(situation: &Situation<'_>) -> Option<Step> {
     }
     let observed = situation.observed;
     let unused = |place: &Place| !observed.pods.contains_key(place) && place.ordinal >= observed.replicas(&place.zone);
-    let left = |note| matches!(note, Note::Node(node) if !situation.is_member(node));
+    let left = |volume: &Volume| match volume.note {
+        Note::Node(node) => !situation.is_member(node),
+        // Its pod came and went before its node was noted, and so before any ring listed it. One that was not made for this cluster may
+        // hold anything.
+        Note::None => volume.ours,
+        Note::OtherCluster => false,
+    };
     let volumes = observed
         .volumes
         .iter()
-        .filter(|(place, volume)| !situation.cluster.keeps(place) && unused(place) && left(volume.note) && !volume.deleting);
+        .filter(|(place, volume)| !situation.cluster.keeps(place) && unused(place) && left(volume) && !volume.deleting);
     let leftover: Vec<_> = volumes.map(|(place, _)| place.clone()).collect();
     (!leftover.is_empty()).then_some(Step::DeleteVolumes(leftover))
 }

@@ -98,6 +98,18 @@ impl<'a> Names<'a> {
         names.sort();
         list(names)
     }
+
+    /// With what Kubernetes says of pods that do not run.
+    fn silent_nodes(&self, observed: &Observed, nodes: &[NodeId]) -> String {
+        let trouble = |node: &NodeId| observed.pods.get(self.places.get(node)?)?.trouble.clone();
+        let name = |node: &NodeId| match trouble(node) {
+            Some(trouble) => format!("{} [{trouble}]", self.node(*node)),
+            None => self.node(*node),
+        };
+        let mut names: Vec<_> = nodes.iter().map(name).collect();
+        names.sort();
+        list(names)
+    }
 }
 
 /// The first few, and how many more.

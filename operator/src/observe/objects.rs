@@ -45,10 +45,13 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
         format!("is not scheduled ({reason}): {}", condition.message.as_deref().unwrap_or_default())
     });
     let containers = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
+    let going = pod.metadata.deletion_timestamp.is_some();
     let observed = observed::Pod {
         address: host.map(address),
-        ready: ready && pod.metadata.deletion_timestamp.is_none(),
-        trouble: unscheduled.or_else(|| containers.filter_map(trouble).next()),
+        ready: ready && !going,
+        // One that is to end and ends is in no trouble.
+        trouble: unscheduled.or_else(|| containers.filter_map(trouble).next()).filter(|_| !going),
+        silence: None,
         node: None,
     };
     Some((place, observed))
@@ -75,9 +78,9 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
     let metadata = &claim.metadata;
     let place = place_of(cluster, metadata.name.as_deref()?, "data-")?;
     let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
-    let ours = annotation(labels::CLUSTER_UID).is_none_or(|uid| *uid == cluster.uid);
+    let made_for = annotation(labels::CLUSTER_UID);
     let note = match annotation(labels::NODE).and_then(|node| NodeId::parse(node)) {
-        _ if !ours => Note::OtherCluster,
+        _ if made_for.is_some_and(|uid| *uid != cluster.uid) => Note::OtherCluster,
         Some(node) => Note::Node(node),
         None => Note::None,
     };
@@ -87,6 +90,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         uid: metadata.uid.clone().unwrap_or_default(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),
         note,
+        ours: made_for == Some(&cluster.uid),
         size: size.unwrap_or_default(),
         deleting: metadata.deletion_timestamp.is_some(),
     };
@@ -174,13 +178,18 @@ mod tests {
         };
         let node = "00010203-0405-0607-0809-0a0b0c0d0eff";
         let cases = [
-            (json!({}), Note::None),
-            (json!({ labels::CLUSTER_UID: cluster.uid }), Note::None),
-            (json!({ labels::CLUSTER_UID: cluster.uid, labels::NODE: node }), Note::Node(NodeId::parse(node).unwrap())),
-            (json!({ labels::CLUSTER_UID: "11112222-3333-4444-5555-666677778888", labels::NODE: node }), Note::OtherCluster),
+            (json!({}), Note::None, false),
+            (json!({ labels::CLUSTER_UID: cluster.uid }), Note::None, true),
+            (json!({ labels::CLUSTER_UID: cluster.uid, labels::NODE: node }), Note::Node(NodeId::parse(node).unwrap()), true),
+            (
+                json!({ labels::CLUSTER_UID: "11112222-3333-4444-5555-666677778888", labels::NODE: node }),
+                Note::OtherCluster,
+                false,
+            ),
         ];
-        for (annotations, note) in cases {
-            assert_eq!(volume(&cluster, &claim(annotations)).unwrap().1.note, note);
+        for (annotations, note, ours) in cases {
+            let (_, volume) = volume(&cluster, &claim(annotations)).unwrap();
+            assert_eq!((volume.note, volume.ours), (note, ours));
         }
     }
 

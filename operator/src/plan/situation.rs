@@ -7,7 +7,7 @@ use dynamo_core::rebalance::{Members, View};
 use dynamo_core::ring::{Member, Ring, RingHash};
 
 use super::Waiting;
-use crate::observed::{Carrier, Node, Note, Observed, Record};
+use crate::observed::{Carrier, Node, Note, Observed, Pod, Record};
 use crate::valid::{Place, ValidCluster};
 
 /// All nodes are taken for equally large.
@@ -143,7 +143,6 @@ impl<'a> Situation<'a> {
                 "does not start: volume {claim} was made for another cluster; delete that claim and the pod, or rename this cluster"
             );
         }
-        let trouble = self.observed.pods.get(place).map(|pod| pod.trouble.clone());
-        trouble.map_or("has no pod yet".into(), |trouble| trouble.unwrap_or_else(|| "does not answer".into()))
+        self.observed.pods.get(place).map_or("has no pod yet", Pod::why_silent).to_owned()
     }
 }

@@ -99,7 +99,9 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         Step::OfferRing(places) => {
             ("OfferingRing", format!("offering the ring to {}", list(places.iter().map(|place| report.cluster.pod_name(place)))))
         }
-        Step::AwaitEpoch(nodes) => ("AwaitingNodes", format!("waiting for {} to confirm the ring", names.nodes(nodes))),
+        Step::AwaitEpoch(nodes) => {
+            ("AwaitingNodes", format!("waiting for {} to confirm the ring", names.silent_nodes(report.observed, nodes)))
+        }
         Step::AwaitData { received, moving, waiting_for } => {
             let nodes = names.nodes(waiting_for);
             ("MovingData", format!("{received} of {moving} replicas are filled; {nodes} still receive"))
@@ -244,12 +246,16 @@ fn degraded(report: &Report<'_>) -> Verdict {
     if let Some(replaced) = report.observed.record.ring().and_then(|ring| super::replaced(report, ring)) {
         return yes("ReplacingLostMember", format!("{replaced}: its volume is gone, its data is copied from the other replicas"));
     }
-    let silent = silent_members(report.observed);
-    // A pod that restarts for a new template is not a fault.
-    let excused = usize::from(report.observed.sets.values().any(|set| set.rolling));
+    let (observed, names) = (report.observed, Names::of(report));
+    let silent = silent_members(observed);
+    // A pod that restarts for a new template is not a fault, unless it cannot.
+    let fails = |node: &NodeId| {
+        names.places.get(node).and_then(|place| observed.pods.get(place)).is_some_and(|pod| pod.trouble.is_some())
+    };
+    let excused = usize::from(observed.sets.values().any(|set| set.rolling) && !silent.iter().any(fails));
     if silent.len() > excused {
-        let names = Names::of(report);
-        return yes("MembersUnreachable", format!("no answer from {}; writes for them are kept as hints", names.nodes(&silent)));
+        let silent = names.silent_nodes(observed, &silent);
+        return yes("MembersUnreachable", format!("no answer from {silent}; writes for them are kept as hints"));
     }
     no("AsExpected", "")
 }
@@ -296,7 +302,7 @@ fn scale_in_blocked(report: &Report<'_>) -> Verdict {
     let answered: BTreeSet<_> = observed.nodes().map(|(_, node)| node.id).collect();
     let silent: Vec<_> = waiting.iter().filter(|node| !answered.contains(node)).copied().collect();
     if !silent.is_empty() {
-        let nodes = names.nodes(&silent);
+        let nodes = names.silent_nodes(observed, &silent);
         return yes(
             "MemberUnknown",
             format!("no answer from {nodes}; unknown is not gone, so nothing is removed until it comes"),

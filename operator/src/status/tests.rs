@@ -120,6 +120,21 @@ fn each_state_is_told_in_words() {
 }
 
 #[test]
+fn a_pod_that_cannot_run_is_a_fault_and_says_why_where_one_that_restarts_is_none() {
+    let (three, five) = (valid(3, &[]), valid(5, &[]));
+    let mut rolling = observed(5, Some(&rebalance::first_ring(five.id, 4, 3, &members(5)).unwrap()));
+    rolling.sets.get_mut("default").unwrap().rolling = true;
+    silence(&mut rolling, 4);
+    assert!(shown(&status_of(&five, &rolling)).contains("Degraded=False AsExpected"));
+    rolling.pods.get_mut(&at(4)).unwrap().trouble = Some("does not start (ErrImagePull)".into());
+    let told = shown(&status_of(&five, &rolling));
+    assert!(told.contains("Degraded=True MembersUnreachable: no answer from cart-4 [does not start (ErrImagePull)]; "), "{told}");
+    assert!(told.contains("Ready=False AwaitingNodes: waiting for cart-4 [does not start (ErrImagePull)] to confirm"), "{told}");
+    let told = shown(&status_of(&three, &rolling));
+    assert!(told.contains("ScaleInBlocked=True MemberUnknown: no answer from cart-4 [does not start"), "{told}");
+}
+
+#[test]
 fn a_lost_member_is_named_by_its_pod_until_it_is_replaced_and_data_at_risk_names_the_way_on() {
     let three = valid(3, &[]);
     let ring = rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap();

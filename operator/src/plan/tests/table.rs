@@ -286,18 +286,20 @@ fn a_cluster_is_not_done_before_its_pods_are_ready_and_its_template_is_rolled_ou
 }
 
 #[test]
-fn a_volume_is_deleted_only_under_the_policy_and_when_its_node_is_known_and_out() {
+fn a_volume_is_deleted_only_under_the_policy_and_when_its_node_is_known_and_out_or_was_never_in() {
     let mut cluster = valid(3, &[]);
     let (mut left, _) = at_rest(&cluster, 3);
     let volume = |note| Volume { note, ..Volume::default() };
     left.volumes.insert(at(3), volume(Note::Node(id(3))));
     left.volumes.insert(at(4), volume(Note::None));
+    left.volumes.insert(at(7), Volume { ours: true, ..volume(Note::None) });
     left.volumes.insert(at(5), volume(Note::OtherCluster));
     left.volumes.insert(at(6), Volume { deleting: true, ..volume(Note::Node(id(6))) });
     assert_eq!(next_step(&cluster, &left), Step::Converged);
     cluster.storage.retention.when_scaled = RetentionPolicy::Delete;
-    assert_eq!(next_step(&cluster, &left), Step::DeleteVolumes(vec![at(3)]));
+    assert_eq!(next_step(&cluster, &left), Step::DeleteVolumes(vec![at(3), at(7)]));
     left.pods.insert(at(3), Pod::default());
+    left.pods.insert(at(7), Pod::default());
     assert_eq!(next_step(&cluster, &left), Step::Converged, "its pod is still going");
 }
 

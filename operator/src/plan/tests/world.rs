@@ -103,7 +103,7 @@ impl World {
         for (place, disk) in &self.disks {
             let note = if disk.noted { Note::Node(disk.node) } else { Note::None };
             let uid = disk.node.to_string();
-            observed.volumes.insert(place.clone(), Volume { note, uid, ..Volume::default() });
+            observed.volumes.insert(place.clone(), Volume { note, ours: true, uid, ..Volume::default() });
         }
         if let Some(ring) = &self.record {
             observed.record = Record::Held {
