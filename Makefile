@@ -73,9 +73,14 @@ images: build ## container images of the node, the operator and dynamoctl, as ar
 	@.ci/images $(images)
 
 # KUBECONFIG counts only when it is written on the command line: nobody wants these tests in the cluster of a forgotten variable.
+# SCENARIO reaches the tests by the environment, as make does with what is on its command line.
 .PHONY: e2e
-e2e: images ## the charts and a cluster under load on a real Kubernetes; KUBECONFIG=... for one of yours, KEEP=1 to look around after
+e2e: images ## the charts and a cluster under load on a real Kubernetes; SCENARIO=NAME for another story, KUBECONFIG=... for one of yours, KEEP=1 to look around after
 	@DYNAMOKV_E2E_KUBECONFIG='$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))' .ci/e2e
+
+.PHONY: e2e-all
+e2e-all: ## every scenario of e2e, one after the other
+	@$(MAKE) e2e SCENARIO=all
 
 .PHONY: kube-up
 kube-up: images ## a Kubernetes of three nodes on this machine, with the operator; needs root and Go

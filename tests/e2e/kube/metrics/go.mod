@@ -1,0 +1,3 @@
+module dynamokv.test/metrics
+
+go 1.25
