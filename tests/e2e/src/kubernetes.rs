@@ -12,6 +12,7 @@ use crate::command::{self, Output};
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// How programs reach the API server, and in which namespace the scenario lives.
+#[derive(Clone)]
 pub struct Kubernetes {
     /// What stands before every command: nothing, or what leads into a node of the Kubernetes on this machine.
     prefix: Vec<String>,
@@ -24,6 +25,11 @@ impl Kubernetes {
     /// `prefix` stands before every command; paths are taken from `repository`.
     pub fn new(prefix: Vec<String>, namespace: &str, repository: &Path) -> Self {
         Self { prefix, namespace: namespace.to_owned(), repository: repository.to_owned() }
+    }
+
+    /// The same API server, with another namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self.clone() }
     }
 
     /// The whole command line of a program that reaches the API server and pods.

@@ -1,7 +1,7 @@
 //! The product on a real Kubernetes: real charts, a real API server, kubelets, volumes and Services (design 10).
 //!
 //! `make e2e` runs [`scenario`] from `tests/kubernetes.rs`. What it does to the product it does the way a user does: `helm`,
-//! `kubectl` and `dynamoctl`, as programs, and nothing else. So this crate depends on no other of the workspace, and what it
+//! `kubectl` and `dynamoctl`, as programs, and nothing else. So this crate depends on none of the product's, and what it
 //! proves holds for whoever types the same commands.
 //!
 //! | module | what it holds |
@@ -11,11 +11,14 @@
 //! | [`machine`] | the Kubernetes on this machine that the script `cluster` starts, with its power switches |
 //! | [`dynamoctl`] | `dynamoctl` where it reaches pods, and the workload that runs beside the scenario |
 //! | [`world`] | what a step works on |
-//! | [`scenario`] | the steps |
+//! | [`guard`], [`background`] | what must hold at every moment, looked at beside the steps |
+//! | [`scenario`] | the scenarios and their steps |
 //! | [`report`] | what is printed, and the verdict |
 
+pub mod background;
 pub mod command;
 pub mod dynamoctl;
+pub mod guard;
 pub mod kubernetes;
 pub mod machine;
 pub mod report;

@@ -3,16 +3,21 @@
 //! It is always a new one: whatever an interrupted run left in the same state folder is ended first. It is ended when
 //! dropped, unless it is to be kept.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::command;
+use crate::kubernetes::{name, text};
 
 /// Nodes, each in a zone of its own.
 pub const NODES: usize = 3;
+/// Where the metrics server listens: node0's address, at a port of its own.
+pub const METRICS: &str = "10.99.0.1:7443";
 const UP: Duration = Duration::from_secs(300);
 const SWITCH: Duration = Duration::from_secs(300);
 
@@ -52,6 +57,35 @@ impl Machine {
     /// The node starts again with its disks.
     pub fn boot(&self, node: &str) -> Result<()> {
         self.run(&["boot", node], SWITCH)
+    }
+
+    /// Gives an image that every node has another name too.
+    pub fn tag(&self, image: &str, name: &str) -> Result<()> {
+        for number in 0..NODES {
+            let words = ["ctr", "images", "tag", "--force", image, name];
+            command::run_ok(&self.inside(&format!("node{number}"), &words), "", SWITCH)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the first process of a pod's container, past everything that would end it politely.
+    pub fn signal(&self, pod: &Value, signal: &str) -> Result<()> {
+        let container = text(pod, "/status/containerStatuses/0/containerID");
+        let (_, id) = container.split_once("://").with_context(|| format!("{} has no container", name(pod)))?;
+        let words = ["ctr", "tasks", "kill", "--signal", signal, id];
+        command::run_ok(&self.inside(text(pod, "/spec/nodeName"), &words), "", SWITCH).map(|_| ())
+    }
+
+    /// Starts the metrics server beside the control plane. It serves what `load` says, until its standard input is closed.
+    pub fn start_metrics(&self, load: &Path, log: &Path) -> Result<Child> {
+        let out = File::create(log).with_context(|| log.display().to_string())?;
+        let argv = self.inside("node0", &["metrics", "--listen", METRICS, "--load", &load.display().to_string()]);
+        command::spawn(&argv, Stdio::from(out.try_clone()?), Stdio::from(out))
+    }
+
+    fn inside(&self, node: &str, words: &[&str]) -> Vec<String> {
+        let script = self.script.display().to_string();
+        [&[script.as_str(), "enter", "-n", node, "--"], words].concat().into_iter().map(str::to_owned).collect()
     }
 
     fn run(&self, words: &[&str], limit: Duration) -> Result<()> {

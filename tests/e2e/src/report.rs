@@ -12,7 +12,7 @@ enum Outcome {
 }
 
 struct Row {
-    name: &'static str,
+    name: String,
     outcome: Outcome,
     took: Duration,
     told: String,
@@ -37,7 +37,7 @@ impl Report {
     }
 
     /// Says how a step ended, and keeps it.
-    pub fn end(&mut self, name: &'static str, took: Duration, outcome: Result<String, Error>) {
+    pub fn end(&mut self, name: &str, took: Duration, outcome: Result<String, Error>) {
         let (outcome, told) = match outcome {
             Ok(told) => (Outcome::Ok, told),
             Err(error) => (Outcome::Failed, format!("{error:#}")),
@@ -47,17 +47,22 @@ impl Report {
         for line in told.lines() {
             println!("         {line}");
         }
-        self.rows.push(Row { name, outcome, took, told });
+        self.rows.push(Row { name: name.to_owned(), outcome, took, told });
     }
 
     /// A step that was left out.
-    pub fn not_run(&mut self, name: &'static str, why: &str) {
-        self.rows.push(Row { name, outcome: Outcome::NotRun, took: Duration::ZERO, told: why.to_owned() });
+    pub fn not_run(&mut self, name: &str, why: &str) {
+        self.rows.push(Row { name: name.to_owned(), outcome: Outcome::NotRun, took: Duration::ZERO, told: why.to_owned() });
     }
 
     /// Whether a step has failed so far.
     pub fn has_failed(&self) -> bool {
-        self.rows.iter().any(|row| matches!(row.outcome, Outcome::Failed))
+        self.failures() > 0
+    }
+
+    /// How many steps have failed so far.
+    pub fn failures(&self) -> usize {
+        self.rows.iter().filter(|row| matches!(row.outcome, Outcome::Failed)).count()
     }
 
     /// The table and the closing line.

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::command;
 use crate::dynamoctl::{Dynamoctl, Workload};
+use crate::guard::Guard;
 use crate::kubernetes::{Kubernetes, current_condition, name, number, text};
 use crate::machine::Machine;
+use crate::scenario::Metrics;
 
 /// Where the operator is installed.
 pub const OPERATOR_NAMESPACE: &str = "dynamokv-e2e-operator";
@@ -35,6 +37,10 @@ pub struct World {
     pub dynamoctl: Option<Dynamoctl>,
     /// The workload, while it runs.
     pub workload: Option<Workload>,
+    /// What watches the cluster beside the steps, while it does.
+    pub guard: Option<Guard>,
+    /// What tells an autoscaler of a load, while there is one.
+    pub metrics: Option<Metrics>,
     /// The real data: this machine's Debian package index.
     pub packages: PathBuf,
     program: PathBuf,
@@ -65,6 +71,8 @@ impl World {
             cluster: String::new(),
             dynamoctl: None,
             workload: None,
+            guard: None,
+            metrics: None,
             packages,
             program: built.join("dynamoctl"),
             folder,
@@ -86,10 +94,21 @@ impl World {
         self.dynamoctl.as_ref().context("no cluster has become Ready yet")
     }
 
-    /// Starts the workload against the cluster that the scenario is about.
+    /// Starts the workload against the cluster that the scenario is about, and what watches it.
     pub fn start_workload(&mut self) -> Result<()> {
         self.workload = Some(Workload::start(self.dynamoctl()?, &self.folder)?);
+        self.guard = Some(Guard::start(&self.kubernetes, &self.cluster));
         Ok(())
+    }
+
+    /// A file of the run, for programs that it starts.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The Kubernetes nodes, where they are ours to do as we like with.
+    pub fn machine(&self) -> Result<&Machine> {
+        self.machine.as_ref().context("the Kubernetes nodes are not ours")
     }
 
     /// The present state of the cluster that the scenario is about.
@@ -126,6 +145,31 @@ impl World {
             }
             Ok(if holds(&object)? { Ok(progress) } else { Err(progress) })
         })
+    }
+
+    /// Waits until the cluster that the scenario is about moves data. A cluster that has settled with `nodes` was faster than the look.
+    pub fn await_moving(&self, nodes: i64, limit: Duration) -> Result<String> {
+        let moves = |object: &Value| Ok(number(object, "/status/partitionsMoving") > 0 || is_settled(object, nodes));
+        self.await_cluster(&self.cluster, "to move data", limit, moves)
+    }
+
+    /// `kubectl scale` of the cluster that the scenario is about.
+    pub fn scale(&self, replicas: i64) -> Result<()> {
+        self.kubernetes.kubectl(&["scale", &format!("dkv/{}", self.cluster), &format!("--replicas={replicas}")]).map(|_| ())
+    }
+
+    /// Changes the spec of the cluster that the scenario is about.
+    pub fn patch_spec(&self, spec: &Value) -> Result<()> {
+        let patch = json!({ "spec": spec }).to_string();
+        self.kubernetes.kubectl(&["patch", &format!("dkv/{}", self.cluster), "--type=merge", "--patch", &patch]).map(|_| ())
+    }
+
+    /// The identity of the node in a pod of the cluster that the scenario is about, by its status.
+    pub fn node_id(&self, pod: &str) -> Result<String> {
+        let cluster = self.cluster_object()?;
+        let members = cluster.pointer("/status/members").and_then(Value::as_array).context("the status has no members")?;
+        let member = members.iter().find(|member| text(member, "/pod") == pod).with_context(|| format!("{pod} is no member"))?;
+        Ok(text(member, "/node").to_owned())
     }
 
     /// Pods that the cluster's StatefulSets ask for.
@@ -173,7 +217,7 @@ fn built_programs() -> Result<PathBuf> {
 }
 
 /// All conditions are as they are in peace, made for the present generation, and the numbers agree.
-fn is_settled(object: &Value, nodes: i64) -> bool {
+pub fn is_settled(object: &Value, nodes: i64) -> bool {
     let is_true = |kind| current_condition(object, kind).is_some_and(|condition| text(condition, "/status") == "True");
     let members = object.pointer("/status/members").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     is_true("Ready")

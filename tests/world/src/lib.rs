@@ -178,7 +178,7 @@ impl World {
             objects: status.objects,
             hints: status.hints.values().map(|(hints, _)| hints).sum(),
         };
-        Pod { address: Some("pod:7400".into()), ready: true, trouble: None, node: Some(node) }
+        Pod { address: Some("pod:7400".into()), ready: true, node: Some(node), ..Pod::default() }
     }
 
     /// What the operator would do now.

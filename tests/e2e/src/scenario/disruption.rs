@@ -14,7 +14,7 @@ use crate::world::World;
 pub fn delete_pod(world: &mut World) -> Result<String> {
     let pods = world.pods(&world.cluster)?;
     let (pod, object) = pods.iter().next().context("the cluster has no pods")?;
-    let node = node_id(world, pod)?;
+    let node = world.node_id(pod)?;
     let uid = text(object, "/metadata/uid").to_owned();
     world.kubernetes.kubectl(&["delete", "pod", pod, "--wait=false"])?;
     command::until("the pod's successor", KUBERNETES, || {
@@ -26,7 +26,7 @@ pub fn delete_pod(world: &mut World) -> Result<String> {
         })
     })?;
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
-    let now = node_id(world, pod)?;
+    let now = world.node_id(pod)?;
     ensure!(now == node, "{pod} was node {node} and came back as {now}");
     Ok(format!("{pod} is node {node} again; {told}"))
 }
@@ -44,7 +44,7 @@ pub fn drain(world: &mut World) -> Result<String> {
 /// of them on it no write could have its quorum, so the drained node's pod goes back first.
 pub fn power_cut(world: &mut World) -> Result<String> {
     spread(world)?;
-    let machine = world.machine.as_ref().context("the Kubernetes is not ours to cut the power of")?;
+    let machine = world.machine()?;
     let node = storage_node(world)?;
     let held = pods_by_node(world)?.remove(&node).unwrap_or_default();
     ensure!(held.len() == 1, "{node} holds {held:?}; one is what this step cuts off");
@@ -58,7 +58,7 @@ pub fn power_cut(world: &mut World) -> Result<String> {
 }
 
 /// Which storage pods lie on which Kubernetes node.
-fn pods_by_node(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
+pub fn pods_by_node(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
     let mut nodes = BTreeMap::<String, Vec<String>>::new();
     for (pod, object) in world.pods(&world.cluster)? {
         nodes.entry(text(&object, "/spec/nodeName").to_owned()).or_default().push(pod);
@@ -89,7 +89,8 @@ fn storage_node(world: &World) -> Result<String> {
     nodes.into_iter().find(|node| *node != "node0").map(str::to_owned).context("all pods are on node0")
 }
 
-fn await_node(world: &World, node: &str, ready: bool) -> Result<()> {
+/// Waits until Kubernetes finds a node ready, or gone.
+pub fn await_node(world: &World, node: &str, ready: bool) -> Result<()> {
     let what = if ready { "to be Ready" } else { "to be noticed as gone" };
     command::until(&format!("{node} {what}"), KUBERNETES, || {
         let object = world.kubernetes.get(&format!("node/{node}"))?;
@@ -99,18 +100,10 @@ fn await_node(world: &World, node: &str, ready: bool) -> Result<()> {
 }
 
 /// A condition as `Type Status (Reason)`.
-fn condition(object: &Value, kind: &str) -> String {
+pub fn condition(object: &Value, kind: &str) -> String {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     match conditions.iter().find(|condition| text(condition, "/type") == kind) {
         Some(condition) => format!("{kind} {} ({})", text(condition, "/status"), text(condition, "/reason")),
         None => format!("no condition {kind} on {}", name(object)),
     }
-}
-
-/// The identity of the node in a pod, by the cluster's status.
-fn node_id(world: &World, pod: &str) -> Result<String> {
-    let cluster = world.cluster_object()?;
-    let members = cluster.pointer("/status/members").and_then(Value::as_array).context("the status has no members")?;
-    let member = members.iter().find(|member| text(member, "/pod") == pod).with_context(|| format!("{pod} is no member"))?;
-    Ok(text(member, "/node").to_owned())
 }

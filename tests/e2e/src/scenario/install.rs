@@ -25,6 +25,12 @@ pub fn operator_chart(world: &mut World) -> Result<String> {
     Ok(pods.trim().to_owned())
 }
 
+/// The chart as above, unless a scenario before this one has installed it.
+pub fn ensure_operator(world: &mut World) -> Result<String> {
+    let there = world.kubernetes.try_kubectl(&["get", "deployment", OPERATOR, "-n", OPERATOR_NAMESPACE], "")?;
+    if there.status.success() { Ok("the operator is there".to_owned()) } else { operator_chart(world) }
+}
+
 /// Every field has a sentence.
 pub fn explain(world: &mut World) -> Result<String> {
     let paths = ["", ".spec", ".spec.replication", ".spec.zones", ".spec.storage", ".spec.storage.retention", ".spec.buckets"];
@@ -108,7 +114,7 @@ fn refused(world: &World, words: &[&str], field: &str, fix: &str) -> Result<Stri
 }
 
 /// The fields of `change` into `object`.
-fn merge(object: &mut Value, change: Value) {
+pub fn merge(object: &mut Value, change: Value) {
     if let (Some(object), Value::Object(change)) = (object.as_object_mut(), change) {
         object.extend(change);
     }

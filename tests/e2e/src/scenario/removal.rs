@@ -55,10 +55,20 @@ pub fn operator(world: &mut World) -> Result<String> {
 
 /// Both namespaces, and all in them.
 pub fn namespaces(world: &mut World) -> Result<String> {
-    world.workload = None;
+    (world.workload, world.guard) = (None, None);
     let kubernetes = &world.kubernetes;
     kubernetes.kubectl(&["delete", "dynamoclusters", "--all", "--ignore-not-found", "--wait=false"])?;
     kubernetes.kubectl(&["delete", "namespaces", NAMESPACE, OPERATOR_NAMESPACE, "--ignore-not-found", "--wait=false"])?;
+    Ok(String::new())
+}
+
+/// After a step that failed: nothing of the clusters is left to disturb the next scenario.
+pub fn clear(world: &mut World) -> Result<String> {
+    (world.workload, world.guard) = (None, None);
+    let kubernetes = &world.kubernetes;
+    kubernetes.kubectl_within(KUBERNETES, &["delete", "dynamoclusters", "--all"])?;
+    await_gone(world, &world.cluster)?;
+    kubernetes.kubectl_within(KUBERNETES, &["delete", "persistentvolumeclaims", "--all"])?;
     Ok(String::new())
 }
 
@@ -72,11 +82,13 @@ fn await_gone(world: &World, cluster: &str) -> Result<()> {
     })
 }
 
-fn volumes(world: &World, cluster: &str) -> Result<BTreeSet<String>> {
+/// The names of a cluster's volume claims.
+pub fn volumes(world: &World, cluster: &str) -> Result<BTreeSet<String>> {
     let claims = world.kubernetes.list("persistentvolumeclaims", &selector(cluster))?;
     Ok(claims.iter().map(|claim| name(claim).to_owned()).collect())
 }
 
-fn selector(cluster: &str) -> String {
+/// What selects a cluster's objects.
+pub fn selector(cluster: &str) -> String {
     format!("dynamokv.io/cluster={cluster}")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{ALL_DATA, REBALANCE};
+use super::{ALL_DATA, REBALANCE, life};
 use crate::command;
 use crate::kubernetes::{number, text};
 use crate::world::{OPERATOR_NAMESPACE, World};
@@ -36,7 +36,7 @@ pub fn start_workload(world: &mut World) -> Result<String> {
 /// Three to five. The operator's pod is killed as soon as new pods exist: nothing of the change lives in its memory.
 pub fn grow(world: &mut World) -> Result<String> {
     let before = uids(world)?;
-    scale(world, 5)?;
+    world.scale(5)?;
     world.await_cluster(&world.cluster, "to have new pods", REBALANCE, |cluster| Ok(number(cluster, "/status/replicas") > 3))?;
     world.kubernetes.kubectl(&["delete", "pods", "--all", "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force"])?;
     let told = world.await_settled(&world.cluster, 5, REBALANCE)?;
@@ -47,7 +47,7 @@ pub fn grow(world: &mut World) -> Result<String> {
 
 /// Five to three. When the first pod is given up, the ring has long done without the leaving nodes.
 pub fn shrink(world: &mut World) -> Result<String> {
-    scale(world, 3)?;
+    world.scale(3)?;
     let fewer = |_: &Value| Ok(world.pods_wanted(&world.cluster)? < 5);
     world.await_cluster(&world.cluster, "to give up a pod", REBALANCE, fewer)?;
     // The Service may still lead to a pod that is ending, and then nobody answers.
@@ -64,7 +64,7 @@ pub fn shrink(world: &mut World) -> Result<String> {
 /// The workload stops and checks what it remembers.
 pub fn finish_workload(world: &mut World) -> Result<String> {
     let report = world.workload.take().context("the workload never started")?.finish()?;
-    Ok(figures(&report))
+    Ok(format!("{}\n{}", figures(&report), life::stop_watching(world)?))
 }
 
 /// Digests of every partition on all of its replicas.
@@ -75,11 +75,8 @@ pub fn replicas_equal(world: &mut World) -> Result<String> {
     })
 }
 
-fn scale(world: &World, replicas: u32) -> Result<()> {
-    world.kubernetes.kubectl(&["scale", &format!("dkv/{}", world.cluster), &format!("--replicas={replicas}")]).map(|_| ())
-}
-
-fn uids(world: &World) -> Result<Vec<String>> {
+/// The UIDs of the cluster's pods.
+pub fn uids(world: &World) -> Result<Vec<String>> {
     let pods = world.pods(&world.cluster)?;
     Ok(pods.values().map(|pod| text(pod, "/metadata/uid").to_owned()).collect())
 }

@@ -128,6 +128,8 @@ macro_rules! scenarios {
     ($($name:literal)*) => {
         /// The files, in the order in which they are played.
         const TEXTS: &[(&str, &str)] = &[$(($name, include_str!(concat!("../", $name, ".scenario")))),*];
+        /// How each ends.
+        const ENDS: &[(&str, &str)] = &[$(($name, include_str!(concat!("../", $name, ".end")))),*];
     };
 }
 
@@ -142,6 +144,11 @@ scenarios! {
     "a_new_image_while_it_grows"
     "too_few_replicas_are_refused"
     "volumes_follow_a_shrink"
+}
+
+/// How the scenario `name` ends when nothing goes wrong, in lines that both stages can write: file `NAME.end`.
+pub fn end_of(name: &str) -> &'static str {
+    ENDS.iter().find(|(ended, _)| *ended == name).map_or("", |(_, end)| end)
 }
 
 /// All scenarios.
