@@ -64,6 +64,10 @@ chaos-tools:
 chaos: build chaos-tools ## real nodes under faults for MINUTES (2), and a checker; SEED repeats a schedule
 	@$(bin)/dynamo-chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
 
+.PHONY: riak
+riak: build ## riak_kv#1754 with real nodes, RUNS times (20): two join and two leave under forty clients
+	@RUNS=$(or $(RUNS),20) cargo test -p dynamo-cluster-tests --test riak -- --nocapture
+
 .PHONY: lint
 lint: tools ## format, clippy, docs, licences, charts, shell scripts
 	@.ci/lint
