@@ -20,6 +20,7 @@ mod random;
 mod records;
 mod ring;
 mod ring_loss;
+mod ring_plan;
 mod ring_writer;
 mod status;
 mod stop;

@@ -17,7 +17,7 @@ use crate::members::{self, Views};
 use crate::output::{Format, grouped, show, table};
 use crate::ring_writer::{self, Plan};
 use crate::stop::Stop;
-use crate::{connection, local, ring_loss};
+use crate::{connection, local, ring_loss, ring_plan};
 
 /// Partitions that differ and are named; the others are counted.
 const NAMED_MAX: usize = 50;
@@ -42,6 +42,8 @@ enum Action {
         #[arg(long, default_value_t = 0, value_name = "SECONDS")]
         wait: u64,
     },
+    /// Show what a change of the members would move, and for how long. It changes nothing.
+    Plan(ring_plan::PlanCommand),
     /// Make the first ring, outside Kubernetes. Give all nodes (or enough to know the others) with --endpoint.
     Init(Init),
     /// Put a new node in the place of a member whose disk is gone for ever. Outside Kubernetes; there the operator does this.
@@ -84,6 +86,7 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
     match command.action.unwrap_or(Action::Show) {
         Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
+        Action::Plan(command) => ring_plan::run(&endpoints, format, &command).await,
         Action::Replace(mut replace) => {
             let record = record_or_default(replace.loss.record.take())?;
             show_ring(format, &ring_loss::replace(&endpoints, &record, &replace).await?)

@@ -12,7 +12,7 @@
 //! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
 //! | [`totals`], [`sometimes`] | what was counted, and what must have happened |
 //! | [`scenario`] | a small language for directed tests |
-//! | [`planning`] | reports about plans of rings, without a simulation |
+//! | [`planning`], [`strategies`] | reports about rings, without a simulation |
 
 pub mod checkers;
 pub mod dice;
@@ -32,6 +32,7 @@ pub mod schedule;
 pub mod second_thoughts;
 pub mod simulation;
 pub mod sometimes;
+pub mod strategies;
 pub mod totals;
 pub mod trace;
 pub mod violation;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use dynamo_sim::options::Options;
 use dynamo_sim::planning::{self, Growth};
 use dynamo_sim::run::run;
+use dynamo_sim::strategies::{self, Comparison};
 use dynamo_sim::totals::Totals;
 
 /// In so many seeds everything that is counted happens.
@@ -46,6 +47,8 @@ struct Arguments {
 enum Report {
     /// Plan a change of a large ring and say how long that took.
     Plan(Growth),
+    /// Compare the paper's three strategies of partitioning (figure 8): a table, and a plot in a file.
+    Strategies(Comparison),
 }
 
 /// What a seed stands for.
@@ -82,12 +85,11 @@ impl Scenario {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Report::Plan(growth)) = arguments.report {
-        return plan(&growth);
-    }
-    match arguments.seed {
-        Some(seed) => replay(arguments.scenario, seed),
-        None => many(&arguments),
+    match (&arguments.report, arguments.seed) {
+        (Some(Report::Plan(growth)), _) => plan(growth),
+        (Some(Report::Strategies(comparison)), _) => compare(comparison),
+        (None, Some(seed)) => replay(arguments.scenario, seed),
+        (None, None) => many(&arguments),
     }
 }
 
@@ -97,11 +99,32 @@ fn plan(growth: &Growth) -> ExitCode {
             print!("{}", planning::text(growth, &planned));
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            println!("{error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error.to_string()),
     }
+}
+
+fn compare(comparison: &Comparison) -> ExitCode {
+    println!("load balancing efficiency (mean load / greatest load): the mean of {} seeds, and their range", comparison.seeds);
+    let each = strategies::PARTITIONS_PER_TOKEN;
+    println!("entries that each node keeps: 1: S T tokens; 2: S T tokens and Q = {each} S T partitions; 3: Q partitions");
+    println!("{}", strategies::header());
+    let rows = match strategies::compare(comparison, |row| println!("{}", strategies::line(row))) {
+        Ok(rows) if !rows.is_empty() => rows,
+        Ok(_) => return failure("--most is below --least"),
+        Err(error) => return failure(&error.to_string()),
+    };
+    match std::fs::write(&comparison.svg, strategies::plot::svg(comparison, &rows)) {
+        Ok(()) => {
+            println!("plot: {}", comparison.svg.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => failure(&format!("{}: {error}", comparison.svg.display())),
+    }
+}
+
+fn failure(reason: &str) -> ExitCode {
+    println!("{reason}");
+    ExitCode::FAILURE
 }
 
 fn replay(scenario: Scenario, seed: u64) -> ExitCode {

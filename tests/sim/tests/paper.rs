@@ -9,6 +9,8 @@ use dynamo_sim::scenario::cluster;
 
 #[path = "paper/section_5_coordinator.rs"]
 mod section_5_coordinator;
+#[path = "paper/section_6_2.rs"]
+mod section_6_2;
 #[path = "paper/section_6_buckets.rs"]
 mod section_6_buckets;
 
