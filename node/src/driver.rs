@@ -325,7 +325,7 @@ impl Driver {
         let Some(ring) = self.node.ring() else { return };
         let previous = self.shared.epoch.swap(ring.epoch.0, Ordering::Relaxed);
         if previous != ring.epoch.0 {
-            let moving = ring.moving().count();
+            let moving = ring.moving_count();
             info!(epoch = %ring.epoch, members = ring.members.len(), moving, "ring adopted");
         }
     }

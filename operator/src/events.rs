@@ -72,7 +72,7 @@ fn of_ring(cluster: &ValidCluster, observed: &Observed, ring: &Ring, cause: &Cau
     let weight = |ring: Option<&Ring>, node: &NodeId| ring.and_then(|ring| ring.members.get(node)).map(|member| member.weight);
     let turned = |node: &&NodeId| weight(Some(ring), node) == Some(0) && weight(observed.record.ring(), node) != Some(0);
     let leaving: Vec<_> = ring.members.keys().filter(turned).collect();
-    let (reason, note) = match (cause, ring.moving().count()) {
+    let (reason, note) = match (cause, ring.moving_count()) {
         (Cause::First, _) => ("RingProposed", format!("the first ring, {} nodes", ring.members.len())),
         (Cause::Found, _) => ("RingFound", "nodes hold it and the record did not".to_owned()),
         (Cause::Left(nodes), _) => ("Drained", format!("{} handed everything over and left", names(nodes.iter().collect()))),

@@ -8,7 +8,7 @@ mod conditions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::NodeId;
 use dynamo_core::ring::{Ring, Stage};
@@ -50,7 +50,7 @@ pub fn status(report: &Report<'_>, previous: Option<&DynamoClusterStatus>, now: 
         selector: labels::selector_text(report.cluster),
         epoch: ring.map_or(0, |ring| ring.epoch.0 as i64),
         rebalance: rebalance(report),
-        partitions_moving: ring.map_or(0, |ring| ring.moving().count() as i32),
+        partitions_moving: ring.map_or(0, |ring| ring.moving_count() as i32),
         members: members(report),
         conditions: conditions::of(report, previous.map_or(&[], |previous| previous.conditions.as_slice()), now),
     }
@@ -131,7 +131,7 @@ fn joined(items: impl IntoIterator<Item = String>, separator: &str) -> String {
 fn rebalance(report: &Report<'_>) -> String {
     let Some(ring) = report.observed.record.ring() else { return String::new() };
     let leaving: Vec<_> = ring.members.iter().filter(|(_, member)| member.weight == 0).map(|(node, _)| *node).collect();
-    let moving = ring.moving().count();
+    let moving = ring.moving_count();
     let partitions = format!("{}/{moving} partitions", received(report.observed, ring));
     if let Some(lost) = replaced(report, ring) {
         return if moving == 0 { lost } else { format!("{lost}, {partitions}") };
@@ -150,14 +150,15 @@ fn replaced(report: &Report<'_>, ring: &Ring) -> Option<String> {
     (!lost.is_empty()).then(|| format!("replacing {}", Names::of(report).nodes(&lost)))
 }
 
-/// Moving partitions whose new replicas have everything.
+/// Moving partitions whose new replicas have everything, in every layer.
 fn received(observed: &Observed, ring: &Ring) -> usize {
     let nodes: BTreeMap<_, _> = observed.nodes().map(|(_, node)| (node.id, node)).collect();
-    let complete = ring.moving().filter(|(partition, placement, moving)| {
+    let incomplete = ring.moving().filter(|(partition, placement, moving)| {
         let received = |node: NodeId| nodes.get(&node).is_some_and(|node| node.received.contains(partition));
-        moving.stage == Stage::WriteBothReadNew || placement.fills(&ring.lost).into_iter().all(|(node, _)| received(node))
+        moving.stage == Stage::WriteBothReadOld && !placement.fills(&ring.lost).into_iter().all(|(node, _)| received(node))
     });
-    complete.count()
+    let lists: BTreeSet<usize> = incomplete.map(|(partition, _, _)| ring.list_of(partition)).collect();
+    ring.moving_count() - lists.len()
 }
 
 fn members(report: &Report<'_>) -> Vec<MemberStatus> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use dynamo_client::admin::PartitionDigest;
 use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::ring::placed::Placed;
 use dynamo_core::ring::{Member, Ring};
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -130,7 +131,7 @@ fn show_ring(format: Format, ring: &Ring) -> Result<(), Stop> {
 }
 
 fn ring_text(ring: &Ring, hash: &str) -> String {
-    let moving = ring.moving().count();
+    let moving = ring.moving_count();
     let (count, n) = (ring.partition_count(), ring.replication);
     let state = if moving == 0 { "nothing moves".to_owned() } else { format!("{moving} partitions move") };
     let head =
@@ -148,12 +149,13 @@ fn ring_text(ring: &Ring, hash: &str) -> String {
 
 fn ring_document(ring: &Ring, hash: &str) -> Value {
     let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let partition = |(id, placement): (PartitionId, &dynamo_core::ring::Placement)| {
-        let moving = placement.moving.as_ref();
+    let partition = |(id, placement): (PartitionId, Placed<'_>)| {
+        let moving = placement.moving;
         json!({
             "partition": id.0,
-            "replicas": names(&placement.replicas),
-            "moving_to": moving.map(|moving| names(&moving.target)),
+            "n": ring.replication_of(id),
+            "replicas": names(placement.replicas),
+            "moving_to": moving.map(|moving| names(moving.target)),
             "stage": moving.map(|moving| format!("{:?}", moving.stage)),
         })
     };
@@ -167,7 +169,7 @@ fn ring_document(ring: &Ring, hash: &str) -> Value {
         "hash": hash,
         "n": ring.replication,
         "partition_count": ring.partition_count(),
-        "partitions_moving": ring.moving().count(),
+        "partitions_moving": ring.moving_count(),
         "lost": names(&ring.lost.keys().copied().collect::<Vec<_>>()),
         "members": ring.members.iter().map(member).collect::<Vec<_>>(),
         "partitions": ring.partitions().map(partition).collect::<Vec<_>>(),

@@ -62,7 +62,7 @@ impl Report {
         let mut rows: Vec<Row> = nodes.map(|node| row(*node, views, &waiting, &suspected)).collect();
         rows.sort_by(|a, b| (&a.zone, &a.address, a.node).cmp(&(&b.zone, &b.address, b.node)));
         let epoch = views.ring.as_ref().map_or(0, |ring| ring.epoch.0);
-        let moving = views.ring.as_ref().map_or(0, |ring| ring.moving().count());
+        let moving = views.ring.as_ref().map_or(0, |ring| ring.moving_count());
         let (healthy, verdict) = verdict(&rows, views.ring.as_ref(), moving);
         Self { healthy, verdict, rows, epoch, moving }
     }

@@ -134,6 +134,7 @@ mod tests {
             partition_bits: 0,
             replication: 3,
             members: (1..=4).map(|id| (node(id), RingMember { zone: "z".to_owned(), weight: 1 })).collect(),
+            buckets: Default::default(),
             lost: BTreeMap::new(),
             placements: vec![Placement { replicas: vec![node(3), node(1), node(2)], moving: None }],
         };

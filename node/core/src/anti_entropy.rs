@@ -36,7 +36,7 @@ impl Rounds {
         random: &mut Random,
         reachable: impl Fn(NodeId) -> bool,
     ) -> Option<(u64, PartitionId, NodeId)> {
-        let count = ring.partition_count() as u32;
+        let count = ring.partition_count_of_layers() as u32;
         for _ in 0..count {
             let partition = PartitionId(self.next % count);
             self.next = (self.next + 1) % count;

@@ -18,7 +18,7 @@ pub const SIBLINGS_MAX: usize = 100;
 /// Bytes of a context token: 64 actors' worth, and more than any object reaches without being told.
 pub const CONTEXT_BYTES_MAX: usize = 16 << 10;
 
-/// R, W and what goes with them, for a cluster or one bucket. N is the ring's.
+/// R, W and what goes with them, for a cluster or one bucket. N is the ring's, or in the ring for the bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QuorumDefaults {
     /// Replicas that must answer a get.
@@ -32,6 +32,15 @@ pub struct QuorumDefaults {
     pub pr: u8,
     /// Home replicas that must acknowledge a put, on stable storage or not.
     pub pw: u8,
+}
+
+impl QuorumDefaults {
+    /// The same for a bucket whose own N is `n`: what is more than that is all of them. If R + W was more than N, it still is more
+    /// than n.
+    pub fn capped(self, n: u8) -> Self {
+        let Self { r, w, dw, pr, pw } = self;
+        Self { r: r.min(n), w: w.min(n), dw: dw.map(|dw| dw.min(n)), pr: pr.min(n), pw: pw.min(n) }
+    }
 }
 
 impl Default for QuorumDefaults {

@@ -68,7 +68,7 @@ impl HashTrees {
         (below >> (128 - u32::from(LEAF_BITS))) as usize
     }
 
-    /// The first position of a leaf.
+    /// The first position of a leaf. What is above the partition's bits names its layer, and is shifted out.
     pub fn leaf_start(&self, partition: PartitionId, leaf: usize) -> Position {
         let leading = (u128::from(partition.0) << LEAF_BITS) | leaf as u128;
         Position(leading << (128 - u32::from(self.partition_bits + LEAF_BITS)))

@@ -88,7 +88,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// One of the ring's Q equal ranges: the leading bits of a position.
+/// One of the ring's Q equal ranges: the leading bits of a position; from Q on, those of other layers
+/// ([`crate::ring::bucket_replication`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PartitionId(pub u32);
 

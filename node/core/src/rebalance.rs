@@ -23,6 +23,7 @@ pub mod batches;
 pub mod certificate;
 mod flow;
 pub mod loss;
+pub mod order;
 pub mod revision;
 mod shares;
 
@@ -32,7 +33,8 @@ use thiserror::Error;
 
 use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
 use crate::rebalance::batches::Limits;
-use crate::ring::{Lost, Member, PARTITION_BITS_MAX, Placement, Ring, RingHash};
+use crate::ring::bucket_replication::BucketReplication;
+use crate::ring::{Lost, Member, PARTITION_BITS_MAX, Placement, Ring, RingError, RingHash};
 
 /// Who takes part.
 pub type Members = BTreeMap<NodeId, Member>;
@@ -59,6 +61,9 @@ pub enum PlanError {
     /// A parameter out of bounds.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The ring that was asked for must not be.
+    #[error(transparent)]
+    Ring(#[from] RingError),
 }
 
 /// One node's own, fresh answer.
@@ -96,21 +101,35 @@ pub enum Next {
 
 /// The first ring of a cluster: epoch 1, balanced.
 pub fn first_ring(cluster: ClusterId, partition_bits: u8, replication: u8, members: &Members) -> Result<Ring, PlanError> {
+    first_ring_with(cluster, partition_bits, replication, BucketReplication::default(), members)
+}
+
+/// The first ring of a cluster in which some buckets have an N of their own, for its life.
+pub fn first_ring_with(
+    cluster: ClusterId,
+    partition_bits: u8,
+    replication: u8,
+    buckets: BucketReplication,
+    members: &Members,
+) -> Result<Ring, PlanError> {
     if partition_bits > PARTITION_BITS_MAX {
         return Err(PlanError::Invalid("a ring has at most 65,536 partitions"));
     }
     let none = vec![Vec::new(); 1 << partition_bits];
-    let placements = assignment::assign(&none, members, replication)?;
-    Ok(Ring {
+    let placements = order::spread(assignment::assign(&none, members, replication)?, members, &buckets);
+    let ring = Ring {
         cluster,
         epoch: Epoch(1),
         parent: RingHash::default(),
         partition_bits,
         replication,
+        buckets,
         members: members.clone(),
         lost: Lost::new(),
         placements: placements.into_iter().map(|replicas| Placement { replicas, moving: None }).collect(),
-    })
+    };
+    ring.validate()?;
+    Ok(ring)
 }
 
 /// What comes next on the way from `ring` to a ring of the `desired` members, within the usual limits.
@@ -141,7 +160,7 @@ pub fn next_within(ring: &Ring, desired: &Members, views: &BTreeMap<NodeId, View
         });
     }
     let held: Vec<Vec<NodeId>> = ring.placements.iter().map(|placement| placement.replicas.clone()).collect();
-    let target = assignment::assign(&held, &members, ring.replication)?;
+    let target = order::planned(&held, &members, ring)?;
     if target != held || members != ring.members {
         return Ok(Next::Propose(ring.successor(|next| {
             next.members = members;
@@ -270,6 +289,14 @@ pub(crate) mod tests {
         assert_eq!(ring.moving().count(), 1, "the others are done");
         let answer = next(&ring, &members(4), &views).unwrap();
         assert!(matches!(answer, Next::AwaitData { waiting_for, .. } if waiting_for == [node(4)]));
+    }
+
+    #[test]
+    fn a_cluster_with_layers_grows_and_shrinks_through_every_stage_and_settles() {
+        let grown = run(batches::tests::with_layers(), &members(7));
+        let shrunk = run(grown, &members(3));
+        assert_eq!(shrunk.members, members(3));
+        assert_eq!(shrunk.partitions().count(), 48);
     }
 
     #[test]

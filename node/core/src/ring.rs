@@ -16,6 +16,12 @@
 //! A ring also says which nodes were **declared lost**: their disks are gone, by an administrator's or the operator's word. Such a
 //! node may still be named by sets that nobody has moved off it yet; it counts for nothing, and its id is fenced for ever, so that
 //! one that was not dead after all cannot come back with old data. [`crate::rebalance::loss`] has the argument.
+//!
+//! Buckets may have an N of their own, below the ring's. Their objects lie in partitions of their own, laid on the first n nodes of
+//! the same lists: [`bucket_replication`] says how, and why that is fixed with the first ring.
+
+pub mod bucket_replication;
+pub mod placed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +32,8 @@ use thiserror::Error;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
 use crate::name::Name;
+use bucket_replication::BucketReplication;
+use placed::{Moving, Placed};
 
 /// The most partitions a ring may have, as a power of two (65,536).
 pub const PARTITION_BITS_MAX: u8 = 16;
@@ -70,66 +78,13 @@ pub struct Move {
     pub since: Epoch,
 }
 
-/// Who holds a partition.
+/// The preference list of a partition, as it is written in the ring. What of it counts for an object is a [`Placed`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placement {
     /// The replicas, the primary first. During a move: the old set.
     pub replicas: Vec<NodeId>,
     /// The move under way, if any.
     pub moving: Option<Move>,
-}
-
-impl Placement {
-    /// The sets of which each must reach its write quorum.
-    pub fn write_sets(&self) -> Vec<&[NodeId]> {
-        let mut sets = vec![self.replicas.as_slice()];
-        if let Some(moving) = &self.moving {
-            sets.push(&moving.target);
-        }
-        sets
-    }
-
-    /// The set that gets are answered from.
-    pub fn read_set(&self) -> &[NodeId] {
-        match &self.moving {
-            Some(Move { stage: Stage::WriteBothReadNew, target, .. }) => target,
-            _ => &self.replicas,
-        }
-    }
-
-    /// Everyone that puts go to: the read set first.
-    pub fn writers(&self) -> Vec<NodeId> {
-        let mut writers = self.read_set().to_vec();
-        if let Some(moving) = &self.moving {
-            for node in self.replicas.iter().chain(&moving.target) {
-                if !writers.contains(node) {
-                    writers.push(*node);
-                }
-            }
-        }
-        writers
-    }
-
-    /// Whether `node` is to hold this partition, in the old set or the new one.
-    pub fn involves(&self, node: NodeId) -> bool {
-        let arrives = || self.moving.as_ref().is_some_and(|moving| moving.target.contains(&node));
-        self.replicas.contains(&node) || arrives()
-    }
-
-    /// The move's new replicas and the old ones they are filled from: the one that each replaces. Where the new set has more
-    /// members than the old, or the one that is replaced is among `lost`, all old replicas that are left are sources: a write
-    /// that the lost one acknowledged together with another is on that other, whichever it was.
-    pub fn fills(&self, lost: &Lost) -> Vec<(NodeId, Vec<NodeId>)> {
-        let Some(moving) = &self.moving else { return Vec::new() };
-        let left = || self.replicas.iter().filter(|node| !lost.contains_key(node)).copied().collect();
-        let mut leaving = self.replicas.iter().filter(|node| !moving.target.contains(node));
-        let arriving = moving.target.iter().filter(|node| !self.replicas.contains(node));
-        let sources = |replaced: Option<&NodeId>| match replaced {
-            Some(replaced) if !lost.contains_key(replaced) => vec![*replaced],
-            _ => left(),
-        };
-        arriving.map(|node| (*node, sources(leaving.next()))).collect()
-    }
 }
 
 /// The whole of who holds what, at one epoch.
@@ -143,13 +98,15 @@ pub struct Ring {
     pub parent: RingHash,
     /// The number of partitions, as a power of two. Fixed for the cluster's life.
     pub partition_bits: u8,
-    /// How many replicas each partition has (N).
+    /// How many replicas each partition has (N). Fixed for the cluster's life.
     pub replication: u8,
+    /// Buckets with an N of their own. Fixed for the cluster's life.
+    pub buckets: BucketReplication,
     /// Everyone that may hold data.
     pub members: BTreeMap<NodeId, Member>,
     /// Nodes whose disks are gone, members still or not any more. None of them is ever a member again.
     pub lost: Lost,
-    /// One for each partition, in order.
+    /// One for each partition of a layer, in order.
     pub placements: Vec<Placement>,
 }
 
@@ -194,37 +151,82 @@ pub enum RingError {
 const FORMAT: u8 = 1;
 /// A ring with lost nodes, which follow its members.
 const FORMAT_LOST: u8 = 2;
+/// A ring with sections that most rings do not have: a byte after this one says which, and they follow the members in the order of
+/// the bits. A ring that an older format can write has that format, so its hash stays what it was.
+const FORMAT_SECTIONS: u8 = 3;
+const SECTION_LOST: u8 = 1;
+const SECTION_BUCKETS: u8 = 2;
 const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
 impl Ring {
-    /// How many partitions there are (Q).
+    /// How many partitions a layer has (Q).
     pub fn partition_count(&self) -> usize {
         1 << self.partition_bits
     }
 
+    /// The N of each layer, by its number: the ring's, then those of buckets with one of their own.
+    pub fn layers(&self) -> impl Iterator<Item = u8> {
+        std::iter::once(self.replication).chain(self.buckets.layers().iter().copied())
+    }
+
+    /// How many partitions all layers have together: one for each copy that a node may be asked for.
+    pub fn partition_count_of_layers(&self) -> usize {
+        (1 + self.buckets.layers().len()) << self.partition_bits
+    }
+
+    /// Whether there is such a partition.
+    pub fn has(&self, partition: PartitionId) -> bool {
+        (partition.0 as usize) < self.partition_count_of_layers()
+    }
+
     /// The partition that holds `name`.
     pub fn partition_of(&self, name: &Name) -> PartitionId {
-        name.position().partition(self.partition_bits)
+        let PartitionId(at) = name.position().partition(self.partition_bits);
+        PartitionId(((self.buckets.layer_of(&name.bucket) << self.partition_bits) as u32) | at)
+    }
+
+    /// The partitions of all layers that a preference list is for, by its place among the lists.
+    pub fn partitions_on(&self, list: usize) -> impl Iterator<Item = PartitionId> {
+        (0..=self.buckets.layers().len()).map(move |layer| PartitionId(((layer << self.partition_bits) | list) as u32))
+    }
+
+    /// The place of the preference list that `partition` lies on.
+    pub fn list_of(&self, partition: PartitionId) -> usize {
+        partition.0 as usize & (self.partition_count() - 1)
+    }
+
+    /// The N of the objects in `partition`.
+    pub fn replication_of(&self, partition: PartitionId) -> u8 {
+        match (partition.0 >> self.partition_bits) as usize {
+            0 => self.replication,
+            layer => self.buckets.layers()[layer - 1],
+        }
     }
 
     /// Who holds `partition`.
-    pub fn placement(&self, partition: PartitionId) -> &Placement {
-        &self.placements[partition.0 as usize]
+    pub fn placement(&self, partition: PartitionId) -> Placed<'_> {
+        self.placements[self.list_of(partition)].first(self.replication_of(partition))
     }
 
-    /// Every partition with its placement.
-    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, &Placement)> {
-        self.placements.iter().enumerate().map(|(index, placement)| (PartitionId(index as u32), placement))
+    /// Every partition of every layer with who holds it.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, Placed<'_>)> {
+        let ids = (0..self.partition_count_of_layers() as u32).map(PartitionId);
+        ids.map(|partition| (partition, self.placement(partition)))
     }
 
-    /// How many partitions `node` is in the old or the new set of.
+    /// How many preference lists have `node` in the old or the new set. A node in none holds nothing of any layer.
     pub fn partitions_of(&self, node: NodeId) -> usize {
-        self.placements.iter().filter(|placement| placement.involves(node)).count()
+        self.placements.iter().filter(|placement| placement.whole().involves(node)).count()
     }
 
-    /// The partitions that are on the move.
-    pub fn moving(&self) -> impl Iterator<Item = (PartitionId, &Placement, &Move)> {
-        self.partitions().filter_map(|(id, placement)| placement.moving.as_ref().map(|moving| (id, placement, moving)))
+    /// The partitions of every layer that are on the move.
+    pub fn moving(&self) -> impl Iterator<Item = (PartitionId, Placed<'_>, Moving<'_>)> {
+        self.partitions().filter_map(|(id, placed)| placed.moving.map(|moving| (id, placed, moving)))
+    }
+
+    /// How many preference lists are on the move, of [`Ring::partition_count`].
+    pub fn moving_count(&self) -> usize {
+        self.placements.iter().filter(|placement| placement.moving.is_some()).count()
     }
 
     /// Whether `node` was declared lost: it counts for nothing, whatever it says.
@@ -264,7 +266,18 @@ impl Ring {
         if self.members.iter().any(|(node, member)| member.weight > 0 && self.is_lost(*node)) {
             return Err(RingError::Invalid("a member that was declared lost has weight 0"));
         }
-        for (partition, placement) in self.partitions() {
+        if BucketReplication::new(self.buckets.entries().map(|(bucket, n)| (bucket.clone(), n)), self.replication)?
+            != self.buckets
+        {
+            return Err(RingError::Invalid("bucket n: an entry has the ring's N; leave it out"));
+        }
+        if self.partition_count_of_layers() > 1 << PARTITION_BITS_MAX {
+            return Err(RingError::Invalid(
+                "bucket n: each N that a bucket has of its own takes as many partitions again, and all together are at most 65,536; \
+                 choose fewer partitions, or fewer different n",
+            ));
+        }
+        for (partition, placement) in self.partitions().take(self.partition_count()) {
             for set in placement.write_sets() {
                 let distinct: BTreeSet<_> = set.iter().collect();
                 let wrong = |reason| Err(RingError::Placement { partition, reason });
@@ -296,6 +309,12 @@ impl Ring {
         if self.partition_bits != held.partition_bits {
             return refuse("the number of partitions is fixed for a cluster's life");
         }
+        if self.replication != held.replication {
+            return refuse("N is fixed for a cluster's life");
+        }
+        if self.buckets != held.buckets {
+            return refuse("the N of a bucket (bucket n) is fixed for a cluster's life; set it back, or use another bucket");
+        }
         if self.epoch == held.epoch.next() && self.parent != held.hash() {
             return refuse("its parent is another ring of the same epoch");
         }
@@ -314,10 +333,20 @@ impl Ring {
         RingHash(Sha256::digest(self.encode()).into())
     }
 
+    /// The sections that this ring has.
+    fn sections(&self) -> u8 {
+        let section = |there: bool, section: u8| if there { section } else { 0 };
+        section(!self.lost.is_empty(), SECTION_LOST) | section(!self.buckets.is_empty(), SECTION_BUCKETS)
+    }
+
     /// The canonical bytes, with a checksum.
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(64 + self.members.len() * 40 + self.placements.len() * 8);
-        writer.u8(if self.lost.is_empty() { FORMAT } else { FORMAT_LOST });
+        let sections = self.sections();
+        writer.u8(format_of(sections));
+        if format_of(sections) == FORMAT_SECTIONS {
+            writer.u8(sections);
+        }
         writer.raw(&self.cluster.0);
         writer.u64(self.epoch.0);
         writer.raw(&self.parent.0);
@@ -329,12 +358,15 @@ impl Ring {
             writer.bytes(member.zone.as_bytes());
             writer.varint(u64::from(member.weight));
         }
-        if !self.lost.is_empty() {
+        if sections & SECTION_LOST != 0 {
             writer.varint(self.lost.len() as u64);
             for (node, epoch) in &self.lost {
                 writer.raw(&node.0);
                 writer.varint(epoch.0);
             }
+        }
+        if sections & SECTION_BUCKETS != 0 {
+            self.buckets.encode(&mut writer);
         }
         let index: BTreeMap<NodeId, u64> = self.members.keys().enumerate().map(|(at, node)| (*node, at as u64)).collect();
         let set = |writer: &mut Writer, nodes: &[NodeId]| {
@@ -364,7 +396,15 @@ impl Ring {
     /// Reads what [`Ring::encode`] wrote, and validates it.
     pub fn decode(bytes: Bytes) -> Result<Self, RingError> {
         let mut reader = Reader::verified(bytes, CHECKSUM_SEED)?;
-        let format = reader.format_of(&[FORMAT, FORMAT_LOST])?;
+        let format = reader.format_of(&[FORMAT, FORMAT_LOST, FORMAT_SECTIONS])?;
+        let sections = match format {
+            FORMAT => 0,
+            FORMAT_LOST => SECTION_LOST,
+            _ => reader.u8("sections")?,
+        };
+        if format_of(sections) != format || sections & !(SECTION_LOST | SECTION_BUCKETS) != 0 {
+            return Err(DecodeError::OutOfRange("sections").into());
+        }
         let cluster = ClusterId(reader.id("cluster")?);
         let epoch = Epoch(reader.u64("epoch")?);
         let parent = RingHash(reader.raw(32, "parent")?[..].try_into().expect("32 bytes were taken"));
@@ -385,7 +425,11 @@ impl Ring {
         if order.len() != members.len() || !order.is_sorted() {
             return Err(DecodeError::OutOfRange("order of members").into());
         }
-        let lost = if format == FORMAT_LOST { decode_lost(&mut reader)? } else { Lost::new() };
+        let lost = if sections & SECTION_LOST != 0 { decode_lost(&mut reader)? } else { Lost::new() };
+        let buckets = match sections & SECTION_BUCKETS {
+            0 => BucketReplication::default(),
+            _ => BucketReplication::decode(&mut reader, replication)?,
+        };
         let set = |reader: &mut Reader| -> Result<Vec<NodeId>, DecodeError> {
             let count = reader.count("replicas")?;
             (0..count)
@@ -411,9 +455,18 @@ impl Ring {
             placements.push(Placement { replicas, moving });
         }
         reader.end()?;
-        let ring = Self { cluster, epoch, parent, partition_bits, replication, members, lost, placements };
+        let ring = Self { cluster, epoch, parent, partition_bits, replication, buckets, members, lost, placements };
         ring.validate()?;
         Ok(ring)
+    }
+}
+
+/// The oldest format that has these sections.
+fn format_of(sections: u8) -> u8 {
+    match sections {
+        0 => FORMAT,
+        SECTION_LOST => FORMAT_LOST,
+        _ => FORMAT_SECTIONS,
     }
 }
 
@@ -449,6 +502,7 @@ pub(crate) mod tests {
             parent: RingHash::default(),
             partition_bits: bits,
             replication: 3,
+            buckets: BucketReplication::default(),
             members,
             lost: Lost::new(),
             placements,
@@ -508,9 +562,9 @@ pub(crate) mod tests {
             moving: Some(Move { stage: Stage::WriteBothReadOld, target, since: Epoch(2) }),
         };
         let none = Lost::new();
-        assert_eq!(move_to(vec![node(4), node(2), node(3)]).fills(&none), [(node(4), vec![node(1)])]);
+        assert_eq!(move_to(vec![node(4), node(2), node(3)]).whole().fills(&none), [(node(4), vec![node(1)])]);
         let grown = move_to(vec![node(1), node(2), node(3), node(4)]);
-        assert_eq!(grown.fills(&none), [(node(4), old.clone())]);
+        assert_eq!(grown.whole().fills(&none), [(node(4), old.clone())]);
     }
 
     #[test]
@@ -529,12 +583,12 @@ pub(crate) mod tests {
             let lost: Lost = lost.iter().map(|id| (node(*id), Epoch(2))).collect();
             let expected: Vec<(NodeId, Vec<NodeId>)> =
                 fills.iter().map(|(to, from)| (node(*to), from.iter().map(|id| node(*id)).collect())).collect();
-            assert_eq!(placement.fills(&lost), expected, "{lost:?} are lost");
+            assert_eq!(placement.whole().fills(&lost), expected, "{lost:?} are lost");
         }
     }
 
     /// The ring after `ring` in which node 1 was declared lost.
-    fn with_a_loss(ring: &Ring) -> Ring {
+    pub(crate) fn with_a_loss(ring: &Ring) -> Ring {
         ring.successor(|next| {
             next.members.get_mut(&node(1)).unwrap().weight = 0;
             next.lost.insert(node(1), ring.epoch.next());

@@ -30,6 +30,7 @@ fn ring() -> Ring {
         parent: RingHash::default(),
         partition_bits: 0,
         replication: 3,
+        buckets: Default::default(),
         lost: BTreeMap::new(),
         members: REPLICAS.into_iter().chain([OUTSIDER]).map(member).collect::<BTreeMap<_, _>>(),
         placements: vec![Placement { replicas: REPLICAS.to_vec(), moving: None }],

@@ -112,8 +112,8 @@ impl Driver {
 
     fn digests(&self, mut partitions: Vec<PartitionId>) -> Result<Digests, Refused> {
         let Some(ring) = self.node.ring() else { return Err(Refused("the node has no ring yet".into())) };
-        let count = ring.partition_count();
-        if let Some(beyond) = partitions.iter().find(|partition| partition.0 as usize >= count) {
+        if let Some(beyond) = partitions.iter().find(|partition| !ring.has(**partition)) {
+            let count = ring.partition_count_of_layers();
             return Err(Refused(format!("partitions: {beyond} is not one of the ring's {count}, which are 0 to {}", count - 1)));
         }
         if partitions.is_empty() {

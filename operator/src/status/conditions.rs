@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynamo_core::id::NodeId;
+use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::ring::Ring;
+use dynamo_core::ring::placed::Placed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Names, Report, joined, list};
@@ -204,14 +205,16 @@ fn available(report: &Report<'_>) -> Verdict {
     let ready: BTreeSet<NodeId> =
         observed.pods.values().filter(|pod| pod.ready).filter_map(|pod| pod.node.as_ref()).map(|node| node.id).collect();
     let quorum = report.cluster.quorum;
-    let enough = |set: &[NodeId], needed: i32| set.iter().filter(|node| ready.contains(node)).count() >= needed as usize;
-    let served = |(_, placement): &(_, &dynamo_core::ring::Placement)| {
+    // Of a bucket with an N of its own, what is more than that is all of them.
+    let enough =
+        |set: &[NodeId], needed: i32| set.iter().filter(|node| ready.contains(node)).count() >= set.len().min(needed as usize);
+    let served = |(_, placement): &(PartitionId, Placed<'_>)| {
         enough(placement.read_set(), quorum.r) && placement.write_sets().into_iter().all(|set| enough(set, quorum.w))
     };
     match ring.partitions().filter(|partition| !served(partition)).count() {
         0 => yes("EnoughReplicas", "every partition has enough live home replicas"),
         short => {
-            let all = ring.partition_count();
+            let all = ring.partition_count_of_layers();
             no(
                 "TooFewReplicas",
                 format!("{short} of {all} partitions have fewer live home replicas than r or w; stand-ins take writes"),
@@ -263,7 +266,7 @@ fn degraded(report: &Report<'_>) -> Verdict {
 fn ring_stable(report: &Report<'_>) -> Verdict {
     let observed = report.observed;
     let Some(ring) = observed.record.ring() else { return no("NoRing", "the cluster has no ring yet") };
-    let moving = ring.moving().count();
+    let moving = ring.moving_count();
     if moving > 0 {
         return no("Rebalancing", format!("{moving} partitions are on the move"));
     }

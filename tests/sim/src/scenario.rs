@@ -21,7 +21,8 @@ use dynamo_core::name::Name;
 use dynamo_core::node::Node;
 use dynamo_core::preference_list;
 use dynamo_core::request::{Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
-use dynamo_core::ring::{Placement, Ring};
+use dynamo_core::ring::Ring;
+use dynamo_core::ring::placed::Placed;
 use dynamo_core::version::{CausalContext, Object};
 
 use crate::checkers::{convergence, quiet};
@@ -142,7 +143,7 @@ impl Cluster {
     }
 
     /// Who holds a key.
-    pub fn placement(&self, key: &str) -> &Placement {
+    pub fn placement(&self, key: &str) -> Placed<'_> {
         self.ring().placement(self.partition(key))
     }
 

@@ -379,13 +379,7 @@ impl<S: Storage> Node<S> {
         let Message::Push { batch, epoch, partition, purpose, objects, last } = message else { return Ok(()) };
         let own = self.identity.node;
         let ring = match self.fence(from, epoch, out) {
-            Ok(ring)
-                if (partition.0 as usize) < ring.partition_count()
-                    && ring.placement(partition).involves(own)
-                    && self.takes_writes() =>
-            {
-                ring
-            }
+            Ok(ring) if ring.has(partition) && ring.placement(partition).involves(own) && self.takes_writes() => ring,
             _ => {
                 let epoch = self.epoch();
                 out.push(Output::Send { to: from, message: Message::Pushed { batch, refused: true, epoch } });
@@ -444,7 +438,7 @@ impl<S: Storage> Node<S> {
     pub(super) fn restore_received(&mut self) -> Result<(), StorageError> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         for (partition, placement, moving) in ring.moving() {
-            for from in &placement.replicas {
+            for from in placement.replicas {
                 let record = self.storage.read_meta(&received_key(partition, *from))?;
                 if record.as_deref() == Some(&moving.since.0.to_be_bytes()[..]) {
                     self.group.push(Waiting::Received { partition, since: moving.since, from: *from });

@@ -388,7 +388,7 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         let Message::ReapAsk { round, epoch, partition, upto, question } = message else { return Ok(()) };
         let Ok(ring) = self.fence(from, epoch, out) else { return Ok(()) };
-        if (partition.0 as usize) >= ring.partition_count() {
+        if !ring.has(partition) {
             self.counters.messages_refused += 1;
             return Ok(());
         }
@@ -450,7 +450,7 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         let Some(theirs) = theirs else { return Ok(()) };
         let own = self.identity.node;
-        let replica = |ring: &Ring| (partition.0 as usize) < ring.partition_count() && ring.placement(partition).involves(own);
+        let replica = |ring: &Ring| ring.has(partition) && ring.placement(partition).involves(own);
         if !self.ring.as_deref().is_some_and(replica) {
             return Ok(());
         }

@@ -28,7 +28,7 @@ impl<S: Storage> Node<S> {
         self.exchanges.retain(|_, (_, _, deadline)| *deadline > now.instant);
         let Some(ring) = self.ring.clone().filter(|_| self.writable) else { return Ok(()) };
         let own = self.identity.node;
-        self.exchanges_owed = self.exchanges_owed.min(ring.partition_count());
+        self.exchanges_owed = self.exchanges_owed.min(ring.partition_count_of_layers());
         while self.exchanges_owed > 0 && self.exchanges.len() < EXCHANGES_MAX && self.admit_comparison(Work::AntiEntropy, now) {
             self.exchanges_owed -= 1;
             let detector = &self.detector;
@@ -56,7 +56,7 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         let own = self.identity.node;
         let Ok(ring) = self.fence(from, epoch, out) else { return Ok(()) };
-        if (partition.0 as usize) >= ring.partition_count() || !ring.placement(partition).involves(own) {
+        if !ring.has(partition) || !ring.placement(partition).involves(own) {
             self.counters.messages_refused += 1;
             return Ok(());
         }
@@ -137,10 +137,7 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let own = self.identity.node;
-        let involved = self
-            .ring
-            .as_ref()
-            .is_some_and(|ring| (partition.0 as usize) < ring.partition_count() && ring.placement(partition).involves(own));
+        let involved = self.ring.as_ref().is_some_and(|ring| ring.has(partition) && ring.placement(partition).involves(own));
         if !involved {
             self.counters.messages_refused += 1;
             return Ok(());

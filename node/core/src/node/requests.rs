@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, REQUEST_TIMEOUTS_MAX, SIBLINGS_MAX, VALUE_BYTES_MAX};
+use crate::config::{
+    BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, QuorumDefaults, REQUEST_TIMEOUTS_MAX, SIBLINGS_MAX, VALUE_BYTES_MAX,
+};
 use crate::context;
 use crate::coordinator::{Progress, get, put};
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
@@ -316,7 +318,8 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let required = match quorum::for_get(&request.quorum, &self.config.quorum_of(&request.name.bucket), ring.replication) {
+        let (defaults, n) = self.quorum_of(ring, partition, &request.name.bucket);
+        let required = match quorum::for_get(&request.quorum, &defaults, n) {
             Ok(required) => required,
             Err(failure) => {
                 self.respond(reply, Err(failure), out);
@@ -332,6 +335,12 @@ impl<S: Storage> Node<S> {
         self.requests.gets.insert(number, job);
         self.arm(number, deadline, now);
         self.perform_get(number, outputs, now, out)
+    }
+
+    /// The settings of `bucket` and the N of its objects, which lie in `partition`. One with an N of its own need not repeat R and W.
+    fn quorum_of(&self, ring: &Ring, partition: PartitionId, bucket: &Bytes) -> (QuorumDefaults, u8) {
+        let (settings, n) = (self.config.quorum_of(bucket), ring.replication_of(partition));
+        (if n < ring.replication { settings.capped(n) } else { settings }, n)
     }
 
     fn get_machine(
@@ -369,8 +378,8 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let defaults = self.config.quorum_of(&request.name.bucket);
-        let admitted = quorum::for_put(&request.quorum, &defaults, ring.replication)
+        let (defaults, n) = self.quorum_of(ring, partition, &request.name.bucket);
+        let admitted = quorum::for_put(&request.quorum, &defaults, n)
             .and_then(|required| self.enough_reachable(ring, partition, required, now).map(|()| required))
             .and_then(|required| self.clock_agrees(&request.name.bucket, now).map(|()| required))
             .and_then(|required| self.enough_space().map(|()| required));

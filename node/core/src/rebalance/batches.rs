@@ -13,8 +13,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{Epoch, NodeId};
-use crate::rebalance::{Next, View, assignment};
-use crate::ring::{Lost, Move, Placement, Ring, Stage};
+use crate::rebalance::{Next, View, order};
+use crate::ring::{Move, Placement, Ring, Stage};
 
 /// How many partitions may move at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,9 +40,18 @@ struct Loads {
     send: BTreeMap<NodeId, usize>,
 }
 
+/// The new replicas of a list in any layer, and all that fill them.
+fn fills(placement: &Placement, ring: &Ring) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+    let mut fills: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+    for (to, sources) in ring.layers().flat_map(|n| placement.first(n).fills(&ring.lost)) {
+        fills.entry(to).or_default().extend(sources);
+    }
+    fills
+}
+
 impl Loads {
-    fn add(&mut self, placement: &Placement, lost: &Lost) {
-        for (to, sources) in placement.fills(lost) {
+    fn add(&mut self, placement: &Placement, ring: &Ring) {
+        for (to, sources) in fills(placement, ring) {
             *self.receive.entry(to).or_default() += 1;
             for source in sources {
                 *self.send.entry(source).or_default() += 1;
@@ -52,9 +61,9 @@ impl Loads {
 
     /// Whether `placement` may move beside what moves already. One that asks more of a node than its limit moves when that node
     /// has nothing else to do, or it never would.
-    fn have_room(&self, placement: &Placement, lost: &Lost, limits: &Limits) -> bool {
+    fn have_room(&self, placement: &Placement, ring: &Ring, limits: &Limits) -> bool {
         let mut alone = Self::default();
-        alone.add(placement, lost);
+        alone.add(placement, ring);
         let within = |loads: &BTreeMap<NodeId, usize>, more: &BTreeMap<NodeId, usize>, limit: usize| {
             more.iter().all(|(node, more)| loads.get(node).is_none_or(|load| load + more <= limit))
         };
@@ -62,8 +71,15 @@ impl Loads {
     }
 }
 
+#[cfg(test)]
 pub(super) fn same_nodes(one: &[NodeId], other: &[NodeId]) -> bool {
     one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
+}
+
+/// Whether the same nodes have every layer by both lists: in a ring whose buckets all have its N, whatever their order is.
+pub(super) fn same_holders(ring: &Ring, one: &[NodeId], other: &[NodeId]) -> bool {
+    let first = |list: &'_ [NodeId], n: u8| list.iter().take(usize::from(n)).copied().collect::<BTreeSet<_>>();
+    ring.layers().all(|n| first(one, n) == first(other, n))
 }
 
 /// What each partition has, where what moves counts as moved.
@@ -75,11 +91,11 @@ fn moved(ring: &Ring) -> Vec<Vec<NodeId>> {
     ring.placements.iter().map(moved).collect()
 }
 
-/// Where `target` has the nodes that a partition has, in another order, nothing has to move.
+/// Where `target` has the nodes that a partition has, in an order that is as good in every layer, nothing has to move.
 pub(super) fn reorder(ring: &mut Ring, target: &[Vec<NodeId>]) {
-    for (placement, target) in ring.placements.iter_mut().zip(target) {
-        if placement.moving.is_none() && same_nodes(&placement.replicas, target) {
-            placement.replicas.clone_from(target);
+    for (at, target) in target.iter().enumerate() {
+        if ring.placements[at].moving.is_none() && same_holders(ring, &ring.placements[at].replicas, target) {
+            ring.placements[at].replicas.clone_from(target);
         }
     }
 }
@@ -87,16 +103,17 @@ pub(super) fn reorder(ring: &mut Ring, target: &[Vec<NodeId>]) {
 /// Starts what has room of the way to `target`: first the partitions that have lost copies, then the others, in order.
 pub(super) fn start(ring: &mut Ring, target: &[Vec<NodeId>], since: Epoch, limits: &Limits) {
     let mut loads = Loads::default();
-    ring.placements.iter().for_each(|placement| loads.add(placement, &ring.lost));
-    let waits = |at: &usize| ring.placements[*at].moving.is_none() && !same_nodes(&ring.placements[*at].replicas, &target[*at]);
+    ring.placements.iter().for_each(|placement| loads.add(placement, ring));
+    let same = |at: usize| same_holders(ring, &ring.placements[at].replicas, &target[at]);
+    let waits = |at: &usize| ring.placements[*at].moving.is_none() && !same(*at);
     let mut waiting: Vec<usize> = (0..ring.placements.len()).filter(waits).collect();
     let lost = |at: &usize| ring.placements[*at].replicas.iter().filter(|node| ring.is_lost(**node)).count();
     waiting.sort_by_key(|at| Reverse(lost(at)));
     for at in waiting {
         let moving = Some(Move { stage: Stage::WriteBothReadOld, target: target[at].clone(), since });
         let placement = Placement { moving, ..ring.placements[at].clone() };
-        if loads.have_room(&placement, &ring.lost, limits) {
-            loads.add(&placement, &ring.lost);
+        if loads.have_room(&placement, ring, limits) {
+            loads.add(&placement, ring);
             ring.placements[at] = placement;
         }
     }
@@ -122,7 +139,7 @@ pub(super) fn advanced(ring: &Ring, views: &BTreeMap<NodeId, View>, limits: Opti
             }
         }
         if let Some(limits) = limits
-            && let Ok(target) = assignment::assign(&moved(next), &ring.members, ring.replication)
+            && let Ok(target) = order::planned(&moved(next), &ring.members, ring)
         {
             start(next, &target, ring.epoch.next(), limits);
         }
@@ -132,7 +149,7 @@ pub(super) fn advanced(ring: &Ring, views: &BTreeMap<NodeId, View>, limits: Opti
 /// How far the moves are that still receive.
 #[derive(Default)]
 struct Arrivals {
-    /// Partitions whose new replicas all have everything.
+    /// Lists whose new replicas all have everything, in every layer.
     complete: BTreeSet<usize>,
     /// By node that receives: how many of its partitions are complete, and how many wait for it. Where it has everything and
     /// another has not, there is nothing that it could do.
@@ -147,26 +164,26 @@ struct Arrivals {
 impl Arrivals {
     fn of(ring: &Ring, views: &BTreeMap<NodeId, View>) -> Self {
         let mut arrivals = Self::default();
-        for (partition, placement, _) in ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld) {
-            let fills = placement.fills(&ring.lost);
-            let mut complete = true;
-            for (node, sources) in &fills {
-                arrivals.moving += 1;
-                // With no source left there is nothing to wait for: that was accepted when the last of them was declared lost.
-                if sources.is_empty() || views.get(node).is_some_and(|view| view.received.contains(&partition)) {
-                    arrivals.received += 1;
-                } else {
-                    arrivals.waiting_for.insert(*node);
-                    arrivals.by_node.entry(*node).or_default().1 += 1;
-                    complete = false;
+        let receives = |placement: &Placement| matches!(&placement.moving, Some(moving) if moving.stage == Stage::WriteBothReadOld);
+        for (at, placement) in ring.placements.iter().enumerate().filter(|(_, placement)| receives(placement)) {
+            let mut waiting = BTreeSet::new();
+            for partition in ring.partitions_on(at) {
+                for (node, sources) in ring.placement(partition).fills(&ring.lost) {
+                    arrivals.moving += 1;
+                    // With no source left there is nothing to wait for: that was accepted when the last of them was declared lost.
+                    if sources.is_empty() || views.get(&node).is_some_and(|view| view.received.contains(&partition)) {
+                        arrivals.received += 1;
+                    } else {
+                        waiting.insert(node);
+                    }
                 }
             }
-            for (node, _) in fills.iter().filter(|_| complete) {
-                arrivals.by_node.entry(*node).or_default().0 += 1;
+            if waiting.is_empty() {
+                fills(placement, ring).keys().for_each(|node| arrivals.by_node.entry(*node).or_default().0 += 1);
+                arrivals.complete.insert(at);
             }
-            if complete {
-                arrivals.complete.insert(partition.0 as usize);
-            }
+            waiting.iter().for_each(|node| arrivals.by_node.entry(*node).or_default().1 += 1);
+            arrivals.waiting_for.append(&mut waiting);
         }
         arrivals
     }
@@ -178,4 +195,4 @@ impl Arrivals {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

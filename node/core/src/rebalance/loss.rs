@@ -35,6 +35,10 @@
 //! [`consequences`] names the partitions, and whoever declares the loss has to accept that; then it goes on with what is left. Where
 //! nobody is left the new replicas begin empty.
 //!
+//! **Buckets with an N of their own** have fewer copies, and all of this holds of each layer ([`crate::ring::bucket_replication`]): an n of
+//! 1 has no other copy to be filled from, so every loss is more than was promised there. Where one set of a move is to be kept for
+//! all layers, the layer with the fewest copies has the first word.
+//!
 //! A wiped machine comes back with another id (the id was on the disk), stands by, and joins like any new member.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +75,8 @@ pub struct Consequences {
     pub gone: Vec<PartitionId>,
 }
 
-/// What it means to lose `nodes`, and those that `ring` has lost already and not replaced yet, under write quorum `w`.
+/// What it means to lose `nodes`, and those that `ring` has lost already and not replaced yet, under write quorum `w`, or n where a
+/// bucket's n is below that. Partitions of all layers are named.
 pub fn consequences(ring: &Ring, nodes: &[NodeId], w: usize) -> Consequences {
     let is_lost = |node: &NodeId| nodes.contains(node) || ring.is_lost(*node);
     let mut consequences = Consequences::default();
@@ -80,17 +85,37 @@ pub fn consequences(ring: &Ring, nodes: &[NodeId], w: usize) -> Consequences {
             continue;
         }
         consequences.affected.push(partition);
-        // A new set is complete once it is read from; the old one is complete as long as both are written.
-        let lost = |set: &[NodeId]| set.iter().filter(|node| is_lost(node)).count();
-        let complete = [placement.replicas.as_slice(), placement.read_set()];
-        if complete.iter().all(|set| lost(set) >= w) {
+        let kept = kept_set(ring, partition, is_lost);
+        let lost = kept.iter().filter(|node| is_lost(node)).count();
+        if lost >= w.min(kept.len()) {
             consequences.at_risk.push(partition);
         }
-        if complete.iter().all(|set| lost(set) == set.len()) {
+        if lost == kept.len() {
             consequences.gone.push(partition);
         }
     }
     consequences
+}
+
+/// The set whose copies go on when these are lost. A new set is complete once it is read from; the old one is complete as long as
+/// both are written.
+fn kept_set(ring: &Ring, partition: PartitionId, is_lost: impl Fn(&NodeId) -> bool) -> &[NodeId] {
+    let placement = ring.placement(partition);
+    let whole = &ring.placements[ring.list_of(partition)];
+    match placement.moving {
+        Some(moving) if moving.stage == Stage::WriteBothReadNew && !old_is_better(whole, ring, is_lost) => moving.target,
+        _ => placement.replicas,
+    }
+}
+
+/// Whether the old set of a move lost fewer than the new one: in the layer with the fewest copies in which they differ.
+fn old_is_better(placement: &Placement, ring: &Ring, is_lost: impl Fn(&NodeId) -> bool) -> bool {
+    let Some(moving) = &placement.moving else { return false };
+    let lost = |set: &[NodeId], n: u8| set.iter().take(usize::from(n)).filter(|node| is_lost(node)).count();
+    let mut layers: Vec<u8> = ring.layers().collect();
+    layers.sort_unstable();
+    let differences = layers.into_iter().map(|n| (lost(&moving.target, n), lost(&placement.replicas, n)));
+    differences.into_iter().find(|(new, old)| new != old).is_some_and(|(new, old)| new > old)
 }
 
 /// The successor of `ring` that declares `nodes` lost; `ring` itself if they were. `views` are the fresh answers, as for
@@ -154,7 +179,7 @@ fn goes_back(placement: &Placement, ring: &Ring) -> bool {
         // The new set is not complete, and will not be without its lost member.
         Some(Move { stage: Stage::WriteBothReadOld, target, .. }) => lost(target) > 0,
         // Both sets hold everything: the one that lost fewer is the better one to stay with.
-        Some(Move { stage: Stage::WriteBothReadNew, target, .. }) => lost(target) > lost(&placement.replicas),
+        Some(Move { stage: Stage::WriteBothReadNew, .. }) => old_is_better(placement, ring, |node| ring.is_lost(*node)),
         None => false,
     }
 }

@@ -34,7 +34,7 @@
 
 use crate::id::NodeId;
 use crate::rebalance::batches::{self, Limits};
-use crate::rebalance::{Members, PlanError, assignment};
+use crate::rebalance::{Members, PlanError, order};
 use crate::ring::{Move, Placement, Ring, Stage};
 
 /// What becomes of one partition's move.
@@ -71,7 +71,7 @@ pub(super) fn revised(ring: &Ring, members: &Members, limits: &Limits) -> Result
 
 /// A move goes on if the plan has less left to move behind it than behind the way back; with what is left then.
 fn fate(placement: &Placement, target: &[NodeId], ring: &Ring, members: &Members) -> (Fate, usize) {
-    let missing = |held: &[NodeId]| target.iter().filter(|node| !held.contains(node)).count();
+    let missing = |held: &[NodeId]| ring.layers().map(|n| missing(held, target, n)).sum();
     let back = missing(&placement.replicas);
     let Some(moving) = &placement.moving else { return (Fate::GoesOn, back) };
     let onward = missing(&moving.target);
@@ -80,6 +80,12 @@ fn fate(placement: &Placement, target: &[NodeId], ring: &Ring, members: &Members
     } else {
         (Fate::GoesBack, back)
     }
+}
+
+/// How many of the first `n` of `target` are not among the first `n` of `held`.
+fn missing(held: &[NodeId], target: &[NodeId], n: u8) -> usize {
+    let first = |list: &'_ [NodeId]| list.len().min(usize::from(n));
+    target[..first(target)].iter().filter(|node| !held[..first(held)].contains(node)).count()
 }
 
 /// Whether the move has to come to its end whatever is asked for.
@@ -98,7 +104,7 @@ fn plan(ring: &Ring, members: &Members) -> Result<Vec<Vec<NodeId>>, PlanError> {
             Some(moving) if is_bound(placement, ring) || counts(moving) => moving.target.clone(),
             Some(_) | None => placement.replicas.clone(),
         });
-        assignment::assign(&held.collect::<Vec<_>>(), members, ring.replication)
+        order::planned(&held.collect::<Vec<_>>(), members, ring)
     };
     let onward = planned(&|moving| may_hold(&moving.target, members))?;
     let back = planned(&|_| false)?;

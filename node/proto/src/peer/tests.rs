@@ -33,6 +33,7 @@ fn ring() -> Ring {
         partition_bits: 1,
         replication: 1,
         members: [(node, Member { zone: "z".into(), weight: 1 })].into(),
+        buckets: Default::default(),
         lost: [(NodeId([9; 16]), Epoch(2))].into(),
         placements: vec![Placement { replicas: vec![node], moving: None }; 2],
     }

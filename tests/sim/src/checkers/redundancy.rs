@@ -68,7 +68,7 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
             sim.totals.tombstones_checked += 1;
             let Some(ring) = sim.node(from).and_then(|node| node.ring()).cloned() else { continue };
             // A move may have begun since the proof: its new replicas are filled with what is left.
-            let homes = ring.placement(ring.partition_of(name)).replicas.clone();
+            let homes = ring.placement(ring.partition_of(name)).replicas;
             let without = |node: &&NodeId| {
                 sim.host_of(**node).is_none_or(|host| host != from && !sim.disk(host).copy_is_durable(name, dot))
             };

@@ -156,7 +156,7 @@ mod an_actor_builds_on_its_own_whole_copy {
         let mut one = One::start(&ring);
         let name = key(&ring, false);
         let (request, first) = one.forwarded_put(5, 1, &name, "milk");
-        for home in &ring.placement(ring.partition_of(&name)).replicas {
+        for home in ring.placement(ring.partition_of(&name)).replicas {
             one.hear(home.0[0], Message::Replicated { request, durable: true });
         }
         one.sync();

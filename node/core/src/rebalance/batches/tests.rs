@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::rebalance::tests::{all_caught_up, members, rings, settled, step};
-use crate::rebalance::{Members, next_within};
+use crate::id::PartitionId;
+use crate::rebalance::{Members, first_ring_with, next_within};
+use crate::ring::bucket_replication::BucketReplication;
 use crate::ring::tests::node;
 
 fn limits(receive: usize, send: usize) -> Limits {
@@ -12,7 +14,7 @@ fn limits(receive: usize, send: usize) -> Limits {
 /// The most that any node receives and sends in `ring`.
 fn busiest(ring: &Ring) -> (usize, usize) {
     let mut loads = Loads::default();
-    ring.placements.iter().for_each(|placement| loads.add(placement, &ring.lost));
+    ring.placements.iter().for_each(|placement| loads.add(placement, ring));
     let most = |loads: &BTreeMap<NodeId, usize>| loads.values().max().copied().unwrap_or(0);
     (most(&loads.receive), most(&loads.send))
 }
@@ -125,4 +127,43 @@ fn the_same_ring_and_members_give_the_same_batch() {
     let (ring, desired, views) = growing(&[6]);
     let again = || next_within(&ring, &desired, &views, &limits(2, 2)).unwrap();
     assert_eq!(again(), again());
+}
+
+/// Four nodes, and buckets whose objects the first, and the first two, of 16 lists of three have.
+pub(in crate::rebalance) fn with_layers() -> Ring {
+    let buckets = BucketReplication::new([("cache".into(), 1), ("cart".into(), 2)], 3).unwrap();
+    first_ring_with(settled(4, 0).cluster, 4, 3, buckets, &members(4)).unwrap()
+}
+
+#[test]
+fn another_order_moves_what_only_the_first_of_a_list_have() {
+    for (layered, moves) in [(false, 0), (true, 16)] {
+        let ring = if layered { with_layers() } else { with_layers().successor(|next| next.buckets = Default::default()) };
+        let mut target = ring.placements.iter().map(|placement| placement.replicas.clone()).collect::<Vec<_>>();
+        target.iter_mut().for_each(|list| list.rotate_left(1));
+        let next = ring.successor(|next| {
+            reorder(next, &target);
+            start(next, &target, ring.epoch.next(), &Limits::default());
+        });
+        assert_eq!(next.moving_count(), moves);
+        assert_eq!(next.placements[0].replicas == target[0], !layered);
+    }
+}
+
+#[test]
+fn reads_move_only_when_the_replicas_of_every_layer_have_received_everything() {
+    let ring = with_layers();
+    let mut target = ring.placements.iter().map(|placement| placement.replicas.clone()).collect::<Vec<_>>();
+    target.iter_mut().for_each(|list| list.swap(1, 2));
+    let moving = ring.successor(|next| start(next, &target, ring.epoch.next(), &Limits::default()));
+    let second = PartitionId(2 * 16);
+    let fills = |at: &crate::ring::placed::Placed<'_>| at.fills(&moving.lost).len();
+    assert!(moving.moving().all(|(partition, at, _)| fills(&at) == usize::from(partition >= second)), "of n = 2 only");
+    let mut views = all_caught_up(&moving);
+    views.get_mut(&target[0][1]).unwrap().received.remove(&second);
+    let complete = Arrivals::of(&moving, &views).complete;
+    assert_eq!(complete, (1..16).collect());
+    let Next::Propose(next) = advanced(&moving, &views, None) else { panic!() };
+    assert_eq!(next.placements[0].moving.as_ref().unwrap().stage, Stage::WriteBothReadOld);
+    assert_eq!(next.placements[1].moving.as_ref().unwrap().stage, Stage::WriteBothReadNew);
 }

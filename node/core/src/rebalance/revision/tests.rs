@@ -82,7 +82,7 @@ fn growing_further_goes_on_from_what_is_under_way() {
     let under_way = &rings(&ring, &members(5), &Limits::default())[1];
     let further = step(under_way, &members(6), &all_caught_up(under_way), &Limits::default()).unwrap();
     expect_safe(under_way, &further);
-    let kept = |(partition, _, moving): &(_, &Placement, &Move)| {
+    let kept = |(partition, _, moving): &(PartitionId, Placed<'_>, Moving<'_>)| {
         further.placement(*partition).moving.as_ref().is_some_and(|now| now.since == moving.since)
     };
     let (all, kept) = (under_way.moving().count(), under_way.moving().filter(kept).count());
@@ -127,7 +127,7 @@ fn a_move_off_a_lost_member_is_not_taken_back() {
         next.lost.insert(node(1), under_way.epoch.next());
     });
     let off_it =
-        |placement: &Placement, moving: &Move| placement.replicas.contains(&node(1)) && !moving.target.contains(&node(1));
+        |placement: &Placed<'_>, moving: &Moving<'_>| placement.replicas.contains(&node(1)) && !moving.target.contains(&node(1));
     let bound: Vec<_> = lossy.moving().filter(|(_, at, moving)| off_it(at, moving)).map(|(partition, ..)| partition).collect();
     assert!(!bound.is_empty());
     let desired: Members = members(4).into_iter().filter(|(id, _)| *id != node(1)).collect();
@@ -137,7 +137,7 @@ fn a_move_off_a_lost_member_is_not_taken_back() {
     for partition in bound {
         assert_eq!(next.placement(partition).moving, lossy.placement(partition).moving, "{partition}");
     }
-    let goes_on = |(partition, placement, moving): &(_, &Placement, &Move)| {
+    let goes_on = |(partition, placement, moving): &(PartitionId, Placed<'_>, Moving<'_>)| {
         !off_it(placement, moving) && next.placement(*partition).moving.as_ref() == Some(moving)
     };
     assert_eq!(lossy.moving().filter(goes_on).count(), 0, "the others are");
