@@ -127,15 +127,27 @@ fn quoted(line: &str) -> String {
         "spec.zones: zones cannot be added, removed, renamed or reordered after creation; set them back"
     ),
     validation = (
-        "self.buckets.all(b, (!has(b.r) || b.r <= self.replication.factor) && (!has(b.w) || b.w <= self.replication.factor))",
-        "spec.buckets[].r and .w: must be at most spec.replication.factor; lower them"
+        "self.buckets.all(b, !has(b.factor) || b.factor <= self.replication.factor)",
+        "spec.buckets[].factor: must be at most spec.replication.factor; lower it"
     ),
     validation = (
-        "self.buckets.all(b, !has(b.dw) || b.dw <= (has(b.w) ? b.w : self.replication.w))",
+        "self.buckets.all(b, !has(b.factor) || oldSelf.buckets.exists(o, o.name == b.name && has(o.factor) && o.factor == b.factor))",
+        "spec.buckets[].factor: can only be given when the cluster is created, and cannot change; set it back, or use another bucket"
+    ),
+    validation = (
+        "oldSelf.buckets.all(o, !has(o.factor) || self.buckets.exists(b, b.name == o.name && has(b.factor)))",
+        "spec.buckets[].factor: is fixed for a cluster's life, and so is the bucket's entry; set it back"
+    ),
+    validation = (
+        "self.buckets.all(b, (!has(b.r) || b.r <= (has(b.factor) ? b.factor : self.replication.factor)) && (!has(b.w) || b.w <= (has(b.factor) ? b.factor : self.replication.factor)))",
+        "spec.buckets[].r and .w: must be at most the bucket's factor, or spec.replication.factor; lower them"
+    ),
+    validation = (
+        "self.buckets.all(b, !has(b.dw) || b.dw <= (has(b.w) ? b.w : has(b.factor) && b.factor < self.replication.w ? b.factor : self.replication.w))",
         "spec.buckets[].dw: must be at most the bucket's w, of which it is a part; lower dw or raise w"
     ),
     validation = (
-        "self.buckets.all(b, (!has(b.pr) || b.pr <= (has(b.r) ? b.r : self.replication.r)) && (!has(b.pw) || b.pw <= (has(b.w) ? b.w : self.replication.w)))",
+        "self.buckets.all(b, (!has(b.pr) || b.pr <= (has(b.r) ? b.r : has(b.factor) && b.factor < self.replication.r ? b.factor : self.replication.r)) && (!has(b.pw) || b.pw <= (has(b.w) ? b.w : has(b.factor) && b.factor < self.replication.w ? b.factor : self.replication.w)))",
         "spec.buckets[].pr and .pw: must be at most the bucket's r and w, of which they are a part; lower them"
     )
 )]
@@ -307,12 +319,18 @@ pub struct Bucket {
     #[schemars(length(min = 1, max = 255))]
     pub name: String,
 
-    /// Replicas that must answer a get.
+    /// How many nodes keep each object of the bucket (N), at most `replication.factor`, which it is by default. Can only be given when the
+    /// cluster is created, and cannot change. With 1 an object is lost with the one disk it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 7))]
+    pub factor: Option<i32>,
+
+    /// Replicas that must answer a get. Absent: as in `replication`, and at most the bucket's factor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 7))]
     pub r: Option<i32>,
 
-    /// Replicas that must acknowledge a put.
+    /// Replicas that must acknowledge a put. Absent: as in `replication`, and at most the bucket's factor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 7))]
     pub w: Option<i32>,

@@ -315,7 +315,8 @@ fn a_ring_exists(situation: &Situation<'_>) -> Option<Step> {
         return Some(Step::AwaitPods(waiting));
     }
     let cluster = situation.cluster;
-    Some(match rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &situation.desired()) {
+    let (bits, n, buckets) = (cluster.partition_bits, cluster.replication, cluster.bucket_replication.clone());
+    Some(match rebalance::first_ring_with(cluster.id, bits, n, buckets, &situation.desired()) {
         Ok(ring) => Step::RecordRing { ring: Box::new(ring), cause: Cause::First },
         Err(error) => Step::Blocked(Blocked::NoPlan(error.to_string())),
     })

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::ring::PARTITION_BITS_MAX;
+use dynamo_core::ring::bucket_replication::BucketReplication;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use thiserror::Error;
@@ -39,6 +41,8 @@ pub struct ValidCluster {
     pub(crate) storage: Storage,
     pub(crate) resources: Option<Resources>,
     pub(crate) buckets: Vec<Bucket>,
+    /// Buckets with an N of their own.
+    pub(crate) bucket_replication: BucketReplication,
     pub(crate) settings: Settings,
     pub(crate) pod_disruption_budget: PodDisruptionBudget,
     /// Nodes of which somebody accepts that data may be lost with them.
@@ -98,6 +102,7 @@ impl ValidCluster {
         let replication = check_replication(spec.replicas, spec.replication)?;
         let partition_bits = check_partitions(spec.partitions, spec.replication.factor)?;
         check_buckets(&spec.buckets, spec.replication)?;
+        let bucket_replication = check_layers(&spec.buckets, replication, partition_bits)?;
         if quantity::parse(&spec.storage.size).is_none_or(|bytes| bytes <= 0.0) {
             return Err(invalid("spec.storage.size", "is not a size; write for example 10Gi"));
         }
@@ -125,6 +130,7 @@ impl ValidCluster {
             storage: spec.storage.clone(),
             resources: spec.resources.clone(),
             buckets: spec.buckets.clone(),
+            bucket_replication,
             settings: spec.settings.clone(),
             pod_disruption_budget: spec.pod_disruption_budget,
             accepted_losses: accepted_losses(cluster),
@@ -281,10 +287,11 @@ fn check_settings(settings: &Settings, storage: &Storage) -> Result<(), InvalidS
 fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), InvalidSpec> {
     let mut seen = BTreeSet::new();
     for bucket in buckets {
-        let (r, w) = (bucket.r.unwrap_or(cluster.r), bucket.w.unwrap_or(cluster.w));
+        let Replication { factor: n, r, w } = replication_of(bucket, cluster);
         let bounded = [
-            ("spec.buckets[].r", Some(r), 1, cluster.factor),
-            ("spec.buckets[].w", Some(w), 1, cluster.factor),
+            ("spec.buckets[].factor", Some(n), 1, cluster.factor),
+            ("spec.buckets[].r", Some(r), 1, n),
+            ("spec.buckets[].w", Some(w), 1, n),
             ("spec.buckets[].dw", bucket.dw, 0, w),
             ("spec.buckets[].pr", bucket.pr, 0, r),
             ("spec.buckets[].pw", bucket.pw, 0, w),
@@ -300,6 +307,29 @@ fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), Invalid
         }
     }
     Ok(())
+}
+
+/// N, R and W of a bucket. What it does not say is the cluster's, and no more than its factor.
+pub(crate) fn replication_of(bucket: &Bucket, cluster: Replication) -> Replication {
+    let factor = bucket.factor.unwrap_or(cluster.factor);
+    Replication { factor, r: bucket.r.unwrap_or(cluster.r.min(factor)), w: bucket.w.unwrap_or(cluster.w.min(factor)) }
+}
+
+/// Each factor that buckets have takes a layer of partitions of its own.
+fn check_layers(buckets: &[Bucket], replication: u8, partition_bits: u8) -> Result<BucketReplication, InvalidSpec> {
+    let entry = |bucket: &Bucket| Some((bucket.name.clone().into(), u8::try_from(bucket.factor?).unwrap_or(0)));
+    let layers = BucketReplication::new(buckets.iter().filter_map(entry), replication)
+        .map_err(|error| invalid("spec.buckets[].factor", error.to_string()))?;
+    if (1 + layers.layers().len()) << partition_bits > 1 << PARTITION_BITS_MAX {
+        let reason = format!(
+            "buckets have {} factors of their own, and each takes {} partitions again, of 65536 together; create the cluster with fewer \
+             partitions or factors",
+            layers.layers().len(),
+            1 << partition_bits
+        );
+        return Err(invalid("spec.buckets[].factor", reason));
+    }
+    Ok(layers)
 }
 
 #[cfg(test)]
@@ -344,9 +374,11 @@ pub(crate) mod tests {
     fn a_stored_spec_that_cannot_be_built_is_an_error_that_names_the_field() {
         let bucket = |bucket: serde_json::Value| serde_json::from_value::<Bucket>(bucket).unwrap();
         let wide = bucket(serde_json::json!({ "name": "a", "w": 4 }));
+        let small = bucket(serde_json::json!({ "name": "a", "factor": 2, "r": 3 }));
+        let [one, two] = [1, 2].map(|n| bucket(serde_json::json!({ "name": n.to_string(), "factor": n })));
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
-        let cases: [(&str, Damage); 16] = [
+        let cases: [(&str, Damage); 18] = [
             ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),
             ("spec.replicas", &|cluster| cluster.spec.replicas = 2),
@@ -362,6 +394,10 @@ pub(crate) mod tests {
             ("spec.settings.diskReserveBytes", &|cluster| cluster.spec.settings.disk_reserve_bytes = Some(-1)),
             ("spec.buckets[].w", &|cluster| cluster.spec.buckets = vec![wide.clone()]),
             ("spec.buckets[].dw", &|cluster| cluster.spec.buckets = vec![split.clone()]),
+            ("spec.buckets[].r", &|cluster| cluster.spec.buckets = vec![small.clone()]),
+            ("spec.buckets[].factor", &|cluster| {
+                (cluster.spec.partitions, cluster.spec.buckets) = (32_768, vec![one.clone(), two.clone()]);
+            }),
             ("spec.zones[].name", &|cluster| cluster.spec.zones[1].name = "a".into()),
         ];
         for (field, damage) in cases {

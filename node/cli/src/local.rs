@@ -176,6 +176,7 @@ async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
         let plan = Plan {
             partition_bits: folder.cluster.partitions.ilog2() as u8,
             replication: folder.cluster.replication,
+            bucket_n: Vec::new(),
             expect_nodes: folder.cluster.nodes.len(),
             patience: READY_PATIENCE,
             record: folder.path.join("first.ring"),

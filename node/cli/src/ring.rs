@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use dynamo_client::admin::PartitionDigest;
 use dynamo_core::id::{NodeId, PartitionId};
@@ -61,6 +62,10 @@ struct Init {
     /// Replicas of each partition.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     n: u8,
+    /// A bucket whose objects have another N than the others, 1 to --n; fixed for the cluster's life. May be given again and again. With 1
+    /// an object is lost with the one disk it is on.
+    #[arg(long = "bucket-n", value_name = "BUCKET=N", value_parser = bucket_n)]
+    bucket_n: Vec<(Bytes, u8)>,
     /// Nodes that the ring has; it is made when exactly so many answer.
     #[arg(long, value_name = "NUMBER")]
     expect_nodes: usize,
@@ -78,6 +83,15 @@ pub fn partitions(text: &str) -> Result<u32, String> {
     match number.is_power_of_two() && number <= 1 << dynamo_core::ring::PARTITION_BITS_MAX {
         true => Ok(number),
         false => Err("partitions are a power of two from 1 to 65536".to_owned()),
+    }
+}
+
+/// A bucket and its N; the name may have an equals sign.
+fn bucket_n(text: &str) -> Result<(Bytes, u8), String> {
+    let n = |number: &str| number.parse().ok().filter(|n| *n > 0);
+    match text.rsplit_once('=').map(|(bucket, number)| (bucket, n(number))) {
+        Some((bucket, Some(n))) if !bucket.is_empty() => Ok((Bytes::copy_from_slice(bucket.as_bytes()), n)),
+        _ => Err("give the bucket and its N, as in cart=2".to_owned()),
     }
 }
 
@@ -101,6 +115,7 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
             let plan = Plan {
                 partition_bits: init.partitions.ilog2() as u8,
                 replication: init.n,
+                bucket_n: init.bucket_n,
                 expect_nodes: init.expect_nodes,
                 patience: Duration::from_secs(init.wait),
                 record,
@@ -136,6 +151,8 @@ fn ring_text(ring: &Ring, hash: &str) -> String {
     let state = if moving == 0 { "nothing moves".to_owned() } else { format!("{moving} partitions move") };
     let head =
         format!("ring epoch {} of cluster {}: {count} partitions, N = {n}, {state}\nhash {hash}", ring.epoch, ring.cluster);
+    let own = ring.buckets.entries().map(|(bucket, n)| format!("\nbucket {}: N = {n}", bucket.escape_ascii()));
+    let head = head + &own.collect::<String>();
     let replicas = count * usize::from(n);
     let rows = ring.members.iter().map(|(node, member)| {
         let held = ring.partitions_of(*node);
@@ -168,6 +185,7 @@ fn ring_document(ring: &Ring, hash: &str) -> Value {
         "epoch": ring.epoch.0,
         "hash": hash,
         "n": ring.replication,
+        "bucket_n": ring.buckets.entries().map(|(bucket, n)| (bucket.escape_ascii().to_string(), n)).collect::<BTreeMap<_, _>>(),
         "partition_count": ring.partition_count(),
         "partitions_moving": ring.moving_count(),
         "lost": names(&ring.lost.keys().copied().collect::<Vec<_>>()),
@@ -245,7 +263,7 @@ impl Comparison {
         digests: &BTreeMap<NodeId, BTreeMap<PartitionId, PartitionDigest>>,
         silent: BTreeMap<NodeId, String>,
     ) -> Self {
-        let (partitions, epoch) = (ring.partition_count(), ring.epoch.0);
+        let (partitions, epoch) = (ring.partition_count_of_layers(), ring.epoch.0);
         let mut comparison = Self { epoch, partitions, copies: 0, objects: 0, different: Vec::new(), silent };
         for (partition, placement) in ring.partitions() {
             let of_node = |node: &NodeId| digests.get(node)?.get(&partition).map(|digest| (*node, *digest));
@@ -306,7 +324,8 @@ impl Comparison {
 mod tests {
     use super::*;
     use dynamo_core::id::ClusterId;
-    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::rebalance::{Members, first_ring, first_ring_with};
+    use dynamo_core::ring::bucket_replication::BucketReplication;
     use dynamo_core::version::Digest;
 
     fn ring() -> Ring {
@@ -341,6 +360,28 @@ mod tests {
         let comparison = Comparison::of(&ring(), &known, silent);
         assert!(!comparison.is_equal());
         assert!(comparison.text().contains("not compared"), "{}", comparison.text());
+    }
+
+    #[test]
+    fn the_n_of_a_bucket_is_read_shown_and_compared_in_a_layer_of_its_own() {
+        assert_eq!(bucket_n("a=b=2"), Ok((Bytes::from_static(b"a=b"), 2)));
+        for wrong in ["cart", "cart=", "cart=0", "=2", "cart=two"] {
+            assert!(bucket_n(wrong).is_err(), "{wrong}");
+        }
+        let plain = ring();
+        let buckets = BucketReplication::new([bucket_n("cart=2").unwrap()], 3).unwrap();
+        let ring = first_ring_with(plain.cluster, 1, 3, buckets, &plain.members).unwrap();
+        assert!(ring_text(&ring, "").contains("\nbucket cart: N = 2\n"), "{}", ring_text(&ring, ""));
+        let document = ring_document(&ring, "");
+        assert_eq!((&document["bucket_n"], &document["partitions"][2]["n"]), (&json!({ "cart": 2 }), &json!(2)));
+        let mut digests = digests(2);
+        let (first, second) = (ring.placement(PartitionId(2)).replicas[0], ring.placement(PartitionId(2)).replicas[1]);
+        let one = PartitionDigest { root: Digest([7; 16]), objects: 1 };
+        digests.get_mut(&first).unwrap().insert(PartitionId(2), one);
+        digests.get_mut(&second).unwrap().insert(PartitionId(2), one);
+        assert!(Comparison::of(&ring, &digests, BTreeMap::new()).is_equal(), "the third node has none, and need not");
+        digests.get_mut(&second).unwrap().insert(PartitionId(2), PartitionDigest { root: Digest([8; 16]), objects: 1 });
+        assert_eq!(Comparison::of(&ring, &digests, BTreeMap::new()).document()["different"], json!([2]));
     }
 
     #[test]

@@ -171,7 +171,7 @@ fn chosen(ring: &Ring, lost: &[NodeId], named: &[NodeId], zones: &BTreeMap<NodeI
 /// What will be done, and what it means.
 fn told(ring: &Ring, loss: &Loss, desired: &Members, consequences: &Consequences, w: usize) -> String {
     let ids = |nodes: Vec<&NodeId>| nodes.into_iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
-    let all = ring.partition_count();
+    let all = ring.partition_count_of_layers();
     let new: Vec<&NodeId> = desired.keys().filter(|node| !ring.members.contains_key(node)).collect();
     let mut text = format!("declared lost, for ever: {}\n", ids(loss.lost.iter().collect()));
     text.push_str("  if one of them runs after all, it is fenced: it stops serving, and what only it holds is not used\n");
@@ -194,6 +194,11 @@ fn told(ring: &Ring, loss: &Loss, desired: &Members, consequences: &Consequences
         consequences.gone.len(),
         named.join(", ")
     ));
+    let low = ring.buckets.entries().filter(|(_, n)| usize::from(*n) <= w);
+    let low: Vec<String> = low.map(|(bucket, n)| format!("{} ({n})", bucket.escape_ascii())).collect();
+    if !low.is_empty() {
+        text.push_str(&format!("\nwhere the N of a bucket is no more than W, W is all its copies: {}", low.join(", ")));
+    }
     text
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::id::{ClusterId, NodeId};
-use dynamo_core::rebalance::{Members, first_ring};
+use dynamo_core::rebalance::{Members, first_ring_with};
+use dynamo_core::ring::bucket_replication::BucketReplication;
 use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
@@ -27,6 +28,8 @@ pub struct Plan {
     pub partition_bits: u8,
     /// N.
     pub replication: u8,
+    /// Buckets with an N of their own.
+    pub bucket_n: Vec<(Bytes, u8)>,
     /// Nodes that the ring has.
     pub expect_nodes: usize,
     /// Until they are there, and then until they hold the ring.
@@ -94,7 +97,9 @@ fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) 
     }
     let member = |answer: &Answer| Member { zone: answer.status.zone.clone(), weight: 1 };
     let members: Members = answers.iter().map(|(node, answer)| (*node, member(answer))).collect();
-    first_ring(cluster, plan.partition_bits, plan.replication, &members).map_err(|error| Stop::Usage(error.to_string()))
+    let usage = |error: &dyn std::fmt::Display| Stop::Usage(error.to_string());
+    let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication).map_err(|error| usage(&error))?;
+    first_ring_with(cluster, plan.partition_bits, plan.replication, buckets, &members).map_err(|error| usage(&error))
 }
 
 /// The ring that an earlier run recorded for this cluster.
@@ -160,7 +165,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rings").join("first.ring");
         let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
-        let ring = first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
+        let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
         assert_eq!(recorded(&path, ring.cluster).unwrap(), None);
         record(&path, &ring).unwrap();
         assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));

@@ -88,6 +88,10 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
             "spec.settings.diskReserveBytes: must be at most",
         ),
         (json!({ "spec": { "settings": { "reapIntervalMs": 999 } } }), "spec.settings.reapIntervalMs: must be at least 1000"),
+        (json!({ "spec": { "buckets": [{ "name": "a", "factor": 4 }] } }), "spec.buckets[].factor: must be at most"),
+        (json!({ "spec": { "buckets": [{ "name": "a", "factor": 2, "r": 3 }] } }), "spec.buckets[].r and .w: must be at most"),
+        (json!({ "spec": { "buckets": [{ "name": "a", "factor": 1, "dw": 2 }] } }), "spec.buckets[].dw: must be at most"),
+        (json!({ "spec": { "buckets": [{ "name": "a", "factor": 1, "pw": 2 }] } }), "spec.buckets[].pr and .pw: must be at most"),
         (json!({ "metadata": { "name": "a".repeat(41) } }), "metadata.name: at most 40 characters"),
         (json!({ "metadata": { "name": "9lives" } }), "starts with a letter"),
         (
@@ -104,16 +108,24 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
 #[test]
 fn what_is_fixed_for_a_clusters_life_cannot_be_changed() {
     let zones = |names: &[&str]| json!(names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>());
-    let old = cluster(json!({ "spec": { "zones": zones(&["a", "b"]), "storage": { "size": "10Gi" } } }));
+    let buckets = |buckets: Value| json!({ "spec": { "buckets": buckets } });
+    let mut old = cluster(json!({ "spec": { "zones": zones(&["a", "b"]), "storage": { "size": "10Gi" } } }));
+    merge(&mut old, buckets(json!([{ "name": "cart", "factor": 2 }, { "name": "log" }])));
     let changed = |changes| {
         let mut new = old.clone();
         merge(&mut new, changes);
         verdict(&new, Some(&old))
     };
     assert_eq!(changed(json!({ "spec": { "replicas": 5, "storage": { "size": "0.5Ti" }, "image": "other" } })), "");
+    assert_eq!(changed(buckets(json!([{ "name": "new", "w": 1 }, { "name": "cart", "factor": 2, "w": 1 }]))), "");
     let cases = [
         (json!({ "spec": { "partitions": 2048 } }), "spec.partitions: is fixed"),
         (json!({ "spec": { "replication": { "factor": 2 } } }), "spec.replication.factor: cannot change"),
+        (buckets(json!([{ "name": "cart", "factor": 1 }])), "spec.buckets[].factor: can only be given when"),
+        (buckets(json!([{ "name": "cart", "factor": 2 }, { "name": "log", "factor": 2 }])), "spec.buckets[].factor: can only"),
+        (buckets(json!([{ "name": "cart", "factor": 2 }, { "name": "new", "factor": 2 }])), "spec.buckets[].factor: can only"),
+        (buckets(json!([{ "name": "cart" }])), "spec.buckets[].factor: is fixed"),
+        (buckets(json!([])), "spec.buckets[].factor: is fixed"),
         (json!({ "spec": { "zones": zones(&["a", "c"]) } }), "spec.zones: zones cannot be added"),
         (json!({ "spec": { "zones": zones(&["a"]) } }), "spec.zones: zones cannot be added"),
         (json!({ "spec": { "storage": { "size": "5Gi" } } }), "spec.storage.size: a volume cannot shrink"),

@@ -7,7 +7,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{PORT_CLIENT, PORT_HTTP, PORT_PEER, headless_service, metadata};
-use crate::valid::ValidCluster;
+use crate::api::Replication;
+use crate::valid::{ValidCluster, replication_of};
 
 /// The file's name in the ConfigMap and in the pod.
 pub const FILE: &str = "node.yaml";
@@ -93,7 +94,7 @@ fn file(cluster: &ValidCluster) -> String {
     let any = |port: i32| format!("0.0.0.0:{port}");
     let cluster_quorum = cluster.quorum;
     let bucket = |bucket: &crate::api::Bucket| {
-        let (r, w) = (bucket.r.unwrap_or(cluster_quorum.r), bucket.w.unwrap_or(cluster_quorum.w));
+        let Replication { r, w, .. } = replication_of(bucket, cluster_quorum);
         let quorum = Quorum { r, w, dw: bucket.dw, pr: bucket.pr, pw: bucket.pw };
         Bucket { quorum, reconciliation: bucket.reconciliation }
     };

@@ -6,8 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_core::config::{BucketProperties, Config, QuorumDefaults, Reconciliation};
 use dynamo_core::rebalance::batches::Limits;
+use dynamo_core::ring::bucket_replication::BucketReplication;
 
 use crate::dice::Dice;
+use crate::scenario::BUCKET;
 
 /// A run's options.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct Options {
     pub quorum: QuorumDefaults,
     /// Buckets with settings of their own, beside the one without, on every node.
     pub buckets: BTreeMap<Bytes, BucketProperties>,
+    /// N of buckets with one of their own, in the ring.
+    pub bucket_n: BTreeMap<Bytes, u8>,
     /// By how much clocks may differ before puts are refused where the last writer wins.
     pub clock_skew_ms_max: u64,
     /// The network.
@@ -217,7 +221,8 @@ impl Options {
         ]);
         let dw = dice.weighted(&[(8, None), (2, Some(1))]);
         let nodes = dice.between(u64::from(replication).max(3), 7) as usize;
-        let mut buckets = Dice::new(seed ^ 0x62_7563_6b65_7473);
+        let mut dice_of_buckets = Dice::new(seed ^ 0x62_7563_6b65_7473);
+        let buckets = draw_buckets(replication, &mut dice_of_buckets);
         let mut options = Self {
             seed,
             nodes,
@@ -225,9 +230,10 @@ impl Options {
             partition_bits: dice.between(3, 6) as u8,
             replication,
             quorum: QuorumDefaults { r, w, dw, pr: 0, pw: 0 },
-            buckets: draw_buckets(replication, &mut buckets),
+            bucket_n: draw_bucket_n(seed, replication, &buckets),
+            buckets,
             // Most hosts' clocks differ by less than two seconds, until they jump by hours.
-            clock_skew_ms_max: buckets.pick(&[500, 3_000, 3_000, 100_000_000]),
+            clock_skew_ms_max: dice_of_buckets.pick(&[500, 3_000, 3_000, 100_000_000]),
             network: NetworkOptions::draw(&mut dice.fork()),
             limits: Limits::default(),
             disk: DiskOptions::draw(&mut dice.fork()),
@@ -338,6 +344,7 @@ impl Options {
                 late: 0.0,
             },
             buckets: BTreeMap::new(),
+            bucket_n: BTreeMap::new(),
             clock_skew_ms_max: 100_000_000,
             limits: Limits::default(),
             disk: DiskOptions { sync: millis(2), stalls: 0.0 },
@@ -379,7 +386,19 @@ impl Options {
     /// The settings of a bucket.
     pub fn bucket(&self, bucket: &Bytes) -> BucketProperties {
         let default = BucketProperties { quorum: self.quorum, reconciliation: Reconciliation::Siblings };
-        self.buckets.get(bucket).copied().unwrap_or(default)
+        let settings = self.buckets.get(bucket).copied().unwrap_or(default);
+        BucketProperties { quorum: settings.quorum.capped(self.n_of(bucket)), ..settings }
+    }
+
+    /// The N of a bucket.
+    pub fn n_of(&self, bucket: &Bytes) -> u8 {
+        self.bucket_n.get(bucket).copied().unwrap_or(self.replication)
+    }
+
+    /// Which buckets the ring gives an N of their own.
+    pub fn bucket_replication(&self) -> BucketReplication {
+        let entries = self.bucket_n.iter().map(|(bucket, n)| (bucket.clone(), *n));
+        BucketReplication::new(entries, self.replication).expect("a bucket's N is drawn within the cluster's")
     }
 
     /// Whether the last writer wins in a bucket.
@@ -428,6 +447,16 @@ fn draw_buckets(n: u8, dice: &mut Dice) -> BTreeMap<Bytes, BucketProperties> {
         bucket("sessions", sessions, Reconciliation::LastWriterWins),
     ]
     .into()
+}
+
+/// In half of the runs some buckets have an N of their own, from a stream of its own: the others keep their histories.
+fn draw_bucket_n(seed: u64, replication: u8, buckets: &BTreeMap<Bytes, BucketProperties>) -> BTreeMap<Bytes, u8> {
+    let mut dice = Dice::new(seed ^ 0x6275_636b_5f6e);
+    if replication == 1 || dice.chance(0.5) {
+        return BTreeMap::new();
+    }
+    let names: Vec<Bytes> = buckets.keys().cloned().chain([Bytes::from_static(BUCKET.as_bytes())]).collect();
+    names.into_iter().map(|bucket| (bucket, dice.between(1, u64::from(replication)) as u8)).collect()
 }
 
 impl NetworkOptions {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dynamo_core::id::Epoch;
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::ring::placed::Placed;
 use dynamo_core::ring::{Ring, RingHash};
 
 use crate::schedule::HostId;
@@ -59,16 +60,26 @@ impl RingHistory {
     }
 }
 
+/// The replicas that a partition has, or will have.
+fn target_of(placement: Placed<'_>) -> &[NodeId] {
+    placement.moving.map_or(placement.replicas, |moving| moving.target)
+}
+
+fn zones_of(ring: &Ring, nodes: &[NodeId]) -> usize {
+    nodes.iter().map(|node| &ring.members[node].zone).collect::<BTreeSet<_>>().len()
+}
+
 /// N distinct members for each partition, in the old set and the new one; and where a move begins, and everywhere once nothing is
-/// left to move, at most ceil(N / zones) of them in one zone, by the zones of the members that may hold data.
+/// left to move, at most ceil(N / zones) of them in one zone, by the zones of the members that may hold data. The first
+/// replicas of a list, which buckets with a lower N have, lie in as many zones as they can.
 fn placement(ring: &Ring) -> Result<(), String> {
     ring.validate().map_err(|error| error.to_string())?;
-    let n = usize::from(ring.replication);
     let usable = ring.members.values().filter(|member| member.weight > 0);
     let zones: BTreeSet<&str> = usable.clone().map(|member| member.zone.as_str()).collect();
-    let per_zone = n.div_ceil(zones.len().max(1));
+    let per_zone = usize::from(ring.replication).div_ceil(zones.len().max(1));
     let at_rest = ring.moving().next().is_none() && usable.clone().count() == ring.members.len();
     for (partition, placement) in ring.partitions() {
+        let n = usize::from(ring.replication_of(partition));
         for set in placement.write_sets() {
             let distinct: BTreeSet<_> = set.iter().collect();
             if distinct.len() != n {
@@ -80,12 +91,20 @@ fn placement(ring: &Ring) -> Result<(), String> {
             }
         }
         let begins = placement.moving.as_ref().is_some_and(|moving| moving.since == ring.epoch);
-        let target = placement.moving.as_ref().map_or(&placement.replicas, |moving| &moving.target);
+        let target = target_of(placement);
         for zone in &zones {
             let here = target.iter().filter(|node| ring.members[node].zone == *zone).count();
             if (begins || at_rest) && here > per_zone {
                 return Err(format!("epoch {}: partition {partition} has {here} replicas in {zone}, not {per_zone}", ring.epoch));
             }
+        }
+        let list = target_of(ring.placements[ring.list_of(partition)].whole());
+        let spread = zones_of(ring, list).min(n);
+        if (begins || at_rest) && !ring.buckets.is_empty() && zones_of(ring, target) < spread {
+            return Err(format!(
+                "epoch {}: the first {n} replicas of partition {partition} lie in fewer than {spread} zones",
+                ring.epoch
+            ));
         }
     }
     Ok(())

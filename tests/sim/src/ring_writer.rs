@@ -11,7 +11,8 @@ use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::status::Receipt;
 use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next, View};
-use dynamo_core::ring::{Member, Move, Ring, Stage};
+use dynamo_core::ring::placed::Moving;
+use dynamo_core::ring::{Member, Ring, Stage};
 
 use crate::checkers::{bounds, transfer};
 use crate::dice::Dice;
@@ -355,7 +356,8 @@ impl RingWriter {
             return;
         }
         let options = sim.options();
-        match rebalance::first_ring(sim.cluster(), options.partition_bits, options.replication, &self.desired) {
+        let (bits, n, buckets) = (options.partition_bits, options.replication, options.bucket_replication());
+        match rebalance::first_ring_with(sim.cluster(), bits, n, buckets, &self.desired) {
             Ok(ring) => self.propose(ring, seen, sim),
             Err(error) => sim.violated("there is a first ring", error.to_string()),
         }
@@ -377,7 +379,7 @@ impl RingWriter {
                 )
             };
             sim.totals.moves_taken_back += (0..ring.partition_count()).filter(back).count() as u64;
-            let begins = |(_, _, moving): &(_, _, &Move)| moving.since == ring.epoch;
+            let begins = |(_, _, moving): &(_, _, Moving<'_>)| moving.since == ring.epoch;
             let moved_before = |(partition, _, _): &(PartitionId, _, _)| before.placement(*partition).moving.is_some();
             sim.totals.moves_retargeted += ring.moving().filter(begins).filter(moved_before).count() as u64;
             let goes_on = ring.moving().any(|moving| !begins(&moving));

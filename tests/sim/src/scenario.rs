@@ -61,6 +61,12 @@ impl Builder {
         self
     }
 
+    /// Another N for a bucket, in the ring.
+    pub fn bucket_n(mut self, bucket: &str, n: u8) -> Self {
+        self.0.bucket_n.insert(Bytes::copy_from_slice(bucket.as_bytes()), n);
+        self
+    }
+
     /// So many zones, the nodes spread over them in turn.
     pub fn zones(mut self, count: usize) -> Self {
         self.0.zones = count;

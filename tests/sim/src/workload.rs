@@ -162,11 +162,11 @@ impl Workload {
         named.keys().nth(at.wrapping_sub(1)).cloned().unwrap_or_else(|| Bytes::from_static(b"carts"))
     }
 
-    fn draw_wish(&mut self) -> QuorumWish {
+    fn draw_wish(&mut self, bucket: &Bytes) -> QuorumWish {
         if self.options.workload.reads_first {
             return QuorumWish::default();
         }
-        let n = self.options.replication;
+        let n = self.options.n_of(bucket);
         let none = QuorumWish::default();
         let majority = n / 2 + 1;
         match self.dice.weighted(&[(60, 0), (4, 1), (4, 2), (3, 3), (1, 4), (2, 5), (2, 6), (24, 7)]) {
@@ -189,16 +189,16 @@ impl Workload {
     }
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
-        let quorum = self.draw_wish();
+        let quorum = self.draw_wish(&name.bucket);
         let pr = quorum.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
-        let homes = usize::from(self.options.replication + 1 - pr);
+        let homes = usize::from(self.options.n_of(&name.bucket) + 1 - pr);
         let earlier = self.ledger.held_by(&name, homes);
         let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
         self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
     }
 
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
-        let wish = self.draw_wish();
+        let wish = self.draw_wish(&name.bucket);
         let delete = matches!(intent, Intent::Delete);
         let durable = self.durable(&name.bucket, &wish);
         sim.totals.deletes += u64::from(delete);

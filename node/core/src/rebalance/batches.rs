@@ -164,7 +164,8 @@ struct Arrivals {
 impl Arrivals {
     fn of(ring: &Ring, views: &BTreeMap<NodeId, View>) -> Self {
         let mut arrivals = Self::default();
-        let receives = |placement: &Placement| matches!(&placement.moving, Some(moving) if moving.stage == Stage::WriteBothReadOld);
+        let receives =
+            |placement: &Placement| matches!(&placement.moving, Some(moving) if moving.stage == Stage::WriteBothReadOld);
         for (at, placement) in ring.placements.iter().enumerate().filter(|(_, placement)| receives(placement)) {
             let mut waiting = BTreeSet::new();
             for partition in ring.partitions_on(at) {

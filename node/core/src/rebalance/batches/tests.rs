@@ -1,8 +1,8 @@
 //! Batches: what is within the limits, what goes on, and that it ends where all at once would.
 
 use super::*;
-use crate::rebalance::tests::{all_caught_up, members, rings, settled, step};
 use crate::id::PartitionId;
+use crate::rebalance::tests::{all_caught_up, members, rings, settled, step};
 use crate::rebalance::{Members, first_ring_with, next_within};
 use crate::ring::bucket_replication::BucketReplication;
 use crate::ring::tests::node;

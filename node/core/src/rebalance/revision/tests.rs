@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::id::PartitionId;
 use crate::rebalance::batches::same_nodes;
 use crate::rebalance::tests::{all_caught_up, members, rings, settled, step};
 use crate::rebalance::{Next, View, next_within};
+use crate::ring::placed::{Moving, Placed};
 use crate::ring::tests::node;
 
 /// All rings on the way from `ring` to `desired`, and that each is one stage from the one before.
