@@ -63,7 +63,9 @@ fn copies_follow_the_list_as_nodes_come_and_go_and_those_that_it_no_longer_names
         let mut cluster = start(3, n);
         filled(&mut cluster);
         let first = cluster.hosts()[0];
-        (0..2).for_each(|_| drop(cluster.join()));
+        for _ in 0..2 {
+            cluster.join();
+        }
         all_are_where_they_belong(&mut cluster, n);
         cluster.leave(first);
         all_are_where_they_belong(&mut cluster, n);
