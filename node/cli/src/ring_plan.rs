@@ -13,8 +13,8 @@ use dynamo_client::admin::PartitionDigest;
 use dynamo_core::config::Config;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::rebalance::Members;
-use dynamo_core::rebalance::assignment;
 use dynamo_core::rebalance::certificate::{Change, Flaw, Proof};
+use dynamo_core::rebalance::{assignment, order};
 use dynamo_core::ring::{Member, Move, Placement, Ring, Stage};
 use futures::future::join_all;
 
@@ -169,20 +169,23 @@ impl Outlook {
         let (target, certificate) =
             assignment::solve(&held, &after, replication).map_err(|error| Stop::Usage(error.to_string()))?;
         let verdict = certificate.verify(&Change { held: &held, members: &after, replication }, &target);
+        let target = order::spread(target, &after, &ring.buckets);
         let moving = |target| Some(Move { stage: Stage::WriteBothReadOld, target, since: ring.epoch.next() });
         let placements: Vec<Placement> =
             held.into_iter().zip(target).map(|(replicas, target)| Placement { replicas, moving: moving(target) }).collect();
-        let fills_of = |(at, placement): (usize, &Placement)| {
-            let fill = move |(to, from)| Fill { partition: PartitionId(at as u32), to, from };
-            placement.fills(&ring.lost).into_iter().map(fill)
-        };
-        let fills = placements.iter().enumerate().flat_map(fills_of).collect();
+        let mut fills = Vec::new();
+        for (at, placement) in placements.iter().enumerate() {
+            for (partition, n) in ring.partitions_on(at).zip(ring.layers()) {
+                let of_layer = placement.first(n).fills(&ring.lost);
+                fills.extend(of_layer.into_iter().map(|(to, from)| Fill { partition, to, from }));
+            }
+        }
         let config = Config::default();
         let rate = match command.bytes_per_second {
             Some(rate) => (rate, rate),
             None => (config.background_bytes_per_second_min, config.background_bytes_per_second_max),
         };
-        let (epoch, cluster, under_way) = (ring.epoch.0, ring.cluster.to_string(), ring.moving().count());
+        let (epoch, cluster, under_way) = (ring.epoch.0, ring.cluster.to_string(), ring.moving_count());
         let sizes = Sizes::default();
         Ok(Self { epoch, cluster, under_way, placements, before, after, supposed, fills, sizes, verdict, rate })
     }
