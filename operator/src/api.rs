@@ -107,7 +107,7 @@ fn quoted(line: &str) -> String {
         "spec.partitions: times spec.replication.factor at most 196608, so that the ring's record fits a ConfigMap; choose fewer partitions"
     ),
     validation = (
-        "!has(self.settings.diskReserveBytes) || !isQuantity(self.storage.size) || quantity(self.storage.size).compareTo(quantity(string(self.settings.diskReserveBytes)).add(quantity(string(self.settings.diskReserveBytes)))) >= 0",
+        "!has(self.settings.diskReserveBytes) || !isQuantity(self.storage.size) || quantity(self.storage.size).sub(self.settings.diskReserveBytes).sub(self.settings.diskReserveBytes).compareTo(quantity('0')) >= 0",
         "spec.settings.diskReserveBytes: must be at most half of spec.storage.size, or the nodes would take hardly any writes; lower it"
     ),
     validation = (

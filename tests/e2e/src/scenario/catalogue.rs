@@ -65,7 +65,7 @@ fn flapping() -> Scenario {
     let steps = vec![
         Step::anywhere("five_nodes_hold_the_package_index", flapping::begin),
         Step::anywhere("five_three_six_and_four_replicas_within_a_minute_end_with_four", flapping::flap),
-        Step::anywhere("a_shrink_that_is_taken_back_ends_where_it_began", flapping::take_back),
+        Step::anywhere("a_shrink_that_is_taken_back_moves_less_than_the_shrink_would_have", flapping::take_back),
     ];
     scenario("flapping", "spec.replicas changes its mind in the middle of every move", steps, life::ending())
 }
