@@ -27,7 +27,10 @@ impl Outlook {
         let mut lines = vec![self.head()];
         if self.under_way > 0 {
             let under_way = self.under_way;
-            lines.push(format!("{under_way} partitions are on the move; this begins where they will have arrived"));
+            lines.push(format!(
+                "{under_way} partitions are on the move; this begins where they will have arrived (moves that other members make \
+                 useless are taken back instead)"
+            ));
         }
         let parts = self.parts();
         match &self.verdict {
