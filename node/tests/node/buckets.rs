@@ -1,9 +1,11 @@
 //! Buckets with settings of their own, through the interface that clients and operators use.
 
+use std::collections::BTreeMap;
+
 use dynamo_proto::{kv, v1};
 use tonic::Code;
 
-use crate::support::{TestCluster, get, put, values};
+use crate::support::{TestCluster, get, put, until, values};
 
 const BUCKETS: &str = "buckets: {sessions: {reconciliation: last-writer-wins}, carts: {r: 1}}\n";
 
@@ -63,4 +65,45 @@ async fn metrics_show_how_many_versions_gets_found_by_bucket() {
         assert!(found.contains(&expected.as_str()), "{expected} is not in {found:#?}");
     }
     assert!(!metrics.contains("made up"), "a client cannot make up metrics");
+}
+
+/// Objects that the nodes have copies of, by partition.
+async fn copies(cluster: &TestCluster) -> BTreeMap<u32, Vec<u64>> {
+    let mut copies = BTreeMap::<u32, Vec<u64>>::new();
+    for node in &cluster.nodes {
+        let digests = node.admin().await.partition_digests(v1::PartitionDigestsRequest::default()).await.unwrap();
+        for digest in digests.into_inner().digests.into_iter().filter(|digest| digest.objects > 0) {
+            copies.entry(digest.partition).or_default().push(digest.objects);
+        }
+    }
+    copies
+}
+
+#[tokio::test]
+async fn a_bucket_with_an_n_of_its_own_has_so_many_copies_of_each_object_and_keeps_them_over_a_restart() {
+    const PARTITIONS: u32 = 16;
+    let mut cluster = TestCluster::with_buckets(3, "", &[("carts", 2), ("cache", 1)]).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    for key in 0..40 {
+        for (bucket, acknowledged) in [("carts", 2), ("cache", 1), ("others", 2)] {
+            let written = kv.put(put_in(bucket, &key.to_string(), "v")).await.unwrap().into_inner();
+            assert!(written.evidence.unwrap().nodes.len() >= acknowledged);
+        }
+    }
+    let quorum = Some(v1::Quorum { w: Some(3), ..Default::default() });
+    let refused = kv.put(v1::PutRequest { quorum, ..put_in("carts", "k", "v") }).await.unwrap_err();
+    assert_eq!(kv::failure(&refused).unwrap().to_string(), "quorum.w is 3; give 1 to 2 (N is 2)");
+    let as_many_as_asked = |copies: &BTreeMap<u32, Vec<u64>>| {
+        // The layers in the order of their N: all others' three, the cache's one, the carts' two.
+        copies.values().flatten().sum::<u64>() == 40 * (3 + 1 + 2)
+            && copies.iter().all(|(partition, copies)| copies.len() == [3, 1, 2][(partition / PARTITIONS) as usize])
+    };
+    until("there are so many copies", || async { as_many_as_asked(&copies(&cluster).await) }).await;
+    let away = cluster.stop(2);
+    cluster.restart(away);
+    until("it has its copies again", || async { as_many_as_asked(&copies(&cluster).await) }).await;
+    let mut kv = cluster.nodes[2].kv().await;
+    for bucket in ["carts", "cache", "others"] {
+        assert_eq!(values(&kv.get(get_in(bucket, "7")).await.unwrap().into_inner()), ["v"], "{bucket}");
+    }
 }

@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dynamo_core::id::{ClusterId, NodeId};
-use dynamo_core::rebalance::{Members, first_ring};
+use dynamo_core::rebalance::{Members, first_ring_with};
+use dynamo_core::ring::bucket_replication::BucketReplication;
 use dynamo_core::ring::{Member, Ring};
 use dynamo_node::config::{Flags, Listen, ValidConfig};
 use dynamo_node::{Bound, NodeError};
@@ -138,6 +139,11 @@ impl TestCluster {
 
     /// The same, where each node's file says this.
     pub async fn with_settings(count: usize, yaml: &str) -> Self {
+        Self::with_buckets(count, yaml, &[]).await
+    }
+
+    /// The same, where these buckets have an N of their own.
+    pub async fn with_buckets(count: usize, yaml: &str, bucket_n: &[(&'static str, u8)]) -> Self {
         let mut cluster = Self { nodes: Vec::new(), dirs: BTreeMap::new() };
         for _ in 0..count {
             let dir = TempDir::new().unwrap();
@@ -155,16 +161,17 @@ impl TestCluster {
             cluster.dirs.insert(node.node, (dir, flags));
             cluster.nodes.push(node);
         }
-        let ring = cluster.first_ring(4);
+        let ring = cluster.first_ring(4, bucket_n);
         cluster.propose(&ring).await;
         cluster
     }
 
-    fn first_ring(&self, partition_bits: u8) -> Ring {
+    fn first_ring(&self, partition_bits: u8, bucket_n: &[(&'static str, u8)]) -> Ring {
         let member = |node: &TestNode| (node.node, Member { zone: "default".into(), weight: 1 });
         let members: Members = self.nodes.iter().map(member).collect();
         let replication = self.nodes.len().min(3) as u8;
-        first_ring(ClusterId::parse(CLUSTER).unwrap(), partition_bits, replication, &members).unwrap()
+        let buckets = BucketReplication::new(bucket_n.iter().map(|(bucket, n)| ((*bucket).into(), *n)), replication).unwrap();
+        first_ring_with(ClusterId::parse(CLUSTER).unwrap(), partition_bits, replication, buckets, &members).unwrap()
     }
 
     /// Offers the ring to every node, and waits until each holds it and is ready.
