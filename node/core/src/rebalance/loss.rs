@@ -35,9 +35,9 @@
 //! [`consequences`] names the partitions, and whoever declares the loss has to accept that; then it goes on with what is left. Where
 //! nobody is left the new replicas begin empty.
 //!
-//! **Buckets with an N of their own** have fewer copies, and all of this holds of each layer ([`crate::ring::bucket_replication`]): an n of
-//! 1 has no other copy to be filled from, so every loss is more than was promised there. Where one set of a move is to be kept for
-//! all layers, the layer with the fewest copies has the first word.
+//! **Buckets with an N of their own** have fewer copies, and all of this holds of each layer of them
+//! ([`crate::ring::bucket_replication`]): an n of 1 has no other copy to be filled from, so every loss is more than was promised there.
+//! Where one set of a move is to be kept for all layers, the layer with the fewest copies has the first word.
 //!
 //! A wiped machine comes back with another id (the id was on the disk), stands by, and joins like any new member.
 
