@@ -210,7 +210,7 @@ pub struct Node<S> {
     admission: Admission,
     kept_back: background::KeptBack,
     reaping: reaping::Reaping,
-    requests: requests::in_flight::InFlight,
+    requests: requests::InFlight,
     tenures: BTreeMap<PartitionId, Incarnation>,
     /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
     salt: u64,
@@ -272,7 +272,7 @@ impl<S: Storage> Node<S> {
             admission: Admission::new(&config, now.instant),
             kept_back: background::KeptBack::new(),
             reaping: reaping::Reaping::default(),
-            requests: requests::in_flight::InFlight::numbered_from(numbers),
+            requests: requests::InFlight::numbered_from(numbers),
             tenures: BTreeMap::new(),
             salt: 0,
             dot_next: leased,

@@ -1,17 +1,14 @@
 //! One client of the benchmark: operation after operation, each with its latency.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use dynamo_client::{GetOptions, PutOptions, RequestError};
 use dynamo_core::random::Random;
-use dynamo_core::request::QuorumWish;
 
-use super::Shared;
 use super::away::Phases;
+use super::driver::{Base, OperationError};
 use super::pace::Pace;
+use super::point::Running;
 use super::report::Measured;
 use super::shape::Action;
 use super::timeline::Timeline;
@@ -38,17 +35,17 @@ impl Window {
 }
 
 /// Runs until the window ends.
-pub async fn run(shared: &Shared, mut source: Random, window: Window) -> Measured {
+pub async fn run(running: &Running, mut source: Random, window: Window) -> Measured {
     let mut measured = Measured::new();
-    let mut pace = Pace::new(shared.arguments.rate, shared.arguments.clients, &mut source);
+    let mut pace = Pace::new(running.point.rate, running.session.data.clients, &mut source);
     loop {
         let sent = pace.next(&mut source).await;
         if sent.from >= window.end || Instant::now() >= window.end {
             return measured;
         }
         measured.late += u64::from(sent.late && sent.from >= window.begin);
-        let action = shared.arguments.workload.action(source.next_u64());
-        let outcome = perform(shared, action, &mut source).await;
+        let action = running.point.shape.action(source.next_u64());
+        let outcome = perform(running, action, &mut source).await;
         let ended = Instant::now();
         if window.counts(ended) {
             let latency = ended - sent.from;
@@ -65,7 +62,7 @@ pub async fn run(shared: &Shared, mut source: Random, window: Window) -> Measure
                     latencies.record(latency);
                     measured.siblings_max = measured.siblings_max.max(*siblings);
                 }
-                Err(error) => *measured.errors.entry(error.kind()).or_default() += 1,
+                Err(error) => measured.failed(error),
             }
         }
         if outcome.is_err() {
@@ -75,37 +72,32 @@ pub async fn run(shared: &Shared, mut source: Random, window: Window) -> Measure
 }
 
 /// One operation; says how many siblings a get of it returned.
-async fn perform(shared: &Shared, action: Action, source: &mut Random) -> Result<usize, RequestError> {
+async fn perform(running: &Running, action: Action, source: &mut Random) -> Result<usize, OperationError> {
+    let session = &running.session;
+    let put = async |record, base, source: &mut Random| {
+        let token = session.target.driver.put(&session.key(record), session.value(source), base).await?;
+        session.replaced(record, token);
+        Ok::<(), OperationError>(())
+    };
     if action == Action::Insert {
-        let record = shared.next_insert.fetch_add(1, Ordering::Relaxed);
-        put(shared, record, Bytes::new(), source).await?;
+        put(session.next_insert(), Base::Nothing, source).await?;
         return Ok(0);
     }
-    let record = shared.chooser.next(source, shared.records());
-    match action {
-        Action::Get => get(shared, record).await,
-        Action::Update | Action::Insert => {
-            put(shared, record, shared.context(record), source).await?;
-            Ok(0)
-        }
-        Action::ReadModifyWrite => {
-            let siblings = get(shared, record).await?;
-            put(shared, record, shared.context(record), source).await?;
-            Ok(siblings)
-        }
+    let record = running.chooser.next(source, session.records());
+    if action == Action::Update {
+        put(record, session.base(record), source).await?;
+        return Ok(0);
     }
-}
-
-async fn get(shared: &Shared, record: u64) -> Result<usize, RequestError> {
-    let options = GetOptions { quorum: QuorumWish::from(&shared.arguments.read), timeout: None };
-    let found = shared.client.get(&shared.name(record), &options).await?;
-    shared.seen(record, found.context);
-    Ok(found.siblings.len())
-}
-
-async fn put(shared: &Shared, record: u64, context: Bytes, source: &mut Random) -> Result<(), RequestError> {
-    let options = PutOptions { quorum: QuorumWish::from(&shared.arguments.write), context, ..PutOptions::default() };
-    let written = shared.client.put(&shared.name(record), shared.value(source), &options).await?;
-    shared.seen(record, written.context);
-    Ok(())
+    let found = session.target.driver.get(&session.key(record)).await?;
+    session.seen(record, found.token.clone());
+    if action == Action::ReadModifyWrite {
+        // What another client has put since is known here too, where puts tell; else it is what this get saw.
+        let base = match session.base(record) {
+            Base::ReadFirst if !found.token.is_empty() => Base::Token(found.token),
+            Base::ReadFirst => Base::Nothing,
+            base => base,
+        };
+        put(record, base, source).await?;
+    }
+    Ok(found.values)
 }

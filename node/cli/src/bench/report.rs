@@ -7,10 +7,16 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::accounting::Usage;
 use super::away::Phases;
+use super::calibration::{Calibration, MOVED_MAX};
+use super::driver::{Durability, OperationError};
+use super::system::System;
 use super::timeline::Timeline;
 use crate::output::{grouped, table};
 
+/// The form of the documents; grows when a field changes its meaning or goes.
+pub const SCHEMA: &str = "dynamokv-bench/1";
 /// The longest latency that is told apart, 10 minutes in microseconds.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
@@ -89,8 +95,8 @@ pub struct Measured {
     pub gets: Latencies,
     /// Puts that were acknowledged.
     pub puts: Latencies,
-    /// Operations that failed, by kind.
-    pub errors: BTreeMap<&'static str, u64>,
+    /// Operations that failed, by kind: how many, and what the first of them said.
+    pub errors: BTreeMap<&'static str, (u64, String)>,
     /// The most siblings that a get returned.
     pub siblings_max: usize,
     /// Requests of an open loop that were sent after their time, since all clients were busy.
@@ -103,12 +109,19 @@ impl Measured {
         Self { gets: Latencies::new(), puts: Latencies::new(), errors: BTreeMap::new(), siblings_max: 0, late: 0 }
     }
 
+    /// An operation failed.
+    pub fn failed(&mut self, error: &OperationError) {
+        let (count, _) = self.errors.entry(error.kind).or_insert_with(|| (0, error.text.clone()));
+        *count += 1;
+    }
+
     /// What another client did, too.
     pub fn add(&mut self, other: &Measured) {
         self.gets.add(&other.gets);
         self.puts.add(&other.puts);
-        for (kind, count) in &other.errors {
-            *self.errors.entry(kind).or_default() += count;
+        for (kind, (more, text)) in &other.errors {
+            let (count, _) = self.errors.entry(kind).or_insert_with(|| (0, text.clone()));
+            *count += more;
         }
         self.siblings_max = self.siblings_max.max(other.siblings_max);
         self.late += other.late;
@@ -120,113 +133,226 @@ impl Measured {
     }
 }
 
-/// CPU time taken in the measured time.
+/// What was taken in the measured time.
 #[derive(Default)]
-pub struct Cpu {
+pub struct Taken {
     /// By this process.
-    pub client: Duration,
-    /// By each server process whose pid is known.
-    pub servers: BTreeMap<u32, Duration>,
+    pub client: Usage,
+    /// By each server process that is known.
+    pub servers: BTreeMap<u32, Usage>,
+}
+
+/// What else went on.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The machine before and after.
+    pub calibration: Option<(Calibration, Calibration)>,
+    /// Processes that ran or waited to in the minute before.
+    pub load_average: Option<f64>,
+    /// The share of all cores' time that the hypervisor gave to others, in percent.
+    pub stolen_percent: Option<f64>,
+    /// When it began, milliseconds since 1970.
+    pub began_ms: u64,
+}
+
+impl Surroundings {
+    /// How much the machine itself changed, as a share.
+    pub fn moved(&self) -> f64 {
+        self.calibration.map_or(0.0, |(before, after)| after.moved_since(before))
+    }
+
+    /// The machine changed so much that the figure may be the neighbours'.
+    pub fn is_marked(&self) -> bool {
+        self.moved() > MOVED_MAX
+    }
+
+    fn document(&self) -> Value {
+        json!({
+            "before": self.calibration.map(|(before, _)| before.document()),
+            "after": self.calibration.map(|(_, after)| after.document()),
+            "moved": self.moved(),
+            "marked": self.is_marked(),
+            "load_average_before": self.load_average,
+            "stolen_percent": self.stolen_percent,
+        })
+    }
+
+    fn text(&self) -> String {
+        let mark = if self.is_marked() { "; do not trust the figures" } else { "" };
+        format!(
+            "machine: changed by {:.0} % meanwhile{mark}; load average before {}, stolen time {}",
+            100.0 * self.moved(),
+            self.load_average.map_or("unknown".to_owned(), |load| format!("{load:.1}")),
+            self.stolen_percent.map_or("unknown".to_owned(), |share| format!("{share:.1} %")),
+        )
+    }
 }
 
 /// A whole run.
 pub struct Report {
+    /// What was measured.
+    pub system: System,
+    /// What its acknowledgements are worth.
+    pub durability: Durability,
     /// Everything that was set.
     pub configuration: Value,
     /// One line about it, for people.
     pub title: String,
-    /// The load phase: records and time.
-    pub load: (u64, Duration),
+    /// The load phase, if there was one: records and time.
+    pub load: Option<(u64, Duration)>,
     /// The measured time.
     pub elapsed: Duration,
     /// What was done in it.
     pub measured: Measured,
     /// What it took.
-    pub cpu: Cpu,
+    pub taken: Taken,
     /// The requests a second of an open loop.
     pub rate: Option<f64>,
     /// Second by second, if that was asked for.
     pub timeline: Option<Arc<Timeline>>,
     /// Apart by what happened meanwhile, if that was asked for.
     pub phases: Option<Arc<Phases>>,
+    /// What else went on.
+    pub surroundings: Surroundings,
 }
 
 impl Report {
-    fn per_second(&self) -> f64 {
+    /// Operations a second.
+    pub fn per_second(&self) -> f64 {
         self.measured.operations() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 
-    fn cpu_us_per_operation(&self, cpu: Duration) -> f64 {
-        cpu.as_micros() as f64 / self.measured.operations().max(1) as f64
+    fn per_operation(&self, amount: f64) -> f64 {
+        amount / self.measured.operations().max(1) as f64
+    }
+
+    fn servers(&self) -> Option<Usage> {
+        (!self.taken.servers.is_empty()).then(|| self.taken.servers.values().copied().sum())
+    }
+
+    /// CPU microseconds of all servers for one operation, if they are known.
+    pub fn servers_cpu_us(&self) -> Option<f64> {
+        self.servers().map(|usage| self.per_operation(usage.cpu.as_micros() as f64))
+    }
+
+    /// CPU microseconds of this process for one operation.
+    pub fn client_cpu_us(&self) -> f64 {
+        self.per_operation(self.taken.client.cpu.as_micros() as f64)
+    }
+
+    /// All latencies, of gets and puts.
+    pub fn latencies(&self) -> Latencies {
+        let mut all = Latencies::new();
+        all.add(&self.measured.gets);
+        all.add(&self.measured.puts);
+        all
     }
 
     /// For programs: one line with all that is needed to compare it with another.
     pub fn document(&self) -> Value {
-        let servers: Duration = self.cpu.servers.values().sum();
-        let known = !self.cpu.servers.is_empty();
-        let seconds = |(pid, cpu): (&u32, &Duration)| (pid.to_string(), cpu.as_secs_f64());
+        let seconds = |(pid, usage): (&u32, &Usage)| (pid.to_string(), usage.cpu.as_secs_f64());
+        let of_servers = |amount: fn(&Usage) -> u64| self.servers().map(|usage| self.per_operation(amount(&usage) as f64));
+        let errors = self.measured.errors.iter().map(|(kind, (count, _))| (*kind, *count));
+        let texts = self.measured.errors.iter().map(|(kind, (_, text))| (*kind, text));
         json!({
+            "schema": SCHEMA,
+            "kind": "run",
+            "system": self.system.name(),
+            "durability": self.durability.word(),
+            "began_ms": self.surroundings.began_ms,
             "configuration": self.configuration,
-            "load": { "records": self.load.0, "seconds": self.load.1.as_secs_f64() },
+            "load": self.load.map(|(records, time)| json!({ "records": records, "seconds": time.as_secs_f64() })),
             "seconds": self.elapsed.as_secs_f64(),
             "operations": self.measured.operations(),
             "operations_per_second": self.per_second(),
             "get": self.measured.gets.document(),
             "put": self.measured.puts.document(),
-            "errors": self.measured.errors,
+            "errors": errors.collect::<BTreeMap<_, _>>(),
+            "first_error": texts.collect::<BTreeMap<_, _>>(),
             "siblings_max": self.measured.siblings_max,
             "late": self.rate.map(|_| self.measured.late),
             "timeline": self.timeline.as_ref().map(|timeline| timeline.document()),
             "away": self.phases.as_ref().map(|phases| phases.document()),
-            "servers_cpu_us_per_operation": known.then(|| self.cpu_us_per_operation(servers)),
-            "client_cpu_us_per_operation": self.cpu_us_per_operation(self.cpu.client),
-            "servers_cpu_seconds": self.cpu.servers.iter().map(seconds).collect::<BTreeMap<_, _>>(),
+            "servers_cpu_us_per_operation": self.servers_cpu_us(),
+            "servers_waits_per_operation": of_servers(|usage| usage.waits),
+            "servers_disk_bytes_per_operation": of_servers(|usage| usage.disk_bytes),
+            "client_cpu_us_per_operation": self.client_cpu_us(),
+            "servers_cpu_seconds": self.taken.servers.iter().map(seconds).collect::<BTreeMap<_, _>>(),
+            "calibration": self.surroundings.document(),
         })
     }
 
     /// For people.
     pub fn text(&self) -> String {
-        let (records, load) = self.load;
-        let load_rate = (records as f64 / load.as_secs_f64().max(f64::EPSILON)) as u64;
-        let mut all = Latencies::new();
-        all.add(&self.measured.gets);
-        all.add(&self.measured.puts);
+        let load = self.load.map_or_else(String::new, |(records, time)| {
+            let rate = (records as f64 / time.as_secs_f64().max(f64::EPSILON)) as u64;
+            format!("load: {} records in {:.1} s ({}/s)\n", grouped(records), time.as_secs_f64(), grouped(rate))
+        });
+        let all = self.latencies();
         let rows = [("all", &all), ("get", &self.measured.gets), ("put", &self.measured.puts)];
         let rows = rows.iter().filter(|(_, latencies)| latencies.count() > 0).map(|(what, latencies)| latencies.row(what));
-        let errors: Vec<String> =
-            self.measured.errors.iter().map(|(kind, count)| format!("{} {kind}", grouped(*count))).collect();
-        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
-        let servers: Duration = self.cpu.servers.values().sum();
-        let servers = match self.cpu.servers.len() {
-            0 => "unknown (give --local or --pids)".to_owned(),
-            count => {
-                let processes = if count == 1 { "one process".to_owned() } else { format!("{count} processes") };
-                format!("{:.1} us/op in {processes}", self.cpu_us_per_operation(servers))
-            }
-        };
-        let late = match self.rate {
-            None => String::new(),
-            Some(rate) => format!(
-                "open loop of {} a second: {} were sent late, and counted from their time\n",
-                grouped(rate as u64),
-                grouped(self.measured.late)
-            ),
-        };
+        let late = self.rate.map_or_else(String::new, |rate| {
+            let (rate, late) = (grouped(rate as u64), grouped(self.measured.late));
+            format!("open loop of {rate} a second: {late} were sent late, and counted from their time\n")
+        });
         let phases = self.phases.as_ref().map_or(String::new(), |phases| format!("\n\n{}", phases.text()));
         let timeline = self.timeline.as_ref().map_or(String::new(), |timeline| format!("\n\n{}", timeline.text()));
         format!(
-            "{}\nload: {} records in {:.1} s ({}/s)\n\n{} ops/s over {:.1} s\n\n{}\n\n\
-             errors: {errors}\n{late}CPU: servers {servers}, client {:.1} us/op\nmost siblings in a get: {}{phases}{timeline}",
+            "{}\n{load}\n{} ops/s over {:.1} s, durability: {}\n\n{}\n\n\
+             {}\n{late}{}, client {:.1} us/op\nmost siblings in a get: {}\n{}{phases}{timeline}",
             self.title,
-            grouped(records),
-            load.as_secs_f64(),
-            grouped(load_rate),
             grouped(self.per_second() as u64),
             self.elapsed.as_secs_f64(),
+            self.durability.word(),
             table(&LATENCY_HEADER, rows.collect()),
-            self.cpu_us_per_operation(self.cpu.client),
+            self.errors_text(),
+            self.servers_text(),
+            self.client_cpu_us(),
             self.measured.siblings_max,
+            self.surroundings.text(),
         )
+    }
+
+    fn errors_text(&self) -> String {
+        let errors = self.measured.errors.iter();
+        let errors: Vec<String> = errors.map(|(kind, (count, text))| format!("{} {kind} ({text})", grouped(*count))).collect();
+        format!("errors: {}", if errors.is_empty() { "none".to_owned() } else { errors.join(", ") })
+    }
+
+    fn servers_text(&self) -> String {
+        let Some(usage) = self.servers() else { return "CPU: servers unknown (give --local or --pids)".to_owned() };
+        let processes = match self.taken.servers.len() {
+            1 => "one process".to_owned(),
+            count => format!("{count} processes"),
+        };
+        format!(
+            "CPU: servers {:.1} us/op in {processes} ({:.1} waits and {:.0} bytes to disk for each)",
+            self.per_operation(usage.cpu.as_micros() as f64),
+            self.per_operation(usage.waits as f64),
+            self.per_operation(usage.disk_bytes as f64),
+        )
+    }
+}
+
+/// A report of a hundred puts, for tests: the servers took so many microseconds for each.
+#[cfg(test)]
+pub fn sample(system: System, durability: Durability, cpu_us: u64) -> Report {
+    let mut measured = Measured::new();
+    (0..100).for_each(|_| measured.puts.record(Duration::from_millis(2)));
+    let usage = Usage { cpu: Duration::from_micros(100 * cpu_us), ..Usage::default() };
+    Report {
+        system,
+        durability,
+        configuration: Value::Null,
+        title: String::new(),
+        load: None,
+        elapsed: Duration::from_secs(1),
+        measured,
+        taken: Taken { client: usage, servers: BTreeMap::from([(7, usage)]) },
+        rate: None,
+        timeline: None,
+        phases: None,
+        surroundings: Surroundings::default(),
     }
 }
 
@@ -240,17 +366,27 @@ mod tests {
             measured.gets.record(Duration::from_millis(ms));
         }
         measured.puts.record(Duration::from_millis(7));
-        measured.errors.insert("unavailable", 2);
+        (0..2).for_each(|_| measured.failed(&OperationError::new("unavailable", "nobody is there")));
+        let usage = |cpu_us| Usage { cpu: Duration::from_micros(cpu_us), waits: 202, disk_bytes: 101_000 };
+        let quiet = Calibration { hashed: 100.0, copied: 100.0, pinged: 100.0 };
         Report {
+            system: System::Dynamokv,
+            durability: Durability::Fsync,
             configuration: json!({ "workload": "a" }),
             title: "YCSB A".to_owned(),
-            load: (1000, Duration::from_secs(1)),
+            load: Some((1000, Duration::from_secs(1))),
             elapsed: Duration::from_secs(10),
             measured,
-            cpu: Cpu { client: Duration::from_micros(1010), servers: BTreeMap::from([(7, Duration::from_micros(2020))]) },
+            taken: Taken { client: usage(1010), servers: BTreeMap::from([(7, usage(2020))]) },
             rate: None,
             timeline: None,
             phases: None,
+            surroundings: Surroundings {
+                calibration: Some((quiet, Calibration { copied: 85.0, ..quiet })),
+                load_average: Some(0.25),
+                stolen_percent: Some(1.5),
+                began_ms: 0,
+            },
         }
     }
 
@@ -260,19 +396,23 @@ mod tests {
         YCSB A
         load: 1,000 records in 1.0 s (1,000/s)
 
-        10 ops/s over 10.0 s
+        10 ops/s over 10.0 s, durability: fsync
 
              COUNT  P50 MS  P99 MS  P99.9 MS  MAX MS
         all    101   50.02   99.01    100.03  100.03
         get    100   50.02   99.01    100.03  100.03
         put      1    7.00    7.00      7.00    7.00
 
-        errors: 2 unavailable
-        CPU: servers 20.0 us/op in one process, client 10.0 us/op
+        errors: 2 unavailable (nobody is there)
+        CPU: servers 20.0 us/op in one process (2.0 waits and 1000 bytes to disk for each), client 10.0 us/op
         most siblings in a get: 0
+        machine: changed by 15 % meanwhile; do not trust the figures; load average before 0.2, stolen time 1.5 %
         ");
         let document = report().document();
         assert_eq!(document["servers_cpu_us_per_operation"], json!(20.0));
         assert_eq!(document["get"]["count"], json!(100));
+        assert_eq!((&document["errors"]["unavailable"], &document["calibration"]["marked"]), (&json!(2), &json!(true)));
+        let named = ["schema", "kind", "system", "durability", "began_ms"].map(|field| document[field].clone());
+        assert_eq!(named, [json!(SCHEMA), json!("run"), json!("dynamokv"), json!("fsync"), json!(0)]);
     }
 }

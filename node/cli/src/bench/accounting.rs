@@ -1,0 +1,144 @@
+//! What processes take: CPU time, switches of context, bytes written. From /proc, for any program, ours and peers alike.
+//!
+//! The servers of an address on this machine are found by who listens there, so that nobody has to look up process ids.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::Duration;
+
+use crate::process::cpu_time;
+
+/// The state of a socket that listens, in /proc/net/tcp.
+const LISTENS: &str = "0A";
+
+/// What one process, or several, have taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// User and system.
+    pub cpu: Duration,
+    /// How often a thread waited for something: on a hot path, how often it found nothing to do. Threads that ended are forgotten.
+    pub waits: u64,
+    /// Bytes given to a disk.
+    pub disk_bytes: u64,
+}
+
+impl Usage {
+    /// Of the process now; `None` if it is not there.
+    pub fn of(pid: u32) -> Option<Self> {
+        let cpu = cpu_time(pid)?;
+        let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+        let disk_bytes = field(&io, "write_bytes:");
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+        let waits = statuses.map(|status| field(&status, "voluntary_ctxt_switches:")).sum();
+        Some(Self { cpu, waits, disk_bytes })
+    }
+
+    /// What came since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            waits: self.waits.saturating_sub(earlier.waits),
+            disk_bytes: self.disk_bytes.saturating_sub(earlier.disk_bytes),
+        }
+    }
+}
+
+impl std::iter::Sum for Usage {
+    fn sum<I: Iterator<Item = Self>>(usages: I) -> Self {
+        usages.fold(Self::default(), |sum, usage| Self {
+            cpu: sum.cpu + usage.cpu,
+            waits: sum.waits + usage.waits,
+            disk_bytes: sum.disk_bytes + usage.disk_bytes,
+        })
+    }
+}
+
+fn field(text: &str, name: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+/// What each of the processes has taken so far; those that are not there are left out.
+pub fn snapshot(pids: &[u32]) -> BTreeMap<u32, Usage> {
+    pids.iter().filter_map(|pid| Some((*pid, Usage::of(*pid)?))).collect()
+}
+
+/// The processes that listen at these addresses, host:port, as far as they are on this machine and ours to look into.
+pub fn listening_at<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Vec<u32> {
+    let ports: BTreeSet<u16> = addresses.into_iter().filter_map(|address| local_port(address)).collect();
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let sockets: BTreeSet<String> =
+        tables.iter().flat_map(|table| sockets_on(table, &ports)).map(|inode| format!("socket:[{inode}]")).collect();
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut found: Vec<u32> = pids.filter(|pid| holds(*pid, &sockets)).collect();
+    found.sort_unstable();
+    found
+}
+
+/// The port of an address on this machine.
+fn local_port(address: &str) -> Option<u16> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.trim_matches(['[', ']']);
+    let is_local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    is_local.then(|| port.parse().ok()).flatten()
+}
+
+/// The inodes of sockets that listen on one of the ports, from a table as of /proc/net/tcp.
+fn sockets_on<'a>(table: &'a str, ports: &BTreeSet<u16>) -> impl Iterator<Item = &'a str> {
+    table.lines().skip(1).filter_map(move |line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
+        (*state == LISTENS && ports.contains(&port)).then_some(*inode)
+    })
+}
+
+fn holds(pid: u32, sockets: &BTreeSet<String>) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let mut targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+    targets.any(|target| target.to_str().is_some_and(|target| sockets.contains(target)))
+}
+
+/// The words that the process was started with.
+pub fn command_line(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_listens_at_an_address_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        assert_eq!(listening_at([&address]), [std::process::id()]);
+        drop(listener);
+        assert_eq!(listening_at([&address]), Vec::<u32>::new());
+        assert_eq!(listening_at([&"db.example.com:80".to_owned()]), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn only_sockets_that_listen_on_the_port_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+            0: 0100007F:1CE8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n   \
+            1: 0100007F:1CE8 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0\n   \
+            2: 0100007F:1CE9 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
+        let found: Vec<_> = sockets_on(table, &BTreeSet::from([0x1CE8])).collect();
+        assert_eq!(found, ["4711"]);
+    }
+
+    #[test]
+    fn this_process_has_taken_something_and_an_absent_one_nothing() {
+        let usage = Usage::of(std::process::id()).unwrap();
+        assert!(usage.since(usage) == Usage::default());
+        assert_eq!(Usage::of(u32::MAX), None);
+        assert!(!command_line(std::process::id())[0].is_empty());
+    }
+}

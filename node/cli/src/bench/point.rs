@@ -1,0 +1,225 @@
+//! One measurement: the machine is calibrated, the system warmed up and measured, and the machine calibrated again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::ValueEnum;
+use dynamo_core::random::Random;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::accounting::{Usage, snapshot};
+use super::away::Phases;
+use super::calibration::Calibration;
+use super::machine::{CoreTime, load_average};
+use super::report::{Measured, Report, Surroundings, Taken};
+use super::session::{Session, Updates};
+use super::shape::Shape;
+use super::system::QUIET_PATIENCE;
+use super::timeline::Timeline;
+use super::zipfian::{Chooser, THETA, Zipfian};
+use super::{client, machine};
+use crate::output::grouped;
+use crate::progress::Progress;
+use crate::stop::Stop;
+
+/// Between two looks at whether servers are quiet.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Servers that take less than this share of a core have nothing left to do from before.
+const QUIET_SHARE: f64 = 0.05;
+
+/// Which records are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Distribution {
+    /// Scrambled zipfian, constant 0.99.
+    Zipfian,
+    /// All alike.
+    Uniform,
+    /// A fifth of the records gets four fifths of the requests.
+    Hotspot,
+    /// Zipfian, the newest first.
+    Latest,
+}
+
+/// What to do, and for how long.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Which operations.
+    pub shape: Shape,
+    /// On which records; the shape's own way if absent.
+    pub distribution: Option<Distribution>,
+    /// What is measured.
+    pub seconds: u64,
+    /// What is not, before it.
+    pub warm_up: u64,
+    /// Requests a second of all clients, sent whatever the answers.
+    pub rate: Option<f64>,
+    /// Latencies of each second as well.
+    pub timeline: bool,
+    /// The node that is killed and started again meanwhile.
+    pub away: Option<usize>,
+}
+
+impl Point {
+    fn distribution(&self) -> Distribution {
+        let default = if self.shape == Shape::D { Distribution::Latest } else { Distribution::Zipfian };
+        self.distribution.unwrap_or(default)
+    }
+
+    fn chooser(&self, records: u64) -> Chooser {
+        match self.distribution() {
+            Distribution::Zipfian => Chooser::Zipfian(Zipfian::new(records)),
+            Distribution::Uniform => Chooser::Uniform { records },
+            Distribution::Hotspot => Chooser::Hotspot { records },
+            Distribution::Latest => Chooser::Latest(Zipfian::new(records)),
+        }
+    }
+
+    fn title(&self, session: &Session) -> String {
+        let data = &session.data;
+        let updates = match data.updates {
+            Updates::Context => "updates with the context last seen",
+            Updates::Blind => "blind updates",
+        };
+        let shape = if self.shape == Shape::Update { "updates only".to_owned() } else { format!("YCSB {:?}", self.shape) };
+        format!(
+            "{}, {shape}: {} records of {} bytes, {:?} keys, {} clients in {} loop, {updates}",
+            session.target.system.name(),
+            grouped(data.records),
+            grouped(data.value_bytes),
+            self.distribution(),
+            data.clients,
+            if self.rate.is_some() { "an open" } else { "a closed" },
+        )
+    }
+
+    /// Everything that was set, with what the system and the machine say of themselves.
+    fn configuration(&self, session: &Session) -> Value {
+        let lower = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+        let scrambled = matches!(self.distribution(), Distribution::Zipfian | Distribution::Latest);
+        let mut configuration = json!({
+            "workload": lower(&self.shape),
+            "gets_percent": self.shape.gets_percent(),
+            "loop": if self.rate.is_some() { "open" } else { "closed" },
+            "rate_per_second": self.rate,
+            "seconds": self.seconds,
+            "warm_up_seconds": self.warm_up,
+            "distribution": lower(&self.distribution()),
+            "zipfian_constant": scrambled.then_some(THETA),
+            "keys": session.keys,
+            "version": env!("CARGO_PKG_VERSION"),
+            "revision": revision(),
+            "built_for_x86_64_v3": cfg!(target_feature = "avx2"),
+            "machine": machine::document(),
+        });
+        if let Some(fields) = configuration.as_object_mut() {
+            for part in [session.data.document(), session.target.driver.configuration()] {
+                fields.extend(part.as_object().cloned().unwrap_or_default());
+            }
+        }
+        configuration
+    }
+}
+
+/// Of the source, if whoever built or started the program said so: a program does not know where it comes from.
+fn revision() -> Option<String> {
+    option_env!("DYNAMOKV_REVISION").map(str::to_owned).or_else(|| std::env::var("DYNAMOKV_REVISION").ok())
+}
+
+/// What the clients of one point share.
+pub struct Running {
+    /// The system and its records.
+    pub session: Arc<Session>,
+    /// What to do.
+    pub point: Point,
+    /// With which records.
+    pub chooser: Chooser,
+}
+
+/// Measures once.
+pub async fn measure(session: &Arc<Session>, point: &Point, source: &mut Random) -> Result<Report, Stop> {
+    let load_before = load_average();
+    settle(&session.target.servers).await;
+    let before = Calibration::measure().await?;
+    let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let mut report = run(session, point, source).await?;
+    settle(&session.target.servers).await;
+    let after = Calibration::measure().await?;
+    report.surroundings.calibration = Some((before, after));
+    report.surroundings.load_average = load_before;
+    report.surroundings.began_ms = began_ms;
+    // Asked again: what the system acknowledged meanwhile may say more than what it did before.
+    report.durability = session.target.driver.durability();
+    Ok(report)
+}
+
+/// Waits until the servers have nothing left to do, or for as long as that is worth.
+async fn settle(servers: &[u32]) {
+    let cpu = || snapshot(servers).into_values().sum::<Usage>();
+    let deadline = Instant::now() + QUIET_PATIENCE;
+    let mut last = cpu();
+    while !servers.is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let now = cpu();
+        let share = now.since(last).cpu.as_secs_f64() / LOOK_INTERVAL.as_secs_f64();
+        if share < QUIET_SHARE * servers.len() as f64 {
+            return;
+        }
+        last = now;
+    }
+}
+
+async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Result<Report, Stop> {
+    let servers = &session.target.servers;
+    let running =
+        Arc::new(Running { session: Arc::clone(session), point: point.clone(), chooser: point.chooser(session.data.records) });
+    let begin = Instant::now() + Duration::from_secs(point.warm_up);
+    let end = begin + Duration::from_secs(point.seconds);
+    let timeline = point.timeline.then(|| Arc::new(Timeline::new(begin)));
+    let phases = point.away.map(|_| Arc::new(Phases::new()));
+    let away = point.away.zip(phases.clone()).map(|(node, phases)| tokio::spawn(phases.run(node, begin, end)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..session.data.clients {
+        let window = client::Window { begin, end, timeline: timeline.clone(), phases: phases.clone() };
+        let (running, source) = (Arc::clone(&running), Random::new(source.next_u64()));
+        tasks.spawn(async move { client::run(&running, source, window).await });
+    }
+    let mut progress = Progress::new("run", None);
+    let mut wait_until = async |until: Instant, what: &str| {
+        while Instant::now() < until {
+            tokio::time::sleep((until - Instant::now()).min(Duration::from_millis(250))).await;
+            progress.at(0, || format!("{what}, {} s to go", end.saturating_duration_since(Instant::now()).as_secs()));
+        }
+    };
+    wait_until(begin, "warming up").await;
+    let own = std::process::id();
+    let (before, core_before, started) = (snapshot(servers), CoreTime::now(), Instant::now());
+    let own_before = Usage::of(own).unwrap_or_default();
+    wait_until(end, "measuring").await;
+    let (after, core_after, elapsed) = (snapshot(servers), CoreTime::now(), started.elapsed());
+    let client = Usage::of(own).unwrap_or_default().since(own_before);
+    progress.end();
+    let mut measured = Measured::new();
+    while let Some(ended) = tasks.join_next().await {
+        measured.add(&ended.map_err(|error| Stop::Failed(format!("run: {error}")))?);
+    }
+    if let Some(away) = away {
+        away.await.map_err(|error| Stop::Failed(format!("--away: {error}")))??;
+    }
+    let taken = |(pid, after): (u32, Usage)| Some((pid, after.since(*before.get(&pid)?)));
+    let stolen_percent = core_after.zip(core_before).map(|(after, before)| after.stolen_percent_since(before));
+    Ok(Report {
+        system: session.target.system,
+        durability: session.target.driver.durability(),
+        configuration: point.configuration(session),
+        title: point.title(session),
+        load: None,
+        elapsed,
+        measured,
+        taken: Taken { client, servers: after.into_iter().filter_map(taken).collect() },
+        rate: point.rate,
+        timeline,
+        phases,
+        surroundings: Surroundings { stolen_percent, ..Surroundings::default() },
+    })
+}
