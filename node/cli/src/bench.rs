@@ -42,6 +42,7 @@ use crate::output::{Format, grouped, show};
 use crate::stop::Stop;
 use crate::{local, random};
 use accounting::Usage;
+use away::AwayBy;
 use compare::Compare;
 use point::{Distribution, Point};
 use session::{Data, Session};
@@ -110,10 +111,13 @@ struct Run {
     /// its next request when its last one is answered.
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     rate: Option<f64>,
-    /// Kill this node of `local up` after a third of the time, start it again after another third, and tell the latencies while
+    /// Take this node of `local up` away after a third of the time, bring it back after another third, and tell the latencies while
     /// its hints are delivered from those before.
     #[arg(long, value_name = "NODE")]
     away: Option<usize>,
+    /// How it goes away. A killed node's start takes the processors from its neighbours; a paused one only has to catch up.
+    #[arg(long, value_enum, default_value = "kill", requires = "away", value_name = "HOW")]
+    away_by: AwayBy,
     /// Latencies of each second as well.
     #[arg(long)]
     timeline: bool,
@@ -178,7 +182,7 @@ impl Run {
             warm_up: self.warm_up,
             rate: self.rate,
             timeline: self.timeline,
-            away: self.away,
+            away: self.away.map(|node| (node, self.away_by)),
         }
     }
 }

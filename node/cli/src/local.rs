@@ -145,6 +145,15 @@ pub async fn start_quietly(node: usize) -> Result<(), Stop> {
     start_again(&default_cluster()?, node, None).await.map(drop)
 }
 
+/// Sends a node of the default cluster a signal, and prints nothing.
+pub fn signal_quietly(node: usize, signal: Signal) -> Result<(), Stop> {
+    let mut folder = Folder::open(&default_cluster()?)?;
+    let record = folder.node_mut(node)?;
+    let process = record.process.filter(crate::process::Process::is_running);
+    let Some(process) = process else { return Err(Stop::Failed(format!("{}: does not run", record.name))) };
+    process.signal(signal).map(drop).map_err(|error| Stop::Failed(format!("{}: {error}", record.name)))
+}
+
 /// There is such a node in the default cluster.
 pub fn has_node(node: usize) -> bool {
     default_cluster().is_ok_and(|path| folder::read(&path).ok().flatten().is_some_and(|cluster| node < cluster.nodes.len()))

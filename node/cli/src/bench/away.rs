@@ -1,7 +1,7 @@
 //! `bench --away NODE`: what users notice while a node is away, and while what it missed is brought to it (paper 4.6, 6.5).
 //!
 //! ```text
-//! |-- quiet: a third --|-- away: a third, killed by SIGKILL --|-- delivering: until no hint waits --|-- after --|
+//! |-- quiet: a third --|-- away: a third, killed or paused --|-- delivering: until no hint waits --|-- after --|
 //! ```
 //!
 //! The run is as long as it was asked to be; `after` is what is left. Deliveries are the background work that must give way to
@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::report::Latencies;
@@ -19,6 +20,31 @@ use crate::{local, members};
 
 /// Between two looks at the hints.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How the node goes away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum AwayBy {
+    /// SIGKILL, and a new start.
+    Kill,
+    /// SIGSTOP and SIGCONT.
+    Pause,
+}
+
+impl AwayBy {
+    async fn begin(self, node: usize) -> Result<(), Stop> {
+        match self {
+            Self::Kill => local::kill_quietly(node).await,
+            Self::Pause => local::signal_quietly(node, Signal::STOP),
+        }
+    }
+
+    async fn end(self, node: usize) -> Result<(), Stop> {
+        match self {
+            Self::Kill => local::start_quietly(node).await,
+            Self::Pause => local::signal_quietly(node, Signal::CONT),
+        }
+    }
+}
+
 /// What happens one after the other.
 const PHASES: [&str; 4] = ["quiet", "away", "delivering", "after"];
 
@@ -63,16 +89,16 @@ impl Phases {
         ended.now += 1;
     }
 
-    /// Kills the node, starts it again, and tells the phases apart. Ends when the hints are delivered or the time is over.
-    pub async fn run(self: Arc<Self>, node: usize, begin: Instant, end: Instant) -> Result<(), Stop> {
+    /// Takes the node away, brings it back, and tells the phases apart. Ends when the hints are delivered or the time is over.
+    pub async fn run(self: Arc<Self>, node: usize, by: AwayBy, begin: Instant, end: Instant) -> Result<(), Stop> {
         let third = (end - begin) / 3;
         tokio::time::sleep_until((begin + third).into()).await;
-        local::kill_quietly(node).await?;
+        by.begin(node).await?;
         self.next(begin.elapsed());
         let mut since = Instant::now();
         tokio::time::sleep_until((begin + third * 2).into()).await;
         self.lock().hints_most = hints_waiting().await?;
-        local::start_quietly(node).await?;
+        by.end(node).await?;
         self.next(since.elapsed());
         since = Instant::now();
         while hints_waiting().await? > 0 {

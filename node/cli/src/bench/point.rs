@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::accounting::{Usage, snapshot};
-use super::away::Phases;
+use super::away::{AwayBy, Phases};
 use super::calibration::Calibration;
 use super::machine::{CoreTime, load_average};
 use super::report::{Measured, Report, Surroundings, Taken};
@@ -56,8 +56,8 @@ pub struct Point {
     pub rate: Option<f64>,
     /// Latencies of each second as well.
     pub timeline: bool,
-    /// The node that is killed and started again meanwhile.
-    pub away: Option<usize>,
+    /// The node that goes away and comes back meanwhile.
+    pub away: Option<(usize, AwayBy)>,
 }
 
 impl Point {
@@ -177,7 +177,7 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
     let end = begin + Duration::from_secs(point.seconds);
     let timeline = point.timeline.then(|| Arc::new(Timeline::new(begin)));
     let phases = point.away.map(|_| Arc::new(Phases::new()));
-    let away = point.away.zip(phases.clone()).map(|(node, phases)| tokio::spawn(phases.run(node, begin, end)));
+    let away = point.away.zip(phases.clone()).map(|((node, by), phases)| tokio::spawn(phases.run(node, by, begin, end)));
     let mut tasks = JoinSet::new();
     for _ in 0..session.data.clients {
         let window = client::Window { begin, end, timeline: timeline.clone(), phases: phases.clone() };
