@@ -27,6 +27,8 @@ counters! {
     puts_failed: "Puts and deletes that failed with nothing visible.",
     puts_unknown: "Puts and deletes whose outcome is unknown.",
     puts_recognised: "Puts and deletes that were recognised by their request id as made before.",
+    actors_kept: "Starts after a clean stop that went on under the former actors.",
+    actors_renewed: "Times that this node took new actors since its former ones may have been used elsewhere.",
     requests_forwarded: "Requests forwarded to a replica.",
     forwards_asked_again: "Forwarded requests that were asked of a second replica.",
     requests_restarted: "Requests started again under a newer ring.",

@@ -2,7 +2,8 @@
 //!
 //! Each node exchanges its view with a random peer every second. A node's own entry is the only one it changes; entries are
 //! ordered by (generation, version), so the newest wins everywhere, in any order of arrival, and a restarted node supersedes
-//! its former self. Membership is not decided here: the ring says who is a member. Gossip is how a pod that came back under
+//! its former self. Two lives of one generation are a mistake of whoever copied a data directory; the first one that was heard of is
+//! told on, so that the second hears of it. Membership is not decided here: the ring says who is a member. Gossip is how a pod that came back under
 //! another address is found again.
 
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ use crate::id::{Epoch, NodeId};
 pub struct MemberState {
     /// Grows at each start of the node.
     pub generation: u64,
+    /// Drawn at each start: tells two of one generation apart. 0 if it is not known.
+    pub life: u64,
     /// Grows with each change within a start.
     pub version: u64,
     /// host:port for peers.
@@ -33,6 +36,10 @@ pub struct MemberState {
 impl MemberState {
     fn order(&self) -> (u64, u64) {
         (self.generation, self.version)
+    }
+
+    fn is_twin_of(&self, other: &MemberState) -> bool {
+        self.generation == other.generation && self.life != other.life && self.life != 0 && other.life != 0
     }
 }
 
@@ -70,6 +77,24 @@ impl Gossip {
         }
     }
 
+    /// What somebody says of this node is of a life that was not begun here: a later one, or another of the same generation.
+    pub fn is_another_life(&self, state: &MemberState) -> bool {
+        let own = &self.members[&self.own];
+        state.life != 0 && state.life != own.life && state.generation >= own.generation
+    }
+
+    /// Of two lives that go on at the same time this one counts as the earlier.
+    pub fn is_outranked_by(&self, state: &MemberState) -> bool {
+        let own = &self.members[&self.own];
+        (state.generation, state.life) > (own.generation, own.life)
+    }
+
+    /// This life counts as later than one of `generation`.
+    pub fn outlive(&mut self, generation: u64) {
+        let own = self.members.get_mut(&self.own).expect("a node knows itself");
+        own.generation = own.generation.max(generation.saturating_add(1));
+    }
+
     /// Takes what is newer; true if an address changed or a node is new.
     pub fn merge(&mut self, theirs: Vec<(NodeId, MemberState)>) -> bool {
         let mut readdressed = false;
@@ -79,7 +104,7 @@ impl Gossip {
                 continue;
             }
             self.forgotten.remove(&node);
-            if node == self.own || known.is_some_and(|known| known.order() >= state.order()) {
+            if node == self.own || known.is_some_and(|known| known.order() >= state.order() || known.is_twin_of(&state)) {
                 continue;
             }
             readdressed |= known.is_none_or(|known| known.peer_address != state.peer_address);

@@ -9,6 +9,7 @@
 //! | `replica` | what peers ask of this node's copies |
 //! | `membership` | gossip, rings |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
+//! | `lives` | a data directory that came back older than it was, or twice |
 //! | `movement` | hints, transfers, handbacks |
 //! | `repair` | anti-entropy |
 //! | `background` | what of the above may run now |
@@ -21,6 +22,7 @@
 
 mod background;
 mod fencing;
+mod lives;
 mod membership;
 mod movement;
 mod reaping;
@@ -211,6 +213,7 @@ pub struct Node<S> {
     kept_back: background::KeptBack,
     reaping: reaping::Reaping,
     requests: requests::InFlight,
+    life: lives::Life,
     tenures: BTreeMap<PartitionId, Incarnation>,
     /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
     salt: u64,
@@ -246,7 +249,9 @@ impl<S: Storage> Node<S> {
             Some(bytes) => u64::from_be_bytes(bytes[..].try_into().map_err(|_| StorageError("stored dot lease".into()))?),
             None => 0,
         };
+        let life = lives::Life::begin(seed);
         let state = MemberState {
+            life: life.number,
             generation: identity.generation,
             version: 1,
             peer_address: identity.peer_address.clone(),
@@ -273,6 +278,7 @@ impl<S: Storage> Node<S> {
             kept_back: background::KeptBack::new(),
             reaping: reaping::Reaping::default(),
             requests: requests::InFlight::numbered_from(numbers),
+            life,
             tenures: BTreeMap::new(),
             salt: 0,
             dot_next: leased,
@@ -418,6 +424,7 @@ impl<S: Storage> Node<S> {
             Message::Forwarded { request, outcome } => self.on_forwarded(from, request, outcome, out),
             Message::Gossip { epoch, members, wants_answer, wall_ms } => {
                 self.compare_clocks(from, wall_ms, now);
+                self.hear_of_itself(from, &members)?;
                 self.on_gossip(from, epoch, members, wants_answer, now, out);
             }
             Message::RingRequest { epoch } => self.on_ring_request(from, epoch, out),

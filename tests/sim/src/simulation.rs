@@ -62,6 +62,8 @@ pub(crate) struct Host {
     pub(crate) zone: String,
     /// Counts starts.
     pub(crate) generation: u64,
+    /// By how many starts its data directory is behind, since it was restored.
+    restored_by: u64,
     running: Option<Running>,
     /// While nothing runs.
     disk: Option<Disk>,
@@ -195,6 +197,7 @@ impl Simulation {
             node_id,
             zone,
             generation: 0,
+            restored_by: 0,
             running: None,
             disk: Some(Disk::new(self.witness.clone())),
             address: String::new(),
@@ -298,7 +301,7 @@ impl Simulation {
             zone: state.zone.clone(),
             peer_address: format!("{}:7401", state.address),
             client_address: format!("{}:7400", state.address),
-            generation: state.generation,
+            generation: state.generation - state.restored_by,
         };
         let generation = state.generation;
         let now = self.clock(host);

@@ -214,6 +214,7 @@ impl<S: Storage> Node<S> {
 
     /// This node's tenure of its copy of `partition`: new if the copy is new, on stable storage with the first write under it.
     pub(super) fn tenure(&mut self, partition: PartitionId) -> Result<Incarnation, StorageError> {
+        self.decide_life()?;
         if let Some(incarnation) = self.tenures.get(&partition) {
             return Ok(*incarnation);
         }
@@ -230,14 +231,18 @@ impl<S: Storage> Node<S> {
     }
 
     /// After a crash this node may have forgotten writes that it coordinated and others acknowledged: a state that it makes now
-    /// must not claim to have seen them. So unless the last stop was clean, all its actors are new. The mark of the clean stop
+    /// must not claim to have seen them. So unless the last stop was clean, all its actors are new; and even then, if this is not
+    /// what was stopped but a copy of it ([`super::lives`]). The mark of the clean stop
     /// goes in the same group as the lease of dots, before the first dot can be issued.
     pub(super) fn start_tenures(&mut self) -> Result<(), StorageError> {
         let stored = self.storage.read_meta(b"salt")?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
         // The mark of the start before this one: an older one came back with an older copy of the database.
         let clean = self.storage.read_meta(CLEAN_STOP)?.as_deref() == Some(&(self.identity.generation - 1).to_be_bytes()[..]);
         self.salt = match stored {
-            Some(salt) if clean => salt,
+            Some(salt) if clean => {
+                self.life.ask();
+                salt
+            }
             _ => self.random.next_u64(),
         };
         self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;

@@ -28,7 +28,7 @@ use crate::request::{ClientHandle, Evidence, Failure, Operation, Outcome, Reques
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::{Instant, Now};
-use crate::version::{Actor, CausalContext, Digest, Dot, Object, Value};
+use crate::version::{CausalContext, Digest, Dot, Object, Value};
 
 /// Whom to answer.
 #[derive(Clone, Copy, Debug)]
@@ -506,8 +506,8 @@ impl<S: Storage> Node<S> {
             return Ok(Err(Failure::Exists));
         }
         // What is covered by a proof (the floor of an absent name) may be covered by anybody.
-        let actor = Actor { node: self.identity.node, incarnation: self.tenure(partition)? };
-        let exact = last_writer_wins || !object.has_unseen_below(Dot { actor, counter: u64::MAX }, &seen);
+        let dot = self.fresh_dot(partition, &object, &seen)?;
+        let exact = last_writer_wins || !object.has_unseen_below(Dot { counter: u64::MAX, ..dot }, &seen);
         if own_copy && object.is_empty() {
             object = self.absent(partition)?;
         }
@@ -516,8 +516,7 @@ impl<S: Storage> Node<S> {
             seen = covered;
             self.counters.last_writer_wins_discarded += discarded;
         }
-        self.dot_next += 1;
-        let dot = Dot { actor, counter: self.dot_next };
+        self.dot_next = dot.counter;
         let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
         if let Some(key) = request.request_key {

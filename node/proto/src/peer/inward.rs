@@ -172,6 +172,7 @@ fn gossip(wire: v1::Gossip) -> Result<Message, WireError> {
     let member = |wire: v1::GossipMember| {
         let state = MemberState {
             generation: wire.generation,
+            life: wire.life,
             version: wire.version,
             peer_address: wire.peer_address,
             client_address: wire.client_address,

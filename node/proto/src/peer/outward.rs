@@ -113,6 +113,7 @@ fn member((id, state): (NodeId, MemberState)) -> v1::GossipMember {
     v1::GossipMember {
         node: node(id),
         generation: state.generation,
+        life: state.life,
         version: state.version,
         peer_address: state.peer_address,
         client_address: state.client_address,

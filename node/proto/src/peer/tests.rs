@@ -96,6 +96,7 @@ fn messages() -> Vec<Message> {
     let digests = vec![NamedDigest { name: name.clone(), digest }];
     let state = MemberState {
         generation: 1,
+        life: 7,
         version: 2,
         peer_address: "10.0.0.1:7401".into(),
         client_address: "10.0.0.1:7400".into(),

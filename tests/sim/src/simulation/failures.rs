@@ -83,6 +83,17 @@ impl Simulation {
         self.hosts[host.0].disk = Some(snapshot);
     }
 
+    /// The whole data directory of a host that does not run becomes what it was: the count of its starts too.
+    pub fn restore(&mut self, host: HostId, (snapshot, generation): (Disk, u64)) {
+        self.roll_back(host, snapshot);
+        self.hosts[host.0].restored_by += self.hosts[host.0].generation - self.hosts[host.0].restored_by - generation;
+    }
+
+    /// The data directory of a host that does not run, for [`Simulation::restore`].
+    pub fn copy_of(&self, host: HostId) -> (Disk, u64) {
+        (self.disk(host).snapshot(), self.hosts[host.0].generation - self.hosts[host.0].restored_by)
+    }
+
     /// Bits of some object on a host's disk flip. The node stops when it reads it, and the disk is lost.
     pub fn rot(&mut self, host: HostId) -> bool {
         let mut dice = self.more.fork();

@@ -132,10 +132,10 @@ mod an_actor_builds_on_its_own_whole_copy {
         let name = key(&ring, true);
         let first = newest(&one.put(&name, "milk").1);
         one.sync();
-        one.restart(true, &ring);
+        one.restart_among_peers(true, &ring);
         let second = newest(&one.put(&name, "eggs").1);
         assert_eq!(second, first, "the stop was clean");
-        one.restart(false, &ring);
+        one.restart_among_peers(false, &ring);
         assert_ne!(newest(&one.put(&name, "flour").1), second, "the last write may be lost here and acknowledged elsewhere");
     }
 
@@ -348,5 +348,87 @@ mod anti_entropy {
             to == peer && matches!(message, Message::Push { objects, .. } if objects.iter().any(|named| named.name == name))
         });
         assert!(pushed, "and sends what the other side did not have");
+    }
+}
+
+mod a_node_hears_of_other_lives_of_itself {
+    use super::*;
+    use crate::one::gossip;
+    use dynamo_core::gossip::MemberState;
+    use dynamo_core::node::Input;
+
+    fn of(state: &MemberState, generation: u64, life: u64) -> MemberState {
+        MemberState { generation, life, version: 1_000, ..state.clone() }
+    }
+
+    #[test]
+    fn before_more_than_half_of_the_others_have_answered_it_writes_as_another() {
+        let ring = ring(5);
+        for (answers, kept) in [(2, false), (3, true)] {
+            let mut one = One::start(&ring);
+            let name = key(&ring, true);
+            let first = newest(&one.put(&name, "milk").1);
+            one.sync();
+            one.restart(true, &ring);
+            for peer in 2..2 + answers {
+                one.hear(peer, gossip(Vec::new()));
+                one.hear(peer, gossip(Vec::new()));
+            }
+            assert_eq!(newest(&one.put(&name, "eggs").1) == first, kept, "{answers} of 4 answered");
+            assert_eq!((one.node.counters().actors_kept, one.node.counters().actors_renewed), (kept.into(), (!kept).into()));
+        }
+    }
+
+    #[test]
+    fn a_life_of_its_own_generation_or_a_later_one_ends_its_actors_and_a_former_one_does_not() {
+        let ring = ring(5);
+        for (generation, life, ended) in [(1, 5, false), (2, 5, true), (9, 5, true), (9, 0, false)] {
+            let mut one = One::start(&ring);
+            let name = key(&ring, true);
+            let first = newest(&one.put(&name, "milk").1);
+            one.sync();
+            one.restart_among_peers(true, &ring);
+            let own = one.own_state(&ring);
+            assert_eq!(own.generation, 2);
+            one.hear(3, gossip(vec![(id(1), of(&own, generation, life))]));
+            assert_eq!(newest(&one.put(&name, "eggs").1) != first, ended, "generation {generation}, life {life}");
+            let expected = if ended { generation + 1 } else { 2 };
+            assert_eq!(one.own_state(&ring).generation, expected, "so that what it says of itself counts");
+        }
+    }
+
+    #[test]
+    fn of_two_that_go_on_at_the_same_time_the_earlier_stops() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let own = one.own_state(&ring);
+        let mut hear = |state: MemberState| {
+            let message = gossip(vec![(id(1), state)]);
+            let input = Input::Message { from: id(2), message };
+            let now = dynamo_core::time::Now { instant: Default::default(), wall_ms: 0 };
+            one.node.handle(input, now, &mut Vec::new())
+        };
+        assert_eq!(hear(of(&own, 4, own.life - 1)), Ok(()), "it may have ended");
+        assert_eq!(hear(of(&own, 4, own.life - 1)), Ok(()), "others have not heard yet");
+        assert_eq!(hear(of(&own, 5, own.life - 1)), Ok(()), "it goes on, and yields");
+        let stopped = hear(of(&own, 7, own.life - 1)).unwrap_err().to_string();
+        assert!(stopped.contains("another process runs as node"), "{stopped}");
+    }
+
+    #[test]
+    fn a_dot_of_its_own_that_it_has_not_issued_ends_the_actor_wherever_it_comes_from() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        let (_, object) = one.put(&name, "milk");
+        let mut actor = newest(&object);
+        for counter in [1 << 30, u64::MAX] {
+            let mut seen = object.context();
+            seen.0.insert(actor, counter);
+            let token = dynamo_core::context::encode(&seen, None, CLUSTER, &name);
+            let (_, written) = one.put_with(&name, "eggs", token);
+            assert_ne!(newest(&written), actor, "a context knows {counter}");
+            actor = newest(&written);
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_core::config::Config;
 use dynamo_core::gossip::MemberState;
-use dynamo_core::id::{ClusterId, NodeId, RequestId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
 use dynamo_core::node::{Identity, Input, Node, Output};
@@ -106,6 +106,25 @@ impl One {
         self.sent.clear();
     }
 
+    /// The same, and everyone answers its gossip: no one has heard of another life of it.
+    pub fn restart_among_peers(&mut self, clean: bool, ring: &Ring) {
+        self.restart(clean, ring);
+        for peer in ring.members.keys().filter(|peer| **peer != id(1)) {
+            self.hear(peer.0[0], gossip(Vec::new()));
+        }
+    }
+
+    /// What the node says of itself.
+    pub fn own_state(&mut self, ring: &Ring) -> MemberState {
+        self.sent.clear();
+        self.link(ring);
+        let found = self.sent().into_iter().find_map(|(_, message)| match message {
+            Message::Gossip { members, .. } => members.into_iter().find(|(node, _)| *node == id(1)),
+            _ => None,
+        });
+        found.expect("it gossips with who links to it").1
+    }
+
     /// One input in a group of its own, which is not on stable storage yet.
     pub fn feed(&mut self, input: Input) {
         let mut out = Vec::new();
@@ -176,6 +195,15 @@ impl One {
         self.replicated()
     }
 
+    /// The same, with a context.
+    pub fn put_with(&mut self, name: &Name, value: &str, token: Bytes) -> (RequestId, Object) {
+        self.clients += 1;
+        let operation = Operation::Put { data: Bytes::copy_from_slice(value.as_bytes()), context: token, create_only: false };
+        let request = Request { operation, ..put(name, value) };
+        self.feed(Input::Request { client: ClientHandle(self.clients), request });
+        self.replicated()
+    }
+
     /// Another node forwards a put, by a ring under which this node was a replica.
     pub fn forwarded_put(&mut self, from: u8, number: u64, name: &Name, value: &str) -> (RequestId, Object) {
         self.hear(from, Message::Forward { request: RequestId(number), hops: 1, body: put(name, value) });
@@ -190,6 +218,11 @@ impl One {
         });
         found.expect("a put is sent to replicas")
     }
+}
+
+/// Gossip of a peer that says this of some nodes.
+pub fn gossip(members: Vec<(NodeId, MemberState)>) -> Message {
+    Message::Gossip { epoch: Epoch(1), members, wants_answer: false, wall_ms: 0 }
 }
 
 fn put(name: &Name, value: &str) -> Request {
