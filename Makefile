@@ -56,6 +56,10 @@ test: build ## all tests but e2e; needs no root
 mutants: ## mistakes are made in a copy of core, and the simulator must find each; SOME=12 for a dozen of them, others every day
 	cargo run -p dynamo-sim --bin dynamo-mutants -- $(if $(SOME),--some $(SOME))
 
+.PHONY: fuzz
+fuzz: ## spoilt inputs for every decoder, each for SECONDS (10); SEED repeats a run
+	DYNAMO_FUZZ_SECONDS=$(or $(SECONDS),10) $(if $(SEED),DYNAMO_FUZZ_SEED=$(SEED)) cargo test --workspace --lib -- fuzz:: spoilt --nocapture
+
 .PHONY: chaos-tools
 chaos-tools:
 	@.ci/packages "cutting the network between nodes" iproute2 iptables util-linux

@@ -24,6 +24,8 @@ pub mod controller;
 pub mod events;
 #[cfg(test)]
 mod fake_api;
+#[cfg(test)]
+mod fuzz;
 pub mod http;
 pub mod leader;
 pub mod metrics;

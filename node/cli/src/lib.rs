@@ -9,6 +9,8 @@
 mod arguments;
 mod bench;
 mod connection;
+#[cfg(test)]
+mod fuzz;
 mod import;
 mod local;
 mod members;

@@ -34,7 +34,7 @@ pub struct Token {
     pub coordinator: Option<NodeId>,
 }
 
-fn seed(cluster: ClusterId, name: &Name) -> u64 {
+pub(crate) fn seed(cluster: ClusterId, name: &Name) -> u64 {
     let mut input = Vec::with_capacity(24 + name.len());
     input.extend_from_slice(&cluster.0);
     input.extend_from_slice(&name.position().0.to_be_bytes());

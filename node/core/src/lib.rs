@@ -37,6 +37,8 @@ pub mod coordinator;
 pub mod counters;
 pub mod divergence;
 pub mod failure_detector;
+#[cfg(test)]
+mod fuzz;
 pub mod gossip;
 pub mod hash_tree;
 pub mod hinted_handoff;

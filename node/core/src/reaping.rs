@@ -87,7 +87,7 @@ pub struct Reaped {
 }
 
 const FORMAT: u8 = 1;
-const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0007;
+pub(crate) const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0007;
 
 impl Reaped {
     /// The canonical bytes, with a checksum: on the wire and on disk.

@@ -156,7 +156,7 @@ const FORMAT_LOST: u8 = 2;
 const FORMAT_SECTIONS: u8 = 3;
 const SECTION_LOST: u8 = 1;
 const SECTION_BUCKETS: u8 = 2;
-const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
+pub(crate) const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
 impl Ring {
     /// How many partitions a layer has (Q).

@@ -125,7 +125,7 @@ pub struct Object {
 /// What an object without request ids is written in: nodes of the first version read it.
 const FORMAT_WITHOUT_RECENT: u8 = 1;
 const FORMAT: u8 = 2;
-const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0001;
+pub(crate) const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0001;
 const RECENT_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
 impl Object {

@@ -371,4 +371,22 @@ mod tests {
         assert_eq!(siblings, [(&b"a"[..], 1), (&b"b"[..], 3)]);
         assert_eq!(Evidence::try_from(response.evidence.unwrap()), Ok(evidence));
     }
+
+    #[test]
+    fn spoilt_requests_are_requests_or_refused() {
+        use dynamo_fuzz::{Expect, Fuzz, unsealed};
+        let wire = |request: Request| v1::SessionRequest { id: 3, request: Some(request.into()) };
+        Fuzz {
+            name: "client request",
+            corpus: requests().into_iter().map(|request| wire(request).encode_to_vec()).collect(),
+            seal: &unsealed,
+            expect: Expect::Stable,
+            decode: &|bytes| {
+                let v1::SessionRequest { id, request } = v1::SessionRequest::decode(Bytes::copy_from_slice(bytes)).ok()?;
+                let request = Some(session_request(request).ok()?.into());
+                Some(v1::SessionRequest { id, request }.encode_to_vec())
+            },
+        }
+        .run();
+    }
 }

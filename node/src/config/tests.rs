@@ -158,3 +158,18 @@ fn a_file_that_is_not_there_is_named() {
     let error = ValidConfig::load(flags).unwrap_err().to_string();
     assert!(error.starts_with("config: /nowhere/node.yaml: "), "{error}");
 }
+
+#[test]
+fn a_spoilt_file_is_refused_or_valid_and_nothing_panics() {
+    use dynamo_fuzz::{Expect, Fuzz, unsealed};
+    let more = "buckets: {sessions: {r: 3, w: 1, reconciliation: last-writer-wins}}\nrequest_timeout_ms: 1000\nhint_after_ms: 100
+background: {p99_ms_max: 20, bytes_per_second_min: 65536}\nreap_interval_ms: 2000\nseeds: ['10.0.0.1:7401']\n";
+    Fuzz {
+        name: "node.yaml",
+        corpus: vec![LEAST.into(), format!("{LEAST}{more}").into()],
+        seal: &unsealed,
+        expect: Expect::Canonical,
+        decode: &|bytes| load(std::str::from_utf8(bytes).ok()?).ok().map(|_| bytes.to_vec()),
+    }
+    .run();
+}

@@ -143,4 +143,32 @@ mod tests {
             assert!(read_cursor(&key[..length]).is_err(), "{length} bytes");
         }
     }
+
+    #[test]
+    fn a_spoilt_key_is_a_key_or_refused() {
+        use dynamo_fuzz::{Expect, Fuzz, unsealed};
+        let names = || BUCKETS.map(|bucket| Name::new(bucket, &b"\0key\xff"[..]));
+        Fuzz {
+            name: "data key",
+            corpus: names().iter().map(|name| of_object(PartitionId(7), name.position(), name)).collect(),
+            seal: &unsealed,
+            expect: Expect::Canonical,
+            decode: &|bytes| {
+                let Cursor { position, name } = read_cursor(bytes).ok()?;
+                Some(of_object(read_partition(bytes).ok()?, position, &name))
+            },
+        }
+        .run();
+        Fuzz {
+            name: "hint key",
+            corpus: names().iter().map(|name| of_hint(NodeId([9; 16]), PartitionId(7), name)).collect(),
+            seal: &unsealed,
+            expect: Expect::Canonical,
+            decode: &|bytes| {
+                let (target, partition, name) = read_hint(bytes).ok()?;
+                Some(of_hint(target, partition, &name))
+            },
+        }
+        .run();
+    }
 }

@@ -26,7 +26,9 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::PartitionId;
 
 const FORMAT: u8 = 1;
-const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
+/// More than any disk holds, and few enough that the sum over all leaves of all partitions is a number.
+const LEAF_OBJECTS_MAX: u64 = 1 << 40;
+pub(crate) const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
 /// What the storage should say of a partition's tree from this group on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,7 +100,7 @@ impl HashTrees {
         let dirty = reader.u64("mask")?;
         reader.end()?;
         let (tree_serial, mut reader) = self.open(partition, tree)?;
-        if tree_serial != serial {
+        if tree_serial != serial || serial == u64::MAX {
             return Err(DecodeError::OutOfRange("serial"));
         }
         let mut tree = Tree { checkpoint: Some(Checkpoint { serial, dirty }), ..Tree::empty() };
@@ -107,13 +109,16 @@ impl HashTrees {
         }
         for count in &mut tree.counts {
             *count = reader.varint("objects of a leaf")?;
+            if *count > LEAF_OBJECTS_MAX {
+                return Err(DecodeError::OutOfRange("objects of a leaf"));
+            }
         }
         reader.end()?;
         let dirty: Vec<usize> = (0..LEAVES).filter(|leaf| dirty & (1 << leaf) != 0).collect();
         for leaf in &dirty {
             (tree.leaves[*leaf], tree.counts[*leaf]) = (0, 0);
         }
-        tree.objects = tree.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
+        tree.objects = tree.counts.iter().sum();
         self.trees.insert(partition, tree);
         Ok(dirty)
     }

@@ -224,3 +224,19 @@ fn a_wrong_field_is_named() {
         assert!(error.starts_with(expected), "{error} is not {expected}");
     }
 }
+
+#[test]
+fn spoilt_messages_are_messages_or_refused() {
+    use dynamo_fuzz::{Expect, Fuzz, unsealed};
+    Fuzz {
+        name: "peer message",
+        corpus: messages().into_iter().map(|message| v1::PeerMessage::from(message).encode_to_vec()).collect(),
+        seal: &unsealed,
+        expect: Expect::Stable,
+        decode: &|bytes| {
+            let wire = v1::PeerMessage::decode(Bytes::copy_from_slice(bytes)).ok()?;
+            Some(v1::PeerMessage::from(Message::try_from(wire).ok()?).encode_to_vec())
+        },
+    }
+    .run();
+}
