@@ -16,11 +16,13 @@
 //! | [`control`] | what the library in `preload/` is told: failing and slow fsyncs, another wall clock |
 //! | [`schedule`] | the faults of a round, as a function of the seed |
 //! | [`nemesis`] | making and ending them |
+//! | [`replacement`] | a disk that is gone for ever, and `dynamoctl ring replace` |
 //! | [`run`] | the rounds and the verdict |
 
 pub mod control;
 pub mod nemesis;
 pub mod network;
+pub mod replacement;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;

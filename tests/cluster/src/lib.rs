@@ -229,16 +229,20 @@ impl Cluster {
 
     /// Runs `dynamoctl` of the same build against node `index`: whether it succeeded, and what it said.
     pub fn dynamoctl(&self, index: usize, arguments: &[&str]) -> Result<(bool, String)> {
-        let binary = binary()?.with_file_name("dynamoctl");
-        let record = self.folder.path().join("record.ring");
-        let mut command = Command::new(binary);
-        command.args(arguments).arg("--endpoint").arg(&self.processes[index].address);
-        if arguments.first() == Some(&"ring") {
-            command.arg("--record").arg(record);
-        }
-        let output = command.output()?;
+        let output = self.dynamoctl_command(&[index], arguments)?.output()?;
         let said = [output.stdout, output.stderr].concat();
         Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    /// The command that [`Self::dynamoctl`] runs, against these nodes.
+    pub fn dynamoctl_command(&self, indices: &[usize], arguments: &[&str]) -> Result<Command> {
+        let endpoints: Vec<&str> = indices.iter().map(|index| self.processes[*index].address.as_str()).collect();
+        let mut command = Command::new(binary()?.with_file_name("dynamoctl"));
+        command.args(arguments).arg("--endpoint").arg(endpoints.join(","));
+        if arguments.first() == Some(&"ring") {
+            command.arg("--record").arg(self.folder.path().join("record.ring"));
+        }
+        Ok(command)
     }
 
     /// How the process ended, if it did by itself; from then on it counts as not running.

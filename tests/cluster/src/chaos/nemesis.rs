@@ -2,7 +2,8 @@
 //! or with another exit code than the fault's, is a violation. So is one that lives on after an fsync failed.
 //!
 //! A wiped disk is found again when its fault ends: the node that came with an empty one goes, the former one comes back. So long
-//! it is a stranger to the ring, which still names the one that is away, and must hold nothing.
+//! it is a stranger to the ring, which still names the one that is away, and must hold nothing. A lost disk is not found again:
+//! somebody is told, and has the newcomer take its place ([`super::replacement`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,6 +16,7 @@ use dynamo_core::id::NodeId;
 
 use super::control::Control;
 use super::network::{self, Network};
+use super::replacement::Replacement;
 use super::schedule::{Fault, Kind};
 use crate::{Cluster, Seat};
 
@@ -75,6 +77,8 @@ pub struct Nemesis {
     brimful: BTreeSet<usize>,
     /// Nodes with an empty disk, and who they were.
     wiped: BTreeMap<usize, Option<NodeId>>,
+    /// A lost disk that is being replaced.
+    replacement: Option<Replacement>,
 }
 
 impl Nemesis {
@@ -104,6 +108,7 @@ impl Nemesis {
             failing: BTreeMap::new(),
             brimful: BTreeSet::new(),
             wiped: BTreeMap::new(),
+            replacement: None,
         })
     }
 
@@ -127,7 +132,7 @@ impl Nemesis {
         if self.active.iter().any(|active| active.fault.kind == fault.kind && active.fault.nodes.contains(&node)) {
             return Ok(false);
         }
-        let runs = self.cluster.is_running(node) && !self.wiped.contains_key(&node);
+        let runs = self.cluster.is_running(node) && !self.has_empty_disk(node);
         match fault.kind {
             Kind::Kill | Kind::KillSeveral | Kind::KillAll => return self.kill_all(&fault.nodes, fault.lasts),
             Kind::Pause if runs => {
@@ -150,10 +155,20 @@ impl Nemesis {
             }
             Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::from_millis(fault.amount.unsigned_abs()))?,
             Kind::ClockJump => self.controls[node].shift_wall_clock(fault.amount)?,
-            Kind::WipedDisk if runs && !self.paused.contains(&node) => return self.wipe(node).await,
+            // With W = 2 one of the two is borne.
+            Kind::WipedDisk if runs && !self.paused.contains(&node) && self.replacement.is_none() => {
+                return self.wipe(node).await;
+            }
+            Kind::LostDisk if runs && !self.paused.contains(&node) && self.replacement.is_none() && self.wiped.is_empty() => {
+                return self.lose(node).await;
+            }
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    fn has_empty_disk(&self, node: usize) -> bool {
+        self.wiped.contains_key(&node) || self.replacement.as_ref().is_some_and(|replacement| replacement.node == node)
     }
 
     fn network(&mut self) -> Result<&mut Network> {
@@ -163,7 +178,7 @@ impl Nemesis {
     fn kill_all(&mut self, nodes: &[usize], away: Duration) -> Result<bool> {
         let mut killed = false;
         for node in nodes {
-            if self.cluster.is_running(*node) && !self.wiped.contains_key(node) {
+            if self.cluster.is_running(*node) && !self.has_empty_disk(*node) {
                 self.kill(*node, Instant::now() + away)?;
                 killed = true;
             }
@@ -224,6 +239,15 @@ impl Nemesis {
         Ok(true)
     }
 
+    /// The node's data are gone for ever.
+    async fn lose(&mut self, node: usize) -> Result<bool> {
+        let Ok(former) = self.cluster.status(node).await.map(|status| status.node) else { return Ok(false) };
+        self.kill(node, Instant::now())?;
+        self.down.remove(&node);
+        self.replacement = Some(Replacement::begin(&mut self.cluster, node, former)?);
+        Ok(true)
+    }
+
     async fn unwipe(&mut self, node: usize) -> Result<()> {
         let Some(former) = self.wiped.get(&node).copied() else { return Ok(()) };
         self.cluster.until_up(node).await?;
@@ -250,6 +274,12 @@ impl Nemesis {
         self.active = active;
         for Active { fault, .. } in over {
             self.end(&fault).await.with_context(|| format!("the end of: {fault}"))?;
+        }
+        if let Some(replacement) = &mut self.replacement
+            && let Some(done) = replacement.turn(&self.cluster).await?
+        {
+            self.replacement = None;
+            told.push(done);
         }
         let back: Vec<usize> = self.down.iter().filter(|(_, until)| **until <= now).map(|(node, _)| *node).collect();
         for node in back.into_iter().filter(|node| !self.brimful.contains(node)) {
@@ -280,7 +310,7 @@ impl Nemesis {
             Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::ZERO),
             Kind::ClockJump => self.controls[node].shift_wall_clock(0),
             Kind::WipedDisk => self.unwipe(node).await,
-            Kind::Pause | Kind::Kill | Kind::KillSeveral | Kind::KillAll | Kind::FailingFsync => Ok(()),
+            Kind::Pause | Kind::Kill | Kind::KillSeveral | Kind::KillAll | Kind::FailingFsync | Kind::LostDisk => Ok(()),
         }
     }
 
@@ -351,6 +381,9 @@ impl Nemesis {
         self.down.clear();
         for node in 0..self.controls.len() {
             self.cluster.until_up(node).await?;
+        }
+        if let Some(replacement) = self.replacement.take() {
+            replacement.finish(&self.cluster).await?;
         }
         Ok(())
     }

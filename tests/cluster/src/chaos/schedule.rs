@@ -40,13 +40,15 @@ pub enum Kind {
     SlowFsync,
     /// The wall clock of a node is off, by minutes or by years.
     ClockJump,
-    /// The data directory is gone: the node comes back as another.
+    /// The data directory is gone: the node comes back as another, until its disk is found again.
     WipedDisk,
+    /// It is gone for ever: a fresh node takes its place.
+    LostDisk,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Kill,
         Self::KillSeveral,
         Self::KillAll,
@@ -60,6 +62,7 @@ impl Kind {
         Self::SlowFsync,
         Self::ClockJump,
         Self::WipedDisk,
+        Self::LostDisk,
     ];
 
     /// It takes a network namespace for each node.
@@ -94,6 +97,7 @@ impl fmt::Display for Kind {
             Self::SlowFsync => "slow fsync",
             Self::ClockJump => "clock jump",
             Self::WipedDisk => "wiped disk",
+            Self::LostDisk => "lost disk",
         };
         f.pad(name)
     }
@@ -178,7 +182,7 @@ fn target(kind: Kind, nodes: Nodes, random: &mut Random) -> (Vec<usize>, i64) {
         Kind::FullDisk | Kind::BrimfulDisk => (vec![random.below(nodes.small_disks)], 0),
         Kind::SlowFsync => (vec![one], [50, 300, 2_000][random.below(3)]),
         Kind::ClockJump => (vec![one], [-3_600, 3_600, -315_000_000, 315_000_000][random.below(4)]),
-        Kind::WipedDisk => (vec![nodes.small_disks + random.below(nodes.count - nodes.small_disks)], 0),
+        Kind::WipedDisk | Kind::LostDisk => (vec![nodes.small_disks + random.below(nodes.count - nodes.small_disks)], 0),
     }
 }
 
