@@ -256,6 +256,20 @@ impl Cluster {
         self.until("both sides notice", |cluster| pairs.iter().all(|(from, to)| cluster.sim.knows_unlinked(*from, *to)));
     }
 
+    /// Two halves that do not hear each other each put `key`, the second a while after the first; then they hear each other again,
+    /// and all settles. Returns the halves.
+    pub fn put_apart(&mut self, key: &str, (one, other): (&str, &str), between: Duration) -> (Vec<HostId>, Vec<HostId>) {
+        let mut left = self.hosts();
+        let right = left.split_off(left.len() / 2);
+        self.split(&left, &right);
+        self.through(left[0]).put(key, one);
+        self.run(between);
+        self.through(right[0]).put(key, other);
+        self.heal();
+        self.settle();
+        (left, right)
+    }
+
     /// Mends every cut.
     pub fn heal(&mut self) {
         let hosts = self.hosts();

@@ -30,14 +30,7 @@ fn create(cluster: &mut Cluster, through: HostId, key: &str, value: &'static str
 #[test]
 fn concurrent_writes_converge_to_the_newest_and_the_loser_is_counted() {
     let mut cluster = cluster(6).tune(last_writer_wins).start();
-    let hosts = cluster.hosts();
-    let (left, right) = hosts.split_at(3);
-    cluster.split(left, right);
-    cluster.through(left[0]).put("alice", "red");
-    cluster.run(Duration::from_secs(5));
-    cluster.through(right[0]).put("alice", "blue");
-    cluster.heal();
-    cluster.settle();
+    let (left, _) = cluster.put_apart("alice", ("red", "blue"), Duration::from_secs(5));
     for home in cluster.homes("alice") {
         assert_eq!(cluster.copied(home, "alice"), ["blue", "red"], "replicas keep and join both, as anywhere");
     }
@@ -57,12 +50,7 @@ fn concurrent_writes_converge_to_the_newest_and_the_loser_is_counted() {
 fn a_context_covers_what_was_not_shown_too() {
     let mut cluster = cluster(6).tune(last_writer_wins).start();
     let hosts = cluster.hosts();
-    let (left, right) = hosts.split_at(3);
-    cluster.split(left, right);
-    cluster.through(left[0]).put("alice", "red");
-    cluster.through(right[0]).put("alice", "blue");
-    cluster.heal();
-    cluster.settle();
+    cluster.put_apart("alice", ("red", "blue"), Duration::ZERO);
     let context = cluster.through(hosts[0]).get("alice").context;
     cluster.through(hosts[0]).put_after(&context, "alice", "green");
     assert_eq!(cluster.count(|counters| counters.last_writer_wins_discarded), 0, "the get had counted the hidden one");

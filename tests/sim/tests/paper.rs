@@ -65,14 +65,7 @@ mod section_4_1_interface {
     #[test]
     fn a_get_returns_every_conflicting_version_and_one_context() {
         let mut cluster = cluster(6).start();
-        let hosts = cluster.hosts();
-        let (left, right) = hosts.split_at(3);
-        cluster.split(left, right);
-        cluster.through(left[0]).put("alice", "red");
-        cluster.through(right[0]).put("alice", "blue");
-        cluster.heal();
-        cluster.settle();
-
+        let (left, right) = cluster.put_apart("alice", ("red", "blue"), Duration::ZERO);
         let got = cluster.through(left[1]).get("alice");
         assert_eq!(got.values, ["blue", "red"]);
         cluster.through(right[1]).put_after(&got.context, "alice", "purple");

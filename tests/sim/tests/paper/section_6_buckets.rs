@@ -14,13 +14,7 @@ fn where_the_last_writer_wins_a_get_returns_one_version() {
     };
     let mut cluster = cluster(6).tune(by_time).start();
     let hosts = cluster.hosts();
-    let (left, right) = hosts.split_at(3);
-    cluster.split(left, right);
-    cluster.through(left[0]).put("session", "at the counter");
-    cluster.run(SECOND * 5);
-    cluster.through(right[0]).put("session", "at the checkout");
-    cluster.heal();
-    cluster.settle();
+    cluster.put_apart("session", ("at the counter", "at the checkout"), SECOND * 5);
     for host in hosts {
         assert_eq!(cluster.through(host).get("session").values, ["at the checkout"], "host {}", host.0);
     }
