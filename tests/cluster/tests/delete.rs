@@ -1,0 +1,31 @@
+//! `dynamoctl delete` against real nodes: whether it takes a context is the bucket's rule.
+#![allow(clippy::unwrap_used)]
+
+use dynamo_cluster_tests::{Cluster, Seat};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_takes_a_context_where_siblings_are_kept_and_none_where_the_last_writer_wins() {
+    let mut cluster = Cluster::empty().unwrap();
+    for _ in 0..3 {
+        let settings = "buckets: {sessions: {reconciliation: last-writer-wins}}\n".to_owned();
+        cluster.seat(Seat { settings, ..Seat::loopback() }).await.unwrap();
+    }
+    cluster.first_ring().await.unwrap();
+    let run = |words: &[&str]| cluster.dynamoctl(0, words).unwrap();
+    for bucket in ["sessions", "carts"] {
+        let (ok, said) = run(&["put", "alice", "milk", "--bucket", bucket]);
+        assert!(ok, "{said}");
+    }
+    let (ok, said) = run(&["delete", "alice", "--bucket", "sessions"]);
+    assert!(ok && said.contains("sessions/alice: deleted"), "{said}");
+    let (ok, said) = run(&["delete", "alice", "--bucket", "carts"]);
+    assert!(!ok && said.contains("context is missing") && said.contains("or say --current"), "{said}");
+    let (ok, said) = run(&["get", "alice", "--bucket", "carts"]);
+    assert!(ok && said.contains("milk"), "{said}");
+    let (ok, said) = run(&["delete", "alice", "--bucket", "carts", "--current"]);
+    assert!(ok, "{said}");
+    for bucket in ["sessions", "carts"] {
+        let (ok, said) = run(&["get", "alice", "--bucket", bucket]);
+        assert!(!ok && said.contains("does not exist"), "{said}");
+    }
+}
