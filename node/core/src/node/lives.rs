@@ -15,15 +15,15 @@
 //! ```
 //!
 //! A life is named by its generation, which the directory counts, and by a number drawn at its start. One of this node's generation
-//! or a later one, with another number, was not begun here. Who is told so a second time, after it has called itself later than the
-//! first, hears of a process that runs at the same time under the same id: the one that counts as earlier stops.
+//! or a later one, with another number, was not begun here; this one then calls itself later still. A life that is over says nothing
+//! new. One that raises its own generation in turn goes on at the same time, under the same id: the one that counts as earlier stops.
 //!
 //! Whatever gossip says, a dot of an actor of this node that it has not issued ends that actor: it is found when a put's context
 //! or the object itself knows one ([`Node::fresh_dot`]). What remains undetected: a later life that only nodes knew which have been
 //! restarted or are away, until an object or a context shows one of its dots. New actors are always safe and cost 30 bytes in each
 //! object that is written under them, which is why a clean stop is worth asking.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gossip::MemberState;
 use crate::id::{NodeId, PartitionId};
@@ -34,6 +34,8 @@ use crate::version::{Actor, CausalContext, Dot, Object};
 
 /// What distinguishes a life's random numbers from all others that its seed makes.
 const STREAM: u64 = 0x6c69_7665_735f_6f66;
+/// Other lives that are remembered: more than anybody copies a directory. Forgetting them takes longer to tell who goes on.
+const OTHERS_MAX: usize = 64;
 
 /// What this start knows of itself.
 #[derive(Clone, Debug)]
@@ -45,8 +47,8 @@ pub(super) struct Life {
     undecided: bool,
     /// Members that have not heard of another life.
     confirmed_by: BTreeSet<NodeId>,
-    /// Another life was heard of, and this one calls itself later.
-    outlived: bool,
+    /// Lives that were not begun here, each with the highest generation that it gave itself.
+    others: BTreeMap<u64, u64>,
 }
 
 impl Life {
@@ -54,7 +56,7 @@ impl Life {
     pub(super) fn begin(seed: u64) -> Self {
         let mut random = Random::new(seed ^ STREAM);
         let number = random.next_u64().max(1);
-        Self { number, random, undecided: false, confirmed_by: BTreeSet::new(), outlived: false }
+        Self { number, random, undecided: false, confirmed_by: BTreeSet::new(), others: BTreeMap::new() }
     }
 
     /// The former actors may be kept, if others agree.
@@ -72,16 +74,20 @@ impl<S: Storage> Node<S> {
             self.confirm_life(from);
             return Ok(());
         };
-        if self.life.outlived && self.gossip.is_outranked_by(other) {
+        if self.life.others.is_empty() {
+            self.renew_actors()?;
+        }
+        if self.life.others.len() == OTHERS_MAX {
+            self.life.others.pop_first();
+        }
+        let before = self.life.others.insert(other.life, other.generation);
+        let goes_on = before.is_some_and(|before| before < other.generation);
+        if goes_on && self.gossip.is_outranked_by(other) {
             return Err(StorageError(format!(
                 "another process runs as node {own}, at {}: two copies of one data directory; this one stops, end the other and \
                  empty its directory, or this one's",
                 other.peer_address
             )));
-        }
-        if !self.life.outlived {
-            self.life.outlived = true;
-            self.renew_actors()?;
         }
         self.gossip.outlive(other.generation);
         Ok(())

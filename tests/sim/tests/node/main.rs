@@ -408,10 +408,12 @@ mod a_node_hears_of_other_lives_of_itself {
             let now = dynamo_core::time::Now { instant: Default::default(), wall_ms: 0 };
             one.node.handle(input, now, &mut Vec::new())
         };
-        assert_eq!(hear(of(&own, 4, own.life - 1)), Ok(()), "it may have ended");
-        assert_eq!(hear(of(&own, 4, own.life - 1)), Ok(()), "others have not heard yet");
-        assert_eq!(hear(of(&own, 5, own.life - 1)), Ok(()), "it goes on, and yields");
-        let stopped = hear(of(&own, 7, own.life - 1)).unwrap_err().to_string();
+        let (one_more, other) = (own.life - 2, own.life - 1);
+        assert_eq!(hear(of(&own, 4, other)), Ok(()), "it may have ended");
+        assert_eq!(hear(of(&own, 4, other)), Ok(()), "others have not heard yet");
+        assert_eq!(hear(of(&own, 9, one_more)), Ok(()), "this one too");
+        assert_eq!(hear(of(&own, 10, other)), Ok(()), "it goes on, and yields");
+        let stopped = hear(of(&own, 12, other)).unwrap_err().to_string();
         assert!(stopped.contains("another process runs as node"), "{stopped}");
     }
 
