@@ -57,7 +57,9 @@ fn a_spoilt_record_of_volumes_proves_nothing_and_breaks_nothing() {
     let ring = rebalance::first_ring(cluster.id, 4, 3, &members).unwrap();
     let carrier = |ordinal| Carrier { place: Place { zone: "default".into(), ordinal }, uid: format!("uid-{ordinal}") };
     let volumes: BTreeMap<NodeId, Carrier> = (1..=3).map(|id| (NodeId([id; 16]), carrier(u32::from(id)))).collect();
-    let text = |volumes| ring_record::build(&cluster, &ring, volumes, "", None).data.unwrap().remove("volumes").unwrap();
+    let text = |volumes: &BTreeMap<NodeId, Carrier>| {
+        ring_record::build(&cluster, &ring, volumes, "", None).data.unwrap().remove("volumes").unwrap()
+    };
     Fuzz {
         name: "ring record",
         corpus: vec![text(&volumes).into_bytes()],
