@@ -141,7 +141,7 @@ fn moves_that_the_loss_does_not_touch_stay_where_they_are() {
     let back = propose(&lossy, &desired);
     for ((_, before), (_, after)) in lossy.partitions().zip(back.partitions()) {
         let Some(of) = &before.moving else { continue };
-        let expected = if of.target.contains(&node(1)) { None } else { before.moving.clone() };
+        let expected = if of.target.contains(&node(1)) { None } else { before.moving };
         assert_eq!(after.moving, expected);
     }
     assert!(back.moving().next().is_some(), "5's data still moves");
