@@ -60,6 +60,10 @@ mutants: ## mistakes are made in a copy of core, and the simulator must find eac
 fuzz: ## spoilt inputs for every decoder, each for SECONDS (10); SEED repeats a run
 	DYNAMO_FUZZ_SECONDS=$(or $(SECONDS),10) $(if $(SEED),DYNAMO_FUZZ_SEED=$(SEED)) cargo test --workspace --lib -- fuzz:: spoilt --nocapture
 
+.PHONY: world
+world: ## the operator and nodes on a model of Kubernetes: a crash at every call of ten scenarios, and SEEDS (5000) of faults
+	cargo run -p dynamo-world -- --seeds $(or $(SEEDS),5000)
+
 .PHONY: chaos-tools
 chaos-tools:
 	@.ci/packages "cutting the network between nodes" iproute2 iptables util-linux

@@ -98,17 +98,25 @@ async fn set_replicas(
         let name = cluster.set_name(&zone.name);
         let what = format!("StatefulSet {name}: replicas {replicas}");
         let Some(seen) = observed.sets.get(&zone.name) else {
+            // Another operator may have made it since this pass looked, and more pods may run by now than this look knows of.
+            if sets.get_opt(&name).await.map_err(failed(what.clone()))?.is_some() {
+                continue;
+            }
             let set = upkeep::marked(stateful_set::build(cluster, zone, *replicas, None));
             // Applied and not posted: only so does a field that is left out later go.
             let params = PatchParams::apply(FIELD_MANAGER).force();
             sets.patch(&name, &params, &Patch::Apply(&set)).await.map_err(failed(what))?;
             continue;
         };
-        // Replicas and nothing else: a new template goes its own way, one zone at a time.
-        let patch = json!({
-            "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version },
-            "spec": { "replicas": replicas },
-        });
+        // Replicas and their mark, nothing else: a new template goes its own way, one zone at a time.
+        let mut patch = json!({ "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version } });
+        if *replicas < seen.replicas && seen.lowering != Some(*replicas) {
+            // Marked now, lowered in the next pass: who joins a node there in between takes the mark off, and that pass is refused.
+            patch["metadata"]["annotations"] = json!({ labels::LOWERING: replicas.to_string() });
+        } else {
+            patch["metadata"]["annotations"] = json!({ labels::LOWERING: null });
+            patch["spec"] = json!({ "replicas": replicas });
+        }
         sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
     }
     Ok(())
@@ -127,7 +135,7 @@ async fn note_identities(
         let patch = json!({ "metadata": {
             "uid": volume.uid,
             "resourceVersion": volume.resource_version,
-            "annotations": { labels::NODE: node.to_string(), labels::CLUSTER_UID: cluster.uid },
+            "annotations": { labels::NODE: node.to_string(), labels::CLUSTER_UID: cluster.uid, labels::RELEASED: null },
         } });
         let what = format!("PersistentVolumeClaim {name}: note node {node}");
         claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
@@ -203,6 +211,17 @@ async fn delete_volumes(
     for place in places {
         let Some(volume) = observed.volumes.get(place) else { continue };
         let name = cluster.claim_name(place);
+        if !volume.released {
+            // Marked now, deleted in the next pass, as for a set that is lowered.
+            let patch = json!({ "metadata": {
+                "uid": volume.uid,
+                "resourceVersion": volume.resource_version,
+                "annotations": { labels::RELEASED: "true" },
+            } });
+            let what = format!("PersistentVolumeClaim {name}: mark for deletion");
+            claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+            continue;
+        }
         let what = format!("PersistentVolumeClaim {name}: delete");
         let guarded = guarded_delete(&volume.uid, &volume.resource_version);
         claims.delete(&name, &guarded).await.map_err(failed(what))?;

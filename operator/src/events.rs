@@ -37,6 +37,9 @@ pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Opti
         zones.iter().map(change).collect::<Vec<_>>().join(", ")
     };
     let total = |zones: &BTreeMap<String, u32>| zones.values().sum::<u32>();
+    if marks(observed, step) {
+        return None;
+    }
     match step {
         Step::RaisePods(zones) => normal("ScaleUp", format!("RunPods{}", total(zones)), format!("pods of {}", sets(zones))),
         Step::LowerPods(zones) => {
@@ -58,6 +61,17 @@ pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Opti
         | Step::AwaitRollout(_)
         | Step::Blocked(_)
         | Step::Converged => None,
+    }
+}
+
+/// The step only marked what the next pass is to lower or to delete.
+fn marks(observed: &Observed, step: &Step) -> bool {
+    let marked = |zone: &String| observed.sets.get(zone).and_then(|set| set.lowering);
+    let released = |place: &Place| observed.volumes.get(place).is_some_and(|volume| volume.released);
+    match step {
+        Step::LowerPods(zones) => zones.iter().any(|(zone, pods)| marked(zone) != Some(*pods)),
+        Step::DeleteVolumes(places) => !places.iter().all(released),
+        _ => false,
     }
 }
 

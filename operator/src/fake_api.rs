@@ -125,8 +125,16 @@ fn merge(held: &mut Value, change: Value) {
     match (held, change) {
         (Value::Object(held), Value::Object(change)) => {
             for (key, value) in change {
-                merge(held.entry(key).or_insert(Value::Null), value);
+                if value.is_null() {
+                    held.remove(&key);
+                } else {
+                    merge(held.entry(key).or_insert(Value::Null), value);
+                }
             }
+        }
+        (held, change @ Value::Object(_)) if !held.is_object() => {
+            *held = json!({});
+            merge(held, change);
         }
         (held, change) => *held = change,
     }

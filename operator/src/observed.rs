@@ -39,6 +39,10 @@ pub struct Set {
     pub replicas: u32,
     /// A new pod template is being rolled out.
     pub rolling: bool,
+    /// The StatefulSet controller has not seen what it was told last.
+    pub unseen: bool,
+    /// It is marked to be lowered to so many pods.
+    pub lowering: Option<u32>,
 }
 
 /// A pod.
@@ -52,6 +56,8 @@ pub struct Pod {
     pub trouble: Option<String>,
     /// Why its node did not answer.
     pub silence: Option<String>,
+    /// Its container does not start, in Kubernetes' words: another pod template may be what it needs.
+    pub stuck: bool,
     /// Its node's own, fresh answer. `None`: unknown.
     pub node: Option<Node>,
 }
@@ -86,6 +92,8 @@ pub struct Volume {
     pub ours: bool,
     /// The size it asks for.
     pub size: String,
+    /// It is marked to be deleted.
+    pub released: bool,
     /// Somebody has deleted it; it goes when its pod does.
     pub deleting: bool,
 }

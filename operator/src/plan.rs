@@ -35,6 +35,9 @@
 //!   is gone proves nothing, nor does a missing claim. Where more is lost than the promise covers, somebody has to accept it.
 //! - *A volume is deleted too early.* 12 comes last; its pod is gone, and its node is known by name and in no ring, or was never noted on
 //!   it, and so never in a ring, though it was made for this very cluster.
+//! - *Another operator's ring is news to the one that removes.* A set is marked before it is lowered, and a claim before it is deleted,
+//!   each in a pass of its own; a mark comes off (2, 5) before the node behind it joins. So a removal that rests on a look from before
+//!   the joining meets another version of the object, and is refused.
 //!
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
 
@@ -236,7 +239,10 @@ fn pods_exist(situation: &Situation<'_>) -> Option<Step> {
     let too_few = |zone: &crate::valid::Zone| {
         let wanted = zone.replicas.max(situation.replicas_needed(&zone.name));
         let set = situation.observed.sets.get(&zone.name);
-        set.is_none_or(|set| set.replicas < wanted).then(|| (zone.name.clone(), wanted))
+        // A mark that covers a pod which is wanted comes off before that pod's node joins anything.
+        let marked = set.and_then(|set| set.lowering).is_some_and(|pods| pods < wanted);
+        let pods = wanted.max(situation.observed.replicas(&zone.name));
+        (marked || set.is_none_or(|set| set.replicas < wanted)).then(|| (zone.name.clone(), pods))
     };
     let raised: BTreeMap<_, _> = situation.cluster.zones().iter().filter_map(too_few).collect();
     (!raised.is_empty()).then_some(Step::RaisePods(raised))
@@ -290,13 +296,20 @@ fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
     let joins = |(place, node): &(&Place, &crate::observed::Node)| {
         !situation.is_lost(node.id) && (situation.is_member(node.id) || (situation.complete && situation.cluster.keeps(place)))
     };
+    let volumes = &situation.observed.volumes;
     let unnoted = |(place, node): (&Place, &crate::observed::Node)| {
-        (situation.observed.note(place) != Note::Node(node.id)).then(|| (place.clone(), node.id))
+        let released = volumes.get(place).is_some_and(|volume| volume.released);
+        (released || situation.observed.note(place) != Note::Node(node.id)).then(|| (place.clone(), node.id))
     };
     let notes: BTreeMap<_, _> = situation.observed.nodes().filter(joins).filter_map(unnoted).collect();
-    let lost = notes.keys().filter(|place| !situation.observed.volumes.contains_key(place));
-    let waiting: Vec<_> =
-        lost.map(|place| Waiting { place: place.clone(), reason: "its volume claim is not there".into() }).collect();
+    let waits = |place: &Place, reason: &str| Waiting { place: place.clone(), reason: reason.to_owned() };
+    let lost = notes.keys().filter(|place| !volumes.contains_key(place));
+    let mut waiting: Vec<_> = lost.map(|place| waits(place, "its volume claim is not there")).collect();
+    let joining = situation.observed.nodes().filter(joins).filter(|(_, node)| !situation.is_member(node.id));
+    let going = joining.filter(|(place, _)| volumes.get(place).is_some_and(|volume| volume.deleting));
+    waiting.extend(
+        going.map(|(place, _)| waits(place, "its volume claim is being deleted; delete the pod, so that it gets another")),
+    );
     match (waiting.is_empty(), notes.is_empty()) {
         (false, _) => Some(Step::AwaitPods(waiting)),
         (true, false) => Some(Step::NoteIdentities(notes)),
@@ -382,13 +395,19 @@ fn the_ring_is_as_asked(situation: &Situation<'_>) -> Option<Step> {
 
 fn no_pod_is_left_over(situation: &Situation<'_>) -> Option<Step> {
     situation.ring?;
-    let (mut lowered, mut unproven) = (BTreeMap::new(), BTreeMap::new());
+    let (mut lowered, mut unproven, mut unknown) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    let observed = situation.observed;
     for zone in situation.cluster.zones() {
         let running = situation.observed.replicas(&zone.name);
         let mut target = running;
         // From the top, as the StatefulSet removes them, down to the first that may not go.
         while target > zone.replicas {
             let place = Place { zone: zone.name.clone(), ordinal: target - 1 };
+            // A note that cannot be read is not one that was never written.
+            if observed.pods.contains_key(&place) && observed.node(&place).is_none() && !observed.volumes.contains_key(&place) {
+                unknown.push(Waiting { place, reason: "does not answer, and its volume claim is not there".into() });
+                break;
+            }
             match situation.may_go(&place) {
                 Ok(()) => target -= 1,
                 Err(node) => {
@@ -403,6 +422,9 @@ fn no_pod_is_left_over(situation: &Situation<'_>) -> Option<Step> {
     }
     if !lowered.is_empty() {
         return Some(Step::LowerPods(lowered));
+    }
+    if !unknown.is_empty() {
+        return Some(Step::AwaitPods(unknown));
     }
     // A receipt counts under the recorded ring only, so a node that is to give one must hear of it.
     let behind = |place: &&Place| situation.observed.node(place).is_some_and(|node| situation.takes_the_ring(node));

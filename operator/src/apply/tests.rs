@@ -96,9 +96,39 @@ async fn pods_are_not_removed_on_an_old_look() {
     let lowered = Step::LowerPods([("default".to_owned(), 2)].into());
     assert!(conflict(&step(&client, &Network, &cluster, &observed, &lowered).await.unwrap_err()));
     assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 3);
+    let (marks, _) = observe(&client, &Network, &cluster).await.unwrap();
+    step(&client, &Network, &cluster, &marks, &lowered).await.unwrap();
+    assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 3, "it is marked first");
+    let (lowers, _) = observe(&client, &Network, &cluster).await.unwrap();
+    step(&client, &Network, &cluster, &lowers, &lowered).await.unwrap();
+    assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 2);
+    assert_eq!(observe(&client, &Network, &cluster).await.unwrap().0.sets["default"].lowering, None);
+}
+
+/// An operator that stands still between its look and its call, while another lets the node join that it was about to remove.
+#[tokio::test]
+async fn a_removal_that_rests_on_a_look_from_before_a_joining_is_refused() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let client = api.client();
+    let lowered = Step::LowerPods([("default".to_owned(), 2)].into());
     let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     step(&client, &Network, &cluster, &observed, &lowered).await.unwrap();
-    assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 2);
+    let (old, _) = observe(&client, &Network, &cluster).await.unwrap();
+    assert_eq!(old.sets["default"].lowering, Some(2));
+    let Step::RaisePods(zones) = next_step(&cluster, &old) else { panic!("the mark comes off first") };
+    assert_eq!(zones["default"], 3);
+    step(&client, &Network, &cluster, &old, &Step::RaisePods(zones)).await.unwrap();
+    assert!(conflict(&step(&client, &Network, &cluster, &old, &lowered).await.unwrap_err()));
+
+    let place = Place { zone: "default".into(), ordinal: 3 };
+    api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3", "annotations": { labels::RELEASED: "true" } } }));
+    let (old, _) = observe(&client, &Network, &cluster).await.unwrap();
+    let note = Step::NoteIdentities([(place.clone(), NodeId([7; 16]))].into());
+    step(&client, &Network, &cluster, &old, &note).await.unwrap();
+    let delete = Step::DeleteVolumes(vec![place.clone()]);
+    assert!(conflict(&step(&client, &Network, &cluster, &old, &delete).await.unwrap_err()));
+    assert!(!observe(&client, &Network, &cluster).await.unwrap().0.volumes[&place].released);
 }
 
 #[tokio::test]
@@ -115,6 +145,9 @@ async fn a_volume_is_noted_and_deleted_only_as_it_was_seen() {
     let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     assert_eq!(observed.note(&place), Note::Node(NodeId([7; 16])));
     step(&client, &Network, &cluster, &observed, &delete).await.unwrap();
+    let (released, _) = observe(&client, &Network, &cluster).await.unwrap();
+    assert!(released.volumes[&place].released, "it is marked first");
+    step(&client, &Network, &cluster, &released, &delete).await.unwrap();
     assert_eq!(api.object(CLAIM), None);
 }
 

@@ -19,7 +19,7 @@ use super::{ApplyError, FIELD_MANAGER, failed, patching};
 use crate::build::{client_service, config_map, headless_service, pod_disruption_budget, service_account, stateful_set};
 use crate::observe::Live;
 use crate::observed::Observed;
-use crate::plan::rollout::{ZoneState, zones_to_update};
+use crate::plan::rollout::{ZoneState, spares_a_pod, zones_to_update};
 use crate::quantity;
 use crate::valid::{ValidCluster, Zone};
 
@@ -68,13 +68,24 @@ async fn update_sets(
     let mut desired = BTreeMap::new();
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
-        let wanted = marked(wanted_set(cluster, zone, set, seen.replicas));
+        let mut wanted = marked(wanted_set(cluster, zone, set, seen.replicas));
+        // It says how many pods run, by this look: where the set has changed since, it would bring an old number back.
+        wanted.metadata.uid = Some(seen.uid.clone());
+        wanted.metadata.resource_version = Some(seen.resource_version.clone());
         let pods = || observed.pods.iter().filter(|(place, _)| place.zone == zone.name);
         let healthy = pods().all(|(_, pod)| pod.ready) && pods().count() == seen.replicas as usize;
-        states.insert(zone.name.clone(), ZoneState { differs: differs(&wanted, set)?, rolling: seen.rolling, healthy });
+        let state = ZoneState {
+            differs: differs(&wanted, set)?,
+            rolling: seen.rolling,
+            healthy,
+            spares_a_pod: spares_a_pod(cluster, observed, &zone.name),
+        };
+        states.insert(zone.name.clone(), state);
         desired.insert(zone.name.as_str(), (wanted, set));
     }
-    let now = zones_to_update(&states);
+    // A set whose controller is behind may roll out a template or not: that has to be known first.
+    let unseen = observed.sets.values().any(|set| set.unseen);
+    let now = if unseen { Vec::new() } else { zones_to_update(&states) };
     let waiting = states.iter().filter(|(zone, state)| state.differs && !now.contains(&zone.as_str()));
     done.waiting = waiting.map(|(zone, _)| zone.clone()).collect();
     for zone in now {

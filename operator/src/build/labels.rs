@@ -14,6 +14,10 @@ pub const ZONE: &str = "dynamokv.io/zone";
 pub const NODE: &str = "dynamokv.io/node";
 /// Annotation on a volume claim: the UID of the DynamoCluster it was made for. Names come back, UIDs do not.
 pub const CLUSTER_UID: &str = "dynamokv.io/cluster-uid";
+/// Annotation on a StatefulSet: the pods that it is about to be lowered to.
+pub const LOWERING: &str = "dynamokv.io/lowering";
+/// Annotation on a volume claim: its node has left, and it is about to be deleted.
+pub const RELEASED: &str = "dynamokv.io/released";
 /// Annotation on the pod template: the hash of the configuration, so that a change restarts the pods.
 pub const CONFIG_HASH: &str = "dynamokv.io/config-hash";
 /// Selects all objects that the operator made.

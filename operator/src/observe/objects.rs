@@ -26,6 +26,8 @@ pub fn set(set: &StatefulSet) -> Set {
         resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
         replicas: u32::try_from(replicas).unwrap_or(0),
         rolling: !seen || revisions.is_some_and(|(current, update)| current != update),
+        unseen: !seen,
+        lowering: set.metadata.annotations.as_ref().and_then(|notes| notes.get(labels::LOWERING)?.parse().ok()),
     }
 }
 
@@ -46,11 +48,13 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
     });
     let containers = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
     let going = pod.metadata.deletion_timestamp.is_some();
+    let broken = containers.filter_map(trouble).next().filter(|_| !going);
     let observed = observed::Pod {
         address: host.map(address),
         ready: ready && !going,
+        stuck: broken.is_some(),
         // One that is to end and ends is in no trouble.
-        trouble: unscheduled.or_else(|| containers.filter_map(trouble).next()).filter(|_| !going),
+        trouble: unscheduled.filter(|_| !going).or(broken),
         silence: None,
         node: None,
     };
@@ -92,6 +96,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         note,
         ours: made_for == Some(&cluster.uid),
         size: size.unwrap_or_default(),
+        released: annotation(labels::RELEASED).is_some(),
         deleting: metadata.deletion_timestamp.is_some(),
     };
     Some((place, volume))

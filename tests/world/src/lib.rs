@@ -1,409 +1,319 @@
-//! The operator's planner and the nodes' protocol in one simulation: what the operator decides meets nodes that really stream,
-//! hand over and give receipts, and a Kubernetes that starts and removes pods as it is told.
+//! The operator and the nodes' protocol in one simulation: the real controller's passes meet nodes that really stream, hand over
+//! and give receipts, and a Kubernetes that starts and removes pods as it is told.
 //!
-//! The model of Kubernetes is small and strict: a StatefulSet runs pods 0 to replicas - 1, a pod's node keeps its data in a
-//! volume that outlives it, and lowering `replicas` removes the highest pods at once, whatever they hold. That is what makes a
-//! wrong step visible: [`World::check`] looks for acknowledged writes after every step. The operator keeps nothing between two
-//! looks here either, so dying after any step is the same as going on; dying in the middle of one is [`World::apply_half`].
+//! What is real: the operator from its pass on (finalizer, look, upkeep, step, events, status, with kube's client and its own
+//! serialisation), and core's node. What is a model: the API server, the StatefulSet controller, the kubelet, disks, the network,
+//! time. So every call that the operator makes is one that production makes, and each is a place where it can die, be refused,
+//! time out, or meet what somebody else wrote.
+//!
+//! ```text
+//!  scenario --users' steps-->  stage: API server + controllers + nodes + disks   <--faults-- seed
+//!                                 ^  border: every call, judged by invariants
+//!                                 '---------- operator: the real controller
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`api_server`] | objects, versions, preconditions, and the past |
+//! | [`kubernetes`] | StatefulSet controller, kubelet, claims in use |
+//! | [`nodes`] | core's nodes, disks, messages |
+//! | [`stage`] | all of these together |
+//! | [`border`] | the operator's calls, and what goes wrong with them |
+//! | [`operator`] | the operator's process |
+//! | [`faults`] | what goes wrong, by a seed or at one call |
+//! | [`misfortune`] | what befalls pods, volumes and specs |
+//! | [`invariants`] | O1 to O9 |
+//! | [`clients`] | writes, reads, what was acknowledged |
+//! | [`end_state`] | what two runs of a scenario must agree on |
+//! | [`play`] | a scenario, from its first line to its end state |
 
-use std::collections::{BTreeMap, VecDeque};
+pub mod api_server;
+pub mod border;
+pub mod clients;
+pub mod end_state;
+pub mod faults;
+pub mod invariants;
+pub mod kubernetes;
+pub mod misfortune;
+pub mod nodes;
+pub mod operator;
+pub mod play;
+pub mod stage;
 
-use bytes::Bytes;
-use dynamo_core::config::Config;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use dynamo_core::id::NodeId;
-use dynamo_core::message::Message;
-use dynamo_core::name::Name;
-use dynamo_core::node::{Identity, Input, Node, Output};
-use dynamo_core::request::{ClientHandle, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::ring::Ring;
-use dynamo_core::storage::MemoryStorage;
-use dynamo_core::time::{Instant, Now};
 use dynamo_operator::api::DynamoCluster;
-use dynamo_operator::observed::{Carrier, Note, Observed, Pod, Receipt, Record, Set, Volume};
-use dynamo_operator::plan::{self, Step};
-use dynamo_operator::valid::{Place, ValidCluster};
+use dynamo_scenarios::Create;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
-const UID: &str = "6f9619ff-8b86-4011-842d-00c04fc964ff";
-const ZONE: &str = "default";
-/// Simulated time between two rounds of messages.
-const ROUND_US: u64 = 50_000;
+use crate::api_server::{number, text};
+use crate::faults::{CrashPoint, Faults};
+use crate::kubernetes::{CLAIMS, PODS, SETS};
+use crate::misfortune::Undo;
+use crate::operator::{Operator, Outcome};
+use crate::stage::{CLUSTERS, NAME, RECORD, Stage, UID};
+
 /// Rounds after which something that has to come to an end counts as stuck: ten simulated minutes.
-const ROUNDS_MAX: usize = 12_000;
+pub const ROUNDS_MAX: u64 = 12_000;
 
-/// A pod that runs.
-struct Running {
-    node: Node<MemoryStorage>,
-}
-
-/// Kubernetes, the nodes, and what clients were promised.
+/// The stage with the operator on it.
 pub struct World {
-    now: Now,
-    /// What the StatefulSet is told to run, once there is one.
-    replicas: Option<u32>,
-    running: BTreeMap<u32, Running>,
-    /// Volumes by ordinal: the node's id, its data while no pod runs, and the operator's note.
-    volumes: BTreeMap<u32, (NodeId, Option<MemoryStorage>, Note, u64)>,
-    record: Option<Ring>,
-    /// Which volumes the record names.
-    carriers: BTreeMap<NodeId, Carrier>,
-    /// Volumes lost so far: a claim that is made again has another UID.
-    volumes_lost: BTreeMap<u32, u32>,
-    spec_replicas: u32,
-    acknowledged: BTreeMap<u32, u32>,
-    answers: BTreeMap<ClientHandle, Outcome>,
-    next_client: u64,
-    next_identity: u8,
-    mail: VecDeque<(NodeId, NodeId, Message)>,
-    /// Steps applied, by name, for tests that ask whether a path was taken.
-    pub steps: BTreeMap<&'static str, usize>,
+    stage: Arc<Mutex<Stage>>,
+    operators: Vec<Operator>,
+    // Dropped after the operators, whose tasks it runs.
+    runtime: Runtime,
+    cluster: Arc<DynamoCluster>,
+    /// When the operator that stands still goes on.
+    resumes: u64,
+    /// When the second operator ends.
+    second_ends: u64,
+    /// When somebody last changed something from outside.
+    acted: u64,
+    /// When the last pass began that came to its end.
+    looked: u64,
+    undo: BTreeMap<u64, Vec<Undo>>,
+    value: u32,
 }
 
 impl World {
-    /// A `DynamoCluster` of `replicas` nodes has just been created.
-    pub fn new(replicas: u32) -> Self {
-        Self {
-            now: Now { instant: Instant(1_000_000), wall_ms: 0 },
-            replicas: None,
-            running: BTreeMap::new(),
-            volumes: BTreeMap::new(),
-            record: None,
-            carriers: BTreeMap::new(),
-            volumes_lost: BTreeMap::new(),
-            spec_replicas: replicas,
-            acknowledged: BTreeMap::new(),
-            answers: BTreeMap::new(),
-            next_client: 0,
-            next_identity: 0,
-            mail: VecDeque::new(),
-            steps: BTreeMap::new(),
+    /// A `DynamoCluster` has just been created.
+    pub fn create(create: &Create, faults: Faults) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime without threads");
+        let mut stage = Stage::new(faults);
+        let object = object(create);
+        let cluster: DynamoCluster = serde_json::from_value(object.clone()).expect("a spec of defaults");
+        stage.kubernetes.api.create(CLUSTERS, object).expect("the namespace is empty");
+        stage.check_round();
+        let (stage, cluster) = (Arc::new(Mutex::new(stage)), Arc::new(cluster));
+        let operators = vec![Operator::start(&stage, 0, Arc::clone(&cluster), &runtime, 0)];
+        let undo = BTreeMap::new();
+        Self { stage, operators, runtime, cluster, resumes: 0, second_ends: 0, acted: 0, looked: 0, undo, value: 0 }
+    }
+
+    /// A cluster of `replicas` nodes that has settled and holds `keys` keys.
+    pub fn settled_with(replicas: u32, keys: u32) -> Self {
+        let create = Create { replicas, zones: Vec::new(), partitions: 16, deletes_volumes: false };
+        let mut world = Self::create(&create, Faults::none());
+        world.settle(|_| ());
+        assert_eq!(world.write(keys), keys, "every write is acknowledged");
+        world
+    }
+
+    /// All but the operator.
+    pub fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A round: time passes, things go wrong, and whoever is due acts.
+    pub fn round(&mut self) {
+        let (fault, now, woken) = {
+            let mut stage = self.stage();
+            stage.round();
+            (stage.faults.of_round(), stage.kubernetes.now(), std::mem::take(&mut stage.woken))
+        };
+        if let Some(fault) = fault {
+            self.befall(fault);
+        }
+        self.undo_what_is_due(now);
+        for number in 0..self.operators.len() {
+            let operator = &mut self.operators[number];
+            if woken {
+                operator.wake(now);
+            }
+            let due = if operator.is_suspended() { self.resumes } else { operator.next };
+            if now >= due {
+                self.pass(number);
+            }
+        }
+        if self.operators.len() > 1 && now >= self.second_ends && !self.operators[0].is_suspended() {
+            self.operators.truncate(1);
         }
     }
 
-    /// Somebody scales the cluster.
+    /// A pass of an operator, now.
+    pub fn pass(&mut self, number: usize) -> Outcome {
+        let now = self.stage().kubernetes.now();
+        let outcome = self.operators[number].pass(&self.stage, &self.runtime, now);
+        let second = {
+            let mut stage = self.stage();
+            stage.tell(|| format!("operator {number}: {outcome:?}"));
+            if outcome == Outcome::Suspended { 10 + stage.faults.below(200) as u64 } else { 0 }
+        };
+        match outcome {
+            Outcome::Suspended => {
+                self.resumes = now + second;
+                self.second_ends = self.resumes + second;
+                self.operators.push(Operator::start(&self.stage, 1, Arc::clone(&self.cluster), &self.runtime, now + 1));
+            }
+            Outcome::Done(_) => self.looked = now,
+            Outcome::Failed(_) | Outcome::Crashed => {}
+        }
+        self.check_copies();
+        outcome
+    }
+
+    /// The operator's process dies and comes back; a second one ends.
+    pub fn restart_operator(&mut self) {
+        self.operators.truncate(1);
+        let now = self.stage().kubernetes.now();
+        self.stage().gates.clear();
+        self.operators[0].restart(&self.stage, &self.runtime, now);
+    }
+
+    /// A user sets a field of the spec. What the API server refuses is the error.
+    pub fn ask(&mut self, field: &str, value: Value) -> Result<(), String> {
+        let asked = self.stage().ask(|spec| spec[field] = value);
+        self.acts();
+        asked.map_err(|refusal| format!("{refusal:?}"))
+    }
+
+    /// A user scales the cluster.
     pub fn scale(&mut self, replicas: u32) {
-        self.spec_replicas = replicas;
+        self.ask("replicas", json!(replicas)).expect("a number that is allowed");
     }
 
-    /// A volume is gone for ever, with its machine: the claim is deleted and made again, and the pod starts on an empty one.
-    pub fn lose_volume(&mut self, ordinal: u32) {
-        self.stop_pod(ordinal);
-        self.volumes.remove(&ordinal);
-        *self.volumes_lost.entry(ordinal).or_default() += 1;
-        self.start_pod(ordinal);
+    /// Somebody outside acts now: what was seen before says nothing any more.
+    fn acts(&mut self) {
+        let now = self.stage().kubernetes.now();
+        self.acted = now;
     }
 
-    /// A pod dies and does not come back for a while; its volume stays.
-    pub fn stop_pod(&mut self, ordinal: u32) {
-        if let Some(running) = self.running.remove(&ordinal) {
-            let volume = self.volumes.get_mut(&ordinal).expect("a pod has a volume");
-            volume.1 = Some(running.node.storage().clone());
-            self.link_all(running.node.identity().node, false);
-        }
+    /// A pod dies at once and comes back on its volume.
+    pub fn kill(&mut self, pod: &str) {
+        let mut stage = self.stage();
+        let happened = stage.kubernetes.kill(pod);
+        stage.happen(happened);
+        drop(stage);
+        self.acts();
     }
 
-    /// The pod comes back, with its volume.
-    pub fn restart_pod(&mut self, ordinal: u32) {
-        self.start_pod(ordinal);
+    /// A pod dies and does not run until it is released.
+    pub fn hold(&mut self, pod: &str) {
+        let mut stage = self.stage();
+        let happened = stage.kubernetes.hold(pod);
+        stage.happen(happened);
+        drop(stage);
+        self.acts();
     }
 
-    /// The node that the pod at `ordinal` runs.
-    pub fn node_at(&self, ordinal: u32) -> NodeId {
-        self.volumes[&ordinal].0
+    /// It runs again.
+    pub fn release(&mut self, pod: &str) {
+        self.stage().kubernetes.release(pod);
+        self.acts();
     }
 
-    /// How many pods run.
-    pub fn pods(&self) -> usize {
-        self.running.len()
+    /// A volume is gone for ever, with its claim and the pod.
+    pub fn lose_volume(&mut self, pod: &str) {
+        let mut stage = self.stage();
+        let happened = stage.kubernetes.lose_volume(pod);
+        stage.happen(happened);
+        drop(stage);
+        self.acts();
+    }
+
+    /// The node whose data is on the volume of this pod.
+    pub fn node_of(&self, pod: &str) -> Option<NodeId> {
+        let stage = self.stage();
+        let claim = stage.kubernetes.api.get(&format!("{CLAIMS}/data-{pod}"))?;
+        stage.nodes.on_claim(text(claim, "/metadata/uid"))
     }
 
     /// The recorded ring.
-    pub fn ring(&self) -> Option<&Ring> {
-        self.record.as_ref()
+    pub fn ring(&self) -> Option<Ring> {
+        self.stage().ring()
     }
 
-    fn cluster(&self) -> ValidCluster {
-        let object = serde_json::json!({
-            "apiVersion": "dynamokv.io/v1alpha1", "kind": "DynamoCluster",
-            "metadata": {"name": "cart", "namespace": "shop", "uid": UID, "generation": 1},
-            "spec": {"replicas": self.spec_replicas, "partitions": 16, "image": "localhost/dynamo-node:dev"},
+    /// How many pods exist.
+    pub fn pods(&self) -> usize {
+        self.stage().kubernetes.api.list(PODS).count()
+    }
+
+    /// How many claims the cluster has made.
+    pub fn volumes(&self) -> usize {
+        let stage = self.stage();
+        let ours = |claim: &Value| claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == UID);
+        stage.kubernetes.api.list(CLAIMS).filter(|(_, claim)| ours(claim)).count()
+    }
+
+    /// A condition as (status, reason), and whether it answers this very spec.
+    pub fn condition(&self, kind: &str) -> Option<(String, String, bool)> {
+        let cluster = self.stage().cluster()?;
+        let conditions = cluster.pointer("/status/conditions")?.as_array()?.clone();
+        let condition = conditions.into_iter().find(|condition| condition["type"] == kind)?;
+        let current = condition["observedGeneration"] == cluster["metadata"]["generation"];
+        Some((text(&condition, "/status").to_owned(), text(&condition, "/reason").to_owned(), current))
+    }
+
+    /// Ready for this very spec, seen after whatever was done last, and really so.
+    pub fn has_settled(&self) -> bool {
+        if self.looked <= self.acted + 1 || self.operators.len() > 1 {
+            return false;
+        }
+        if !matches!(self.condition("Ready"), Some((status, _, true)) if status == "True") {
+            return false;
+        }
+        let stage = self.stage();
+        let sets = stage.kubernetes.api.list(SETS).all(|(_, set)| {
+            let replicas = number(set, "/spec/replicas");
+            number(set, "/status/readyReplicas") == replicas && number(set, "/status/replicas") == replicas
         });
-        let cluster: DynamoCluster = serde_json::from_value(object).expect("a spec of defaults");
-        ValidCluster::of(&cluster).expect("a valid spec")
+        sets && stage.kubernetes.api.get(RECORD).is_some()
     }
 
-    /// One look, as the operator takes it: live objects, and each node's own answer.
-    pub fn observe(&self) -> Observed {
-        let cluster = self.cluster();
-        let mut observed = Observed::default();
-        if let Some(replicas) = self.replicas {
-            let set = Set { uid: "set".into(), resource_version: "1".into(), replicas, rolling: false };
-            observed.sets.insert(ZONE.into(), set);
-        }
-        for (ordinal, (_, _, note, _)) in &self.volumes {
-            let version = self.volumes_lost.get(ordinal).copied().unwrap_or(0);
-            let volume =
-                Volume { uid: format!("volume-{ordinal}-{version}"), note: *note, size: "10Gi".into(), ..Volume::default() };
-            observed.volumes.insert(place(*ordinal), volume);
-        }
-        for (ordinal, running) in &self.running {
-            observed.pods.insert(place(*ordinal), self.pod(running));
-        }
-        if let Some(ring) = &self.record {
-            observed.record = Record::Held {
-                ring: Box::new(ring.clone()),
-                hash: ring.hash(),
-                resource_version: ring.epoch.to_string(),
-                volumes: self.carriers.clone(),
-            };
-        }
-        for wanted in plan::receipts_wanted(&cluster, &observed) {
-            let Some(running) = self.running.get(&wanted.ordinal) else { continue };
-            let receipt = running.node.drain_receipt().map(|receipt| Receipt {
-                node: receipt.node,
-                epoch: receipt.epoch,
-                ring_hash: receipt.ring_hash,
-            });
-            observed.receipts.insert(running.node.identity().node, receipt);
-        }
-        observed
-    }
-
-    fn pod(&self, running: &Running) -> Pod {
-        let status = running.node.status(self.now);
-        let node = dynamo_operator::observed::Node {
-            id: running.node.identity().node,
-            epoch: status.epoch,
-            ring_hash: status.ring_hash,
-            received: status.received,
-            objects: status.objects,
-            hints: status.hints.values().map(|(hints, _)| hints).sum(),
-        };
-        Pod { address: Some("pod:7400".into()), ready: true, node: Some(node), ..Pod::default() }
-    }
-
-    /// What the operator would do now.
-    pub fn decide(&self) -> Step {
-        plan::next_step(&self.cluster(), &self.observe())
-    }
-
-    /// Does all of a step.
-    pub fn apply(&mut self, step: &Step) {
-        self.apply_first(step, usize::MAX);
-    }
-
-    /// Does the first half of a step that has parts, and the operator dies.
-    pub fn apply_half(&mut self, step: &Step) {
-        self.apply_first(step, 1);
-    }
-
-    fn apply_first(&mut self, step: &Step, parts: usize) {
-        match step {
-            Step::RaisePods(zones) | Step::LowerPods(zones) => {
-                self.count("scale");
-                self.run_pods(zones[ZONE]);
-            }
-            Step::NoteIdentities(notes) => {
-                self.count("note");
-                for (place, node) in notes.iter().take(parts) {
-                    if let Some(volume) = self.volumes.get_mut(&place.ordinal) {
-                        volume.2 = Note::Node(*node);
-                    }
-                }
-            }
-            Step::RecordRing { ring, .. } => {
-                self.count("record");
-                let held = self.record.as_ref();
-                assert!(held.is_none_or(|held| ring.epoch == held.epoch.next()), "the record grows by one epoch at a time");
-                self.carriers = self.observe().carriers(ring);
-                self.record = Some((**ring).clone());
-            }
-            Step::RecordVolumes(carriers) => {
-                self.count("record volumes");
-                self.carriers = carriers.clone();
-            }
-            Step::OfferRing(places) => {
-                self.count("offer");
-                let ring = self.record.clone().expect("a ring is recorded before it is offered");
-                for place in places.iter().take(parts) {
-                    let mut out = Vec::new();
-                    if let Some(running) = self.running.get_mut(&place.ordinal) {
-                        // A node that refuses says so again at the next look.
-                        let _refused = running.node.propose_ring(ring.clone(), self.now, &mut out);
-                    }
-                    self.perform(place.ordinal, out);
-                }
-            }
-            Step::Blocked(reason) => panic!("nothing here asks for hands: {reason:?}"),
-            Step::DeleteVolumes(_) => panic!("the policy is to keep volumes"),
-            _ => self.count("wait"),
-        }
-    }
-
-    fn count(&mut self, what: &'static str) {
-        *self.steps.entry(what).or_default() += 1;
-    }
-
-    fn run_pods(&mut self, replicas: u32) {
-        self.replicas = Some(replicas);
-        let gone: Vec<u32> = self.running.keys().filter(|ordinal| **ordinal >= replicas).copied().collect();
-        for ordinal in gone {
-            let running = self.running.remove(&ordinal).expect("it runs");
-            let volume = self.volumes.get_mut(&ordinal).expect("a pod has a volume");
-            volume.1 = Some(running.node.storage().clone());
-            self.link_all(running.node.identity().node, false);
-        }
-        for ordinal in 0..replicas {
-            if !self.running.contains_key(&ordinal) {
-                self.start_pod(ordinal);
-            }
-        }
-    }
-
-    fn start_pod(&mut self, ordinal: u32) {
-        self.next_identity += 1;
-        let fresh = (NodeId([self.next_identity; 16]), Some(MemoryStorage::default()), Note::None, 0);
-        let volume = self.volumes.entry(ordinal).or_insert(fresh);
-        volume.3 += 1;
-        let identity = Identity {
-            node: volume.0,
-            cluster: dynamo_core::id::ClusterId::parse(UID).expect("a UUID"),
-            zone: ZONE.into(),
-            peer_address: format!("pod-{ordinal}:7401"),
-            client_address: format!("pod-{ordinal}:7400"),
-            generation: volume.3,
-        };
-        let storage = volume.1.take().expect("its last pod is gone");
-        let node = identity.node;
-        let seed = u64::from(ordinal) << 32 | volume.3;
-        let node_opened = Node::open(identity, Config::default(), storage, seed, self.now).expect("the memory does not fail");
-        self.running.insert(ordinal, Running { node: node_opened });
-        self.link_all(node, true);
-        self.settle_writes(ordinal);
-    }
-
-    /// Links between `peer` and everyone else come up or go down.
-    fn link_all(&mut self, peer: NodeId, up: bool) {
-        let ordinals: Vec<u32> = self.running.keys().copied().collect();
-        let identities: Vec<_> = self.running.values().map(|running| running.node.identity().clone()).collect();
-        for ordinal in ordinals {
-            let own = self.running[&ordinal].node.identity().node;
-            for other in &identities {
-                let concerns = own == peer || other.node == peer;
-                if up && concerns && other.node != own {
-                    let (peer, peer_address) = (other.node, other.peer_address.clone());
-                    let client_address = other.client_address.clone();
-                    self.input(ordinal, Input::LinkUp { peer, peer_address, client_address });
-                }
-            }
-            if !up {
-                self.input(ordinal, Input::LinkDown { peer });
-            }
-        }
-    }
-
-    fn input(&mut self, ordinal: u32, input: Input) {
-        let mut out = Vec::new();
-        let Some(running) = self.running.get_mut(&ordinal) else { return };
-        running.node.handle(input, self.now, &mut out).expect("the memory does not fail");
-        self.perform(ordinal, out);
-        self.settle_writes(ordinal);
-    }
-
-    /// Commits what was written and reports it durable.
-    fn settle_writes(&mut self, ordinal: u32) {
-        while let Some(running) = self.running.get_mut(&ordinal)
-            && let Some(ticket) = running.node.commit().expect("the memory does not fail")
-        {
-            running.node.storage_mut().synced(ticket);
-            let mut out = Vec::new();
-            running.node.handle(Input::Durable { ticket }, self.now, &mut out).expect("the memory does not fail");
-            self.perform(ordinal, out);
-        }
-    }
-
-    fn perform(&mut self, ordinal: u32, outputs: Vec<Output>) {
-        let Some(from) = self.running.get(&ordinal).map(|running| running.node.identity().node) else { return };
-        for output in outputs {
-            match output {
-                Output::Send { to, message } => self.mail.push_back((from, to, message)),
-                Output::Respond { client, outcome } => drop(self.answers.insert(client, outcome)),
-                Output::RingChanged | Output::AddressesChanged => {}
-            }
-        }
-    }
-
-    /// Messages are delivered until none is left, then time passes.
-    pub fn round(&mut self) {
-        while let Some((from, to, message)) = self.mail.pop_front() {
-            let at = self.running.iter().find(|(_, running)| running.node.identity().node == to).map(|(ordinal, _)| *ordinal);
-            if let Some(ordinal) = at {
-                self.input(ordinal, Input::Message { from, message });
-            }
-        }
-        self.now.instant = Instant(self.now.instant.0 + ROUND_US);
-        self.now.wall_ms += ROUND_US / 1000;
-        for ordinal in self.running.keys().copied().collect::<Vec<_>>() {
-            self.input(ordinal, Input::Tick);
-            self.settle_writes(ordinal);
-        }
-    }
-
-    /// The operator works until it calls the cluster converged, `each` after each of its steps.
-    pub fn converge(&mut self, mut each: impl FnMut(&mut Self, &Step)) {
+    /// Rounds until it has settled, `each` after each.
+    pub fn settle(&mut self, mut each: impl FnMut(&mut Self)) {
         for _ in 0..ROUNDS_MAX {
-            let step = self.decide();
-            if step == Step::Converged {
+            if self.has_settled() {
+                self.expect_no_violation();
                 return;
             }
-            self.apply(&step);
             self.round();
-            each(self, &step);
+            each(self);
         }
-        panic!("not converged within {ROUNDS_MAX} rounds; next step: {:?}", self.decide());
+        panic!("not settled within {ROUNDS_MAX} rounds:\n{}", self.stage().trace());
     }
 
-    fn request(&mut self, ordinal: u32, key: u32, operation: Operation) -> Option<Outcome> {
-        self.next_client += 1;
-        let client = ClientHandle(self.next_client);
-        let name = Name::new("cart", key.to_be_bytes().to_vec());
-        let request = Request { name, operation, request_key: None, quorum: QuorumWish::default(), timeout_ms: 0 };
-        self.input(ordinal, Input::Request { client, request });
-        for _ in 0..200 {
-            if let Some(outcome) = self.answers.remove(&client) {
-                return Some(outcome);
-            }
-            self.round();
-        }
-        None
+    /// From here on each process of the operator dies at its next call that changes something, after its effect; whether one just
+    /// did.
+    pub fn dies_at_its_next_call(&mut self) -> bool {
+        let mut stage = self.stage();
+        let died = stage.faults.counts().values().sum::<u64>();
+        let call = stage.calls;
+        stage.faults.die_at(CrashPoint { call, after: true });
+        let before = std::mem::replace(&mut stage.died, died);
+        died > before
     }
 
-    /// A client replaces what it reads of `key` by `value`; what is acknowledged is remembered.
-    pub fn write(&mut self, key: u32, value: u32) -> bool {
-        let ordinals: Vec<u32> = self.running.keys().copied().collect();
-        let Some(ordinal) = ordinals.get(key as usize % ordinals.len().max(1)).copied() else { return false };
-        let Some(Ok(Success::Got { context, .. })) = self.request(ordinal, key, Operation::Get) else { return false };
-        let data = Bytes::copy_from_slice(&value.to_be_bytes());
-        let put = Operation::Put { data, context, create_only: false };
-        let written = matches!(self.request(ordinal, key, put), Some(Ok(Success::Written { .. })));
-        if written {
-            self.acknowledged.insert(key, value);
-        }
-        written
+    /// The operator lives on.
+    pub fn lives(&mut self) {
+        self.stage().faults.stop();
     }
 
-    /// Every acknowledged write is there, whichever node is asked.
-    pub fn check(&mut self) {
-        let ordinals: Vec<u32> = self.running.keys().copied().collect();
-        for (key, value) in self.acknowledged.clone() {
-            let ordinal = ordinals[key as usize % ordinals.len()];
-            let outcome = self.request(ordinal, key, Operation::Get);
-            let Some(Ok(Success::Got { object, .. })) = outcome else { panic!("key {key}: {outcome:?}") };
-            let newest = object.siblings().map(|(data, _)| data[..].try_into().map_or(0, u32::from_be_bytes)).max();
-            assert!(newest >= Some(value), "key {key}: {value} was acknowledged, {newest:?} is there");
-        }
+    /// No promise was broken so far.
+    pub fn expect_no_violation(&self) {
+        let stage = self.stage();
+        assert!(stage.checks.violations.is_empty(), "{:?}\n{}", stage.checks.violations, stage.trace());
     }
 }
 
-fn place(ordinal: u32) -> Place {
-    Place { zone: ZONE.into(), ordinal }
+fn object(create: &Create) -> Value {
+    let policy = if create.deletes_volumes { "Delete" } else { "Retain" };
+    let zones: Vec<Value> = create.zones.iter().map(|zone| json!({ "name": zone, "nodeSelector": { "zone": zone } })).collect();
+    json!({
+        "apiVersion": "dynamokv.io/v1alpha1", "kind": "DynamoCluster",
+        "metadata": { "name": NAME, "namespace": kubernetes::NAMESPACE, "uid": UID },
+        "spec": {
+            "replicas": create.replicas, "partitions": create.partitions, "image": image("first"), "zones": zones,
+            "storage": { "retention": { "whenScaled": policy } },
+        },
+    })
+}
+
+/// The full name of a scenario's image.
+pub fn image(name: &str) -> String {
+    format!("localhost/dynamo-node:{name}")
 }

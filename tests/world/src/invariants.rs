@@ -1,0 +1,321 @@
+//! What must hold at every moment, whatever goes wrong: O1 to O9 of research/reliability.md, and that no acknowledged write is lost.
+//!
+//! The checkers know the truth: nodes, disks and objects as they are, not as the operator sees them. A call of the operator is
+//! judged as it arrives, the rest after every round; O4 and O5 are judged in the end ([`crate::play`]).
+//!
+//! | | what must hold | judged |
+//! |---|---|---|
+//! | O1 | a pod goes only if its node was never in a ring, was declared lost, or is out of every ring, holds nothing and said so in a drain receipt to this very pass | at the call |
+//! | O2 | rings are one line: each recorded ring follows the recorded one, no two differ at one epoch, and a partition that is read from its new replicas gets no others before that move has ended or gone back | at the call, after every round |
+//! | O3 | no two processes are one node, no two claims carry one | after every round |
+//! | O4 | what has settled stays: no further call changes anything; and no call ever writes what is there already | in the end, at the call |
+//! | O5 | the end is the clean run's | in the end |
+//! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
+//! | O7 | only the cluster's own objects are touched | at the call, in the end |
+//! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
+//! | O9 | a rollout begins in a zone only if every partition keeps max(R, W) live replicas without its first pod; a zone that is in the middle of one may get another template, which is how a bad one is repaired | at the call |
+//! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::ring::{self, Ring, RingHash};
+use dynamo_operator::valid::ValidCluster;
+use serde_json::Value;
+
+use crate::api_server::{number, text};
+use crate::kubernetes::{CLAIMS, PODS, SETS, is_ending};
+use crate::stage::{CLUSTERS, NAME, RECORD, Stage, UID};
+
+/// max(R, W) of every cluster here.
+const QUORUM: usize = 2;
+
+/// A promise that was broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which.
+    pub invariant: &'static str,
+    /// How.
+    pub what: String,
+}
+
+/// What the checkers remember.
+#[derive(Default)]
+pub struct Checks {
+    /// Promises that were broken.
+    pub violations: Vec<Violation>,
+    /// Objects that are not the cluster's, as they were.
+    pub strangers: Vec<(String, Arc<Value>)>,
+    /// The version of the cluster that was looked at last.
+    cluster_seen: Option<String>,
+    /// The spec when it last held together.
+    pub last_valid: Option<ValidCluster>,
+    /// Every ring that was ever seen, by epoch.
+    rings: BTreeMap<Epoch, RingHash>,
+    /// The epoch of the ring that each pod's node was last seen with, so that a ring is hashed once.
+    holds: BTreeMap<String, Epoch>,
+    /// Every node that a recorded ring listed.
+    members_ever: BTreeSet<NodeId>,
+    /// Claims that the operator deleted and that are still there, by UID.
+    deleted: BTreeSet<String>,
+}
+
+/// A write of the operator that was carried out.
+pub struct Written<'a> {
+    /// Whose.
+    pub operator: usize,
+    /// The method.
+    pub method: &'a str,
+    /// The object's path.
+    pub path: &'a str,
+    /// What was sent.
+    pub body: &'a Value,
+    /// The object before.
+    pub before: Option<&'a Value>,
+    /// The object after.
+    pub after: &'a Value,
+}
+
+impl Stage {
+    /// Judges a call of the operator that was carried out.
+    pub fn check_write(&mut self, written: &Written<'_>) {
+        self.check_spec_holds(written);
+        self.check_ownership(written);
+        self.check_it_changes_something(written);
+        if written.path.starts_with(SETS) {
+            self.check_pods_that_go(written);
+            self.check_rollout(written);
+        }
+        if written.path == RECORD {
+            self.check_record(written);
+        }
+        if written.path.starts_with(CLAIMS) && written.method == "DELETE" {
+            self.check_claim_that_goes(written);
+        }
+    }
+
+    /// O1.
+    fn check_pods_that_go(&mut self, written: &Written<'_>) {
+        let Some(before) = written.before else { return };
+        let (from, to) = (number(before, "/spec/replicas"), number(written.after, "/spec/replicas"));
+        for ordinal in to..from {
+            let pod = format!("{}-{ordinal}", text(written.after, "/metadata/name"));
+            let claim = self.kubernetes.api.get(&format!("{CLAIMS}/data-{pod}"));
+            let Some(node) = claim.and_then(|claim| self.nodes.on_claim(text(claim, "/metadata/uid"))) else { continue };
+            if !self.checks.members_ever.contains(&node) {
+                continue;
+            }
+            if let Err(reason) = self.may_go(written.operator, &pod, node) {
+                self.violated("O1", format!("{pod} goes and its node {node} {reason}"));
+            }
+        }
+    }
+
+    fn may_go(&self, operator: usize, pod: &str, node: NodeId) -> Result<(), String> {
+        let Some(ring) = self.ring() else { return Err("may be in a ring that was never read".to_owned()) };
+        if ring.is_lost(node) && !ring.members.contains_key(&node) {
+            return Ok(());
+        }
+        if let Some(holder) = self.listed_by(&ring, node) {
+            return Err(format!("is a member by the ring of {holder}"));
+        }
+        if !self.passes.get(&operator).is_some_and(|pass| pass.receipts.contains(&node)) {
+            return Err("gave no drain receipt to this pass".to_owned());
+        }
+        let Some(running) = self.nodes.running().get(pod) else { return Ok(()) };
+        running.node.drain_receipt().map(|_| ()).map_err(|left| format!("is not drained: {left}"))
+    }
+
+    /// Who holds a ring of the newest epoch, or the record, that lists `node`.
+    fn listed_by(&self, recorded: &Ring, node: NodeId) -> Option<String> {
+        if recorded.members.contains_key(&node) {
+            return Some("the record".to_owned());
+        }
+        let held = self.nodes.running().iter().filter_map(|(pod, running)| Some((pod, running.node.ring()?)));
+        let mut newer = held.filter(|(_, ring)| ring.epoch >= recorded.epoch && ring.members.contains_key(&node));
+        newer.next().map(|(pod, _)| pod.clone())
+    }
+
+    /// O2.
+    fn check_record(&mut self, written: &Written<'_>) {
+        let Some(valid) = self.checks.last_valid.clone() else { return };
+        let read = |object: &Value| {
+            let record = serde_json::from_value(object.clone()).ok()?;
+            dynamo_operator::build::ring_record::read(&valid, Some(record)).ring().cloned()
+        };
+        let Some(ring) = read(written.after) else {
+            return self.violated("O2", "the record cannot be read".to_owned());
+        };
+        let before = written.before.and_then(read);
+        self.checks.members_ever.extend(ring.members.keys());
+        self.check_line(ring.epoch, ring.hash(), "the record");
+        let Some(before) = before else { return };
+        if ring.epoch == before.epoch {
+            return;
+        }
+        if ring.epoch != before.epoch.next() && ring.check_follows(Some(&before), ring.cluster).is_err() {
+            return self.violated("O2", format!("epoch {} was recorded after {}", ring.epoch, before.epoch));
+        }
+        for (partition, old, moving) in before.moving() {
+            let new = ring.placement(partition);
+            let same = |one: &[NodeId], other: &[NodeId]| BTreeSet::from_iter(one) == BTreeSet::from_iter(other);
+            let goes_on = new.moving.as_ref().is_some_and(|new| new.target == moving.target && new.since == moving.since);
+            let ended = new.moving.is_none() && (same(&new.replicas, &moving.target) || same(&new.replicas, &old.replicas));
+            // Taken back and begun anew in one: only while the old replicas are the ones that are read from.
+            let began =
+                moving.stage == ring::Stage::WriteBothReadOld && new.moving.as_ref().is_some_and(|new| new.since == ring.epoch);
+            let next = new.moving.as_ref().is_some_and(|new| new.since == ring.epoch) && same(&new.replicas, &moving.target);
+            let goes_on = goes_on || next || (began && same(&new.replicas, &old.replicas));
+            if ring.epoch == before.epoch.next() && !goes_on && !ended {
+                self.violated("O2", format!("partition {partition} moves and gets another target in epoch {}", ring.epoch));
+            }
+        }
+    }
+
+    fn check_line(&mut self, epoch: Epoch, hash: RingHash, holder: &str) {
+        let known = *self.checks.rings.entry(epoch).or_insert(hash);
+        if known != hash {
+            self.violated("O2", format!("{holder} has another ring of epoch {epoch}"));
+        }
+    }
+
+    /// O4, in part.
+    fn check_it_changes_something(&mut self, written: &Written<'_>) {
+        let sound = self.passes.get(&written.operator).is_some_and(super::stage::Pass::is_sound);
+        if sound && written.before == Some(written.after) {
+            self.violated("O4", format!("{} {} writes what is there already", written.method, written.path));
+        }
+    }
+
+    /// O6.
+    fn check_spec_holds(&mut self, written: &Written<'_>) {
+        // What the pass read, it may act on: the spec may have changed since.
+        let sound = self.passes.get(&written.operator).is_some_and(super::stage::Pass::is_sound);
+        if sound && self.valid().is_none() && !written.path.contains("/dynamoclusters/") {
+            self.violated("O6", format!("{} {} under a spec that does not hold together", written.method, written.path));
+        }
+    }
+
+    /// O7.
+    fn check_ownership(&mut self, written: &Written<'_>) {
+        let Some(before) = written.before else { return };
+        let owners = before.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        let owned = owners.into_iter().flatten().any(|owner| owner["uid"] == UID && owner["controller"] == true);
+        let claim = written.path.starts_with(CLAIMS)
+            && before.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == UID);
+        let cluster = before["metadata"]["uid"] == UID;
+        if !owned && !claim && !cluster {
+            self.violated("O7", format!("{} {} is not this cluster's", written.method, written.path));
+        }
+    }
+
+    /// O8.
+    fn check_claim_that_goes(&mut self, written: &Written<'_>) {
+        let preconditions = &written.body["preconditions"];
+        if !preconditions["uid"].is_string() || !preconditions["resourceVersion"].is_string() {
+            self.violated("O8", format!("{} is deleted without preconditions", written.path));
+        }
+        let policy = self.cluster().unwrap_or_default();
+        if text(&policy, "/spec/storage/retention/whenScaled") != "Delete" {
+            self.violated("O8", format!("{} is deleted against the policy", written.path));
+        }
+        let Some(claim) = written.before else { return };
+        self.checks.deleted.insert(text(claim, "/metadata/uid").to_owned());
+        self.check_deleted_claims();
+    }
+
+    /// O8, then and later.
+    fn check_deleted_claims(&mut self) {
+        let Some(ring) = self.ring() else { return };
+        for uid in self.checks.deleted.clone() {
+            let Some(node) = self.nodes.on_claim(&uid) else { continue };
+            if let Some(holder) = self.listed_by(&ring, node) {
+                self.violated("O8", format!("the operator deleted the claim of {node}, a member by the ring of {holder}"));
+                self.checks.deleted.remove(&uid);
+            }
+        }
+    }
+
+    /// O9.
+    fn check_rollout(&mut self, written: &Written<'_>) {
+        let Some(before) = written.before else { return };
+        let Some(ring) = self.ring() else { return };
+        let replicas = number(before, "/spec/replicas");
+        let rolls = before["status"]["currentRevision"] != before["status"]["updateRevision"];
+        if before["spec"]["template"] == written.after["spec"]["template"] || replicas == 0 || rolls {
+            return;
+        }
+        let first = format!("{}-{}", text(before, "/metadata/name"), replicas - 1);
+        let Some(victim) = self.nodes.running().get(&first).map(|running| running.node.identity().node) else { return };
+        let Some(pass) = self.passes.get(&written.operator) else { return };
+        let both: BTreeSet<NodeId> = self.live().union(&pass.live).copied().collect();
+        if !both.contains(&victim) || !pass.is_sound() {
+            return;
+        }
+        let left = |set: &[NodeId]| set.iter().filter(|node| **node != victim && both.contains(node)).count();
+        let short = ring.partitions().find(|(_, placement)| placement.write_sets().iter().any(|set| left(set) < QUORUM));
+        if let Some((partition, _)) = short {
+            self.violated("O9", format!("{first} is restarted and partition {partition} has fewer than {QUORUM} live replicas"));
+        }
+    }
+
+    /// What is judged after every round.
+    pub fn check_round(&mut self) {
+        let cluster = self.kubernetes.api.get(&format!("{CLUSTERS}/{NAME}"));
+        let version = cluster.map(|cluster| text(cluster, "/metadata/resourceVersion").to_owned());
+        if version != self.checks.cluster_seen {
+            self.checks.cluster_seen = version;
+            if let Some(valid) = self.valid() {
+                self.checks.last_valid = Some(valid);
+            }
+        }
+        let held: Vec<(String, Epoch, NodeId)> = self
+            .nodes
+            .running()
+            .iter()
+            .map(|(pod, running)| {
+                (pod.clone(), running.node.ring().map_or(Epoch(0), |ring| ring.epoch), running.node.identity().node)
+            })
+            .collect();
+        let mut nodes = BTreeMap::new();
+        for (pod, epoch, node) in held {
+            if let Some(other) = nodes.insert(node, pod.clone()) {
+                self.violated("O3", format!("{pod} and {other} are both node {node}"));
+            }
+            if epoch > Epoch(0) && self.checks.holds.get(&pod) != Some(&epoch) {
+                let hash = self.nodes.running()[&pod].node.ring().expect("it has an epoch").hash();
+                self.check_line(epoch, hash, &pod);
+                self.checks.holds.insert(pod, epoch);
+            }
+        }
+        if !self.checks.deleted.is_empty() {
+            self.check_deleted_claims();
+        }
+    }
+
+    /// O3 for claims, O7 for what is not ours: in the end.
+    pub fn check_objects(&mut self) {
+        let mut noted = BTreeMap::new();
+        let claims: Vec<(String, Arc<Value>)> =
+            self.kubernetes.api.list(CLAIMS).map(|(name, claim)| (name.to_owned(), Arc::clone(claim))).collect();
+        for (name, claim) in claims {
+            let node = claim.pointer("/metadata/annotations/dynamokv.io~1node").and_then(Value::as_str);
+            if let Some(node) = node
+                && let Some(other) = noted.insert(node.to_owned(), name.clone())
+            {
+                self.violated("O3", format!("claims {name} and {other} both carry {node}"));
+            }
+        }
+        for (path, object) in self.checks.strangers.clone() {
+            if self.kubernetes.api.get(&path) != Some(&object) {
+                self.violated("O7", format!("{path}, which is somebody else's, has changed"));
+            }
+        }
+        let pods: Vec<String> =
+            self.kubernetes.api.list(PODS).filter(|(_, pod)| is_ending(pod)).map(|(pod, _)| pod.to_owned()).collect();
+        if !pods.is_empty() {
+            self.violated("O4", format!("{NAME} has settled and {pods:?} end"));
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The controllers of Kubernetes that the operator leans on: StatefulSet controller, kubelet, and the protection of claims in use.
+//!
+//! Modelled after the real ones (kubernetes/kubernetes `pkg/controller/statefulset/stateful_set_control.go`), under
+//! `podManagementPolicy: Parallel`:
+//!
+//! - Pods 0 to replicas - 1 are made all at once, each after its claim; a claim that is there is used, one that is being deleted
+//!   is waited for. Claims are never deleted.
+//! - Pods from `replicas` on are deleted at once, whatever they hold. That is what makes a wrong step of the operator visible.
+//! - A new template goes from the highest ordinal down: a pod of an older revision is deleted, and the next one only when all above
+//!   it run and are ready. A pod that does not start holds up the rest. A new pod always has the newest template (`partition: 0`).
+//! - `currentRevision` becomes `updateRevision` when every pod has it and is ready.
+//! - A pod that is deleted ends after its grace; one that is killed goes at once. A claim that a pod uses goes when the pod has gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::api_server::{ApiServer, number, text};
+
+/// Where the cluster is.
+pub const NAMESPACE: &str = "shop";
+/// Where StatefulSets are.
+pub const SETS: &str = "/apis/apps/v1/namespaces/shop/statefulsets";
+/// Where pods are.
+pub const PODS: &str = "/api/v1/namespaces/shop/pods";
+/// Where claims are.
+pub const CLAIMS: &str = "/api/v1/namespaces/shop/persistentvolumeclaims";
+/// What keeps a claim that a pod uses.
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+
+/// Rounds from a pod's making to its node's start.
+const START: u64 = 3;
+/// Rounds from its start until it can be ready.
+const READY: u64 = 3;
+/// Rounds that a pod takes to end.
+const GRACE: u64 = 3;
+
+/// What the controllers do to nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Happening {
+    /// A pod's process starts on the volume of this claim.
+    Started {
+        /// Its name.
+        pod: String,
+        /// Its zone.
+        zone: String,
+        /// The claim's UID.
+        claim: String,
+        /// Its address.
+        address: String,
+    },
+    /// A pod's process has ended.
+    Stopped {
+        /// Its name.
+        pod: String,
+        /// It could close its store.
+        clean: bool,
+    },
+    /// The StatefulSet controller takes a pod down for a new template.
+    Restarted(String),
+    /// The volume of this claim is no more.
+    Destroyed(String),
+}
+
+/// One kubelet for all pods, by UID.
+#[derive(Default)]
+struct Kubelet {
+    starts: BTreeMap<String, u64>,
+    ends: BTreeMap<String, u64>,
+    addresses: u32,
+}
+
+/// API server and controllers.
+#[derive(Default)]
+pub struct Kubernetes {
+    /// The API server.
+    pub api: ApiServer,
+    kubelet: Kubelet,
+    round: u64,
+    /// Pods that are kept from running.
+    held: BTreeSet<String>,
+    /// Until which round the StatefulSet controller does nothing.
+    pub controller_pauses_until: u64,
+    happened: Vec<Happening>,
+}
+
+impl Kubernetes {
+    /// Every controller has its turn. `answers` says whether a pod's node serves, which makes it ready.
+    pub fn round(&mut self, answers: &dyn Fn(&str) -> bool) -> Vec<Happening> {
+        self.round += 1;
+        self.protect_claims();
+        if self.round >= self.controller_pauses_until {
+            let sets: Vec<String> = self.api.list(SETS).map(|(name, _)| format!("{SETS}/{name}")).collect();
+            for set in sets {
+                self.control(&set);
+            }
+        }
+        let pods: Vec<(String, Arc<Value>)> = self.api.list(PODS).map(|(name, pod)| (name.to_owned(), Arc::clone(pod))).collect();
+        for (name, pod) in pods {
+            self.keep(&name, &pod, answers(&name));
+        }
+        std::mem::take(&mut self.happened)
+    }
+
+    /// The round.
+    pub fn now(&self) -> u64 {
+        self.round
+    }
+
+    /// A pod dies at once, as with its machine.
+    pub fn kill(&mut self, pod: &str) -> Vec<Happening> {
+        let path = format!("{PODS}/{pod}");
+        if let Some(object) = self.api.get(&path).cloned() {
+            self.gone(pod, &object, false);
+        }
+        std::mem::take(&mut self.happened)
+    }
+
+    /// A pod dies, and its successors do not run.
+    pub fn hold(&mut self, pod: &str) -> Vec<Happening> {
+        self.held.insert(pod.to_owned());
+        self.kill(pod)
+    }
+
+    /// It runs again.
+    pub fn release(&mut self, pod: &str) {
+        self.held.remove(pod);
+    }
+
+    /// All pods run again.
+    pub fn release_all(&mut self) {
+        self.held.clear();
+        self.controller_pauses_until = 0;
+    }
+
+    /// A claim and its volume are gone for ever, with their machine and the pod.
+    pub fn lose_volume(&mut self, pod: &str) -> Vec<Happening> {
+        let path = format!("{CLAIMS}/data-{pod}");
+        let mut happened = self.kill(pod);
+        if let Some(claim) = self.api.get(&path).cloned() {
+            self.api.remove(&path);
+            happened.push(Happening::Destroyed(text(&claim, "/metadata/uid").to_owned()));
+        }
+        happened
+    }
+
+    fn control(&mut self, path: &str) {
+        let Some(set) = self.api.get(path).cloned() else { return };
+        let name = text(&set, "/metadata/name").to_owned();
+        let replicas = number(&set, "/spec/replicas");
+        let update = revision(&set);
+        let current = match text(&set, "/status/currentRevision") {
+            "" => update.clone(),
+            current => current.to_owned(),
+        };
+        for ordinal in 0..replicas {
+            self.make_pod(&set, &format!("{name}-{ordinal}"), &update);
+        }
+        let mut pods = self.pods_of(&set);
+        for (_, pod) in pods.iter().filter(|(ordinal, _)| **ordinal >= replicas) {
+            self.delete_pod(pod);
+        }
+        for (_, pod) in pods.iter().rev().filter(|(ordinal, _)| **ordinal < replicas) {
+            if pod_revision(pod) != update && !is_ending(pod) {
+                self.happened.push(Happening::Restarted(text(pod, "/metadata/name").to_owned()));
+                self.delete_pod(pod);
+                break;
+            }
+            if !is_ready(pod) || is_ending(pod) {
+                break;
+            }
+        }
+        pods = self.pods_of(&set);
+        let ready = pods.iter().filter(|(_, pod)| is_ready(pod)).count() as u32;
+        let updated = pods.iter().filter(|(_, pod)| pod_revision(pod) == update).count() as u32;
+        let count = pods.len() as u32;
+        let complete = [updated, ready, count].iter().all(|number| *number == replicas);
+        self.api.edit(path, |set| {
+            set["status"] = json!({
+                "observedGeneration": set["metadata"]["generation"], "replicas": count, "readyReplicas": ready, "updatedReplicas": updated,
+                "currentRevision": if complete { &update } else { &current }, "updateRevision": update,
+            });
+        });
+    }
+
+    fn pods_of(&self, set: &Value) -> BTreeMap<u32, Arc<Value>> {
+        let pods = self
+            .api
+            .list(PODS)
+            .filter(|(_, pod)| pod.pointer("/metadata/ownerReferences/0/uid") == Some(&set["metadata"]["uid"]));
+        pods.filter_map(|(name, pod)| Some((name.rsplit_once('-')?.1.parse().ok()?, Arc::clone(pod)))).collect()
+    }
+
+    fn make_pod(&mut self, set: &Value, name: &str, revision: &str) {
+        if self.api.get(&format!("{PODS}/{name}")).is_some() {
+            return;
+        }
+        let claim = format!("data-{name}");
+        match self.api.get(&format!("{CLAIMS}/{claim}")) {
+            Some(claim) if is_ending(claim) => return,
+            Some(_) => {}
+            None => {
+                let template = &set["spec"]["volumeClaimTemplates"][0];
+                let metadata = json!({
+                    "name": claim, "labels": template["metadata"]["labels"], "annotations": template["metadata"]["annotations"],
+                    "finalizers": [PROTECTION],
+                });
+                let object = json!({ "metadata": metadata, "spec": template["spec"] });
+                self.api.create(CLAIMS, object).expect("it is not there");
+            }
+        }
+        let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
+        labels["controller-revision-hash"] = json!(revision);
+        let owner = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": set["metadata"]["name"], "uid": set["metadata"]["uid"],
+            "controller": true,
+        });
+        let pod = json!({
+            "metadata": { "name": name, "labels": labels, "ownerReferences": [owner], "finalizers": ["kubelet"] },
+            "spec": { "containers": [{ "name": "node", "image": set["spec"]["template"]["spec"]["containers"][0]["image"] }] },
+            "status": { "phase": "Pending" },
+        });
+        self.api.create(PODS, pod).expect("it is not there");
+    }
+
+    fn delete_pod(&mut self, pod: &Value) {
+        if !is_ending(pod) {
+            let path = format!("{PODS}/{}", text(pod, "/metadata/name"));
+            self.api.delete(&path, &Value::Null).expect("it is there");
+        }
+    }
+
+    fn keep(&mut self, name: &str, pod: &Value, answers: bool) {
+        let (uid, path) = (text(pod, "/metadata/uid").to_owned(), format!("{PODS}/{name}"));
+        let runs = text(pod, "/status/phase") == "Running";
+        if is_ending(pod) {
+            let end = *self.kubelet.ends.entry(uid).or_insert(self.round + GRACE);
+            if !runs || self.round >= end {
+                self.gone(name, pod, true);
+            }
+            return;
+        }
+        let start = *self.kubelet.starts.entry(uid).or_insert(self.round + START);
+        if !runs {
+            let claim = self.api.get(&format!("{CLAIMS}/data-{name}")).filter(|claim| !is_ending(claim)).cloned();
+            if self.round >= start
+                && !self.held.contains(name)
+                && let Some(claim) = claim
+            {
+                self.start(name, pod, &claim);
+            }
+        } else if is_ready(pod) != answers && self.round >= start + READY {
+            let status = if answers { "True" } else { "False" };
+            self.api.edit(&path, |pod| pod["status"]["conditions"] = json!([{ "type": "Ready", "status": status }]));
+        }
+    }
+
+    fn start(&mut self, name: &str, pod: &Value, claim: &Value) {
+        self.kubelet.starts.insert(text(pod, "/metadata/uid").to_owned(), self.round);
+        self.kubelet.addresses += 1;
+        let host = format!("10.0.{}.{}", self.kubelet.addresses / 250, self.kubelet.addresses % 250);
+        let zone = pod.pointer("/metadata/labels/dynamokv.io~1zone").and_then(Value::as_str).unwrap_or_default().to_owned();
+        self.happened.push(Happening::Started {
+            pod: name.to_owned(),
+            zone,
+            claim: text(claim, "/metadata/uid").to_owned(),
+            address: format!("{host}:7400"),
+        });
+        self.api.edit(&format!("{PODS}/{name}"), |pod| pod["status"] = json!({ "phase": "Running", "podIP": host }));
+    }
+
+    fn gone(&mut self, name: &str, pod: &Value, clean: bool) {
+        if text(pod, "/status/phase") == "Running" {
+            self.happened.push(Happening::Stopped { pod: name.to_owned(), clean });
+        }
+        self.api.remove(&format!("{PODS}/{name}"));
+    }
+
+    fn protect_claims(&mut self) {
+        let used = |name: &str| name.strip_prefix("data-").is_some_and(|pod| self.api.get(&format!("{PODS}/{pod}")).is_some());
+        let ending = self.api.list(CLAIMS).filter(|(name, claim)| is_ending(claim) && !used(name));
+        let free: Vec<(String, String)> =
+            ending.map(|(name, claim)| (name.to_owned(), text(claim, "/metadata/uid").to_owned())).collect();
+        for (name, uid) in free {
+            self.api.remove(&format!("{CLAIMS}/{name}"));
+            self.happened.push(Happening::Destroyed(uid));
+        }
+    }
+}
+
+/// The name of the set's template: equal templates have equal names.
+fn revision(set: &Value) -> String {
+    let text = set["spec"]["template"].to_string();
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{}-{hash:x}", crate::api_server::text(set, "/metadata/name"))
+}
+
+fn pod_revision(pod: &Value) -> &str {
+    pod.pointer("/metadata/labels/controller-revision-hash").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// It was deleted and is still there.
+pub fn is_ending(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
+}
+
+/// Kubernetes calls the pod ready.
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}

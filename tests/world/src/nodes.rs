@@ -1,0 +1,261 @@
+//! The storage nodes: core's own [`Node`], on disks in memory that outlive their pods, over a network that loses nothing but what
+//! is addressed to a node that is down.
+//!
+//! A disk belongs to a claim's UID, and a node's identity to its disk: where a claim is made again, another node starts.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use dynamo_core::config::Config;
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::message::Message;
+use dynamo_core::name::Name;
+use dynamo_core::node::{Identity, Input, Node, Output};
+use dynamo_core::request::{ClientHandle, Operation, Outcome, QuorumWish, Request};
+use dynamo_core::storage::MemoryStorage;
+use dynamo_core::time::{Instant, Now};
+
+/// Simulated time between two rounds.
+pub const ROUND_US: u64 = 50_000;
+/// Messages that one round delivers; more than that is a storm, and the rest comes with the next.
+const DELIVERED_MAX: usize = 100_000;
+
+struct Disk {
+    node: NodeId,
+    /// While no pod has it mounted.
+    storage: Option<MemoryStorage>,
+    starts: u64,
+}
+
+/// A process that runs.
+pub struct Running {
+    /// The node.
+    pub node: Node<MemoryStorage>,
+    /// The claim it lives on, by UID.
+    pub claim: String,
+    /// Where clients and the operator find it.
+    pub address: String,
+}
+
+/// Every node and disk.
+pub struct Nodes {
+    cluster: ClusterId,
+    now: Now,
+    round: u64,
+    running: BTreeMap<String, Running>,
+    disks: BTreeMap<String, Disk>,
+    mail: VecDeque<(u64, NodeId, NodeId, Message)>,
+    /// Until which round messages to and from a node take long.
+    slow: BTreeMap<NodeId, u64>,
+    answers: BTreeMap<ClientHandle, Outcome>,
+    next_client: u64,
+    next_node: u32,
+}
+
+impl Nodes {
+    /// None yet.
+    pub fn new(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            now: Now { instant: Instant(1_000_000), wall_ms: 0 },
+            round: 0,
+            running: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            mail: VecDeque::new(),
+            slow: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next_client: 0,
+            next_node: 0,
+        }
+    }
+
+    /// The processes that run, by pod.
+    pub fn running(&self) -> &BTreeMap<String, Running> {
+        &self.running
+    }
+
+    /// The pod of the process at `address`.
+    pub fn at(&self, address: &str) -> Option<String> {
+        self.running.iter().find(|(_, running)| running.address == address).map(|(pod, _)| pod.clone())
+    }
+
+    /// The node whose data is on the volume of this claim.
+    pub fn on_claim(&self, claim: &str) -> Option<NodeId> {
+        self.disks.get(claim).map(|disk| disk.node)
+    }
+
+    /// Every disk, mounted or not.
+    pub fn storages(&self) -> impl Iterator<Item = &MemoryStorage> {
+        let mounted = self.running.values().map(|running| running.node.storage());
+        mounted.chain(self.disks.values().filter_map(|disk| disk.storage.as_ref()))
+    }
+
+    /// The time.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// A pod's process starts.
+    pub fn start(&mut self, pod: &str, zone: &str, claim: &str, address: &str) {
+        let next = &mut self.next_node;
+        let disk = self.disks.entry(claim.to_owned()).or_insert_with(|| {
+            *next += 1;
+            let mut node = [0xd0; 16];
+            node[..4].copy_from_slice(&next.to_be_bytes());
+            Disk { node: NodeId(node), storage: Some(MemoryStorage::default()), starts: 0 }
+        });
+        disk.starts += 1;
+        let storage = disk.storage.take().expect("a volume is mounted once");
+        let identity = Identity {
+            node: disk.node,
+            cluster: self.cluster,
+            zone: zone.to_owned(),
+            peer_address: format!("{pod}.cart-peers:7401"),
+            client_address: address.to_owned(),
+            generation: disk.starts,
+        };
+        let (node, seed) = (disk.node, u64::from_be_bytes(disk.node.0[..8].try_into().expect("8 bytes")) ^ disk.starts);
+        let opened = Node::open(identity, Config::default(), storage, seed, self.now).expect("the memory does not fail");
+        self.running.insert(pod.to_owned(), Running { node: opened, claim: claim.to_owned(), address: address.to_owned() });
+        self.links(node, true);
+        self.commit(pod);
+    }
+
+    /// A pod's process ends.
+    pub fn stop(&mut self, pod: &str, clean: bool) {
+        let Some(mut running) = self.running.remove(pod) else { return };
+        if clean && let Some(ticket) = running.node.close().expect("the memory does not fail") {
+            running.node.storage_mut().synced(ticket);
+        }
+        let node = running.node.identity().node;
+        let mut storage = running.node.storage().clone();
+        storage.crash();
+        if let Some(disk) = self.disks.get_mut(&running.claim) {
+            disk.storage = Some(storage);
+        }
+        self.links(node, false);
+    }
+
+    /// A volume is no more.
+    pub fn destroy(&mut self, claim: &str) {
+        self.disks.remove(claim);
+    }
+
+    /// Messages to and from this pod's node take a round each, until the round named.
+    pub fn slow_down(&mut self, pod: &str, rounds: u64) {
+        if let Some(running) = self.running.get(pod) {
+            self.slow.insert(running.node.identity().node, self.round + rounds);
+        }
+    }
+
+    /// No node is slow any more.
+    pub fn speed_up(&mut self) {
+        self.slow.clear();
+    }
+
+    /// Delivers what is due, then time passes.
+    pub fn round(&mut self) {
+        self.round += 1;
+        let mut later = VecDeque::new();
+        for _ in 0..DELIVERED_MAX {
+            let Some((due, from, to, message)) = self.mail.pop_front() else { break };
+            if due > self.round {
+                later.push_back((due, from, to, message));
+            } else if let Some(pod) = self.pod_of(to) {
+                self.input(&pod, Input::Message { from, message });
+            }
+        }
+        later.append(&mut self.mail);
+        self.mail = later;
+        self.now.instant = Instant(self.now.instant.0 + ROUND_US);
+        self.now.wall_ms += ROUND_US / 1000;
+        for pod in self.running.keys().cloned().collect::<Vec<_>>() {
+            self.input(&pod, Input::Tick);
+        }
+    }
+
+    /// Sends a request to a pod's node; the answer comes with [`Self::answer`].
+    pub fn ask(&mut self, pod: &str, key: u32, operation: Operation) -> ClientHandle {
+        self.next_client += 1;
+        let client = ClientHandle(self.next_client);
+        let request = Request { name: name(key), operation, request_key: None, quorum: QuorumWish::default(), timeout_ms: 0 };
+        self.input(pod, Input::Request { client, request });
+        client
+    }
+
+    /// The answer to a request, once.
+    pub fn answer(&mut self, client: ClientHandle) -> Option<Outcome> {
+        self.answers.remove(&client)
+    }
+
+    /// Offers a ring to a pod's node.
+    pub fn offer(&mut self, pod: &str, ring: &dynamo_core::ring::Ring) -> Result<(), String> {
+        let mut out = Vec::new();
+        let running = self.running.get_mut(pod).ok_or("connection refused")?;
+        let offered = running.node.propose_ring(ring.clone(), self.now, &mut out).map_err(|error| error.to_string());
+        self.perform(pod, out);
+        self.commit(pod);
+        offered
+    }
+
+    fn pod_of(&self, node: NodeId) -> Option<String> {
+        self.running.iter().find(|(_, running)| running.node.identity().node == node).map(|(pod, _)| pod.clone())
+    }
+
+    /// Links between `peer` and everyone else come up or go down.
+    fn links(&mut self, peer: NodeId, up: bool) {
+        let identities: Vec<(String, Identity)> =
+            self.running.iter().map(|(pod, running)| (pod.clone(), running.node.identity().clone())).collect();
+        for (pod, own) in &identities {
+            if !up {
+                self.input(pod, Input::LinkDown { peer });
+                continue;
+            }
+            for (_, other) in identities.iter().filter(|(_, other)| other.node != own.node) {
+                if own.node == peer || other.node == peer {
+                    let (peer_address, client_address) = (other.peer_address.clone(), other.client_address.clone());
+                    self.input(pod, Input::LinkUp { peer: other.node, peer_address, client_address });
+                }
+            }
+        }
+    }
+
+    fn input(&mut self, pod: &str, input: Input) {
+        let mut out = Vec::new();
+        let Some(running) = self.running.get_mut(pod) else { return };
+        running.node.handle(input, self.now, &mut out).expect("the memory does not fail");
+        self.perform(pod, out);
+        self.commit(pod);
+    }
+
+    /// Commits what was written and reports it durable.
+    fn commit(&mut self, pod: &str) {
+        while let Some(running) = self.running.get_mut(pod)
+            && let Some(ticket) = running.node.commit().expect("the memory does not fail")
+        {
+            running.node.storage_mut().synced(ticket);
+            let mut out = Vec::new();
+            running.node.handle(Input::Durable { ticket }, self.now, &mut out).expect("the memory does not fail");
+            self.perform(pod, out);
+        }
+    }
+
+    fn perform(&mut self, pod: &str, outputs: Vec<Output>) {
+        let Some(from) = self.running.get(pod).map(|running| running.node.identity().node) else { return };
+        for output in outputs {
+            match output {
+                Output::Send { to, message } => {
+                    let slow = [from, to].iter().any(|node| self.slow.get(node).is_some_and(|until| *until > self.round));
+                    self.mail.push_back((self.round + u64::from(slow) * 4, from, to, message));
+                }
+                Output::Respond { client, outcome } => drop(self.answers.insert(client, outcome)),
+                Output::RingChanged | Output::AddressesChanged => {}
+            }
+        }
+    }
+}
+
+/// The name of a key.
+pub fn name(key: u32) -> Name {
+    Name::new("cart", Bytes::copy_from_slice(&key.to_be_bytes()))
+}
