@@ -206,6 +206,10 @@ pub struct DynamoClusterSpec {
     #[serde(default)]
     pub pod_disruption_budget: PodDisruptionBudget,
 
+    /// The moving of data between nodes, when their number changes.
+    #[serde(default)]
+    pub rebalancing: Rebalancing,
+
     /// Paused: the operator reports the cluster's status and changes nothing. Default Active.
     #[serde(default)]
     pub reconciliation: Reconciliation,
@@ -441,6 +445,16 @@ pub enum ImagePullPolicy {
     IfNotPresent,
     /// The image must be on the node.
     Never,
+}
+
+/// The moving of data between nodes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rebalancing {
+    /// True: nothing more moves. What is on its way may arrive, pods may start, restart and be replaced, but no node joins or leaves
+    /// the ring and none is removed, until this is false again. To give up a change of replicas instead, set them back: what has
+    /// moved already moves back, the rest stays where it is. Default false.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Whether the operator acts.

@@ -80,6 +80,7 @@ pub async fn step(
         | Step::AwaitEpoch(_)
         | Step::AwaitData { .. }
         | Step::AwaitReceipts(_)
+        | Step::RebalancingPaused(_)
         | Step::AwaitRollout(_)
         | Step::Blocked(_)
         | Step::Converged => Ok(()),

@@ -58,6 +58,7 @@ pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Opti
         | Step::AwaitEpoch(_)
         | Step::AwaitData { .. }
         | Step::AwaitReceipts(_)
+        | Step::RebalancingPaused(_)
         | Step::AwaitRollout(_)
         | Step::Blocked(_)
         | Step::Converged => None,

@@ -74,6 +74,9 @@ async fn status(cluster: &ValidCluster, address: &str) -> Result<Node, String> {
         received: status.received,
         objects: status.objects,
         hints: status.hints.values().map(|backlog| backlog.hints).sum(),
+        bytes: status.bytes,
+        copies: status.partitions + status.foreign_partitions,
+        bytes_sent: status.transfers.iter().map(|transfer| transfer.bytes_sent).sum(),
     })
 }
 

@@ -77,6 +77,12 @@ pub struct Node {
     pub objects: u64,
     /// Copies it keeps for others.
     pub hints: u64,
+    /// Bytes it holds.
+    pub bytes: u64,
+    /// Partitions whose copies take those bytes.
+    pub copies: u32,
+    /// Bytes that it has sent to new replicas, in the moves that are under way.
+    pub bytes_sent: u64,
 }
 
 /// A volume claim.

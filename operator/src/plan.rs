@@ -14,7 +14,8 @@
 //!     the record names each member's volume         else  RecordVolumes
 //!     members whose volume is gone are declared     else  RecordRing(Lost), Blocked
 //!  8  it is the ring that the spec asks for         else  RecordRing(Rebalance), AwaitEpoch, AwaitData, AwaitReceipts,
-//!                                                         RecordRing(Left): core's rebalance, one stage at a time
+//!                                                         RecordRing(Left): core's rebalance, one stage at a time; a spec that
+//!                                                         changes meanwhile is followed at once. RebalancingPaused if it says so
 //!  9  no pod is left over                           else  LowerPods        data first, pods last; OfferRing, AwaitReceipts
 //! 10  every pod answers and is ready                else  AwaitPods
 //! 11  the pod template is rolled out                else  AwaitRollout
@@ -49,6 +50,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::rebalance::batches::{self, Left};
 use dynamo_core::rebalance::loss::{self, Consequences, LossError};
 use dynamo_core::rebalance::{self, Next};
 use dynamo_core::ring::Ring;
@@ -91,6 +93,8 @@ pub enum Step {
     },
     /// Wait for the drain receipts of these nodes.
     AwaitReceipts(Vec<NodeId>),
+    /// Nothing moves, since the spec says so; this would come next.
+    RebalancingPaused(String),
     /// Tell the StatefulSets of these zones to run this many pods, fewer than now.
     LowerPods(BTreeMap<String, u32>),
     /// Wait until the new pod template runs everywhere.
@@ -116,6 +120,7 @@ impl Step {
             Self::AwaitEpoch(_) => "AwaitEpoch",
             Self::AwaitData { .. } => "AwaitData",
             Self::AwaitReceipts(_) => "AwaitReceipts",
+            Self::RebalancingPaused(_) => "RebalancingPaused",
             Self::LowerPods(_) => "LowerPods",
             Self::AwaitRollout(_) => "AwaitRollout",
             Self::DeleteVolumes(_) => "DeleteVolumes",
@@ -138,6 +143,7 @@ impl Step {
             | Self::AwaitEpoch(_)
             | Self::AwaitData { .. }
             | Self::AwaitReceipts(_)
+            | Self::RebalancingPaused(_)
             | Self::AwaitRollout(_)
             | Self::Blocked(_)
             | Self::Converged => false,
@@ -370,8 +376,31 @@ fn lost_members_are_declared(situation: &Situation<'_>) -> Option<Step> {
     })
 }
 
+/// What is left to move to the nodes that the spec asks for, if there is a ring and a plan.
+pub fn left_to_move(cluster: &ValidCluster, observed: &Observed) -> Option<Left> {
+    let situation = Situation::of(cluster, observed);
+    batches::left(situation.ring?, &situation.desired()).ok()
+}
+
 fn the_ring_is_as_asked(situation: &Situation<'_>) -> Option<Step> {
+    let step = step_of_rebalance(situation)?;
+    let purpose = match &step {
+        Step::AwaitData { received, moving, .. } => format!("{received} of {moving} replicas that were on their way are filled"),
+        Step::AwaitReceipts(nodes) => format!("next: the drain receipts of {} nodes", nodes.len()),
+        Step::RecordRing { ring, .. } => format!("next: ring epoch {}", ring.epoch),
+        // Who is to hear of a ring that is recorded hears of it; and what is blocked is told as that.
+        _ => return Some(step),
+    };
+    Some(if situation.cluster.rebalancing_paused { Step::RebalancingPaused(purpose) } else { step })
+}
+
+fn step_of_rebalance(situation: &Situation<'_>) -> Option<Step> {
     let ring = situation.ring?;
+    if ring.operation.is_some() {
+        // Of another writer, who made this ring before there was an operator here. What is asked for now stands in the resource.
+        let ring = Box::new(ring.successor(|next| next.operation = None));
+        return Some(Step::RecordRing { ring, cause: Cause::Rebalance });
+    }
     Some(match rebalance::next(ring, &situation.desired(), &situation.views()) {
         Ok(Next::Settled) => return None,
         Ok(Next::Propose(ring)) => Step::RecordRing { ring: Box::new(ring), cause: Cause::Rebalance },

@@ -11,13 +11,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::batches::Left;
 use dynamo_core::ring::{Ring, Stage};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{DynamoClusterStatus, MemberState, MemberStatus};
 use crate::build::labels;
 use crate::observed::{Note, Observed};
-use crate::plan::Step;
+use crate::plan::{self, Cause, Step};
 use crate::valid::{InvalidSpec, Place, ValidCluster};
 
 /// One look, its step, and what came of it.
@@ -42,6 +43,7 @@ pub struct Report<'a> {
 pub fn status(report: &Report<'_>, previous: Option<&DynamoClusterStatus>, now: &Time) -> DynamoClusterStatus {
     let observed = report.observed;
     let ring = observed.record.ring();
+    let left = left(report);
     let pods = |ready: bool| observed.pods.values().filter(|pod| pod.ready || !ready).count() as i32;
     DynamoClusterStatus {
         observed_generation: report.generation,
@@ -51,9 +53,32 @@ pub fn status(report: &Report<'_>, previous: Option<&DynamoClusterStatus>, now: 
         epoch: ring.map_or(0, |ring| ring.epoch.0 as i64),
         rebalance: rebalance(report),
         partitions_moving: ring.map_or(0, |ring| ring.moving_count() as i32),
+        partitions_left: left.as_ref().map_or(0, |left| left.partitions as i32),
+        bytes_left: rounded(left.as_ref().map_or(0, |left| bytes_left(observed, left))),
+        bytes_sent: rounded(bytes_sent(observed)),
         members: members(report),
         conditions: conditions::of(report, previous.map_or(&[], |previous| previous.conditions.as_slice()), now),
     }
+}
+
+/// What is left to move, while something moves or is about to: a cluster at rest is spared the planning.
+fn left(report: &Report<'_>) -> Option<Left> {
+    let moves = report.observed.record.ring().is_some_and(|ring| ring.moving().next().is_some());
+    let about_to = matches!(report.step, Step::RebalancingPaused(_) | Step::RecordRing { cause: Cause::Rebalance, .. });
+    if moves || about_to { plan::left_to_move(report.cluster, report.observed) } else { None }
+}
+
+/// By what each node still sends, and the size of its partitions on average.
+fn bytes_left(observed: &Observed, left: &Left) -> u64 {
+    let of_node = |node: &crate::observed::Node| {
+        let sends = left.loads.send.get(&node.id).copied().unwrap_or(0) as u64;
+        (node.bytes * sends).checked_div(u64::from(node.copies)).unwrap_or(0).saturating_sub(node.bytes_sent)
+    };
+    observed.nodes().map(|(_, node)| of_node(node)).sum()
+}
+
+fn bytes_sent(observed: &Observed) -> u64 {
+    observed.nodes().map(|(_, node)| node.bytes_sent).sum()
 }
 
 /// The status of a spec that cannot be built: what was last seen, with the reason.

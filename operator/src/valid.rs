@@ -45,6 +45,8 @@ pub struct ValidCluster {
     pub(crate) bucket_replication: BucketReplication,
     pub(crate) settings: Settings,
     pub(crate) pod_disruption_budget: PodDisruptionBudget,
+    /// Nothing more moves.
+    pub(crate) rebalancing_paused: bool,
     /// Nodes of which somebody accepts that data may be lost with them.
     pub(crate) accepted_losses: BTreeSet<NodeId>,
     owner: OwnerReference,
@@ -133,6 +135,7 @@ impl ValidCluster {
             bucket_replication,
             settings: spec.settings.clone(),
             pod_disruption_budget: spec.pod_disruption_budget,
+            rebalancing_paused: spec.rebalancing.paused,
             accepted_losses: accepted_losses(cluster),
             owner,
             name,

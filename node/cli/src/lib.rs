@@ -22,6 +22,7 @@ mod random;
 mod records;
 mod ring;
 mod ring_loss;
+mod ring_operations;
 mod ring_plan;
 mod ring_writer;
 mod status;

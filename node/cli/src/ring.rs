@@ -19,7 +19,7 @@ use crate::members::{self, Views};
 use crate::output::{Format, grouped, show, table};
 use crate::ring_writer::{self, Plan};
 use crate::stop::Stop;
-use crate::{connection, local, ring_loss, ring_plan};
+use crate::{connection, local, ring_loss, ring_operations, ring_plan};
 
 /// Partitions that differ and are named; the others are counted.
 const NAMED_MAX: usize = 50;
@@ -48,6 +48,16 @@ enum Action {
     Plan(ring_plan::PlanCommand),
     /// Make the first ring, outside Kubernetes. Give all nodes (or enough to know the others) with --endpoint.
     Init(Init),
+    /// Add, remove or weigh members, and move the data. Outside Kubernetes; there this is `spec.replicas`.
+    Commit(ring_operations::Commit),
+    /// Show the change of members that is under way: what moved, what is left, what it waits for.
+    Status,
+    /// Let the change of members that is under way wait: nothing more begins.
+    Pause(ring_operations::Drive),
+    /// Go on with the change of members that is under way, after a pause or after its command was stopped.
+    Resume(ring_operations::Drive),
+    /// Give up the change of members that is under way, and go back to the members before it.
+    Abort(ring_operations::Drive),
     /// Put a new node in the place of a member whose disk is gone for ever. Outside Kubernetes; there the operator does this.
     Replace(ring_loss::Replace),
     /// Take a member whose disk is gone for ever out of the ring; the others take over what it held. Outside Kubernetes.
@@ -102,6 +112,23 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
         Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
         Action::Plan(command) => ring_plan::run(&endpoints, format, &command).await,
+        Action::Status => ring_operations::status(&endpoints, format).await,
+        Action::Commit(mut commit) => {
+            let record = record_or_default(commit.drive.record.take())?;
+            ring_operations::commit(&endpoints, format, &commit, record).await
+        }
+        Action::Pause(mut drive) => {
+            let record = record_or_default(drive.record.take())?;
+            ring_operations::pause(&endpoints, format, &drive, record).await
+        }
+        Action::Resume(mut drive) => {
+            let record = record_or_default(drive.record.take())?;
+            ring_operations::resume(&endpoints, format, &drive, record).await
+        }
+        Action::Abort(mut drive) => {
+            let record = record_or_default(drive.record.take())?;
+            ring_operations::abort(&endpoints, format, &drive, record).await
+        }
         Action::Replace(mut replace) => {
             let record = record_or_default(replace.loss.record.take())?;
             show_ring(format, &ring_loss::replace(&endpoints, &record, &replace).await?)

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use clap::Args;
 use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::batches::Limits;
 use dynamo_core::rebalance::loss::{self, Consequences, LossError};
-use dynamo_core::rebalance::{self, Members, Next, View, first_ring};
+use dynamo_core::rebalance::{self, Members, Next, View, first_ring, operation};
 use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
@@ -59,7 +60,7 @@ pub struct Replace {
     with: Vec<NodeId>,
 }
 
-fn node(text: &str) -> Result<NodeId, String> {
+pub(crate) fn node(text: &str) -> Result<NodeId, String> {
     NodeId::parse(text).ok_or_else(|| "is no node id; give the full one that `dynamoctl ring show` prints".to_owned())
 }
 
@@ -125,9 +126,8 @@ fn desired(ring: &Ring, lost: &[NodeId], newcomers: &Newcomers<'_>, zones: &BTre
             return Err(Stop::Usage(format!("--lost {node}: {}", LossError::NoMember(*node))));
         }
     }
-    let stays = |node: &NodeId, member: &Member| member.weight > 0 && !lost.contains(node) && !ring.is_lost(*node);
-    let mut desired: Members =
-        ring.members.iter().filter(|(node, member)| stays(node, member)).map(|(node, member)| (*node, member.clone())).collect();
+    let mut desired = operation::wanted(ring);
+    desired.retain(|node, _| !lost.contains(node));
     if let Newcomers::StandBy(named) = newcomers {
         for node in chosen(ring, lost, named, zones)? {
             desired.insert(node, Member { zone: zones[&node].clone(), weight: 1 });
@@ -254,7 +254,18 @@ impl Writer<'_> {
         if declared != self.ring {
             return self.propose(declared, views, "the loss is declared").await.map(Some);
         }
-        let next = rebalance::next(&self.ring, &self.desired, &heard).map_err(|error| Stop::Failed(error.to_string()))?;
+        // A change of members that is under way is gone on with, without the lost and with those in their places.
+        let amended = operation::amended(&self.ring, &self.desired);
+        if amended != self.ring {
+            return self.propose(amended, views, "what is under way goes on without the lost").await.map(Some);
+        }
+        let next = match &self.ring.operation {
+            None => rebalance::next(&self.ring, &self.desired, &heard).map(Some),
+            Some(_) => operation::next(&self.ring, &heard, &Limits::default()),
+        };
+        let Some(next) = next.map_err(|error| Stop::Failed(error.to_string()))? else {
+            return Err(Stop::Failed("the operation that is under way is paused; `dynamoctl ring resume` goes on".to_owned()));
+        };
         Ok(match next {
             Next::Settled => None,
             Next::Propose(ring) => Some(self.propose(ring, views, "the next stage is offered").await?),
@@ -266,7 +277,7 @@ impl Writer<'_> {
                 Some(format!("{received} of {moving} replicas are filled; {} still receive", list(&waiting_for)))
             }
             Next::AwaitReceipts(nodes) => {
-                let drained = self.drained(&nodes, views).await;
+                let drained = drained(&self.ring, &nodes, views).await;
                 if drained.is_empty() {
                     Some(format!("waiting for the drain receipts of {}", list(&nodes)))
                 } else {
@@ -295,23 +306,25 @@ impl Writer<'_> {
         }
         refusals
     }
-
-    async fn drained(&self, leaving: &[NodeId], views: &Views) -> Vec<NodeId> {
-        let mut drained = Vec::new();
-        for node in leaving {
-            let Some(answer) = views.answered.get(node) else { continue };
-            let under_this_ring = |receipt: &dynamo_client::admin::DrainReceipt| {
-                receipt.node == *node && receipt.epoch == self.ring.epoch && receipt.ring_hash == self.ring.hash()
-            };
-            if answer.client.drain_receipt().await.is_ok_and(|receipt| under_this_ring(&receipt)) {
-                drained.push(*node);
-            }
-        }
-        drained
-    }
 }
 
-fn heard(views: &Views) -> BTreeMap<NodeId, View> {
+/// Those of `leaving` that gave a drain receipt under `ring`.
+pub(crate) async fn drained(ring: &Ring, leaving: &[NodeId], views: &Views) -> Vec<NodeId> {
+    let hash = ring.hash();
+    let mut drained = Vec::new();
+    for node in leaving {
+        let Some(answer) = views.answered.get(node) else { continue };
+        let under_this_ring = |receipt: &dynamo_client::admin::DrainReceipt| {
+            receipt.node == *node && receipt.epoch == ring.epoch && receipt.ring_hash == hash
+        };
+        if answer.client.drain_receipt().await.is_ok_and(|receipt| under_this_ring(&receipt)) {
+            drained.push(*node);
+        }
+    }
+    drained
+}
+
+pub(crate) fn heard(views: &Views) -> BTreeMap<NodeId, View> {
     let view = |answer: &members::Answer| View {
         epoch: answer.status.epoch,
         ring_hash: answer.status.ring_hash.unwrap_or_default(),
@@ -320,7 +333,7 @@ fn heard(views: &Views) -> BTreeMap<NodeId, View> {
     views.answered.iter().map(|(node, answer)| (*node, view(answer))).collect()
 }
 
-fn list(nodes: &[NodeId]) -> String {
+pub(crate) fn list(nodes: &[NodeId]) -> String {
     let nodes: BTreeSet<String> = nodes.iter().map(|node| node.to_string()[..8].to_owned()).collect();
     nodes.into_iter().collect::<Vec<_>>().join(", ")
 }

@@ -136,6 +136,7 @@ mod tests {
             members: (1..=4).map(|id| (node(id), RingMember { zone: "z".to_owned(), weight: 1 })).collect(),
             buckets: Default::default(),
             lost: BTreeMap::new(),
+            operation: None,
             placements: vec![Placement { replicas: vec![node(3), node(1), node(2)], moving: None }],
         };
         let member = |id: u8| (node(id), Member { link: link(&format!("node-{id}:1")), suspected: false });

@@ -15,7 +15,7 @@
 //!
 //! Every stage begins when all members hold the ring of the one before. Who holds what in the end is decided in [`assignment`]; how
 //! much of that moves at the same time, and when what has arrived goes on, in [`batches`]; what becomes of moves under way when other
-//! members are asked for, in [`revision`]. A member whose disk is gone for ever never answers: [`loss`] says who may declare that and
+//! members are asked for, in [`revision`]; how a change is begun, paused and given up by a command, in [`operation`]. A member whose disk is gone for ever never answers: [`loss`] says who may declare that and
 //! what follows. Nothing waits for the word of a member that was declared lost, and for everybody else's as before.
 
 pub mod assignment;
@@ -23,6 +23,7 @@ pub mod batches;
 pub mod certificate;
 mod flow;
 pub mod loss;
+pub mod operation;
 pub mod order;
 pub mod revision;
 mod shares;
@@ -126,6 +127,7 @@ pub fn first_ring_with(
         buckets,
         members: members.clone(),
         lost: Lost::new(),
+        operation: None,
         placements: placements.into_iter().map(|replicas| Placement { replicas, moving: None }).collect(),
     };
     ring.validate()?;

@@ -21,6 +21,7 @@
 //! the same lists: [`bucket_replication`] says how, and why that is fixed with the first ring.
 
 pub mod bucket_replication;
+pub mod operation;
 pub mod placed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
 use crate::name::Name;
 use bucket_replication::BucketReplication;
+pub use operation::Operation;
 use placed::{Moving, Placed};
 
 /// The most partitions a ring may have, as a power of two (65,536).
@@ -106,6 +108,8 @@ pub struct Ring {
     pub members: BTreeMap<NodeId, Member>,
     /// Nodes whose disks are gone, members still or not any more. None of them is ever a member again.
     pub lost: Lost,
+    /// The change of members that it is on its way through, where the writer of rings has no other place to write that down.
+    pub operation: Option<Operation>,
     /// One for each partition of a layer, in order.
     pub placements: Vec<Placement>,
 }
@@ -156,6 +160,7 @@ const FORMAT_LOST: u8 = 2;
 const FORMAT_SECTIONS: u8 = 3;
 const SECTION_LOST: u8 = 1;
 const SECTION_BUCKETS: u8 = 2;
+const SECTION_OPERATION: u8 = 4;
 pub(crate) const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
 impl Ring {
@@ -260,6 +265,9 @@ impl Ring {
         if self.replication == 0 || self.epoch.0 == 0 {
             return Err(RingError::Invalid("replication and epoch start at 1"));
         }
+        if self.operation.as_ref().is_some_and(|operation| operation.since > self.epoch || operation.wanted.is_empty()) {
+            return Err(RingError::Invalid("an operation has members, and was begun by this ring or one before"));
+        }
         if self.lost.len() > LOST_MAX {
             return Err(RingError::Invalid("a ring remembers at most 4,096 lost nodes"));
         }
@@ -336,7 +344,9 @@ impl Ring {
     /// The sections that this ring has.
     fn sections(&self) -> u8 {
         let section = |there: bool, section: u8| if there { section } else { 0 };
-        section(!self.lost.is_empty(), SECTION_LOST) | section(!self.buckets.is_empty(), SECTION_BUCKETS)
+        section(!self.lost.is_empty(), SECTION_LOST)
+            | section(!self.buckets.is_empty(), SECTION_BUCKETS)
+            | section(self.operation.is_some(), SECTION_OPERATION)
     }
 
     /// The canonical bytes, with a checksum.
@@ -367,6 +377,9 @@ impl Ring {
         }
         if sections & SECTION_BUCKETS != 0 {
             self.buckets.encode(&mut writer);
+        }
+        if let Some(operation) = &self.operation {
+            operation.encode(&mut writer);
         }
         let index: BTreeMap<NodeId, u64> = self.members.keys().enumerate().map(|(at, node)| (*node, at as u64)).collect();
         let set = |writer: &mut Writer, nodes: &[NodeId]| {
@@ -402,7 +415,7 @@ impl Ring {
             FORMAT_LOST => SECTION_LOST,
             _ => reader.u8("sections")?,
         };
-        if format_of(sections) != format || sections & !(SECTION_LOST | SECTION_BUCKETS) != 0 {
+        if format_of(sections) != format || sections & !(SECTION_LOST | SECTION_BUCKETS | SECTION_OPERATION) != 0 {
             return Err(DecodeError::OutOfRange("sections").into());
         }
         let cluster = ClusterId(reader.id("cluster")?);
@@ -430,6 +443,7 @@ impl Ring {
             0 => BucketReplication::default(),
             _ => BucketReplication::decode(&mut reader, replication)?,
         };
+        let operation = if sections & SECTION_OPERATION == 0 { None } else { Some(Operation::decode(&mut reader)?) };
         let set = |reader: &mut Reader| -> Result<Vec<NodeId>, DecodeError> {
             let count = reader.count("replicas")?;
             (0..count)
@@ -455,7 +469,7 @@ impl Ring {
             placements.push(Placement { replicas, moving });
         }
         reader.end()?;
-        let ring = Self { cluster, epoch, parent, partition_bits, replication, buckets, members, lost, placements };
+        let ring = Self { cluster, epoch, parent, partition_bits, replication, buckets, members, lost, operation, placements };
         ring.validate()?;
         Ok(ring)
     }
@@ -505,6 +519,7 @@ pub(crate) mod tests {
             buckets: BucketReplication::default(),
             members,
             lost: Lost::new(),
+            operation: None,
             placements,
         }
     }
@@ -607,6 +622,31 @@ pub(crate) mod tests {
         for length in 0..bytes.len() {
             assert!(Ring::decode(bytes.slice(..length)).is_err(), "{length} bytes");
         }
+    }
+
+    #[test]
+    fn an_operation_is_in_the_bytes_with_or_without_lost_nodes() {
+        let begun = |ring: &Ring| {
+            ring.successor(|next| {
+                let (before, wanted) = (ring.members.clone(), [(node(9), ring.members[&node(2)].clone())].into());
+                let since = ring.epoch.next();
+                next.operation = Some(Operation { since, before, wanted, copies: 300, paused: true, aborted: false });
+            })
+        };
+        for ring in [begun(&ring_of(5, 4)), begun(&with_a_loss(&ring_of(5, 4)))] {
+            let bytes = ring.encode();
+            assert_eq!(bytes[0], 3);
+            assert_eq!(Ring::decode(bytes.clone()), Ok(ring.clone()));
+            for length in 0..bytes.len() {
+                assert!(Ring::decode(bytes.slice(..length)).is_err(), "{length} bytes");
+            }
+            let ended = ring.successor(|next| next.operation = None);
+            assert!(ended.encode()[0] < 3, "an older version reads it again");
+            assert_eq!(ended.check_follows(Some(&ring), ring.cluster), Ok(()));
+        }
+        let mut early = begun(&ring_of(5, 4));
+        early.operation.as_mut().unwrap().since = Epoch(9);
+        assert!(early.validate().is_err(), "it cannot have been begun by a later ring");
     }
 
     #[test]

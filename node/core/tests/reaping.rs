@@ -32,6 +32,7 @@ fn ring() -> Ring {
         replication: 3,
         buckets: Default::default(),
         lost: BTreeMap::new(),
+        operation: None,
         members: REPLICAS.into_iter().chain([OUTSIDER]).map(member).collect::<BTreeMap<_, _>>(),
         placements: vec![Placement { replicas: REPLICAS.to_vec(), moving: None }],
     }

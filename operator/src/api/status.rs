@@ -37,6 +37,19 @@ pub struct DynamoClusterStatus {
     #[serde(default)]
     pub partitions_moving: i32,
 
+    /// Partitions that are not yet where they are to be, the moving ones included.
+    #[serde(default)]
+    pub partitions_left: i32,
+
+    /// Bytes that are still to be sent to other nodes for that, estimated from the size of the nodes' partitions and rounded down to two
+    /// digits.
+    #[serde(default)]
+    pub bytes_left: i64,
+
+    /// Bytes that were sent to other nodes for the partitions that are being moved, rounded down to two digits.
+    #[serde(default)]
+    pub bytes_sent: i64,
+
     /// The nodes.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]

@@ -90,6 +90,9 @@ mod tests {
                 received: BTreeSet::new(),
                 objects: 0,
                 hints: 0,
+                bytes: 0,
+                copies: 0,
+                bytes_sent: 0,
             });
             let pod = Pod { ready, node: answer, ..Pod::default() };
             observed.pods.insert(Place { zone: "default".into(), ordinal }, pod);

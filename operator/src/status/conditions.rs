@@ -105,7 +105,10 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         }
         Step::AwaitData { received, moving, waiting_for } => {
             let nodes = names.nodes(waiting_for);
-            ("MovingData", format!("{received} of {moving} replicas are filled; {nodes} still receive"))
+            ("MovingData", format!("{received} of {moving} replicas are filled; {nodes} still receive{}", rest(report)))
+        }
+        Step::RebalancingPaused(next) => {
+            ("Paused", format!("spec.rebalancing.paused is true, so nothing moves; {next}{}", rest(report)))
         }
         Step::AwaitReceipts(nodes) => ("Draining", draining(report, &names, nodes)),
         Step::LowerPods(zones) => ("RemovingPods", format!("lowering the pods of {}", sets(zones))),
@@ -177,6 +180,18 @@ fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], at_risk: usize, gone: usi
     )
 }
 
+/// "; 120 partitions and about 3 GiB are left in all", if they are more than those that move now.
+fn rest(report: &Report<'_>) -> String {
+    let moving = report.observed.record.ring().map_or(0, Ring::moving_count);
+    match super::left(report) {
+        Some(left) if left.partitions > moving => {
+            let megabytes = super::rounded(super::bytes_left(report.observed, &left) / 1_000_000);
+            format!("; {} partitions and about {megabytes} MB are left in all", left.partitions)
+        }
+        _ => String::new(),
+    }
+}
+
 fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
     if let Some(complaint) = report.complaints.first() {
         return no("Failed", complaint);
@@ -192,7 +207,7 @@ fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verd
     if report.paused && !at_rest {
         return no("Paused", format!("spec.reconciliation is Paused; otherwise next: {message}"));
     }
-    if at_rest || matches!(report.step, Step::Blocked(_)) {
+    if at_rest || matches!(report.step, Step::Blocked(_) | Step::RebalancingPaused(_)) {
         return no(reason, message);
     }
     yes(reason, message)
@@ -267,6 +282,12 @@ fn ring_stable(report: &Report<'_>) -> Verdict {
     let observed = report.observed;
     let Some(ring) = observed.record.ring() else { return no("NoRing", "the cluster has no ring yet") };
     let moving = ring.moving_count();
+    if matches!(report.step, Step::RebalancingPaused(_)) {
+        return no(
+            "Paused",
+            format!("spec.rebalancing.paused is true; {moving} partitions are on the move and stay where they are"),
+        );
+    }
     if moving > 0 {
         return no("Rebalancing", format!("{moving} partitions are on the move"));
     }
@@ -299,6 +320,9 @@ fn scale_in_blocked(report: &Report<'_>) -> Verdict {
         Step::Blocked(blocked) => {
             let (reason, message) = describe_blocked(report, blocked);
             return yes(reason, message);
+        }
+        Step::RebalancingPaused(_) => {
+            return yes("Paused", "spec.rebalancing.paused is true; set it to false, and the nodes leave");
         }
         _ => &[],
     };

@@ -34,6 +34,9 @@ fn observed(pods: u8, ring: Option<&Ring>) -> Observed {
             received: Default::default(),
             objects: 4321,
             hints: 0,
+            bytes: 0,
+            copies: 0,
+            bytes_sent: 0,
         };
         observed.pods.insert(at(node), Pod { ready: true, node: Some(answer), ..Pod::default() });
         observed.volumes.insert(at(node), Volume { note: Note::Node(id(node)), ..Volume::default() });
@@ -192,6 +195,11 @@ fn an_invalid_spec_a_pause_and_a_failure_are_told() {
     let step = Step::AwaitRollout(vec!["default".into()]);
     let paused = Report { paused: true, ..report(&three, &at_rest, &step) };
     assert_eq!(ready(&status(&paused, None, &time(1))), "False Paused: restarting pods in default");
+    let step = Step::RebalancingPaused("next: ring epoch 4".into());
+    let told = status(&report(&three, &at_rest, &step), None, &time(1));
+    assert_eq!(ready(&told), "False Paused: spec.rebalancing.paused is true, so nothing moves; next: ring epoch 4");
+    let stable = told.conditions.iter().find(|condition| condition.type_ == "RingStable").unwrap();
+    assert_eq!((&*stable.status, &*stable.reason), ("False", "Paused"));
     let complaints = ["volume data-cart-0 cannot grow".to_owned()];
     let failing = Report { complaints: &complaints, ..report(&three, &at_rest, &Step::Converged) };
     assert_eq!(ready(&status(&failing, None, &time(1))), "False Failed: volume data-cart-0 cannot grow");

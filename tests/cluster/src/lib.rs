@@ -239,7 +239,8 @@ impl Cluster {
         let endpoints: Vec<&str> = indices.iter().map(|index| self.processes[*index].address.as_str()).collect();
         let mut command = Command::new(binary()?.with_file_name("dynamoctl"));
         command.args(arguments).arg("--endpoint").arg(endpoints.join(","));
-        if arguments.first() == Some(&"ring") {
+        let reads_only = matches!(arguments.get(1), Some(&("show" | "status" | "verify" | "plan")));
+        if arguments.first() == Some(&"ring") && !reads_only {
             command.arg("--record").arg(self.folder.path().join("record.ring"));
         }
         Ok(command)

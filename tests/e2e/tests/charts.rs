@@ -105,6 +105,7 @@ fn every_value_of_a_cluster_finds_its_place() {
         "settings.reapIntervalMs=5000",
         "settings.diskReserveBytes=1073741824",
         "podDisruptionBudget.maxUnavailable=2",
+        "rebalancing.paused=true",
         "reconciliation=Paused",
         "labels.team=shop",
         "annotations.note=blue",

@@ -153,6 +153,10 @@ impl Nodes for Link {
                     received: status.received,
                     objects: status.objects,
                     hints: status.hints.values().map(|(hints, _)| hints).sum(),
+                    // Simulated disks do not say how full they are; these figures are for people only.
+                    bytes: 0,
+                    copies: 0,
+                    bytes_sent: 0,
                 })
             })
         })

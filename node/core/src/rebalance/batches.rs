@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{Epoch, NodeId};
-use crate::rebalance::{Next, View, order};
+use crate::rebalance::{Members, Next, PlanError, View, members_after, order, revision};
 use crate::ring::{Move, Placement, Ring, Stage};
 
 /// How many partitions may move at the same time.
@@ -33,11 +33,13 @@ impl Default for Limits {
     }
 }
 
-/// What the moves of a ring ask of each node.
-#[derive(Default)]
-struct Loads {
-    receive: BTreeMap<NodeId, usize>,
-    send: BTreeMap<NodeId, usize>,
+/// What moves ask of each node, in partitions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Loads {
+    /// What each receives.
+    pub receive: BTreeMap<NodeId, usize>,
+    /// What each sends.
+    pub send: BTreeMap<NodeId, usize>,
 }
 
 /// The new replicas of a list in any layer, and all that fill them.
@@ -89,6 +91,41 @@ fn moved(ring: &Ring) -> Vec<Vec<NodeId>> {
         None => placement.replicas.clone(),
     };
     ring.placements.iter().map(moved).collect()
+}
+
+/// What is left to do on the way to some members.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Left {
+    /// Partitions that are not where they belong, or move there.
+    pub partitions: usize,
+    /// Copies that are to be made, or being made.
+    pub copies: usize,
+    /// The same by node.
+    pub loads: Loads,
+}
+
+/// What is left on the way from `ring` to `wanted`, by the plan that a writer of rings would follow now.
+pub fn left(ring: &Ring, wanted: &Members) -> Result<Left, PlanError> {
+    let members = members_after(ring, wanted);
+    let target = if members == ring.members || ring.moving().next().is_none() {
+        order::planned(&moved(ring), &members, ring)?
+    } else {
+        revision::plan(ring, &members)?
+    };
+    let mut left = Left::default();
+    for (placement, target) in ring.placements.iter().zip(target) {
+        let held = match &placement.moving {
+            Some(moving) if moving.stage == Stage::WriteBothReadNew => &moving.target,
+            Some(_) | None => &placement.replicas,
+        };
+        let moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: ring.epoch });
+        let rest = Placement { replicas: held.clone(), moving };
+        let fills = fills(&rest, ring).len();
+        left.partitions += usize::from(fills > 0 || placement.moving.is_some());
+        left.copies += fills;
+        left.loads.add(&rest, ring);
+    }
+    Ok(left)
 }
 
 /// Where `target` has the nodes that a partition has, in an order that is as good in every layer, nothing has to move.

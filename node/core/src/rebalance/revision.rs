@@ -98,7 +98,7 @@ fn may_hold(nodes: &[NodeId], members: &Members) -> bool {
 }
 
 /// The plan for `members` that has less left to move.
-fn plan(ring: &Ring, members: &Members) -> Result<Vec<Vec<NodeId>>, PlanError> {
+pub(super) fn plan(ring: &Ring, members: &Members) -> Result<Vec<Vec<NodeId>>, PlanError> {
     let planned = |counts: &dyn Fn(&Move) -> bool| {
         let held = ring.placements.iter().map(|placement| match &placement.moving {
             Some(moving) if is_bound(placement, ring) || counts(moving) => moving.target.clone(),

@@ -35,6 +35,7 @@ fn ring() -> Ring {
         members: [(node, Member { zone: "z".into(), weight: 1 })].into(),
         buckets: Default::default(),
         lost: [(NodeId([9; 16]), Epoch(2))].into(),
+        operation: None,
         placements: vec![Placement { replicas: vec![node], moving: None }; 2],
     }
 }

@@ -34,6 +34,9 @@ fn answer(node: u8, ring: Option<&Ring>) -> Node {
         received: Default::default(),
         objects: 0,
         hints: 0,
+        bytes: 0,
+        copies: 0,
+        bytes_sent: 0,
     }
 }
 
@@ -135,6 +138,51 @@ fn growing_starts_pods_and_waits_for_all_of_them_before_the_ring_changes() {
     assert!(moving.moving().all(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld));
     let adopted = observed(5, 5, Some(&moving));
     assert!(matches!(next_step(&large, &adopted), Step::AwaitData { received: 0, moving: 1.., .. }));
+}
+
+#[test]
+fn a_pause_stops_what_moves_and_nothing_else() {
+    let (small, mut large) = (valid(3, &[]), valid(5, &[]));
+    large.rebalancing_paused = true;
+    let (observed_small, ring) = at_rest(&small, 3);
+    assert_eq!(next_step(&large, &observed_small), Step::RaisePods(zones(5)), "pods may come and stand by");
+    let grown = observed(5, 5, Some(&ring));
+    assert_eq!(next_step(&large, &grown), Step::RebalancingPaused("next: ring epoch 2".into()));
+    let Step::RecordRing { ring: moving, .. } = next_step(&valid(5, &[]), &grown) else { panic!() };
+    let mut recorded = observed(5, 5, Some(&ring));
+    recorded.record = observed(5, 5, Some(&moving)).record;
+    assert!(matches!(next_step(&large, &recorded), Step::OfferRing(_)), "a ring that is recorded reaches everybody");
+    let mut received = observed(5, 5, Some(&moving));
+    let all: std::collections::BTreeSet<_> = moving.moving().map(|(partition, ..)| partition).collect();
+    received.pods.values_mut().for_each(|pod| pod.node.as_mut().unwrap().received = all.clone());
+    assert!(matches!(next_step(&large, &received), Step::RebalancingPaused(_)), "no stage is passed");
+    large.rebalancing_paused = false;
+    assert!(matches!(next_step(&large, &received), Step::RecordRing { cause: Cause::Rebalance, .. }));
+    let mut at_rest_and_paused = valid(3, &[]);
+    at_rest_and_paused.rebalancing_paused = true;
+    assert_eq!(next_step(&at_rest_and_paused, &observed_small), Step::Converged, "there is nothing to pause");
+}
+
+#[test]
+fn replicas_that_are_set_back_take_the_moves_back_in_the_next_ring() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (_, ring) = at_rest(&small, 3);
+    let Step::RecordRing { ring: moving, .. } = next_step(&large, &observed(5, 5, Some(&ring))) else { panic!() };
+    let Step::RecordRing { ring: back, cause: Cause::Rebalance } = next_step(&small, &observed(5, 5, Some(&moving))) else {
+        panic!()
+    };
+    assert_eq!(back.moving().count(), 0);
+    assert_eq!(back.placements, ring.placements);
+    assert_eq!(back.members[&id(4)].weight, 0);
+}
+
+#[test]
+fn an_operation_that_a_command_began_is_ended_for_the_resource_says_what_is_wanted() {
+    let cluster = valid(3, &[]);
+    let (_, ring) = at_rest(&cluster, 3);
+    let begun = rebalance::operation::begun(&ring, &members(0..4)).unwrap();
+    let Step::RecordRing { ring: ended, .. } = next_step(&cluster, &observed(3, 3, Some(&begun))) else { panic!() };
+    assert_eq!((ended.operation.clone(), &ended.placements), (None, &ring.placements));
 }
 
 #[test]

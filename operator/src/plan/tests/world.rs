@@ -96,6 +96,9 @@ impl World {
                 received: ring.into_iter().flat_map(Ring::moving).map(|(partition, _, _)| partition).collect(),
                 objects: 0,
                 hints: 0,
+                bytes: 0,
+                copies: 0,
+                bytes_sent: 0,
             };
             let up = !self.down.contains(&place);
             observed.pods.insert(place, Pod { ready: up, node: up.then_some(node), ..Pod::default() });
@@ -170,6 +173,7 @@ impl World {
             | Step::AwaitEpoch(_)
             | Step::AwaitData { .. }
             | Step::AwaitReceipts(_)
+            | Step::RebalancingPaused(_)
             | Step::AwaitRollout(_)
             | Step::Blocked(_)
             | Step::Converged => {}

@@ -1,0 +1,243 @@
+//! `ring commit | status | pause | resume | abort`: a change of healthy members outside Kubernetes, from its beginning to its end.
+//!
+//! The ring is the journal ([`dynamo_core::rebalance::operation`]): what was asked, whether it waits, what is done. So a command can be
+//! killed between any two calls, and `ring resume` goes on, from any machine that has the record; and `ring pause` or `ring abort`
+//! reach a `ring commit` that runs elsewhere through the ring alone: it finds there that it is to stop.
+//!
+//! **One writer.** Each ring is recorded in a file before any node sees it, under a lock, so commands on one machine take turns. Where
+//! there is no record of the cluster's rings somebody else has written them, and nothing is done: on Kubernetes that is the operator,
+//! whose word is the resource. Should there be two writers all the same (a record that was copied), one node decides between
+//! them: a ring is offered to the member with the lowest id of the ring before, and to the others only once that one has taken it.
+//! A node takes one ring of an epoch. So the writer that comes second finds the other's ring, and drops its own, which nobody holds.
+
+mod report;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::batches::Limits;
+use dynamo_core::rebalance::{Members, operation};
+use dynamo_core::ring::{Member, Ring};
+
+use crate::members::{self, Views};
+use crate::output::{Format, show};
+use crate::ring_loss::node;
+use crate::stop::Stop;
+use report::Report;
+use writer::Writer;
+
+/// Arguments of `ring commit`.
+#[derive(Args, Debug)]
+pub struct Commit {
+    /// A node that runs, answers and stands by, or `all` of those: it becomes a member. May be given more than once.
+    #[arg(long, value_name = "NODE|all", value_parser = added)]
+    add: Vec<Added>,
+    /// A member that is to leave: its data moves first, and its process may be stopped when this is done. May be given more than once.
+    #[arg(long, value_name = "NODE", value_parser = node)]
+    remove: Vec<NodeId>,
+    /// The capacity of a member, new or not, relative to the others. Default: 1. May be given more than once.
+    #[arg(long, value_name = "NODE=WEIGHT", value_parser = weight)]
+    weight: Vec<(NodeId, u32)>,
+    #[command(flatten)]
+    pub drive: Drive,
+}
+
+/// How an operation is carried out.
+#[derive(Args, Debug)]
+pub struct Drive {
+    /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Become the writer of a ring that was recorded elsewhere. Only where nobody else writes rings any more.
+    #[arg(long)]
+    take_over: bool,
+    /// Partitions that one node receives, and that one sends, at the same time.
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().receive as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Seconds until this command gives up waiting; `ring resume` goes on.
+    #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
+    wait: u64,
+}
+
+/// What becomes a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Added {
+    All,
+    Node(NodeId),
+}
+
+fn added(text: &str) -> Result<Added, String> {
+    if text == "all" { Ok(Added::All) } else { node(text).map(Added::Node) }
+}
+
+fn weight(text: &str) -> Result<(NodeId, u32), String> {
+    let (id, number) = text.split_once('=').ok_or("has the form NODE=WEIGHT")?;
+    let number = number.parse::<u32>().map_err(|error| format!("{number}: {error}"))?;
+    if number == 0 {
+        return Err("a member has a weight of at least 1; say --remove for one that is to hold nothing".to_owned());
+    }
+    Ok((node(id)?, number))
+}
+
+/// Begins the change, or goes on with this very one, and carries it out.
+pub async fn commit(endpoints: &[String], format: Format, commit: &Commit, record: PathBuf) -> Result<(), Stop> {
+    let begins = |ring: &Ring, views: &Views| {
+        let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
+        operation::begun(ring, &wanted(ring, commit, &zones)?).map_err(|error| match error {
+            operation::OperationError::UnderWay(_) => Stop::Failed(format!("{error}: `dynamoctl ring status` shows it")),
+            _ => Stop::Usage(error.to_string()),
+        })
+    };
+    carried_out(endpoints, format, &commit.drive, record, begins).await
+}
+
+/// Goes on with what was begun.
+pub async fn resume(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+    let goes_on = |ring: &Ring, _: &Views| match &ring.operation {
+        // What was killed at its very end may have a last ring to offer.
+        None => Ok(ring.clone()),
+        Some(_) => operation::paused(ring, false).map_err(|error| Stop::Usage(error.to_string())),
+    };
+    carried_out(endpoints, format, drive, record, goes_on).await
+}
+
+/// Gives up what was begun, and carries out the way back.
+pub async fn abort(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+    let goes_back = |ring: &Ring, _: &Views| operation::aborted(ring).map_err(|error| Stop::Usage(error.to_string()));
+    carried_out(endpoints, format, drive, record, goes_back).await
+}
+
+/// Stops what was begun where it is.
+pub async fn pause(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+    let mut writer = writer_of(endpoints, drive, record);
+    writer.ask(|ring: &Ring, _: &Views| operation::paused(ring, true).map_err(|error| Stop::Usage(error.to_string()))).await?;
+    status(endpoints, format).await
+}
+
+/// Shows what is under way, what is left of it, and what it waits for. Writes nothing.
+pub async fn status(endpoints: &[String], format: Format) -> Result<(), Stop> {
+    let report = Report::of(&members::ask(endpoints).await?)?;
+    show(format, || report.text(), &report.document())
+}
+
+async fn carried_out(
+    endpoints: &[String],
+    format: Format,
+    drive: &Drive,
+    record: PathBuf,
+    change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>,
+) -> Result<(), Stop> {
+    let mut writer = writer_of(endpoints, drive, record);
+    writer.ask(change).await?;
+    writer.carry_out().await?;
+    status(endpoints, format).await
+}
+
+fn writer_of<'a>(endpoints: &'a [String], drive: &Drive, record: PathBuf) -> Writer<'a> {
+    let batch = drive.batch as usize;
+    Writer::new(endpoints, record, drive.take_over, Limits { receive: batch, send: batch }, drive.wait)
+}
+
+/// The members that the ring is to have: those it is on its way to, with what is asked for.
+fn wanted(ring: &Ring, commit: &Commit, zones: &BTreeMap<NodeId, String>) -> Result<Members, Stop> {
+    // What is under way is no ground to build upon; given again, it is the same command on the same members.
+    let mut wanted = ring.operation.as_ref().map_or_else(|| operation::wanted(ring), |operation| operation.before.clone());
+    for added in &commit.add {
+        let standing = zones.keys().filter(|node| !wanted.contains_key(node) && !ring.is_lost(**node));
+        let nodes: Vec<NodeId> = match added {
+            Added::Node(node) => vec![*node],
+            Added::All => standing.copied().collect(),
+        };
+        if nodes.is_empty() {
+            return Err(Stop::Usage("--add all: no node stands by; start one with the cluster's id and a seed".to_owned()));
+        }
+        for node in nodes {
+            let silent = || Stop::Usage(format!("--add {node}: does not answer; start it, or give its address with --endpoint"));
+            if wanted.contains_key(&node) {
+                return Err(Stop::Usage(format!("--add {node}: is a member already")));
+            }
+            let zone = zones.get(&node).ok_or_else(silent)?.clone();
+            wanted.insert(node, Member { zone, weight: 1 });
+        }
+    }
+    for node in &commit.remove {
+        if wanted.remove(node).is_none() {
+            return Err(Stop::Usage(format!("--remove {node}: is no member; `dynamoctl ring show` lists them")));
+        }
+    }
+    for (node, weight) in &commit.weight {
+        let member = wanted.get_mut(node);
+        member.ok_or_else(|| Stop::Usage(format!("--weight {node}={weight}: is no member, and not added either")))?.weight =
+            *weight;
+    }
+    if commit.add.is_empty() && commit.remove.is_empty() && commit.weight.is_empty() {
+        return Err(Stop::Usage("say what is to change: --add, --remove or --weight".to_owned()));
+    }
+    Ok(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::ClusterId;
+    use dynamo_core::rebalance::first_ring;
+
+    fn id(number: u8) -> NodeId {
+        NodeId([number; 16])
+    }
+
+    fn ring(count: u8) -> Ring {
+        let members = (1..=count).map(|number| (id(number), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        first_ring(ClusterId([9; 16]), 4, 3, &members).unwrap()
+    }
+
+    fn answering(ids: &[u8]) -> BTreeMap<NodeId, String> {
+        ids.iter().map(|number| (id(*number), "z".to_owned())).collect()
+    }
+
+    fn asked(add: &[Added], remove: &[u8], weight: &[(u8, u32)]) -> Commit {
+        let drive = Drive { record: None, take_over: false, batch: 8, wait: 1 };
+        let remove = remove.iter().map(|number| id(*number)).collect();
+        let weight = weight.iter().map(|(number, weight)| (id(*number), *weight)).collect();
+        Commit { add: add.to_vec(), remove, weight, drive }
+    }
+
+    #[test]
+    fn members_are_added_removed_and_weighed_in_one_change() {
+        let commit = asked(&[Added::All], &[2], &[(5, 3)]);
+        let wanted = wanted(&ring(4), &commit, &answering(&[1, 2, 3, 4, 5, 6])).unwrap();
+        assert_eq!(wanted.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5, 6].map(id));
+        assert_eq!((wanted[&id(5)].weight, wanted[&id(6)].weight), (3, 1));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_way_out() {
+        let cases = [
+            (asked(&[], &[], &[]), "say what is to change"),
+            (asked(&[Added::All], &[], &[]), "no node stands by"),
+            (asked(&[Added::Node(id(9))], &[], &[]), "does not answer"),
+            (asked(&[Added::Node(id(2))], &[], &[]), "is a member already"),
+            (asked(&[], &[7], &[]), "is no member"),
+            (asked(&[], &[], &[(7, 2)]), "not added either"),
+        ];
+        for (commit, expected) in cases {
+            let error = wanted(&ring(4), &commit, &answering(&[1, 2, 3, 4])).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(weight(&format!("{}=0", id(1))).unwrap_err().contains("--remove"));
+        assert_eq!(weight(&format!("{}=4", id(1))), Ok((id(1), 4)));
+        assert!(added("node-1").unwrap_err().contains("no node id"));
+    }
+
+    #[test]
+    fn the_same_command_given_again_wants_the_same_members() {
+        let (first, zones) = (ring(3), answering(&[1, 2, 3, 4]));
+        let commit = asked(&[Added::All], &[], &[]);
+        let members = wanted(&first, &commit, &zones).unwrap();
+        let begun = operation::begun(&first, &members).unwrap();
+        assert_eq!(wanted(&begun, &commit, &zones).unwrap(), members);
+    }
+}

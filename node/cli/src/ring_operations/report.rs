@@ -1,0 +1,243 @@
+//! `ring status`: what is under way, what is done of it, what is left, and what it waits for; for people and for programs.
+
+use std::collections::BTreeMap;
+
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::rebalance::batches::{Left, Limits, left};
+use dynamo_core::rebalance::{Members, Next, operation};
+use dynamo_core::ring::{Operation, Ring, Stage};
+use serde_json::{Value, json};
+
+use crate::members::{Answer, Views};
+use crate::output::{grouped, size, table};
+use crate::ring_loss::{heard, list};
+use crate::stop::Stop;
+
+/// One look at an operation.
+#[derive(Debug)]
+pub struct Report {
+    epoch: Epoch,
+    operation: Option<Operation>,
+    partitions_moving: usize,
+    reads_from_new: usize,
+    left: Left,
+    bytes_left: u64,
+    waits_for: String,
+    nodes: Vec<Row>,
+}
+
+/// One node's part.
+#[derive(Debug)]
+struct Row {
+    node: NodeId,
+    role: &'static str,
+    partitions: usize,
+    receives: usize,
+    sends: usize,
+    /// In the moves that are under way.
+    objects_sent: u64,
+    bytes_sent: u64,
+    /// What it still sends, by the size of its partitions on average.
+    bytes_left: u64,
+}
+
+impl Report {
+    pub fn of(views: &Views) -> Result<Self, Stop> {
+        let missing = "the cluster has no ring yet; the operator, or `dynamoctl ring init`, makes the first one";
+        let ring = views.ring.as_ref().ok_or_else(|| Stop::Failed(missing.to_owned()))?;
+        let wanted = operation::wanted(ring);
+        let left = left(ring, &wanted).map_err(|error| Stop::Failed(error.to_string()))?;
+        let all = ring.members.keys().chain(wanted.keys().filter(|node| !ring.members.contains_key(node)));
+        let nodes: Vec<Row> = all.map(|node| row(*node, ring, &wanted, &left, views.answered.get(node))).collect();
+        Ok(Self {
+            epoch: ring.epoch,
+            operation: ring.operation.clone(),
+            partitions_moving: ring.moving_count(),
+            reads_from_new: ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadNew).count(),
+            bytes_left: nodes.iter().map(|row| row.bytes_left).sum(),
+            left,
+            waits_for: waits_for(ring, views),
+            nodes,
+        })
+    }
+
+    fn copies_made(&self) -> u64 {
+        self.operation.as_ref().map_or(0, |operation| operation.copies.saturating_sub(self.left.copies as u64))
+    }
+
+    fn state(&self) -> &'static str {
+        match &self.operation {
+            None => "none",
+            Some(Operation { paused: true, .. }) => "paused",
+            Some(Operation { aborted: true, .. }) => "going back",
+            Some(_) => "under way",
+        }
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = match &self.operation {
+            None => format!("no operation is under way; ring epoch {}\n", self.epoch),
+            Some(operation) => format!(
+                "operation {} is {}; ring epoch {}\n{}copies: {} of {} made, {} left, about {} to be sent\n",
+                operation.since,
+                self.state(),
+                self.epoch,
+                changes(operation),
+                grouped(self.copies_made()),
+                grouped(operation.copies),
+                grouped(self.left.copies as u64),
+                size(self.bytes_left)
+            ),
+        };
+        if self.partitions_moving > 0 || self.left.partitions > 0 {
+            text.push_str(&format!(
+                "partitions: {} left, {} of them move now, of which {} are read from the new replicas\n",
+                grouped(self.left.partitions as u64),
+                grouped(self.partitions_moving as u64),
+                grouped(self.reads_from_new as u64)
+            ));
+        }
+        text.push_str(&format!("{}\n\n", self.waits_for));
+        let rows = self.nodes.iter().map(|row| {
+            let figures = [row.partitions, row.receives, row.sends].map(|figure| grouped(figure as u64));
+            let sent = [grouped(row.objects_sent), size(row.bytes_sent), size(row.bytes_left)];
+            [vec![row.node.to_string(), row.role.to_owned()], figures.to_vec(), sent.to_vec()].concat()
+        });
+        let header = ["NODE", "ROLE", "#PARTITIONS", "#RECEIVES", "#SENDS", "#SENT NOW", "#BYTES", "#BYTES LEFT"];
+        text + &table(&header, rows.collect())
+    }
+
+    pub fn document(&self) -> Value {
+        let ids = |members: &Members| members.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let operation = self.operation.as_ref().map(|operation| {
+            json!({
+                "id": operation.since.0,
+                "paused": operation.paused,
+                "aborted": operation.aborted,
+                "members_before": ids(&operation.before),
+                "members_wanted": ids(&operation.wanted),
+                "copies_planned": operation.copies,
+                "copies_made": self.copies_made(),
+            })
+        });
+        let row = |row: &Row| {
+            json!({
+                "node": row.node.to_string(), "role": row.role, "partitions": row.partitions, "receives": row.receives,
+                "sends": row.sends, "objects_sent": row.objects_sent, "bytes_sent": row.bytes_sent, "bytes_left": row.bytes_left,
+            })
+        };
+        json!({
+            "epoch": self.epoch.0,
+            "state": self.state(),
+            "operation": operation,
+            "partitions_moving": self.partitions_moving,
+            "partitions_read_from_new": self.reads_from_new,
+            "partitions_left": self.left.partitions,
+            "copies_left": self.left.copies,
+            "bytes_left": self.bytes_left,
+            "waits_for": self.waits_for,
+            "nodes": self.nodes.iter().map(row).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn row(node: NodeId, ring: &Ring, wanted: &Members, left: &Left, answer: Option<&Answer>) -> Row {
+    let of = |loads: &BTreeMap<NodeId, usize>| loads.get(&node).copied().unwrap_or(0);
+    let role = match (ring.members.contains_key(&node), wanted.contains_key(&node)) {
+        _ if ring.is_lost(node) => "lost",
+        (true, true) => "stays",
+        (false, _) => "joins",
+        (true, false) => "leaves",
+    };
+    let transfers = answer.map_or(&[][..], |answer| &answer.status.transfers[..]);
+    let held = answer.map_or(0, |answer| u64::from(answer.status.partitions + answer.status.foreign_partitions));
+    let bytes = answer.map_or(0, |answer| answer.status.bytes);
+    let sent: u64 = transfers.iter().map(|transfer| transfer.bytes_sent).sum();
+    let whole = (bytes * of(&left.loads.send) as u64).checked_div(held).unwrap_or(0);
+    Row {
+        node,
+        role,
+        partitions: ring.partitions_of(node),
+        receives: of(&left.loads.receive),
+        sends: of(&left.loads.send),
+        objects_sent: transfers.iter().map(|transfer| transfer.objects_sent).sum(),
+        bytes_sent: sent,
+        bytes_left: whole.saturating_sub(sent),
+    }
+}
+
+/// "  joins: ...", one line for each kind of change.
+fn changes(operation: &Operation) -> String {
+    let Operation { before, wanted, .. } = operation;
+    let joins: Vec<NodeId> = wanted.keys().filter(|node| !before.contains_key(node)).copied().collect();
+    let leaves: Vec<NodeId> = before.keys().filter(|node| !wanted.contains_key(node)).copied().collect();
+    let weighed: Vec<NodeId> = wanted
+        .iter()
+        .filter(|(node, member)| before.get(node).is_some_and(|was| was != *member))
+        .map(|(node, _)| *node)
+        .collect();
+    let lines = [("joins", joins), ("leaves", leaves), ("has another weight", weighed)];
+    let named = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    lines.iter().filter(|(_, nodes)| !nodes.is_empty()).map(|(what, nodes)| format!("  {what}: {}\n", named(nodes))).collect()
+}
+
+fn waits_for(ring: &Ring, views: &Views) -> String {
+    match operation::next(ring, &heard(views), &Limits::default()) {
+        Err(error) => format!("cannot go on: {error}"),
+        Ok(None) => "waits for `dynamoctl ring resume`".to_owned(),
+        Ok(Some(Next::Settled)) => "all nodes hold the ring, and nothing is left to move".to_owned(),
+        Ok(Some(Next::Propose(next))) => {
+            format!("ready for ring epoch {}: waits for its writer (`dynamoctl ring resume`)", next.epoch)
+        }
+        Ok(Some(Next::AwaitEpoch(nodes))) => format!("waits for {} to hold ring epoch {}", list(&nodes), ring.epoch),
+        Ok(Some(Next::AwaitData { received, moving, waiting_for })) => {
+            format!("waits for data: {received} of {moving} replicas are filled; {} still receive", list(&waiting_for))
+        }
+        Ok(Some(Next::AwaitReceipts(nodes))) => format!("waits for the drain receipts of {}", list(&nodes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::ClusterId;
+    use dynamo_core::rebalance::first_ring;
+    use dynamo_core::ring::Member;
+
+    fn members(count: u8) -> Members {
+        (1..=count).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect()
+    }
+
+    fn views(ring: Ring) -> Views {
+        Views { ring: Some(ring), answered: BTreeMap::new(), silent: BTreeMap::new() }
+    }
+
+    #[test]
+    fn an_operation_is_told_with_who_joins_what_is_left_and_what_it_waits_for() {
+        let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(3)).unwrap();
+        let begun = operation::begun(&ring, &members(4)).unwrap();
+        let report = Report::of(&views(begun)).unwrap();
+        insta::assert_snapshot!(report.text(), @r"
+        operation 2 is under way; ring epoch 2
+          joins: 04040404-0404-0404-0404-040404040404
+        copies: 0 of 12 made, 12 left, about 0 B to be sent
+        partitions: 12 left, 0 of them move now, of which 0 are read from the new replicas
+        waits for 01010101, 02020202, 03030303 to hold ring epoch 2
+
+        NODE                                  ROLE   PARTITIONS  RECEIVES  SENDS  SENT NOW  BYTES  BYTES LEFT
+        01010101-0101-0101-0101-010101010101  stays          16         0      4         0    0 B         0 B
+        02020202-0202-0202-0202-020202020202  stays          16         0      4         0    0 B         0 B
+        03030303-0303-0303-0303-030303030303  stays          16         0      4         0    0 B         0 B
+        04040404-0404-0404-0404-040404040404  joins           0        12      0         0    0 B         0 B
+        ");
+        assert_eq!(report.document()["copies_left"], json!(12));
+        assert_eq!(report.document()["operation"]["id"], json!(2));
+    }
+
+    #[test]
+    fn without_an_operation_the_ring_is_said_to_be_at_rest_or_not() {
+        let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(3)).unwrap();
+        let text = Report::of(&views(ring)).unwrap().text();
+        assert!(text.starts_with("no operation is under way; ring epoch 1\nwaits for "), "{text}");
+    }
+}

@@ -1,0 +1,266 @@
+//! The writing of rings until an operation is done: looks, records, offers, and looks again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::batches::{Limits, left};
+use dynamo_core::rebalance::{self, Next, operation};
+use dynamo_core::ring::Ring;
+use futures::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::members::{self, Views};
+use crate::output::grouped;
+use crate::progress::Progress;
+use crate::ring_loss::{drained, heard, list};
+use crate::ring_writer;
+use crate::stop::Stop;
+
+/// Between two looks at the nodes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// One writer of one cluster's rings.
+pub struct Writer<'a> {
+    endpoints: &'a [String],
+    record: PathBuf,
+    take_over: bool,
+    limits: Limits,
+    deadline: Instant,
+}
+
+/// What a look came to.
+enum Look {
+    Done,
+    Paused,
+    Waits { for_what: String, received: usize },
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(endpoints: &'a [String], record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
+        Self { endpoints, record, take_over, limits, deadline: Instant::now() + Duration::from_secs(wait) }
+    }
+
+    /// Records and offers what `change` makes of the newest ring, unless it is that ring. Another writer may be faster; then it is asked
+    /// again.
+    pub async fn ask(&mut self, change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>) -> Result<(), Stop> {
+        loop {
+            let views = members::ask(self.endpoints).await?;
+            let turn = self.turn(&views)?;
+            let asked = change(&turn.ring, &views)?;
+            let refusal = match asked == turn.ring {
+                true => turn.offer(&turn.ring, &views).await,
+                false => turn.propose(&asked, &views).await?,
+            };
+            match refusal {
+                None => return Ok(()),
+                Some(refusal) if Instant::now() >= self.deadline => return Err(Stop::Failed(refusal)),
+                Some(refusal) => eprintln!("{refusal}"),
+            }
+            drop(turn);
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Until the ring has come to rest.
+    pub async fn carry_out(&mut self) -> Result<(), Stop> {
+        let mut progress: Option<Progress> = None;
+        let (mut planned, mut reached) = ((0, 0), None);
+        loop {
+            let views = members::ask(self.endpoints).await?;
+            let turn = self.turn(&views)?;
+            if reached != Some(turn.ring.epoch) {
+                reached = Some(turn.ring.epoch);
+                planned = copies(&turn.ring);
+            }
+            let look = turn.look(&views, &self.limits).await?;
+            drop(turn);
+            match look {
+                Look::Done => {
+                    progress.into_iter().for_each(Progress::end);
+                    return Ok(());
+                }
+                Look::Paused => {
+                    progress.into_iter().for_each(Progress::end);
+                    return Err(Stop::Failed("the operation is paused; `dynamoctl ring resume` goes on".to_owned()));
+                }
+                Look::Waits { for_what, received } => {
+                    let progress = progress.get_or_insert_with(|| Progress::new("copies", Some(planned.0)));
+                    let epoch = reached.map_or(0, |epoch| epoch.0);
+                    progress.at(planned.0.saturating_sub(planned.1) + received as u64, || format!("epoch {epoch}: {for_what}"));
+                    if Instant::now() >= self.deadline {
+                        return Err(Stop::Failed(format!("not done in time: {for_what}; `dynamoctl ring resume` goes on")));
+                    }
+                }
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// The newest ring, with the right to write the next one until this is dropped.
+    fn turn(&self, views: &Views) -> Result<Turn, Stop> {
+        let missing = "the cluster has no ring yet; `dynamoctl ring init` makes the first one";
+        let held = views.ring.clone().ok_or_else(|| Stop::Failed(missing.to_owned()))?;
+        let path = match self.record.is_dir() {
+            true => self.record.join(format!("{}.ring", held.cluster)),
+            false => self.record.clone(),
+        };
+        let lock = locked(&path)?;
+        let ring = match ring_writer::recorded(&path, held.cluster)? {
+            None if self.take_over => held,
+            None => return Err(Stop::Usage(not_its_writer(&path, &held))),
+            Some(recorded) => newest(recorded, held, views)?,
+        };
+        Ok(Turn { ring, path, _lock: lock })
+    }
+}
+
+fn not_its_writer(path: &std::path::Path, held: &Ring) -> String {
+    format!(
+        "there is no record of this cluster's rings in {}: somebody else has written them up to epoch {}. On Kubernetes that is the \
+         operator: change spec.replicas, or set spec.rebalancing.paused, in the DynamoCluster instead. Elsewhere give the record \
+         of the machine that wrote them with --record; if that is gone, and nobody else writes rings, say --take-over",
+        path.display(),
+        held.epoch
+    )
+}
+
+/// Copies planned, and copies left.
+fn copies(ring: &Ring) -> (u64, u64) {
+    let rest = left(ring, &operation::wanted(ring)).map_or(0, |left| left.copies as u64);
+    (ring.operation.as_ref().map_or(rest, |operation| operation.copies.max(rest)), rest)
+}
+
+/// Commands on one machine take turns; the system lets go of the lock of one that is killed.
+fn locked(record: &std::path::Path) -> Result<File, Stop> {
+    let path = record.with_extension("lock");
+    let failed = |error: std::io::Error| Stop::Failed(format!("{}: {error}", path.display()));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let file = File::create(&path).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}
+
+/// The newer of what is recorded and what the nodes hold. A ring that was recorded and that nobody holds may be offered still, unless
+/// another writer was faster.
+fn newest(recorded: Ring, held: Ring, views: &Views) -> Result<Ring, Stop> {
+    let hash = recorded.hash();
+    if recorded.epoch == held.epoch && hash != held.hash() {
+        let holds = |answer: &members::Answer| answer.status.epoch == recorded.epoch && answer.status.ring_hash == Some(hash);
+        if views.answered.values().any(holds) {
+            let epoch = held.epoch;
+            return Err(Stop::Failed(format!("nodes hold two different rings of epoch {epoch}: there were two writers at once")));
+        }
+    }
+    Ok(if recorded.epoch > held.epoch { recorded } else { held })
+}
+
+/// The right to write the next ring.
+struct Turn {
+    ring: Ring,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Turn {
+    async fn look(&self, views: &Views, limits: &Limits) -> Result<Look, Stop> {
+        let waits = |for_what: String| Ok(Look::Waits { for_what, received: 0 });
+        let refused = |what: &str, refusal: Option<String>| refusal.unwrap_or_else(|| what.to_owned());
+        match operation::next(&self.ring, &heard(views), limits).map_err(|error| Stop::Failed(error.to_string()))? {
+            None => Ok(Look::Paused),
+            Some(Next::Settled) => Ok(Look::Done),
+            Some(Next::Propose(ring)) => waits(refused("the next stage is offered", self.propose(&ring, views).await?)),
+            Some(Next::AwaitEpoch(nodes)) => {
+                let behind = format!("waiting for {} to hold the ring", list(&nodes));
+                waits(refused(&behind, self.offer(&self.ring, views).await))
+            }
+            Some(Next::AwaitData { received, moving, waiting_for }) => {
+                let nodes = list(&waiting_for);
+                let for_what = format!("{} of {} replicas are filled; {nodes} still receive", grouped(received as u64), moving);
+                Ok(Look::Waits { for_what, received })
+            }
+            Some(Next::AwaitReceipts(nodes)) => {
+                let drained = drained(&self.ring, &nodes, views).await;
+                if drained.is_empty() {
+                    return waits(format!("waiting for the drain receipts of {}", list(&nodes)));
+                }
+                let ring = rebalance::without(&self.ring, &drained);
+                waits(refused("drained nodes are out", self.propose(&ring, views).await?))
+            }
+        }
+    }
+
+    async fn propose(&self, ring: &Ring, views: &Views) -> Result<Option<String>, Stop> {
+        ring_writer::record(&self.path, ring)?;
+        Ok(self.offer(ring, views).await)
+    }
+
+    /// Gives the ring to all that answer, first to the one that decides between two writers. One that does not take it is offered it
+    /// again, or hears of it from the others. Returns why it cannot be spread, if so.
+    async fn offer(&self, ring: &Ring, views: &Views) -> Option<String> {
+        let hash = ring.hash();
+        let behind: BTreeMap<NodeId, &members::Answer> = views
+            .answered
+            .iter()
+            .filter(|(_, answer)| answer.status.epoch < ring.epoch)
+            .map(|(node, answer)| (*node, answer))
+            .collect();
+        let before = views.ring.as_ref().filter(|held| held.epoch.next() == ring.epoch);
+        if let Some(first) = before.and_then(|before| before.survivors().find(|node| !ring.is_lost(*node))) {
+            let Some(answer) = behind.get(&first) else {
+                return Some(format!("member {first} has to take each ring first, and does not answer"));
+            };
+            match answer.client.propose_ring(ring).await {
+                Ok((_, held)) if held == hash => {}
+                Ok((epoch, _)) => {
+                    return Some(format!("another writer was faster: member {first} holds its ring of epoch {epoch}"));
+                }
+                Err(error) => return Some(format!("member {first} has to take each ring first: {error}")),
+            }
+        }
+        join_all(behind.values().map(|answer| answer.client.propose_ring(ring))).await;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::ClusterId;
+    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::ring::Member;
+
+    fn ring() -> Ring {
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        first_ring(ClusterId([9; 16]), 4, 3, &members).unwrap()
+    }
+
+    fn views(ring: Ring) -> Views {
+        Views { ring: Some(ring), answered: BTreeMap::new(), silent: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_cluster_without_a_record_here_is_left_to_its_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let turn = |take_over| {
+            let record = folder.path().join("r.ring");
+            Writer::new(&[], record, take_over, Limits::default(), 1).turn(&views(ring())).map(|turn| turn.ring)
+        };
+        let refused = turn(false).unwrap_err().to_string();
+        assert!(refused.contains("spec.rebalancing.paused") && refused.contains("--take-over"), "{refused}");
+        assert_eq!(turn(true).unwrap(), ring());
+        ring_writer::record(&folder.path().join("r.ring"), &ring().successor(|_| ())).unwrap();
+        assert_eq!(turn(false).unwrap(), ring().successor(|_| ()), "what was recorded and not offered");
+    }
+
+    #[test]
+    fn a_ring_that_lost_the_race_is_dropped() {
+        let (mine, theirs) = (ring().successor(|_| ()), ring().successor(|next| next.members.clear()));
+        assert_eq!(newest(mine.clone(), theirs.clone(), &views(theirs.clone())).unwrap(), theirs);
+        assert_eq!(newest(mine.clone(), ring(), &views(ring())).unwrap(), mine);
+    }
+}
