@@ -86,10 +86,16 @@ fn weight(text: &str) -> Result<(NodeId, u32), String> {
 pub async fn commit(endpoints: &[String], format: Format, commit: &Commit, record: PathBuf) -> Result<(), Stop> {
     let begins = |ring: &Ring, views: &Views| {
         let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
-        operation::begun(ring, &wanted(ring, commit, &zones)?).map_err(|error| match error {
+        let told = |error: operation::OperationError| match error {
             operation::OperationError::UnderWay(_) => Stop::Failed(format!("{error}: `dynamoctl ring status` shows it")),
             _ => Stop::Usage(error.to_string()),
-        })
+        };
+        match (wanted(ring, commit, &zones), &ring.operation) {
+            (Ok(wanted), _) => operation::begun(ring, &wanted).map_err(told),
+            // Whom it names may be on the way in or out by the other one.
+            (Err(_), Some(other)) => Err(told(operation::OperationError::UnderWay(other.since))),
+            (Err(error), None) => Err(error),
+        }
     };
     carried_out(endpoints, format, &commit.drive, record, begins).await
 }

@@ -212,7 +212,7 @@ pub struct Node<S> {
     admission: Admission,
     kept_back: background::KeptBack,
     reaping: reaping::Reaping,
-    requests: requests::InFlight,
+    requests: requests::in_flight::InFlight,
     life: lives::Life,
     tenures: BTreeMap<PartitionId, Incarnation>,
     /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
@@ -277,7 +277,7 @@ impl<S: Storage> Node<S> {
             admission: Admission::new(&config, now.instant),
             kept_back: background::KeptBack::new(),
             reaping: reaping::Reaping::default(),
-            requests: requests::InFlight::numbered_from(numbers),
+            requests: requests::in_flight::InFlight::numbered_from(numbers),
             life,
             tenures: BTreeMap::new(),
             salt: 0,

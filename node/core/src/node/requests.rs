@@ -4,7 +4,8 @@
 //! A node outside the key's replicas coordinates only when none of them can be reached: "always writable". A request that is in
 //! flight when a new ring arrives starts again under it, with the same dot: an acknowledgement is one wherever it was earned.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+pub(super) mod in_flight;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use crate::message::{Message, NamedObject, Purpose, Refusal};
 use crate::name::Name;
 use crate::node::retries::{settles, told_by_one_of_two};
 use crate::node::{Node, Output, Waiting};
-use crate::preference_list::Ranking;
 use crate::quorum::{self, Required};
 use crate::recent_writes::RecentWrite;
 use crate::reconciliation;
@@ -29,110 +29,7 @@ use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::{Instant, Now};
 use crate::version::{CausalContext, Digest, Dot, Object, Value};
-
-/// Whom to answer.
-#[derive(Clone, Copy, Debug)]
-enum ReplyTo {
-    Client(ClientHandle),
-    /// A node that forwarded the request, with its number for it.
-    Peer(NodeId, RequestId),
-}
-
-#[derive(Clone, Debug)]
-struct Job<M> {
-    reply: ReplyTo,
-    name: Name,
-    partition: PartitionId,
-    epoch: Epoch,
-    required: Required,
-    /// When this node took it.
-    begun: Instant,
-    deadline: Instant,
-    machine: M,
-}
-
-#[derive(Clone, Debug)]
-struct PutJob {
-    job: Job<put::Put>,
-    object: Object,
-    /// The token for the client: what its own context covered, and the new version.
-    context: Bytes,
-}
-
-/// A request that another node coordinates.
-#[derive(Clone, Debug)]
-struct ForwardJob {
-    reply: ReplyTo,
-    to: NodeId,
-    writes: bool,
-    deadline: Instant,
-    /// What may be asked of another node: a get, which writes nothing, or a write with a request id, which is then the same write.
-    again: Option<Request>,
-    /// Who was asked before, of a write: it may have been made there.
-    earlier: Option<NodeId>,
-}
-
-/// Requests under way, by number, and when each wants a look.
-#[derive(Clone, Debug, Default)]
-pub(super) struct InFlight {
-    next: u64,
-    puts: BTreeMap<RequestId, PutJob>,
-    gets: BTreeMap<RequestId, Job<get::Get>>,
-    forwards: BTreeMap<RequestId, ForwardJob>,
-    /// When to look whether a replica is silent, in order: all wait equally long. Most requests have ended by then.
-    looks: VecDeque<(Instant, RequestId)>,
-    /// Deadlines of those that had not.
-    deadlines: BTreeSet<(Instant, RequestId)>,
-    /// Forwarded requests that were taken, until when a repetition is ignored: a second run would be a second write.
-    taken: BTreeSet<(NodeId, RequestId)>,
-    taken_until: BTreeSet<(Instant, NodeId, RequestId)>,
-    ranking: Ranking,
-}
-
-impl InFlight {
-    /// Numbers grow from here.
-    pub(super) fn numbered_from(next: u64) -> Self {
-        Self { next, ..Self::default() }
-    }
-
-    /// Notes a forwarded request; false if it was taken before.
-    fn take(&mut self, from: NodeId, number: RequestId, until: Instant) -> bool {
-        self.taken_until.insert((until, from, number));
-        self.taken.insert((from, number))
-    }
-
-    fn forget_taken(&mut self, now: Instant) {
-        while let Some((until, from, number)) = self.taken_until.first().copied()
-            && until <= now
-        {
-            self.taken_until.pop_first();
-            self.taken.remove(&(from, number));
-        }
-    }
-
-    /// Whether a put of `partition` is under way with a version that `upto` covers.
-    pub(super) fn write_in_flight(&self, partition: PartitionId, upto: &CausalContext) -> bool {
-        let mut puts = self.puts.values().filter(|put| put.job.partition == partition);
-        puts.any(|put| put.object.values().any(|(dot, _)| upto.covers(dot)))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.puts.len() + self.gets.len() + self.forwards.len()
-    }
-
-    /// When a request that is under way has to have been answered.
-    fn deadline(&self, number: RequestId) -> Option<Instant> {
-        let put = || self.puts.get(&number).map(|put| put.job.deadline);
-        let get = || self.gets.get(&number).map(|job| job.deadline);
-        let forward = || self.forwards.get(&number).map(|job| job.deadline);
-        put().or_else(get).or_else(forward)
-    }
-
-    fn number(&mut self) -> RequestId {
-        self.next += 1;
-        RequestId(self.next)
-    }
-}
+use in_flight::{ForwardJob, Job, PutJob, ReplyTo};
 
 impl<S: Storage> Node<S> {
     pub(super) fn on_request(

@@ -114,8 +114,9 @@ pub fn left(ring: &Ring, wanted: &Members) -> Result<Left, PlanError> {
     };
     let mut left = Left::default();
     for (placement, target) in ring.placements.iter().zip(target) {
+        let goes_back = members != ring.members && revision::goes_back(placement, &target, ring, &members);
         let held = match &placement.moving {
-            Some(moving) if moving.stage == Stage::WriteBothReadNew => &moving.target,
+            Some(moving) if moving.stage == Stage::WriteBothReadNew && !goes_back => &moving.target,
             Some(_) | None => &placement.replicas,
         };
         let moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: ring.epoch });

@@ -69,6 +69,11 @@ pub(super) fn revised(ring: &Ring, members: &Members, limits: &Limits) -> Result
     }))
 }
 
+/// Whether the move of `placement` is taken back on the way to `target`.
+pub(super) fn goes_back(placement: &Placement, target: &[NodeId], ring: &Ring, members: &Members) -> bool {
+    fate(placement, target, ring, members).0 == Fate::GoesBack
+}
+
 /// A move goes on if the plan has less left to move behind it than behind the way back; with what is left then.
 fn fate(placement: &Placement, target: &[NodeId], ring: &Ring, members: &Members) -> (Fate, usize) {
     let missing = |held: &[NodeId]| ring.layers().map(|n| missing(held, target, n)).sum();

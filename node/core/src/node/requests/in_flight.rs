@@ -1,0 +1,118 @@
+//! The requests that a node has under way (paper 5: each is a state machine of its own), and when each wants a look.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::coordinator::{get, put};
+use crate::id::{Epoch, NodeId, PartitionId, RequestId};
+use crate::name::Name;
+use crate::preference_list::Ranking;
+use crate::quorum::Required;
+use crate::request::{ClientHandle, Request};
+use crate::time::Instant;
+use crate::version::{CausalContext, Object};
+
+/// Whom to answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ReplyTo {
+    Client(ClientHandle),
+    /// A node that forwarded the request, with its number for it.
+    Peer(NodeId, RequestId),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Job<M> {
+    pub(super) reply: ReplyTo,
+    pub(super) name: Name,
+    pub(super) partition: PartitionId,
+    pub(super) epoch: Epoch,
+    pub(super) required: Required,
+    /// When this node took it.
+    pub(super) begun: Instant,
+    pub(super) deadline: Instant,
+    pub(super) machine: M,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PutJob {
+    pub(super) job: Job<put::Put>,
+    pub(super) object: Object,
+    /// The token for the client: what its own context covered, and the new version.
+    pub(super) context: Bytes,
+}
+
+/// A request that another node coordinates.
+#[derive(Clone, Debug)]
+pub(super) struct ForwardJob {
+    pub(super) reply: ReplyTo,
+    pub(super) to: NodeId,
+    pub(super) writes: bool,
+    pub(super) deadline: Instant,
+    /// What may be asked of another node: a get, which writes nothing, or a write with a request id, which is then the same write.
+    pub(super) again: Option<Request>,
+    /// Who was asked before, of a write: it may have been made there.
+    pub(super) earlier: Option<NodeId>,
+}
+
+/// Requests under way, by number, and when each wants a look.
+#[derive(Clone, Debug, Default)]
+pub(in crate::node) struct InFlight {
+    pub(super) next: u64,
+    pub(super) puts: BTreeMap<RequestId, PutJob>,
+    pub(super) gets: BTreeMap<RequestId, Job<get::Get>>,
+    pub(super) forwards: BTreeMap<RequestId, ForwardJob>,
+    /// When to look whether a replica is silent, in order: all wait equally long. Most requests have ended by then.
+    pub(super) looks: VecDeque<(Instant, RequestId)>,
+    /// Deadlines of those that had not.
+    pub(super) deadlines: BTreeSet<(Instant, RequestId)>,
+    /// Forwarded requests that were taken, until when a repetition is ignored: a second run would be a second write.
+    pub(super) taken: BTreeSet<(NodeId, RequestId)>,
+    pub(super) taken_until: BTreeSet<(Instant, NodeId, RequestId)>,
+    pub(super) ranking: Ranking,
+}
+
+impl InFlight {
+    /// Numbers grow from here.
+    pub(in crate::node) fn numbered_from(next: u64) -> Self {
+        Self { next, ..Self::default() }
+    }
+
+    /// Notes a forwarded request; false if it was taken before.
+    pub(super) fn take(&mut self, from: NodeId, number: RequestId, until: Instant) -> bool {
+        self.taken_until.insert((until, from, number));
+        self.taken.insert((from, number))
+    }
+
+    pub(super) fn forget_taken(&mut self, now: Instant) {
+        while let Some((until, from, number)) = self.taken_until.first().copied()
+            && until <= now
+        {
+            self.taken_until.pop_first();
+            self.taken.remove(&(from, number));
+        }
+    }
+
+    /// Whether a put of `partition` is under way with a version that `upto` covers.
+    pub(in crate::node) fn write_in_flight(&self, partition: PartitionId, upto: &CausalContext) -> bool {
+        let mut puts = self.puts.values().filter(|put| put.job.partition == partition);
+        puts.any(|put| put.object.values().any(|(dot, _)| upto.covers(dot)))
+    }
+
+    pub(in crate::node) fn len(&self) -> usize {
+        self.puts.len() + self.gets.len() + self.forwards.len()
+    }
+
+    /// When a request that is under way has to have been answered.
+    pub(super) fn deadline(&self, number: RequestId) -> Option<Instant> {
+        let put = || self.puts.get(&number).map(|put| put.job.deadline);
+        let get = || self.gets.get(&number).map(|job| job.deadline);
+        let forward = || self.forwards.get(&number).map(|job| job.deadline);
+        put().or_else(get).or_else(forward)
+    }
+
+    pub(super) fn number(&mut self) -> RequestId {
+        self.next += 1;
+        RequestId(self.next)
+    }
+}
