@@ -178,28 +178,3 @@ fn a_damaged_object_is_an_error_and_not_an_absence() {
     assert!(engine.read(PartitionId(0), &name).unwrap_err().0.contains("checksum"));
     assert!(engine.scan(PartitionId(0), None, 1, 1).is_err());
 }
-
-#[test]
-fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_room_again() {
-    let dir = TempDir::new().unwrap();
-    let mut engine = open(&dir, Expect::Nothing);
-    let files = |engine: &RocksEngine| {
-        let data = engine.handle(super::Family::Data);
-        engine.db.property_int_value_cf(data, "rocksdb.num-files-at-level0").unwrap().unwrap()
-    };
-    engine.compact(false).unwrap();
-    for round in 0..10 {
-        let name = Name::new("b", "k");
-        engine.write(name.position().partition(2), &name, &object(round, 100)).unwrap();
-        engine.commit().unwrap();
-        engine.db.flush_cf(engine.handle(super::Family::Data)).unwrap();
-    }
-    assert_eq!(files(&engine), 10, "two more than start a compaction");
-    engine.check_background().unwrap();
-    engine.compact(true).unwrap();
-    let begun = std::time::Instant::now();
-    while files(&engine) == 10 {
-        assert!(begun.elapsed().as_secs() < 60, "nothing is compacted");
-        std::thread::yield_now();
-    }
-}
