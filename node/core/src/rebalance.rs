@@ -80,6 +80,7 @@ pub struct View {
 
 /// What the writer of rings does next.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and most of them hold a ring")]
 pub enum Next {
     /// The ring is what the members ask for, and every node holds it.
     Settled,
