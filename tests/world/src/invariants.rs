@@ -161,12 +161,12 @@ impl Stage {
             let new = ring.placement(partition);
             let same = |one: &[NodeId], other: &[NodeId]| BTreeSet::from_iter(one) == BTreeSet::from_iter(other);
             let goes_on = new.moving.as_ref().is_some_and(|new| new.target == moving.target && new.since == moving.since);
-            let ended = new.moving.is_none() && (same(&new.replicas, &moving.target) || same(&new.replicas, &old.replicas));
+            let ended = new.moving.is_none() && (same(new.replicas, moving.target) || same(new.replicas, old.replicas));
             // Taken back and begun anew in one: only while the old replicas are the ones that are read from.
             let began =
                 moving.stage == ring::Stage::WriteBothReadOld && new.moving.as_ref().is_some_and(|new| new.since == ring.epoch);
-            let next = new.moving.as_ref().is_some_and(|new| new.since == ring.epoch) && same(&new.replicas, &moving.target);
-            let goes_on = goes_on || next || (began && same(&new.replicas, &old.replicas));
+            let next = new.moving.as_ref().is_some_and(|new| new.since == ring.epoch) && same(new.replicas, moving.target);
+            let goes_on = goes_on || next || (began && same(new.replicas, old.replicas));
             if ring.epoch == before.epoch.next() && !goes_on && !ended {
                 self.violated("O2", format!("partition {partition} moves and gets another target in epoch {}", ring.epoch));
             }
