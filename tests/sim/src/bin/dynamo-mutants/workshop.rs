@@ -1,6 +1,6 @@
 //! The copy of core and the simulator in which the mutants live: a workspace of its own below the target directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,17 +21,43 @@ pub struct Programs {
 /// Copies, weaves, and builds everything once.
 pub fn build(repository: &Path, target: &Path, mutants: &[Mutant]) -> Result<Programs, Box<dyn Error>> {
     let workshop = target.join("mutants/workspace");
+    furnish(repository, &workshop)?;
+    weave(&workshop.join("node/core/src"), mutants)?;
+    compile(&workshop, &target.join("mutants/target"))
+}
+
+/// The copy, without mutants yet.
+fn furnish(repository: &Path, workshop: &Path) -> Result<(), Box<dyn Error>> {
     if workshop.exists() {
-        fs::remove_dir_all(&workshop)?;
+        fs::remove_dir_all(workshop)?;
     }
-    for folder in [".cargo", "node/core", "tests/sim"] {
-        copy(&repository.join(folder), &workshop.join(folder))?;
+    copy(&repository.join(".cargo"), &workshop.join(".cargo"))?;
+    for folder in crates(repository)? {
+        copy(&repository.join(&folder), &workshop.join(&folder))?;
     }
     fs::remove_dir_all(workshop.join("tests/sim/src/bin"))?;
     fs::copy(repository.join("Cargo.lock"), workshop.join("Cargo.lock"))?;
     fs::write(workshop.join("Cargo.toml"), manifest(&fs::read_to_string(repository.join("Cargo.toml"))?))?;
-    weave(&workshop.join("node/core/src"), mutants)?;
-    compile(&workshop, &target.join("mutants/target"))
+    Ok(())
+}
+
+/// The folders of core and the simulator, and of every crate of this repository that a crate among them depends on.
+fn crates(repository: &Path) -> Result<BTreeSet<String>, Box<dyn Error>> {
+    let workspace = fs::read_to_string(repository.join("Cargo.toml"))?;
+    let own = |line: &str| {
+        let (name, rest) = line.split_once(" = { path = \"")?;
+        Some((name.to_owned(), rest.split_once('"')?.0.to_owned()))
+    };
+    let own: BTreeMap<String, String> = workspace.lines().filter_map(own).collect();
+    let mut found = BTreeSet::new();
+    let mut waiting = vec!["node/core".to_owned(), "tests/sim".to_owned()];
+    while let Some(folder) = waiting.pop() {
+        let manifest = fs::read_to_string(repository.join(&folder).join("Cargo.toml"))?;
+        let named = manifest.lines().filter_map(|line| own.get(line.split([' ', '.', '=']).next()?));
+        waiting.extend(named.filter(|other| !found.contains(*other)).cloned());
+        found.insert(folder);
+    }
+    Ok(found)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
@@ -127,4 +153,21 @@ fn executables(messages: &str) -> Vec<PathBuf> {
     let path = |line: &str| Some(PathBuf::from(line.split_once("\"executable\":\"")?.1.split_once('"')?.0));
     // Programs that are not tests lie one folder up.
     messages.lines().filter_map(path).filter(|path| path.parent().is_some_and(|folder| folder.ends_with("deps"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A crate that begins to depend on another one of this repository is found out here, and not when the mutants are run.
+    #[test]
+    fn the_copy_is_a_workspace_that_lacks_none_of_its_crates() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        let workshop = std::env::temp_dir().join(format!("dynamo-mutants-{}", std::process::id()));
+        furnish(repository, &workshop).unwrap();
+        let arguments = ["metadata", "--offline", "--no-deps", "--format-version", "1"];
+        let cargo = Command::new(env!("CARGO")).args(arguments).current_dir(&workshop).output().unwrap();
+        fs::remove_dir_all(&workshop).unwrap();
+        assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
+    }
 }
