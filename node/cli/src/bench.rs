@@ -6,7 +6,8 @@
 //! | [`session`] | a system with its records |
 //! | [`point`], [`client`], [`pace`] | one measurement; in a closed loop, or with `--rate` in an open one |
 //! | [`shape`], [`zipfian`] | which operations, on which records |
-//! | [`report`], [`timeline`], [`away`] | what it came to |
+//! | [`report`], [`timeline`], [`phases`] | what it came to |
+//! | [`away`], [`scale`] | what happens to the cluster meanwhile |
 //! | [`accounting`], [`machine`], [`calibration`] | what it took, and how quiet the machine was |
 //! | [`compare`] | several systems, one after the other and again |
 //!
@@ -22,8 +23,10 @@ mod compare;
 mod driver;
 mod machine;
 mod pace;
+mod phases;
 mod point;
 mod report;
+mod scale;
 mod session;
 mod shape;
 mod system;
@@ -42,9 +45,10 @@ use crate::output::{Format, grouped, show};
 use crate::stop::Stop;
 use crate::{local, random};
 use accounting::Usage;
-use away::AwayBy;
+use away::{Away, AwayBy};
 use compare::Compare;
-use point::{Distribution, Point};
+use point::{Distribution, Meanwhile, Point};
+use scale::Scale;
 use session::{Data, Session};
 use shape::Shape;
 use system::{Options, System};
@@ -67,6 +71,8 @@ enum Action {
     Load(Box<Load>),
     /// Measure several systems in turn, again and again, and say how their figures relate.
     Compare(Box<Compare>),
+    /// Grow the cluster of `local up` under load and shrink it again: what users notice, what moved, and how fast.
+    Scale(Box<Scale>),
 }
 
 /// Arguments of `bench load`.
@@ -182,7 +188,7 @@ impl Run {
             warm_up: self.warm_up,
             rate: self.rate,
             timeline: self.timeline,
-            away: self.away.map(|node| (node, self.away_by)),
+            meanwhile: self.away.map(|node| Meanwhile::Away(Away { node, by: self.away_by })),
         }
     }
 }
@@ -194,6 +200,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Bench) -> R
         Some(Action::Run(run)) => run_one(connection, format, *run).await,
         Some(Action::Load(load)) => load_only(connection, format, *load).await,
         Some(Action::Compare(compare)) => compare::run(connection, format, *compare).await,
+        Some(Action::Scale(scale)) => scale::run(connection, format, *scale).await,
     }
 }
 

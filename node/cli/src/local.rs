@@ -5,6 +5,7 @@
 
 mod folder;
 mod launch;
+pub mod scale;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,6 +46,15 @@ pub struct Local {
 enum Action {
     /// Start a cluster, or the rest of one.
     Up(Up),
+    /// Grow it, or shrink it: the data moves first, and nodes that are left over are stopped.
+    Scale {
+        /// How many nodes there are to be.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=200))]
+        nodes: u16,
+        /// The program. Default: dynamo-node beside this program.
+        #[arg(long, env = "DYNAMO_NODE_BINARY", value_name = "FILE")]
+        node_binary: Option<PathBuf>,
+    },
     /// Stop it.
     Down {
         /// Remove its data too.
@@ -95,6 +105,10 @@ pub async fn run(format: Format, arguments: Local) -> Result<(), Stop> {
     let path = arguments.dir.map_or_else(default_folder, Ok)?;
     match arguments.action {
         Action::Up(up) => start_all(format, &path, &up).await,
+        Action::Scale { nodes, node_binary } => {
+            let cluster = scale::to(&path, usize::from(nodes), node_binary.as_deref()).await?;
+            status(format, &cluster).await
+        }
         Action::Down { purge } => stop_all(format, &path, purge).await,
         Action::Status => status(format, &Folder::open(&path)?.cluster).await,
         Action::Kill { node } => kill(format, &path, node).await,
@@ -131,7 +145,7 @@ pub fn running_pids() -> Vec<u32> {
 }
 
 /// The folder of the default cluster.
-fn default_cluster() -> Result<PathBuf, Stop> {
+pub fn default_cluster() -> Result<PathBuf, Stop> {
     std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).map_or_else(default_folder, Ok)
 }
 
@@ -156,7 +170,13 @@ pub fn signal_quietly(node: usize, signal: Signal) -> Result<(), Stop> {
 
 /// There is such a node in the default cluster.
 pub fn has_node(node: usize) -> bool {
-    default_cluster().is_ok_and(|path| folder::read(&path).ok().flatten().is_some_and(|cluster| node < cluster.nodes.len()))
+    node < node_count()
+}
+
+/// How many nodes the default cluster has; none if there is no such cluster.
+pub fn node_count() -> usize {
+    let cluster = default_cluster().ok().and_then(|path| folder::read(&path).ok().flatten());
+    cluster.map_or(0, |cluster| cluster.nodes.len())
 }
 
 async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {

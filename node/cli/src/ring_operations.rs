@@ -129,6 +129,29 @@ pub async fn status(endpoints: &[String], format: Format) -> Result<(), Stop> {
     show(format, || report.text(), &report.document())
 }
 
+/// [`commit`] and [`resume`] in one, for programs: the cluster is to have just these members. Begins the change unless it is under way,
+/// carries it out, and prints nothing but progress.
+pub async fn become_these(endpoints: &[String], nodes: &[NodeId], record: PathBuf, wait: u64) -> Result<(), Stop> {
+    let mut writer = Writer::new(endpoints, record, false, Limits::default(), wait);
+    let begins = |ring: &Ring, views: &Views| {
+        let member = |node: &NodeId| {
+            let new = || {
+                let answer = views.answered.get(node)?;
+                Some(Member { zone: answer.status.zone.clone(), weight: 1 })
+            };
+            let member = ring.members.get(node).cloned().or_else(new);
+            Ok((*node, member.ok_or_else(|| Stop::Failed(format!("{node}: does not answer")))?))
+        };
+        let wanted = nodes.iter().map(member).collect::<Result<Members, Stop>>()?;
+        match operation::begun(ring, &wanted) {
+            Err(operation::OperationError::AsAsked) => Ok(ring.clone()),
+            begun => begun.map_err(|error| Stop::Failed(error.to_string())),
+        }
+    };
+    writer.ask(begins).await?;
+    writer.carry_out().await
+}
+
 async fn carried_out(
     endpoints: &[String],
     format: Format,

@@ -103,6 +103,35 @@ pub async fn run(endpoints: &[String], format: Format, command: &PlanCommand) ->
     }
 }
 
+/// The least that a change of the members can move.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// Replicas that the plan moves.
+    pub moves: u64,
+    /// That no balanced placement can do without: proven.
+    pub lower_bound: u64,
+    /// Objects in the moved replicas, as their sources count them. Which partitions a new node gets depends on its id: an estimate.
+    pub objects: u64,
+}
+
+/// What a change to `add` more nodes, or without those in `remove`, moves at least.
+pub async fn bound(endpoints: &[String], add: usize, remove: &[NodeId]) -> Result<Bound, Stop> {
+    let views = members::ask(endpoints).await?;
+    let ring = views.ring.clone().ok_or_else(|| Stop::Failed("the cluster has no ring yet".to_owned()))?;
+    let add = if add > 0 { vec![Addition::Number(add)] } else { Vec::new() };
+    let command = PlanCommand { add, remove: remove.iter().map(NodeId::to_string).collect(), ..PlanCommand::default() };
+    let mut outlook = Outlook::of(&ring, &command, &BTreeMap::new())?;
+    outlook.sizes = sizes(views, &outlook).await;
+    let proof =
+        outlook.verdict.as_ref().map_err(|flaw| Stop::Failed(format!("the certificate does not prove the plan: {flaw}")))?;
+    let sent = |fill: &Fill| {
+        let sizes = fill.from.iter().filter_map(|from| outlook.sizes.of(*from, fill.partition));
+        sizes.map(|size| size.objects).sum::<u64>()
+    };
+    let objects = outlook.fills.iter().map(sent).sum();
+    Ok(Bound { moves: proof.moves, lower_bound: proof.lower_bound, objects })
+}
+
 /// A change as it would be.
 struct Outlook {
     epoch: u64,

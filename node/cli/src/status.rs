@@ -171,6 +171,10 @@ fn row(node: NodeId, views: &Views, waiting: &BTreeMap<NodeId, u64>, suspected: 
     } else if let Some(silence) = views.silent.get(&node) {
         row.address = silence.address.clone().unwrap_or_else(|| "?".to_owned());
         row.reason = Some(silence.reason.clone());
+        if ring.is_some() && member.is_none() {
+            row.state = "gone";
+            row.reason = Some("does not answer and is no member; the others forget it after a minute".to_owned());
+        }
     }
     if let Some(since) = ring.and_then(|ring| ring.lost.get(&node)) {
         row.state = "lost";
@@ -193,14 +197,18 @@ fn verdict(rows: &[Row], ring: Option<&Ring>, moving: usize) -> (bool, String) {
     for (number, what) in [
         (count("silent"), "do not answer"),
         (count("not ready"), "are not ready"),
-        (rows.iter().filter(|row| row.state != "silent" && row.suspected_by > 0).count(), "are suspected by others"),
+        (
+            rows.iter().filter(|row| !matches!(row.state, "silent" | "gone") && row.suspected_by > 0).count(),
+            "are suspected by others",
+        ),
         (behind, "have another epoch"),
     ] {
         if number > 0 {
             problems.push(format!("{number} {what}"));
         }
     }
-    let mut parts = vec![format!("{answering} of {} nodes answer", rows.len()), format!("epoch {}", ring.epoch)];
+    let expected = rows.len() - count("gone");
+    let mut parts = vec![format!("{answering} of {expected} nodes answer"), format!("epoch {}", ring.epoch)];
     parts.extend(problems.iter().cloned());
     parts.push(if moving == 0 {
         "nothing moves".to_owned()
@@ -244,6 +252,17 @@ mod tests {
         02020202: cannot connect: connection refused
         03030303: cannot connect: connection refused
         ");
+    }
+
+    #[test]
+    fn a_silent_node_that_is_no_member_is_gone_and_no_problem() {
+        let mut views = views();
+        let others = views.silent.clone();
+        views.ring.as_mut().unwrap().members.clear();
+        let document = Report::of(&views).document();
+        assert_eq!((&document["healthy"], &document["nodes"][0]["state"]), (&json!(true), &json!("gone")), "{document}");
+        views = Views { ring: None, silent: others, ..views };
+        assert_eq!(Report::of(&views).document()["nodes"][0]["state"], json!("silent"), "without a ring nobody knows");
     }
 
     #[test]

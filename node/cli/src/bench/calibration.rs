@@ -79,6 +79,11 @@ impl Calibration {
         self.kinds().into_iter().zip(before.kinds()).map(change).fold(0.0, f64::max)
     }
 
+    /// Bytes a second that one core copies in memory.
+    pub fn copied_bytes_per_second(self) -> f64 {
+        self.copied * COPY_BYTES as f64
+    }
+
     /// For programs.
     pub fn document(self) -> Value {
         json!({

@@ -1,13 +1,13 @@
 //! One client of the benchmark: operation after operation, each with its latency.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dynamo_core::random::Random;
 
-use super::away::Phases;
 use super::driver::{Base, OperationError};
 use super::pace::Pace;
+use super::phases::Phases;
 use super::point::Running;
 use super::report::Measured;
 use super::shape::Action;
@@ -20,8 +20,8 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(5);
 pub struct Window {
     /// From here on.
     pub begin: Instant,
-    /// Until here.
-    pub end: Instant,
+    /// Until here, which is not known before what happens meanwhile is over.
+    pub end: Arc<OnceLock<Instant>>,
     /// Second by second, if that was asked for.
     pub timeline: Option<Arc<Timeline>>,
     /// Apart by what happened meanwhile, if that was asked for.
@@ -30,7 +30,11 @@ pub struct Window {
 
 impl Window {
     fn counts(&self, ended: Instant) -> bool {
-        ended >= self.begin && ended < self.end
+        ended >= self.begin && !self.is_over(ended)
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.end.get().is_some_and(|end| now >= *end)
     }
 }
 
@@ -40,7 +44,7 @@ pub async fn run(running: &Running, mut source: Random, window: Window) -> Measu
     let mut pace = Pace::new(running.point.rate, running.session.data.clients, &mut source);
     loop {
         let sent = pace.next(&mut source).await;
-        if sent.from >= window.end || Instant::now() >= window.end {
+        if window.is_over(sent.from) || window.is_over(Instant::now()) {
             return measured;
         }
         measured.late += u64::from(sent.late && sent.from >= window.begin);

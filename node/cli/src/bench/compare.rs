@@ -174,7 +174,7 @@ impl Compare {
             warm_up: self.warm_up,
             rate: None,
             timeline: self.timeline,
-            away: None,
+            meanwhile: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One measurement: the machine is calibrated, the system warmed up and measured, and the machine calibrated again.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::accounting::{Usage, snapshot};
-use super::away::{AwayBy, Phases};
+use super::away::{self, Away};
 use super::calibration::Calibration;
 use super::machine::{CoreTime, load_average};
+use super::phases::Phases;
 use super::report::{Measured, Report, Surroundings, Taken};
+use super::scale::{self, Scaling};
 use super::session::{Session, Updates};
 use super::shape::Shape;
 use super::system::QUIET_PATIENCE;
@@ -56,8 +58,35 @@ pub struct Point {
     pub rate: Option<f64>,
     /// Latencies of each second as well.
     pub timeline: bool,
-    /// The node that goes away and comes back meanwhile.
-    pub away: Option<(usize, AwayBy)>,
+    /// What happens to the cluster meanwhile.
+    pub meanwhile: Option<Meanwhile>,
+}
+
+/// What happens to a cluster while it is measured.
+#[derive(Clone, Debug)]
+pub enum Meanwhile {
+    /// A node goes away and comes back.
+    Away(Away),
+    /// It grows and shrinks. The run is as long as that takes.
+    Scale(Arc<Scaling>),
+}
+
+impl Meanwhile {
+    fn phases(&self, begin: Instant) -> Phases {
+        Phases::new(if matches!(self, Self::Away(_)) { away::PHASES } else { scale::PHASES }, begin)
+    }
+
+    async fn run(self, phases: Arc<Phases>, begin: Instant, end: Arc<OnceLock<Instant>>, seconds: u64) -> Result<(), Stop> {
+        match self {
+            Self::Away(away) => away.run(&phases, begin, begin + Duration::from_secs(seconds)).await,
+            Self::Scale(scaling) => {
+                let ended = scaling.run(&phases, begin, Duration::from_secs(seconds)).await;
+                // Also if it failed: the clients are to stop.
+                let _first = end.set(Instant::now());
+                ended
+            }
+        }
+    }
 }
 
 impl Point {
@@ -174,28 +203,32 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
     let running =
         Arc::new(Running { session: Arc::clone(session), point: point.clone(), chooser: point.chooser(session.data.records) });
     let begin = Instant::now() + Duration::from_secs(point.warm_up);
-    let end = begin + Duration::from_secs(point.seconds);
+    let end = Arc::new(OnceLock::new());
+    if !matches!(point.meanwhile, Some(Meanwhile::Scale(_))) {
+        let _first = end.set(begin + Duration::from_secs(point.seconds));
+    }
     let timeline = point.timeline.then(|| Arc::new(Timeline::new(begin)));
-    let phases = point.away.map(|_| Arc::new(Phases::new()));
-    let away = point.away.zip(phases.clone()).map(|((node, by), phases)| tokio::spawn(phases.run(node, by, begin, end)));
+    let phases = point.meanwhile.as_ref().map(|meanwhile| Arc::new(meanwhile.phases(begin)));
+    let meanwhile = point.meanwhile.clone().zip(phases.clone());
+    let meanwhile =
+        meanwhile.map(|(meanwhile, phases)| tokio::spawn(meanwhile.run(phases, begin, Arc::clone(&end), point.seconds)));
     let mut tasks = JoinSet::new();
     for _ in 0..session.data.clients {
-        let window = client::Window { begin, end, timeline: timeline.clone(), phases: phases.clone() };
+        let window = client::Window { begin, end: Arc::clone(&end), timeline: timeline.clone(), phases: phases.clone() };
         let (running, source) = (Arc::clone(&running), Random::new(source.next_u64()));
         tasks.spawn(async move { client::run(&running, source, window).await });
     }
     let mut progress = Progress::new("run", None);
-    let mut wait_until = async |until: Instant, what: &str| {
-        while Instant::now() < until {
-            tokio::time::sleep((until - Instant::now()).min(Duration::from_millis(250))).await;
-            progress.at(0, || format!("{what}, {} s to go", end.saturating_duration_since(Instant::now()).as_secs()));
-        }
-    };
-    wait_until(begin, "warming up").await;
+    wait(&mut progress, || (begin.saturating_duration_since(Instant::now()), "warming up")).await;
     let own = std::process::id();
     let (before, core_before, started) = (snapshot(servers), CoreTime::now(), Instant::now());
     let own_before = Usage::of(own).unwrap_or_default();
-    wait_until(end, "measuring").await;
+    wait(&mut progress, || match end.get() {
+        Some(end) => (end.saturating_duration_since(Instant::now()), "measuring"),
+        // Nobody knows when it ends, only where it is.
+        None => (LOOK_INTERVAL, phases.as_ref().map_or("measuring", |phases| phases.name())),
+    })
+    .await;
     let (after, core_after, elapsed) = (snapshot(servers), CoreTime::now(), started.elapsed());
     let client = Usage::of(own).unwrap_or_default().since(own_before);
     progress.end();
@@ -203,8 +236,8 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
     while let Some(ended) = tasks.join_next().await {
         measured.add(&ended.map_err(|error| Stop::Failed(format!("run: {error}")))?);
     }
-    if let Some(away) = away {
-        away.await.map_err(|error| Stop::Failed(format!("--away: {error}")))??;
+    if let Some(meanwhile) = meanwhile {
+        meanwhile.await.map_err(|error| Stop::Failed(format!("meanwhile: {error}")))??;
     }
     let taken = |(pid, after): (u32, Usage)| Some((pid, after.since(*before.get(&pid)?)));
     let stolen_percent = core_after.zip(core_before).map(|(after, before)| after.stolen_percent_since(before));
@@ -222,4 +255,16 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
         phases,
         surroundings: Surroundings { stolen_percent, ..Surroundings::default() },
     })
+}
+
+/// Until nothing is left to wait for, and tells what it waits for.
+async fn wait(progress: &mut Progress, left: impl Fn() -> (Duration, &'static str)) {
+    loop {
+        let (left, what) = left();
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_INTERVAL)).await;
+        progress.at(0, || format!("{what}, {} s to go", left.as_secs()));
+    }
 }

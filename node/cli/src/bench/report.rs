@@ -8,9 +8,9 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::accounting::Usage;
-use super::away::Phases;
 use super::calibration::{Calibration, MOVED_MAX};
 use super::driver::{Durability, OperationError};
+use super::phases::Phases;
 use super::system::System;
 use super::timeline::Timeline;
 use crate::output::{grouped, table};
@@ -272,7 +272,7 @@ impl Report {
             "siblings_max": self.measured.siblings_max,
             "late": self.rate.map(|_| self.measured.late),
             "timeline": self.timeline.as_ref().map(|timeline| timeline.document()),
-            "away": self.phases.as_ref().map(|phases| phases.document()),
+            "meanwhile": self.phases.as_ref().map(|phases| phases.document()),
             "servers_cpu_us_per_operation": self.servers_cpu_us(),
             "servers_waits_per_operation": of_servers(|usage| usage.waits),
             "servers_disk_bytes_per_operation": of_servers(|usage| usage.disk_bytes),

@@ -97,7 +97,9 @@ impl System {
     pub async fn connect(self, connection: &Connection, options: &Options) -> Result<Target, Stop> {
         let timeout = connection.timeout();
         let (driver, servers): (Arc<dyn Driver>, _) = match self {
-            Self::Dynamokv | Self::DynamokvUnary | Self::DynamokvBuffered => return self.connect_ours(connection, options).await,
+            Self::Dynamokv | Self::DynamokvUnary | Self::DynamokvBuffered => {
+                return self.connect_ours(connection, options, false).await;
+            }
             Self::Etcd | Self::EtcdSerializable => {
                 let servers = listening_at(&options.etcd);
                 let said = servers.iter().map(|pid| etcd::durability_of(&command_line(*pid)));
@@ -126,7 +128,12 @@ impl System {
         Stop::Failed(format!("{reason}; start it, name its addresses, or leave {} out", self.name()))
     }
 
-    async fn connect_ours(self, connection: &Connection, options: &Options) -> Result<Target, Stop> {
+    /// DynamoKV with request ids, so that its client tries again what was not answered, as an application's should.
+    pub async fn connect_retrying(self, connection: &Connection, options: &Options) -> Result<Target, Stop> {
+        self.connect_ours(connection, options, true).await
+    }
+
+    async fn connect_ours(self, connection: &Connection, options: &Options, retries: bool) -> Result<Target, Stop> {
         let mode = if self == Self::DynamokvUnary { Mode::Unary } else { Mode::Stream };
         let client = connection::client(connection, mode).await?;
         let mut write = QuorumWish::from(&options.write);
@@ -134,7 +141,8 @@ impl System {
             write.dw = Some(0);
         }
         let servers = listening_at(client.addresses().values());
-        let driver = Arc::new(Dynamo::new(client, mode, &options.bucket, QuorumWish::from(&options.read), write));
+        let read = QuorumWish::from(&options.read);
+        let driver = Arc::new(Dynamo::new(client, mode, &options.bucket, read, write, retries));
         Ok(Target { system: self, driver, servers })
     }
 }

@@ -1,9 +1,9 @@
 //! Who holds which partition: balanced first, then the fewest moves (paper 6.2, strategy 3; design 3).
 //!
 //! Hard rules: N distinct members for each partition, at most ceil(N / zones) of them in one zone. Each member holds its fair share
-//! ([`shares`](super::shares)), rounded down or up: within one replica at equal weight, unless the zones do not allow that. Who of
+//! (`shares`), rounded down or up: within one replica at equal weight, unless the zones do not allow that. Who of
 //! several gets a remainder is open, and so are all other choices; among all these plans one with the fewest moves is taken, which
-//! is an exact optimum ([`flow`](super::flow)). Every move counts as one: partitions are equal by the hash, and a plan made by sizes,
+//! is an exact optimum (`flow`). Every move counts as one: partitions are equal by the hash, and a plan made by sizes,
 //! which change while it is carried out, would be another one whenever the writer of rings asks again.
 //!
 //! Then the primaries: each member is the primary of a share of what it holds, rounded down or up, and again the fewest change. That

@@ -19,15 +19,17 @@ pub struct Dynamo {
     bucket: Bytes,
     read: QuorumWish,
     write: QuorumWish,
+    /// Puts have request ids.
+    retries: bool,
     /// The fewest replicas that had an acknowledged write on stable storage: what the cluster said, not what it was told.
     durable_min: AtomicU32,
 }
 
 impl Dynamo {
     /// By a client that is connected.
-    pub fn new(client: Client, mode: Mode, bucket: &str, read: QuorumWish, write: QuorumWish) -> Self {
+    pub fn new(client: Client, mode: Mode, bucket: &str, read: QuorumWish, write: QuorumWish, retries: bool) -> Self {
         let bucket = Bytes::copy_from_slice(bucket.as_bytes());
-        Self { client, mode, bucket, read, write, durable_min: AtomicU32::new(u32::MAX) }
+        Self { client, mode, bucket, read, write, retries, durable_min: AtomicU32::new(u32::MAX) }
     }
 
     fn name(&self, key: &str) -> Name {
@@ -36,6 +38,7 @@ impl Dynamo {
 
     async fn replace(&self, key: &str, value: Bytes, context: Bytes) -> Result<Bytes, OperationError> {
         let options = PutOptions { quorum: self.write, context, ..PutOptions::default() };
+        let options = if self.retries { options.retried() } else { options };
         let written = self.client.put(&self.name(key), value, &options).await?;
         self.durable_min.fetch_min(written.evidence.durable, Ordering::Relaxed);
         Ok(written.context)
@@ -85,6 +88,7 @@ impl Driver for Dynamo {
             "pr": self.read.pr,
             "w": self.write.w,
             "dw": self.write.dw,
+            "request_ids": self.retries,
             "pw": self.write.pw,
             "n": ring.as_ref().map(|ring| ring.replication),
             "nodes": ring.as_ref().map(|ring| ring.members.len()),

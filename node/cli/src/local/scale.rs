@@ -1,0 +1,132 @@
+//! `local scale`: more or fewer nodes. New ones are started and become members; of the old ones those with the highest numbers give
+//! their data away, leave, and are stopped.
+//!
+//! What there is to do follows from the folder and the ring alone, so a command that was killed is given again.
+
+use std::path::{Path, PathBuf};
+
+use dynamo_core::id::NodeId;
+use tokio::time::Instant;
+
+use super::folder::{Cluster, Folder, NodeRecord};
+use super::{PORT_STEP, READY_PATIENCE, STOP_PATIENCE, launch, wait_until_gone, wait_until_whole};
+use crate::members;
+use crate::ring_operations;
+use crate::stop::Stop;
+use rustix::process::Signal;
+
+/// Until the data has moved.
+const MOVE_PATIENCE_SECONDS: u64 = 86_400;
+
+/// Ends when `nodes` nodes hold all data and no other is left.
+pub async fn to(path: &Path, nodes: usize, binary: Option<&Path>) -> Result<Cluster, Stop> {
+    start_up_to(path, nodes, binary).await?;
+    let (endpoints, record) = {
+        let folder = Folder::open(path)?;
+        (folder.cluster.endpoints(), folder.path.join("first.ring"))
+    };
+    let ids = ids(&endpoints).await?;
+    ring_operations::become_these(&endpoints, &ids[..nodes], record, MOVE_PATIENCE_SECONDS).await?;
+    stop_from(path, nodes).await?;
+    let cluster = Folder::open(path)?.cluster.clone();
+    wait_until_whole(&cluster, Instant::now() + READY_PATIENCE).await?;
+    Ok(cluster)
+}
+
+/// Starts what does not run of the first `nodes` nodes, and of those above that are still there: they have data to give away.
+async fn start_up_to(path: &Path, nodes: usize, binary: Option<&Path>) -> Result<(), Stop> {
+    let binary: PathBuf = launch::find_binary(binary)?;
+    let mut folder = Folder::open(path)?;
+    while folder.cluster.nodes.len() < nodes {
+        let next = next_node(&folder.cluster)?;
+        folder.cluster.nodes.push(next);
+    }
+    folder.save()?;
+    let stopped: Vec<usize> = (0..folder.cluster.nodes.len()).filter(|node| !folder.cluster.nodes[*node].is_running()).collect();
+    let mut children = Vec::new();
+    for node in stopped {
+        launch::check_ports(&folder.cluster.nodes[node])?;
+        children.push(launch::start(&mut folder, node, &binary)?);
+    }
+    launch::wait_until_ready(&folder, &mut children, Instant::now() + READY_PATIENCE).await
+}
+
+/// The node after the last: ten ports on, in the zone whose turn it is.
+fn next_node(cluster: &Cluster) -> Result<NodeRecord, Stop> {
+    let number = cluster.nodes.len();
+    let first = cluster.nodes.first().ok_or_else(|| Stop::Failed("the cluster has no nodes".to_owned()))?;
+    let mut zones: Vec<&str> = Vec::new();
+    for node in &cluster.nodes {
+        if !zones.contains(&node.zone.as_str()) {
+            zones.push(&node.zone);
+        }
+    }
+    let port = |address: &str| address.rsplit_once(':').and_then(|(_, port)| port.parse::<usize>().ok());
+    let base = port(&first.client).ok_or_else(|| Stop::Failed(format!("{}: has no port", first.client)))?;
+    let port = base + number * usize::from(PORT_STEP);
+    if port + 2 > usize::from(u16::MAX) {
+        return Err(Stop::Usage(format!("node-{number}: its ports would lie above 65535; give fewer --nodes")));
+    }
+    let address = |offset| format!("127.0.0.1:{}", port + offset);
+    Ok(NodeRecord {
+        name: format!("node-{number}"),
+        zone: zones[number % zones.len()].to_owned(),
+        client: address(0),
+        peer: address(1),
+        http: address(2),
+        process: None,
+    })
+}
+
+/// Who the nodes are, in order.
+pub async fn ids(endpoints: &[String]) -> Result<Vec<NodeId>, Stop> {
+    let mut ids = Vec::new();
+    for endpoint in endpoints {
+        ids.push(members::ask_one(endpoint).await?.status.node);
+    }
+    Ok(ids)
+}
+
+/// Stops the nodes that left, and removes what they had: others hold it all.
+async fn stop_from(path: &Path, nodes: usize) -> Result<(), Stop> {
+    let mut folder = Folder::open(path)?;
+    while folder.cluster.nodes.len() > nodes {
+        let left = folder.cluster.nodes.len() - 1;
+        let record = folder.cluster.nodes[left].clone();
+        let failed = |error: &dyn std::fmt::Display| Stop::Failed(format!("{}: {error}", record.name));
+        if let Some(process) = record.process {
+            process.signal(Signal::TERM).map_err(|error| failed(&error))?;
+            if !wait_until_gone(&[process], STOP_PATIENCE).await {
+                return Err(failed(&format!("process {} does not end", process.pid)));
+            }
+        }
+        let own = folder.of_node(&record);
+        std::fs::remove_dir_all(&own).map_err(|error| failed(&format!("{}: {error}", own.display())))?;
+        folder.cluster.nodes.truncate(left);
+        folder.save()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_node_follows_in_ports_and_zones() {
+        let node = |number: usize, zone: &str| NodeRecord {
+            name: format!("node-{number}"),
+            zone: zone.to_owned(),
+            client: format!("127.0.0.1:{}", 7400 + 10 * number),
+            peer: String::new(),
+            http: String::new(),
+            process: None,
+        };
+        let nodes = vec![node(0, "a"), node(1, "b"), node(2, "a")];
+        let mut cluster = Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 3, nodes };
+        let next = next_node(&cluster).unwrap();
+        assert_eq!((next.name.as_str(), next.zone.as_str(), next.http.as_str()), ("node-3", "b", "127.0.0.1:7432"));
+        cluster.nodes[0].client = "127.0.0.1:65510".to_owned();
+        assert!(next_node(&cluster).unwrap_err().to_string().contains("above 65535"));
+    }
+}
