@@ -3,7 +3,7 @@
 //! They are the same bytes on the wire and on disk, so that one checksum, made where the bytes were made, is verified at every
 //! hop. A reader never panics and never allocates more than its input: lengths are checked before they are believed.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use thiserror::Error;
 
 /// Why bytes are not what they should be.
@@ -38,17 +38,17 @@ pub fn varint_len(value: u64) -> usize {
 
 /// Appends fields to a buffer.
 #[derive(Default)]
-pub struct Writer(BytesMut);
+pub struct Writer(Vec<u8>);
 
 impl Writer {
     /// A writer with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self(BytesMut::with_capacity(capacity))
+        Self(Vec::with_capacity(capacity))
     }
 
     /// One byte.
     pub fn u8(&mut self, value: u8) {
-        self.0.extend_from_slice(&[value]);
+        self.0.push(value);
     }
 
     /// Eight bytes, big endian.
@@ -76,16 +76,21 @@ impl Writer {
         self.raw(bytes);
     }
 
+    /// What has been written so far.
+    pub fn written(&self) -> &[u8] {
+        &self.0
+    }
+
     /// What has been written.
     pub fn finish(self) -> Bytes {
-        self.0.freeze()
+        self.0.into()
     }
 
     /// What has been written, and an 8-byte checksum over it.
     pub fn finish_with_checksum(mut self, seed: u64) -> Bytes {
         let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&self.0, seed);
         self.u64(checksum);
-        self.0.freeze()
+        self.0.into()
     }
 }
 

@@ -11,14 +11,13 @@
 //! It carries what is remembered of the request ids of the dots that it covers, so that a coordinator that has not seen a dot
 //! learns, with the write that supersedes it, whose it was.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{ClusterId, Incarnation, NodeId};
 use crate::name::Name;
 use crate::recent_writes::RecentWrites;
+use crate::small_map::SmallMap;
 use crate::version::{Actor, CausalContext};
 
 /// Format 1 names no coordinator and carries no request ids; clients may still hold tokens of it.
@@ -35,9 +34,9 @@ pub struct Token {
 }
 
 pub(crate) fn seed(cluster: ClusterId, name: &Name) -> u64 {
-    let mut input = Vec::with_capacity(24 + name.len());
-    input.extend_from_slice(&cluster.0);
-    input.extend_from_slice(&name.position().0.to_be_bytes());
+    let mut input = [0; 32];
+    input[..16].copy_from_slice(&cluster.0);
+    input[16..].copy_from_slice(&name.position().0.to_be_bytes());
     xxhash_rust::xxh3::xxh3_64(&input)
 }
 
@@ -53,7 +52,7 @@ pub fn encode(seen: &CausalContext, coordinator: Option<NodeId>, cluster: Cluste
         None => writer.u8(0),
     }
     writer.varint(seen.0.len() as u64);
-    for (actor, counter) in &seen.0 {
+    for (actor, counter) in seen.0.iter() {
         writer.raw(&actor.node.0);
         writer.u64(actor.incarnation.0);
         writer.varint(*counter);
@@ -78,16 +77,15 @@ pub fn decode(token: Bytes, cluster: ClusterId, name: &Name) -> Result<Token, De
         },
         found => return Err(DecodeError::UnknownFormat { found, known: FORMAT }),
     };
-    let mut seen = BTreeMap::new();
+    let mut seen = SmallMap::default();
     for _ in 0..reader.count("actors")? {
         let node = NodeId(reader.id("actor node")?);
         let incarnation = Incarnation(reader.u64("actor incarnation")?);
         seen.insert(Actor { node, incarnation }, reader.varint("counter")?);
     }
-    let actors: Vec<(Actor, u64)> = seen.iter().map(|(actor, counter)| (*actor, *counter)).collect();
     let recent = match format {
         FORMAT_FORMER => RecentWrites::default(),
-        _ => RecentWrites::decode(&mut reader, &actors)?,
+        _ => RecentWrites::decode(&mut reader, seen.iter().map(|(actor, counter)| (*actor, *counter)))?,
     };
     reader.end()?;
     Ok(Token { seen: CausalContext(seen, recent), coordinator })

@@ -54,12 +54,15 @@ pub struct HashTrees {
     trees: BTreeMap<PartitionId, Tree>,
     /// Partitions whose marks in the storage are behind.
     unrecorded: BTreeSet<PartitionId>,
+    /// What is hashed, kept so that an update needs no memory.
+    input: Vec<u8>,
 }
 
 impl HashTrees {
     /// No copy of anything.
     pub fn new(cluster: ClusterId, partition_bits: u8) -> Self {
-        Self { seed: xxhash_rust::xxh3::xxh3_64(&cluster.0), partition_bits, trees: BTreeMap::new(), unrecorded: BTreeSet::new() }
+        let seed = xxhash_rust::xxh3::xxh3_64(&cluster.0);
+        Self { seed, partition_bits, trees: BTreeMap::new(), unrecorded: BTreeSet::new(), input: Vec::new() }
     }
 
     /// Which leaf a position falls into: the bits below the partition's.
@@ -74,22 +77,25 @@ impl HashTrees {
         Position(leading << (128 - u32::from(self.partition_bits + LEAF_BITS)))
     }
 
-    fn term(&self, name: &Name, digest: Digest) -> u128 {
+    /// What a version of the object that `input` names adds to its leaf; the first bytes of `input` are the digest's.
+    fn term(input: &mut [u8], digest: Digest, seed: u64) -> u128 {
         if digest == Digest::default() {
             return 0;
         }
-        let mut input = Vec::with_capacity(24 + name.len());
-        input.extend_from_slice(&digest.0);
-        input.extend_from_slice(&(name.bucket.len() as u32).to_be_bytes());
-        input.extend_from_slice(&name.bucket);
-        input.extend_from_slice(&name.key);
-        xxhash_rust::xxh3::xxh3_128_with_seed(&input, self.seed)
+        input[..digest.0.len()].copy_from_slice(&digest.0);
+        xxhash_rust::xxh3::xxh3_128_with_seed(input, seed)
     }
 
     /// An object's version went from `before` to `after`; all zero stands for no object.
     pub fn update(&mut self, partition: PartitionId, name: &Name, before: Digest, after: Digest) {
         let leaf = self.leaf_of(name.position());
-        let change = self.term(name, after).wrapping_sub(self.term(name, before));
+        let input = &mut self.input;
+        input.clear();
+        input.extend_from_slice(&Digest::default().0);
+        input.extend_from_slice(&(name.bucket.len() as u32).to_be_bytes());
+        input.extend_from_slice(&name.bucket);
+        input.extend_from_slice(&name.key);
+        let change = Self::term(input, after, self.seed).wrapping_sub(Self::term(input, before, self.seed));
         let unrecorded = &mut self.unrecorded;
         let tree = self.trees.entry(partition).or_insert_with(|| {
             unrecorded.insert(partition);

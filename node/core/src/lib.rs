@@ -55,6 +55,7 @@ pub mod recent_writes;
 pub mod reconciliation;
 pub mod request;
 pub mod ring;
+pub mod small_map;
 pub mod storage;
 pub mod time;
 pub mod transfer;

@@ -6,7 +6,6 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::OnceLock;
 
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
@@ -20,8 +19,8 @@ pub struct Name {
     pub bucket: Bytes,
     /// The key within the bucket.
     pub key: Bytes,
-    /// Where it lies, once somebody has asked: a request asks half a dozen times.
-    position: OnceLock<Position>,
+    /// Where it lies: a request asks half a dozen times.
+    position: Position,
 }
 
 /// A place on the ring of 2^128 places.
@@ -31,18 +30,18 @@ pub struct Position(pub u128);
 impl Name {
     /// A name of these parts.
     pub fn new(bucket: impl Into<Bytes>, key: impl Into<Bytes>) -> Self {
-        Self { bucket: bucket.into(), key: key.into(), position: OnceLock::new() }
+        let (bucket, key) = (bucket.into(), key.into());
+        let mut md5 = Md5::new();
+        md5.update((bucket.len() as u32).to_be_bytes());
+        md5.update(&bucket);
+        md5.update(&key);
+        let position = Position(u128::from_be_bytes(md5.finalize().into()));
+        Self { bucket, key, position }
     }
 
     /// Where the object lies.
     pub fn position(&self) -> Position {
-        *self.position.get_or_init(|| {
-            let mut md5 = Md5::new();
-            md5.update((self.bucket.len() as u32).to_be_bytes());
-            md5.update(&self.bucket);
-            md5.update(&self.key);
-            Position(u128::from_be_bytes(md5.finalize().into()))
-        })
+        self.position
     }
 
     fn parts(&self) -> (&Bytes, &Bytes) {

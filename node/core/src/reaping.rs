@@ -114,7 +114,7 @@ impl Reaped {
 
 fn encode_context(writer: &mut Writer, context: &CausalContext) {
     writer.varint(context.0.len() as u64);
-    for (actor, counter) in &context.0 {
+    for (actor, counter) in context.0.iter() {
         writer.raw(&actor.node.0);
         writer.u64(actor.incarnation.0);
         writer.varint(*counter);
@@ -126,7 +126,7 @@ fn decode_context(reader: &mut Reader) -> Result<CausalContext, DecodeError> {
     for _ in 0..reader.count("actors")? {
         let node = NodeId(reader.id("actor node")?);
         let actor = Actor { node, incarnation: Incarnation(reader.u64("actor incarnation")?) };
-        if context.0.last_key_value().is_some_and(|(last, _)| *last >= actor) {
+        if context.0.keys().next_back().is_some_and(|last| *last >= actor) {
             return Err(DecodeError::OutOfRange("order of actors"));
         }
         context.0.insert(actor, reader.varint("counter")?);

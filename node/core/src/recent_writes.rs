@@ -71,7 +71,7 @@ impl RecentWrites {
     }
 
     /// All of them, the oldest first.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &RecentWrite> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &RecentWrite> + ExactSizeIterator {
         self.writes.iter()
     }
 
@@ -129,17 +129,17 @@ impl RecentWrites {
     }
 
     /// Reads what [`RecentWrites::encode`] wrote. `actors` are the ones listed before, each with the highest counter seen of it.
-    pub fn decode(reader: &mut Reader, actors: &[(Actor, u64)]) -> Result<Self, DecodeError> {
+    pub fn decode(reader: &mut Reader, actors: impl Iterator<Item = (Actor, u64)> + Clone) -> Result<Self, DecodeError> {
         let mut writes: Vec<RecentWrite> = Vec::new();
         for _ in 0..reader.count("recent writes")? {
             let stamp = reader.varint("recent stamp")?;
             let key = RequestKey(reader.id("recent request id")?);
             let actor = usize::try_from(reader.varint("recent actor")?).unwrap_or(usize::MAX);
             let counter = reader.varint("recent dot")?;
-            let Some((actor, _)) = actors.get(actor).filter(|(_, seen)| counter <= *seen) else {
+            let Some((actor, _)) = actors.clone().nth(actor).filter(|(_, seen)| counter <= *seen) else {
                 return Err(DecodeError::OutOfRange("recent dot"));
             };
-            let write = RecentWrite { stamp, key, dot: Dot { actor: *actor, counter } };
+            let write = RecentWrite { stamp, key, dot: Dot { actor, counter } };
             if writes.last().is_some_and(|last| *last >= write) || writes.len() == REMEMBERED_MAX {
                 return Err(DecodeError::OutOfRange("order of recent writes"));
             }
@@ -208,7 +208,7 @@ mod tests {
             let encoded = writer.finish();
             assert_eq!(encoded.len(), 1 + REMEMBERED_MAX * bytes_each);
             let seen: Vec<(Actor, u64)> = actors.iter().map(|actor| (*actor, counter)).collect();
-            assert_eq!(RecentWrites::decode(&mut Reader::new(encoded), &seen), Ok(writes));
+            assert_eq!(RecentWrites::decode(&mut Reader::new(encoded), seen.into_iter()), Ok(writes));
         }
         assert_eq!(REMEMBERED_MAX * size_of::<RecentWrite>(), 448);
     }

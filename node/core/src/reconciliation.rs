@@ -39,7 +39,7 @@ pub fn exists(object: &Object) -> bool {
 pub fn cover_all(object: &Object, mut seen: CausalContext) -> (CausalContext, u64) {
     let discarded = object.values().filter(|(dot, _)| !seen.covers(*dot)).count() as u64;
     for (actor, counter) in object.context().0 {
-        let known = seen.0.entry(actor).or_default();
+        let known = seen.0.get_or_insert_with(actor, u64::default);
         *known = counter.max(*known);
     }
     seen.1.join(object.recent());

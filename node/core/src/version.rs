@@ -13,17 +13,17 @@
 //! have two dots, and [`Object::shown`] shows it once. A history is all of this without the values' bytes.
 
 mod encoded;
-mod entries;
 
-use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::codec::{DecodeError, Reader, Writer, varint_len};
 use crate::id::{Incarnation, NodeId};
 use crate::recent_writes::{RecentWrite, RecentWrites};
+use crate::small_map::SmallMap;
 use encoded::Encoded;
-use entries::Entries;
 
 /// Who issues dots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -59,8 +59,11 @@ struct Entry {
     /// Dots up to here are superseded, unless their value is still listed... which it never is: values lie above.
     watermark: u64,
     /// Live values by counter, ascending, all above the watermark.
-    values: Vec<(u64, Value)>,
+    values: SmallVec<[(u64, Value); 1]>,
 }
+
+/// Most objects have one actor; those that clients reach by several coordinators, up to N.
+type Entries = SmallMap<Actor, Entry, 1>;
 
 impl Entry {
     /// The highest counter seen of this actor.
@@ -72,7 +75,7 @@ impl Entry {
 /// What a reader has seen: per actor, the highest counter; and what is remembered of the request ids of these dots. A put with it
 /// supersedes exactly that.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct CausalContext(pub BTreeMap<Actor, u64>, pub RecentWrites);
+pub struct CausalContext(pub SmallMap<Actor, u64, 3>, pub RecentWrites);
 
 impl CausalContext {
     /// Nothing has been seen.
@@ -92,8 +95,8 @@ impl CausalContext {
 
     /// All that either covers. What is remembered of request ids stays this one's.
     pub fn join(&mut self, other: &CausalContext) {
-        for (actor, counter) in &other.0 {
-            let seen = self.0.entry(*actor).or_default();
+        for (actor, counter) in other.0.iter() {
+            let seen = self.0.get_or_insert_with(*actor, u64::default);
             *seen = (*seen).max(*counter);
         }
     }
@@ -112,9 +115,13 @@ pub enum Ordering {
     Concurrent,
 }
 
-/// All that is known of one name: its concurrent values, and what they have superseded.
+/// All that is known of one name: its concurrent values, and what they have superseded. A request passes it from hand to hand, so
+/// copies share what it consists of until one is changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object(Arc<Contents>);
+
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Object {
+struct Contents {
     entries: Entries,
     /// Of dots that were seen here.
     recent: RecentWrites,
@@ -128,20 +135,35 @@ const FORMAT: u8 = 2;
 pub(crate) const CHECKSUM_SEED: u64 = 0x6479_6e61_6d6f_0001;
 const RECENT_SEED: u64 = 0x6479_6e61_6d6f_0002;
 
+static NOTHING: LazyLock<Arc<Contents>> = LazyLock::new(Arc::default);
+
+impl Default for Object {
+    fn default() -> Self {
+        Self(NOTHING.clone())
+    }
+}
+
 impl Object {
+    fn of(entries: Entries, recent: RecentWrites, encoded: Encoded) -> Self {
+        Self(Arc::new(Contents { entries, recent, encoded }))
+    }
+
+    /// What it consists of, to be changed: nobody else's copy is, and its bytes are not known any more.
+    fn change(&mut self) -> &mut Contents {
+        let contents = Arc::make_mut(&mut self.0);
+        contents.encoded.forget();
+        contents
+    }
+
     /// Nothing is known: no value, no history.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.0.entries.is_empty()
     }
 
     /// No value, and everything that `seen` covers is superseded: what is known of a name whose tombstone was reaped.
     pub fn superseded(seen: &CausalContext) -> Self {
-        let entry = |(actor, counter): (&Actor, &u64)| (*actor, Entry { watermark: *counter, values: Vec::new() });
-        Self {
-            entries: Entries::in_order(seen.0.iter().map(entry).collect()),
-            recent: RecentWrites::default(),
-            encoded: Encoded::default(),
-        }
+        let entry = |(actor, counter): (&Actor, &u64)| (*actor, Entry { watermark: *counter, values: SmallVec::new() });
+        Self::of(Entries::in_order(seen.0.iter().map(entry)), RecentWrites::default(), Encoded::default())
     }
 
     /// There is a value, perhaps a tombstone.
@@ -156,12 +178,12 @@ impl Object {
 
     /// What a reader of this object has seen.
     pub fn context(&self) -> CausalContext {
-        CausalContext(self.entries.iter().map(|(actor, entry)| (*actor, entry.seen())).collect(), self.recent.clone())
+        CausalContext(self.0.entries.iter().map(|(actor, entry)| (*actor, entry.seen())).collect(), self.0.recent.clone())
     }
 
     /// The concurrent values with their dots, tombstones included.
     pub fn values(&self) -> impl Iterator<Item = (Dot, &Value)> {
-        self.entries.iter().flat_map(|(actor, entry)| {
+        self.0.entries.iter().flat_map(|(actor, entry)| {
             entry.values.iter().map(|(counter, value)| (Dot { actor: *actor, counter: *counter }, value))
         })
     }
@@ -174,13 +196,13 @@ impl Object {
     }
 
     fn is_hidden(&self, dot: Dot) -> bool {
-        let Some(own) = self.recent.at(dot) else { return false };
-        let others = self.recent.iter().filter(|other| other.key == own.key && other.dot != dot);
+        let Some(own) = self.0.recent.at(dot) else { return false };
+        let others = self.0.recent.iter().filter(|other| other.key == own.key && other.dot != dot);
         others.into_iter().any(|other| !self.is_live(other.dot) || other < own)
     }
 
     fn is_live(&self, dot: Dot) -> bool {
-        let entry = self.entries.get(&dot.actor);
+        let entry = self.0.entries.get(&dot.actor);
         entry.is_some_and(|entry| entry.values.iter().any(|(counter, _)| *counter == dot.counter))
     }
 
@@ -196,42 +218,41 @@ impl Object {
             let values = entry.values.iter().map(bare).collect();
             (*actor, Entry { watermark: entry.watermark, values })
         };
-        let entries = Entries::in_order(self.entries.iter().map(entry).collect());
-        Object { entries, recent: self.recent.clone(), encoded: Encoded::default() }
+        let entries = Entries::in_order(self.0.entries.iter().map(entry));
+        Self::of(entries, self.0.recent.clone(), Encoded::default())
     }
 
     /// The stamp of a write on top of this object: the wall clock, or just above every stamp here if the clock is behind. So
     /// whoever writes knowing a version has a higher stamp than it, whatever the clocks do.
     pub fn next_stamp(&self, wall_ms: u64) -> u64 {
         let highest = self.values().map(|(_, value)| value.written_ms).max();
-        self.recent.next_stamp(highest.map_or(wall_ms, |highest| wall_ms.max(highest.saturating_add(1))))
+        self.0.recent.next_stamp(highest.map_or(wall_ms, |highest| wall_ms.max(highest.saturating_add(1))))
     }
 
     /// The last writes with request ids.
     pub fn recent(&self) -> &RecentWrites {
-        &self.recent
+        &self.0.recent
     }
 
     /// Remembers the request id of a write that was seen here.
     pub fn remember(&mut self, write: RecentWrite) {
         assert!(self.has_seen(write.dot), "{write:?} was not seen");
-        self.encoded.forget();
-        self.recent.insert(write);
+        self.change().recent.insert(write);
     }
 
     /// How many actors' counters the object carries.
     pub fn actors(&self) -> usize {
-        self.entries.len()
+        self.0.entries.len()
     }
 
     /// Whether `dot` was seen here, live or superseded.
     pub fn has_seen(&self, dot: Dot) -> bool {
-        self.entries.get(&dot.actor).is_some_and(|entry| dot.counter <= entry.seen())
+        self.0.entries.get(&dot.actor).is_some_and(|entry| dot.counter <= entry.seen())
     }
 
     /// Whether a dot of `own`'s actor below `own` was seen here, live or replaced since, that `seen` does not cover.
     pub fn has_unseen_below(&self, own: Dot, seen: &CausalContext) -> bool {
-        let Some(entry) = self.entries.get(&own.actor) else { return false };
+        let Some(entry) = self.0.entries.get(&own.actor) else { return false };
         let covered = seen.0.get(&own.actor).copied().unwrap_or_default();
         entry.watermark > covered || entry.values.iter().any(|(counter, _)| *counter > covered && *counter < own.counter)
     }
@@ -240,38 +261,38 @@ impl Object {
     ///
     /// `self` must be the actor's own whole copy, and `dot` above every dot the actor has issued.
     pub fn update(&mut self, seen: &CausalContext, dot: Dot, value: Value) {
-        self.encoded.forget();
-        self.recent.join(&seen.1);
-        for (actor, counter) in &seen.0 {
-            let entry = self.entries.entry(*actor);
+        let Contents { entries, recent, .. } = self.change();
+        recent.join(&seen.1);
+        for (actor, counter) in seen.0.iter() {
+            let entry = entries.get_or_insert_with(*actor, Entry::default);
             entry.watermark = entry.watermark.max(*counter);
             let watermark = entry.watermark;
             entry.values.retain(|(counter, _)| *counter > watermark);
         }
-        let entry = self.entries.entry(dot.actor);
+        let entry = entries.get_or_insert_with(dot.actor, Entry::default);
         assert!(dot.counter > entry.seen(), "dot {} of {:?} is issued twice", dot.counter, dot.actor);
         entry.values.push((dot.counter, value));
     }
 
     /// All that either knows. A value is kept if both have it, or one has it and the other has never seen it.
     pub fn join(&mut self, other: &Object) {
-        if self.entries.is_empty() && self.recent.is_empty() {
+        if self.0.entries.is_empty() && self.0.recent.is_empty() {
             *self = other.clone();
             return;
         }
-        self.encoded.forget();
-        self.recent.join(&other.recent);
-        for (actor, theirs) in other.entries.iter() {
-            let ours = self.entries.entry(*actor);
-            let watermark = ours.watermark.max(theirs.watermark);
-            let mut values: BTreeMap<u64, Value> = BTreeMap::new();
-            for (counter, value) in ours.values.drain(..).chain(theirs.values.iter().cloned()) {
-                if counter > watermark {
-                    values.insert(counter, value);
+        let Contents { entries, recent, .. } = self.change();
+        recent.join(&other.0.recent);
+        for (actor, theirs) in other.0.entries.iter() {
+            let ours = entries.get_or_insert_with(*actor, Entry::default);
+            ours.watermark = ours.watermark.max(theirs.watermark);
+            for (counter, value) in &theirs.values {
+                match ours.values.binary_search_by_key(counter, |(known, _)| *known) {
+                    Ok(at) => ours.values[at].1 = value.clone(),
+                    Err(at) => ours.values.insert(at, (*counter, value.clone())),
                 }
             }
-            ours.watermark = watermark;
-            ours.values = values.into_iter().collect();
+            let watermark = ours.watermark;
+            ours.values.retain(|(counter, _)| *counter > watermark);
         }
     }
 
@@ -287,14 +308,14 @@ impl Object {
 
     /// Joining `other` would change nothing.
     pub fn includes(&self, other: &Object) -> bool {
-        let entries = other.entries.iter().all(|(actor, theirs)| {
-            self.entries.get(actor).is_some_and(|ours| {
+        let entries = other.0.entries.iter().all(|(actor, theirs)| {
+            self.0.entries.get(actor).is_some_and(|ours| {
                 let known = |counter: &u64| ours.values.iter().any(|(own, _)| own == counter);
                 ours.watermark >= theirs.watermark
                     && theirs.values.iter().all(|(counter, _)| *counter <= ours.watermark || known(counter))
             })
         });
-        entries && self.recent.includes(&other.recent)
+        entries && self.0.recent.includes(&other.0.recent)
     }
 
     /// A 128-bit digest of the history: equal exactly when the histories are (values follow from their dots).
@@ -302,12 +323,12 @@ impl Object {
         if self.is_empty() {
             return Digest::default();
         }
-        let mut writer = Writer::with_capacity(64);
-        let seed = if self.recent.is_empty() { CHECKSUM_SEED } else { RECENT_SEED };
-        if !self.recent.is_empty() {
-            self.recent.digest_into(&mut writer);
+        let mut writer = Writer::with_capacity(self.0.entries.len() * 64 + self.0.recent.iter().len() * 56);
+        let seed = if self.0.recent.is_empty() { CHECKSUM_SEED } else { RECENT_SEED };
+        if !self.0.recent.is_empty() {
+            self.0.recent.digest_into(&mut writer);
         }
-        for (actor, entry) in self.entries.iter() {
+        for (actor, entry) in self.0.entries.iter() {
             writer.raw(&actor.node.0);
             writer.u64(actor.incarnation.0);
             writer.varint(entry.watermark);
@@ -316,20 +337,19 @@ impl Object {
                 writer.varint(*counter);
             }
         }
-        Digest(xxhash_rust::xxh3::xxh3_128_with_seed(&writer.finish(), seed).to_be_bytes())
+        Digest(xxhash_rust::xxh3::xxh3_128_with_seed(writer.written(), seed).to_be_bytes())
     }
 
     /// The canonical bytes, with a checksum. Made once: a write is stored and sent to each replica in the same bytes.
     pub fn encode(&self) -> Bytes {
-        self.encoded.get_or_make(|| self.encode_anew())
+        self.0.encoded.get_or_make(|| self.encode_anew())
     }
 
     fn encode_anew(&self) -> Bytes {
-        let values: usize = self.values().map(|(_, value)| value.data.as_ref().map_or(0, Bytes::len) + 24).sum();
-        let mut writer = Writer::with_capacity(16 + self.entries.len() * 40 + values);
-        writer.u8(if self.recent.is_empty() { FORMAT_WITHOUT_RECENT } else { FORMAT });
-        writer.varint(self.entries.len() as u64);
-        for (actor, entry) in self.entries.iter() {
+        let mut writer = Writer::with_capacity(self.len_without_recent() + self.0.recent.iter().len() * 32 + 1);
+        writer.u8(if self.0.recent.is_empty() { FORMAT_WITHOUT_RECENT } else { FORMAT });
+        writer.varint(self.0.entries.len() as u64);
+        for (actor, entry) in self.0.entries.iter() {
             writer.raw(&actor.node.0);
             writer.u64(actor.incarnation.0);
             writer.varint(entry.watermark);
@@ -346,28 +366,32 @@ impl Object {
                 }
             }
         }
-        if !self.recent.is_empty() {
-            self.recent.encode(self.entries.iter().map(|(actor, _)| actor), &mut writer);
+        if !self.0.recent.is_empty() {
+            self.0.recent.encode(self.0.entries.iter().map(|(actor, _)| actor), &mut writer);
         }
         writer.finish_with_checksum(CHECKSUM_SEED)
     }
 
     /// How many bytes [`Object::encode`] makes; most objects' without making them.
     pub fn encoded_len(&self) -> usize {
-        if let Some(length) = self.encoded.len() {
+        if let Some(length) = self.0.encoded.len() {
             return length;
         }
-        if !self.recent.is_empty() {
+        if !self.0.recent.is_empty() {
             return self.encode().len();
         }
-        let entries = self.entries.iter().map(|(_, entry)| {
+        self.len_without_recent()
+    }
+
+    fn len_without_recent(&self) -> usize {
+        let entries = self.0.entries.iter().map(|(_, entry)| {
             let values = entry.values.iter().map(|(counter, value)| {
                 let data = value.data.as_ref().map_or(0, |data| varint_len(data.len() as u64) + data.len());
                 varint_len(*counter) + varint_len(value.written_ms) + 1 + data
             });
             24 + varint_len(entry.watermark) + varint_len(entry.values.len() as u64) + values.sum::<usize>()
         });
-        1 + varint_len(self.entries.len() as u64) + entries.sum::<usize>() + 8
+        1 + varint_len(self.0.entries.len() as u64) + entries.sum::<usize>() + 8
     }
 
     /// Reads what [`Object::encode`] wrote; values share the input's memory.
@@ -378,7 +402,7 @@ impl Object {
         if !matches!(format, FORMAT_WITHOUT_RECENT | FORMAT) {
             return Err(DecodeError::UnknownFormat { found: format, known: FORMAT });
         }
-        let mut entries: Vec<(Actor, Entry)> = Vec::new();
+        let mut entries: SmallVec<[(Actor, Entry); 1]> = SmallVec::new();
         for _ in 0..reader.count("actors")? {
             let node = NodeId(reader.id("actor node")?);
             let actor = Actor { node, incarnation: Incarnation(reader.u64("actor incarnation")?) };
@@ -389,22 +413,19 @@ impl Object {
         }
         let recent = match format {
             FORMAT_WITHOUT_RECENT => RecentWrites::default(),
-            _ => {
-                let actors: Vec<(Actor, u64)> = entries.iter().map(|(actor, entry)| (*actor, entry.seen())).collect();
-                RecentWrites::decode(&mut reader, &actors)?
-            }
+            _ => RecentWrites::decode(&mut reader, entries.iter().map(|(actor, entry)| (*actor, entry.seen())))?,
         };
         if format == FORMAT && recent.is_empty() {
             return Err(DecodeError::OutOfRange("recent writes"));
         }
         reader.end()?;
-        Ok(Self { entries: Entries::in_order(entries), recent, encoded })
+        Ok(Self::of(Entries::in_order(entries), recent, encoded))
     }
 }
 
 fn decode_entry(reader: &mut Reader) -> Result<Entry, DecodeError> {
     let watermark = reader.varint("watermark")?;
-    let mut entry = Entry { watermark, values: Vec::new() };
+    let mut entry = Entry { watermark, values: SmallVec::new() };
     for _ in 0..reader.count("values")? {
         let counter = reader.varint("dot")?;
         if counter <= entry.seen() {

@@ -53,7 +53,6 @@ fn parts(harness: &mut Harness) {
     let canary = |name| Canary { name, budget: CODEC, budget_ns: None };
     let name = &names(1)[0];
     harness.measure(&canary("position of a name (MD5)"), |count| {
-        // A name remembers its position once it was asked.
         repeat(count, || Name::new(black_box(name).bucket.clone(), name.key.clone()).position());
     });
     let (older, newer) = (object(1), object(2));

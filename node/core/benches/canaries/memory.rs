@@ -1,19 +1,38 @@
 //! A storage engine that costs next to nothing, so that what remains is the protocol. Objects lie encoded, as on a disk.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
 use dynamo_core::id::{NodeId, PartitionId};
-use dynamo_core::name::Name;
+use dynamo_core::name::{Name, Position};
 use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
 use dynamo_core::version::Object;
 
-/// Objects by name, records by key, and no hints: all nodes are up.
+/// A position is a hash already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a position is hashed as a number");
+    }
+
+    fn write_u128(&mut self, position: u128) {
+        self.0 = position as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Objects by position, records by key, and no hints: all nodes are up.
 #[derive(Default)]
 pub struct Memory {
     // Its order is never used, and it is the cheapest of the maps.
     #[allow(clippy::disallowed_types)]
-    objects: std::collections::HashMap<Name, Bytes>,
+    objects: std::collections::HashMap<Position, Bytes, BuildHasherDefault<AsItIs>>,
     meta: BTreeMap<Vec<u8>, Bytes>,
     ticket: Ticket,
 }
@@ -25,16 +44,16 @@ fn no_hints<T>() -> Result<T, StorageError> {
 impl Storage for Memory {
     fn read(&self, _: PartitionId, name: &Name) -> Result<Option<Object>, StorageError> {
         let decode = |bytes: &Bytes| Object::decode(bytes.clone()).map_err(|error| StorageError(error.to_string()));
-        self.objects.get(name).map(decode).transpose()
+        self.objects.get(&name.position()).map(decode).transpose()
     }
 
     fn write(&mut self, _: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
-        self.objects.insert(name.clone(), object.encode());
+        self.objects.insert(name.position(), object.encode());
         Ok(())
     }
 
     fn remove(&mut self, _: PartitionId, name: &Name) -> Result<(), StorageError> {
-        self.objects.remove(name);
+        self.objects.remove(&name.position());
         Ok(())
     }
 

@@ -104,8 +104,8 @@ impl<S: Storage> Node<S> {
     /// The bounds that every request has to respect, and that this node is ready for it.
     fn admissible(&mut self, request: &Request) -> Result<(), Failure> {
         let too_long = |field: &str, length: usize, most: usize| {
-            let refused = format!("{field} has {length} bytes, the limit is {most}");
-            if length > most { Err(Failure::Invalid(refused)) } else { Ok(()) }
+            let refused = || Failure::Invalid(format!("{field} has {length} bytes, the limit is {most}"));
+            if length > most { Err(refused()) } else { Ok(()) }
         };
         if request.name.key.is_empty() {
             return Err(Failure::Invalid("key is empty; give 1 to 1024 bytes".into()));
@@ -436,7 +436,7 @@ impl<S: Storage> Node<S> {
     /// need not have arrived where the token is used next.
     pub(super) fn context_after(&self, own_copy: bool, name: &Name, object: &Object, seen: &CausalContext, own: Dot) -> Bytes {
         let mut covered = seen.clone();
-        let counter = covered.0.entry(own.actor).or_default();
+        let counter = covered.0.get_or_insert_with(own.actor, u64::default);
         *counter = own.counter.max(*counter);
         let recent = object.recent().covered(|dot| covered.covers(dot));
         covered.1.join(&recent);

@@ -9,8 +9,15 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 /// Bytes, or nothing yet. Two objects are equal or not whatever is known of their bytes.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Encoded(OnceLock<Bytes>);
+
+/// Contents are copied to be changed, and these are not the bytes of what comes of it.
+impl Clone for Encoded {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
 
 impl Encoded {
     /// The object was read from these.
