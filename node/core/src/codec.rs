@@ -4,6 +4,7 @@
 //! hop. A reader never panics and never allocates more than its input: lengths are checked before they are believed.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use thiserror::Error;
 
 /// Why bytes are not what they should be.
@@ -36,14 +37,14 @@ pub fn varint_len(value: u64) -> usize {
     ((u64::BITS - (value | 1).leading_zeros()).div_ceil(7)) as usize
 }
 
-/// Appends fields to a buffer.
+/// Appends fields to a buffer. What is only hashed is mostly short and never leaves it.
 #[derive(Default)]
-pub struct Writer(Vec<u8>);
+pub struct Writer(SmallVec<[u8; 128]>);
 
 impl Writer {
     /// A writer with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self(Vec::with_capacity(capacity))
+        Self(SmallVec::with_capacity(capacity))
     }
 
     /// One byte.
@@ -58,11 +59,14 @@ impl Writer {
 
     /// Seven bits a byte, least significant first.
     pub fn varint(&mut self, mut value: u64) {
+        let (mut bytes, mut length) = ([0; 10], 0);
         while value >= 0x80 {
-            self.u8((value as u8) | 0x80);
+            bytes[length] = (value as u8) | 0x80;
+            length += 1;
             value >>= 7;
         }
-        self.u8(value as u8);
+        bytes[length] = value as u8;
+        self.raw(&bytes[..=length]);
     }
 
     /// Bytes whose length the reader knows.
@@ -83,14 +87,14 @@ impl Writer {
 
     /// What has been written.
     pub fn finish(self) -> Bytes {
-        self.0.into()
+        if self.0.spilled() { self.0.into_vec().into() } else { Bytes::copy_from_slice(&self.0) }
     }
 
     /// What has been written, and an 8-byte checksum over it.
     pub fn finish_with_checksum(mut self, seed: u64) -> Bytes {
         let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&self.0, seed);
         self.u64(checksum);
-        self.0.into()
+        self.finish()
     }
 }
 
@@ -98,27 +102,29 @@ impl Writer {
 pub struct Reader {
     bytes: Bytes,
     at: usize,
+    /// Where the fields end. The bytes are not cut off there: that would count a reference.
+    end: usize,
 }
 
 impl Reader {
     /// A reader over bytes without a checksum.
     pub fn new(bytes: Bytes) -> Self {
-        Self { bytes, at: 0 }
+        Self { at: 0, end: bytes.len(), bytes }
     }
 
     /// A reader over what [`Writer::finish_with_checksum`] made, with the checksum verified and removed.
-    pub fn verified(mut bytes: Bytes, seed: u64) -> Result<Self, DecodeError> {
+    pub fn verified(bytes: Bytes, seed: u64) -> Result<Self, DecodeError> {
         let (body, checksum) = bytes.split_last_chunk::<8>().ok_or(DecodeError::Truncated("checksum"))?;
         if xxhash_rust::xxh3::xxh3_64_with_seed(body, seed).to_be_bytes() != *checksum {
             return Err(DecodeError::Checksum);
         }
-        bytes.truncate(bytes.len() - checksum.len());
-        Ok(Self::new(bytes))
+        let end = bytes.len() - checksum.len();
+        Ok(Self { at: 0, end, bytes })
     }
 
     /// What is left.
     fn rest(&self) -> &[u8] {
-        &self.bytes[self.at..]
+        &self.bytes[self.at..self.end]
     }
 
     fn array<const LENGTH: usize>(&mut self, field: &'static str) -> Result<[u8; LENGTH], DecodeError> {

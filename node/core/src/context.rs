@@ -42,7 +42,7 @@ pub(crate) fn seed(cluster: ClusterId, name: &Name) -> u64 {
 
 /// The token of a holder who has seen `seen` of the object `name`, and whose next write `coordinator` should coordinate.
 pub fn encode(seen: &CausalContext, coordinator: Option<NodeId>, cluster: ClusterId, name: &Name) -> Bytes {
-    let mut writer = Writer::with_capacity(32 + seen.0.len() * 34);
+    let mut writer = Writer::default();
     writer.u8(FORMAT);
     match coordinator {
         Some(node) => {

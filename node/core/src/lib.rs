@@ -25,6 +25,7 @@
 //! | [`reaping`] | 4.4 | tombstones go when nothing older can come |
 //! | [`divergence`] | 6.3 | how many versions gets returned, bucket by bucket |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
+//! | [`small_map`], [`codec`], [`time`], [`random`] | | tools |
 //! | [`node`] | all | the composition |
 
 pub mod admission;

@@ -7,8 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::ring::Ring;
+
+/// The replicas of a partition. N is 3 where nobody wants otherwise, and a request asks for them several times.
+pub type Nodes = SmallVec<[NodeId; 3]>;
 
 /// Partitions whose fallbacks are remembered: with a hundred members, some 6 MB.
 const RANKED_MAX: usize = 4_096;
@@ -50,7 +55,7 @@ pub fn fallbacks(ring: &Ring, partition: PartitionId) -> Vec<NodeId> {
 
 /// The whole list: those that reads go to, then others that writes go to during a move, then the fallbacks.
 pub fn of(ring: &Ring, partition: PartitionId) -> Vec<NodeId> {
-    let mut list = ring.placement(partition).writers();
+    let mut list = ring.placement(partition).writers().into_vec();
     list.extend(fallbacks(ring, partition));
     list
 }

@@ -4,10 +4,9 @@
 //! nodes by construction. During a move two sets are written, and each must reach its quorum: an answer of a node in both
 //! counts for both.
 
-use std::collections::BTreeMap;
-
 use crate::id::NodeId;
 use crate::request::QuorumWish;
+use crate::small_map::SmallMap;
 use crate::{config::QuorumDefaults, request::Failure};
 
 /// What a request has to reach, each at most N.
@@ -55,12 +54,12 @@ pub struct Answer {
 
 /// The answers so far, by the home replica they count for.
 #[derive(Clone, Debug, Default)]
-pub struct Tally(BTreeMap<NodeId, Answer>);
+pub struct Tally(SmallMap<NodeId, Answer, 3>);
 
 impl Tally {
     /// An answer that counts for `home`. The home replica's own answer replaces its stand-in's; durable stays durable.
     pub fn add(&mut self, home: NodeId, answer: Answer) {
-        let known = self.0.entry(home).or_insert(answer);
+        let known = self.0.get_or_insert_with(home, || answer);
         if known.by == answer.by {
             known.durable |= answer.durable;
         } else if answer.by == home && (answer.durable || !known.durable) {
@@ -77,16 +76,16 @@ impl Tally {
     }
 
     /// Whether every set has what is required.
-    pub fn reached(&self, sets: &[Vec<NodeId>], required: Required) -> bool {
+    pub fn reached(&self, sets: &[impl AsRef<[NodeId]>], required: Required) -> bool {
         sets.iter().all(|set| {
-            let (total, durable, primary) = self.counts(set);
+            let (total, durable, primary) = self.counts(set.as_ref());
             total >= required.total && durable >= required.durable && primary >= required.primary
         })
     }
 
     /// The fewest answers that any set has: what a failure reports.
-    pub fn acknowledged(&self, sets: &[Vec<NodeId>]) -> usize {
-        sets.iter().map(|set| self.counts(set).0).min().unwrap_or(0)
+    pub fn acknowledged(&self, sets: &[impl AsRef<[NodeId]>]) -> usize {
+        sets.iter().map(|set| self.counts(set.as_ref()).0).min().unwrap_or(0)
     }
 
     /// Those that count for someone, with how many are durable and how many stand in for another.

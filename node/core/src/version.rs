@@ -323,7 +323,7 @@ impl Object {
         if self.is_empty() {
             return Digest::default();
         }
-        let mut writer = Writer::with_capacity(self.0.entries.len() * 64 + self.0.recent.iter().len() * 56);
+        let mut writer = Writer::default();
         let seed = if self.0.recent.is_empty() { CHECKSUM_SEED } else { RECENT_SEED };
         if !self.0.recent.is_empty() {
             self.0.recent.digest_into(&mut writer);
@@ -346,7 +346,8 @@ impl Object {
     }
 
     fn encode_anew(&self) -> Bytes {
-        let mut writer = Writer::with_capacity(self.len_without_recent() + self.0.recent.iter().len() * 32 + 1);
+        let recent = self.0.recent.iter().len();
+        let mut writer = Writer::with_capacity(self.len_without_recent() + recent * 32);
         writer.u8(if self.0.recent.is_empty() { FORMAT_WITHOUT_RECENT } else { FORMAT });
         writer.varint(self.0.entries.len() as u64);
         for (actor, entry) in self.0.entries.iter() {

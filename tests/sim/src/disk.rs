@@ -354,7 +354,7 @@ impl Disk {
         }
         let seen = self.histories.entry(name.clone()).or_default();
         for (actor, counter) in object.context().0 {
-            let known = seen.0.entry(actor).or_default();
+            let known = seen.0.get_or_insert_with(actor, u64::default);
             *known = counter.max(*known);
         }
     }

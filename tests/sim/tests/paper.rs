@@ -358,7 +358,7 @@ mod section_4_5_get_and_put {
         cluster.through(outsider).put("alice", "milk");
         cluster.settle();
         assert_eq!(cluster.copy(outsider, "alice"), None);
-        let coordinator = cluster.copy(homes[0], "alice").unwrap().context().0.into_keys().next().unwrap().node;
+        let coordinator = cluster.copy(homes[0], "alice").unwrap().context().0.into_iter().next().unwrap().0.node;
         assert!(homes.iter().any(|home| cluster.id(*home) == coordinator), "a home replica made the version");
     }
 

@@ -86,7 +86,7 @@ impl Cluster {
     pub fn puts(&mut self, count: u64) {
         self.requests(count, |this, index| Operation::Put {
             data: this.value.clone(),
-            context: this.contexts[index].clone(),
+            context: std::mem::take(&mut this.contexts[index]),
             create_only: false,
         });
     }
@@ -96,7 +96,7 @@ impl Cluster {
         self.requests(count, |_, _| Operation::Get);
     }
 
-    fn requests(&mut self, count: u64, operation: impl Fn(&Self, usize) -> Operation) {
+    fn requests(&mut self, count: u64, operation: impl Fn(&mut Self, usize) -> Operation) {
         let (until, answers) = (self.next + count, self.answered + count);
         while self.next < until {
             for _ in 0..IN_FLIGHT.min(until - self.next) {

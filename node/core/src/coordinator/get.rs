@@ -10,12 +10,16 @@
 //! that was. Guarantees: the answer includes everything that R replicas knew. Deviation from the paper: digests are asked for
 //! and not values, and the value only from those that differ; the answer is the same.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
 
 use crate::coordinator::Progress;
 use crate::id::NodeId;
+use crate::preference_list::Nodes;
 use crate::quorum::{Answer, Required, Tally};
 use crate::request::Failure;
+use crate::small_map::SmallMap;
 use crate::time::Instant;
 use crate::version::{Digest, Object};
 
@@ -75,16 +79,16 @@ enum Replica {
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Get {
-    homes: Vec<NodeId>,
+    homes: Nodes,
     fallbacks: VecDeque<NodeId>,
-    stands_in: BTreeMap<NodeId, NodeId>,
-    replicas: BTreeMap<NodeId, Replica>,
+    stands_in: SmallMap<NodeId, NodeId, 1>,
+    replicas: SmallMap<NodeId, Replica, 3>,
     /// Who was asked for the value first.
     value_from: NodeId,
     /// Home replicas in the order in which they first answered.
-    answers: Vec<NodeId>,
+    answers: Nodes,
     /// Digests whose objects have been joined.
-    joined: Vec<Digest>,
+    joined: SmallVec<[Digest; 1]>,
     object: Object,
     tally: Tally,
     required: Required,
@@ -97,11 +101,11 @@ pub struct Get {
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The read set of the partition.
-    pub homes: Vec<NodeId>,
+    pub homes: Nodes,
     /// The coordinator, if it is in the read set; it is asked for the object, the others for digests.
     pub own: NodeId,
     /// Home replicas that are suspected: fallbacks are asked at once.
-    pub suspected: Vec<NodeId>,
+    pub suspected: Nodes,
     /// Reachable fallbacks, best first: they may hold hints.
     pub fallbacks: Vec<NodeId>,
     /// What it takes.
@@ -120,10 +124,10 @@ impl Get {
             value_from,
             homes: start.homes,
             fallbacks: start.fallbacks.into(),
-            stands_in: BTreeMap::new(),
-            replicas: BTreeMap::new(),
-            answers: Vec::new(),
-            joined: Vec::new(),
+            stands_in: SmallMap::default(),
+            replicas: SmallMap::default(),
+            answers: Nodes::new(),
+            joined: SmallVec::new(),
             object: Object::default(),
             tally: Tally::default(),
             required: start.required,
@@ -196,14 +200,14 @@ impl Get {
             self.object.join(&object);
             self.joined.push(digest);
             self.include(by, digest);
-            let same = |replica: &(NodeId, Replica)| replica.1 == Replica::Differs(digest);
-            let agreeing: Vec<_> = self.replicas.iter().map(|(node, replica)| (*node, *replica)).filter(same).collect();
-            for (node, _) in agreeing {
+            let same = |(node, replica): (&NodeId, &Replica)| (*replica == Replica::Differs(digest)).then_some(*node);
+            let agreeing: Nodes = self.replicas.iter().filter_map(same).collect();
+            for node in agreeing {
                 self.include(node, digest);
             }
         } else if absent || self.joined.contains(&digest) {
             self.include(by, digest);
-        } else if matches!(self.replicas[&by], Replica::Asked | Replica::Failed) {
+        } else if matches!(self.replicas.get(&by), Some(Replica::Asked | Replica::Failed)) {
             self.replicas.insert(by, Replica::Differs(digest));
         }
         self.fetch_differing(out);
@@ -214,7 +218,7 @@ impl Get {
         if self.joined.is_empty() && self.replicas.get(&self.value_from) == Some(&Replica::Asked) {
             return;
         }
-        for (node, replica) in &mut self.replicas {
+        for (node, replica) in self.replicas.iter_mut() {
             if let Replica::Differs(_) = replica {
                 *replica = Replica::Asked;
                 out.push(Output::Fetch { from: *node, digest_only: false });
@@ -242,13 +246,13 @@ impl Get {
         if now >= self.fallback_at && self.answered {
             // The short while for late answers is over; who is silent now is left to anti-entropy.
             self.replicas
-                .values_mut()
-                .filter(|replica| **replica == Replica::Asked)
-                .for_each(|replica| *replica = Replica::Failed);
+                .iter_mut()
+                .filter(|(_, replica)| **replica == Replica::Asked)
+                .for_each(|(_, replica)| *replica = Replica::Failed);
         }
         if now >= self.fallback_at && !self.answered {
             for home in self.homes.clone() {
-                if !is_final(&self.replicas[&home]) {
+                if !self.replicas.get(&home).is_some_and(is_final) {
                     self.replace(home, out);
                 }
             }
@@ -263,7 +267,7 @@ impl Get {
 
     /// The replica that was to send the value is silent: those that sent digests are asked for theirs.
     fn fetch_silent(&mut self, out: &mut Vec<Output>) {
-        for (node, replica) in &mut self.replicas {
+        for (node, replica) in self.replicas.iter_mut() {
             if let Replica::Differs(_) = replica {
                 *replica = Replica::Asked;
                 out.push(Output::Fetch { from: *node, digest_only: false });
@@ -284,7 +288,10 @@ impl Get {
 
     /// Home replicas whose version is not all that is known get it. Fallbacks do not: they hold hints, not copies.
     fn repair(&mut self, out: &mut Vec<Output>) {
-        let all = self.object.digest();
+        let all = match self.joined[..] {
+            [only] => only,
+            _ => self.object.digest(),
+        };
         for home in &self.homes {
             if let Some(Replica::Included(digest) | Replica::Differs(digest)) = self.replicas.get(home)
                 && *digest != all
@@ -301,6 +308,8 @@ fn is_final(replica: &Replica) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
     use crate::id::Incarnation;
     use crate::ring::tests::node;
@@ -317,7 +326,7 @@ mod tests {
         let mut out = Vec::new();
         let get = Get::start(
             Start {
-                homes: vec![node(1), node(2), node(3)],
+                homes: smallvec![node(1), node(2), node(3)],
                 own: node(1),
                 suspected: suspected.iter().map(|id| node(*id)).collect(),
                 fallbacks: vec![node(4)],

@@ -11,12 +11,16 @@
 //! anything was sent is `Unknown`, never "failed": the write may surface. A write to a home replica that was replaced is not
 //! taken back, its late acknowledgement still counts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
 
 use crate::coordinator::Progress;
 use crate::id::NodeId;
+use crate::preference_list::Nodes;
 use crate::quorum::{Answer, Required, Tally};
 use crate::request::Failure;
+use crate::small_map::SmallMap;
 use crate::time::Instant;
 
 /// What happens to a put.
@@ -69,11 +73,11 @@ struct Home {
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Put {
-    sets: Vec<Vec<NodeId>>,
-    homes: BTreeMap<NodeId, Home>,
+    sets: Sets,
+    homes: SmallMap<NodeId, Home, 3>,
     fallbacks: VecDeque<NodeId>,
     /// Whom each fallback stands in for.
-    stands_in: BTreeMap<NodeId, NodeId>,
+    stands_in: SmallMap<NodeId, NodeId, 1>,
     tally: Tally,
     required: Required,
     hint_at: Instant,
@@ -81,13 +85,16 @@ pub struct Put {
     answered: bool,
 }
 
+/// The write sets of a partition: one, unless it moves.
+pub type Sets = SmallVec<[Nodes; 1]>;
+
 /// Everything a put starts from.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The write sets of the partition.
-    pub sets: Vec<Vec<NodeId>>,
+    pub sets: Sets,
     /// Home replicas that are suspected: their stand-ins are asked at once.
-    pub suspected: Vec<NodeId>,
+    pub suspected: Nodes,
     /// Reachable fallbacks, best first.
     pub fallbacks: Vec<NodeId>,
     /// What it takes.
@@ -102,19 +109,19 @@ impl Put {
     /// Starts: every home replica is asked (the suspected ones too: they may be back), and stand-ins for the suspected.
     pub fn start(start: Start, out: &mut Vec<Output>) -> Self {
         let mut put = Self {
-            homes: BTreeMap::new(),
+            homes: SmallMap::default(),
             sets: start.sets,
             fallbacks: start.fallbacks.into(),
-            stands_in: BTreeMap::new(),
+            stands_in: SmallMap::default(),
             tally: Tally::default(),
             required: start.required,
             hint_at: start.hint_at,
             deadline: start.deadline,
             answered: false,
         };
-        for home in put.sets.concat() {
-            if put.homes.insert(home, Home { settled: false, replaced: false }).is_none() {
-                out.push(Output::Replicate { to: home, hint_for: None });
+        for home in put.sets.iter().flatten() {
+            if put.homes.insert(*home, Home { settled: false, replaced: false }).is_none() {
+                out.push(Output::Replicate { to: *home, hint_for: None });
             }
         }
         for home in start.suspected {
@@ -160,7 +167,9 @@ impl Put {
         } else if let Some(home) = self.stands_in.get(&by) {
             self.tally.add(*home, answer);
             // Its hint will find the way home: nothing is left to do for that replica here.
-            self.homes.entry(*home).and_modify(|home| home.settled = true);
+            if let Some(home) = self.homes.get_mut(home) {
+                home.settled = true;
+            }
         }
     }
 
@@ -178,7 +187,7 @@ impl Put {
     fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
         if now >= self.hint_at {
             let silent = |(node, home): (&NodeId, &Home)| (!home.settled && !home.replaced).then_some(*node);
-            let silent: Vec<NodeId> = self.homes.iter().filter_map(silent).collect();
+            let silent: Nodes = self.homes.iter().filter_map(silent).collect();
             for home in silent {
                 self.replace(home, out);
             }
@@ -214,6 +223,8 @@ impl Put {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
     use crate::ring::tests::node;
 
@@ -223,7 +234,7 @@ mod tests {
         let mut out = Vec::new();
         let put = Put::start(
             Start {
-                sets: vec![vec![node(1), node(2), node(3)]],
+                sets: smallvec![smallvec![node(1), node(2), node(3)]],
                 suspected: suspected.iter().map(|id| node(*id)).collect(),
                 fallbacks: fallbacks.iter().map(|id| node(*id)).collect(),
                 required: W2,

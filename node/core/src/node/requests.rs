@@ -21,6 +21,7 @@ use crate::message::{Message, NamedObject, Purpose, Refusal};
 use crate::name::Name;
 use crate::node::retries::{settles, told_by_one_of_two};
 use crate::node::{Node, Output, Waiting};
+use crate::preference_list::Nodes;
 use crate::quorum::{self, Required};
 use crate::recent_writes::RecentWrite;
 use crate::reconciliation;
@@ -90,7 +91,7 @@ impl<S: Storage> Node<S> {
 
     /// The replica to forward `request` to: a write goes to the one that its context names, anything else to the first; in
     /// either case only to one that can be reached.
-    fn coordinator_of(&self, request: &Request, writers: Vec<NodeId>, now: Now) -> Option<NodeId> {
+    fn coordinator_of(&self, request: &Request, writers: Nodes, now: Now) -> Option<NodeId> {
         let token = match &request.operation {
             Operation::Get => Bytes::new(),
             Operation::Put { context, .. } | Operation::Delete { context } => context.clone(),
@@ -190,7 +191,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// Home replicas of `homes` that are suspected.
-    fn suspected(&self, homes: &[NodeId], now: Now) -> Vec<NodeId> {
+    fn suspected(&self, homes: &[NodeId], now: Now) -> Nodes {
         homes.iter().filter(|node| !self.reachable(**node, now)).copied().collect()
     }
 
@@ -224,12 +225,12 @@ impl<S: Storage> Node<S> {
             }
         };
         let deadline = now.instant + self.timeout(&request);
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.requests.get_outputs);
         let machine = self.get_machine(ring, partition, required, deadline, now, &mut outputs);
         let number = self.requests.number();
         let begun = now.instant;
         let job = Job { reply, name: request.name, partition, epoch: ring.epoch, required, begun, deadline, machine };
-        self.requests.gets.insert(number, job);
+        self.requests.gets.insert(number, Box::new(job));
         self.arm(number, deadline, now);
         self.perform_get(number, outputs, now, out)
     }
@@ -291,7 +292,7 @@ impl<S: Storage> Node<S> {
         };
         let deadline = now.instant + self.timeout(&request);
         let name = request.name.clone();
-        let (object, context) = match self.next_version(ring, partition, &request, now)? {
+        let (object, context) = match self.next_version(ring, partition, request, now)? {
             Ok(version) => version,
             Err(failure) => {
                 self.counters.puts_failed += 1;
@@ -299,11 +300,11 @@ impl<S: Storage> Node<S> {
                 return Ok(());
             }
         };
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.requests.put_outputs);
         let machine = self.put_machine(ring, partition, required, deadline, now, &mut outputs);
         let number = self.requests.number();
         let job = Job { reply, name, partition, epoch: ring.epoch, required, begun: now.instant, deadline, machine };
-        self.requests.puts.insert(number, PutJob { job, object, context });
+        self.requests.puts.insert(number, Box::new(PutJob { job, object, context }));
         self.arm(number, deadline, now);
         self.keep_own_dot(ring, number)?;
         self.perform_put(number, outputs, now, out)
@@ -312,7 +313,7 @@ impl<S: Storage> Node<S> {
     /// A coordinator that is no replica keeps what it made, as a hint: its next version of the object must include it. If it may
     /// not (the quota), its next dots are by a new actor.
     fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
-        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) else { return Ok(()) };
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return Ok(()) };
         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
         let placement = ring.placement(partition);
         if placement.involves(self.identity.node) {
@@ -334,7 +335,7 @@ impl<S: Storage> Node<S> {
         outputs: &mut Vec<put::Output>,
     ) -> put::Put {
         let placement = ring.placement(partition);
-        let sets = placement.write_sets().into_iter().map(<[NodeId]>::to_vec).collect();
+        let sets = placement.write_sets().into_iter().map(Nodes::from_slice).collect();
         let homes = placement.writers();
         let suspected = self.suspected(&homes, now);
         let fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
@@ -370,29 +371,30 @@ impl<S: Storage> Node<S> {
         &mut self,
         ring: &Ring,
         partition: PartitionId,
-        request: &Request,
+        request: Request,
         now: Now,
     ) -> Result<Result<(Object, Bytes), Failure>, StorageError> {
-        let (data, token, create_only) = match request.operation.clone() {
+        let Request { name, operation, request_key, .. } = request;
+        let (data, token, create_only) = match operation {
             Operation::Put { data, context, create_only } => (Some(data), context, create_only),
             Operation::Delete { context } => (None, context, false),
             Operation::Get => return Ok(Err(Failure::Invalid("a get is not a put".into()))),
         };
-        let mut seen = match context::decode(token, self.identity.cluster, &request.name) {
+        let mut seen = match context::decode(token, self.identity.cluster, &name) {
             Ok(token) => token.seen,
             Err(error) => return Ok(Err(Failure::BadContext(error.to_string()))),
         };
-        let last_writer_wins = self.config.last_writer_wins(&request.name.bucket);
+        let last_writer_wins = self.config.last_writer_wins(&name.bucket);
         let own_copy = ring.placement(partition).involves(self.identity.node);
         let mut object = if own_copy {
-            let (history, _) = self.history(partition, &request.name)?;
+            let (history, _) = self.history(partition, &name)?;
             let superseded = last_writer_wins || history.values().all(|(dot, _)| seen.covers(dot));
             // What is superseded anyway need not be read; a create looks at the values.
-            if superseded && !create_only { history } else { self.known(ring, partition, &request.name)? }
+            if superseded && !create_only { history } else { self.known(ring, partition, &name)? }
         } else {
-            self.known(ring, partition, &request.name)?
+            self.known(ring, partition, &name)?
         };
-        if let Some(made) = self.made_before(ring, partition, request, &seen, &object)? {
+        if let Some(made) = self.made_before(ring, partition, &name, request_key, &seen, &object)? {
             return Ok(made);
         }
         let exists = |object: &Object| match last_writer_wins {
@@ -416,7 +418,7 @@ impl<S: Storage> Node<S> {
         self.dot_next = dot.counter;
         let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
-        if let Some(key) = request.request_key {
+        if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
         }
         if object.values().count() > SIBLINGS_MAX {
@@ -425,7 +427,7 @@ impl<S: Storage> Node<S> {
         }
         // Made here, before it is copied: its own copy and all messages share the bytes.
         object.encode();
-        let covered = self.context_after(own_copy, &request.name, &object, &seen, dot);
+        let covered = self.context_after(own_copy, &name, &object, &seen, dot);
         let context = if exact { covered } else { Bytes::new() };
         Ok(Ok((object, context)))
     }
@@ -447,18 +449,18 @@ impl<S: Storage> Node<S> {
     fn perform_put(
         &mut self,
         number: RequestId,
-        outputs: Vec<put::Output>,
+        mut outputs: Vec<put::Output>,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        for output in outputs {
+        for output in outputs.drain(..) {
             match output {
                 put::Output::Replicate { to, hint_for } if to == self.identity.node => {
                     self.write_own(number, hint_for, now, out)?;
                 }
                 put::Output::Replicate { to, hint_for } => self.send_replicate(number, to, hint_for, out),
                 put::Output::KeepHint { home } if home != self.identity.node => {
-                    if let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) {
+                    if let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) {
                         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
                         let _within_quota = self.apply_hint(home, partition, &name, &object)?;
                     }
@@ -467,11 +469,12 @@ impl<S: Storage> Node<S> {
                 put::Output::Answer(answer) => self.answer_put(number, answer, now, out),
             }
         }
+        self.requests.put_outputs = outputs;
         Ok(())
     }
 
     fn send_replicate(&self, number: RequestId, to: NodeId, hint_for: Option<NodeId>, out: &mut Vec<Output>) {
-        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) else { return };
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return };
         let message = Message::Replicate {
             request: number,
             epoch: job.epoch,
@@ -492,7 +495,7 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number) else { return Ok(()) };
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return Ok(()) };
         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
         let own = self.identity.node;
         let accepted = match hint_for {
@@ -520,44 +523,45 @@ impl<S: Storage> Node<S> {
     }
 
     fn put_input(&mut self, number: RequestId, input: put::Input, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number) else { return Ok(()) };
-        let mut outputs = Vec::new();
+        let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) else { return Ok(()) };
+        let mut outputs = std::mem::take(&mut self.requests.put_outputs);
         let progress = job.machine.handle(input, now.instant, &mut outputs);
         self.perform_put(number, outputs, now, out)?;
         if progress == Progress::Settled
-            && let Some(PutJob { job, .. }) = self.requests.puts.remove(&number)
+            && let Some(put) = self.requests.puts.remove(&number)
         {
-            self.requests.deadlines.remove(&(job.deadline, number));
+            self.requests.deadlines.remove(&(put.job.deadline, number));
         }
         Ok(())
     }
 
     fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
-        let Some(PutJob { job, context, .. }) = self.requests.puts.get(&number) else { return };
+        let Some(PutJob { job, context, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) else { return };
+        let reply = job.reply;
         self.admission.answered(now.instant.since(job.begun), now.instant);
         let outcome = match answer {
             Ok(()) => {
                 self.counters.puts_ok += 1;
                 let (nodes, durable, hinted) = job.machine.evidence();
                 let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
-                Ok(Success::Written { context: context.clone(), evidence })
+                Ok(Success::Written { context: std::mem::take(context), evidence })
             }
             Err(failure) => {
                 self.counters.puts_unknown += 1;
                 Err(failure)
             }
         };
-        self.respond(job.reply, outcome, out);
+        self.respond(reply, outcome, out);
     }
 
     fn perform_get(
         &mut self,
         number: RequestId,
-        outputs: Vec<get::Output>,
+        mut outputs: Vec<get::Output>,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        for output in outputs {
+        for output in outputs.drain(..) {
             match output {
                 get::Output::Fetch { from, digest_only } if from == self.identity.node => {
                     self.read_own(number, digest_only, now, out)?;
@@ -573,6 +577,7 @@ impl<S: Storage> Node<S> {
                 get::Output::Repair { to, object } => self.repair_replica(number, to, object, out)?,
             }
         }
+        self.requests.get_outputs = outputs;
         Ok(())
     }
 
@@ -587,7 +592,7 @@ impl<S: Storage> Node<S> {
 
     fn get_input(&mut self, number: RequestId, input: get::Input, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let Some(job) = self.requests.gets.get_mut(&number) else { return Ok(()) };
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.requests.get_outputs);
         let progress = job.machine.handle(input, now.instant, &mut outputs);
         self.perform_get(number, outputs, now, out)?;
         if progress == Progress::Settled
@@ -800,11 +805,11 @@ impl<S: Storage> Node<S> {
         let waits = |put: &PutJob| !put.job.machine.is_answered();
         let puts: Vec<RequestId> = self.requests.puts.iter().filter(|(_, put)| waits(put)).map(|(number, _)| *number).collect();
         for number in puts {
-            let Some(PutJob { job, .. }) = self.requests.puts.get(&number) else { continue };
+            let Some(PutJob { job, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { continue };
             let (partition, required, deadline) = (job.partition, job.required, job.deadline);
             let mut outputs = Vec::new();
             let machine = self.put_machine(&ring, partition, required, deadline, now, &mut outputs);
-            if let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number) {
+            if let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) {
                 (job.machine, job.epoch) = (machine, ring.epoch);
             }
             self.counters.requests_restarted += 1;
@@ -831,7 +836,7 @@ impl<S: Storage> Node<S> {
 
 /// Those of a read set that a get is asked of: a lost replica is left out, unless those that are left are fewer than the get needs.
 /// A stand-in for it knows only what was written lately, and must not be taken for one of R while R others are there.
-fn readers(ring: &Ring, set: &[NodeId], required: Required) -> Vec<NodeId> {
-    let left: Vec<NodeId> = set.iter().filter(|node| !ring.is_lost(**node)).copied().collect();
-    if left.len() >= required.total { left } else { set.to_vec() }
+fn readers(ring: &Ring, set: &[NodeId], required: Required) -> Nodes {
+    let left: Nodes = set.iter().filter(|node| !ring.is_lost(**node)).copied().collect();
+    if left.len() >= required.total { left } else { Nodes::from_slice(set) }
 }

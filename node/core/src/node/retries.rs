@@ -6,9 +6,10 @@
 
 use bytes::Bytes;
 
-use crate::id::{NodeId, PartitionId};
+use crate::id::{NodeId, PartitionId, RequestKey};
+use crate::name::Name;
 use crate::node::Node;
-use crate::request::{Failure, Outcome, Request};
+use crate::request::{Failure, Outcome};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::version::{CausalContext, Object};
@@ -17,23 +18,24 @@ use crate::version::{CausalContext, Object};
 pub(super) type Version = Result<(Object, Bytes), Failure>;
 
 impl<S: Storage> Node<S> {
-    /// The object and the client's token, if the write that `request` asks for is in `object`, all that this node knows.
+    /// The object and the client's token, if the write with this request id is in `object`, all that this node knows.
     pub(super) fn made_before(
         &mut self,
         ring: &Ring,
         partition: PartitionId,
-        request: &Request,
+        name: &Name,
+        request_key: Option<RequestKey>,
         seen: &CausalContext,
         object: &Object,
     ) -> Result<Option<Version>, StorageError> {
-        let Some(key) = request.request_key else { return Ok(None) };
+        let Some(key) = request_key else { return Ok(None) };
         if let Some(write) = object.recent().first_of(key).copied() {
             self.counters.puts_recognised += 1;
             // `object` may be the history only; the other replicas need the values.
-            let whole = self.known(ring, partition, &request.name)?;
+            let whole = self.known(ring, partition, name)?;
             let own_copy = ring.placement(partition).involves(self.identity.node);
             let exact = !whole.has_unseen_below(write.dot, seen);
-            let context = if exact { self.context_after(own_copy, &request.name, &whole, seen, write.dot) } else { Bytes::new() };
+            let context = if exact { self.context_after(own_copy, name, &whole, seen, write.dot) } else { Bytes::new() };
             return Ok(Some(Ok((whole, context))));
         }
         if seen.1.first_of(key).is_some() {

@@ -5,6 +5,8 @@
 
 use super::{Lost, Move, Placement, Stage};
 use crate::id::{Epoch, NodeId};
+use crate::preference_list::Nodes;
+use smallvec::{SmallVec, smallvec};
 
 /// Who holds a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,8 +47,8 @@ impl Placement {
 
 impl<'ring> Placed<'ring> {
     /// The sets of which each must reach its write quorum.
-    pub fn write_sets(self) -> Vec<&'ring [NodeId]> {
-        let mut sets = vec![self.replicas];
+    pub fn write_sets(self) -> SmallVec<[&'ring [NodeId]; 2]> {
+        let mut sets = smallvec![self.replicas];
         if let Some(moving) = self.moving {
             sets.push(moving.target);
         }
@@ -62,8 +64,8 @@ impl<'ring> Placed<'ring> {
     }
 
     /// Everyone that puts go to: the read set first.
-    pub fn writers(self) -> Vec<NodeId> {
-        let mut writers = self.read_set().to_vec();
+    pub fn writers(self) -> Nodes {
+        let mut writers = Nodes::from_slice(self.read_set());
         if let Some(moving) = self.moving {
             for node in self.replicas.iter().chain(moving.target) {
                 if !writers.contains(node) {

@@ -38,7 +38,7 @@ pub(super) struct Job<M> {
 pub(super) struct PutJob {
     pub(super) job: Job<put::Put>,
     pub(super) object: Object,
-    /// The token for the client: what its own context covered, and the new version.
+    /// The token for the client, until it has it: what its own context covered, and the new version.
     pub(super) context: Bytes,
 }
 
@@ -59,8 +59,9 @@ pub(super) struct ForwardJob {
 #[derive(Clone, Debug, Default)]
 pub(in crate::node) struct InFlight {
     pub(super) next: u64,
-    pub(super) puts: BTreeMap<RequestId, PutJob>,
-    pub(super) gets: BTreeMap<RequestId, Job<get::Get>>,
+    // In boxes, since a tree moves its entries about.
+    pub(super) puts: BTreeMap<RequestId, Box<PutJob>>,
+    pub(super) gets: BTreeMap<RequestId, Box<Job<get::Get>>>,
     pub(super) forwards: BTreeMap<RequestId, ForwardJob>,
     /// When to look whether a replica is silent, in order: all wait equally long. Most requests have ended by then.
     pub(super) looks: VecDeque<(Instant, RequestId)>,
@@ -70,6 +71,9 @@ pub(in crate::node) struct InFlight {
     pub(super) taken: BTreeSet<(NodeId, RequestId)>,
     pub(super) taken_until: BTreeSet<(Instant, NodeId, RequestId)>,
     pub(super) ranking: Ranking,
+    /// Empty, to be filled by a machine: a step of a request needs no memory for what it wants done.
+    pub(super) put_outputs: Vec<put::Output>,
+    pub(super) get_outputs: Vec<get::Output>,
 }
 
 impl InFlight {
