@@ -4,7 +4,6 @@
 //! hop. A reader never panics and never allocates more than its input: lengths are checked before they are believed.
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use thiserror::Error;
 
 /// Why bytes are not what they should be.
@@ -37,14 +36,14 @@ pub fn varint_len(value: u64) -> usize {
     ((u64::BITS - (value | 1).leading_zeros()).div_ceil(7)) as usize
 }
 
-/// Appends fields to a buffer. What is only hashed is mostly short and never leaves it.
+/// Appends fields to a buffer.
 #[derive(Default)]
-pub struct Writer(SmallVec<[u8; 128]>);
+pub struct Writer(Vec<u8>);
 
 impl Writer {
     /// A writer with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self(SmallVec::with_capacity(capacity))
+        Self(Vec::with_capacity(capacity))
     }
 
     /// One byte.
@@ -59,14 +58,11 @@ impl Writer {
 
     /// Seven bits a byte, least significant first.
     pub fn varint(&mut self, mut value: u64) {
-        let (mut bytes, mut length) = ([0; 10], 0);
         while value >= 0x80 {
-            bytes[length] = (value as u8) | 0x80;
-            length += 1;
+            self.u8((value as u8) | 0x80);
             value >>= 7;
         }
-        bytes[length] = value as u8;
-        self.raw(&bytes[..=length]);
+        self.u8(value as u8);
     }
 
     /// Bytes whose length the reader knows.
@@ -80,6 +76,11 @@ impl Writer {
         self.raw(bytes);
     }
 
+    /// Forgets what has been written and keeps the room.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// What has been written so far.
     pub fn written(&self) -> &[u8] {
         &self.0
@@ -87,7 +88,7 @@ impl Writer {
 
     /// What has been written.
     pub fn finish(self) -> Bytes {
-        if self.0.spilled() { self.0.into_vec().into() } else { Bytes::copy_from_slice(&self.0) }
+        self.0.into()
     }
 
     /// What has been written, and an 8-byte checksum over it.

@@ -13,7 +13,7 @@
 
 use bytes::Bytes;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, varint_len};
 use crate::id::{ClusterId, Incarnation, NodeId};
 use crate::name::Name;
 use crate::recent_writes::RecentWrites;
@@ -42,7 +42,9 @@ pub(crate) fn seed(cluster: ClusterId, name: &Name) -> u64 {
 
 /// The token of a holder who has seen `seen` of the object `name`, and whose next write `coordinator` should coordinate.
 pub fn encode(seen: &CausalContext, coordinator: Option<NodeId>, cluster: ClusterId, name: &Name) -> Bytes {
-    let mut writer = Writer::default();
+    let counters: usize = seen.0.values().map(|counter| 24 + varint_len(*counter)).sum();
+    let exact_without_recent = 2 + coordinator.map_or(0, |_| 16) + varint_len(seen.0.len() as u64) + counters + 1 + 8;
+    let mut writer = Writer::with_capacity(exact_without_recent + seen.1.iter().len() * 32);
     writer.u8(FORMAT);
     match coordinator {
         Some(node) => {

@@ -42,6 +42,7 @@ use thiserror::Error;
 use crate::admission::Admission;
 use crate::anti_entropy::Rounds;
 use crate::clock_skew::PeerClocks;
+use crate::codec::Writer;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::divergence::Divergence;
@@ -203,6 +204,8 @@ pub struct Node<S> {
     detector: FailureDetector,
     trees: HashTrees,
     versions: VersionCache,
+    /// Room for what is hashed.
+    digest_input: Writer,
     hints: HintedHandoff,
     transfers: Transfers,
     rounds: Rounds,
@@ -270,6 +273,7 @@ impl<S: Storage> Node<S> {
             ring_durable: Epoch(0),
             random: Random::new(seed),
             versions: VersionCache::default(),
+            digest_input: Writer::default(),
             transfers: Transfers::default(),
             rounds: Rounds::default(),
             exchanges: BTreeMap::new(),

@@ -124,7 +124,7 @@ impl<S: Storage> Node<S> {
         self.storage.write(partition, name, object)?;
         self.dirty = true;
         let history = object.history();
-        let after = history.digest();
+        let after = history.digest_in(&mut self.digest_input);
         self.trees.update(partition, name, before, after);
         self.versions.put(name, history, after);
         self.note_grave(partition, name, object);

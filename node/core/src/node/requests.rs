@@ -585,7 +585,7 @@ impl<S: Storage> Node<S> {
         let Some(job) = self.requests.gets.get(&number) else { return Ok(()) };
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         let object = self.known(&ring, job.partition, &job.name)?;
-        let digest = object.digest();
+        let digest = object.digest_in(&mut self.digest_input);
         let object = (!digest_only && !object.is_empty()).then_some(object);
         self.get_input(number, get::Input::Fetched { by: self.identity.node, digest, object }, now, out)
     }
