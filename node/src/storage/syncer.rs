@@ -2,6 +2,9 @@
 //!
 //! The loop that owns the engine never waits for a disk. It names the newest ticket; this thread makes it durable and says so.
 //! A failed fsync is final: the kernel may have dropped the pages, so a second attempt that succeeds would prove nothing.
+//!
+//! Whoever drops the handle waits for the thread, on every way out: closing the database while the process ends would touch what
+//! RocksDB's own destructors have taken down, and end the process by SIGABRT in place of its exit code.
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -17,9 +20,11 @@ pub type Durable = Result<Ticket, StorageError>;
 
 /// The thread's handle.
 pub struct Syncer {
-    committed: mpsc::Sender<Ticket>,
+    /// `None` once the thread is to end.
+    committed: Option<mpsc::Sender<Ticket>>,
     durable: watch::Receiver<Durable>,
-    thread: JoinHandle<()>,
+    /// `None` once it has ended.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Syncer {
@@ -28,13 +33,15 @@ impl Syncer {
         let (committed, wanted) = mpsc::channel();
         let (report, durable) = watch::channel(Ok(Ticket(0)));
         let thread = std::thread::Builder::new().name("syncer".into()).spawn(move || run(&log, &wanted, &report))?;
-        Ok(Self { committed, durable, thread })
+        Ok(Self { committed: Some(committed), durable, thread: Some(thread) })
     }
 
     /// Everything up to `ticket` was committed: make it durable.
     pub fn committed(&self, ticket: Ticket) {
-        // A thread that ended has reported why; whoever reads the reports ends the node.
-        let _ = self.committed.send(ticket);
+        if let Some(committed) = &self.committed {
+            // A thread that ended has reported why; whoever reads the reports ends the node.
+            let _ = committed.send(ticket);
+        }
     }
 
     /// Where the reports arrive.
@@ -43,10 +50,21 @@ impl Syncer {
     }
 
     /// Makes everything committed durable and ends the thread.
-    pub fn finish(self) -> Durable {
-        drop(self.committed);
-        let _ = self.thread.join();
+    pub fn finish(mut self) -> Durable {
+        self.end();
         self.durable.borrow().clone()
+    }
+
+    fn end(&mut self) {
+        self.committed = None;
+        // A thread that panicked has said so, and its last report stands.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -178,3 +178,13 @@ fn a_damaged_object_is_an_error_and_not_an_absence() {
     assert!(engine.read(PartitionId(0), &name).unwrap_err().0.contains("checksum"));
     assert!(engine.scan(PartitionId(0), None, 1, 1).is_err());
 }
+
+#[test]
+fn whoever_drops_the_syncer_waits_until_it_has_let_go_of_the_database() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let syncer = super::syncer::Syncer::start(engine.log()).unwrap();
+    syncer.committed(engine.commit().unwrap());
+    drop(syncer);
+    assert_eq!(std::sync::Arc::strong_count(&engine.db), 1);
+}
