@@ -1,4 +1,6 @@
-//! Disks that are gone for ever: at most W - 1 at a time, until everything that lay on them lies elsewhere again.
+//! Disks that are gone for ever: at most W - 1 at a time, until everything that lay on them lies elsewhere again. When that is, is
+//! what GUARANTEES.md says: the ring has replaced the lost member, nobody keeps a hint or a stray copy, and anti-entropy has made up
+//! for those that the lost disk kept.
 //!
 //! The machine comes back with an empty disk and another identity; the writer of rings is told. Now and then the word is wrong: the
 //! host that is declared lost goes on running, or comes back with all its data, and has to be fenced. For the promise its disk counts
@@ -6,6 +8,7 @@
 
 use std::time::Duration;
 
+use crate::checkers::redundancy;
 use crate::dice::Dice;
 use crate::options::Options;
 use crate::ring_writer::RingWriter;
@@ -89,7 +92,7 @@ impl Losses {
     }
 }
 
-/// Whether what was lost is replaced, and nothing waits on a single disk for its way home.
+/// Whether what was lost is replaced, and nothing waits on a single disk for its way home or for its copies.
 fn is_restored(sim: &Simulation, writer: &RingWriter) -> bool {
     let Some(ring) = writer.record() else { return false };
     let at_home = |host: &HostId| {
@@ -97,5 +100,11 @@ fn is_restored(sim: &Simulation, writer: &RingWriter) -> bool {
         let disk = sim.disk(*host);
         disk.hints().next().is_none() && disk.objects().all(|(partition, _, _)| ring.placement(partition).involves(node))
     };
-    writer.is_whole(sim) && sim.hosts().filter(|host| !sim.is_removed(*host) && !sim.is_lost(*host)).all(|host| at_home(&host))
+    let made_up_for = |host: HostId| {
+        let declared = ring.lost.get(&sim.node_id(host)).and_then(|since| sim.ring_of(*since));
+        declared.is_none_or(|ring| redundancy::is_made_up_for(sim, host, ring))
+    };
+    writer.is_whole(sim)
+        && sim.hosts().filter(|host| !sim.is_removed(*host) && !sim.is_lost(*host)).all(|host| at_home(&host))
+        && sim.hosts().filter(|host| sim.is_lost(*host)).all(made_up_for)
 }

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use dynamo_core::request::{Failure, Operation, QuorumWish};
+use dynamo_core::request::{Evidence, Failure, Operation, QuorumWish};
 use dynamo_core::ring::Stage;
-use dynamo_sim::scenario::{Cluster, cluster};
+use dynamo_sim::checkers::redundancy;
+use dynamo_sim::options::Options;
+use dynamo_sim::scenario::{BUCKET, Cluster, cluster, name};
+use dynamo_sim::witness::{Acknowledged, WriteId};
 
 const KEYS: usize = 40;
 
@@ -159,4 +162,62 @@ fn hints_for_a_lost_member_reach_those_who_own_the_partition_now() {
         assert_eq!(cluster.copied(home, "alice"), ["milk"]);
     }
     assert_eq!(cluster.hinted(keeper, "alice", homes[2]), Vec::<String>::new());
+}
+
+/// Nobody but the lost one and a stand-in had the write: a home replica that gets the hint is the only one that has it then, and the
+/// next disk that is lost may be that one's.
+#[test]
+fn a_write_that_the_lost_replica_shared_with_a_stand_in_reaches_every_home_and_outlives_the_next_loss() {
+    let mut cluster = cluster(4).tune(|options| options.pace.anti_entropy = Duration::from_secs(3_600)).start();
+    let homes = cluster.homes("alice");
+    let keeper = cluster.fallbacks("alice")[0];
+    homes[1..].iter().for_each(|home| cluster.kill(*home));
+    let written = cluster.through(homes[0]).put("alice", "milk");
+    assert_eq!((written.evidence.durable, written.evidence.hinted), (2, 1));
+    assert_eq!(cluster.hinted(keeper, "alice", homes[1]), ["milk"]);
+    cluster.wipe(homes[0]);
+    homes[1..].iter().for_each(|home| cluster.start(*home));
+    cluster.settle();
+    for home in cluster.homes("alice") {
+        assert_eq!(cluster.copied(home, "alice"), ["milk"], "host {}", home.0);
+    }
+    cluster.wipe(homes[1]);
+    cluster.settle();
+    assert_eq!(cluster.through(keeper).get("alice").values, ["milk"]);
+}
+
+/// A bucket whose n is 1 has one owner: with it lost, a stand-in may have the last copy there is, and nobody to hand it to.
+#[test]
+fn a_copy_of_what_only_lost_members_own_waits_for_those_who_come_in_their_place() {
+    let slowly = |options: &mut Options| options.pace.writer = Duration::from_secs(5);
+    let mut cluster = cluster(4).bucket_n(BUCKET, 1).tune(slowly).start();
+    let owner = cluster.homes("alice")[0];
+    cluster.kill(owner);
+    let other = *cluster.hosts().iter().find(|host| **host != owner).unwrap();
+    cluster.through(other).put("alice", "milk");
+    cluster.wipe(owner);
+    cluster.settle();
+    assert_eq!(cluster.through(other).get("alice").values, ["milk"]);
+}
+
+/// Nobody is filled in the place of a stand-in: that its loss is made good takes until the replicas have compared their copies.
+#[test]
+fn what_a_lost_stand_in_kept_is_made_up_for_when_the_replicas_are_equal_again() {
+    let mut cluster = cluster(4).start();
+    let homes = cluster.homes("alice");
+    let keeper = cluster.fallbacks("alice")[0];
+    cluster.split(&homes[..1], &homes[1..]);
+    let Evidence { epoch, .. } = cluster.through(homes[0]).put("alice", "milk and bread").evidence;
+    assert_eq!(cluster.hinted(keeper, "alice", homes[1]), ["milk and bread"]);
+    let partition = cluster.partition("alice");
+    let acknowledged = Acknowledged { copies: 2, name: name("alice"), partition, epoch, homes: Vec::new() };
+    cluster.sim.acknowledged(WriteId::of(b"milk and bread").unwrap(), acknowledged);
+
+    let ring = cluster.ring().clone();
+    cluster.wipe(keeper);
+    cluster.until("it is replaced", |cluster| !cluster.ring().members.contains_key(&cluster.id(keeper)));
+    assert!(!redundancy::is_made_up_for(&cluster.sim, keeper, &ring), "one disk has it");
+    cluster.heal();
+    cluster.settle();
+    assert!(redundancy::is_made_up_for(&cluster.sim, keeper, &ring));
 }

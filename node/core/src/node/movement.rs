@@ -100,9 +100,15 @@ impl<S: Storage> Node<S> {
     }
 
     /// Hints for nodes that the ring no longer names for the partition become copies of this node's, to be handed to whoever
-    /// owns them now (or kept, if that is this node).
+    /// owns them now (or kept, if that is this node). So do all hints of a partition of which a member is lost: it may have
+    /// acknowledged a write together with this node alone, and its replacement is filled from copies.
     pub(super) fn retarget_hints(&mut self) -> Result<(), StorageError> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
+        let lost: Vec<NodeId> = ring.lost.keys().filter(|node| ring.members.contains_key(node)).copied().collect();
+        let waits = |partition, target| {
+            let placement = ring.placement(partition);
+            placement.involves(target) && !lost.iter().any(|lost| placement.involves(*lost))
+        };
         let targets: Vec<NodeId> = self.hints.totals().keys().copied().collect();
         for target in targets {
             let mut after = None;
@@ -111,7 +117,7 @@ impl<S: Storage> Node<S> {
                 let Some((partition, name, _)) = found.last() else { break };
                 after = Some((*partition, name.clone()));
                 for (partition, name, object) in found {
-                    if !ring.placement(partition).involves(target) {
+                    if !waits(partition, target) {
                         let _accepted = self.apply(partition, &name, &object)?;
                         self.storage.remove_hint(target, partition, &name)?;
                         self.hints.removed(target, object.encode().len());
@@ -344,8 +350,14 @@ impl<S: Storage> Node<S> {
         Ok(true)
     }
 
-    /// Drops the copy if every owner has all of it, and it is what it was when the comparison began.
+    /// Drops the copy if every owner has all of it, and it is what it was when the comparison began. While every set has a lost
+    /// member, it is one of the copies that are left, and waits for those who come in the place of the lost.
     fn finish_handback(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        let Some(ring) = &self.ring else { return Ok(()) };
+        let has_lost = |set: &[NodeId]| set.iter().any(|node| ring.is_lost(*node));
+        if ring.placement(partition).write_sets().into_iter().all(has_lost) {
+            return Ok(());
+        }
         let root = self.trees.root(partition);
         let done = |handback: &Handback| {
             handback.root == root && handback.owners.values().all(|outgoing| matches!(outgoing.walk, Walk::Done))

@@ -18,7 +18,10 @@
 //!   is alive still needs that one only: the k replacements hold every write, which makes up for the k holders that are gone.
 //! - The lost member leaves a set only when the move off it is complete. Till then it counts as unreachable, so puts keep a copy at
 //!   a stand-in, which becomes an owner's when the sets change (hints are retargeted).
-//! - Copies that the lost member kept for others (hints, what it had not handed back) are among the k copies that are gone.
+//! - What others keep as hints for any member of such a set becomes copies too, by every ring until the lost member leaves it: the
+//!   lost one may have acknowledged a write together with a stand-in alone, and a hint would reach one replica and end there.
+//! - Copies that the lost member kept for others (hints, what it had not handed back) are among the k copies that are gone. Nobody is
+//!   filled in a stand-in's place: anti-entropy brings what it had acknowledged with one replica to the others.
 //!
 //! The evidence of every *other* member is needed as before. A drain receipt of the lost one is not: it cannot give one.
 //!

@@ -9,9 +9,11 @@
 //! that is owed to anybody, and the other replicas' tombstones may follow.
 
 use dynamo_core::id::NodeId;
+use dynamo_core::name::Name;
 use dynamo_core::reaping::ROUND_TIMEOUT;
+use dynamo_core::ring::Ring;
 use dynamo_core::time::Instant;
-use dynamo_core::version::Object;
+use dynamo_core::version::{Dot, Object};
 
 use crate::disk::{Dropped, Removed};
 use crate::ledger::Verdict;
@@ -31,12 +33,8 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
             continue;
         }
         sim.totals.removals_checked += 1;
-        // A write that was retried may have several dots. Any of them will do: they are the same write.
-        let dots = sim.witness().same_write(what.dot);
-        let same: Vec<Dropped> = dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot }).collect();
-        let durable = |host: HostId| same.iter().any(|what| sim.disk(host).is_durable(what));
-        let gone = |host: HostId| host == from || sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host);
-        let left = sim.hosts().filter(|host| !gone(*host) && durable(*host)).count();
+        let same = same_write(sim, what);
+        let left = disks_with(sim, &same, from);
         // The host itself may keep another copy: a hint that became its own, or the reverse.
         let kept = usize::from(!sim.is_removed(from) && same.iter().any(|what| sim.disk(from).keeps(what)));
         if left + kept < required {
@@ -46,6 +44,33 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
         }
     }
     Ok(())
+}
+
+/// A write that was retried may have several dots. Any of them will do: they are the same write.
+fn same_write(sim: &Simulation, what: &Dropped) -> Vec<Dropped> {
+    let dots = sim.witness().same_write(what.dot);
+    dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot }).collect()
+}
+
+/// How many disks other than that of `from` have any of these on stable storage, or what has seen it.
+fn disks_with(sim: &Simulation, any: &[Dropped], from: HostId) -> usize {
+    let durable = |host: HostId| any.iter().any(|what| sim.disk(host).is_durable(what));
+    let gone = |host: HostId| host == from || sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host);
+    sim.hosts().filter(|host| !gone(*host) && durable(*host)).count()
+}
+
+/// Whether everything that lay on the disk of `lost` as a hint, or as a copy of what `ring` gives to others, lies on as many other
+/// disks as was promised. Nobody is filled in place of a stand-in: this is anti-entropy's work.
+pub fn is_made_up_for(sim: &Simulation, lost: HostId, ring: &Ring) -> bool {
+    let (disk, node) = (sim.disk(lost), sim.node_id(lost));
+    let strays = disk.objects().filter(|(partition, _, _)| !ring.placement(*partition).involves(node));
+    let kept = disk.hints().chain(strays.map(|(_, name, object)| (node, name, object)));
+    let lives = |name: &Name, dot: Dot| {
+        let what = Dropped { name: name.clone(), dot };
+        let required = sim.witness().copies_of(dot);
+        required == 0 || sim.witness().is_reaped(name, dot) || disks_with(sim, &same_write(sim, &what), lost) >= required
+    };
+    kept.into_iter().all(|(_, name, object)| object.values().all(|(dot, _)| lives(name, dot)))
 }
 
 /// Whether `from` may remove these, one by one, for all time.
