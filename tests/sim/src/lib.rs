@@ -11,6 +11,7 @@
 //! | [`workload`], [`retries`], [`ledger`] | clients, what they send again, and what they know |
 //! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
 //! | [`totals`], [`sometimes`] | what was counted, and what must have happened |
+//! | [`output`] | standard output, whose reader may go
 //! | [`scenario`] | a small language for directed tests |
 //! | [`planning`], [`strategies`] | reports about rings, without a simulation |
 
@@ -22,6 +23,7 @@ pub mod ledger;
 pub mod losses;
 mod network;
 pub mod options;
+pub mod output;
 pub mod planning;
 pub mod retries;
 mod ring_history;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use dynamo_sim::options::Options;
+use dynamo_sim::output::say;
 use dynamo_sim::planning::{self, Growth};
 use dynamo_sim::run::run;
 use dynamo_sim::strategies::{self, Comparison};
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
 fn plan(growth: &Growth) -> ExitCode {
     match planning::plan(growth) {
         Ok(planned) => {
-            print!("{}", planning::text(growth, &planned));
+            say(planning::text(growth, &planned).trim_end());
             ExitCode::SUCCESS
         }
         Err(error) => failure(&error.to_string()),
@@ -104,18 +105,23 @@ fn plan(growth: &Growth) -> ExitCode {
 }
 
 fn compare(comparison: &Comparison) -> ExitCode {
-    println!("load balancing efficiency (mean load / greatest load): the mean of {} seeds, and their range", comparison.seeds);
+    say(format_args!(
+        "load balancing efficiency (mean load / greatest load): the mean of {} seeds, and their range",
+        comparison.seeds
+    ));
     let each = strategies::PARTITIONS_PER_TOKEN;
-    println!("entries that each node keeps: 1: S T tokens; 2: S T tokens and Q = {each} S T partitions; 3: Q partitions");
-    println!("{}", strategies::header());
-    let rows = match strategies::compare(comparison, |row| println!("{}", strategies::line(row))) {
+    say(format_args!(
+        "entries that each node keeps: 1: S T tokens; 2: S T tokens and Q = {each} S T partitions; 3: Q partitions"
+    ));
+    say(strategies::header());
+    let rows = match strategies::compare(comparison, |row| say(strategies::line(row))) {
         Ok(rows) if !rows.is_empty() => rows,
         Ok(_) => return failure("--most is below --least"),
         Err(error) => return failure(&error.to_string()),
     };
     match std::fs::write(&comparison.svg, strategies::plot::svg(comparison, &rows)) {
         Ok(()) => {
-            println!("plot: {}", comparison.svg.display());
+            say(format_args!("plot: {}", comparison.svg.display()));
             ExitCode::SUCCESS
         }
         Err(error) => failure(&format!("{}: {error}", comparison.svg.display())),
@@ -123,18 +129,18 @@ fn compare(comparison: &Comparison) -> ExitCode {
 }
 
 fn failure(reason: &str) -> ExitCode {
-    println!("{reason}");
+    say(reason);
     ExitCode::FAILURE
 }
 
 fn replay(scenario: Scenario, seed: u64) -> ExitCode {
     let options = scenario.options(seed);
-    println!("{options:#?}");
+    say(format_args!("{options:#?}"));
     let outcome = run(&options, true);
     match outcome.violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
-            println!("seed {seed}: {violation}");
+            say(format_args!("seed {seed}: {violation}"));
             ExitCode::FAILURE
         }
     }
@@ -170,16 +176,20 @@ fn many(arguments: &Arguments) -> ExitCode {
                     let mut totals = totals.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                     *totals += &of_seed;
                     if totals.runs.is_multiple_of(1_000) {
-                        println!("{} seeds, {:.0} a second", totals.runs, totals.runs as f64 / begun.elapsed().as_secs_f64());
+                        say(format_args!(
+                            "{} seeds, {:.0} a second",
+                            totals.runs,
+                            totals.runs as f64 / begun.elapsed().as_secs_f64()
+                        ));
                     }
                 }
                 Err(what) => {
                     failed.fetch_add(1, Ordering::Relaxed);
                     stop.store(!arguments.keep_going, Ordering::Relaxed);
-                    println!(
+                    say(format_args!(
                         "seed {seed}: {what}\n  replay: cargo run -p dynamo-sim -- {}--seed {seed}",
                         arguments.scenario.argument()
-                    );
+                    ));
                 }
             }
         }
@@ -194,12 +204,12 @@ fn many(arguments: &Arguments) -> ExitCode {
     report(&totals, begun.elapsed().as_secs_f64());
     match failed.into_inner() {
         0 if arguments.scenario == Scenario::Everything && totals.runs >= ENOUGH && !totals.never().is_empty() => {
-            println!("{} seeds, and something of this never happened: it is not tested", totals.runs);
+            say(format_args!("{} seeds, and something of this never happened: it is not tested", totals.runs));
             ExitCode::FAILURE
         }
         0 => ExitCode::SUCCESS,
         failed => {
-            println!("{failed} seeds failed");
+            say(format_args!("{failed} seeds failed"));
             ExitCode::FAILURE
         }
     }
@@ -207,13 +217,13 @@ fn many(arguments: &Arguments) -> ExitCode {
 
 fn report(totals: &Totals, seconds: f64) {
     for (what, value) in totals.each() {
-        println!("{value:>14}  {what}");
+        say(format_args!("{value:>14}  {what}"));
     }
     for (name, value) in &totals.counters {
-        println!("{value:>14}  {name}");
+        say(format_args!("{value:>14}  {name}"));
     }
-    println!("{} seeds in {seconds:.1} s, {:.1} a second", totals.runs, totals.runs as f64 / seconds);
+    say(format_args!("{} seeds in {seconds:.1} s, {:.1} a second", totals.runs, totals.runs as f64 / seconds));
     for what in totals.never() {
-        println!("never: {what}");
+        say(format_args!("never: {what}"));
     }
 }

@@ -8,6 +8,7 @@ use dynamo_core::request::{Operation, Outcome, Request, Success};
 use dynamo_core::time::Instant;
 use dynamo_core::version::{Actor, Object};
 
+use crate::output::say;
 use crate::witness::WriteId;
 
 /// A run's trace.
@@ -28,7 +29,7 @@ impl Trace {
         now.0.hash(&mut self.hash);
         what.hash(&mut self.hash);
         if self.shown {
-            println!("{:>12.6}  {}", now.0 as f64 / 1e6, text());
+            say(format_args!("{:>12.6}  {}", now.0 as f64 / 1e6, text()));
         }
     }
 

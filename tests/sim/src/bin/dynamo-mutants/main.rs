@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use dynamo_sim::dice::Dice;
+use dynamo_sim::output::say;
 
 use crate::hunt::{FIRST_SEEDS, Verdict};
 use crate::list::Mutant;
@@ -60,7 +61,7 @@ fn all(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
     let mutants = list::parse(&std::fs::read_to_string(sim.join("mutants.txt"))?)?;
     let programs = workshop::build(repository, &target, &mutants)?;
-    println!("{} mutants built in {:.0} s", mutants.len(), begun.elapsed().as_secs_f64());
+    say(format_args!("{} mutants built in {:.0} s", mutants.len(), begun.elapsed().as_secs_f64()));
     // A failure means nothing if the same seeds and tests fail without any mutant.
     match hunt::hunt(&programs, 0, FIRST_SEEDS, FIRST_SEEDS)? {
         Verdict::Lives => {}
@@ -70,7 +71,7 @@ fn all(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let first = if arguments.seeds_first { arguments.seeds } else { FIRST_SEEDS };
     let hunt = |number| hunt::hunt(&programs, number, first, arguments.seeds);
     let living = hunt_all(&mutants, &chosen, hunt)?;
-    println!("{} mutants, {living} live; {:.0} s", chosen.len(), begun.elapsed().as_secs_f64());
+    say(format_args!("{} mutants, {living} live; {:.0} s", chosen.len(), begun.elapsed().as_secs_f64()));
     Ok(living == 0)
 }
 
@@ -82,7 +83,7 @@ fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn
     if let Some(some) = arguments.some {
         let days = || std::time::SystemTime::UNIX_EPOCH.elapsed().map(|time| time.as_secs() / 86_400);
         let choice = arguments.choice.map_or_else(days, Ok)?;
-        println!("--some {some} --choice {choice}");
+        say(format_args!("--some {some} --choice {choice}"));
         let mut dice = Dice::new(choice);
         while chosen.len() > some {
             chosen.remove(dice.below(chosen.len()));
@@ -90,7 +91,7 @@ fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn
     }
     for mutant in mutants.iter().filter(|mutant| named(&mutant.name)) {
         if let Some(same) = &mutant.same {
-            println!("{:<34} is no mistake: {same}", mutant.name);
+            say(format_args!("{:<34} is no mistake: {same}", mutant.name));
         }
     }
     Ok(chosen)
@@ -111,9 +112,9 @@ fn hunt_all(
             match hunt(*number) {
                 Ok(verdict) => {
                     living.fetch_add(usize::from(matches!(verdict, Verdict::Lives)), Ordering::Relaxed);
-                    println!("{:<34} {}", mutant.name, describe(&verdict));
+                    say(format_args!("{:<34} {}", mutant.name, describe(&verdict)));
                     if matches!(verdict, Verdict::Lives) {
-                        println!("{:<34}   {}", "", mutant.breaks);
+                        say(format_args!("{:<34}   {}", "", mutant.breaks));
                     }
                 }
                 Err(error) => *failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(error.to_string()),
