@@ -1,10 +1,12 @@
 //! Carrying out: what is applied in every pass, and the one step.
 //!
 //! Objects are applied only if they differ from what they should be, so a cluster at rest costs no write. Every write that rests
-//! on this pass's look carries the resourceVersion it saw; a conflict means that the world has changed, and the next pass looks
-//! again. Deletes carry the UID too.
+//! on this pass's look carries the resourceVersion it saw, and what it saw not is posted, where it matters; a conflict means that the
+//! world has changed, and the next pass looks again. Deletes carry the UID too. So an operator that stands still in the middle of a
+//! pass does no harm when it goes on.
 
 mod difference;
+mod sets;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -14,14 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynamo_core::id::NodeId;
 use dynamo_core::ring::Ring;
 use futures::{StreamExt, stream};
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
 use thiserror::Error;
 
-use crate::build::{labels, ring_record, stateful_set};
+use crate::build::{labels, ring_record};
 use crate::nodes::{self, Nodes};
 use crate::observed::{Observed, Record};
 use crate::plan::{Cause, Step};
@@ -53,6 +54,18 @@ pub enum ApplyError {
     },
 }
 
+impl ApplyError {
+    /// Somebody was faster; nothing is wrong.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Kubernetes { error, .. } => {
+                matches!(&**error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
+            }
+            Self::Offer { .. } => false,
+        }
+    }
+}
+
 fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
     let what = what.into();
     |error| ApplyError::Kubernetes { what, error: Box::new(error) }
@@ -67,7 +80,7 @@ pub async fn step(
     step: &Step,
 ) -> Result<(), ApplyError> {
     match step {
-        Step::RaisePods(zones) | Step::LowerPods(zones) => set_replicas(client, cluster, observed, zones).await,
+        Step::RaisePods(zones) | Step::LowerPods(zones) => sets::set_replicas(client, cluster, observed, zones).await,
         Step::NoteIdentities(notes) => note_identities(client, cluster, observed, notes).await,
         Step::RecordRing { ring, cause } => record(client, cluster, observed, ring, &purpose(cause)).await,
         Step::RecordVolumes(_) => match observed.record.ring() {
@@ -85,42 +98,6 @@ pub async fn step(
         | Step::Blocked(_)
         | Step::Converged => Ok(()),
     }
-}
-
-async fn set_replicas(
-    client: &Client,
-    cluster: &ValidCluster,
-    observed: &Observed,
-    zones: &BTreeMap<String, u32>,
-) -> Result<(), ApplyError> {
-    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
-    for zone in cluster.zones() {
-        let Some(replicas) = zones.get(&zone.name) else { continue };
-        let name = cluster.set_name(&zone.name);
-        let what = format!("StatefulSet {name}: replicas {replicas}");
-        let Some(seen) = observed.sets.get(&zone.name) else {
-            // Another operator may have made it since this pass looked, and more pods may run by now than this look knows of.
-            if sets.get_opt(&name).await.map_err(failed(what.clone()))?.is_some() {
-                continue;
-            }
-            let set = upkeep::marked(stateful_set::build(cluster, zone, *replicas, None));
-            // Applied and not posted: only so does a field that is left out later go.
-            let params = PatchParams::apply(FIELD_MANAGER).force();
-            sets.patch(&name, &params, &Patch::Apply(&set)).await.map_err(failed(what))?;
-            continue;
-        };
-        // Replicas and their mark, nothing else: a new template goes its own way, one zone at a time.
-        let mut patch = json!({ "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version } });
-        if *replicas < seen.replicas && seen.lowering != Some(*replicas) {
-            // Marked now, lowered in the next pass: who joins a node there in between takes the mark off, and that pass is refused.
-            patch["metadata"]["annotations"] = json!({ labels::LOWERING: replicas.to_string() });
-        } else {
-            patch["metadata"]["annotations"] = json!({ labels::LOWERING: null });
-            patch["spec"] = json!({ "replicas": replicas });
-        }
-        sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
-    }
-    Ok(())
 }
 
 async fn note_identities(

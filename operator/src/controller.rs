@@ -238,7 +238,7 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
     }
     let mut complaints = upkeep.complaints;
-    complaints.extend(failure.as_ref().filter(|failure| !is_conflict(failure)).map(ApplyError::to_string));
+    complaints.extend(failure.as_ref().filter(|failure| !failure.is_conflict()).map(ApplyError::to_string));
     let report = Report {
         cluster: &valid,
         observed: &observed,
@@ -254,11 +254,6 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
         None if !upkeep.written.is_empty() => Ok(Action::requeue(AFTER_STEP)),
         None => Ok(Action::requeue(pause_after(&step, paused, &upkeep.waiting))),
     }
-}
-
-/// Somebody was faster; nothing is wrong.
-fn is_conflict(failure: &ApplyError) -> bool {
-    matches!(failure, ApplyError::Kubernetes { error, .. } if matches!(&**error, kube::Error::Api(status) if status.is_conflict()))
 }
 
 fn pause_after(step: &Step, paused: bool, waiting_zones: &[String]) -> Duration {

@@ -41,7 +41,7 @@ fn a_spoilt_cluster_is_refused_or_can_be_built() {
             client_service::build(&valid);
             pod_disruption_budget::build(&valid);
             for zone in valid.zones() {
-                stateful_set::build(&valid, zone, zone.replicas, None);
+                stateful_set::build(&valid, zone, zone.replicas);
             }
             assert_eq!(valid.places().count(), valid.replicas() as usize);
             Some(serde_yaml::to_string(&cluster).unwrap().into_bytes())

@@ -25,8 +25,13 @@ async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
     next
 }
 
-fn conflict(error: &ApplyError) -> bool {
-    matches!(error, ApplyError::Kubernetes { error, .. } if matches!(&**error, kube::Error::Api(status) if status.is_conflict()))
+/// The StatefulSet controller has seen what it was told.
+fn sets_are_seen(api: &FakeApi) {
+    for name in ["cart", "cart-a", "cart-b"] {
+        api.edit(&format!("/apis/apps/v1/namespaces/shop/statefulsets/{name}"), |set| {
+            set["status"]["observedGeneration"] = set["metadata"]["generation"].clone();
+        });
+    }
 }
 
 fn first_ring(cluster: &ValidCluster, weight: u32) -> Ring {
@@ -47,6 +52,7 @@ async fn objects_are_written_once_and_a_second_pass_writes_nothing() {
 async fn a_changed_setting_is_applied_to_the_configuration_and_to_one_zone_at_a_time() {
     let (api, cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
     pass(&api, &cluster).await;
+    sets_are_seen(&api);
     api.writes();
     let mut tuned = cluster;
     tuned.settings.hint_after_ms = Some(100);
@@ -74,7 +80,7 @@ async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
     let first = first_ring(&cluster, 1);
     record(&client, &cluster, &observed, &first, &purpose(&Cause::First)).await.unwrap();
     let twin = record(&client, &cluster, &observed, &first_ring(&cluster, 2), &purpose(&Cause::First)).await;
-    assert!(conflict(&twin.unwrap_err()), "both saw no record");
+    assert!(twin.unwrap_err().is_conflict(), "both saw no record");
 
     let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     assert_eq!(observed.record.ring(), Some(&first));
@@ -82,7 +88,7 @@ async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
     let other = first.successor(|ring| ring.members.values_mut().for_each(|member| member.weight = 3));
     record(&client, &cluster, &observed, &next, &purpose(&Cause::Rebalance)).await.unwrap();
     let twin = record(&client, &cluster, &observed, &other, &purpose(&Cause::Rebalance)).await;
-    assert!(conflict(&twin.unwrap_err()), "both saw epoch 1");
+    assert!(twin.unwrap_err().is_conflict(), "both saw epoch 1");
     assert_eq!(api.object(RECORD).unwrap()["data"]["epoch"], "2");
 }
 
@@ -92,9 +98,9 @@ async fn pods_are_not_removed_on_an_old_look() {
     pass(&api, &cluster).await;
     let client = api.client();
     let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
-    api.put(SET, api.object(SET).unwrap());
+    api.edit(SET, |set| set["metadata"]["annotations"]["example.org/touched"] = json!("now"));
     let lowered = Step::LowerPods([("default".to_owned(), 2)].into());
-    assert!(conflict(&step(&client, &Network, &cluster, &observed, &lowered).await.unwrap_err()));
+    assert!(step(&client, &Network, &cluster, &observed, &lowered).await.unwrap_err().is_conflict());
     assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 3);
     let (marks, _) = observe(&client, &Network, &cluster).await.unwrap();
     step(&client, &Network, &cluster, &marks, &lowered).await.unwrap();
@@ -103,6 +109,43 @@ async fn pods_are_not_removed_on_an_old_look() {
     step(&client, &Network, &cluster, &lowers, &lowered).await.unwrap();
     assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 2);
     assert_eq!(observe(&client, &Network, &cluster).await.unwrap().0.sets["default"].lowering, None);
+}
+
+/// Of an operator that stood still before it made a set that another made meanwhile, and grew.
+#[tokio::test]
+async fn a_set_is_made_once_and_never_made_smaller_by_one_who_saw_none() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    let client = api.client();
+    let (late, _) = observe(&client, &Network, &cluster).await.unwrap();
+    let raised = next_step(&cluster, &late);
+    assert!(matches!(&raised, Step::RaisePods(zones) if zones["default"] == 3));
+    let grown = valid(5, &[]);
+    pass(&api, &grown).await;
+    let made = api.object(SET);
+    assert!(step(&client, &Network, &cluster, &late, &raised).await.unwrap_err().is_conflict());
+    assert_eq!(api.object(SET), made);
+}
+
+#[tokio::test]
+async fn nothing_is_kept_up_on_an_old_look() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let client = api.client();
+    let mut tuned = cluster.clone();
+    tuned.settings.hint_after_ms = Some(100);
+    let mut next = tuned.clone();
+    next.image = "next".into();
+    for (path, asked) in [("/api/v1/namespaces/shop/configmaps/cart-config", tuned), (SET, next)] {
+        sets_are_seen(&api);
+        let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+        api.edit(path, |object| object["metadata"]["annotations"]["example.org/touched"] = json!("now"));
+        let held = api.object(path);
+        assert!(upkeep(&client, &asked, &observed, &live).await.unwrap_err().is_conflict(), "{path}");
+        assert_eq!(api.object(path), held);
+        let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+        upkeep(&client, &asked, &observed, &live).await.unwrap();
+        assert_ne!(api.object(path), held);
+    }
 }
 
 /// An operator that stands still between its look and its call, while another lets the node join that it was about to remove.
@@ -119,15 +162,17 @@ async fn a_removal_that_rests_on_a_look_from_before_a_joining_is_refused() {
     let Step::RaisePods(zones) = next_step(&cluster, &old) else { panic!("the mark comes off first") };
     assert_eq!(zones["default"], 3);
     step(&client, &Network, &cluster, &old, &Step::RaisePods(zones)).await.unwrap();
-    assert!(conflict(&step(&client, &Network, &cluster, &old, &lowered).await.unwrap_err()));
+    assert!(step(&client, &Network, &cluster, &old, &lowered).await.unwrap_err().is_conflict());
 
     let place = Place { zone: "default".into(), ordinal: 3 };
-    api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3", "annotations": { labels::RELEASED: "true" } } }));
+    let labels = labels::selecting(&cluster);
+    let released = json!({ "name": "data-cart-3", "labels": labels, "annotations": { labels::RELEASED: "true" } });
+    api.put(CLAIM, json!({ "metadata": released }));
     let (old, _) = observe(&client, &Network, &cluster).await.unwrap();
     let note = Step::NoteIdentities([(place.clone(), NodeId([7; 16]))].into());
     step(&client, &Network, &cluster, &old, &note).await.unwrap();
     let delete = Step::DeleteVolumes(vec![place.clone()]);
-    assert!(conflict(&step(&client, &Network, &cluster, &old, &delete).await.unwrap_err()));
+    assert!(step(&client, &Network, &cluster, &old, &delete).await.unwrap_err().is_conflict());
     assert!(!observe(&client, &Network, &cluster).await.unwrap().0.volumes[&place].released);
 }
 
@@ -136,12 +181,12 @@ async fn a_volume_is_noted_and_deleted_only_as_it_was_seen() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     let client = api.client();
     let place = Place { zone: "default".into(), ordinal: 3 };
-    api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3" } }));
+    api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3", "labels": labels::selecting(&cluster) } }));
     let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     let note = Step::NoteIdentities([(place.clone(), NodeId([7; 16]))].into());
     step(&client, &Network, &cluster, &observed, &note).await.unwrap();
     let delete = Step::DeleteVolumes(vec![place.clone()]);
-    assert!(conflict(&step(&client, &Network, &cluster, &observed, &delete).await.unwrap_err()), "it has changed since");
+    assert!(step(&client, &Network, &cluster, &observed, &delete).await.unwrap_err().is_conflict(), "it has changed since");
     let (observed, _) = observe(&client, &Network, &cluster).await.unwrap();
     assert_eq!(observed.note(&place), Note::Node(NodeId([7; 16])));
     step(&client, &Network, &cluster, &observed, &delete).await.unwrap();
@@ -157,11 +202,13 @@ async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     pass(&api, &cluster).await;
     let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
     let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
-    api.put("/api/v1/namespaces/shop/pods/cart-0", json!({ "metadata": { "name": "cart-0", "ownerReferences": owner } }));
+    let labels = labels::selecting(&cluster);
+    let pod = json!({ "metadata": { "name": "cart-0", "labels": labels, "ownerReferences": owner } });
+    api.put("/api/v1/namespaces/shop/pods/cart-0", pod);
     for name in ["data-cart-0", "data-cart-1"] {
         let size = json!({ "resources": { "requests": { "storage": "10Gi" } } });
         let path = format!("/api/v1/namespaces/shop/persistentvolumeclaims/{name}");
-        api.put(&path, json!({ "metadata": { "name": name }, "spec": size }));
+        api.put(&path, json!({ "metadata": { "name": name, "labels": labels }, "spec": size }));
     }
     api.writes();
     cluster.storage.size = "20Gi".into();

@@ -17,9 +17,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use super::{headless_service, labels, metadata, pod};
 use crate::valid::{ValidCluster, Zone};
 
-/// The StatefulSet of `zone`, running `replicas` pods. `claims` are the claim templates that a live set has: they cannot change,
-/// so a set keeps what it was made with, and the operator grows the claims themselves.
-pub fn build(cluster: &ValidCluster, zone: &Zone, replicas: u32, claims: Option<&[PersistentVolumeClaim]>) -> StatefulSet {
+/// The StatefulSet of `zone`, running `replicas` pods. Claim templates cannot change: a set keeps those that it was made with, and the
+/// operator grows the claims themselves.
+pub fn build(cluster: &ValidCluster, zone: &Zone, replicas: u32) -> StatefulSet {
     let mut metadata = metadata(cluster, cluster.set_name(&zone.name));
     metadata.labels = Some(labels::with_zone(labels::all(cluster), &zone.name));
     StatefulSet {
@@ -46,7 +46,7 @@ pub fn build(cluster: &ValidCluster, zone: &Zone, replicas: u32, claims: Option<
             }),
             revision_history_limit: Some(3),
             template: pod::template(cluster, zone),
-            volume_claim_templates: Some(claims.map_or_else(|| vec![claim(cluster, zone)], <[_]>::to_vec)),
+            volume_claim_templates: Some(vec![claim(cluster, zone)]),
             ..StatefulSetSpec::default()
         }),
         ..StatefulSet::default()

@@ -56,28 +56,19 @@ fn the_objects_of_a_small_cluster_are_these() {
     snapshot("headless_service", &headless_service::build(&cluster));
     snapshot("client_service", &client_service::build(&cluster));
     snapshot("pod_disruption_budget", &pod_disruption_budget::build(&cluster));
-    snapshot("stateful_set", &stateful_set::build(&cluster, &cluster.zones[0], 3, None));
+    snapshot("stateful_set", &stateful_set::build(&cluster, &cluster.zones[0], 3));
 }
 
 #[test]
 fn the_objects_of_a_cluster_with_everything_set_are_these() {
     let cluster = full();
     snapshot("config_map_full", &config_map::build(&cluster));
-    snapshot("stateful_set_full", &stateful_set::build(&cluster, &cluster.zones[0], 3, None));
-}
-
-#[test]
-fn a_larger_size_leaves_a_live_sets_claim_template_as_it_is() {
-    let mut larger = full();
-    let made = stateful_set::build(&larger, &larger.zones[0], 3, None).spec.unwrap().volume_claim_templates;
-    larger.storage.size = "40Gi".into();
-    let kept = stateful_set::build(&larger, &larger.zones[0], 3, made.as_deref()).spec.unwrap();
-    assert_eq!(kept.volume_claim_templates, made);
+    snapshot("stateful_set_full", &stateful_set::build(&cluster, &cluster.zones[0], 3));
 }
 
 #[test]
 fn only_what_a_node_reads_changes_the_pod_template() {
-    let template = |cluster: &ValidCluster| stateful_set::build(cluster, &cluster.zones[0], 3, None).spec.unwrap().template;
+    let template = |cluster: &ValidCluster| stateful_set::build(cluster, &cluster.zones[0], 3).spec.unwrap().template;
     let before = full();
     let mut scaled = before.clone();
     scaled.zones[0].replicas = 9;

@@ -48,7 +48,8 @@ fn dependencies_point_one_way() {
         ("node/Cargo.toml", vec!["dynamo-core", "dynamo-proto"]),
         ("operator/Cargo.toml", vec!["dynamo-client", "dynamo-core", "dynamo-proto"]),
         ("tests/sim/Cargo.toml", vec!["dynamo-core"]),
-        ("tests/world/Cargo.toml", vec!["dynamo-core", "dynamo-operator", "dynamo-scenarios", "dynamo-sim"]),
+        ("tests/world/Cargo.toml", vec!["dynamo-api-server", "dynamo-core", "dynamo-operator", "dynamo-scenarios", "dynamo-sim"]),
+        ("tests/world/api-server/Cargo.toml", vec![]),
     ]);
     for (path, allowed) in allowed {
         let manifest = std::fs::read_to_string(root().join(path)).unwrap();

@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::Method;
+use axum::response::Response;
+use dynamo_api_server::Refusal;
+use dynamo_api_server::http::{Call, respond, status};
 use dynamo_core::ring::Ring;
 use dynamo_operator::nodes::{Answer, Nodes};
 use dynamo_operator::observed::{Node, Receipt};
@@ -16,14 +17,10 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::api_server::{ApiServer, Refusal, text};
 use crate::faults::Fault;
 use crate::invariants::Written;
 use crate::kubernetes::NAMESPACE;
 use crate::stage::{Pass, Stage, Stop};
-
-/// A request body that is larger is none of the operator's.
-const BODY_MAX: usize = 1 << 20;
 
 /// One operator's way to everything else.
 #[derive(Clone)]
@@ -39,15 +36,6 @@ enum Reply<T> {
     Silence,
     /// It stands still until the gate opens, and then the call arrives.
     Gate(oneshot::Receiver<()>),
-}
-
-/// A call to the API server.
-struct Call {
-    method: Method,
-    path: String,
-    query: String,
-    content_type: String,
-    body: Value,
 }
 
 impl Link {
@@ -197,16 +185,7 @@ impl Nodes for Link {
 }
 
 async fn serve(State(link): State<Link>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let body: Bytes = to_bytes(body, BODY_MAX).await.unwrap_or_default();
-    let content_type = parts.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let call = Call {
-        method: parts.method,
-        path: parts.uri.path().to_owned(),
-        query: parts.uri.query().unwrap_or_default().to_owned(),
-        content_type,
-        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
-    };
+    let call = Call::of(request).await;
     if call.method == Method::GET {
         return respond(link.stage().read(link.operator, &call));
     }
@@ -216,25 +195,6 @@ async fn serve(State(link): State<Link>, request: Request) -> Response {
         _ => status(504, "Timeout", "the call timed out"),
     };
     link.change(&what, failure, |stage| respond(stage.write(link.operator, &call))).await
-}
-
-fn respond(answer: Result<Value, Refusal>) -> Response {
-    match answer {
-        Ok(object) => Body::from(object.to_string()).into_response(),
-        Err(refusal) => {
-            let (code, reason) = refusal.code();
-            let message = if let Refusal::Invalid(message) = &refusal { message } else { reason };
-            status(code, reason, message)
-        }
-    }
-}
-
-fn status(code: u16, reason: &str, message: &str) -> Response {
-    let told = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason, "message": message,
-        "code": code,
-    });
-    (StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), told.to_string()).into_response()
 }
 
 impl Stage {
@@ -248,14 +208,7 @@ impl Stage {
     fn read(&mut self, operator: usize, call: &Call) -> Result<Value, Refusal> {
         let pass = self.passes.entry(operator).or_default();
         let objects = pass.stale.as_ref().unwrap_or_else(|| self.kubernetes.api.objects());
-        if names_an_object(&call.path) {
-            return objects.get(&call.path).map(|object| (**object).clone()).ok_or(Refusal::NotFound);
-        }
-        let inside = |path: &str| path.rsplit_once('/').is_some_and(|(folder, _)| folder == call.path);
-        let wanted =
-            objects.iter().filter(|(path, object)| inside(path) && !pass.hidden.contains(*path) && selected(&call.query, object));
-        let items: Vec<Value> = wanted.map(|(_, object)| (**object).clone()).collect();
-        Ok(json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": items }))
+        call.read(objects, |path| pass.hidden.contains(path))
     }
 
     fn write(&mut self, operator: usize, call: &Call) -> Result<Value, Refusal> {
@@ -263,13 +216,9 @@ impl Stage {
         if call.path.contains("/apis/events.k8s.io/") {
             return Ok(call.body.clone());
         }
-        let path = match call.method {
-            Method::POST => format!("{}/{}", call.path, text(&call.body, "/metadata/name")),
-            _ => call.path.clone(),
-        };
-        let object_path = path.strip_suffix("/status").unwrap_or(&path).to_owned();
-        let before = self.kubernetes.api.get(&object_path).cloned();
-        let after = carry_out(&mut self.kubernetes.api, call);
+        let path = call.object();
+        let before = self.kubernetes.api.get(&path).cloned();
+        let after = call.write(&mut self.kubernetes.api);
         self.tell(|| match &after {
             Ok(_) => "  done".to_owned(),
             Err(refusal) => format!("  {refusal:?}"),
@@ -277,7 +226,7 @@ impl Stage {
         let after = after?;
         let method = call.method.as_str();
         let before = before.as_deref();
-        self.check_write(&Written { operator, method, path: &object_path, body: &call.body, before, after: &after });
+        self.check_write(&Written { operator, method, path: &path, body: &call.body, before, after: &after });
         Ok((*after).clone())
     }
 
@@ -320,32 +269,4 @@ impl Stage {
         }
         self.passes.insert(operator, pass);
     }
-}
-
-fn carry_out(api: &mut ApiServer, call: &Call) -> Result<Arc<Value>, Refusal> {
-    let body = call.body.clone();
-    match call.method {
-        Method::POST => api.create(&call.path, body),
-        Method::PUT => api.replace(&call.path, body),
-        Method::DELETE => api.delete(&call.path, &body["preconditions"]),
-        _ if call.content_type.starts_with("application/apply-patch") => {
-            let manager = call.query.split('&').find_map(|pair| pair.strip_prefix("fieldManager="));
-            api.apply(&call.path, manager.unwrap_or_default(), body)
-        }
-        _ if call.content_type.starts_with("application/json-patch") => api.patch(&call.path, &body),
-        _ => api.merge(&call.path, body),
-    }
-}
-
-/// After the namespace come the kind and, if it is not a list, the name.
-fn names_an_object(path: &str) -> bool {
-    path.split_once("/namespaces/").is_some_and(|(_, rest)| rest.split('/').count() == 3)
-}
-
-/// Whether the object has the labels that a list call asks for.
-fn selected(query: &str, object: &Value) -> bool {
-    let Some(selector) = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")) else { return true };
-    let selector = selector.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
-    let labels = &object["metadata"]["labels"];
-    selector.split(',').filter_map(|pair| pair.split_once('=')).all(|(key, value)| labels[key] == value)
 }

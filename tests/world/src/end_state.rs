@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::World;
-use crate::api_server::{number, text};
 use crate::kubernetes::{CLAIMS, PODS, SETS, is_ready};
 use crate::stage::UID;
+use dynamo_api_server::{number, text};
 
 /// The end of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]

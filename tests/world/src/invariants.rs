@@ -24,9 +24,9 @@ use dynamo_core::ring::{self, Ring, RingHash};
 use dynamo_operator::valid::ValidCluster;
 use serde_json::Value;
 
-use crate::api_server::{number, text};
 use crate::kubernetes::{CLAIMS, PODS, SETS, is_ending};
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage, UID};
+use dynamo_api_server::{number, text};
 
 /// max(R, W) of every cluster here.
 const QUORUM: usize = 2;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api_server::{ApiServer, number, text};
+use dynamo_api_server::{ApiServer, number, text};
 
 /// Where the cluster is.
 pub const NAMESPACE: &str = "shop";
@@ -293,7 +293,7 @@ impl Kubernetes {
 fn revision(set: &Value) -> String {
     let text = set["spec"]["template"].to_string();
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("{}-{hash:x}", crate::api_server::text(set, "/metadata/name"))
+    format!("{}-{hash:x}", dynamo_api_server::text(set, "/metadata/name"))
 }
 
 fn pod_revision(pod: &Value) -> &str {

@@ -14,7 +14,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`api_server`] | objects, versions, preconditions, and the past |
+//! | [`dynamo_api_server`] | objects, versions, preconditions, and the past |
 //! | [`kubernetes`] | StatefulSet controller, kubelet, claims in use |
 //! | [`nodes`] | core's nodes, disks, messages |
 //! | [`stage`] | all of these together |
@@ -27,7 +27,6 @@
 //! | [`end_state`] | what two runs of a scenario must agree on |
 //! | [`play`] | a scenario, from its first line to its end state |
 
-pub mod api_server;
 pub mod border;
 pub mod clients;
 pub mod end_state;
@@ -50,12 +49,12 @@ use dynamo_scenarios::Create;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::api_server::{number, text};
 use crate::faults::{CrashPoint, Faults};
 use crate::kubernetes::{CLAIMS, PODS, SETS};
 use crate::misfortune::Undo;
 use crate::operator::{Operator, Outcome};
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage, UID};
+use dynamo_api_server::{number, text};
 
 /// Rounds after which something that has to come to an end counts as stuck: ten simulated minutes.
 pub const ROUNDS_MAX: u64 = 12_000;

@@ -3,11 +3,11 @@
 use dynamo_core::id::Epoch;
 use serde_json::json;
 
-use crate::api_server::number;
 use crate::faults::Fault;
 use crate::kubernetes::SETS;
 use crate::stage::{CLUSTERS, NAME, Stage};
 use crate::{World, image};
+use dynamo_api_server::number;
 
 /// What is taken back later.
 #[derive(Clone, PartialEq, Eq, Debug)]

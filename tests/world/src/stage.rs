@@ -11,11 +11,11 @@ use dynamo_operator::valid::ValidCluster;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::api_server::{Objects, Refusal, text};
 use crate::faults::Faults;
 use crate::invariants::{Checks, Violation};
 use crate::kubernetes::{CLAIMS, Happening, Kubernetes, PODS, is_ready};
 use crate::nodes::Nodes;
+use dynamo_api_server::{Objects, Refusal, text};
 
 /// The cluster's UID.
 pub const UID: &str = "6f9619ff-8b86-4011-842d-00c04fc964ff";

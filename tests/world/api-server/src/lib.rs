@@ -2,8 +2,23 @@
 //! past, so that a read can be old.
 //!
 //! Modelled after the real one as far as the operator and the controllers use it. A write that changes nothing is none: it makes
-//! no version and wakes nobody. Left out: watches (the stage wakes the operator itself), fields' owners (an apply takes back what
+//! no version and wakes nobody. Left out: watches (a stage wakes the operator itself), fields' owners (an apply takes back what
 //! the same manager applied before and leaves out now), and defaults.
+//!
+//! What a write may say of the object that it expects, as in kubernetes/kubernetes 1.35 (`apiserver/pkg/endpoints/handlers/patch.go`,
+//! `registry/generic/registry/store.go`):
+//!
+//! | write | of another version, or another object | of none |
+//! |---|---|---|
+//! | POST | AlreadyExists | is made |
+//! | PUT, merge patch, JSON patch | Conflict, if it carries that version | NotFound |
+//! | apply | Conflict, if it carries that version | is made whatever version it carries; Conflict if it carries a UID |
+//! | DELETE | Conflict, under that precondition | NotFound |
+
+#[cfg(test)]
+mod tests;
+
+pub mod http;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,11 +36,11 @@ pub type Objects = BTreeMap<String, Arc<Value>>;
 pub enum Refusal {
     /// There is no such object.
     NotFound,
-    /// It is another object or another version than the call names, or a test in a patch does not hold.
+    /// It is another object or another version than the call names.
     Conflict,
     /// There is one already.
     AlreadyExists,
-    /// What is asked for breaks a rule of the definition.
+    /// What is asked for breaks a rule of the definition, or a patch does not fit the object.
     Invalid(String),
 }
 
@@ -117,6 +132,7 @@ impl ApiServer {
         let (path, of_status) = path.strip_suffix("/status").map_or((path, false), |path| (path, true));
         let mut object = match self.checked(path, &asked["metadata"]) {
             Ok(held) => (**held).clone(),
+            Err(Refusal::NotFound) if !of_status && asked["metadata"]["uid"].is_string() => return Err(Refusal::Conflict),
             Err(Refusal::NotFound) if !of_status => json!({}),
             Err(refusal) => return Err(refusal),
         };
@@ -132,28 +148,13 @@ impl ApiServer {
         Ok(self.store(path, object))
     }
 
-    /// A JSON patch of tests, additions and removals.
+    /// A JSON patch of tests, additions, replacements and removals. A version that it puts in is one that it expects.
     pub fn patch(&mut self, path: &str, operations: &Value) -> Result<Arc<Value>, Refusal> {
         let mut object = (**self.checked(path, &Value::Null)?).clone();
         for operation in operations.as_array().into_iter().flatten() {
-            let (at, value) = (text(operation, "/path"), &operation["value"]);
-            let (parent, key) = at.rsplit_once('/').unwrap_or_default();
-            let target = object.pointer(at).unwrap_or(&Value::Null);
-            match (text(operation, "/op"), object.pointer(parent).unwrap_or(&Value::Null)) {
-                ("test", _) if target == value => {}
-                ("add" | "remove", Value::Array(list)) => {
-                    let index = key.parse().unwrap_or(list.len());
-                    let list = object.pointer_mut(parent).and_then(Value::as_array_mut).ok_or(Refusal::Conflict)?;
-                    if text(operation, "/op") == "add" {
-                        list.insert(index, value.clone());
-                    } else {
-                        list.remove(index);
-                    }
-                }
-                ("add", Value::Object(_)) => object.pointer_mut(parent).ok_or(Refusal::Conflict)?[key] = value.clone(),
-                _ => return Err(Refusal::Conflict),
-            }
+            operate(&mut object, operation).ok_or_else(|| Refusal::Invalid(format!("{operation} does not fit")))?;
         }
+        self.checked(path, &object["metadata"])?;
         Ok(self.store(path, object))
     }
 
@@ -231,6 +232,37 @@ impl ApiServer {
         self.next_version();
         object
     }
+}
+
+/// One operation of a JSON patch, or nothing if it does not fit.
+fn operate(object: &mut Value, operation: &Value) -> Option<()> {
+    let (kind, at, value) = (text(operation, "/op"), text(operation, "/path"), &operation["value"]);
+    if kind == "test" {
+        return (object.pointer(at).unwrap_or(&Value::Null) == value).then_some(());
+    }
+    let (parent, key) = at.rsplit_once('/')?;
+    match object.pointer_mut(parent)? {
+        Value::Array(list) => {
+            let index = if key == "-" { list.len() } else { key.parse().ok()? };
+            match kind {
+                "add" if index <= list.len() => list.insert(index, value.clone()),
+                "replace" => *list.get_mut(index)? = value.clone(),
+                "remove" if index < list.len() => drop(list.remove(index)),
+                _ => return None,
+            }
+        }
+        Value::Object(fields) => {
+            let key = key.replace("~1", "/").replace("~0", "~");
+            match kind {
+                "add" => drop(fields.insert(key, value.clone())),
+                "replace" => *fields.get_mut(&key)? = value.clone(),
+                "remove" => drop(fields.remove(&key)?),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    }
+    Some(())
 }
 
 fn merge(held: &mut Value, change: Value) {

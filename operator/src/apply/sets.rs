@@ -1,0 +1,192 @@
+//! Writing StatefulSets: how many pods they run, and what those pods are.
+//!
+//! A set is posted, and changed by patches that carry the version that was seen, and never applied. An apply makes what is not there
+//! and takes what is; one that comes late, from an operator that stood still, would set back how many pods a set runs whose nodes
+//! have joined meanwhile. A patch also replaces a template whole, so that a field which is left out goes, whoever set it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::Patch;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::difference::covers;
+use super::upkeep::{Upkeep, marked, value_of};
+use super::{ApplyError, failed, patching, posting};
+use crate::build::{labels, stateful_set};
+use crate::observe::Live;
+use crate::observed::Observed;
+use crate::plan::rollout::{ZoneState, spares_a_pod, zones_to_update};
+use crate::valid::ValidCluster;
+
+/// What of a set is kept as it should be. How many pods it runs is a step's affair, and the rest never changes.
+const KEPT: [&str; 7] = [
+    "/metadata/labels",
+    "/metadata/annotations",
+    "/metadata/ownerReferences",
+    "/spec/template",
+    "/spec/updateStrategy",
+    "/spec/persistentVolumeClaimRetentionPolicy",
+    "/spec/revisionHistoryLimit",
+];
+
+/// Tells the sets of `zones` how many pods to run; one that is missing is made.
+pub(super) async fn set_replicas(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    zones: &BTreeMap<String, u32>,
+) -> Result<(), ApplyError> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
+    for zone in cluster.zones() {
+        let Some(replicas) = zones.get(&zone.name) else { continue };
+        let name = cluster.set_name(&zone.name);
+        let what = format!("StatefulSet {name}: replicas {replicas}");
+        let Some(seen) = observed.sets.get(&zone.name) else {
+            let set = marked(stateful_set::build(cluster, zone, *replicas));
+            sets.create(&posting(), &set).await.map_err(failed(what))?;
+            continue;
+        };
+        // Replicas and their mark, nothing else: a new template goes its own way, one zone at a time.
+        let mut patch = json!({ "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version } });
+        if *replicas < seen.replicas && seen.lowering != Some(*replicas) {
+            // Marked now, lowered in the next pass: who joins a node there in between takes the mark off, and that pass is refused.
+            patch["metadata"]["annotations"] = json!({ labels::LOWERING: replicas.to_string() });
+        } else {
+            patch["metadata"]["annotations"] = json!({ labels::LOWERING: null });
+            patch["spec"] = json!({ "replicas": replicas });
+        }
+        sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+/// Makes the sets that are there what they should be, one zone's template at a time. One that is missing is made by a step, with the
+/// number of pods that the planner wants.
+pub(super) async fn update(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    live: &Live,
+    done: &mut Upkeep,
+) -> Result<(), ApplyError> {
+    let (mut states, mut patches) = (BTreeMap::new(), BTreeMap::new());
+    for zone in cluster.zones() {
+        let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
+        let patch = difference(&marked(stateful_set::build(cluster, zone, seen.replicas)), set)?;
+        let pods = || observed.pods.iter().filter(|(place, _)| place.zone == zone.name);
+        let healthy = pods().all(|(_, pod)| pod.ready) && pods().count() == seen.replicas as usize;
+        let state = ZoneState {
+            differs: patch.is_some(),
+            rolling: seen.rolling,
+            healthy,
+            spares_a_pod: spares_a_pod(cluster, observed, &zone.name),
+        };
+        states.insert(zone.name.clone(), state);
+        patches.insert(zone.name.as_str(), patch);
+    }
+    // A set whose controller is behind may roll out a template or not: that has to be known first.
+    let unseen = observed.sets.values().any(|set| set.unseen);
+    let now = if unseen { Vec::new() } else { zones_to_update(&states) };
+    let waiting = states.iter().filter(|(zone, state)| state.differs && !now.contains(&zone.as_str()));
+    done.waiting = waiting.map(|(zone, _)| zone.clone()).collect();
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
+    for zone in now {
+        let Some(patch) = patches.remove(zone).flatten() else { continue };
+        let name = cluster.set_name(zone);
+        let what = format!("StatefulSet {name}: update");
+        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError).map_err(failed(what.clone()))?;
+        sets.patch(&name, &patching(), &Patch::Json::<()>(patch)).await.map_err(failed(what))?;
+        done.written.push(format!("StatefulSet {name}"));
+    }
+    Ok(())
+}
+
+/// The JSON patch that makes of `live`, and of no other version of it, what is `wanted`; nothing if it is that already.
+fn difference(wanted: &StatefulSet, live: &StatefulSet) -> Result<Option<Value>, ApplyError> {
+    let (wanted, live) = (value_of(wanted)?, value_of(live)?);
+    let part = |object: &Value, at: &str| object.pointer(at).cloned().unwrap_or_default();
+    if KEPT.iter().all(|at| covers(&part(&live, at), &part(&wanted, at))) {
+        return Ok(None);
+    }
+    let version = json!({ "op": "replace", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"] });
+    let kept = KEPT.iter().map(|at| {
+        let mut value = part(&wanted, at);
+        if let (Value::Object(value), "/metadata/labels" | "/metadata/annotations", Value::Object(live)) =
+            (&mut value, *at, part(&live, at))
+        {
+            // What somebody else noted stays.
+            for (key, text) in live {
+                value.entry(key).or_insert(text);
+            }
+        }
+        json!({ "op": "add", "path": at, "value": value })
+    });
+    Ok(Some(std::iter::once(version).chain(kept).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::valid::tests::valid;
+
+    /// What the API server would return: the object, with defaults.
+    fn stored(set: &StatefulSet) -> StatefulSet {
+        let mut value = serde_json::to_value(set).unwrap();
+        value["metadata"]["uid"] = "1".into();
+        value["metadata"]["resourceVersion"] = "7".into();
+        value["spec"]["minReadySeconds"] = 0.into();
+        value["spec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst".into();
+        value["spec"]["volumeClaimTemplates"][0]["spec"]["volumeMode"] = "Filesystem".into();
+        value["spec"]["volumeClaimTemplates"][0]["status"] = json!({ "phase": "Pending" });
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn made(cluster: &ValidCluster) -> StatefulSet {
+        marked(stateful_set::build(cluster, &cluster.zones()[0], 3))
+    }
+
+    fn patch(cluster: &ValidCluster, live: &StatefulSet) -> Option<Value> {
+        difference(&made(cluster), live).unwrap()
+    }
+
+    #[test]
+    fn a_set_that_was_made_and_scaled_is_not_written_again_nor_for_a_larger_volume() {
+        let mut cluster = valid(3, &[]);
+        let mut live = stored(&made(&cluster));
+        live.spec.as_mut().unwrap().replicas = Some(5);
+        live.metadata.annotations.as_mut().unwrap().insert("example.org/note".into(), "somebody's".into());
+        assert_eq!(patch(&cluster, &live), None);
+        cluster.storage.size = "40Gi".into();
+        assert_eq!(patch(&cluster, &live), None, "a live set's claim templates cannot change");
+    }
+
+    #[test]
+    fn a_field_that_is_to_go_and_a_change_by_hand_are_differences() {
+        let mut with = valid(3, &[]);
+        with.resources = serde_json::from_str(r#"{"requests":{"cpu":"1"}}"#).unwrap();
+        let live = stored(&made(&with));
+        assert_eq!(patch(&with, &live), None);
+        assert_ne!(patch(&valid(3, &[]), &live), None, "resources are to go");
+        let mut edited = live;
+        edited.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image = Some("other".into());
+        assert_ne!(patch(&with, &edited), None, "somebody changed the image");
+    }
+
+    #[test]
+    fn a_patch_carries_the_version_that_was_seen_keeps_others_notes_and_says_nothing_of_pods_and_claims() {
+        let cluster = valid(3, &[]);
+        let mut live = stored(&made(&cluster));
+        live.metadata.annotations.as_mut().unwrap().insert(labels::LOWERING.into(), "2".into());
+        let mut tuned = cluster;
+        tuned.settings.hint_after_ms = Some(100);
+        let operations = patch(&tuned, &live).unwrap();
+        let operations: BTreeMap<&str, &Value> =
+            operations.as_array().unwrap().iter().map(|one| (one["path"].as_str().unwrap(), &one["value"])).collect();
+        assert_eq!(operations["/metadata/resourceVersion"], "7");
+        assert_eq!(operations["/metadata/annotations"][labels::LOWERING], "2");
+        assert_eq!(operations.len(), 1 + KEPT.len());
+        assert!(operations.keys().all(|at| !at.contains("replicas") && !at.contains("Claim") || at.contains("Policy")));
+    }
+}
