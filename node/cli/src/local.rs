@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::members::{self, Views};
 use crate::output::{Format, show};
 use crate::ring::partitions;
+use crate::ring_operations::Batch;
 use crate::ring_writer::{self, Plan};
 use crate::status::Report;
 use crate::stop::Stop;
@@ -51,6 +52,8 @@ enum Action {
         /// How many nodes there are to be.
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..=200))]
         nodes: u16,
+        #[command(flatten)]
+        batch: Batch,
         /// The program. Default: dynamo-node beside this program.
         #[arg(long, env = "DYNAMO_NODE_BINARY", value_name = "FILE")]
         node_binary: Option<PathBuf>,
@@ -105,8 +108,8 @@ pub async fn run(format: Format, arguments: Local) -> Result<(), Stop> {
     let path = arguments.dir.map_or_else(default_folder, Ok)?;
     match arguments.action {
         Action::Up(up) => start_all(format, &path, &up).await,
-        Action::Scale { nodes, node_binary } => {
-            let cluster = scale::to(&path, usize::from(nodes), node_binary.as_deref()).await?;
+        Action::Scale { nodes, batch, node_binary } => {
+            let cluster = scale::to(&path, usize::from(nodes), batch, node_binary.as_deref()).await?;
             status(format, &cluster).await
         }
         Action::Down { purge } => stop_all(format, &path, purge).await,

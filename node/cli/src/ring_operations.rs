@@ -29,6 +29,9 @@ use crate::stop::Stop;
 use report::Report;
 use writer::Writer;
 
+/// Until the data of a change that a program makes has moved.
+const MOVE_PATIENCE_SECONDS: u64 = 86_400;
+
 /// Arguments of `ring commit`.
 #[derive(Args, Debug)]
 pub struct Commit {
@@ -45,6 +48,21 @@ pub struct Commit {
     pub drive: Drive,
 }
 
+/// How much moves at the same time.
+#[derive(Args, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Partitions that one node receives, and that one sends, at the same time.
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().receive as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+}
+
+impl Batch {
+    fn limits(self) -> Limits {
+        let batch = self.batch as usize;
+        Limits { receive: batch, send: batch }
+    }
+}
+
 /// How an operation is carried out.
 #[derive(Args, Debug)]
 pub struct Drive {
@@ -54,9 +72,8 @@ pub struct Drive {
     /// Become the writer of a ring that was recorded elsewhere. Only where nobody else writes rings any more.
     #[arg(long)]
     take_over: bool,
-    /// Partitions that one node receives, and that one sends, at the same time.
-    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().receive as u32, value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
+    #[command(flatten)]
+    batch: Batch,
     /// Seconds until this command gives up waiting; `ring resume` goes on.
     #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
     wait: u64,
@@ -131,8 +148,8 @@ pub async fn status(endpoints: &[String], format: Format) -> Result<(), Stop> {
 
 /// [`commit`] and [`resume`] in one, for programs: the cluster is to have just these members. Begins the change unless it is under way,
 /// carries it out, and prints nothing but progress.
-pub async fn become_these(endpoints: &[String], nodes: &[NodeId], record: PathBuf, wait: u64) -> Result<(), Stop> {
-    let mut writer = Writer::new(endpoints, record, false, Limits::default(), wait);
+pub async fn become_these(endpoints: &[String], nodes: &[NodeId], record: PathBuf, batch: Batch) -> Result<(), Stop> {
+    let mut writer = Writer::new(endpoints, record, false, batch.limits(), MOVE_PATIENCE_SECONDS);
     let begins = |ring: &Ring, views: &Views| {
         let member = |node: &NodeId| {
             let new = || {
@@ -166,8 +183,7 @@ async fn carried_out(
 }
 
 fn writer_of<'a>(endpoints: &'a [String], drive: &Drive, record: PathBuf) -> Writer<'a> {
-    let batch = drive.batch as usize;
-    Writer::new(endpoints, record, drive.take_over, Limits { receive: batch, send: batch }, drive.wait)
+    Writer::new(endpoints, record, drive.take_over, drive.batch.limits(), drive.wait)
 }
 
 /// The members that the ring is to have: those it is on its way to, with what is asked for.
@@ -228,7 +244,7 @@ mod tests {
     }
 
     fn asked(add: &[Added], remove: &[u8], weight: &[(u8, u32)]) -> Commit {
-        let drive = Drive { record: None, take_over: false, batch: 8, wait: 1 };
+        let drive = Drive { record: None, take_over: false, batch: Batch { batch: 8 }, wait: 1 };
         let remove = remove.iter().map(|number| id(*number)).collect();
         let weight = weight.iter().map(|(number, weight)| (id(*number), *weight)).collect();
         Commit { add: add.to_vec(), remove, weight, drive }

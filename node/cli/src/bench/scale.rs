@@ -29,6 +29,7 @@ use super::shape::Shape;
 use super::system::{Options, System};
 use crate::arguments::Connection;
 use crate::output::{Format, grouped, show, size, table};
+use crate::ring_operations::Batch;
 use crate::ring_plan::{self, Bound};
 use crate::stop::Stop;
 use crate::{local, members, random};
@@ -62,6 +63,8 @@ pub struct Scale {
     #[arg(long)]
     timeline: bool,
     #[command(flatten)]
+    batch: Batch,
+    #[command(flatten)]
     data: Data,
     #[command(flatten)]
     options: Options,
@@ -72,6 +75,7 @@ pub struct Scale {
 pub struct Scaling {
     from: usize,
     to: usize,
+    batch: Batch,
     changes: Mutex<Vec<Change>>,
 }
 
@@ -134,7 +138,7 @@ impl Scaling {
         tokio::time::sleep_until((begin + quiet).into()).await;
         for (from, to) in [(self.from, self.to), (self.to, self.from)] {
             phases.next();
-            let change = changed(from, to).await?;
+            let change = changed(from, to, self.batch).await?;
             self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
             phases.next();
             tokio::time::sleep(quiet).await;
@@ -145,7 +149,7 @@ impl Scaling {
 }
 
 /// Changes the number of nodes, and watches what moves.
-async fn changed(from: usize, to: usize) -> Result<Change, Stop> {
+async fn changed(from: usize, to: usize, batch: Batch) -> Result<Change, Stop> {
     let folder = local::default_cluster()?;
     let ids = local::scale::ids(&local::running_endpoints()).await?;
     let leave: &[NodeId] = ids.get(to..).unwrap_or_default();
@@ -154,7 +158,7 @@ async fn changed(from: usize, to: usize) -> Result<Change, Stop> {
     let moved = Moved::look().await;
     let watching = tokio::spawn(moved.watch(stopped));
     let began = Instant::now();
-    let scaled = local::scale::to(&folder, to, None).await;
+    let scaled = local::scale::to(&folder, to, batch, None).await;
     let took = began.elapsed();
     // Nobody listens only if the watcher is gone, and then joining it says why.
     let _ = stop.send(true);
@@ -240,7 +244,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Scale) -> R
         meanwhile: None,
     };
     let full = point::measure(&session, &point, &mut source).await?;
-    let scaling = Arc::new(Scaling { from, to, changes: Mutex::new(Vec::new()) });
+    let scaling = Arc::new(Scaling { from, to, batch: arguments.batch, changes: Mutex::new(Vec::new()) });
     point.rate = Some(full.per_second() * f64::from(arguments.load) / 100.0);
     point.meanwhile = Some(Meanwhile::Scale(Arc::clone(&scaling)));
     let report = point::measure(&session, &point, &mut source).await?;

@@ -11,22 +11,19 @@ use tokio::time::Instant;
 use super::folder::{Cluster, Folder, NodeRecord};
 use super::{PORT_STEP, READY_PATIENCE, STOP_PATIENCE, launch, wait_until_gone, wait_until_whole};
 use crate::members;
-use crate::ring_operations;
+use crate::ring_operations::{self, Batch};
 use crate::stop::Stop;
 use rustix::process::Signal;
 
-/// Until the data has moved.
-const MOVE_PATIENCE_SECONDS: u64 = 86_400;
-
 /// Ends when `nodes` nodes hold all data and no other is left.
-pub async fn to(path: &Path, nodes: usize, binary: Option<&Path>) -> Result<Cluster, Stop> {
+pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>) -> Result<Cluster, Stop> {
     start_up_to(path, nodes, binary).await?;
     let (endpoints, record) = {
         let folder = Folder::open(path)?;
         (folder.cluster.endpoints(), folder.path.join("first.ring"))
     };
     let ids = ids(&endpoints).await?;
-    ring_operations::become_these(&endpoints, &ids[..nodes], record, MOVE_PATIENCE_SECONDS).await?;
+    ring_operations::become_these(&endpoints, &ids[..nodes], record, batch).await?;
     stop_from(path, nodes).await?;
     let cluster = Folder::open(path)?.cluster.clone();
     wait_until_whole(&cluster, Instant::now() + READY_PATIENCE).await?;
