@@ -43,6 +43,7 @@ counters! {
     hints_refused_quota: "Hints refused because the target's quota is full.",
     transfer_objects_sent: "Objects sent to new replicas and acknowledged.",
     transfer_objects_received: "Objects received as a new replica.",
+    handback_histories_sent: "Objects whose owners were asked whether they have seen all of them, before they are handed back.",
     handback_objects_sent: "Objects handed back to their owners and acknowledged.",
     partitions_dropped: "Copies dropped after every owner had everything.",
     anti_entropy_exchanges: "Anti-entropy exchanges started.",

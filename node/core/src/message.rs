@@ -54,6 +54,16 @@ pub struct NamedObject {
     pub object: Object,
 }
 
+/// A name and what is known of it, without its values' bytes ([`Object::history`]): enough to tell whether somebody has seen all
+/// of it, and nothing to store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedHistory {
+    /// The name.
+    pub name: Name,
+    /// Its history.
+    pub history: Object,
+}
+
 /// A name and the digest of what is known of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamedDigest {
@@ -182,6 +192,25 @@ pub enum Message {
         refused: bool,
         /// The receiver's ring.
         epoch: Epoch,
+    },
+    /// Which of these have you not seen all of? Asked by who keeps a copy that is the receiver's, before it sends any of it. One who
+    /// does not hold the partition answers with [`Message::Pushed`], refused.
+    HistoriesRequest {
+        /// The sender's number.
+        batch: u64,
+        /// The sender's ring.
+        epoch: Epoch,
+        /// The partition they lie in.
+        partition: PartitionId,
+        /// What the sender knows.
+        histories: Vec<NamedHistory>,
+    },
+    /// Everything that the receiver asked about is on stable storage here, but for these.
+    HistoriesResponse {
+        /// The asker's number.
+        batch: u64,
+        /// Names of which the asker knows something that the answerer does not.
+        lacking: Vec<Name>,
     },
     /// Is your hash tree of `partition` like mine?
     TreeRequest {

@@ -22,6 +22,7 @@
 
 mod background;
 mod fencing;
+mod handback;
 mod lives;
 mod membership;
 mod movement;
@@ -437,6 +438,8 @@ impl<S: Storage> Node<S> {
             Message::Ping { answer: true } => {}
             Message::Push { .. } => return self.on_push(from, message, now, out),
             Message::Pushed { batch, refused, epoch } => return self.on_pushed(from, batch, refused, epoch, now, out),
+            Message::HistoriesRequest { .. } => return self.on_histories_request(from, message, now, out),
+            Message::HistoriesResponse { batch, lacking } => return self.on_histories_response(from, batch, lacking, now, out),
             Message::TreeRequest { exchange, epoch, partition, root, reaped } => {
                 return self.on_tree_request(from, exchange, epoch, partition, (root, reaped), now, out);
             }

@@ -4,8 +4,9 @@
 //! acknowledged from stable storage before the next. It starts when this node holds the ring that began the move, so everything
 //! it acknowledged under older rings lies before the walk, and everything newer is written to both sets. A **handback** does the
 //! same for a copy that the ring gives to others (left over from a move, or written here as a fallback), but compares hash
-//! trees first and sends only leaves that differ; when every owner has everything, the copy is dropped. Lost batches are sent
-//! again from the last acknowledged place: joins make that harmless.
+//! trees first, asks about histories in leaves that differ, and sends only objects of which the owner has not seen everything;
+//! when every owner has everything, the copy is dropped. Lost batches are sent again from the last acknowledged place: joins make
+//! that harmless.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,25 +23,31 @@ pub enum Walk {
     Comparing(u64, Instant),
     /// Ready to send what comes after the cursor.
     Ready(Option<Cursor>),
-    /// A batch that ends at the cursor is under way; `last` if it ends the walk.
-    Sent {
-        /// Its number.
-        batch: u64,
-        /// Where it began, to send it again.
-        from: Option<Cursor>,
-        /// Where it ends.
-        to: Option<Cursor>,
-        /// How many objects are in it.
-        objects: u64,
-        /// How many bytes they have, names included.
-        bytes: u64,
-        /// The walk ends with it.
-        last: bool,
-        /// When it counts as lost.
-        deadline: Instant,
-    },
+    /// The receiver was asked what of a batch it lacks (handback only).
+    Asked(Sent),
+    /// A batch is under way.
+    Sent(Sent),
     /// The receiver has everything on stable storage.
     Done,
+}
+
+/// A batch that is under way.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Its number.
+    pub batch: u64,
+    /// Where it began, to send it again.
+    pub from: Option<Cursor>,
+    /// Where it ends.
+    pub to: Option<Cursor>,
+    /// How many objects are in it.
+    pub objects: u64,
+    /// How many bytes they have, names included.
+    pub bytes: u64,
+    /// The walk ends with it.
+    pub last: bool,
+    /// When it counts as lost.
+    pub deadline: Instant,
 }
 
 /// One receiver of one partition.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use dynamo_core::message::{Message, NamedObject};
+use dynamo_core::message::{Message, NamedHistory, NamedObject};
 use dynamo_core::request::{Operation, Outcome, Request, Success};
 use dynamo_core::time::Instant;
 use dynamo_core::version::{Actor, Object};
@@ -110,6 +110,12 @@ pub fn describe(message: &Message) -> String {
             let names: Vec<_> = objects.iter().map(describe).collect();
             format!("Push #{batch} epoch {epoch} p{partition} {purpose:?} last {last} [{}]", names.join(" "))
         }
+        Message::HistoriesRequest { batch, epoch, partition, histories } => {
+            let describe = |named: &NamedHistory| format!("{:?} {}", named.name, describe_object(&named.history));
+            let names: Vec<_> = histories.iter().map(describe).collect();
+            format!("HistoriesRequest #{batch} epoch {epoch} p{partition} [{}]", names.join(" "))
+        }
+        Message::HistoriesResponse { batch, lacking } => format!("HistoriesResponse #{batch} lacking {lacking:?}"),
         Message::Pushed { batch, refused, epoch } => format!("Pushed #{batch} refused {refused} epoch {epoch}"),
         Message::TreeRequest { exchange, epoch, partition, .. } => format!("TreeRequest #{exchange} epoch {epoch} p{partition}"),
         Message::TreeResponse { exchange, partition, leaves, .. } => {
@@ -155,5 +161,7 @@ pub(crate) fn kind(message: &Message) -> u8 {
         Message::ReapAsk { .. } => 17,
         Message::ReapAnswer { .. } => 18,
         Message::ReapCommit { .. } => 19,
+        Message::HistoriesRequest { .. } => 20,
+        Message::HistoriesResponse { .. } => 21,
     }
 }

@@ -1,4 +1,5 @@
-//! Data on its way to where the ring wants it (paper 4.6, 4.9): hints, transfers to new replicas, handbacks.
+//! Data on its way to where the ring wants it (paper 4.6, 4.9): hints, transfers to new replicas, and batches of handbacks
+//! ([`super::handback`]).
 //!
 //! All three are batches of joins that the receiver acknowledges from stable storage. Nothing is removed here before that:
 //! a hint goes when its own target has it, a copy when every owner has all of it and every member holds the ring that says so.
@@ -11,30 +12,35 @@ use crate::hinted_handoff::Batch;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject, Purpose};
 use crate::node::background::bytes_of;
+use crate::node::handback::HISTORIES_SHARE;
 use crate::node::{Node, Output, Waiting};
 use crate::ring::{Ring, Stage};
 use crate::storage::{Cursor, Storage, StorageError};
 use crate::time::Now;
-use crate::transfer::{Handback, Outgoing, Walk};
+use crate::transfer::{Handback, Outgoing, Sent, Walk};
 
 /// How long a batch may be unanswered before it is sent again.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Copies on their way home at the same time: most need only a comparison of trees.
-const HANDBACKS_MAX: usize = 64;
+pub(super) const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which walk a batch belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum WalkOf {
+pub(super) enum WalkOf {
     Transfer(PartitionId, NodeId),
     Handback(PartitionId, NodeId),
 }
 
 impl WalkOf {
-    fn work(self) -> Work {
+    pub(super) fn work(self) -> Work {
         match self {
             WalkOf::Transfer(..) => Work::Transfers,
             WalkOf::Handback(..) => Work::Handbacks,
+        }
+    }
+
+    pub(super) fn purpose(self) -> Purpose {
+        match self {
+            WalkOf::Transfer(..) => Purpose::Transfer,
+            WalkOf::Handback(..) => Purpose::Handback,
         }
     }
 }
@@ -195,26 +201,27 @@ impl<S: Storage> Node<S> {
         let handbacks = self.transfers.handbacks.values_mut().flat_map(|handback| handback.owners.values_mut());
         for outgoing in self.transfers.outgoing.values_mut().map(|(_, outgoing)| outgoing).chain(handbacks) {
             match &outgoing.walk {
-                Walk::Sent { from, deadline, .. } if *deadline <= now.instant => outgoing.walk = Walk::Ready(from.clone()),
+                Walk::Sent(sent) | Walk::Asked(sent) if sent.deadline <= now.instant => {
+                    outgoing.walk = Walk::Ready(sent.from.clone());
+                }
                 Walk::Comparing(_, deadline) if *deadline <= now.instant => outgoing.walk = Walk::Idle,
                 _ => {}
             }
         }
     }
 
-    fn walk_mut(&mut self, of: WalkOf) -> Option<&mut Outgoing> {
+    pub(super) fn walk_mut(&mut self, of: WalkOf) -> Option<&mut Outgoing> {
         match of {
             WalkOf::Transfer(partition, to) => self.transfers.outgoing.get_mut(&(partition, to)).map(|(_, outgoing)| outgoing),
             WalkOf::Handback(partition, to) => self.transfers.handbacks.get_mut(&partition)?.owners.get_mut(&to),
         }
     }
 
-    /// Sends what comes after the walk's place; an empty last batch ends a walk over an empty copy.
-    fn send_batch(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        let (partition, to, purpose) = match of {
-            WalkOf::Transfer(partition, to) => (partition, to, Purpose::Transfer),
-            WalkOf::Handback(partition, to) => (partition, to, Purpose::Handback),
-        };
+    /// Sends what comes after the walk's place, or of a handback asks about it first; an empty last batch ends a walk over an empty
+    /// copy.
+    pub(super) fn send_batch(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let (WalkOf::Transfer(partition, to) | WalkOf::Handback(partition, to)) = of;
+        let asks = matches!(of, WalkOf::Handback(..));
         let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
         let from = match &outgoing.walk {
             Walk::Idle => None,
@@ -224,7 +231,9 @@ impl<S: Storage> Node<S> {
         let leaves = outgoing.leaves.clone();
         let limit = self.config.batch_objects_max;
         let Some(bytes) = self.admit(of.work(), now) else { return Ok(()) };
-        let found = self.storage.scan(partition, from.as_ref(), limit, bytes)?;
+        let share = if asks { HISTORIES_SHARE } else { 1 };
+        let found =
+            self.storage.scan(partition, from.as_ref(), limit, bytes.saturating_mul(share).min(self.config.batch_bytes_max))?;
         let reached = found.last().map(|(cursor, _)| cursor.clone());
         // One more look tells whether this batch is the last: an empty one always is.
         let last = match &reached {
@@ -232,7 +241,7 @@ impl<S: Storage> Node<S> {
             Some(cursor) => self.storage.scan(partition, Some(cursor), 1, 1)?.is_empty(),
         };
         let read: usize = found.iter().map(|(cursor, object)| cursor.name.len() + object.encoded_len()).sum();
-        self.moved(of.work(), read, now);
+        self.moved(of.work(), read / share, now);
         let wanted = |cursor: &Cursor| leaves.as_ref().is_none_or(|leaves| leaves.contains(&self.trees.leaf_of(cursor.position)));
         let objects: Vec<NamedObject> = found
             .into_iter()
@@ -242,141 +251,25 @@ impl<S: Storage> Node<S> {
         let batch = self.next_batch();
         let deadline = now.instant + BATCH_TIMEOUT;
         let epoch = self.epoch();
+        let asks = asks && !objects.is_empty();
         if let Some(outgoing) = self.walk_mut(of) {
             let (count, bytes) = (objects.len() as u64, bytes_of(&objects) as u64);
             let to = reached.or_else(|| from.clone());
-            outgoing.walk = Walk::Sent { batch, to, from, objects: count, bytes, last, deadline };
+            let sent = Sent { batch, to, from, objects: count, bytes, last, deadline };
+            outgoing.walk = if asks { Walk::Asked(sent) } else { Walk::Sent(sent) };
         }
-        out.push(Output::Send { to, message: Message::Push { batch, epoch, partition, purpose, objects, last } });
+        let message = if asks {
+            self.asking_about(batch, partition, objects, now)
+        } else {
+            Message::Push { batch, epoch, partition, purpose: of.purpose(), objects, last }
+        };
+        out.push(Output::Send { to, message });
         Ok(())
     }
 
     /// The same, behind those that were refused before: they are first, at the next tick.
-    fn send_next(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+    pub(super) fn send_next(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         if self.admission.waits(of.work()) { Ok(()) } else { self.send_batch(of, now, out) }
-    }
-
-    // --- handback ---------------------------------------------------------------------------------------------------
-
-    /// Copies that the ring gives to others: once every member holds this ring, they go home and are dropped.
-    pub(super) fn tick_handbacks(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        let Some(ring) = self.ring.clone() else { return Ok(()) };
-        let knows =
-            |node: &NodeId| *node == self.identity.node || self.gossip.of(*node).is_some_and(|state| state.epoch >= ring.epoch);
-        if !ring.survivors().all(|node| knows(&node)) {
-            return Ok(());
-        }
-        let foreign = self.foreign_partitions();
-        self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
-        for partition in self.begun_anywhere(foreign.into_iter().collect()) {
-            if self.transfers.handbacks.len() < HANDBACKS_MAX || self.transfers.handbacks.contains_key(&partition) {
-                self.advance_handback(&ring, partition, now, out)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn advance_handback(
-        &mut self,
-        ring: &Ring,
-        partition: PartitionId,
-        now: Now,
-        out: &mut Vec<Output>,
-    ) -> Result<(), StorageError> {
-        let root = self.trees.root(partition);
-        let mut owners = ring.placement(partition).writers();
-        owners.retain(|owner| !ring.is_lost(*owner));
-        let fresh = || Handback { owners: owners.iter().map(|owner| (*owner, Outgoing::default())).collect(), root };
-        let handback = self.transfers.handbacks.entry(partition).or_insert_with(fresh);
-        if handback.root != root {
-            *handback = fresh();
-        }
-        if handback.owners.values().all(|outgoing| matches!(outgoing.walk, Walk::Done)) {
-            return self.finish_handback(partition);
-        }
-        for owner in owners {
-            if !self.reachable(owner, now) {
-                continue;
-            }
-            let exchange = self.next_batch();
-            let epoch = self.epoch();
-            let of = WalkOf::Handback(partition, owner);
-            let idle = matches!(self.walk_mut(of), Some(Outgoing { walk: Walk::Idle, .. }));
-            if idle && !self.admit_comparison(Work::Handbacks, now) {
-                return Ok(());
-            }
-            let Some(outgoing) = self.walk_mut(of) else { continue };
-            match &outgoing.walk {
-                Walk::Idle => {
-                    outgoing.walk = Walk::Comparing(exchange, now.instant + BATCH_TIMEOUT);
-                    out.push(Output::Send {
-                        to: owner,
-                        message: Message::TreeRequest { exchange, epoch, partition, root, reaped: None },
-                    });
-                }
-                Walk::Ready(_) => self.send_batch(of, now, out)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// An owner's tree: what differs from this copy is sent. True if the answer was for a handback.
-    pub(super) fn on_owners_tree(
-        &mut self,
-        from: NodeId,
-        exchange: u64,
-        partition: PartitionId,
-        equal: bool,
-        leaves: &[u8],
-        now: Now,
-        out: &mut Vec<Output>,
-    ) -> Result<bool, StorageError> {
-        let differing: BTreeSet<usize> =
-            if equal { BTreeSet::new() } else { self.trees.differing(partition, leaves).into_iter().collect() };
-        let of = WalkOf::Handback(partition, from);
-        let Some(outgoing) = self.walk_mut(of) else { return Ok(false) };
-        if !matches!(outgoing.walk, Walk::Comparing(asked, _) if asked == exchange) {
-            return Ok(false);
-        }
-        if differing.is_empty() {
-            outgoing.walk = Walk::Done;
-            self.finish_handback(partition)?;
-            return Ok(true);
-        }
-        outgoing.leaves = Some(differing);
-        outgoing.walk = Walk::Ready(None);
-        self.send_next(of, now, out)?;
-        Ok(true)
-    }
-
-    /// Drops the copy if every owner has all of it, and it is what it was when the comparison began. While every set has a lost
-    /// member, it is one of the copies that are left, and waits for those who come in the place of the lost.
-    fn finish_handback(&mut self, partition: PartitionId) -> Result<(), StorageError> {
-        let Some(ring) = &self.ring else { return Ok(()) };
-        let has_lost = |set: &[NodeId]| set.iter().any(|node| ring.is_lost(*node));
-        if ring.placement(partition).write_sets().into_iter().all(has_lost) {
-            return Ok(());
-        }
-        let root = self.trees.root(partition);
-        let done = |handback: &Handback| {
-            handback.root == root && handback.owners.values().all(|outgoing| matches!(outgoing.walk, Walk::Done))
-        };
-        if self.transfers.handbacks.get(&partition).is_some_and(done) {
-            self.transfers.handbacks.remove(&partition);
-            self.drop_copy(partition)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn drop_copy(&mut self, partition: PartitionId) -> Result<(), StorageError> {
-        self.storage.drop_partition(partition)?;
-        self.trees.remove(partition);
-        self.versions.clear();
-        self.end_tenure(partition)?;
-        self.forget_reaped(partition)?;
-        self.counters.partitions_dropped += 1;
-        Ok(())
     }
 
     // --- receiving --------------------------------------------------------------------------------------------------
@@ -474,19 +367,28 @@ impl<S: Storage> Node<S> {
         }
         let Some(of) = self.walk_of(from, batch) else { return Ok(()) };
         let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
-        let Walk::Sent { from: begun, to, objects, bytes, last, .. } = outgoing.walk.clone() else { return Ok(()) };
-        if refused {
-            outgoing.walk = Walk::Ready(begun);
-            return self.on_behind(from, epoch, out);
-        }
-        outgoing.walk = if last { Walk::Done } else { Walk::Ready(to) };
-        outgoing.objects += objects;
-        outgoing.bytes += bytes;
+        let sent = match &outgoing.walk {
+            Walk::Asked(sent) | Walk::Sent(sent) if refused => {
+                outgoing.walk = Walk::Ready(sent.from.clone());
+                return self.on_behind(from, epoch, out);
+            }
+            Walk::Sent(sent) => sent.clone(),
+            _ => return Ok(()),
+        };
         match of {
-            WalkOf::Transfer(..) => self.counters.transfer_objects_sent += objects,
-            WalkOf::Handback(..) => self.counters.handback_objects_sent += objects,
+            WalkOf::Transfer(..) => self.counters.transfer_objects_sent += sent.objects,
+            WalkOf::Handback(..) => self.counters.handback_objects_sent += sent.objects,
         }
-        match (last, of) {
+        self.on_batch_done(of, sent, now, out)
+    }
+
+    /// The receiver has all of the batch on stable storage: the walk goes on behind it.
+    pub(super) fn on_batch_done(&mut self, of: WalkOf, sent: Sent, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
+        outgoing.walk = if sent.last { Walk::Done } else { Walk::Ready(sent.to) };
+        outgoing.objects += sent.objects;
+        outgoing.bytes += sent.bytes;
+        match (sent.last, of) {
             (false, _) => self.send_next(of, now, out),
             (true, WalkOf::Transfer(..)) => self.tick_transfers(now, out),
             (true, WalkOf::Handback(partition, _)) => self.finish_handback(partition),
@@ -503,8 +405,8 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    fn walk_of(&self, to: NodeId, number: u64) -> Option<WalkOf> {
-        let sent = |outgoing: &Outgoing| matches!(outgoing.walk, Walk::Sent { batch, .. } if batch == number);
+    pub(super) fn walk_of(&self, to: NodeId, number: u64) -> Option<WalkOf> {
+        let sent = |outgoing: &Outgoing| matches!(&outgoing.walk, Walk::Asked(sent) | Walk::Sent(sent) if sent.batch == number);
         let transfer = self.transfers.outgoing.iter().find(|((_, node), (_, outgoing))| *node == to && sent(outgoing));
         if let Some(((partition, node), _)) = transfer {
             return Some(WalkOf::Transfer(*partition, *node));

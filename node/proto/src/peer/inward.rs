@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{Epoch, NodeId, PartitionId, RequestId};
-use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose, Refusal};
+use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose, Refusal};
 use dynamo_core::request::{Evidence, Failure, Outcome, Request, Success};
 use dynamo_core::ring::Ring;
 use dynamo_core::version::{Digest, Object};
@@ -40,6 +40,16 @@ impl TryFrom<v1::PeerMessage> for Message {
             Kind::Ping(wire) => Ok(Self::Ping { answer: wire.answer }),
             Kind::Push(wire) => pushed_batch(wire),
             Kind::Pushed(wire) => Ok(Self::Pushed { batch: wire.batch, refused: wire.refused, epoch: Epoch(wire.epoch) }),
+            Kind::HistoriesRequest(wire) => Ok(Self::HistoriesRequest {
+                batch: wire.batch,
+                epoch: Epoch(wire.epoch),
+                partition: partition(wire.partition)?,
+                histories: named_histories(wire.histories)?,
+            }),
+            Kind::HistoriesResponse(wire) => Ok(Self::HistoriesResponse {
+                batch: wire.batch,
+                lacking: wire.lacking.iter().map(|wire| name(&wire.bucket, &wire.key)).collect(),
+            }),
             Kind::TreeRequest(wire) => Ok(Self::TreeRequest {
                 exchange: wire.exchange,
                 epoch: Epoch(wire.epoch),
@@ -93,6 +103,14 @@ fn named_objects(objects: Vec<v1::PushedObject>) -> Result<Vec<NamedObject>, Wir
         Ok(NamedObject { name, object: object(wire.object, "objects.object")? })
     };
     objects.into_iter().map(core).collect()
+}
+
+fn named_histories(histories: Vec<v1::PushedObject>) -> Result<Vec<NamedHistory>, WireError> {
+    let core = |wire: v1::PushedObject| {
+        let name = name(&wire.bucket, &wire.key);
+        Ok(NamedHistory { name, history: object(wire.object, "histories.object")? })
+    };
+    histories.into_iter().map(core).collect()
 }
 
 fn named_digests(digests: Vec<v1::KeyDigest>, field: &'static str) -> Result<Vec<NamedDigest>, WireError> {

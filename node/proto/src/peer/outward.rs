@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{Epoch, NodeId, RequestId};
-use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose, Refusal};
+use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose, Refusal};
 use dynamo_core::request::{Evidence, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::version::{Digest, Object};
 
@@ -44,6 +44,19 @@ fn kind(message: Message) -> Kind {
         Message::Push { batch, epoch, partition, purpose, objects, last } => {
             let (epoch, partition, purpose) = (epoch.0, partition.0, wire_purpose(purpose).into());
             Kind::Push(v1::Push { batch, epoch, partition, purpose, objects: named_objects(objects), last })
+        }
+        Message::HistoriesRequest { batch, epoch, partition, histories } => {
+            let wire = |NamedHistory { name, history }| v1::PushedObject {
+                bucket: name.bucket,
+                key: name.key,
+                object: history.encode(),
+            };
+            let histories = histories.into_iter().map(wire).collect();
+            Kind::HistoriesRequest(v1::HistoriesRequest { batch, epoch: epoch.0, partition: partition.0, histories })
+        }
+        Message::HistoriesResponse { batch, lacking } => {
+            let lacking = lacking.into_iter().map(|name| v1::KeyName { bucket: name.bucket, key: name.key }).collect();
+            Kind::HistoriesResponse(v1::HistoriesResponse { batch, lacking })
         }
         Message::Pushed { batch, refused, epoch } => Kind::Pushed(v1::Pushed { batch, refused, epoch: epoch.0 }),
         Message::TreeRequest { exchange, epoch, partition, root, reaped } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId, RequestKey};
-use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose, Refusal};
+use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose, Refusal};
 use dynamo_core::name::Name;
 use dynamo_core::random::Random;
 use dynamo_core::reaping::{Proof, Question, Reaped};
@@ -94,6 +94,7 @@ fn messages() -> Vec<Message> {
     let name = Name::new("bucket", "key");
     let digest = object().digest();
     let objects = vec![NamedObject { name: name.clone(), object: object() }];
+    let histories = vec![NamedHistory { name: name.clone(), history: object().history() }];
     let digests = vec![NamedDigest { name: name.clone(), digest }];
     let state = MemberState {
         generation: 1,
@@ -123,6 +124,8 @@ fn messages() -> Vec<Message> {
         Message::RingUpdate { ring: Arc::new(ring()) },
         Message::Ping { answer: true },
         Message::Pushed { batch: 3, refused: true, epoch },
+        Message::HistoriesRequest { batch: 4, epoch, partition, histories },
+        Message::HistoriesResponse { batch: 4, lacking: vec![name.clone()] },
         Message::TreeRequest { exchange, epoch, partition, root: digest, reaped: None },
         Message::TreeRequest { exchange, epoch, partition, root: digest, reaped: Some(reaped()) },
         Message::TreeResponse { exchange, partition, root: digest, leaves: Bytes::from_static(&[1; 32]), reaped: None },

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_core::hash_tree::HashTrees;
 use dynamo_core::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
-use dynamo_core::message::{Message, NamedDigest, NamedObject, Purpose};
+use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose};
 use dynamo_core::name::Name;
 use dynamo_core::ring::{Move, Ring, Stage};
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
@@ -248,6 +248,87 @@ mod nothing_is_dropped_too_early {
             one.wait(SECOND, &ring);
         }
         assert_eq!(one.node.storage().objects().count(), 0, "all owners have it");
+    }
+
+    #[test]
+    fn of_a_copy_that_goes_home_only_what_its_owner_has_not_seen_is_sent() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, false);
+        let partition = ring.partition_of(&name);
+        let beside = |at: &Name| *at != name && ring.partition_of(at) == partition;
+        let other = (0..).map(|at| Name::new("carts", format!("k{at}"))).find(beside).expect("there is such a key");
+        let (kept, owner) = (object(2, 1, "milk"), ring.placement(partition).replicas[0]);
+        let stranger = (2..=5).map(id).find(|node| !ring.placement(partition).involves(*node)).expect("five nodes");
+        for (number, name) in [(7, &name), (8, &other)] {
+            one.hear(2, replicate(number, ring.epoch, name, &kept, Some(stranger)));
+        }
+        one.sync();
+        one.all_hold(&ring);
+        let mut pushed = Vec::new();
+        for _ in 0..8 {
+            one.wait(SECOND, &ring);
+            for (to, message) in one.sent().into_iter().filter(|(to, _)| *to == owner) {
+                match message {
+                    Message::TreeRequest { exchange, .. } => {
+                        // An owner that has nothing in any leaf, by its tree.
+                        let leaves = HashTrees::new(CLUSTER, ring.partition_bits).leaves(partition);
+                        let root = Default::default();
+                        one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+                    }
+                    Message::HistoriesRequest { batch, histories, .. } => {
+                        assert!(histories.iter().all(|named| named.history == kept.history()), "no value is in {histories:?}");
+                        // By its word it has the one, but not the other.
+                        let names = histories.into_iter().map(|named| named.name);
+                        let lacking = names.filter(|name| *name == other).collect();
+                        one.hear(to.0[0], Message::HistoriesResponse { batch, lacking });
+                    }
+                    Message::Push { batch, purpose: Purpose::Handback, objects, .. } => {
+                        pushed.extend(objects);
+                        one.hear(to.0[0], Message::Pushed { batch, refused: false, epoch: ring.epoch });
+                    }
+                    _ => {}
+                }
+                one.sync();
+            }
+        }
+        assert_eq!(pushed, [NamedObject { name: other, object: kept }], "with its value, and once");
+        assert_eq!(one.node.storage().objects().count(), 2, "two owners have said nothing");
+    }
+
+    #[test]
+    fn an_owner_lacks_what_it_has_not_seen_all_of_and_says_so_from_stable_storage() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        let partition = ring.partition_of(&name);
+        let (first, mut second) = (object(2, 1, "milk"), object(2, 1, "milk"));
+        second.join(&object(3, 1, "eggs"));
+        let ask = |batch, object: &Object| Message::HistoriesRequest {
+            batch,
+            epoch: ring.epoch,
+            partition,
+            histories: vec![NamedHistory { name: name.clone(), history: object.history() }],
+        };
+        let answer = |batch, lacking: &[&Name]| {
+            let lacking = lacking.iter().map(|name| (*name).clone()).collect();
+            [(id(2), Message::HistoriesResponse { batch, lacking })]
+        };
+        one.sent();
+        one.hear(2, ask(1, &first));
+        assert_eq!(one.sent(), answer(1, &[&name]), "nothing is here");
+        one.hear(2, replicate(7, ring.epoch, &name, &first, None));
+        one.hear(2, ask(2, &first));
+        assert_eq!(one.sent(), [], "a loss of power could take it");
+        one.sync();
+        let sent = one.sent();
+        assert_eq!(sent[1..], answer(2, &[]), "{sent:?}");
+        one.hear(2, ask(3, &second));
+        assert_eq!(one.sent(), answer(3, &[&name]), "one version is here, and not the other");
+        let behind = Message::HistoriesRequest { batch: 4, epoch: Epoch(0), partition, histories: Vec::new() };
+        one.hear(2, behind);
+        let refused = (id(2), Message::Pushed { batch: 4, refused: true, epoch: ring.epoch });
+        assert!(one.sent().contains(&refused), "it has no copy under that ring");
     }
 
     #[test]
