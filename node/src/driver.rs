@@ -286,7 +286,7 @@ impl Driver {
         if settled && !self.ticks.is_multiple_of(TICKS_PER_CHECK) {
             return Ok(());
         }
-        self.node.storage().check_background()?;
+        self.node.storage_mut().check_background()?;
         // Without a ring a node stands by: tools call it ready, but no client should be sent here.
         let ready = self.node.ring().is_some() && !self.stopping && self.is_ready(now);
         if self.ready.send_if_modified(|known| std::mem::replace(known, ready) != ready) {
@@ -297,6 +297,7 @@ impl Driver {
 
     fn look_at_space(&mut self) -> Result<(), StorageError> {
         let Some(writable) = self.space.look() else { return Ok(()) };
+        self.node.storage().compact(writable)?;
         self.node.handle(Input::Space { writable }, self.clock.now(), &mut self.outputs)
     }
 

@@ -34,6 +34,7 @@ use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
 use dynamo_core::version::Object;
 use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch, WriteOptions};
 use thiserror::Error;
+use tracing::warn;
 
 use crate::config::StorageSettings;
 use pending::Pending;
@@ -108,6 +109,8 @@ pub struct RocksEngine {
     ticket: Ticket,
     read_options: ReadOptions,
     write_options: WriteOptions,
+    /// Background errors after which writes went on.
+    errors_borne: u64,
 }
 
 impl RocksEngine {
@@ -117,7 +120,7 @@ impl RocksEngine {
         if expect == Expect::Database && !path.join("CURRENT").exists() {
             return Err(OpenError::Missing { path: shown });
         }
-        let options = options::database(expect);
+        let options = options::database(expect, volume_bytes(path));
         let cache = options::block_cache(settings);
         let families = Family::ALL.map(|family| options::family(family, settings, &cache));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| refusal(shown.clone(), error))?;
@@ -130,7 +133,7 @@ impl RocksEngine {
         write_options.set_sync(false);
         let (pending, read_options) = (Pending::default(), options::reads());
         let (db, watermark) = (Arc::new(db), Arc::new(watermark));
-        Ok(Self { db, watermark, recovery, pending, ticket: Ticket(0), read_options, write_options })
+        Ok(Self { db, watermark, recovery, pending, ticket: Ticket(0), read_options, write_options, errors_borne: 0 })
     }
 
     /// The log, for the thread that fsyncs it.
@@ -156,12 +159,32 @@ impl RocksEngine {
         Ok(true)
     }
 
-    /// An error if RocksDB failed to flush or compact: from then on it only looks as if it worked.
-    pub fn check_background(&self) -> Result<(), StorageError> {
-        match self.property("rocksdb.background-errors") {
-            0 => Ok(()),
-            errors => Err(StorageError(format!("{errors} background errors; see {}", self.db.path().join("LOG").display()))),
+    /// An error if RocksDB failed to flush or compact, and takes no writes any more. It takes them after one kind of failure only: a
+    /// compaction that found no room for its output, which is removed again; the data is what it was. Everything else is final, and
+    /// this notices it even if nobody writes.
+    pub fn check_background(&mut self) -> Result<(), StorageError> {
+        let errors = self.property("rocksdb.background-errors");
+        if errors <= self.errors_borne {
+            return Ok(());
         }
+        let log = self.db.path().join("LOG");
+        let mut probe = WriteBatch::default();
+        probe.delete_cf(self.handle(Family::Meta), b"probe");
+        let writes = self.db.write_opt(probe, &self.write_options);
+        writes.map_err(|error| StorageError(format!("{errors} background errors, {error}; see {}", log.display())))?;
+        warn!(errors, log = %log.display(), "a compaction failed for want of space; it is tried again");
+        self.errors_borne = errors;
+        Ok(())
+    }
+
+    /// Whether files are compacted. On a disk that is nearly full they are not: that would write before it removes, and fill what is
+    /// left. Dropped partitions free their files without it.
+    pub fn compact(&self, yes: bool) -> Result<(), StorageError> {
+        for family in Family::ALL {
+            let set = self.db.set_options_cf(self.handle(family), &options::compacting(yes));
+            set.map_err(failed("turn compaction on or off"))?;
+        }
+        Ok(())
     }
 
     /// Name and value of what RocksDB tells of itself.
@@ -383,6 +406,12 @@ impl Storage for RocksEngine {
         self.db.write_opt(batch, &self.write_options).map_err(failed("write"))?;
         Ok(self.ticket)
     }
+}
+
+/// The size of the volume that a database lies on; 0 if nobody says.
+fn volume_bytes(path: &Path) -> u64 {
+    let found = path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+    found.map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize))
 }
 
 fn refusal(path: String, error: rocksdb::Error) -> OpenError {

@@ -19,10 +19,16 @@ const OPEN_FILES_SHARE: u64 = 2;
 const OPEN_FILES_PLENTY: u64 = 65_536;
 /// The filter's share of a memtable: some 20 bits for each key of a value of 100 bytes, more for longer values.
 const MEMTABLE_FILTER_RATIO: f64 = 0.02;
+/// The log may take so much before RocksDB writes out the memtables that hold it back: eight memtables of the default size ...
+const LOG_BYTES_MAX: u64 = 512 << 20;
+/// ... at most this part of a small volume ...
+const LOG_SHARE: u64 = 16;
+/// ... and not less than this, or memtables would be written out by the handful.
+const LOG_BYTES_MIN: u64 = 16 << 20;
 const MIB: usize = 1 << 20;
 
-/// Settings of the whole database.
-pub fn database(expect: Expect) -> Options {
+/// Settings of the whole database, on a volume of this size.
+pub fn database(expect: Expect, volume_bytes: u64) -> Options {
     let mut options = Options::default();
     options.create_if_missing(expect == Expect::Nothing);
     options.create_missing_column_families(expect == Expect::Nothing);
@@ -36,7 +42,7 @@ pub fn database(expect: Expect) -> Options {
     options.set_manual_wal_flush(true);
     options.set_wal_bytes_per_sync(MIB as u64);
     options.set_bytes_per_sync(MIB as u64);
-    options.set_max_total_wal_size(512 * MIB as u64);
+    options.set_max_total_wal_size(log_bytes_max(volume_bytes));
     // There is one writer, so the locks for several are a loss.
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_write_thread_adaptive_yield(false);
@@ -48,6 +54,15 @@ pub fn database(expect: Expect) -> Options {
     options.set_max_open_files(open_files_max());
     never_resume_after_a_background_error(&options);
     options
+}
+
+fn log_bytes_max(volume_bytes: u64) -> u64 {
+    (volume_bytes / LOG_SHARE).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX)
+}
+
+/// What makes a family compact by itself, or not.
+pub fn compacting(yes: bool) -> [(&'static str, &'static str); 1] {
+    [("disable_auto_compactions", if yes { "false" } else { "true" })]
 }
 
 /// The cache of uncompressed blocks, shared by all families.
@@ -133,5 +148,20 @@ fn cut_files_at_partitions(options: &Options) {
         let factory = rocksdb_sst_partitioner_fixed_prefix_factory_create(PARTITION_PREFIX_BYTES);
         rocksdb_options_set_sst_partitioner_factory(options.as_raw_ptr().cast(), factory);
         rocksdb_sst_partitioner_factory_destroy(factory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_takes_a_small_part_of_a_small_volume_and_no_more_of_a_large_one_than_pays() {
+        const GIB: u64 = 1 << 30;
+        for (volume, log) in
+            [(0, 16 << 20), (GIB / 8, 16 << 20), (GIB, 64 << 20), (8 * GIB, 512 << 20), (10_000 * GIB, 512 << 20)]
+        {
+            assert_eq!(log_bytes_max(volume), log, "{volume}");
+        }
     }
 }

@@ -188,3 +188,25 @@ fn whoever_drops_the_syncer_waits_until_it_has_let_go_of_the_database() {
     drop(syncer);
     assert_eq!(std::sync::Arc::strong_count(&engine.db), 1);
 }
+
+#[test]
+fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_room_again() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let files = |engine: &RocksEngine| {
+        let data = engine.handle(super::Family::Data);
+        engine.db.property_int_value_cf(data, "rocksdb.num-files-at-level0").unwrap().unwrap()
+    };
+    engine.compact(false).unwrap();
+    for round in 0..10 {
+        let name = Name::new("b", "k");
+        engine.write(name.position().partition(2), &name, &object(round, 100)).unwrap();
+        engine.commit().unwrap();
+        engine.db.flush_cf(engine.handle(super::Family::Data)).unwrap();
+    }
+    assert_eq!(files(&engine), 10, "two more than start a compaction");
+    engine.check_background().unwrap();
+    engine.compact(true).unwrap();
+    engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
+    assert_eq!(files(&engine), 0);
+}
