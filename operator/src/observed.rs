@@ -39,6 +39,10 @@ pub struct Set {
     pub replicas: u32,
     /// A new pod template is being rolled out.
     pub rolling: bool,
+    /// The pods from this ordinal on get the newest template; the others keep what they have.
+    pub updates_from: u32,
+    /// What Kubernetes calls the newest template.
+    pub revision: String,
     /// The StatefulSet controller has not seen what it was told last.
     pub unseen: bool,
     /// It is marked to be lowered to so many pods.
@@ -58,6 +62,8 @@ pub struct Pod {
     pub silence: Option<String>,
     /// Its container does not start, in Kubernetes' words: another pod template may be what it needs.
     pub stuck: bool,
+    /// What Kubernetes calls the template that it was made from.
+    pub revision: String,
     /// Its node's own, fresh answer. `None`: unknown.
     pub node: Option<Node>,
 }

@@ -16,8 +16,8 @@ use super::upkeep::{Upkeep, marked, value_of};
 use super::{ApplyError, failed, patching, posting};
 use crate::build::{labels, stateful_set};
 use crate::observe::Live;
-use crate::observed::Observed;
-use crate::plan::rollout::{ZoneState, spares_a_pod, zones_to_update};
+use crate::observed::{Observed, Set};
+use crate::plan::rollout::{Rollout, ZoneState, zones_to_update};
 use crate::valid::ValidCluster;
 
 /// What of a set is kept as it should be. How many pods it runs is a step's affair, and the rest never changes.
@@ -62,8 +62,8 @@ pub(super) async fn set_replicas(
     Ok(())
 }
 
-/// Makes the sets that are there what they should be, one zone's template at a time. One that is missing is made by a step, with the
-/// number of pods that the planner wants.
+/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod. One that is missing is made by a
+/// step, with the number of pods that the planner wants.
 pub(super) async fn update(
     client: &Client,
     cluster: &ValidCluster,
@@ -71,36 +71,71 @@ pub(super) async fn update(
     live: &Live,
     done: &mut Upkeep,
 ) -> Result<(), ApplyError> {
-    let (mut states, mut patches) = (BTreeMap::new(), BTreeMap::new());
+    let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
-        let patch = difference(&marked(stateful_set::build(cluster, zone, seen.replicas)), set)?;
-        let pods = || observed.pods.iter().filter(|(place, _)| place.zone == zone.name);
-        let healthy = pods().all(|(_, pod)| pod.ready) && pods().count() == seen.replicas as usize;
-        let state = ZoneState {
-            differs: patch.is_some(),
-            rolling: seen.rolling,
-            healthy,
-            spares_a_pod: spares_a_pod(cluster, observed, &zone.name),
-        };
-        states.insert(zone.name.clone(), state);
-        patches.insert(zone.name.as_str(), patch);
+        let made = marked(stateful_set::build(cluster, zone, seen.replicas));
+        let differs = difference(&updating(&made, seen.updates_from), set)?.is_some();
+        wanted.insert(zone.name.as_str(), Wanted { made, set, seen, differs });
     }
+    let differing = wanted.iter().filter(|(_, wanted)| wanted.differs).map(|(zone, _)| *zone).collect();
+    let rollout = Rollout::of(cluster, observed, &differing);
+    let states = wanted.iter().map(|(zone, wanted)| ((*zone).to_owned(), wanted.state(zone, observed, &rollout))).collect();
     // A set whose controller is behind may roll out a template or not: that has to be known first.
     let unseen = observed.sets.values().any(|set| set.unseen);
     let now = if unseen { Vec::new() } else { zones_to_update(&states) };
-    let waiting = states.iter().filter(|(zone, state)| state.differs && !now.contains(&zone.as_str()));
-    done.waiting = waiting.map(|(zone, _)| zone.clone()).collect();
+    done.waiting = differing.iter().filter(|zone| !now.contains(zone)).map(|zone| (*zone).to_owned()).collect();
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
-    for zone in now {
-        let Some(patch) = patches.remove(zone).flatten() else { continue };
+    for (zone, wanted) in wanted {
+        let from = if now.contains(&zone) {
+            Some(rollout.first_pod(zone))
+        } else if unseen || wanted.differs {
+            None
+        } else {
+            rollout.next_pod(zone)
+        };
+        let Some(from) = from else { continue };
+        let Some(patch) = difference(&updating(&wanted.made, from), wanted.set)? else { continue };
         let name = cluster.set_name(zone);
         let what = format!("StatefulSet {name}: update");
         let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError).map_err(failed(what.clone()))?;
         sets.patch(&name, &patching(), &Patch::Json::<()>(patch)).await.map_err(failed(what))?;
         done.written.push(format!("StatefulSet {name}"));
+        // What this look says of restarts holds for one.
+        break;
     }
     Ok(())
+}
+
+/// A set that is there, and what it should be.
+struct Wanted<'a> {
+    made: StatefulSet,
+    set: &'a StatefulSet,
+    seen: &'a Set,
+    differs: bool,
+}
+
+impl Wanted<'_> {
+    fn state(&self, zone: &str, observed: &Observed, rollout: &Rollout<'_>) -> ZoneState {
+        let replicas = self.seen.replicas;
+        let pods = || observed.pods.iter().filter(|(place, _)| place.zone == zone);
+        ZoneState {
+            differs: self.differs,
+            rolling: self.seen.rolling,
+            healthy: pods().all(|(_, pod)| pod.ready) && pods().count() == replicas as usize,
+            spares_a_pod: replicas == 0 || rollout.first_pod(zone) < replicas,
+        }
+    }
+}
+
+/// The set, whose pods from the ordinal `from` on get its template.
+fn updating(set: &StatefulSet, from: u32) -> StatefulSet {
+    let mut set = set.clone();
+    let strategy = set.spec.as_mut().and_then(|spec| spec.update_strategy.as_mut()?.rolling_update.as_mut());
+    if let Some(strategy) = strategy {
+        strategy.partition = i32::try_from(from).ok();
+    }
+    set
 }
 
 /// The JSON patch that makes of `live`, and of no other version of it, what is `wanted`; nothing if it is that already.

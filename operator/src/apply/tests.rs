@@ -64,6 +64,39 @@ async fn a_changed_setting_is_applied_to_the_configuration_and_to_one_zone_at_a_
 }
 
 #[tokio::test]
+async fn a_rollout_tells_one_pod_in_a_pass_and_ends_what_a_dead_operator_began() {
+    let (api, mut cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
+    let path = |zone: &str| format!("/apis/apps/v1/namespaces/shop/statefulsets/cart-{zone}");
+    let partition = "/spec/updateStrategy/rollingUpdate/partition";
+    let told = |zone: &str| api.object(&path(zone)).unwrap().pointer(partition).cloned().unwrap();
+    pass(&api, &cluster).await;
+    for (zone, from) in [("a", 2), ("b", 1)] {
+        api.edit(&path(zone), |set| *set.pointer_mut(partition).unwrap() = json!(from));
+    }
+    assert_eq!(pass(&api, &cluster).await.kind(), "AwaitPods");
+    assert_eq!((told("a"), told("b")), (json!(2), json!(1)), "their controller has not seen that yet");
+    for (a, b) in [(0, 1), (0, 0)] {
+        sets_are_seen(&api);
+        pass(&api, &cluster).await;
+        assert_eq!((told("a"), told("b")), (json!(a), json!(b)), "no node is in a ring");
+    }
+    let members = [("a", 1), ("a", 2), ("b", 3)].map(|(zone, id)| (NodeId([id; 16]), Member { zone: zone.into(), weight: 1 }));
+    let ring = rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &members.into()).unwrap();
+    let (observed, _) = observe(&api.client(), &Network, &cluster).await.unwrap();
+    record(&api.client(), &cluster, &observed, &ring, &purpose(&Cause::First)).await.unwrap();
+    sets_are_seen(&api);
+    cluster.image = "next".into();
+    let images =
+        || ["a", "b"].map(|zone| api.object(&path(zone)).unwrap()["spec"]["template"]["spec"]["containers"][0]["image"].clone());
+    pass(&api, &cluster).await;
+    assert_eq!((told("a"), told("b")), (json!(1), json!(0)));
+    assert_eq!(images().map(|image| image == "next"), [true, false]);
+    sets_are_seen(&api);
+    pass(&api, &cluster).await;
+    assert_eq!((told("a"), told("b")), (json!(1), json!(0)), "the pod that was told is not there yet");
+}
+
+#[tokio::test]
 async fn an_object_of_somebody_else_is_not_touched() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     api.put(SET, json!({ "metadata": { "name": "cart" }, "spec": { "serviceName": "x", "selector": {}, "template": {} } }));

@@ -11,6 +11,9 @@ use crate::build::{PORT_CLIENT, labels};
 use crate::observed::{self, Note, Set, Volume};
 use crate::valid::{Place, ValidCluster};
 
+/// Kubernetes' label for the template that a pod was made from.
+const REVISION: &str = "controller-revision-hash";
+
 /// The object of this metadata is controlled by the owner with this UID.
 pub fn is_owned(metadata: &ObjectMeta, uid: &str) -> bool {
     metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
@@ -21,11 +24,16 @@ pub fn set(set: &StatefulSet) -> Set {
     let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1);
     let seen = status.and_then(|status| status.observed_generation) >= set.metadata.generation;
     let revisions = status.map(|status| (status.current_revision.as_ref(), status.update_revision.as_ref()));
+    let strategy = spec.and_then(|spec| spec.update_strategy.as_ref()?.rolling_update.as_ref()?.partition);
+    let updates_from = u32::try_from(strategy.unwrap_or(0)).unwrap_or(0);
     Set {
         uid: set.metadata.uid.clone().unwrap_or_default(),
         resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
         replicas: u32::try_from(replicas).unwrap_or(0),
-        rolling: !seen || revisions.is_some_and(|(current, update)| current != update),
+        // A template that was taken back may still be what pods below that ordinal have.
+        rolling: !seen || updates_from > 0 || revisions.is_some_and(|(current, update)| current != update),
+        updates_from,
+        revision: status.and_then(|status| status.update_revision.clone()).unwrap_or_default(),
         unseen: !seen,
         lowering: set.metadata.annotations.as_ref().and_then(|notes| notes.get(labels::LOWERING)?.parse().ok()),
     }
@@ -56,6 +64,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
         // One that is to end and ends is in no trouble.
         trouble: unscheduled.filter(|_| !going).or(broken),
         silence: None,
+        revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION)).cloned().unwrap_or_default(),
         node: None,
     };
     Some((place, observed))
@@ -122,7 +131,7 @@ mod tests {
 
     fn pod_of(status: Value) -> Pod {
         let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": "set", "controller": true });
-        let metadata = json!({ "name": "cart-1", "ownerReferences": [owner] });
+        let metadata = json!({ "name": "cart-1", "ownerReferences": [owner], "labels": { REVISION: "cart-7" } });
         serde_json::from_value(json!({ "metadata": metadata, "status": status })).unwrap()
     }
 
@@ -167,6 +176,7 @@ mod tests {
         let running = json!({ "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
         let (_, running) = pod(&valid(3, &[]), &sets(), &pod_of(running)).unwrap();
         assert_eq!((running.address.as_deref(), running.ready), (Some("[fd00::7]:7400"), true));
+        assert_eq!(running.revision, "cart-7");
     }
 
     #[test]
@@ -200,15 +210,20 @@ mod tests {
 
     #[test]
     fn a_set_rolls_until_the_controller_has_seen_the_template_and_all_pods_have_it() {
-        let rolling = |generation: i64, seen: i64, current: &str, update: &str| {
+        let rolling = |generation: i64, seen: i64, current: &str, update: &str, from: u32| {
             let status = json!({
                 "replicas": 3, "observedGeneration": seen, "currentRevision": current, "updateRevision": update
             });
-            let object = json!({ "metadata": { "generation": generation }, "status": status });
-            set(&serde_json::from_value(object).unwrap()).rolling
+            let strategy = json!({ "rollingUpdate": { "partition": from } });
+            let spec = json!({ "serviceName": "", "selector": {}, "template": {}, "updateStrategy": strategy });
+            let object = json!({ "metadata": { "generation": generation }, "spec": spec, "status": status });
+            let set = set(&serde_json::from_value(object).unwrap());
+            assert_eq!((set.updates_from, set.revision.as_str()), (from, update));
+            set.rolling
         };
-        assert!(!rolling(2, 2, "a", "a"));
-        assert!(rolling(2, 1, "a", "a"));
-        assert!(rolling(2, 2, "a", "b"));
+        assert!(!rolling(2, 2, "a", "a", 0));
+        assert!(rolling(2, 1, "a", "a", 0));
+        assert!(rolling(2, 2, "a", "b", 0));
+        assert!(rolling(2, 2, "a", "a", 2));
     }
 }

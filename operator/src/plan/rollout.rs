@@ -1,15 +1,21 @@
-//! Which zones get a new pod template: one zone at a time, so that a partition loses one replica at a time.
+//! Which zones get a new pod template, and which of a zone's pods get it next: one zone at a time and one pod after the other, so that
+//! a partition loses one replica at a time.
 //!
-//! Within a zone the StatefulSet controller restarts one pod after the other, from the highest ordinal down, and waits for it to be
-//! ready. A zone that is in the middle of a rollout is given the next template at once: that is how a bad image is repaired.
+//! The StatefulSet controller restarts pods from the highest ordinal down to the one that it is told (`partition`), each when those above
+//! it are ready. It is told one more at a time, and no pod is restarted that would leave a partition with too few replicas because others
+//! are down ([`Rollout::may_restart`]). A zone that is in the middle of a rollout is given the next template at once: that is how a bad
+//! image is repaired.
 //!
-//! No rollout begins that would leave a partition with too few replicas because others are down already ([`spares_a_pod`]).
+//! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
+//! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
+//! and the template that all had before may be what keeps its nodes from the ring.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynamo_core::id::NodeId;
+use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::ring::Ring;
 
-use crate::observed::Observed;
+use crate::observed::{Observed, Pod, Record};
 use crate::valid::{Place, ValidCluster};
 
 /// A zone, as a rollout sees it.
@@ -21,7 +27,7 @@ pub struct ZoneState {
     pub rolling: bool,
     /// All its pods are ready.
     pub healthy: bool,
-    /// One of its pods may be restarted.
+    /// Its first pod may be restarted.
     pub spares_a_pod: bool,
 }
 
@@ -37,30 +43,100 @@ pub fn zones_to_update(zones: &BTreeMap<String, ZoneState>) -> Vec<&str> {
     next.map(|(name, _)| name.as_str()).into_iter().collect()
 }
 
-/// Whether `zone` can do without one pod at a time: every partition keeps max(R, W) replicas that answer and are ready, or all but
-/// one where that is more than N - 1.
-///
-/// Two cases are let through, lest a template that is the cure be held back: the pod that goes first is down already, and what comes
-/// after it waits until it is ready; and somewhere a container does not start.
-pub fn spares_a_pod(cluster: &ValidCluster, observed: &Observed, zone: &str) -> bool {
-    let Some(ring) = observed.record.ring() else { return true };
-    let first = observed.replicas(zone).checked_sub(1).map(|ordinal| Place { zone: zone.to_owned(), ordinal });
-    let serves = |place: &Place| observed.pods.get(place).is_some_and(|pod| pod.ready && pod.node.is_some());
-    // That it did not answer us does not make it down.
-    let is_up = |place: &Place| observed.pods.get(place).is_some_and(|pod| pod.ready);
-    if first.is_none_or(|first| !is_up(&first)) || observed.pods.values().any(|pod| pod.stuck) {
-        return true;
+/// What a look says of restarts.
+pub struct Rollout<'a> {
+    cluster: &'a ValidCluster,
+    observed: &'a Observed,
+    /// Somewhere a container does not start whose template is to be another: that may be the cure, and is not held back.
+    cures: bool,
+}
+
+impl<'a> Rollout<'a> {
+    /// `differing`: the zones whose set does not have the template that is asked for.
+    pub fn of(cluster: &'a ValidCluster, observed: &'a Observed, differing: &BTreeSet<&str>) -> Self {
+        let has_the_last = |place: &Place, pod: &Pod| {
+            let set = observed.sets.get(&place.zone);
+            set.is_some_and(|set| pod.revision == set.revision) && !differing.contains(place.zone.as_str())
+        };
+        let cures = observed.pods.iter().any(|(place, pod)| pod.stuck && !has_the_last(place, pod));
+        Self { cluster, observed, cures }
     }
-    let serving = observed.nodes().filter(|(place, node)| serves(place) && !ring.is_lost(node.id));
-    let serving: Vec<(&Place, NodeId)> = serving.map(|(place, node)| (place, node.id)).collect();
-    let live: BTreeSet<NodeId> = serving.iter().map(|(_, node)| *node).collect();
-    let quorum = usize::try_from(cluster.quorum.r.max(cluster.quorum.w)).unwrap_or(1);
-    let kept = |set: &[NodeId], without: NodeId| {
-        let left = set.iter().filter(|node| **node != without && live.contains(node)).count();
-        !set.contains(&without) || left >= quorum.min(set.len() - 1)
-    };
-    let restarted = || serving.iter().filter(|(place, _)| place.zone == zone).map(|(_, node)| *node);
-    ring.partitions().all(|(_, placement)| placement.write_sets().into_iter().all(|set| restarted().all(|node| kept(set, node))))
+
+    /// From which ordinal on the pods of `zone` get a template that is new to them: the highest, unless it may not be restarted yet.
+    pub fn first_pod(&self, zone: &str) -> u32 {
+        if self.has_nothing_to_lose(zone) {
+            return 0;
+        }
+        let replicas = self.observed.replicas(zone);
+        let first = replicas.saturating_sub(1);
+        if self.may_restart(&Place { zone: zone.to_owned(), ordinal: first }) { first } else { replicas }
+    }
+
+    /// From which ordinal on the pods of `zone` get the template that they are being given, if that is one more than now: those that
+    /// were told before have it and are ready, and this one has it too or may be restarted.
+    pub fn next_pod(&self, zone: &str) -> Option<u32> {
+        let set = self.observed.sets.get(zone).filter(|set| set.updates_from > 0 && !set.unseen)?;
+        if self.has_nothing_to_lose(zone) {
+            return Some(0);
+        }
+        let place = |ordinal| Place { zone: zone.to_owned(), ordinal };
+        let has_it = |ordinal| self.observed.pods.get(&place(ordinal)).is_some_and(|pod| pod.revision == set.revision);
+        // A set that was made smaller meanwhile has no pods up there.
+        let from = set.updates_from.min(set.replicas);
+        let done = (from..set.replicas).all(|ordinal| has_it(ordinal) && self.is_up(&place(ordinal)));
+        let next = from.saturating_sub(1);
+        (done && (has_it(next) || self.may_restart(&place(next)))).then_some(next)
+    }
+
+    /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer and are
+    /// ready, or all but one where that is more than N - 1.
+    ///
+    /// Two cases are let through: it is down already, and the template may be the cure.
+    pub fn may_restart(&self, place: &Place) -> bool {
+        // That it did not answer us does not make it down.
+        if !self.is_up(place) || self.cures {
+            return true;
+        }
+        let Some(rings) = self.rings() else { return false };
+        let Some(restarted) = self.node_at(place) else { return true };
+        let serving = self.observed.nodes().filter(|(place, _)| self.is_up(place)).map(|(_, node)| node.id);
+        let serving: BTreeSet<NodeId> = serving.collect();
+        let quorum = usize::try_from(self.cluster.quorum.r.max(self.cluster.quorum.w)).unwrap_or(1);
+        rings.into_iter().all(|ring| {
+            let kept = |set: &[NodeId]| {
+                let left = |node: &&NodeId| **node != restarted && serving.contains(node) && !ring.is_lost(**node);
+                !set.contains(&restarted) || set.iter().filter(left).count() >= quorum.min(set.len() - 1)
+            };
+            ring.partitions().all(|(_, placement)| placement.write_sets().into_iter().all(kept))
+        })
+    }
+
+    /// No ring lists a node of `zone`.
+    fn has_nothing_to_lose(&self, zone: &str) -> bool {
+        self.rings().is_some_and(|rings| rings.iter().all(|ring| ring.members.values().all(|member| member.zone != zone)))
+    }
+
+    /// The node at `place`, by its own answer, the note on its volume or the record.
+    fn node_at(&self, place: &Place) -> Option<NodeId> {
+        let (places, carriers) = (self.observed.places(), self.observed.record.volumes());
+        let recorded = carriers.iter().map(|(node, carrier)| (node, &carrier.place));
+        places.iter().chain(recorded).find(|(_, at)| *at == place).map(|(node, _)| *node)
+    }
+
+    fn is_up(&self, place: &Place) -> bool {
+        self.observed.pods.get(place).is_some_and(|pod| pod.ready)
+    }
+
+    /// The rings that say who serves what; `None` if there is one and it could not be read.
+    fn rings(&self) -> Option<Vec<&'a Ring>> {
+        let (record, newer) = (&self.observed.record, self.observed.newer.as_ref());
+        let unread = match record {
+            Record::Unreadable(_) => true,
+            Record::Absent => newer.is_none() && self.observed.nodes().any(|(_, node)| node.epoch > Epoch(0)),
+            Record::Held { .. } => false,
+        };
+        (!unread).then(|| record.ring().into_iter().chain(newer).collect())
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +145,7 @@ mod tests {
     use dynamo_core::ring::Member;
 
     use super::*;
-    use crate::observed::{Node, Pod, Record, Set};
+    use crate::observed::{Carrier, Node, Pod, Record, Set};
     use crate::valid::tests::valid;
 
     /// Four nodes in one zone, of which some do not serve.
@@ -95,26 +171,105 @@ mod tests {
                 bytes_sent: 0,
             });
             let pod = Pod { ready, node: answer, ..Pod::default() };
-            observed.pods.insert(Place { zone: "default".into(), ordinal }, pod);
+            observed.pods.insert(at(ordinal), pod);
         }
         let hash = ring.hash();
         observed.record = Record::Held { ring: Box::new(ring), hash, resource_version: String::new(), volumes: BTreeMap::new() };
         (cluster, observed)
     }
 
+    fn at(ordinal: u32) -> Place {
+        Place { zone: "default".into(), ordinal }
+    }
+
+    fn rollout<'a>((cluster, observed): &'a (ValidCluster, Observed)) -> Rollout<'a> {
+        Rollout::of(cluster, observed, &BTreeSet::new())
+    }
+
+    fn set(observed: &mut Observed) -> &mut Set {
+        observed.sets.get_mut("default").unwrap()
+    }
+
     #[test]
-    fn no_rollout_begins_while_another_pod_is_down_unless_it_may_be_the_cure() {
-        let spares = |down: &[u32]| {
-            let (cluster, observed) = look(down);
-            spares_a_pod(&cluster, &observed, "default")
-        };
-        assert!(spares(&[]));
-        assert!(!spares(&[0]), "with the first restarted, some partition has one replica left");
-        assert!(spares(&[3]), "the one that is down goes first, and the rest waits for it");
-        assert!(spares(&[0, 3]));
+    fn no_pod_is_restarted_while_another_is_down_unless_it_may_be_the_cure() {
+        let may = |down: &[u32], ordinal: u32| rollout(&look(down)).may_restart(&at(ordinal));
+        assert!((0..4).all(|ordinal| may(&[], ordinal)));
+        assert!((1..4).all(|ordinal| !may(&[0], ordinal)), "some partition would have one replica left");
+        assert!(may(&[3], 3), "it is down already");
+        assert!(may(&[0, 3], 3));
         let (cluster, mut observed) = look(&[0]);
-        observed.pods.get_mut(&Place { zone: "default".into(), ordinal: 0 }).unwrap().stuck = true;
-        assert!(spares_a_pod(&cluster, &observed, "default"), "its container does not start: the new template may be the cure");
+        observed.pods.get_mut(&at(0)).unwrap().stuck = true;
+        let may = |observed: &Observed, differing: &[&str]| {
+            Rollout::of(&cluster, observed, &differing.iter().copied().collect()).may_restart(&at(3))
+        };
+        assert!(may(&observed, &["default"]), "a container does not start: the new template may be the cure");
+        assert!(!may(&observed, &[]), "it has the last one already");
+        set(&mut observed).revision = "new".into();
+        assert!(may(&observed, &[]), "it is to get another");
+    }
+
+    #[test]
+    fn a_node_that_answers_late_or_holds_a_newer_ring_counts_as_what_it_is() {
+        let (cluster, mut observed) = look(&[]);
+        observed.pods.get_mut(&at(0)).unwrap().node = None;
+        let may = |observed: &Observed, ordinal: u32| Rollout::of(&cluster, observed, &BTreeSet::new()).may_restart(&at(ordinal));
+        assert!(!may(&observed, 3), "0 is ready and did not answer: it may not serve");
+        observed.pods.get_mut(&at(3)).unwrap().node = None;
+        assert!(may(&observed, 3), "nobody was ever noted there");
+        let Record::Held { volumes, .. } = &mut observed.record else { panic!("there is a record") };
+        volumes.insert(NodeId([4; 16]), Carrier { place: at(3), uid: String::new() });
+        assert!(!may(&observed, 3), "the record knows who is there");
+        let (_, mut observed) = look(&[0]);
+        let Record::Held { ring, .. } = std::mem::take(&mut observed.record) else { panic!("there is a record") };
+        assert!(!may(&observed, 3), "the nodes hold a ring that could not be read");
+        assert!(may(&observed, 0));
+        observed.newer = Some(*ring);
+        assert!(!may(&observed, 3), "it is not recorded, and counts");
+        observed.record = Record::Unreadable("spoilt".into());
+        observed.newer = None;
+        assert!(!may(&observed, 3));
+        assert_eq!(Rollout::of(&cluster, &observed, &BTreeSet::new()).first_pod("default"), 4);
+    }
+
+    #[test]
+    fn a_rollout_goes_on_by_one_pod_when_those_before_it_are_done_and_the_rest_is_up() {
+        let next = |down: &[u32], updates_from: u32, updated: &[u32]| {
+            let mut look = look(down);
+            for ordinal in updated {
+                look.1.pods.get_mut(&at(*ordinal)).unwrap().revision = "new".into();
+            }
+            let set = set(&mut look.1);
+            (set.updates_from, set.revision) = (updates_from, "new".into());
+            rollout(&look).next_pod("default")
+        };
+        assert_eq!(next(&[], 4, &[]), Some(3));
+        assert_eq!(next(&[], 3, &[3]), Some(2));
+        assert_eq!(next(&[], 3, &[]), None, "the one before has not got it yet");
+        assert_eq!(next(&[], 3, &[0, 1]), None, "what was before was asked for again: others have it, not this one");
+        assert_eq!(next(&[3], 3, &[3]), None, "the one before is not ready");
+        assert_eq!(next(&[0], 3, &[3]), None, "another is down");
+        assert_eq!(next(&[0], 3, &[2, 3]), Some(2), "another is down, and the next has it already");
+        assert_eq!(next(&[0], 1, &[1, 2, 3]), Some(0), "the one that is down is next");
+        assert_eq!(next(&[], 9, &[]), Some(3), "the set was made smaller meanwhile");
+        assert_eq!(next(&[], 0, &[0, 1, 2, 3]), None, "all were told");
+        assert_eq!(rollout(&look(&[0])).first_pod("default"), 4, "none yet");
+        assert_eq!(rollout(&look(&[])).first_pod("default"), 3);
+    }
+
+    #[test]
+    fn a_zone_without_members_gets_a_template_as_a_whole() {
+        let (mut cluster_and_look, mut empty) = (look(&[0, 1, 2, 3]), look(&[]));
+        cluster_and_look.1.record = Record::Absent;
+        set(&mut cluster_and_look.1).updates_from = 4;
+        assert_eq!(rollout(&cluster_and_look).first_pod("default"), 0, "no ring yet: a bad first image is repaired everywhere");
+        assert_eq!(rollout(&cluster_and_look).next_pod("default"), Some(0));
+        empty.1.sets.insert("b".into(), Set { replicas: 2, updates_from: 1, ..Set::default() });
+        assert_eq!(rollout(&empty).first_pod("b"), 0);
+        assert_eq!(rollout(&empty).next_pod("b"), Some(0));
+        *set(&mut empty.1) = Set { updates_from: 2, ..Set::default() };
+        empty.1.pods.clear();
+        assert_eq!(rollout(&empty).first_pod("default"), 0, "no pods are asked for");
+        assert_eq!(rollout(&empty).next_pod("default"), Some(0));
     }
 
     fn update(zones: &str) -> String {

@@ -270,7 +270,11 @@ fn degraded(report: &Report<'_>) -> Verdict {
     let fails = |node: &NodeId| {
         names.places.get(node).and_then(|place| observed.pods.get(place)).is_some_and(|pod| pod.trouble.is_some())
     };
-    let excused = usize::from(observed.sets.values().any(|set| set.rolling) && !silent.iter().any(fails));
+    let told = |node: &NodeId| {
+        let set = names.places.get(node).and_then(|place| Some((place, observed.sets.get(&place.zone)?)));
+        set.is_some_and(|(place, set)| set.rolling && place.ordinal >= set.updates_from)
+    };
+    let excused = usize::from(silent.iter().any(told) && !silent.iter().any(fails));
     if silent.len() > excused {
         let silent = names.silent_nodes(observed, &silent);
         return yes("MembersUnreachable", format!("no answer from {silent}; writes for them are kept as hints"));

@@ -129,6 +129,10 @@ fn a_pod_that_cannot_run_is_a_fault_and_says_why_where_one_that_restarts_is_none
     rolling.sets.get_mut("default").unwrap().rolling = true;
     silence(&mut rolling, 4);
     assert!(shown(&status_of(&five, &rolling)).contains("Degraded=False AsExpected"));
+    rolling.sets.get_mut("default").unwrap().updates_from = 5;
+    assert!(shown(&status_of(&five, &rolling)).contains("Degraded=True MembersUnreachable"), "it was not told to restart");
+    rolling.sets.get_mut("default").unwrap().updates_from = 4;
+    assert!(shown(&status_of(&five, &rolling)).contains("Degraded=False AsExpected"));
     rolling.pods.get_mut(&at(4)).unwrap().trouble = Some("does not start (ErrImagePull)".into());
     let told = shown(&status_of(&five, &rolling));
     assert!(told.contains("Degraded=True MembersUnreachable: no answer from cart-4 [does not start (ErrImagePull)]; "), "{told}");

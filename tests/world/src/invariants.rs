@@ -13,7 +13,7 @@
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
-//! | O9 | a rollout begins in a zone only if every partition of its first pod keeps max(R, W) live replicas without it; a zone that is in the middle of one may get another template, which is how a bad one is repaired | at the call |
+//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ use dynamo_core::ring::{self, Ring, RingHash};
 use dynamo_operator::valid::ValidCluster;
 use serde_json::Value;
 
-use crate::kubernetes::{CLAIMS, PODS, SETS, is_ending};
+use crate::kubernetes::{CLAIMS, PODS, SETS, is_ending, pod_revision, revision};
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage, UID};
 use dynamo_api_server::{number, text};
 
@@ -242,13 +242,33 @@ impl Stage {
         let Some(before) = written.before else { return };
         let Some(ring) = self.ring() else { return };
         let replicas = number(before, "/spec/replicas");
-        let rolls = before["status"]["currentRevision"] != before["status"]["updateRevision"];
-        if before["spec"]["template"] == written.after["spec"]["template"] || replicas == 0 || rolls {
-            return;
+        let partition = |set: &Value| number(set, "/spec/updateStrategy/rollingUpdate/partition").min(replicas);
+        // A template that is new is new to all.
+        let same = before["spec"]["template"] == written.after["spec"]["template"];
+        let (told, from) = (if same { partition(before) } else { replicas }, partition(written.after));
+        let newest = revision(written.after);
+        let named = |ordinal: u32| format!("{}-{ordinal}", text(before, "/metadata/name"));
+        let behind =
+            |pod: &String| self.kubernetes.api.get(&format!("{PODS}/{pod}")).is_some_and(|pod| pod_revision(pod) != newest);
+        let serves = |pod: &String| {
+            self.nodes.running().get(pod).is_some_and(|running| ring.members.contains_key(&running.node.identity().node))
+        };
+        let restarted: Vec<String> = (from..told).map(named).filter(|pod| serves(pod) && behind(pod)).collect();
+        let early = (told..replicas).map(named).find(behind);
+        if let (Some(early), Some(next)) = (early, restarted.first()) {
+            self.violated("O9", format!("{next} is told to restart, and {early} has not got its template yet"));
         }
-        let first = format!("{}-{}", text(before, "/metadata/name"), replicas - 1);
-        let Some(victim) = self.nodes.running().get(&first).map(|running| running.node.identity().node) else { return };
-        let Some(pass) = self.passes.get(&written.operator) else { return };
+        if restarted.len() > 1 {
+            self.violated("O9", format!("{restarted:?} are told to restart at the same time"));
+        }
+        for pod in restarted {
+            self.check_restart(written.operator, &pod, &ring);
+        }
+    }
+
+    fn check_restart(&mut self, operator: usize, pod: &str, ring: &Ring) {
+        let Some(victim) = self.nodes.running().get(pod).map(|running| running.node.identity().node) else { return };
+        let Some(pass) = self.passes.get(&operator) else { return };
         let both: BTreeSet<NodeId> = self.live().union(&pass.live).copied().collect();
         if !both.contains(&victim) || !pass.is_sound() {
             return;
@@ -258,7 +278,7 @@ impl Stage {
         let loses = |set: &[NodeId]| set.contains(&victim) && left(set) < QUORUM;
         let short = ring.partitions().find(|(_, placement)| placement.write_sets().iter().any(|set| loses(set)));
         if let Some((partition, _)) = short {
-            self.violated("O9", format!("{first} is restarted and partition {partition} has fewer than {QUORUM} live replicas"));
+            self.violated("O9", format!("{pod} is restarted and partition {partition} has fewer than {QUORUM} live replicas"));
         }
     }
 

@@ -1,4 +1,5 @@
-//! The controllers of Kubernetes that the operator leans on: StatefulSet controller, kubelet, and the protection of claims in use.
+//! The controllers of Kubernetes that the operator leans on: StatefulSet controller, kubelet, the protection of claims in use, and the
+//! collector of what belongs to an object that is gone.
 //!
 //! Modelled after the real ones (kubernetes/kubernetes `pkg/controller/statefulset/stateful_set_control.go`), under
 //! `podManagementPolicy: Parallel`:
@@ -6,8 +7,9 @@
 //! - Pods 0 to replicas - 1 are made all at once, each after its claim; a claim that is there is used, one that is being deleted
 //!   is waited for. Claims are never deleted.
 //! - Pods from `replicas` on are deleted at once, whatever they hold. That is what makes a wrong step of the operator visible.
-//! - A new template goes from the highest ordinal down: a pod of an older revision is deleted, and the next one only when all above
-//!   it run and are ready. A pod that does not start holds up the rest. A new pod always has the newest template (`partition: 0`).
+//! - A new template goes from the highest ordinal down to `partition`: a pod of an older revision is deleted, and the next one only
+//!   when all above it run and are ready. A pod that does not start holds up the rest. A new pod below `partition` has the template
+//!   that all had before, the others the newest.
 //! - `currentRevision` becomes `updateRevision` when every pod has it and is ready.
 //! - A pod that is deleted ends after its grace; one that is killed goes at once. A claim that a pod uses goes when the pod has gone.
 
@@ -18,6 +20,8 @@ use serde_json::{Value, json};
 
 use dynamo_api_server::{ApiServer, number, text};
 
+/// The name of an image that no registry has.
+pub const IMAGE_MISSING: &str = "missing";
 /// Where the cluster is.
 pub const NAMESPACE: &str = "shop";
 /// Where StatefulSets are.
@@ -80,6 +84,8 @@ pub struct Kubernetes {
     round: u64,
     /// Pods that are kept from running.
     held: BTreeSet<String>,
+    /// The sets' templates, by revision.
+    templates: BTreeMap<String, Value>,
     /// Until which round the StatefulSet controller does nothing.
     pub controller_pauses_until: u64,
     happened: Vec<Happening>,
@@ -90,6 +96,7 @@ impl Kubernetes {
     pub fn round(&mut self, answers: &dyn Fn(&str) -> bool) -> Vec<Happening> {
         self.round += 1;
         self.protect_claims();
+        self.collect_garbage();
         if self.round >= self.controller_pauses_until {
             let sets: Vec<String> = self.api.list(SETS).map(|(name, _)| format!("{SETS}/{name}")).collect();
             for set in sets {
@@ -123,6 +130,17 @@ impl Kubernetes {
         self.kill(pod)
     }
 
+    /// The pod's process ends as soon as it starts, again and again.
+    pub fn crashes(&mut self, pod: &str) {
+        self.does_not_start(pod, "CrashLoopBackOff");
+    }
+
+    fn does_not_start(&mut self, pod: &str, reason: &str) {
+        let state = json!({ "waiting": { "reason": reason } });
+        let node = json!({ "name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 5, "state": state });
+        self.api.edit(&format!("{PODS}/{pod}"), |pod| pod["status"]["containerStatuses"] = json!([node]));
+    }
+
     /// It runs again.
     pub fn release(&mut self, pod: &str) {
         self.held.remove(pod);
@@ -154,14 +172,16 @@ impl Kubernetes {
             "" => update.clone(),
             current => current.to_owned(),
         };
+        self.templates.entry(update.clone()).or_insert_with(|| set["spec"]["template"].clone());
+        let from = number(&set, "/spec/updateStrategy/rollingUpdate/partition");
         for ordinal in 0..replicas {
-            self.make_pod(&set, &format!("{name}-{ordinal}"), &update);
+            self.make_pod(&set, &format!("{name}-{ordinal}"), if ordinal < from { &current } else { &update });
         }
         let mut pods = self.pods_of(&set);
         for (_, pod) in pods.iter().filter(|(ordinal, _)| **ordinal >= replicas) {
             self.delete_pod(pod);
         }
-        for (_, pod) in pods.iter().rev().filter(|(ordinal, _)| **ordinal < replicas) {
+        for (_, pod) in pods.iter().rev().filter(|(ordinal, _)| (from..replicas).contains(ordinal)) {
             if pod_revision(pod) != update && !is_ending(pod) {
                 self.happened.push(Happening::Restarted(text(pod, "/metadata/name").to_owned()));
                 self.delete_pod(pod);
@@ -210,7 +230,8 @@ impl Kubernetes {
                 self.api.create(CLAIMS, object).expect("it is not there");
             }
         }
-        let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
+        let template = &self.templates[revision];
+        let mut labels = template["metadata"]["labels"].clone();
         labels["controller-revision-hash"] = json!(revision);
         let owner = json!({
             "apiVersion": "apps/v1", "kind": "StatefulSet", "name": set["metadata"]["name"], "uid": set["metadata"]["uid"],
@@ -218,7 +239,7 @@ impl Kubernetes {
         });
         let pod = json!({
             "metadata": { "name": name, "labels": labels, "ownerReferences": [owner], "finalizers": ["kubelet"] },
-            "spec": { "containers": [{ "name": "node", "image": set["spec"]["template"]["spec"]["containers"][0]["image"] }] },
+            "spec": { "containers": [{ "name": "node", "image": template["spec"]["containers"][0]["image"] }] },
             "status": { "phase": "Pending" },
         });
         self.api.create(PODS, pod).expect("it is not there");
@@ -242,7 +263,12 @@ impl Kubernetes {
             return;
         }
         let start = *self.kubelet.starts.entry(uid).or_insert(self.round + START);
-        if !runs {
+        let missing = text(pod, "/spec/containers/0/image").ends_with(&format!(":{IMAGE_MISSING}"));
+        if !runs && missing {
+            if self.round == start {
+                self.does_not_start(name, "ErrImagePull");
+            }
+        } else if !runs {
             let claim = self.api.get(&format!("{CLAIMS}/data-{name}")).filter(|claim| !is_ending(claim)).cloned();
             if self.round >= start
                 && !self.held.contains(name)
@@ -277,6 +303,19 @@ impl Kubernetes {
         self.api.remove(&format!("{PODS}/{name}"));
     }
 
+    /// What belongs to an object that is gone goes too.
+    fn collect_garbage(&mut self) {
+        let uids: BTreeSet<&str> = self.api.objects().values().map(|object| text(object, "/metadata/uid")).collect();
+        let orphaned = |object: &Value| {
+            let owner = text(object, "/metadata/ownerReferences/0/uid");
+            !owner.is_empty() && !uids.contains(owner) && !is_ending(object)
+        };
+        let orphans = self.api.objects().iter().filter(|(_, object)| orphaned(object));
+        for path in orphans.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            self.api.delete(&path, &Value::Null).expect("it is there");
+        }
+    }
+
     fn protect_claims(&mut self) {
         let used = |name: &str| name.strip_prefix("data-").is_some_and(|pod| self.api.get(&format!("{PODS}/{pod}")).is_some());
         let ending = self.api.list(CLAIMS).filter(|(name, claim)| is_ending(claim) && !used(name));
@@ -290,13 +329,14 @@ impl Kubernetes {
 }
 
 /// The name of the set's template: equal templates have equal names.
-fn revision(set: &Value) -> String {
+pub fn revision(set: &Value) -> String {
     let text = set["spec"]["template"].to_string();
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{}-{hash:x}", dynamo_api_server::text(set, "/metadata/name"))
 }
 
-fn pod_revision(pod: &Value) -> &str {
+/// The name of the template that the pod was made from.
+pub fn pod_revision(pod: &Value) -> &str {
     pod.pointer("/metadata/labels/controller-revision-hash").and_then(Value::as_str).unwrap_or_default()
 }
 

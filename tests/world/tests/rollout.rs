@@ -1,0 +1,84 @@
+//! A new image, pod by pod, and what stops it.
+#![allow(clippy::unwrap_used)]
+
+use dynamo_api_server::{number, text};
+use dynamo_scenarios::Create;
+use dynamo_world::faults::Faults;
+use dynamo_world::kubernetes::{IMAGE_MISSING, PODS, SETS, is_ready};
+use dynamo_world::{World, image};
+use serde_json::json;
+
+const KEYS: u32 = 40;
+/// Rounds that are enough for whatever is going to happen by itself.
+const LONG: u32 = 500;
+
+fn ask(world: &mut World, name: &str) {
+    world.ask("image", json!(image(name))).unwrap();
+}
+
+/// The images that the pods run, by ordinal; those in brackets are of pods that are not ready.
+fn images(world: &World) -> String {
+    let stage = world.stage();
+    let shown = stage.kubernetes.api.list(PODS).map(|(_, pod)| {
+        let name = text(pod, "/spec/containers/0/image").rsplit(':').next().unwrap();
+        if is_ready(pod) { name.to_owned() } else { format!("({name})") }
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+/// From which ordinal on pods have the newest template.
+fn partition(world: &World) -> u32 {
+    number(world.stage().kubernetes.api.get(&format!("{SETS}/cart")).unwrap(), "/spec/updateStrategy/rollingUpdate/partition")
+}
+
+fn rounds(world: &mut World, rounds: u32) {
+    (0..rounds).for_each(|_| world.round());
+    world.expect_no_violation();
+}
+
+#[test]
+fn a_rollout_waits_while_another_pod_is_away_and_goes_on_when_it_is_back() {
+    let mut world = World::settled_with(4, KEYS);
+    ask(&mut world, "next");
+    while partition(&world) != 3 {
+        world.round();
+    }
+    world.hold("cart-0");
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "(first) first first next", "and what is made anew below has what all had before");
+    assert_eq!(world.write(KEYS), KEYS);
+    world.release("cart-0");
+    world.settle(|_| ());
+    assert_eq!((images(&world).as_str(), partition(&world)), ("next next next next", 0));
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+#[test]
+fn a_bad_image_takes_one_pod_and_another_one_or_the_former_cures_it() {
+    for cure in ["next", "first"] {
+        let mut world = World::settled_with(4, KEYS);
+        ask(&mut world, IMAGE_MISSING);
+        rounds(&mut world, LONG);
+        assert_eq!(images(&world), format!("first first first ({IMAGE_MISSING})"));
+        assert_eq!(world.write(KEYS), KEYS);
+        ask(&mut world, cure);
+        world.settle(|_| ());
+        assert_eq!((images(&world), partition(&world)), ([cure; 4].join(" "), 0));
+        assert_eq!(world.unread(), [""; 0]);
+    }
+}
+
+/// Kubernetes' controller waits for the highest pod to be ready, which without a ring none is: that takes a hand, and a hand is enough.
+#[test]
+fn a_cluster_whose_first_image_is_bad_has_the_next_one_in_every_pod_that_is_made_anew() {
+    let create = Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false };
+    let mut world = World::create(&create, Faults::none());
+    ask(&mut world, IMAGE_MISSING);
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), format!("({IMAGE_MISSING}) ({IMAGE_MISSING}) ({IMAGE_MISSING})"));
+    ask(&mut world, "next");
+    rounds(&mut world, LONG);
+    ["cart-0", "cart-1"].iter().for_each(|pod| world.kill(pod));
+    world.settle(|_| ());
+    assert_eq!(images(&world), "next next next");
+}
