@@ -74,7 +74,7 @@ chaos: build chaos-tools ## real nodes under faults for MINUTES (2), and a check
 
 .PHONY: riak
 riak: build ## riak_kv#1754 with real nodes, RUNS times (20): two join and two leave under forty clients
-	@RUNS=$(or $(RUNS),20) cargo test -p dynamo-cluster-tests --test riak -- --nocapture
+	@RUNS=$(or $(RUNS),20) cargo test --workspace --test riak -- --nocapture
 
 .PHONY: lint
 lint: tools ## format, clippy, docs, licences, charts, shell scripts
