@@ -61,7 +61,7 @@ fuzz: ## spoilt inputs for every decoder, each for SECONDS (10); SEED repeats a 
 	DYNAMO_FUZZ_SECONDS=$(or $(SECONDS),10) $(if $(SEED),DYNAMO_FUZZ_SEED=$(SEED)) cargo test --workspace --lib -- fuzz:: spoilt --nocapture
 
 .PHONY: world
-world: ## the operator and nodes on a model of Kubernetes: a crash at every call of ten scenarios, and SEEDS (5000) of faults
+world: ## the operator and nodes on a model of Kubernetes: a crash at every call of each scenario, and SEEDS (5000) of faults
 	cargo run -p dynamo-world -- --seeds $(or $(SEEDS),5000)
 
 .PHONY: chaos-tools

@@ -28,7 +28,8 @@ pub struct ValidCluster {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) uid: String,
-    pub(crate) id: ClusterId,
+    /// Its UID as its nodes know it.
+    pub id: ClusterId,
     /// In the order of the spec; at least one.
     pub(crate) zones: Vec<Zone>,
     /// The zones are named in the spec, so StatefulSets are named after them.

@@ -336,7 +336,10 @@ fn scale_in_blocked(report: &Report<'_>) -> Verdict {
         let nodes = names.silent_nodes(observed, &silent);
         return yes(
             "MemberUnknown",
-            format!("no answer from {nodes}; unknown is not gone, so nothing is removed until it comes"),
+            format!(
+                "no answer from {nodes}; unknown is not gone, so nothing is removed until it comes, or until the claim and the pod of \
+                 one whose volume is lost for ever are deleted and an empty one takes its place"
+            ),
         );
     }
     let (_, message) = describe(report);

@@ -129,10 +129,13 @@ impl Link {
 }
 
 impl Nodes for Link {
-    fn status<'a>(&'a self, _: &'a ValidCluster, address: &'a str) -> Answer<'a, Node> {
+    fn status<'a>(&'a self, cluster: &'a ValidCluster, address: &'a str) -> Answer<'a, Node> {
         Box::pin(async move {
             self.ask(address, |stage, pod| {
                 let node = &stage.nodes.running()[pod].node;
+                if node.identity().cluster != cluster.id {
+                    return Err("answers for another cluster".to_owned());
+                }
                 let status = node.status(stage.nodes.now());
                 Ok(Node {
                     id: node.identity().node,

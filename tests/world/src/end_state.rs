@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use crate::World;
 use crate::kubernetes::{CLAIMS, PODS, SETS, is_ready};
-use crate::stage::UID;
 use dynamo_api_server::{number, text};
 
 /// The end of a run.
@@ -99,7 +98,8 @@ impl World {
         let members: Vec<_> = ring.iter().flat_map(|ring| ring.members.keys().copied()).collect();
         let held: Vec<usize> = ring.iter().flat_map(|ring| members.iter().map(|node| ring.partitions_of(*node))).collect();
         let hash = ring.as_ref().map(dynamo_core::ring::Ring::hash);
-        let ours = |claim: &Value| claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == UID);
+        let ours =
+            |claim: &Value| claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == stage.uid);
         let carries =
             |claim: &Value| stage.nodes.on_claim(text(claim, "/metadata/uid")).is_some_and(|node| members.contains(&node));
         let cluster = stage.cluster().unwrap_or_default();

@@ -11,7 +11,7 @@
 //! | O4 | what has settled stays: no further call changes anything; and no call ever writes what is there already | in the end, at the call |
 //! | O5 | the end is the clean run's | in the end |
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
-//! | O7 | only the cluster's own objects are touched | at the call, in the end |
+//! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
 //! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
@@ -25,7 +25,7 @@ use dynamo_operator::valid::ValidCluster;
 use serde_json::Value;
 
 use crate::kubernetes::{CLAIMS, PODS, SETS, is_ending, pod_revision, revision};
-use crate::stage::{CLUSTERS, NAME, RECORD, Stage, UID};
+use crate::stage::{CLUSTERS, NAME, RECORD, Stage};
 use dynamo_api_server::{number, text};
 
 /// max(R, W) of every cluster here.
@@ -59,6 +59,14 @@ pub struct Checks {
     members_ever: BTreeSet<NodeId>,
     /// Claims that the operator deleted and that are still there, by UID.
     deleted: BTreeSet<String>,
+}
+
+impl Checks {
+    /// What was seen of the former cluster says nothing of the one that is created now.
+    pub(crate) fn begin_another(&mut self) {
+        let (violations, strangers) = (std::mem::take(&mut self.violations), std::mem::take(&mut self.strangers));
+        *self = Self { violations, strangers, ..Self::default() };
+    }
 }
 
 /// A write of the operator that was carried out.
@@ -149,6 +157,11 @@ impl Stage {
         };
         let before = written.before.and_then(read);
         self.checks.members_ever.extend(ring.members.keys());
+        let strangers: Vec<NodeId> =
+            ring.members.keys().filter(|node| self.nodes.is_of_another_cluster(**node)).copied().collect();
+        for stranger in strangers {
+            self.violated("O7", format!("epoch {} lists {stranger}, a node of another cluster", ring.epoch));
+        }
         self.check_line(ring.epoch, ring.hash(), "the record");
         let Some(before) = before else { return };
         if ring.epoch == before.epoch {
@@ -201,10 +214,10 @@ impl Stage {
     fn check_ownership(&mut self, written: &Written<'_>) {
         let Some(before) = written.before else { return };
         let owners = before.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let owned = owners.into_iter().flatten().any(|owner| owner["uid"] == UID && owner["controller"] == true);
+        let owned = owners.into_iter().flatten().any(|owner| owner["uid"] == self.uid && owner["controller"] == true);
         let claim = written.path.starts_with(CLAIMS)
-            && before.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == UID);
-        let cluster = before["metadata"]["uid"] == UID;
+            && before.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == self.uid);
+        let cluster = before["metadata"]["uid"] == self.uid;
         if !owned && !claim && !cluster {
             self.violated("O7", format!("{} {} is not this cluster's", written.method, written.path));
         }

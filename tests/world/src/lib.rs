@@ -53,7 +53,7 @@ use crate::faults::{CrashPoint, Faults};
 use crate::kubernetes::{CLAIMS, PODS, SETS};
 use crate::misfortune::Undo;
 use crate::operator::{Operator, Outcome};
-use crate::stage::{CLUSTERS, NAME, RECORD, Stage, UID};
+use crate::stage::{CLUSTERS, NAME, RECORD, Stage};
 use dynamo_api_server::{number, text};
 
 /// Rounds after which something that has to come to an end counts as stuck: ten simulated minutes.
@@ -83,7 +83,7 @@ impl World {
     pub fn create(create: &Create, faults: Faults) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime without threads");
         let mut stage = Stage::new(faults);
-        let object = object(create);
+        let object = object(create, stage.uid);
         let cluster: DynamoCluster = serde_json::from_value(object.clone()).expect("a spec of defaults");
         stage.kubernetes.api.create(CLUSTERS, object).expect("the namespace is empty");
         stage.check_round();
@@ -175,6 +175,27 @@ impl World {
         self.ask("replicas", json!(replicas)).expect("a number that is allowed");
     }
 
+    /// A user deletes the cluster.
+    pub fn delete(&mut self) {
+        self.stage().kubernetes.api.delete(&format!("{CLUSTERS}/{NAME}"), &Value::Null).expect("it is there");
+        self.acts();
+    }
+
+    /// A user creates another cluster of the same name.
+    pub fn create_again(&mut self, create: &Create) {
+        {
+            let mut stage = self.stage();
+            stage.begin_another();
+            let object = object(create, stage.uid);
+            stage.kubernetes.api.create(CLUSTERS, object).expect("the former one is gone");
+            stage.check_round();
+        }
+        let object = self.stage().cluster().expect("it was just created");
+        self.cluster = Arc::new(serde_json::from_value(object).expect("a spec of defaults"));
+        self.operators.iter_mut().for_each(|operator| operator.cluster = Arc::clone(&self.cluster));
+        self.acts();
+    }
+
     /// Somebody outside acts now: what was seen before says nothing any more.
     fn acts(&mut self) {
         let now = self.stage().kubernetes.now();
@@ -234,7 +255,8 @@ impl World {
     /// How many claims the cluster has made.
     pub fn volumes(&self) -> usize {
         let stage = self.stage();
-        let ours = |claim: &Value| claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == UID);
+        let ours =
+            |claim: &Value| claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == stage.uid);
         stage.kubernetes.api.list(CLAIMS).filter(|(_, claim)| ours(claim)).count()
     }
 
@@ -299,12 +321,12 @@ impl World {
     }
 }
 
-fn object(create: &Create) -> Value {
+fn object(create: &Create, uid: &str) -> Value {
     let policy = if create.deletes_volumes { "Delete" } else { "Retain" };
     let zones: Vec<Value> = create.zones.iter().map(|zone| json!({ "name": zone, "nodeSelector": { "zone": zone } })).collect();
     json!({
         "apiVersion": "dynamokv.io/v1alpha1", "kind": "DynamoCluster",
-        "metadata": { "name": NAME, "namespace": kubernetes::NAMESPACE, "uid": UID },
+        "metadata": { "name": NAME, "namespace": kubernetes::NAMESPACE, "uid": uid },
         "spec": {
             "replicas": create.replicas, "partitions": create.partitions, "image": image("first"), "zones": zones,
             "storage": { "retention": { "whenScaled": policy } },

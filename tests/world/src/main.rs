@@ -1,4 +1,4 @@
-//! `dynamo-world`: ten scenarios with a crash at every call of the operator, and with everything that goes wrong by a seed.
+//! `dynamo-world`: scenarios with a crash at every call of the operator, and with everything that goes wrong by a seed.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -70,13 +70,13 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let started = Instant::now();
-    println!("{:<42} {:>6} {:>7} {:>9}", "scenario, clean", "calls", "rounds", "ms");
+    println!("{:<52} {:>6} {:>7} {:>9}", "scenario, clean", "calls", "rounds", "ms");
     let mut clean = Vec::new();
     for scenario in scenarios {
         let began = Instant::now();
         match play(&scenario, Mode::Clean, None) {
             Ok(played) => {
-                println!("{:<42} {:>6} {:>7} {:>9}", scenario.name, played.calls, played.rounds, began.elapsed().as_millis());
+                println!("{:<52} {:>6} {:>7} {:>9}", scenario.name, played.calls, played.rounds, began.elapsed().as_millis());
                 clean.push((scenario, played));
             }
             Err(failure) => {

@@ -55,9 +55,10 @@ impl World {
         stage.tell(|| format!("{fault:?}"));
     }
 
-    /// A volume is lost, if the promise covers it now.
+    /// A volume is lost, if the promise covers it now or it is none of ours.
     pub(crate) fn befall_volume(&mut self, pod: &str) {
-        if self.stage().may_lose_a_volume() {
+        let harmless = self.stage().has_a_strangers_volume(pod);
+        if harmless || self.stage().may_lose_a_volume() {
             self.lose_volume(pod);
         }
     }

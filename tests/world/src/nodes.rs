@@ -22,6 +22,7 @@ const DELIVERED_MAX: usize = 100_000;
 
 struct Disk {
     node: NodeId,
+    cluster: ClusterId,
     /// While no pod has it mounted.
     storage: Option<MemoryStorage>,
     starts: u64,
@@ -95,14 +96,32 @@ impl Nodes {
         self.now
     }
 
-    /// A pod's process starts.
-    pub fn start(&mut self, pod: &str, zone: &str, claim: &str, address: &str) {
-        let next = &mut self.next_node;
+    /// Nodes that start from here on are of this cluster. They refuse the disks of another.
+    pub fn belong_to(&mut self, cluster: ClusterId) {
+        self.cluster = cluster;
+    }
+
+    /// The volume of this claim was made by a node of another cluster.
+    pub fn is_a_strangers(&self, claim: &str) -> bool {
+        self.disks.get(claim).is_some_and(|disk| disk.cluster != self.cluster)
+    }
+
+    /// The node made its volume for another cluster.
+    pub fn is_of_another_cluster(&self, node: NodeId) -> bool {
+        self.disks.values().any(|disk| disk.node == node && disk.cluster != self.cluster)
+    }
+
+    /// A pod's process starts, if it may: an identity of another cluster is refused.
+    pub fn start(&mut self, pod: &str, zone: &str, claim: &str, address: &str) -> bool {
+        if self.is_a_strangers(claim) {
+            return false;
+        }
+        let (next, cluster) = (&mut self.next_node, self.cluster);
         let disk = self.disks.entry(claim.to_owned()).or_insert_with(|| {
             *next += 1;
             let mut node = [0xd0; 16];
             node[..4].copy_from_slice(&next.to_be_bytes());
-            Disk { node: NodeId(node), storage: Some(MemoryStorage::default()), starts: 0 }
+            Disk { node: NodeId(node), cluster, storage: Some(MemoryStorage::default()), starts: 0 }
         });
         disk.starts += 1;
         let storage = disk.storage.take().expect("a volume is mounted once");
@@ -119,6 +138,7 @@ impl Nodes {
         self.running.insert(pod.to_owned(), Running { node: opened, claim: claim.to_owned(), address: address.to_owned() });
         self.links(node, true);
         self.commit(pod);
+        true
     }
 
     /// A pod's process ends.

@@ -30,7 +30,8 @@ type Running = Pin<Box<dyn Future<Output = Result<Action, ReconcileError>>>>;
 pub struct Operator {
     number: usize,
     context: Arc<Context>,
-    cluster: Arc<DynamoCluster>,
+    /// The cluster that it watches, as it was created.
+    pub(crate) cluster: Arc<DynamoCluster>,
     /// The round of the next pass.
     pub next: u64,
     /// The pass that stands still.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use dynamo_scenarios::{Scenario, Step, Until};
+use dynamo_scenarios::{Create, Scenario, Step, Until};
 use serde_json::{Value, json};
 
 use crate::end_state::EndState;
@@ -63,6 +63,7 @@ struct Player<'a> {
     scenario: &'a Scenario,
     replicas: u32,
     image: String,
+    paused: bool,
 }
 
 /// Plays `scenario`; `clean` is the end of its clean run, if that is known.
@@ -74,7 +75,7 @@ pub fn play(scenario: &Scenario, mode: Mode, clean: Option<&EndState>) -> Result
         Mode::Seeded(seed) => Faults::seeded(seed),
     };
     let world = World::create(create, faults);
-    let mut player = Player { world, mode, scenario, replicas: create.replicas, image: image("first") };
+    let mut player = Player { world, mode, scenario, replicas: create.replicas, image: image("first"), paused: false };
     player.run();
     let end = player.end(clean);
     let lines = player.world.end_in_lines();
@@ -107,6 +108,10 @@ impl Player<'_> {
         let pod = |pod: &String| format!("cart-{pod}");
         match step {
             Step::Create(_) => panic!("{} creates twice", self.scenario.name),
+            Step::Recreate(create) => {
+                (self.replicas, self.image) = (create.replicas, image("first"));
+                return self.recreate(create);
+            }
             Step::Write(keys) => return self.world.write(*keys) == *keys,
             Step::Verify => return self.seeded() || self.verify(),
             Step::Scale(replicas) => {
@@ -116,6 +121,10 @@ impl Player<'_> {
             Step::Image(name) => {
                 self.image = image(name);
                 return self.ask("image", json!(image(name)));
+            }
+            Step::Pause(paused) => {
+                self.paused = *paused;
+                return self.ask("rebalancing", json!({ "paused": paused }));
             }
             Step::Refuse(replicas) => {
                 self.world.repair_spec();
@@ -134,6 +143,19 @@ impl Player<'_> {
             }
         }
         true
+    }
+
+    /// Whether the cluster, and then all that was its, has gone in time.
+    fn recreate(&mut self, create: &Create) -> bool {
+        self.world.delete();
+        let gone = (0..ROUNDS_MAX).any(|_| {
+            self.world.round();
+            self.world.stage().is_empty()
+        });
+        if gone {
+            self.world.create_again(create);
+        }
+        gone
     }
 
     fn ask(&mut self, field: &str, value: Value) -> bool {
@@ -180,6 +202,7 @@ impl Player<'_> {
         let (replicas, image) = (self.replicas, self.image.clone());
         self.ask("replicas", json!(replicas));
         self.ask("image", json!(image));
+        self.ask("rebalancing", json!({ "paused": self.paused }));
         if self.world.stage().checks.violations.is_empty() && !self.wait_to_the_end() {
             let told = format!("never settled; Ready is {:?}", self.world.condition("Ready"));
             self.world.stage().violated("O5", told);

@@ -19,6 +19,8 @@ use dynamo_api_server::{Objects, Refusal, text};
 
 /// The cluster's UID.
 pub const UID: &str = "6f9619ff-8b86-4011-842d-00c04fc964ff";
+/// That of another cluster, which is created under the same name when the first one is gone.
+pub const UID_OF_ANOTHER: &str = "1d9ce1ab-2a0e-4b0c-9f3e-5f2a7b6c8d9e";
 /// The cluster's name.
 pub const NAME: &str = "cart";
 /// Where DynamoClusters are.
@@ -64,6 +66,8 @@ impl Pass {
 
 /// All but the operator.
 pub struct Stage {
+    /// The UID of the cluster that this is about.
+    pub uid: &'static str,
     /// API server and controllers.
     pub kubernetes: Kubernetes,
     /// The storage nodes.
@@ -93,6 +97,7 @@ impl Stage {
     /// An empty namespace, but for what belongs to somebody else.
     pub fn new(faults: Faults) -> Self {
         let mut stage = Self {
+            uid: UID,
             kubernetes: Kubernetes::default(),
             nodes: Nodes::new(ClusterId::parse(UID).expect("a UUID")),
             faults,
@@ -166,7 +171,11 @@ impl Stage {
         for event in happened {
             self.tell(|| format!("{event:?}"));
             match event {
-                Happening::Started { pod, zone, claim, address } => self.nodes.start(&pod, &zone, &claim, &address),
+                Happening::Started { pod, zone, claim, address } => {
+                    if !self.nodes.start(&pod, &zone, &claim, &address) {
+                        self.kubernetes.crashes(&pod);
+                    }
+                }
                 Happening::Stopped { pod, clean } => self.nodes.stop(&pod, clean),
                 Happening::Destroyed(claim) => self.nodes.destroy(&claim),
                 Happening::Restarted(_) => {}
@@ -214,6 +223,26 @@ impl Stage {
         ValidCluster::of(&cluster).map_err(|error| refuse(&error))?;
         self.kubernetes.api.edit(&format!("{CLUSTERS}/{NAME}"), |held| *held = object);
         Ok(())
+    }
+
+    /// The cluster has gone, and all that was its but volumes.
+    pub fn is_empty(&self) -> bool {
+        let owned = |object: &Value| object.pointer("/metadata/ownerReferences/0").is_some();
+        self.cluster().is_none() && !self.kubernetes.api.objects().values().any(|object| owned(object))
+    }
+
+    /// From here on all this is about another cluster of the same name.
+    pub fn begin_another(&mut self) {
+        self.uid = UID_OF_ANOTHER;
+        self.nodes.belong_to(ClusterId::parse(self.uid).expect("a UUID"));
+        self.acknowledged.clear();
+        self.checks.begin_another();
+    }
+
+    /// The pod's volume is another cluster's.
+    pub fn has_a_strangers_volume(&self, pod: &str) -> bool {
+        let claim = self.kubernetes.api.get(&format!("{CLAIMS}/data-{pod}"));
+        claim.is_some_and(|claim| self.nodes.is_a_strangers(text(claim, "/metadata/uid")))
     }
 
     /// The ring in the record.

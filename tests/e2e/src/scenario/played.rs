@@ -71,6 +71,10 @@ fn line(world: &mut World, keys: &mut Keys, step: &Step) -> Result<()> {
     let pod = |suffix: &str| format!("{CLUSTER}-{suffix}");
     match step {
         Step::Create(create) => return self::create(world, create),
+        Step::Recreate(create) => {
+            *keys = Keys::default();
+            return recreate(world, create);
+        }
         Step::Write(count) => {
             keys.more(*count);
             return keys.give(world, "import");
@@ -78,6 +82,7 @@ fn line(world: &mut World, keys: &mut Keys, step: &Step) -> Result<()> {
         Step::Verify => return keys.give(world, "verify"),
         Step::Scale(replicas) => return world.scale(i64::from(*replicas)),
         Step::Refuse(replicas) => return refused(world, *replicas),
+        Step::Pause(paused) => return world.patch_spec(&json!({ "rebalancing": { "paused": paused } })),
         Step::Image(name) => {
             world.machine()?.tag(&image(FIRST), &image(name))?;
             return world.patch_spec(&json!({ "image": image(name) }));
@@ -112,16 +117,28 @@ fn image(name: &str) -> String {
 }
 
 fn create(world: &mut World, create: &Create) -> Result<()> {
+    apply(world, create)?;
+    world.await_settled(CLUSTER, i64::from(create.replicas), READY)?;
+    world.dynamoctl = Some(world.dynamoctl_of(CLUSTER)?);
+    Ok(())
+}
+
+/// Deletes the cluster, and when all but its volumes is gone creates another one of its name.
+fn recreate(world: &mut World, create: &Create) -> Result<()> {
+    world.dynamoctl = None;
+    world.kubernetes.kubectl_within(KUBERNETES, &["delete", &format!("dkv/{CLUSTER}")])?;
+    super::removal::await_gone(world, CLUSTER)?;
+    apply(world, create)
+}
+
+fn apply(world: &mut World, create: &Create) -> Result<()> {
     let when_scaled = if create.deletes_volumes { "Delete" } else { "Retain" };
     let spec = json!({
         "replicas": create.replicas, "image": image(FIRST), "partitions": create.partitions,
         "zones": create.zones.iter().map(|zone| json!({ "name": zone })).collect::<Vec<_>>(),
         "storage": { "size": "1Gi", "retention": { "whenScaled": when_scaled } },
     });
-    life::apply(world, CLUSTER, spec)?;
-    world.await_settled(CLUSTER, i64::from(create.replicas), READY)?;
-    world.dynamoctl = Some(world.dynamoctl_of(CLUSTER)?);
-    Ok(())
+    life::apply(world, CLUSTER, spec)
 }
 
 fn refused(world: &World, replicas: u32) -> Result<()> {
@@ -143,10 +160,16 @@ fn for_each_node(world: &World, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn wait(world: &World, until: &Until) -> Result<()> {
+fn wait(world: &mut World, until: &Until) -> Result<()> {
     let wanted = life::spec_replicas(world)?;
     match until {
-        Until::Settled => world.await_settled(CLUSTER, wanted, REBALANCE).map(|_| ()),
+        Until::Settled => {
+            world.await_settled(CLUSTER, wanted, REBALANCE)?;
+            if world.dynamoctl.is_none() {
+                world.dynamoctl = Some(world.dynamoctl_of(CLUSTER)?);
+            }
+            Ok(())
+        }
         Until::Moving => world.await_moving(wanted, REBALANCE).map(|_| ()),
         Until::Pods(count) => command::until(&format!("{count} pods"), KUBERNETES, || {
             let pods = world.pods(CLUSTER)?.len();

@@ -73,7 +73,7 @@ pub fn clear(world: &mut World) -> Result<String> {
 }
 
 /// No object of the cluster is left, volumes apart.
-fn await_gone(world: &World, cluster: &str) -> Result<()> {
+pub fn await_gone(world: &World, cluster: &str) -> Result<()> {
     let kinds = "dynamoclusters,statefulsets,pods,services,configmaps,serviceaccounts,poddisruptionbudgets";
     command::until("the cluster's objects to go", KUBERNETES, || {
         let left = world.kubernetes.list(kinds, &selector(cluster))?;

@@ -211,6 +211,10 @@ impl ApiServer {
                 json!(format!("uid-{}", self.uids))
             }
         };
+        // An empty list is none.
+        if object["metadata"]["finalizers"] == json!([]) {
+            object["metadata"].as_object_mut().expect("it has a UID").remove("finalizers");
+        }
         object["metadata"]["resourceVersion"] = metadata("resourceVersion").unwrap_or_default();
         object["metadata"]["generation"] = metadata("generation").unwrap_or_else(|| json!(1));
         if let Some(held) = &held {

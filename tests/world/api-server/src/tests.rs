@@ -89,3 +89,11 @@ fn a_json_patch_that_does_not_fit_changes_nothing() {
     }
     assert_eq!(api.get(PATH), Some(&held));
 }
+
+#[test]
+fn when_the_last_finalizer_goes_there_are_none() {
+    let (mut api, _) = server();
+    api.patch(PATH, &json!([{ "op": "add", "path": "/metadata/finalizers", "value": ["a"] }])).unwrap();
+    api.patch(PATH, &json!([{ "op": "remove", "path": "/metadata/finalizers/0" }])).unwrap();
+    api.patch(PATH, &json!([{ "op": "test", "path": "/metadata/finalizers", "value": null }])).unwrap();
+}

@@ -7,11 +7,13 @@
 //! | line | what it does |
 //! |---|---|
 //! | `create replicas=3 zones=a,b,c partitions=16 when-scaled=Delete` | creates the cluster; all but `replicas` may be left out |
+//! | `recreate replicas=3` | deletes the cluster, whose volumes stay, and creates another one under its name; what was acknowledged is the former one's |
 //! | `write 60` | writes 60 keys, each over what it reads; all must be acknowledged |
 //! | `verify` | every write that was acknowledged is read |
 //! | `scale 5` | sets spec.replicas |
 //! | `refuse 2` | sets spec.replicas to what the API server must refuse, with words that name the field |
 //! | `image next` | asks for another image of the same node; each `image` line names another |
+//! | `pause`, `resume` | sets spec.rebalancing.paused to true, to false |
 //! | `kill pod 1` | its process dies at once and comes back on its volume |
 //! | `hold pod 1` | it dies, and does not run before `release pod 1`; its volume stays |
 //! | `release pod 1` | it runs again |
@@ -46,6 +48,8 @@ pub struct Scenario {
 pub enum Step {
     /// Creates the cluster.
     Create(Create),
+    /// Deletes the cluster and creates another one of the same name.
+    Recreate(Create),
     /// Writes so many keys.
     Write(u32),
     /// Reads every acknowledged write.
@@ -56,6 +60,8 @@ pub enum Step {
     Refuse(u32),
     /// Asks for the image of this name.
     Image(String),
+    /// Nothing more is to move, or it is to go on.
+    Pause(bool),
     /// The pod's process dies and comes back.
     Kill(String),
     /// The pod dies and does not run.
@@ -144,6 +150,11 @@ scenarios! {
     "a_new_image_while_it_grows"
     "too_few_replicas_are_refused"
     "volumes_follow_a_shrink"
+    "a_paused_rebalance_waits_and_follows_the_last_word"
+    "a_growth_is_taken_back"
+    "a_newcomer_dies_in_a_growth_that_is_taken_back"
+    "a_newcomer_is_lost_in_a_growth_that_is_taken_back"
+    "volumes_of_a_former_cluster_are_not_served"
 }
 
 /// How the scenario `name` ends when nothing goes wrong, in lines that both stages can write: file `NAME.end`.
@@ -174,11 +185,14 @@ fn step(line: &str) -> Result<Step, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     Ok(match words[..] {
         ["create", ref options @ ..] => Step::Create(create(options)?),
+        ["recreate", ref options @ ..] => Step::Recreate(create(options)?),
         ["write", keys] => Step::Write(number(keys)?),
         ["verify"] => Step::Verify,
         ["scale", replicas] => Step::Scale(number(replicas)?),
         ["refuse", replicas] => Step::Refuse(number(replicas)?),
         ["image", image] => Step::Image(image.to_owned()),
+        ["pause"] => Step::Pause(true),
+        ["resume"] => Step::Pause(false),
         ["kill", "pod", pod] => Step::Kill(pod.to_owned()),
         ["hold", "pod", pod] => Step::Hold(pod.to_owned()),
         ["release", "pod", pod] => Step::Release(pod.to_owned()),

@@ -11,7 +11,8 @@ fn every_scenario_can_be_read_says_what_it_is_about_and_proves_its_writes_in_the
         assert!(matches!(scenario.steps.first(), Some(Step::Create(_))), "{} does not begin with create", scenario.name);
         assert!(scenario.steps.contains(&Step::Verify), "{} verifies nothing", scenario.name);
         let waits = scenario.steps.iter().rposition(|step| *step == Step::Wait(Until::Settled));
-        let acts = scenario.steps.iter().rposition(|step| matches!(step, Step::Scale(_) | Step::LoseVolume(_) | Step::Image(_)));
+        let acts = |step: &Step| matches!(step, Step::Scale(_) | Step::LoseVolume(_) | Step::Image(_) | Step::Pause(_));
+        let acts = scenario.steps.iter().rposition(acts);
         assert!(waits > acts, "{} ends before it has settled", scenario.name);
     }
 }
