@@ -25,6 +25,7 @@ help: ## list the targets
 .PHONY: tools
 tools:
 	@.ci/packages "building RocksDB" clang libclang-dev g++ make
+	@.ci/cache
 
 .PHONY: build
 build: tools ## build every program

@@ -240,7 +240,7 @@ impl Driver {
 
     fn ask(&mut self, request: Request, reply: Reply, now: Now) -> Result<(), StorageError> {
         if self.stopping {
-            reply.send(Err(Failure::Overloaded("the node is stopping; ask another".into())));
+            reply.send(Err(Failure::NotServing("the node is stopping".into())));
             return Ok(());
         }
         match self.clients.admit(reply, &request) {

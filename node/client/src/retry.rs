@@ -3,7 +3,7 @@
 //! | what came of a try | a get | a write | a write with a request id |
 //! |---|---|---|---|
 //! | it was not sent | next node | next node | next node |
-//! | the node has no ring or a wrong clock, or cannot reach enough replicas: nothing was written | next node | next node | next node |
+//! | the node starts or stops, has no ring, no room or a wrong clock, or cannot reach enough replicas: nothing was written | next node | next node | next node |
 //! | it was sent and not answered, or the outcome is unknown | next node | told | next node |
 //! | any other failure: the request is wrong, the key exists, a bound was hit | told | told | told |
 //!
@@ -71,11 +71,13 @@ impl Kind {
     /// What follows from a failure that a node told.
     pub(crate) fn judge(self, failure: Failure) -> Attempt {
         match failure {
-            // The node may be cut off from others, stand by without a ring, have a wrong clock, or be declared lost, while its
-            // neighbours are well.
-            Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) | Failure::DeclaredLost { .. } => {
-                Attempt::Elsewhere(RequestError::Failed(failure))
-            }
+            // The node may start or stop, be cut off from others, stand by without a ring, have a wrong clock or no room, or be
+            // declared lost, while its neighbours are well.
+            Failure::Unavailable { .. }
+            | Failure::NotServing(_)
+            | Failure::NoRing
+            | Failure::ClockSkew(_)
+            | Failure::DeclaredLost { .. } => Attempt::Elsewhere(RequestError::Failed(failure)),
             Failure::Unknown { .. } if self == Self::Get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
             Failure::Unknown { .. } if self == Self::RepeatableWrite => Attempt::Elsewhere(RequestError::Failed(failure)),
             _ => Attempt::Final(RequestError::Failed(failure)),
@@ -135,6 +137,7 @@ mod tests {
         let cases = [
             (UNAVAILABLE, true, true, true),
             (Failure::NoRing, true, true, true),
+            (Failure::NotServing(String::new()), true, true, true),
             (UNKNOWN, true, false, true),
             (Failure::Overloaded(String::new()), false, false, false),
             (Failure::Exists, false, false, false),

@@ -10,7 +10,8 @@
 //! | `membership` | gossip, rings |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
 //! | `lives` | a data directory that came back older than it was, or twice |
-//! | `movement` | hints, transfers, handbacks |
+//! | `movement` | hints and transfers on their way |
+//! | `handback` | copies that the ring gives to others |
 //! | `repair` | anti-entropy |
 //! | `background` | what of the above may run now |
 //! | `trees` | hash trees, across restarts |

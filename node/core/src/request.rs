@@ -129,6 +129,9 @@ pub enum Failure {
     /// A named bound was hit. Nothing was written.
     #[error("overloaded: {0}; retry later")]
     Overloaded(String),
+    /// This node starts or stops, or has no room, and its neighbours may be well. Nothing was written.
+    #[error("{0}; nothing was written, ask another node")]
+    NotServing(String),
     /// The bucket goes by clocks, and this node's does not agree with most others'. Nothing was written.
     #[error("clock skew: {0}; nothing was written")]
     ClockSkew(String),

@@ -153,6 +153,7 @@ impl From<Failure> for v1::Failure {
             Failure::Unavailable { acknowledged, required } => (Kind::Unavailable, text, (acknowledged, required)),
             Failure::Unknown { acknowledged, required } => (Kind::Unknown, text, (acknowledged, required)),
             Failure::Overloaded(message) => (Kind::Overloaded, message, (0, 0)),
+            Failure::NotServing(message) => (Kind::NotServing, message, (0, 0)),
             Failure::ClockSkew(message) => (Kind::ClockSkew, message, (0, 0)),
             Failure::NoRing => (Kind::NoRing, text, (0, 0)),
             Failure::DeclaredLost { .. } => (Kind::DeclaredLost, text, (0, 0)),
@@ -170,6 +171,7 @@ impl From<v1::Failure> for Failure {
             Ok(Kind::Exists) => Self::Exists,
             Ok(Kind::Unavailable) => Self::Unavailable { acknowledged, required },
             Ok(Kind::Overloaded) => Self::Overloaded(message),
+            Ok(Kind::NotServing) => Self::NotServing(message),
             Ok(Kind::ClockSkew) => Self::ClockSkew(message),
             Ok(Kind::NoRing) => Self::NoRing,
             Ok(Kind::DeclaredLost) => Self::DeclaredLost { since: Epoch(lost_since) },
@@ -186,7 +188,11 @@ pub fn status(failure: v1::Failure) -> Status {
     let code = match failure {
         Failure::Invalid(_) | Failure::BadContext(_) => Code::InvalidArgument,
         Failure::Exists => Code::AlreadyExists,
-        Failure::Unavailable { .. } | Failure::NoRing | Failure::ClockSkew(_) | Failure::DeclaredLost { .. } => Code::Unavailable,
+        Failure::Unavailable { .. }
+        | Failure::NotServing(_)
+        | Failure::NoRing
+        | Failure::ClockSkew(_)
+        | Failure::DeclaredLost { .. } => Code::Unavailable,
         Failure::Unknown { .. } => Code::DeadlineExceeded,
         Failure::Overloaded(_) => Code::ResourceExhausted,
     };
@@ -337,6 +343,7 @@ mod tests {
             (Failure::Unavailable { acknowledged: 1, required: 2 }, Code::Unavailable),
             (Failure::Unknown { acknowledged: 0, required: 2 }, Code::DeadlineExceeded),
             (Failure::Overloaded("requests".into()), Code::ResourceExhausted),
+            (Failure::NotServing("the node is stopping".into()), Code::Unavailable),
             (Failure::ClockSkew("9000 ms ahead".into()), Code::Unavailable),
             (Failure::NoRing, Code::Unavailable),
             (Failure::DeclaredLost { since: Epoch(7) }, Code::Unavailable),

@@ -212,6 +212,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends the process as Kubernetes does (SIGTERM), and waits until it has: cleanly, or this is an error.
+    pub async fn stop(&mut self, index: usize) -> Result<()> {
+        self.signal(index, "TERM")?;
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.ended(index)? {
+                ensure!(status.success(), "node {index} ended with {status}: {}", self.log(index));
+                return Ok(());
+            }
+            ensure!(started.elapsed() < PATIENCE, "node {index} does not end within {PATIENCE:?}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Takes the disk of an ended process away: its next start is a new node.
     pub fn wipe(&self, index: usize) -> Result<()> {
         ensure!(self.processes[index].child.is_none(), "node {index} still runs");

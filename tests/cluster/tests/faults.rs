@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dynamo_client::{Client, GetOptions, PutOptions};
+use dynamo_client::{Client, GetOptions, PutOptions, RequestError};
 use dynamo_cluster_tests::Cluster;
 use dynamo_core::id::ClusterId;
 use dynamo_core::name::Name;
@@ -142,6 +142,40 @@ async fn a_cluster_grows_and_shrinks_under_writes_and_loses_nothing() {
         let newest =
             read.siblings.iter().filter_map(|sibling| String::from_utf8_lossy(&sibling.value).parse::<usize>().ok()).max();
         assert!(newest >= Some(round), "key {key}: acknowledged {round}, found {newest:?}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nodes_that_stop_and_start_again_one_after_the_other_fail_no_request() {
+    let mut cluster = Cluster::with_ring(4).await.unwrap();
+    let client = cluster.client().await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..16)
+        .map(|writer| {
+            let (client, stop) = (client.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut written = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let read = client.get(&name(writer), &GetOptions::default()).await?;
+                    let options = PutOptions { context: read.context, ..PutOptions::default() }.retried();
+                    client.put(&name(writer), format!("{written}"), &options).await?;
+                    written += 1;
+                }
+                Ok::<usize, RequestError>(written)
+            })
+        })
+        .collect();
+    for index in 0..4 {
+        cluster.stop(index).await.unwrap();
+        cluster.launch(index).await.unwrap();
+        cluster.until_linked().await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    for (writer, task) in writers.into_iter().enumerate() {
+        let written = task.await.unwrap().unwrap_or_else(|error| panic!("writer {writer}: {error}"));
+        let read = client.get(&name(writer), &GetOptions::default()).await.unwrap();
+        let values: Vec<&[u8]> = read.siblings.iter().map(|sibling| &sibling.value[..]).collect();
+        assert_eq!(values, [format!("{}", written - 1).as_bytes()], "one writer makes no siblings");
     }
 }
 

@@ -55,7 +55,7 @@ fn a_cluster_of_full_disks_refuses_writes_with_nothing_written_and_keeps_what_it
     hosts.iter().for_each(|host| cluster.fill(*host));
     for host in &hosts {
         let refused = cluster.through(*host).try_put(&Default::default(), "alice", "tea").unwrap_err();
-        assert!(matches!(&refused, Failure::Overloaded(why) if why.contains("nearly full")), "{refused:?}");
+        assert!(matches!(&refused, Failure::NotServing(why) if why.contains("nearly full")), "{refused:?}");
         assert_eq!(cluster.through(*host).get("alice").values, ["milk"]);
     }
     hosts.iter().for_each(|host| cluster.free(*host));

@@ -26,7 +26,7 @@ impl<S: Storage> Node<S> {
         if self.takes_writes() {
             return Ok(());
         }
-        Err(Failure::Overloaded("the disk of this node is nearly full and it takes no writes; ask another, or free space".into()))
+        Err(Failure::NotServing("the disk of this node is nearly full and it takes no writes until there is space".into()))
     }
 
     /// Whether something may be stored here; counts what may not.

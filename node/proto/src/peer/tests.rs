@@ -82,6 +82,7 @@ fn outcomes() -> Vec<Message> {
         Err(Failure::Unavailable { acknowledged: 1, required: 2 }),
         Err(Failure::Unknown { acknowledged: 1, required: 3 }),
         Err(Failure::Overloaded("requests".into())),
+        Err(Failure::NotServing("the node is stopping".into())),
         Err(Failure::ClockSkew("9000 ms ahead".into())),
         Err(Failure::NoRing),
         Err(Failure::DeclaredLost { since: Epoch(4) }),

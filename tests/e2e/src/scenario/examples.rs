@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::removal::{await_gone, selector};
 use super::{KUBERNETES, READY};
 use crate::kubernetes::{name, number, text};
 use crate::world::World;
@@ -41,12 +42,17 @@ fn one(world: &World, path: &str) -> Result<String> {
     let clusters: Vec<&Value> = objects.iter().filter(|object| text(object, "/kind") == "DynamoCluster").collect();
     ensure!(!clusters.is_empty(), "{path} holds no DynamoCluster");
     let mut told = Vec::new();
-    for cluster in clusters {
+    for cluster in &clusters {
         told.push(world.await_settled(name(cluster), number(cluster, "/spec/replicas"), READY)?);
         spread_over_zones(world, cluster)?;
         serves(world, name(cluster))?;
     }
     world.kubernetes.kubectl_within(KUBERNETES, &["delete", "-f", &world.kubernetes.path(path)])?;
+    for cluster in clusters.iter().map(|cluster| name(cluster)) {
+        await_gone(world, cluster)?;
+        // They would be in the way of a later cluster of this name.
+        world.kubernetes.kubectl_within(KUBERNETES, &["delete", "persistentvolumeclaims", "-l", &selector(cluster)])?;
+    }
     Ok(told.join("; "))
 }
 

@@ -93,7 +93,7 @@ fn line(world: &mut World, keys: &mut Keys, step: &Step) -> Result<()> {
         }
         Step::Hold(suffix) => return hold(world, &pod(suffix)),
         Step::Release(_) => return for_each_node(world, "uncordon"),
-        Step::LoseVolume(suffix) => return loss::delete_with_claim(world, &pod(suffix)),
+        Step::LoseVolume(suffix) => return lose_volume(world, &pod(suffix)),
         Step::RestartOperator => {
             let words = ["delete", "pods", "--all", "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force"];
             return world.kubernetes.kubectl(&words).map(|_| ());
@@ -121,6 +121,18 @@ fn create(world: &mut World, create: &Create) -> Result<()> {
     world.await_settled(CLUSTER, i64::from(create.replicas), READY)?;
     world.dynamoctl = Some(world.dynamoctl_of(CLUSTER)?);
     Ok(())
+}
+
+/// The pod and its claim are deleted, and another pod is in its place. Until then the old one ends in peace and could still hand over what
+/// it has; on the model it dies at once.
+fn lose_volume(world: &World, pod: &str) -> Result<()> {
+    let uid = || Ok::<_, anyhow::Error>(world.pods(CLUSTER)?.get(pod).map(|pod| text(pod, "/metadata/uid").to_owned()));
+    let before = uid()?;
+    loss::delete_with_claim(world, pod)?;
+    command::until(&format!("another pod in the place of {pod}"), KUBERNETES, || {
+        let now = uid()?;
+        Ok(if now.is_some() && now != before { Ok(()) } else { Err(format!("{now:?}")) })
+    })
 }
 
 /// Deletes the cluster, and when all but its volumes is gone creates another one of its name.

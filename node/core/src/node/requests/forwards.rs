@@ -1,0 +1,102 @@
+//! Requests that another node coordinates: this one holds no replica of the key.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::in_flight::{ForwardJob, ReplyTo};
+use crate::context;
+use crate::id::{NodeId, RequestId};
+use crate::message::Message;
+use crate::node::retries::{settles, told_by_one_of_two};
+use crate::node::{Node, Output};
+use crate::preference_list::Nodes;
+use crate::request::{Failure, Operation, Outcome, Request};
+use crate::storage::{Storage, StorageError};
+use crate::time::Now;
+
+impl<S: Storage> Node<S> {
+    pub(in crate::node) fn on_forward(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        hops: u8,
+        request: Request,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        if !self.requests.take(from, number, now.instant + self.timeout(&request) * 2) {
+            return Ok(());
+        }
+        self.route(ReplyTo::Peer(from, number), request, hops, now, out)
+    }
+
+    /// The replica to forward `request` to: a write goes to the one that its context names, anything else to the first; in
+    /// either case only to one that can be reached.
+    pub(super) fn coordinator_of(&self, request: &Request, writers: Nodes, now: Now) -> Option<NodeId> {
+        let token = match &request.operation {
+            Operation::Get => Bytes::new(),
+            Operation::Put { context, .. } | Operation::Delete { context } => context.clone(),
+        };
+        // A token that is damaged is refused by whoever coordinates.
+        let named = context::decode(token, self.identity.cluster, &request.name).ok().and_then(|token| token.coordinator);
+        let usable = |node: &NodeId| *node != self.identity.node && self.reachable(*node, now);
+        named.filter(|node| writers.contains(node) && usable(node)).or_else(|| writers.into_iter().find(usable))
+    }
+
+    pub(super) fn forward(&mut self, reply: ReplyTo, to: NodeId, request: Request, now: Now, out: &mut Vec<Output>) {
+        let number = self.requests.number();
+        let writes = !matches!(request.operation, Operation::Get);
+        // The coordinator answers at its deadline; the extra time is for the answer's way back.
+        let deadline = now.instant + self.timeout(&request) + Duration::from_millis(500);
+        let again = (!writes || request.request_key.is_some()).then(|| request.clone());
+        self.requests.forwards.insert(number, ForwardJob { reply, to, writes, deadline, again, earlier: None });
+        self.arm(number, deadline, now);
+        self.counters.requests_forwarded += 1;
+        out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
+    }
+
+    /// Time is up for a forwarded request: one that may be repeated and was not answered soon is asked of another replica, once;
+    /// at the deadline the client is told.
+    pub(super) fn tick_forward(&mut self, number: RequestId, now: Now, out: &mut Vec<Output>) {
+        let Some(job) = self.requests.forwards.get_mut(&number) else { return };
+        if now.instant >= job.deadline {
+            self.give_up_forward(number, out);
+            return;
+        }
+        let (silent, again) = (job.to, job.again.take());
+        let Some((request, ring)) = again.zip(self.ring.clone()) else { return };
+        let own = self.identity.node;
+        let writers = ring.placement(ring.partition_of(&request.name)).writers();
+        let other = writers.into_iter().find(|node| *node != silent && *node != own && self.reachable(*node, now));
+        if let (Some(to), Some(job)) = (other, self.requests.forwards.get_mut(&number)) {
+            job.to = to;
+            job.earlier = job.writes.then_some(silent);
+            self.counters.forwards_asked_again += 1;
+            out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
+        }
+    }
+
+    pub(in crate::node) fn on_forwarded(&mut self, from: NodeId, number: RequestId, outcome: Outcome, out: &mut Vec<Output>) {
+        if self.requests.forwards.get(&number).is_some_and(|job| settles(from, job.to, job.earlier, &outcome))
+            && let Some(job) = self.requests.forwards.remove(&number)
+        {
+            let outcome = if job.earlier.is_some() { told_by_one_of_two(outcome) } else { outcome };
+            self.respond(job.reply, outcome, out);
+        }
+    }
+
+    /// A forwarded request whose coordinator cannot be heard any more: a write may have happened.
+    pub(super) fn give_up_forward(&mut self, number: RequestId, out: &mut Vec<Output>) {
+        if let Some(job) = self.requests.forwards.remove(&number) {
+            let failure = if job.writes {
+                self.counters.puts_unknown += 1;
+                Failure::Unknown { acknowledged: 0, required: 1 }
+            } else {
+                self.counters.gets_failed += 1;
+                Failure::Unavailable { acknowledged: 0, required: 1 }
+            };
+            self.respond(job.reply, Err(failure), out);
+        }
+    }
+}

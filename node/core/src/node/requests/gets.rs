@@ -1,0 +1,199 @@
+//! Gets that this node coordinates (paper 4.5): R replicas asked, their answers joined, and those that are behind repaired.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::in_flight::{Job, ReplyTo};
+use crate::context;
+use crate::coordinator::{Progress, get};
+use crate::id::{NodeId, PartitionId, RequestId};
+use crate::message::{Message, NamedObject, Purpose};
+use crate::node::{Node, Output};
+use crate::preference_list::Nodes;
+use crate::quorum::{self, Required};
+use crate::reconciliation;
+use crate::request::{Evidence, Failure, Request, Success};
+use crate::ring::Ring;
+use crate::storage::{Storage, StorageError};
+use crate::time::{Instant, Now};
+use crate::version::{Digest, Object};
+
+impl<S: Storage> Node<S> {
+    pub(super) fn start_get(
+        &mut self,
+        reply: ReplyTo,
+        ring: &Arc<Ring>,
+        partition: PartitionId,
+        request: Request,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let (defaults, n) = self.quorum_of(ring, partition, &request.name.bucket);
+        let required = match quorum::for_get(&request.quorum, &defaults, n) {
+            Ok(required) => required,
+            Err(failure) => {
+                self.respond(reply, Err(failure), out);
+                return Ok(());
+            }
+        };
+        let deadline = now.instant + self.timeout(&request);
+        let mut outputs = std::mem::take(&mut self.requests.get_outputs);
+        let machine = self.get_machine(ring, partition, required, deadline, now, &mut outputs);
+        let number = self.requests.number();
+        let begun = now.instant;
+        let job = Job { reply, name: request.name, partition, epoch: ring.epoch, required, begun, deadline, machine };
+        self.requests.gets.insert(number, Box::new(job));
+        self.arm(number, deadline, now);
+        self.perform_get(number, outputs, now, out)
+    }
+
+    pub(super) fn get_machine(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        required: Required,
+        deadline: Instant,
+        now: Now,
+        outputs: &mut Vec<get::Output>,
+    ) -> get::Get {
+        let homes = readers(ring, ring.placement(partition).read_set(), required);
+        let suspected = self.suspected(&homes, now);
+        let fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
+        let own = self.identity.node;
+        let fallback_at = now.instant + self.config.hint_after;
+        get::Get::start(get::Start { homes, own, suspected, fallbacks, required, fallback_at, deadline }, outputs)
+    }
+
+    pub(super) fn perform_get(
+        &mut self,
+        number: RequestId,
+        mut outputs: Vec<get::Output>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        for output in outputs.drain(..) {
+            match output {
+                get::Output::Fetch { from, digest_only } if from == self.identity.node => {
+                    self.read_own(number, digest_only, now, out)?;
+                }
+                get::Output::Fetch { from, digest_only } => {
+                    if let Some(job) = self.requests.gets.get(&number) {
+                        let (epoch, name) = (job.epoch, job.name.clone());
+                        let message = Message::Fetch { request: number, epoch, name, digest_only };
+                        out.push(Output::Send { to: from, message });
+                    }
+                }
+                get::Output::Answer(answer) => self.answer_get(number, answer, now, out),
+                get::Output::Repair { to, object } => self.repair_replica(number, to, object, out)?,
+            }
+        }
+        self.requests.get_outputs = outputs;
+        Ok(())
+    }
+
+    pub(super) fn read_own(
+        &mut self,
+        number: RequestId,
+        digest_only: bool,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(job) = self.requests.gets.get(&number) else { return Ok(()) };
+        let Some(ring) = self.ring.clone() else { return Ok(()) };
+        let object = self.known(&ring, job.partition, &job.name)?;
+        let digest = object.digest_in(&mut self.digest_input);
+        let object = (!digest_only && !object.is_empty()).then_some(object);
+        self.get_input(number, get::Input::Fetched { by: self.identity.node, digest, object }, now, out)
+    }
+
+    pub(super) fn get_input(
+        &mut self,
+        number: RequestId,
+        input: get::Input,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(job) = self.requests.gets.get_mut(&number) else { return Ok(()) };
+        let mut outputs = std::mem::take(&mut self.requests.get_outputs);
+        let progress = job.machine.handle(input, now.instant, &mut outputs);
+        self.perform_get(number, outputs, now, out)?;
+        if progress == Progress::Settled
+            && let Some(job) = self.requests.gets.remove(&number)
+        {
+            self.requests.deadlines.remove(&(job.deadline, number));
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, now: Now, out: &mut Vec<Output>) {
+        let Some(job) = self.requests.gets.get(&number) else { return };
+        self.admission.answered(now.instant.since(job.begun), now.instant);
+        let outcome = match answer {
+            Ok(object) => {
+                self.counters.gets_ok += 1;
+                self.counters.gets_with_siblings += u64::from(object.siblings().count() > 1);
+                self.divergence.count(&job.name.bucket, object.siblings().count());
+                let (nodes, durable, hinted) = job.machine.evidence();
+                let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
+                let context = if object.is_empty() {
+                    Bytes::new()
+                } else {
+                    context::encode(&object.context(), job.machine.fastest(), self.identity.cluster, &job.name)
+                };
+                let object = if self.config.last_writer_wins(&job.name.bucket) {
+                    self.counters.last_writer_wins_hidden += object.values().count().saturating_sub(1) as u64;
+                    reconciliation::newest(&object)
+                } else {
+                    object
+                };
+                Ok(Success::Got { object, context, evidence })
+            }
+            Err(failure) => {
+                self.counters.gets_failed += 1;
+                Err(failure)
+            }
+        };
+        self.respond(job.reply, outcome, out);
+    }
+
+    /// Read repair: what the get found goes to a replica that is behind.
+    pub(super) fn repair_replica(
+        &mut self,
+        number: RequestId,
+        to: NodeId,
+        object: Object,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(job) = self.requests.gets.get(&number) else { return Ok(()) };
+        let (name, partition, epoch) = (job.name.clone(), job.partition, job.epoch);
+        self.counters.read_repairs += 1;
+        if to == self.identity.node {
+            return if self.takes_writes() { self.apply(partition, &name, &object).map(drop) } else { Ok(()) };
+        }
+        let objects = vec![NamedObject { name, object }];
+        let batch = self.next_batch();
+        let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects, last: false };
+        out.push(Output::Send { to, message });
+        Ok(())
+    }
+
+    pub(in crate::node) fn on_fetched(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        digest: Digest,
+        object: Option<Object>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        self.get_input(number, get::Input::Fetched { by: from, digest, object }, now, out)
+    }
+}
+
+/// Those of a read set that a get is asked of: a lost replica is left out, unless those that are left are fewer than the get needs.
+/// A stand-in for it knows only what was written lately, and must not be taken for one of R while R others are there.
+fn readers(ring: &Ring, set: &[NodeId], required: Required) -> Nodes {
+    let left: Nodes = set.iter().filter(|node| !ring.is_lost(**node)).copied().collect();
+    if left.len() >= required.total { left } else { Nodes::from_slice(set) }
+}

@@ -1,0 +1,342 @@
+//! Puts that this node coordinates (paper 4.5): the next version on its own copy, sent to the replicas, and counted.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::in_flight::{Job, PutJob, ReplyTo};
+use crate::config::SIBLINGS_MAX;
+use crate::context;
+use crate::coordinator::{Progress, put};
+use crate::id::{NodeId, PartitionId, RequestId};
+use crate::message::Message;
+use crate::name::Name;
+use crate::node::{Node, Output, Waiting};
+use crate::preference_list::Nodes;
+use crate::quorum::{self, Required};
+use crate::recent_writes::RecentWrite;
+use crate::reconciliation;
+use crate::request::{Evidence, Failure, Operation, Request, Success};
+use crate::ring::Ring;
+use crate::storage::{Storage, StorageError};
+use crate::time::{Instant, Now};
+use crate::version::{CausalContext, Dot, Object, Value};
+
+impl<S: Storage> Node<S> {
+    pub(super) fn start_put(
+        &mut self,
+        reply: ReplyTo,
+        ring: &Arc<Ring>,
+        partition: PartitionId,
+        request: Request,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let (defaults, n) = self.quorum_of(ring, partition, &request.name.bucket);
+        let admitted = quorum::for_put(&request.quorum, &defaults, n)
+            .and_then(|required| self.enough_reachable(ring, partition, required, now).map(|()| required))
+            .and_then(|required| self.clock_agrees(&request.name.bucket, now).map(|()| required))
+            .and_then(|required| self.enough_space().map(|()| required));
+        let required = match admitted {
+            Ok(required) => required,
+            Err(failure) => {
+                self.counters.puts_refused_clock_skew += u64::from(matches!(failure, Failure::ClockSkew(_)));
+                self.counters.puts_failed += 1;
+                self.respond(reply, Err(failure), out);
+                return Ok(());
+            }
+        };
+        let deadline = now.instant + self.timeout(&request);
+        let name = request.name.clone();
+        let (object, context) = match self.next_version(ring, partition, request, now)? {
+            Ok(version) => version,
+            Err(failure) => {
+                self.counters.puts_failed += 1;
+                self.respond(reply, Err(failure), out);
+                return Ok(());
+            }
+        };
+        let mut outputs = std::mem::take(&mut self.requests.put_outputs);
+        let machine = self.put_machine(ring, partition, required, deadline, now, &mut outputs);
+        let number = self.requests.number();
+        let job = Job { reply, name, partition, epoch: ring.epoch, required, begun: now.instant, deadline, machine };
+        self.requests.puts.insert(number, Box::new(PutJob { job, object, context }));
+        self.arm(number, deadline, now);
+        self.keep_own_dot(ring, number)?;
+        self.perform_put(number, outputs, now, out)
+    }
+
+    /// A coordinator that is no replica keeps what it made, as a hint: its next version of the object must include it. If it may
+    /// not (the quota), its next dots are by a new actor.
+    pub(super) fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return Ok(()) };
+        let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
+        let placement = ring.placement(partition);
+        if placement.involves(self.identity.node) {
+            return Ok(());
+        }
+        match self.apply_hint(placement.read_set()[0], partition, &name, &object)? {
+            Ok(()) => Ok(()),
+            Err(_) => self.end_tenure(partition),
+        }
+    }
+
+    pub(super) fn put_machine(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        required: Required,
+        deadline: Instant,
+        now: Now,
+        outputs: &mut Vec<put::Output>,
+    ) -> put::Put {
+        let placement = ring.placement(partition);
+        let sets = placement.write_sets().into_iter().map(Nodes::from_slice).collect();
+        let homes = placement.writers();
+        let suspected = self.suspected(&homes, now);
+        let fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
+        let hint_at = now.instant + self.config.hint_after;
+        put::Put::start(put::Start { sets, suspected, fallbacks, required, hint_at, deadline }, outputs)
+    }
+
+    /// A put that cannot reach its quorum is refused before anything is written.
+    pub(super) fn enough_reachable(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        required: Required,
+        now: Now,
+    ) -> Result<(), Failure> {
+        for set in ring.placement(partition).write_sets() {
+            let suspected = self.suspected(set, now).len();
+            let homes = set.len() - suspected;
+            let stand_ins = if suspected == 0 { 0 } else { self.reachable_fallbacks(ring, partition, set, now).len() };
+            let available = homes + stand_ins.min(suspected);
+            if available < required.total || homes < required.primary {
+                let required = required.total as u32;
+                return Err(Failure::Unavailable { acknowledged: available as u32, required });
+            }
+        }
+        Ok(())
+    }
+
+    /// A node whose clock is wrong makes no stamps that decide anything.
+    pub(super) fn clock_agrees(&self, bucket: &Bytes, now: Now) -> Result<(), Failure> {
+        if !self.config.last_writer_wins(bucket) {
+            return Ok(());
+        }
+        self.clocks.skew(now, self.config.clock_skew_ms_max).map_or(Ok(()), |skew| Err(Failure::ClockSkew(skew.to_string())))
+    }
+
+    /// The object as it is after this put, on this node's own whole copy, under a fresh dot; and the token for the client.
+    pub(super) fn next_version(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        request: Request,
+        now: Now,
+    ) -> Result<Result<(Object, Bytes), Failure>, StorageError> {
+        let Request { name, operation, request_key, .. } = request;
+        let (data, token, create_only) = match operation {
+            Operation::Put { data, context, create_only } => (Some(data), context, create_only),
+            Operation::Delete { context } => (None, context, false),
+            Operation::Get => return Ok(Err(Failure::Invalid("a get is not a put".into()))),
+        };
+        let mut seen = match context::decode(token, self.identity.cluster, &name) {
+            Ok(token) => token.seen,
+            Err(error) => return Ok(Err(Failure::BadContext(error.to_string()))),
+        };
+        let last_writer_wins = self.config.last_writer_wins(&name.bucket);
+        let own_copy = ring.placement(partition).involves(self.identity.node);
+        let mut object = if own_copy {
+            let (history, _) = self.history(partition, &name)?;
+            let superseded = last_writer_wins || history.values().all(|(dot, _)| seen.covers(dot));
+            // What is superseded anyway need not be read; a create looks at the values.
+            if superseded && !create_only { history } else { self.known(ring, partition, &name)? }
+        } else {
+            self.known(ring, partition, &name)?
+        };
+        if let Some(made) = self.made_before(ring, partition, &name, request_key, &seen, &object)? {
+            return Ok(made);
+        }
+        let exists = |object: &Object| match last_writer_wins {
+            true => reconciliation::exists(object),
+            false => object.siblings().next().is_some(),
+        };
+        if create_only && exists(&object) {
+            return Ok(Err(Failure::Exists));
+        }
+        // What is covered by a proof (the floor of an absent name) may be covered by anybody.
+        let dot = self.fresh_dot(partition, &object, &seen)?;
+        let exact = last_writer_wins || !object.has_unseen_below(Dot { counter: u64::MAX, ..dot }, &seen);
+        if own_copy && object.is_empty() {
+            object = self.absent(partition)?;
+        }
+        if last_writer_wins {
+            let (covered, discarded) = reconciliation::cover_all(&object, seen);
+            seen = covered;
+            self.counters.last_writer_wins_discarded += discarded;
+        }
+        self.dot_next = dot.counter;
+        let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
+        object.update(&seen, dot, Value { data, written_ms });
+        if let Some(key) = request_key {
+            object.remember(RecentWrite { stamp: written_ms, key, dot });
+        }
+        if object.values().count() > SIBLINGS_MAX {
+            let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
+            return Ok(Err(Failure::Overloaded(refused)));
+        }
+        // Made here, before it is copied: its own copy and all messages share the bytes.
+        object.encode();
+        let covered = self.context_after(own_copy, &name, &object, &seen, dot);
+        let context = if exact { covered } else { Bytes::new() };
+        Ok(Ok((object, context)))
+    }
+
+    /// The token that covers what the client knows after its put: what it had seen, and its own version. A counter covers all
+    /// lower ones of its actor. Where a version that the client never saw lies below its own, no token says what it knows: it is
+    /// empty, and the client has to get before it can replace. That holds for one that was replaced here as well; what replaced it
+    /// need not have arrived where the token is used next.
+    pub(in crate::node) fn context_after(
+        &self,
+        own_copy: bool,
+        name: &Name,
+        object: &Object,
+        seen: &CausalContext,
+        own: Dot,
+    ) -> Bytes {
+        let mut covered = seen.clone();
+        let counter = covered.0.get_or_insert_with(own.actor, u64::default);
+        *counter = own.counter.max(*counter);
+        let recent = object.recent().covered(|dot| covered.covers(dot));
+        covered.1.join(&recent);
+        let coordinator = own_copy.then_some(self.identity.node);
+        context::encode(&covered, coordinator, self.identity.cluster, name)
+    }
+
+    pub(super) fn perform_put(
+        &mut self,
+        number: RequestId,
+        mut outputs: Vec<put::Output>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        for output in outputs.drain(..) {
+            match output {
+                put::Output::Replicate { to, hint_for } if to == self.identity.node => {
+                    self.write_own(number, hint_for, now, out)?;
+                }
+                put::Output::Replicate { to, hint_for } => self.send_replicate(number, to, hint_for, out),
+                put::Output::KeepHint { home } if home != self.identity.node => {
+                    if let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) {
+                        let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
+                        let _within_quota = self.apply_hint(home, partition, &name, &object)?;
+                    }
+                }
+                put::Output::KeepHint { .. } => {}
+                put::Output::Answer(answer) => self.answer_put(number, answer, now, out),
+            }
+        }
+        self.requests.put_outputs = outputs;
+        Ok(())
+    }
+
+    pub(super) fn send_replicate(&self, number: RequestId, to: NodeId, hint_for: Option<NodeId>, out: &mut Vec<Output>) {
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return };
+        let message = Message::Replicate {
+            request: number,
+            epoch: job.epoch,
+            name: job.name.clone(),
+            object: object.clone(),
+            hint_for,
+            // With dw = 1 the coordinator's own fsync is the one that counts (paper 6.1).
+            synced: job.required.durable > 1,
+        };
+        out.push(Output::Send { to, message });
+    }
+
+    /// The coordinator's own copy, or the one that it keeps for `hint_for`.
+    pub(super) fn write_own(
+        &mut self,
+        number: RequestId,
+        hint_for: Option<NodeId>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return Ok(()) };
+        let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
+        let own = self.identity.node;
+        let accepted = match hint_for {
+            None => self.apply(partition, &name, &object)?,
+            Some(target) => self.apply_hint(target, partition, &name, &object)?,
+        };
+        match accepted {
+            Ok(()) => {
+                let fsync_counts = self.requests.puts.get(&number).is_some_and(|put| put.job.required.durable > 0);
+                self.put_input(number, put::Input::Acknowledged { by: own, durable: false }, now, out)?;
+                if fsync_counts { self.when_durable(Waiting::OwnWrite(number), now, out) } else { Ok(()) }
+            }
+            Err(_) => self.put_input(number, put::Input::Failed { by: own }, now, out),
+        }
+    }
+
+    pub(in crate::node) fn on_own_write_durable(
+        &mut self,
+        number: RequestId,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let by = self.identity.node;
+        self.put_input(number, put::Input::Acknowledged { by, durable: true }, now, out)
+    }
+
+    pub(super) fn put_input(
+        &mut self,
+        number: RequestId,
+        input: put::Input,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) else { return Ok(()) };
+        let mut outputs = std::mem::take(&mut self.requests.put_outputs);
+        let progress = job.machine.handle(input, now.instant, &mut outputs);
+        self.perform_put(number, outputs, now, out)?;
+        if progress == Progress::Settled
+            && let Some(put) = self.requests.puts.remove(&number)
+        {
+            self.requests.deadlines.remove(&(put.job.deadline, number));
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
+        let Some(PutJob { job, context, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) else { return };
+        let reply = job.reply;
+        self.admission.answered(now.instant.since(job.begun), now.instant);
+        let outcome = match answer {
+            Ok(()) => {
+                self.counters.puts_ok += 1;
+                let (nodes, durable, hinted) = job.machine.evidence();
+                let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
+                Ok(Success::Written { context: std::mem::take(context), evidence })
+            }
+            Err(failure) => {
+                self.counters.puts_unknown += 1;
+                Err(failure)
+            }
+        };
+        self.respond(reply, outcome, out);
+    }
+
+    pub(in crate::node) fn on_replicated(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        durable: bool,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        self.put_input(number, put::Input::Acknowledged { by: from, durable }, now, out)
+    }
+}
