@@ -150,7 +150,7 @@ async fn nodes_that_stop_and_start_again_one_after_the_other_fail_no_request() {
     let mut cluster = Cluster::with_ring(4).await.unwrap();
     let client = cluster.client().await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..16)
+    let writers: Vec<_> = (0..256)
         .map(|writer| {
             let (client, stop) = (client.clone(), stop.clone());
             tokio::spawn(async move {
@@ -165,7 +165,7 @@ async fn nodes_that_stop_and_start_again_one_after_the_other_fail_no_request() {
             })
         })
         .collect();
-    for index in 0..4 {
+    for index in (0..4).cycle().take(12) {
         cluster.stop(index).await.unwrap();
         cluster.launch(index).await.unwrap();
         cluster.until_linked().await.unwrap();
