@@ -173,15 +173,7 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let Message::HistoriesRequest { batch, epoch, partition, histories } = message else { return Ok(()) };
-        let own = self.identity.node;
-        let ring = match self.fence(from, epoch, out) {
-            Ok(ring) if ring.has(partition) && ring.placement(partition).involves(own) => ring,
-            _ => {
-                let epoch = self.epoch();
-                out.push(Output::Send { to: from, message: Message::Pushed { batch, refused: true, epoch } });
-                return Ok(());
-            }
-        };
+        let Some(ring) = self.ring_for_batch((from, batch), epoch, partition, false, out) else { return Ok(()) };
         self.moved(Work::Received, bytes_of_histories(&histories), now);
         let mut lacking = Vec::new();
         for NamedHistory { name, history } in histories {

@@ -5,6 +5,7 @@
 //! a hint goes when its own target has it, a copy when every owner has all of it and every member holds the ring that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Work;
@@ -274,6 +275,29 @@ impl<S: Storage> Node<S> {
 
     // --- receiving --------------------------------------------------------------------------------------------------
 
+    /// The ring, if the sender has it too and it gives this node the partition, and there is room where it is written to. Otherwise the
+    /// batch is refused.
+    pub(super) fn ring_for_batch(
+        &mut self,
+        (from, batch): (NodeId, u64),
+        epoch: Epoch,
+        partition: PartitionId,
+        writes: bool,
+        out: &mut Vec<Output>,
+    ) -> Option<Arc<Ring>> {
+        let own = self.identity.node;
+        match self.fence(from, epoch, out) {
+            Ok(ring) if ring.has(partition) && ring.placement(partition).involves(own) && (!writes || self.takes_writes()) => {
+                Some(ring)
+            }
+            _ => {
+                let epoch = self.epoch();
+                out.push(Output::Send { to: from, message: Message::Pushed { batch, refused: true, epoch } });
+                None
+            }
+        }
+    }
+
     pub(super) fn on_push(
         &mut self,
         from: NodeId,
@@ -282,15 +306,7 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let Message::Push { batch, epoch, partition, purpose, objects, last } = message else { return Ok(()) };
-        let own = self.identity.node;
-        let ring = match self.fence(from, epoch, out) {
-            Ok(ring) if ring.has(partition) && ring.placement(partition).involves(own) && self.takes_writes() => ring,
-            _ => {
-                let epoch = self.epoch();
-                out.push(Output::Send { to: from, message: Message::Pushed { batch, refused: true, epoch } });
-                return Ok(());
-            }
-        };
+        let Some(ring) = self.ring_for_batch((from, batch), epoch, partition, true, out) else { return Ok(()) };
         let (received, bytes) = (objects.len() as u64, bytes_of(&objects));
         for NamedObject { name, object } in objects {
             if ring.partition_of(&name) == partition {
