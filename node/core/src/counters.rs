@@ -35,6 +35,7 @@ counters! {
     puts_refused_clock_skew: "Puts to last-writer-wins buckets refused because this node's clock differs from most peers'; among those that failed.",
     last_writer_wins_discarded: "Versions in last-writer-wins buckets replaced by a put whose own context did not cover them.",
     last_writer_wins_hidden: "Versions in last-writer-wins buckets not shown by a get since a newer one was there, at each such get.",
+    gets_refused_absent: "Gets refused since this node had just started and had not heard yet which ring others hold.",
     requests_refused_overload: "Requests refused at a bound.",
     writes_refused_space: "Writes refused because the disk is nearly full.",
     read_repairs: "Objects sent to stale replicas after a get.",

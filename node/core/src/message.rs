@@ -153,6 +153,8 @@ pub enum Message {
         wants_answer: bool,
         /// The sender's wall clock as it sent this; 0 if it did not say.
         wall_ms: u64,
+        /// The sender knows the cluster's ring or the one before it: it has not been away, or has heard of others since.
+        current: bool,
     },
     /// Send me your ring; mine is of this epoch.
     RingRequest {

@@ -8,6 +8,7 @@
 //! | `requests` | clients' requests, and the put and get machines |
 //! | `replica` | what peers ask of this node's copies |
 //! | `membership` | gossip, rings |
+//! | `absence` | what a member that was away does not answer yet |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
 //! | `lives` | a data directory that came back older than it was, or twice |
 //! | `movement` | hints and transfers on their way |
@@ -21,6 +22,7 @@
 //!
 //! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
 
+mod absence;
 mod background;
 mod fencing;
 mod handback;
@@ -219,6 +221,7 @@ pub struct Node<S> {
     reaping: reaping::Reaping,
     requests: requests::in_flight::InFlight,
     life: lives::Life,
+    absence: absence::Absence,
     tenures: BTreeMap<PartitionId, Incarnation>,
     /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
     salt: u64,
@@ -285,6 +288,7 @@ impl<S: Storage> Node<S> {
             reaping: reaping::Reaping::default(),
             requests: requests::in_flight::InFlight::numbered_from(numbers),
             life,
+            absence: if ring.is_some() { absence::Absence::default() } else { absence::Absence::none() },
             tenures: BTreeMap::new(),
             salt: 0,
             dot_next: leased,
@@ -309,6 +313,7 @@ impl<S: Storage> Node<S> {
             storage,
             ring,
         };
+        node.end_absence();
         node.start_tenures()?;
         node.load_trees()?;
         // Trees do not say which objects are tombstones: the partitions that are led are looked through, a piece at a time.
@@ -428,9 +433,10 @@ impl<S: Storage> Node<S> {
             Message::Refused { request, reason, epoch } => return self.on_refused(from, request, reason, epoch, now, out),
             Message::Forward { request, hops, body } => return self.on_forward(from, request, hops, body, now, out),
             Message::Forwarded { request, outcome } => self.on_forwarded(from, request, outcome, out),
-            Message::Gossip { epoch, members, wants_answer, wall_ms } => {
+            Message::Gossip { epoch, members, wants_answer, wall_ms, current } => {
                 self.compare_clocks(from, wall_ms, now);
                 self.hear_of_itself(from, &members)?;
+                self.hear_of_ring(from, epoch, current);
                 self.on_gossip(from, epoch, members, wants_answer, now, out);
             }
             Message::RingRequest { epoch } => self.on_ring_request(from, epoch, out),

@@ -99,8 +99,8 @@ pub fn describe(message: &Message) -> String {
         Message::Refused { request, reason, epoch } => format!("Refused #{} {reason:?} epoch {epoch}", request.0),
         Message::Forward { request, hops, body } => format!("Forward #{} hops {hops} {}", request.0, describe_request(body)),
         Message::Forwarded { request, outcome } => format!("Forwarded #{} {}", request.0, describe_outcome(outcome)),
-        Message::Gossip { epoch, members, wants_answer, .. } => {
-            format!("Gossip epoch {epoch} of {} members, wants_answer {wants_answer}", members.len())
+        Message::Gossip { epoch, members, wants_answer, current, .. } => {
+            format!("Gossip epoch {epoch} of {} members, wants_answer {wants_answer}, current {current}", members.len())
         }
         Message::RingRequest { epoch } => format!("RingRequest epoch {epoch}"),
         Message::RingUpdate { ring } => format!("RingUpdate epoch {}", ring.epoch),

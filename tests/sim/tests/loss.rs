@@ -135,6 +135,50 @@ fn a_member_declared_lost_that_comes_back_after_its_replacement_brings_nothing_o
 }
 
 #[test]
+fn a_member_declared_lost_that_comes_back_among_none_answers_no_get_and_still_takes_puts() {
+    let mut cluster = cluster(4).quorum((2, 1, 2)).start();
+    let homes = cluster.homes("alice");
+    let gone = homes[1];
+    cluster.through(homes[0]).put("alice", "milk");
+    cluster.kill(gone);
+    cluster.misjudge(gone);
+    cluster.until("it is replaced", |cluster| !cluster.ring().members.contains_key(&cluster.id(gone)));
+    let context = cluster.through(homes[0]).get("alice").context;
+    cluster.through(homes[0]).put_after(&context, "alice", "bread");
+    let others = cluster.sim.running();
+    others.iter().for_each(|host| cluster.stop(*host, true));
+    cluster.sim.start(gone);
+    cluster.run(Duration::from_secs(5));
+    let refused = cluster.through(gone).ask("alice", Operation::Get).unwrap_err();
+    assert!(matches!(&refused, Failure::NotServing(why) if why.contains("later ring")), "{refused}");
+    let one = QuorumWish { w: Some(1), dw: Some(1), ..QuorumWish::default() };
+    cluster.through(gone).with(one).put("bob", "eggs");
+    others.iter().for_each(|host| cluster.start(*host));
+    cluster.until("it hears of it", |cluster| cluster.sim.node(gone).is_none_or(|node| node.declared_lost().is_some()));
+    assert_eq!(cluster.through(homes[0]).get("alice").values, ["bread"]);
+}
+
+#[test]
+fn when_all_were_away_gets_are_answered_from_the_third_of_five_on() {
+    let mut cluster = cluster(5).quorum((3, 1, 3)).start();
+    cluster.through(cluster.hosts()[0]).put("alice", "milk");
+    cluster.settle();
+    let homes = cluster.homes("alice");
+    let hosts = cluster.hosts();
+    hosts.iter().for_each(|host| cluster.stop(*host, true));
+    let ask = |cluster: &mut Cluster| cluster.through(homes[0]).ask("alice", Operation::Get);
+    for host in &homes[..2] {
+        cluster.start(*host);
+        cluster.run(Duration::from_secs(5));
+        let refused = ask(&mut cluster).unwrap_err();
+        assert!(matches!(&refused, Failure::NotServing(_)), "{refused}");
+    }
+    cluster.start(homes[2]);
+    cluster.run(Duration::from_secs(5));
+    assert!(ask(&mut cluster).is_ok());
+}
+
+#[test]
 fn a_move_to_a_newcomer_whose_disk_is_lost_is_taken_back_from_either_stage() {
     for stage in [Stage::WriteBothReadOld, Stage::WriteBothReadNew] {
         let mut cluster = cluster(3).start();

@@ -61,8 +61,8 @@ impl<S: Storage> Node<S> {
     }
 
     fn send_gossip(&self, to: NodeId, wants_answer: bool, now: Now, out: &mut Vec<Output>) {
-        let (epoch, members, wall_ms) = (self.epoch(), self.gossip.snapshot(), now.wall_ms);
-        let message = Message::Gossip { epoch, members, wants_answer, wall_ms };
+        let (epoch, members, wall_ms, current) = (self.epoch(), self.gossip.snapshot(), now.wall_ms, self.is_current());
+        let message = Message::Gossip { epoch, members, wants_answer, wall_ms, current };
         out.push(Output::Send { to, message });
     }
 
@@ -159,6 +159,7 @@ impl<S: Storage> Node<S> {
         let before = self.ring.replace(ring.clone());
         let epoch = ring.epoch;
         self.counters.rings_adopted += 1;
+        self.end_absence();
         if let Some(before) = &before {
             self.end_changed_tenures(before, &ring)?;
         } else {

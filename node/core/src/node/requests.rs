@@ -52,7 +52,8 @@ impl<S: Storage> Node<S> {
         }
         let partition = ring.partition_of(&request.name);
         let placement = ring.placement(partition);
-        let takes_it = self.writable || matches!(request.operation, Operation::Get);
+        let gets = matches!(request.operation, Operation::Get);
+        let takes_it = if gets { self.is_current() } else { self.writable };
         let home = takes_it && placement.read_set().contains(&self.identity.node);
         if !home
             && hops == 0
@@ -62,6 +63,12 @@ impl<S: Storage> Node<S> {
             return Ok(());
         }
         match request.operation {
+            Operation::Get if !self.is_current() => {
+                self.counters.gets_refused_absent += 1;
+                let why = "the node has just started and does not know yet whether others hold a later ring";
+                self.respond(reply, Err(Failure::NotServing(why.into())), out);
+                Ok(())
+            }
             Operation::Get => self.start_get(reply, &ring, partition, request, now, out),
             _ => self.start_put(reply, &ring, partition, request, now, out),
         }

@@ -34,9 +34,9 @@ fn kind(message: Message) -> Kind {
             Kind::Forward(v1::Forward { request: request.0, hops: hops.into(), body: Some(forwarded_request(body)) })
         }
         Message::Forwarded { request, outcome } => Kind::Forwarded(forwarded(request, outcome)),
-        Message::Gossip { epoch, members, wants_answer, wall_ms } => {
+        Message::Gossip { epoch, members, wants_answer, wall_ms, current } => {
             let members = members.into_iter().map(member).collect();
-            Kind::Gossip(v1::Gossip { epoch: epoch.0, members, wants_answer, wall_ms })
+            Kind::Gossip(v1::Gossip { epoch: epoch.0, members, wants_answer, wall_ms, current })
         }
         Message::RingRequest { epoch } => Kind::RingRequest(v1::RingRequest { epoch: epoch.0 }),
         Message::RingUpdate { ring } => Kind::RingUpdate(v1::RingUpdate { ring: ring.encode() }),

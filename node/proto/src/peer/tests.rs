@@ -120,7 +120,7 @@ fn messages() -> Vec<Message> {
         Message::Fetched { request, digest, object: Some(object()) },
         Message::Fetched { request, digest: Digest::default(), object: Some(Object::default()) },
         Message::Fetched { request, digest, object: None },
-        Message::Gossip { epoch, members: vec![(NodeId([1; 16]), state)], wants_answer: true, wall_ms: 6 },
+        Message::Gossip { epoch, members: vec![(NodeId([1; 16]), state)], wants_answer: true, wall_ms: 6, current: true },
         Message::RingRequest { epoch },
         Message::RingUpdate { ring: Arc::new(ring()) },
         Message::Ping { answer: true },

@@ -432,6 +432,75 @@ mod anti_entropy {
     }
 }
 
+mod a_member_that_was_away_coordinates_gets_once_it_knows_what_ring_others_hold {
+    use super::*;
+
+    fn gossip(epoch: Epoch, current: bool) -> Message {
+        Message::Gossip { epoch, members: Vec::new(), wants_answer: false, wall_ms: 0, current }
+    }
+
+    fn restarted(ring: &Ring) -> (One, Name) {
+        let mut one = One::start(ring);
+        let name = key(ring, true);
+        assert!(one.coordinates_get(&name), "it was not away");
+        one.restart(true, ring);
+        assert!(!one.coordinates_get(&name));
+        (one, name)
+    }
+
+    #[test]
+    fn from_one_that_is_current_or_from_as_many_as_make_a_majority_with_it() {
+        let ring = ring(5);
+        let told = |from: u8, current: bool| (from, current);
+        let cases: [(&[(u8, bool)], bool); 6] = [
+            (&[told(2, true)], true),
+            (&[told(2, false)], false),
+            (&[told(2, false), told(2, false)], false),
+            (&[told(2, false), told(5, false)], true),
+            (&[told(9, true)], false),
+            (&[told(8, false), told(9, false)], false),
+        ];
+        for (answers, enough) in cases {
+            let (mut one, name) = restarted(&ring);
+            for (from, current) in answers {
+                one.hear(*from, gossip(ring.epoch, *current));
+            }
+            assert_eq!(one.coordinates_get(&name), enough, "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_ring_has_to_arrive_before_its_holder_counts() {
+        let ring = ring(5);
+        let next = ring.successor(|_| ());
+        let (mut one, name) = restarted(&ring);
+        one.hear(2, gossip(next.epoch, true));
+        one.hear(3, gossip(next.epoch, false));
+        one.hear(4, gossip(next.epoch, false));
+        assert!(!one.coordinates_get(&name));
+        one.hear(3, Message::RingUpdate { ring: next.into() });
+        assert!(one.coordinates_get(&name));
+    }
+
+    #[test]
+    fn it_vouches_for_its_ring_only_then() {
+        let ring = ring(5);
+        let (mut one, _) = restarted(&ring);
+        let mut vouches = |one: &mut One| {
+            one.sent();
+            one.link(&ring);
+            let said = one.sent().into_iter().find_map(|(_, message)| match message {
+                Message::Gossip { current, .. } => Some(current),
+                _ => None,
+            });
+            said.expect("it gossips with who links to it")
+        };
+        assert!(!vouches(&mut one));
+        one.hear(2, gossip(ring.epoch, true));
+        assert!(vouches(&mut one));
+    }
+}
+
 mod a_node_hears_of_other_lives_of_itself {
     use super::*;
     use crate::one::gossip;

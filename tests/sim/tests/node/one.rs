@@ -179,7 +179,7 @@ impl One {
     pub fn all_hold(&mut self, ring: &Ring) {
         let state = |number: u64| MemberState { generation: 9, version: number, epoch: ring.epoch, ..MemberState::default() };
         let members = ring.members.keys().enumerate().map(|(at, node)| (*node, state(at as u64 + 1))).collect();
-        self.hear(2, Message::Gossip { epoch: ring.epoch, members, wants_answer: false, wall_ms: 0 });
+        self.hear(2, Message::Gossip { epoch: ring.epoch, members, wants_answer: false, wall_ms: 0, current: true });
     }
 
     /// What it sent since the last look.
@@ -210,6 +210,19 @@ impl One {
         self.replicated()
     }
 
+    /// A client of this node gets: whether the node asks replicas itself, and does not leave that to another.
+    pub fn coordinates_get(&mut self, name: &Name) -> bool {
+        self.clients += 1;
+        self.sent.clear();
+        let request = Request { operation: Operation::Get, ..put(name, "") };
+        self.feed(Input::Request { client: ClientHandle(self.clients), request });
+        let fetches = |(_, message): &(NodeId, Message)| matches!(message, Message::Fetch { .. });
+        let forwards = |(_, message): &(NodeId, Message)| matches!(message, Message::Forward { .. });
+        let sent = self.sent();
+        assert!(sent.iter().any(fetches) != sent.iter().any(forwards), "{sent:?}");
+        sent.iter().any(fetches)
+    }
+
     /// The first request to a replica that it has just sent.
     fn replicated(&mut self) -> (RequestId, Object) {
         let found = self.sent().into_iter().find_map(|(_, message)| match message {
@@ -222,7 +235,7 @@ impl One {
 
 /// Gossip of a peer that says this of some nodes.
 pub fn gossip(members: Vec<(NodeId, MemberState)>) -> Message {
-    Message::Gossip { epoch: Epoch(1), members, wants_answer: false, wall_ms: 0 }
+    Message::Gossip { epoch: Epoch(1), members, wants_answer: false, wall_ms: 0, current: true }
 }
 
 fn put(name: &Name, value: &str) -> Request {
