@@ -97,9 +97,18 @@ impl VersionCache {
         }
     }
 
-    /// Forgets everything, after copies were dropped.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Forgets the names at positions that are `gone`, after a copy was dropped. A position costs a comparison, and what is kept
+    /// goes on saving reads.
+    pub fn forget(&mut self, gone: impl Fn(Position) -> bool) {
+        for set in &mut self.sets {
+            for at in (0..set.positions.len()).rev() {
+                if gone(set.positions[at]) {
+                    set.positions.remove(at);
+                    set.entries.remove(at);
+                    self.len -= 1;
+                }
+            }
+        }
     }
 
     fn grow(&mut self) {
@@ -140,8 +149,22 @@ mod tests {
         cache.put(&one, Object::default(), digest(2));
         assert_eq!(cache.get(&one).map(|known| known.1), Some(digest(2)));
         assert_eq!(cache.get(&other), None);
-        cache.clear();
-        assert_eq!(cache.get(&one), None);
+    }
+
+    #[test]
+    fn what_lies_elsewhere_outlives_a_dropped_copy() {
+        let mut cache = VersionCache::default();
+        let names: Vec<Name> = (0..1_000).map(|number: u32| Name::new("b", number.to_string())).collect();
+        names.iter().for_each(|name| cache.put(name, Object::default(), digest(1)));
+        let held = |cache: &VersionCache| names.iter().filter(|name| cache.get(name).is_some()).cloned().collect::<Vec<_>>();
+        let gone = |name: &Name| name.position().partition(2).0 == 3;
+        let mut kept = held(&cache);
+        kept.retain(|name| !gone(name));
+        cache.forget(|position| position.partition(2).0 == 3);
+        assert_eq!(held(&cache), kept);
+        assert_eq!((kept.len(), kept.len() > 500), (cache.len, true));
+        names.iter().filter(|name| gone(name)).for_each(|name| cache.put(name, Object::default(), digest(2)));
+        assert!(held(&cache).len() > kept.len(), "their places are free");
     }
 
     #[test]

@@ -145,9 +145,12 @@ impl<S: Storage> Node<S> {
     }
 
     pub(super) fn drop_copy(&mut self, partition: PartitionId) -> Result<(), StorageError> {
+        let Some(ring) = &self.ring else { return Ok(()) };
         self.storage.drop_partition(partition)?;
         self.trees.remove(partition);
-        self.versions.clear();
+        // The layers of a partition have their positions in common.
+        let (bits, list) = (ring.partition_bits, ring.list_of(partition));
+        self.versions.forget(|position| position.partition(bits).0 as usize == list);
         self.end_tenure(partition)?;
         self.forget_reaped(partition)?;
         self.counters.partitions_dropped += 1;
