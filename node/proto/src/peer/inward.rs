@@ -202,7 +202,13 @@ fn gossip(wire: v1::Gossip) -> Result<Message, WireError> {
         Ok((node(&wire.node, "members.node")?, state))
     };
     let members = wire.members.into_iter().map(member).collect::<Result<_, _>>()?;
-    Ok(Message::Gossip { epoch: Epoch(wire.epoch), members, wants_answer: wire.wants_answer, wall_ms: wire.wall_ms, current: wire.current })
+    Ok(Message::Gossip {
+        epoch: Epoch(wire.epoch),
+        members,
+        wants_answer: wire.wants_answer,
+        wall_ms: wire.wall_ms,
+        current: wire.current,
+    })
 }
 
 fn forward(wire: v1::Forward) -> Result<Message, WireError> {
