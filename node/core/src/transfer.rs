@@ -94,4 +94,10 @@ impl Transfers {
     pub fn active(&self) -> usize {
         self.outgoing.values().filter(|(_, outgoing)| !matches!(outgoing.walk, Walk::Idle | Walk::Done)).count()
     }
+
+    /// How many walks home have a batch under way.
+    pub fn handing_back(&self) -> usize {
+        let walks = self.handbacks.values().flat_map(|handback| handback.owners.values());
+        walks.filter(|outgoing| matches!(outgoing.walk, Walk::Asked(_) | Walk::Sent(_))).count()
+    }
 }

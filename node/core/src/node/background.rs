@@ -1,6 +1,6 @@
 //! What background work asks of [`crate::admission`] before it runs (paper 6.5), and acknowledgements that it keeps back.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::admission::{Report, Work};
 use crate::id::NodeId;
@@ -13,8 +13,8 @@ use crate::time::{Instant, Now};
 /// are acknowledged at once.
 const ACKNOWLEDGEMENTS_MAX: usize = 1_024;
 
-/// Acknowledgements of batches that are kept back, by when they are due.
-pub(super) type KeptBack = BTreeSet<(Instant, NodeId, u64)>;
+/// Acknowledgements of batches and answers about them that are kept back, by when they are due, for whom, and for which batch.
+pub(super) type KeptBack = BTreeMap<(Instant, NodeId, u64), Waiting>;
 
 /// What objects take on the way.
 pub(super) fn bytes_of(objects: &[NamedObject]) -> usize {
@@ -76,23 +76,35 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
+        self.settle((to, batch), Waiting::AcknowledgeBatch { to, batch }, bytes, now, out)
+    }
+
+    /// `bytes` were taken for a batch: its sender hears of it once they are on stable storage, and not before this node can take more.
+    pub(super) fn settle(
+        &mut self,
+        (to, batch): (NodeId, u64),
+        waiting: Waiting,
+        bytes: usize,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
         self.counters.background_received_bytes += bytes as u64;
         let due = self.admission.received(bytes, now.instant);
         if due <= now.instant || self.kept_back.len() >= ACKNOWLEDGEMENTS_MAX {
-            return self.when_durable(Waiting::AcknowledgeBatch { to, batch }, now, out);
+            return self.when_durable(waiting, now, out);
         }
         self.counters.background_acknowledgements_delayed += 1;
-        self.kept_back.insert((due, to, batch));
+        self.kept_back.insert((due, to, batch), waiting);
         Ok(())
     }
 
     /// Acknowledges what is due. True if something was refused since the last tick and should ask again now.
     pub(super) fn tick_background(&mut self, now: Now, out: &mut Vec<Output>) -> Result<bool, StorageError> {
-        while let Some((due, to, batch)) = self.kept_back.first().copied()
-            && due <= now.instant
+        while let Some(first) = self.kept_back.first_entry()
+            && first.key().0 <= now.instant
         {
-            self.kept_back.pop_first();
-            self.when_durable(Waiting::AcknowledgeBatch { to, batch }, now, out)?;
+            let waiting = first.remove();
+            self.when_durable(waiting, now, out)?;
         }
         Ok(self.admission.tick(now.instant))
     }

@@ -32,6 +32,9 @@ const HANDBACKS_MAX: usize = 64;
 /// looked up there, but nothing is written or synced.
 pub(super) const HISTORIES_SHARE: usize = 8;
 
+/// What a look-up costs the owner in any case: the same part of a usual object of a kilobyte.
+const LOOKUP_BYTES: usize = (1 << 10) / HISTORIES_SHARE;
+
 impl<S: Storage> Node<S> {
     /// Copies that the ring gives to others: once every member holds this ring, they go home and are dropped.
     pub(super) fn tick_handbacks(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
@@ -89,11 +92,17 @@ impl<S: Storage> Node<S> {
                         message: Message::TreeRequest { exchange, epoch, partition, root, reaped: None },
                     });
                 }
-                Walk::Ready(_) => self.send_batch(of, now, out)?,
+                Walk::Ready(_) => self.ask_owner(of, now, out)?,
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// The next batch of a walk, if not too many are under way: nodes that leave have no clients of their own to give way to, and their
+    /// owners have.
+    fn ask_owner(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        if self.transfers.handing_back() < self.config.transfers_max { self.send_batch(of, now, out) } else { Ok(()) }
     }
 
     /// An owner's tree: what differs from this copy is sent. True if the answer was for a handback.
@@ -121,7 +130,9 @@ impl<S: Storage> Node<S> {
         }
         outgoing.leaves = Some(differing);
         outgoing.walk = Walk::Ready(None);
-        self.send_next(of, now, out)?;
+        if !self.admission.waits(Work::Handbacks) {
+            self.ask_owner(of, now, out)?;
+        }
         Ok(true)
     }
 
@@ -177,7 +188,7 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         let Message::HistoriesRequest { batch, epoch, partition, histories } = message else { return Ok(()) };
         let Some(ring) = self.ring_for_batch((from, batch), epoch, partition, false, out) else { return Ok(()) };
-        self.moved(Work::Received, bytes_of_histories(&histories), now);
+        let cost = bytes_of_histories(&histories) + histories.len() * LOOKUP_BYTES;
         let mut lacking = Vec::new();
         for NamedHistory { name, history } in histories {
             if ring.partition_of(&name) != partition {
@@ -188,7 +199,7 @@ impl<S: Storage> Node<S> {
         }
         let message = Box::new(Message::HistoriesResponse { batch, lacking });
         // The asker drops its copy on this word.
-        self.when_durable(Waiting::Answer { to: from, message }, now, out)
+        self.settle((from, batch), Waiting::Answer { to: from, message }, cost, now, out)
     }
 
     /// What the owner has not seen all of is sent; the rest of the batch is done.

@@ -407,7 +407,10 @@ impl<S: Storage> Node<S> {
         match (sent.last, of) {
             (false, _) => self.send_next(of, now, out),
             (true, WalkOf::Transfer(..)) => self.tick_transfers(now, out),
-            (true, WalkOf::Handback(partition, _)) => self.finish_handback(partition),
+            (true, WalkOf::Handback(partition, _)) => {
+                self.finish_handback(partition)?;
+                self.tick_handbacks(now, out)
+            }
         }
     }
 

@@ -314,6 +314,7 @@ mod nothing_is_dropped_too_early {
             let lacking = lacking.iter().map(|name| (*name).clone()).collect();
             [(id(2), Message::HistoriesResponse { batch, lacking })]
         };
+        one.wait(SECOND, &ring);
         one.sent();
         one.hear(2, ask(1, &first));
         assert_eq!(one.sent(), answer(1, &[&name]), "nothing is here");
@@ -329,6 +330,72 @@ mod nothing_is_dropped_too_early {
         one.hear(2, behind);
         let refused = (id(2), Message::Pushed { batch: 4, refused: true, epoch: ring.epoch });
         assert!(one.sent().contains(&refused), "it has no copy under that ring");
+    }
+
+    #[test]
+    fn an_owner_that_is_asked_about_more_than_it_can_take_answers_later() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        let partition = ring.partition_of(&name);
+        let named = NamedHistory { name: name.clone(), history: object(2, 1, "milk").history() };
+        one.wait(SECOND, &ring);
+        one.sent();
+        let answers = |one: &mut One| {
+            let sent = one.sent();
+            sent.iter().filter(|(_, message)| matches!(message, Message::HistoriesResponse { .. })).count()
+        };
+        let mut at_once = 0;
+        for batch in 0..400 {
+            let histories = vec![named.clone(); 256];
+            one.hear(2, Message::HistoriesRequest { batch, epoch: ring.epoch, partition, histories });
+            at_once += answers(&mut one);
+        }
+        assert!((1..200).contains(&at_once), "{at_once} of 400: as many as it had saved for");
+        one.wait(2 * SECOND, &ring);
+        assert_eq!(at_once + answers(&mut one), 400);
+    }
+
+    #[test]
+    fn a_node_that_leaves_asks_about_a_few_batches_at_a_time_and_in_the_end_about_all() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let mut foreign: Vec<(PartitionId, Name)> = Vec::new();
+        let names = (0..).map(|at: u32| Name::new("carts", format!("k{at}")));
+        for name in names.filter(|name| !ring.placement(ring.partition_of(name)).involves(id(1))).take(40) {
+            foreign.push((ring.partition_of(&name), name));
+        }
+        for (number, (partition, name)) in foreign.iter().enumerate() {
+            let stranger = (2..=5).map(id).find(|node| !ring.placement(*partition).involves(*node)).expect("five nodes");
+            one.hear(2, replicate(number as u64, ring.epoch, name, &object(2, 1, "milk"), Some(stranger)));
+        }
+        one.sync();
+        one.all_hold(&ring);
+        let (mut waiting, mut most, mut asked) = (Vec::new(), 0, 0);
+        for _ in 0..40 {
+            one.wait(SECOND, &ring);
+            for (to, message) in one.sent() {
+                match message {
+                    Message::TreeRequest { exchange, partition, .. } => {
+                        let leaves = HashTrees::new(CLUSTER, ring.partition_bits).leaves(partition);
+                        let root = Default::default();
+                        one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+                    }
+                    Message::HistoriesRequest { batch, histories, .. } => {
+                        asked += histories.len();
+                        waiting.push((to, batch));
+                    }
+                    _ => {}
+                }
+            }
+            most = most.max(waiting.len());
+            for (to, batch) in std::mem::take(&mut waiting) {
+                one.hear(to.0[0], Message::HistoriesResponse { batch, lacking: Vec::new() });
+            }
+            one.sync();
+        }
+        assert_eq!(most, 4, "as many as partitions move at a time");
+        assert_eq!((asked, one.node.storage().objects().count()), (3 * foreign.len(), 0));
     }
 
     #[test]
@@ -486,7 +553,7 @@ mod a_member_that_was_away_coordinates_gets_once_it_knows_what_ring_others_hold 
     fn it_vouches_for_its_ring_only_then() {
         let ring = ring(5);
         let (mut one, _) = restarted(&ring);
-        let mut vouches = |one: &mut One| {
+        let vouches = |one: &mut One| {
             one.sent();
             one.link(&ring);
             let said = one.sent().into_iter().find_map(|(_, message)| match message {
