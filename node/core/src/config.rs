@@ -128,7 +128,8 @@ impl Default for Config {
             phi_threshold: 8.0,
             hint_bytes_max: 1 << 30,
             requests_max: 16_384,
-            batch_objects_max: 256,
+            // A batch is taken in one turn, and no request is answered meanwhile: two milliseconds.
+            batch_objects_max: 64,
             batch_bytes_max: 1 << 20,
             transfers_max: 4,
             background_p99_max: Duration::from_millis(50),

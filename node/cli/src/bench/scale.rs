@@ -138,7 +138,7 @@ impl Scaling {
         tokio::time::sleep_until((begin + quiet).into()).await;
         for (from, to) in [(self.from, self.to), (self.to, self.from)] {
             phases.next();
-            let change = changed(from, to, self.batch).await?;
+            let change = beside(changed(from, to, self.batch)).await?;
             self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
             phases.next();
             tokio::time::sleep(quiet).await;
@@ -146,6 +146,17 @@ impl Scaling {
         phases.next();
         Ok(())
     }
+}
+
+/// Runs `work` on a thread of its own: it plans rings and removes folders, and clients that waited for that would be measured as
+/// users who wait for the nodes.
+async fn beside<T: Send + 'static>(work: impl Future<Output = Result<T, Stop>> + Send + 'static) -> Result<T, Stop> {
+    let failed = |error: &dyn std::fmt::Display| Stop::Failed(format!("a thread beside the clients: {error}"));
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
+        runtime.block_on(work)
+    };
+    tokio::task::spawn_blocking(run).await.map_err(|error| failed(&error))?
 }
 
 /// Changes the number of nodes, and watches what moves.
