@@ -1,21 +1,72 @@
 //! Anti-entropy: replicas of a partition compare their hash trees and exchange what differs (paper 4.7).
 //!
 //! ```text
-//! A: TreeRequest(root) -> B: TreeResponse(equal: root only | leaves) -> A: KeysRequest(its keys and digests in a few leaves)
-//!   -> B: KeysResponse(objects that A lacks, names that B wants) -> A: joins, Push(wanted)
+//! A: TreeRequest(root) -> B: TreeResponse(equal: root only | leaves)
+//!   window by window, through every leaf that differs:
+//! A: KeysRequest(its keys and digests in the window) -> B: KeysResponse(objects that A lacks, names that B wants)
+//!   -> A: joins, Push(wanted)
 //! ```
 //!
-//! Correctness rests here: hints and read repair only make it faster. An exchange moves a bounded amount; what is left over is
-//! found by the next. Two idle rounds between equal replicas send two small messages each and repair nothing.
+//! Correctness rests here: hints and read repair only make it faster. A leaf may have millions of objects, so it is compared in
+//! windows, a bounded piece of a turn each, and either side may end a window early: the next begins where both have compared.
+//! Two idle rounds between equal replicas send two small messages each and repair nothing.
 
 use crate::id::{NodeId, PartitionId};
+use crate::name::Name;
 use crate::random::Random;
 use crate::ring::Ring;
+use crate::time::Instant;
 
-/// Leaves of which one exchange compares the keys: bounds a message to a fraction of a partition.
-pub const LEAVES_PER_EXCHANGE: usize = 8;
-/// Keys that one exchange lists; more leaves wait for the next.
-pub const KEYS_PER_EXCHANGE: usize = 2_048;
+/// Bytes that one side reads for a window at most, and what the last object has over that. Objects are as many as in a pushed batch.
+pub const BYTES_PER_WINDOW: usize = 256 << 10;
+
+/// An exchange that this node began.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// What is compared.
+    pub partition: PartitionId,
+    /// With whom.
+    pub with: NodeId,
+    /// Where it stands.
+    pub step: Step,
+    /// Leaves that differed and are not compared yet; the last is the next.
+    pub leaves: Vec<usize>,
+    /// The last name of that leaf that is compared.
+    pub after: Option<Name>,
+}
+
+/// Where an exchange stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// The other tree was asked for; no answer counts after this.
+    Tree(Instant),
+    /// The next window waits for its turn.
+    Ready,
+    /// A window was asked about, up to this name or to the end of the leaf; no answer counts after this.
+    Keys(Option<Name>, Instant),
+}
+
+impl Exchange {
+    /// The tree is asked for.
+    pub fn begin(partition: PartitionId, with: NodeId, deadline: Instant) -> Self {
+        Self { partition, with, step: Step::Tree(deadline), leaves: Vec::new(), after: None }
+    }
+
+    /// Whether an answer is overdue.
+    pub fn is_lost(&self, now: Instant) -> bool {
+        matches!(self.step, Step::Tree(deadline) | Step::Keys(_, deadline) if deadline <= now)
+    }
+
+    /// Both sides have compared up to `reached`, or to the end of the leaf. False if nothing is left.
+    pub fn advance(&mut self, reached: Option<Name>) -> bool {
+        if reached.is_none() {
+            self.leaves.pop();
+        }
+        self.after = reached;
+        self.step = Step::Ready;
+        !self.leaves.is_empty()
+    }
+}
 
 /// Walks this node's partitions, one exchange at a time, with a random other replica.
 #[derive(Clone, Debug, Default)]

@@ -240,15 +240,19 @@ pub enum Message {
         /// What the answerer has reaped of the partition, if it is not what the asker has.
         reaped: Option<Reaped>,
     },
-    /// These are my keys in the leaves that differ.
+    /// These are my keys in a window of a leaf that differs.
     KeysRequest {
         /// The exchange.
         exchange: u64,
         /// The partition.
         partition: PartitionId,
-        /// The leaves that differ.
-        leaves: Vec<u32>,
-        /// The sender's keys in them.
+        /// The leaf.
+        leaf: u32,
+        /// The window begins behind this name, or with the leaf.
+        after: Option<Name>,
+        /// It ends with this name, or with the leaf.
+        until: Option<Name>,
+        /// The sender's keys in it, in the order of their positions.
         keys: Vec<NamedDigest>,
     },
     /// What you lack, and what I want.
@@ -261,6 +265,8 @@ pub enum Message {
         objects: Vec<NamedObject>,
         /// Keys that the answerer lacks or has another version of.
         wanted: Vec<NamedDigest>,
+        /// It compared up to this name, or all of the window.
+        reached: Option<Name>,
     },
     /// Is it so at your place, for every write to `partition` that `upto` covers?
     ReapAsk {

@@ -44,7 +44,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::admission::Admission;
-use crate::anti_entropy::Rounds;
+use crate::anti_entropy::{Exchange, Rounds};
 use crate::clock_skew::PeerClocks;
 use crate::codec::Writer;
 use crate::config::Config;
@@ -213,7 +213,7 @@ pub struct Node<S> {
     hints: HintedHandoff,
     transfers: Transfers,
     rounds: Rounds,
-    exchanges: BTreeMap<u64, (PartitionId, NodeId, Instant)>,
+    exchanges: BTreeMap<u64, Exchange>,
     /// Exchanges that this interval still has to begin.
     exchanges_owed: usize,
     admission: Admission,
@@ -454,12 +454,8 @@ impl<S: Storage> Node<S> {
                 self.heed_reaped(partition, reaped.as_ref(), root)?;
                 return self.on_tree_response(from, exchange, partition, root, &leaves, now, out);
             }
-            Message::KeysRequest { exchange, partition, leaves, keys } => {
-                return self.on_keys_request(from, exchange, partition, &leaves, &keys, now, out);
-            }
-            Message::KeysResponse { exchange, partition, objects, wanted } => {
-                return self.on_keys_response(from, exchange, partition, objects, wanted, now, out);
-            }
+            Message::KeysRequest { .. } => return self.on_keys_request(from, message, now, out),
+            Message::KeysResponse { .. } => return self.on_keys_response(from, message, now, out),
             Message::ReapAsk { .. } => return self.on_reap_ask(from, message, now, out),
             Message::ReapAnswer { round, partition, question } => {
                 return self.on_reap_answer(from, round, partition, question, now, out);

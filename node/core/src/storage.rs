@@ -32,6 +32,13 @@ pub struct Cursor {
     pub name: Name,
 }
 
+impl Cursor {
+    /// Just behind this name.
+    pub fn of(name: &Name) -> Self {
+        Self { position: name.position(), name: name.clone() }
+    }
+}
+
 /// A storage engine.
 pub trait Storage {
     /// The object `name` of `partition`, if there is one.

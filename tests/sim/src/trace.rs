@@ -127,13 +127,13 @@ pub fn describe(message: &Message) -> String {
         }
         Message::ReapAnswer { round, partition, question } => format!("ReapAnswer #{round} p{partition} {question:?}"),
         Message::ReapCommit { round, partition, names } => format!("ReapCommit #{round} p{partition} {names:?}"),
-        Message::KeysRequest { exchange, partition, keys, .. } => {
-            format!("KeysRequest #{exchange} p{partition} {} keys", keys.len())
+        Message::KeysRequest { exchange, partition, leaf, after, until, keys } => {
+            format!("KeysRequest #{exchange} p{partition} leaf {leaf} after {after:?} until {until:?} {} keys", keys.len())
         }
-        Message::KeysResponse { exchange, partition, objects, wanted } => {
+        Message::KeysResponse { exchange, partition, objects, wanted, reached } => {
             let describe = |named: &NamedObject| format!("{:?} {}", named.name, describe_object(&named.object));
             let names: Vec<_> = objects.iter().map(describe).collect();
-            format!("KeysResponse #{exchange} p{partition} [{}], {} wanted", names.join(" "), wanted.len())
+            format!("KeysResponse #{exchange} p{partition} [{}], {} wanted, reached {reached:?}", names.join(" "), wanted.len())
         }
     }
 }

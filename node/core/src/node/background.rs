@@ -13,6 +13,10 @@ use crate::time::{Instant, Now};
 /// are acknowledged at once.
 const ACKNOWLEDGEMENTS_MAX: usize = 1_024;
 
+/// Objects that are compared cost this part of what it costs to move them: they are read, and their versions are looked up at the other
+/// side, but nothing is written or synced.
+pub(super) const READ_SHARE: usize = 8;
+
 /// Acknowledgements of batches and answers about them that are kept back, by when they are due, for whom, and for which batch.
 pub(super) type KeptBack = BTreeMap<(Instant, NodeId, u64), Waiting>;
 
@@ -46,12 +50,16 @@ impl<S: Storage> Node<S> {
         granted
     }
 
-    /// How many bytes of objects an exchange that found differences may send now. One that was begun sends at least an object: the
-    /// comparison was granted, and what is left over waits for the next that is.
-    pub(super) fn admit_repair(&mut self, now: Now) -> usize {
+    /// How many bytes of objects an exchange may read or send now, if any.
+    pub(super) fn admit_window(&mut self, now: Now) -> Option<usize> {
         let granted = self.admission.ask(Work::AntiEntropy, self.config.batch_bytes_max, now.instant);
         self.counters.background_anti_entropy_deferred += u64::from(granted.is_none());
-        granted.unwrap_or(1)
+        granted
+    }
+
+    /// How many bytes of objects the answer to a window may send now. It sends at least an object: the window was granted.
+    pub(super) fn admit_repair(&mut self, now: Now) -> usize {
+        self.admit_window(now).unwrap_or(1)
     }
 
     /// `bytes` were read or sent for `work`.

@@ -134,7 +134,7 @@ mod tests {
         let (mut healthy, ring) = node_with(3);
         let partition: PartitionId = ring.partition_of(&name(&ring));
         let objects = vec![NamedObject { name: name(&ring), object: object() }];
-        let exchanged = Message::KeysResponse { exchange: 1, partition, objects, wanted: Vec::new() };
+        let exchanged = Message::KeysResponse { exchange: 1, partition, objects, wanted: Vec::new(), reached: None };
         for message in [replicate(&ring), exchanged] {
             let out = hear(&mut healthy, 3, message);
             assert!(matches!(&out[..], [Output::Send { message: Message::RingUpdate { .. }, .. }]), "{out:?}");

@@ -17,7 +17,7 @@ use crate::admission::Work;
 use crate::id::{NodeId, PartitionId};
 use crate::message::{Message, NamedHistory, NamedObject, Purpose};
 use crate::name::Name;
-use crate::node::background::bytes_of;
+use crate::node::background::{READ_SHARE, bytes_of};
 use crate::node::movement::{BATCH_TIMEOUT, WalkOf};
 use crate::node::{Node, Output, Waiting};
 use crate::ring::Ring;
@@ -28,12 +28,8 @@ use crate::transfer::{Handback, Outgoing, Sent, Walk};
 /// Copies on their way home at the same time: most need only a comparison of trees.
 const HANDBACKS_MAX: usize = 64;
 
-/// Objects whose histories are asked about cost this part of what it costs to move them: they are read here and their versions are
-/// looked up there, but nothing is written or synced.
-pub(super) const HISTORIES_SHARE: usize = 8;
-
 /// What a look-up costs the owner in any case: the same part of a usual object of a kilobyte.
-const LOOKUP_BYTES: usize = (1 << 10) / HISTORIES_SHARE;
+const LOOKUP_BYTES: usize = (1 << 10) / READ_SHARE;
 
 impl<S: Storage> Node<S> {
     /// Copies that the ring gives to others: once every member holds this ring, they go home and are dropped.

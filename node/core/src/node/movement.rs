@@ -12,8 +12,7 @@ use crate::admission::Work;
 use crate::hinted_handoff::Batch;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject, Purpose};
-use crate::node::background::bytes_of;
-use crate::node::handback::HISTORIES_SHARE;
+use crate::node::background::{READ_SHARE, bytes_of};
 use crate::node::{Node, Output, Waiting};
 use crate::ring::{Ring, Stage};
 use crate::storage::{Cursor, Storage, StorageError};
@@ -232,7 +231,7 @@ impl<S: Storage> Node<S> {
         let leaves = outgoing.leaves.clone();
         let limit = self.config.batch_objects_max;
         let Some(bytes) = self.admit(of.work(), now) else { return Ok(()) };
-        let share = if asks { HISTORIES_SHARE } else { 1 };
+        let share = if asks { READ_SHARE } else { 1 };
         let found =
             self.storage.scan(partition, from.as_ref(), limit, bytes.saturating_mul(share).min(self.config.batch_bytes_max))?;
         let reached = found.last().map(|(cursor, _)| cursor.clone());

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::admission::Work;
-use crate::anti_entropy::{KEYS_PER_EXCHANGE, LEAVES_PER_EXCHANGE};
+use crate::anti_entropy::{BYTES_PER_WINDOW, Exchange, Step};
 use crate::hash_tree::LEAVES;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedDigest, NamedObject, Purpose};
 use crate::name::Name;
-use crate::node::background::bytes_of;
+use crate::node::background::{READ_SHARE, bytes_of};
 use crate::node::{Node, Output, Waiting};
 use crate::reaping::Reaped;
+use crate::ring::Ring;
 use crate::storage::{Cursor, Storage, StorageError};
-use crate::time::{Instant, Now};
+use crate::time::Now;
 use crate::version::{Digest, Object};
 
 /// Exchanges begun in one interval: equal replicas cost two small messages each.
@@ -25,8 +26,9 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<S: Storage> Node<S> {
     pub(super) fn tick_anti_entropy(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        self.exchanges.retain(|_, (_, _, deadline)| *deadline > now.instant);
+        self.exchanges.retain(|_, exchange| !exchange.is_lost(now.instant));
         let Some(ring) = self.ring.clone().filter(|_| self.writable) else { return Ok(()) };
+        self.continue_exchanges(&ring, now, out)?;
         let own = self.identity.node;
         self.exchanges_owed = self.exchanges_owed.min(ring.partition_count_of_layers());
         while self.exchanges_owed > 0 && self.exchanges.len() < EXCHANGES_MAX && self.admit_comparison(Work::AntiEntropy, now) {
@@ -35,7 +37,7 @@ impl<S: Storage> Node<S> {
             let reachable = |node| !ring.is_lost(node) && !detector.suspects(node, now.instant);
             let Some((_, partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return Ok(()) };
             let exchange = self.next_batch();
-            self.exchanges.insert(exchange, (partition, with, now.instant + EXCHANGE_TIMEOUT));
+            self.exchanges.insert(exchange, Exchange::begin(partition, with, now.instant + EXCHANGE_TIMEOUT));
             self.counters.anti_entropy_exchanges += 1;
             let (root, reaped) = (self.trees.root(partition), self.reaped(partition)?.cloned());
             let message = Message::TreeRequest { exchange, epoch: ring.epoch, partition, root, reaped };
@@ -84,7 +86,8 @@ impl<S: Storage> Node<S> {
         if self.on_owners_tree(from, exchange, partition, equal, leaves, now, out)? {
             return Ok(());
         }
-        if self.exchanges.get(&exchange).map(|(at, with, _)| (*at, *with)) != Some((partition, from)) {
+        let begun = self.exchanges.get(&exchange).map(|begun| (begun.partition, begun.with, matches!(begun.step, Step::Tree(_))));
+        if begun != Some((partition, from, true)) {
             return Ok(());
         }
         self.rounds.found(usize::from(!equal));
@@ -92,104 +95,162 @@ impl<S: Storage> Node<S> {
             self.exchanges.remove(&exchange);
             return Ok(());
         }
-        let mut differing = self.trees.differing(partition, leaves);
-        differing.truncate(LEAVES_PER_EXCHANGE);
-        let keys = self.digests(partition, &differing)?;
-        self.moved(Work::AntiEntropy, keys.iter().map(|key| key.name.len() + 16).sum(), now);
-        let leaves = differing.into_iter().map(|leaf| leaf as u32).collect();
-        out.push(Output::Send { to: from, message: Message::KeysRequest { exchange, partition, leaves, keys } });
+        let differing = self.trees.differing(partition, leaves);
+        if let Some(exchange) = self.exchanges.get_mut(&exchange) {
+            (exchange.leaves, exchange.step) = (differing, Step::Ready);
+        }
+        self.compare_next(exchange, now, out)
+    }
+
+    // --- windows ----------------------------------------------------------------------------------------------------
+
+    /// Exchanges whose next window had to wait; those that make no sense any more end.
+    fn continue_exchanges(&mut self, ring: &Ring, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let is_ready = |(_, exchange): &(&u64, &Exchange)| exchange.step == Step::Ready;
+        let ready: Vec<u64> = self.exchanges.iter().filter(is_ready).map(|(number, _)| *number).collect();
+        for number in self.begun_anywhere(ready) {
+            let Some(Exchange { partition, with, .. }) = self.exchanges.get(&number) else { continue };
+            let (partition, with) = (*partition, *with);
+            let both = |nodes: &[NodeId]| nodes.contains(&with) && nodes.contains(&self.identity.node);
+            if ring.has(partition) && both(ring.placement(partition).replicas) && self.reachable(with, now) {
+                self.compare_next(number, now, out)?;
+            } else {
+                self.exchanges.remove(&number);
+            }
+        }
         Ok(())
     }
 
-    /// Names and digests of this node's objects in some leaves of a partition.
-    fn digests(&self, partition: PartitionId, leaves: &[usize]) -> Result<Vec<NamedDigest>, StorageError> {
-        let objects = self.objects_in(partition, leaves)?;
-        Ok(objects.into_iter().map(|(name, object)| NamedDigest { name, digest: object.digest() }).collect())
+    /// Asks about the next window of an exchange, if not too many are under way and the budget allows it.
+    fn compare_next(&mut self, number: u64, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        let asked = self.exchanges.values().filter(|exchange| matches!(exchange.step, Step::Keys(..))).count();
+        if asked >= self.config.transfers_max {
+            return Ok(());
+        }
+        let Some(exchange) = self.exchanges.get(&number).cloned() else { return Ok(()) };
+        let Some(leaf) = exchange.leaves.last().copied() else {
+            self.exchanges.remove(&number);
+            return Ok(());
+        };
+        if self.admit_window(now).is_none() {
+            return Ok(());
+        }
+        let Exchange { partition, with, after, .. } = exchange;
+        let window = self.window(partition, leaf, after.as_ref(), None)?;
+        let digest = |(name, object): (Name, Object)| NamedDigest { name, digest: object.digest() };
+        let keys: Vec<NamedDigest> = window.objects.into_iter().map(digest).collect();
+        self.moved(Work::AntiEntropy, window.read / READ_SHARE + keys.iter().map(|key| key.name.len() + 16).sum::<usize>(), now);
+        if let Some(exchange) = self.exchanges.get_mut(&number) {
+            exchange.step = Step::Keys(window.reached.clone(), now.instant + EXCHANGE_TIMEOUT);
+        }
+        let (leaf, until) = (leaf as u32, window.reached);
+        out.push(Output::Send {
+            to: with,
+            message: Message::KeysRequest { exchange: number, partition, leaf, after, until, keys },
+        });
+        Ok(())
     }
 
-    fn objects_in(&self, partition: PartitionId, leaves: &[usize]) -> Result<Vec<(Name, Object)>, StorageError> {
-        let mut objects = Vec::new();
-        for leaf in leaves.iter().copied().filter(|leaf| *leaf < LEAVES) {
-            let mut after = Cursor { position: self.trees.leaf_start(partition, leaf), name: Name::new("", "") };
-            'leaf: while objects.len() < KEYS_PER_EXCHANGE {
-                let found = self.storage.scan(partition, Some(&after), 256, 1 << 20)?;
-                let Some((last, _)) = found.last() else { break };
-                after = last.clone();
-                for (cursor, object) in found {
-                    if self.trees.leaf_of(cursor.position) != leaf {
-                        break 'leaf;
-                    }
-                    objects.push((cursor.name, object));
-                }
+    /// This node's objects in a leaf, behind `after` and up to `until`, or as many of them as one window has.
+    fn window(
+        &self,
+        partition: PartitionId,
+        leaf: usize,
+        after: Option<&Name>,
+        until: Option<&Name>,
+    ) -> Result<Window, StorageError> {
+        let start = || Cursor { position: self.trees.leaf_start(partition, leaf), name: Name::new("", "") };
+        let after = after.map_or_else(start, Cursor::of);
+        let until = until.map(Cursor::of);
+        let within = |at: &Cursor| self.trees.leaf_of(at.position) == leaf && until.as_ref().is_none_or(|until| at <= until);
+        // One more than the leaf has shows its end.
+        let count = self.trees.leaf_counts(partition).get(leaf).copied().unwrap_or_default() as usize;
+        let limit = self.config.batch_objects_max.min(count + 1);
+        let found = self.storage.scan(partition, Some(&after), limit, self.config.batch_bytes_max.min(BYTES_PER_WINDOW))?;
+        let read = found.iter().map(|(at, object)| at.name.len() + object.encoded_len()).sum();
+        let reached = match found.last() {
+            Some((last, _)) if within(last) => {
+                let next = self.storage.scan(partition, Some(last), 1, 1)?;
+                next.first().is_some_and(|(next, _)| within(next)).then(|| last.name.clone())
             }
-        }
-        Ok(objects)
+            _ => None,
+        };
+        let objects = found.into_iter().filter(|(at, _)| within(at)).map(|(at, object)| (at.name, object)).collect();
+        Ok(Window { objects, reached, read })
     }
 
     pub(super) fn on_keys_request(
         &mut self,
         from: NodeId,
-        exchange: u64,
-        partition: PartitionId,
-        leaves: &[u32],
-        keys: &[NamedDigest],
+        message: Message,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
+        let Message::KeysRequest { exchange, partition, leaf, after, until, keys } = message else { return Ok(()) };
         let own = self.identity.node;
         let involved = self.ring.as_ref().is_some_and(|ring| ring.has(partition) && ring.placement(partition).involves(own));
-        if !involved {
+        if !involved || leaf as usize >= LEAVES {
             self.counters.messages_refused += 1;
             return Ok(());
         }
-        let leaves: Vec<usize> = leaves.iter().take(LEAVES_PER_EXCHANGE).map(|leaf| *leaf as usize).collect();
         let theirs: BTreeMap<&Name, Digest> = keys.iter().map(|key| (&key.name, key.digest)).collect();
-        let ours = self.objects_in(partition, &leaves)?;
-        let ours_digests: BTreeMap<Name, Digest> = ours.iter().map(|(name, object)| (name.clone(), object.digest())).collect();
+        let Window { objects: ours, mut reached, read } =
+            self.window(partition, leaf as usize, after.as_ref(), until.as_ref())?;
         let most = self.admit_repair(now);
-        let mut size = 0;
-        let mut objects = Vec::new();
-        // Names that are reaped here: the asker hears it, and what it has beyond that is wanted.
-        for name in theirs.keys().filter(|name| !ours_digests.contains_key(**name)) {
-            if size < self.config.batch_bytes_max
-                && let Some(word) = self.word_of_reaped(partition, name)?
+        let (mut size, mut objects, mut compared) = (0, Vec::new(), BTreeMap::new());
+        for (name, object) in ours {
+            let digest = object.digest();
+            if theirs.get(&name) != Some(&digest) {
+                if size >= most {
+                    // The rest of the window waits: its first object is behind this one.
+                    reached = compared.last_key_value().map(|(last, _): (&Cursor, _)| last.name.clone());
+                    break;
+                }
+                size += object.encoded_len();
+                objects.push(NamedObject { name: name.clone(), object });
+            }
+            compared.insert(Cursor::of(&name), digest);
+        }
+        let end = reached.as_ref().map(Cursor::of);
+        let within = |name: &Name| end.as_ref().is_none_or(|end| Cursor::of(name) <= *end);
+        let mut wanted = Vec::new();
+        for key in keys.iter().filter(|key| within(&key.name)) {
+            let found = compared.get(&Cursor::of(&key.name));
+            if found != Some(&key.digest) {
+                wanted.push(key.clone());
+            }
+            // Names that are reaped here: the asker hears it, and what it has beyond that is wanted.
+            if found.is_none()
+                && let Some(word) = self.word_of_reaped(partition, &key.name)?
             {
-                size += word.object.encode().len();
+                size += word.object.encoded_len();
                 objects.push(word);
             }
         }
-        for (name, object) in ours {
-            if theirs.get(&name) != Some(&object.digest()) && size < most {
-                size += object.encoded_len();
-                objects.push(NamedObject { name, object });
-            }
-        }
-        let differs = |key: &&NamedDigest| ours_digests.get(&key.name) != Some(&key.digest);
-        let wanted: Vec<NamedDigest> = keys.iter().filter(differs).cloned().collect();
         self.counters.anti_entropy_differences += (objects.len() + wanted.len()) as u64;
-        self.moved(Work::AntiEntropy, bytes_of(&objects), now);
-        let message = Message::KeysResponse { exchange, partition, objects, wanted };
+        self.moved(Work::AntiEntropy, read / READ_SHARE + size, now);
+        let message = Message::KeysResponse { exchange, partition, objects, wanted, reached };
         self.send_after_reaping(from, partition, message, now, out)
     }
 
     pub(super) fn on_keys_response(
         &mut self,
         from: NodeId,
-        exchange: u64,
-        partition: PartitionId,
-        objects: Vec<NamedObject>,
-        wanted: Vec<NamedDigest>,
+        message: Message,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let expected: Option<(PartitionId, NodeId, Instant)> = self.exchanges.remove(&exchange);
-        if expected.map(|(at, with, _)| (at, with)) != Some((partition, from)) {
+        let Message::KeysResponse { exchange: number, partition, objects, wanted, reached } = message else { return Ok(()) };
+        let Some(exchange) = self.exchanges.get(&number) else { return Ok(()) };
+        let Step::Keys(until, _) = exchange.step.clone() else { return Ok(()) };
+        if (exchange.partition, exchange.with) != (partition, from) {
             return Ok(());
         }
-        let Some(ring) = self.ring.clone() else { return Ok(()) };
-        if !ring.placement(partition).involves(self.identity.node) {
+        let involved = |ring: &Ring| ring.has(partition) && ring.placement(partition).involves(self.identity.node);
+        let Some(ring) = self.ring.clone().filter(|ring| involved(ring)) else {
+            self.exchanges.remove(&number);
             return Ok(());
-        }
+        };
         let here = |name: &Name| ring.partition_of(name) == partition;
         let received = bytes_of(&objects);
         let takes_writes = self.takes_writes();
@@ -198,15 +259,18 @@ impl<S: Storage> Node<S> {
             self.apply_or_tell(partition, &named, &mut pushed)?;
         }
         let most = self.admit_repair(now);
-        let mut size = 0;
+        let (mut size, mut reached, mut last) = (0, reached.or(until), None);
         for NamedDigest { name, .. } in wanted.into_iter().filter(|key| here(&key.name)) {
             if size >= most {
+                // The next window begins with what is left over.
+                reached = last;
                 break;
             }
             if let Some(object) = self.storage.read(partition, &name)? {
                 size += object.encoded_len();
-                pushed.push(NamedObject { name, object });
+                pushed.push(NamedObject { name: name.clone(), object });
             }
+            last = Some(name);
         }
         self.moved(Work::AntiEntropy, received + bytes_of(&pushed), now);
         if !pushed.is_empty() {
@@ -214,6 +278,20 @@ impl<S: Storage> Node<S> {
             let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed, last: false };
             self.send_after_reaping(from, partition, message, now, out)?;
         }
+        if self.exchanges.get_mut(&number).is_some_and(|exchange| exchange.advance(reached)) {
+            return self.compare_next(number, now, out);
+        }
+        self.exchanges.remove(&number);
         Ok(())
     }
+}
+
+/// A piece of a leaf.
+struct Window {
+    /// What lies in it, in the order of positions.
+    objects: Vec<(Name, Object)>,
+    /// The last of them, if there are more behind it.
+    reached: Option<Name>,
+    /// Bytes that were read.
+    read: usize,
 }

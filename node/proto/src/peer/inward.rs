@@ -46,10 +46,9 @@ impl TryFrom<v1::PeerMessage> for Message {
                 partition: partition(wire.partition)?,
                 histories: named_histories(wire.histories)?,
             }),
-            Kind::HistoriesResponse(wire) => Ok(Self::HistoriesResponse {
-                batch: wire.batch,
-                lacking: wire.lacking.iter().map(|wire| name(&wire.bucket, &wire.key)).collect(),
-            }),
+            Kind::HistoriesResponse(wire) => {
+                Ok(Self::HistoriesResponse { batch: wire.batch, lacking: wire.lacking.iter().map(key_name).collect() })
+            }
             Kind::TreeRequest(wire) => Ok(Self::TreeRequest {
                 exchange: wire.exchange,
                 epoch: Epoch(wire.epoch),
@@ -61,7 +60,9 @@ impl TryFrom<v1::PeerMessage> for Message {
             Kind::KeysRequest(wire) => Ok(Self::KeysRequest {
                 exchange: wire.exchange,
                 partition: partition(wire.partition)?,
-                leaves: wire.leaves,
+                leaf: wire.leaf,
+                after: wire.after.as_ref().map(key_name),
+                until: wire.until.as_ref().map(key_name),
                 keys: named_digests(wire.keys, "keys.digest")?,
             }),
             Kind::KeysResponse(wire) => Ok(Self::KeysResponse {
@@ -69,6 +70,7 @@ impl TryFrom<v1::PeerMessage> for Message {
                 partition: partition(wire.partition)?,
                 objects: named_objects(wire.objects)?,
                 wanted: named_digests(wire.wanted, "wanted.digest")?,
+                reached: wire.reached.as_ref().map(key_name),
             }),
             Kind::ReapAsk(wire) => reaping::ask(wire),
             Kind::ReapAnswer(wire) => reaping::answer(wire),
@@ -111,6 +113,10 @@ fn named_histories(histories: Vec<v1::PushedObject>) -> Result<Vec<NamedHistory>
         Ok(NamedHistory { name, history: object(wire.object, "histories.object")? })
     };
     histories.into_iter().map(core).collect()
+}
+
+fn key_name(wire: &v1::KeyName) -> Name {
+    name(&wire.bucket, &wire.key)
 }
 
 fn named_digests(digests: Vec<v1::KeyDigest>, field: &'static str) -> Result<Vec<NamedDigest>, WireError> {

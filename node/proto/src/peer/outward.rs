@@ -55,7 +55,7 @@ fn kind(message: Message) -> Kind {
             Kind::HistoriesRequest(v1::HistoriesRequest { batch, epoch: epoch.0, partition: partition.0, histories })
         }
         Message::HistoriesResponse { batch, lacking } => {
-            let lacking = lacking.into_iter().map(|name| v1::KeyName { bucket: name.bucket, key: name.key }).collect();
+            let lacking = lacking.into_iter().map(key_name).collect();
             Kind::HistoriesResponse(v1::HistoriesResponse { batch, lacking })
         }
         Message::Pushed { batch, refused, epoch } => Kind::Pushed(v1::Pushed { batch, refused, epoch: epoch.0 }),
@@ -67,12 +67,14 @@ fn kind(message: Message) -> Kind {
             let reaped = reaping::reaped(reaped);
             Kind::TreeResponse(v1::TreeResponse { exchange, partition: partition.0, root: digest(root), leaves, reaped })
         }
-        Message::KeysRequest { exchange, partition, leaves, keys } => {
-            Kind::KeysRequest(v1::KeysRequest { exchange, partition: partition.0, leaves, keys: named_digests(keys) })
+        Message::KeysRequest { exchange, partition, leaf, after, until, keys } => {
+            let (after, until) = (after.map(key_name), until.map(key_name));
+            let (partition, keys) = (partition.0, named_digests(keys));
+            Kind::KeysRequest(v1::KeysRequest { exchange, partition, leaf, after, until, keys })
         }
-        Message::KeysResponse { exchange, partition, objects, wanted } => {
-            let (objects, wanted) = (named_objects(objects), named_digests(wanted));
-            Kind::KeysResponse(v1::KeysResponse { exchange, partition: partition.0, objects, wanted })
+        Message::KeysResponse { exchange, partition, objects, wanted, reached } => {
+            let (objects, wanted, reached) = (named_objects(objects), named_digests(wanted), reached.map(key_name));
+            Kind::KeysResponse(v1::KeysResponse { exchange, partition: partition.0, objects, wanted, reached })
         }
         Message::ReapAsk { .. } | Message::ReapAnswer { .. } | Message::ReapCommit { .. } => reaping::kind(message),
     }
@@ -115,6 +117,10 @@ fn wire_purpose(purpose: Purpose) -> push::Purpose {
 fn named_objects(objects: Vec<NamedObject>) -> Vec<v1::PushedObject> {
     let wire = |NamedObject { name, object }| v1::PushedObject { bucket: name.bucket, key: name.key, object: object.encode() };
     objects.into_iter().map(wire).collect()
+}
+
+fn key_name(name: Name) -> v1::KeyName {
+    v1::KeyName { bucket: name.bucket, key: name.key }
 }
 
 fn named_digests(digests: Vec<NamedDigest>) -> Vec<v1::KeyDigest> {

@@ -112,6 +112,7 @@ fn messages() -> Vec<Message> {
     let refused = |reason| Message::Refused { request, reason, epoch };
     let replicate =
         |hint_for| Message::Replicate { request, epoch, name: name.clone(), object: object(), hint_for, synced: true };
+    let keys_request = |after, until| Message::KeysRequest { exchange, partition, leaf: 63, after, until, keys: digests.clone() };
     let mut messages = vec![
         replicate(None),
         replicate(Some(NodeId([8; 16]))),
@@ -131,8 +132,16 @@ fn messages() -> Vec<Message> {
         Message::TreeRequest { exchange, epoch, partition, root: digest, reaped: Some(reaped()) },
         Message::TreeResponse { exchange, partition, root: digest, leaves: Bytes::from_static(&[1; 32]), reaped: None },
         Message::TreeResponse { exchange, partition, root: digest, leaves: Bytes::new(), reaped: Some(reaped()) },
-        Message::KeysRequest { exchange, partition, leaves: vec![1, 1023], keys: digests.clone() },
-        Message::KeysResponse { exchange, partition, objects: objects.clone(), wanted: digests },
+        keys_request(None, Some(name.clone())),
+        keys_request(Some(name.clone()), None),
+        Message::KeysResponse { exchange, partition, objects: objects.clone(), wanted: digests.clone(), reached: None },
+        Message::KeysResponse {
+            exchange,
+            partition,
+            objects: objects.clone(),
+            wanted: digests.clone(),
+            reached: Some(name.clone()),
+        },
     ];
     messages.extend([Purpose::Transfer, Purpose::Hint, Purpose::Repair, Purpose::Handback].map(push));
     let reasons = [Refusal::StaleEpoch, Refusal::Behind, Refusal::NotOwner, Refusal::Overloaded, Refusal::Storage];

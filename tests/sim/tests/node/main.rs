@@ -456,6 +456,81 @@ mod nothing_is_dropped_too_early {
 mod anti_entropy {
     use super::*;
 
+    /// The exchange that the node begins for `partition`, and with whom.
+    fn begun(one: &mut One, ring: &Ring, partition: PartitionId) -> (NodeId, u64) {
+        loop {
+            one.wait(SECOND, ring);
+            let begun = one.sent().into_iter().find_map(|(to, message)| match message {
+                Message::TreeRequest { exchange, partition: at, .. } if at == partition => Some((to, exchange)),
+                _ => None,
+            });
+            if let Some(begun) = begun {
+                return begun;
+            }
+        }
+    }
+
+    /// One object is a batch and a window here: every window ends early, on one side or the other.
+    #[test]
+    fn a_leaf_is_compared_to_its_end_whoever_ends_a_window() {
+        let ring = ring(3);
+        let trees = HashTrees::new(CLUSTER, ring.partition_bits);
+        let first = key(&ring, true);
+        let (partition, leaf) = (ring.partition_of(&first), trees.leaf_of(first.position()));
+        let beside = |name: &Name| ring.partition_of(name) == partition && trees.leaf_of(name.position()) == leaf;
+        let mut names: Vec<Name> = (0..).map(|at: u32| Name::new("other", format!("k{at}"))).filter(beside).take(9).collect();
+        names.sort_by_key(Name::position);
+        // Of nine in a row the two sides have in common the first, the fifth and the last; the rest is here or there.
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        for (at, name) in names.iter().enumerate() {
+            if [0, 1, 2, 4, 7, 8].contains(&at) {
+                here.push(name.clone());
+            }
+            if [0, 3, 4, 5, 6, 8].contains(&at) {
+                there.push(name.clone());
+            }
+        }
+        let (mut one, mut other) = (One::start(&ring), One::start(&ring));
+        for (node, names) in [(&mut one, &here), (&mut other, &there)] {
+            for name in names {
+                node.hear(3, replicate(7, ring.epoch, name, &object(2, 1, "milk"), None));
+                node.sync();
+            }
+        }
+        let (peer, exchange) = begun(&mut one, &ring, partition);
+        other.wait(SECOND, &ring);
+        other.sent();
+        let (root, leaves) = (other.node.trees().root(partition), other.node.trees().leaves(partition));
+        one.hear(peer.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+        let mut windows = 0;
+        for _ in 0..100 {
+            for (_, message) in one.sent() {
+                match &message {
+                    Message::KeysRequest { exchange: asked, .. } if *asked == exchange => {
+                        windows += 1;
+                        other.hear(2, message);
+                    }
+                    Message::Push { purpose: Purpose::Repair, .. } => other.hear(2, message),
+                    _ => {}
+                }
+            }
+            for (_, message) in other.sent() {
+                if matches!(&message, Message::KeysResponse { .. }) {
+                    one.hear(peer.0[0], message);
+                }
+            }
+            one.wait(Duration::from_millis(100), &ring);
+            other.wait(Duration::from_millis(100), &ring);
+            one.sync();
+            other.sync();
+        }
+        for (which, node) in [("here", &one), ("there", &other)] {
+            let has = |name: &&Name| node.node.storage().objects().any(|(_, at, _)| at == *name);
+            assert_eq!(names.iter().filter(has).count(), names.len(), "{which}, after {windows} windows");
+        }
+        assert!(windows > 5, "{windows}");
+    }
+
     #[test]
     fn one_exchange_brings_each_side_what_the_other_has() {
         let ring = ring(3);
@@ -467,34 +542,34 @@ mod anti_entropy {
         one.hear(2, replicate(7, ring.epoch, &name, &object(2, 1, "milk"), None));
         one.sync();
         one.sent();
-        let mut exchange = None;
-        while exchange.is_none() {
-            one.wait(SECOND, &ring);
-            exchange = one.sent().into_iter().find_map(|(to, message)| match message {
-                Message::TreeRequest { exchange, partition: at, .. } if at == partition => Some((to, exchange)),
-                _ => None,
-            });
-        }
-        let (peer, exchange) = exchange.unwrap();
+        let (peer, exchange) = begun(&mut one, &ring, partition);
         let eggs = object(3, 1, "eggs");
         let mut theirs = HashTrees::new(CLUSTER, ring.partition_bits);
         theirs.update(partition, &other, Default::default(), eggs.digest());
         let (root, leaves) = (theirs.root(partition), theirs.leaves(partition));
         one.hear(peer.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
-        let wanted: Vec<NamedDigest> = one
-            .sent()
-            .into_iter()
-            .find_map(|(_, message)| match message {
-                Message::KeysRequest { keys, .. } => Some(keys),
+        let asked = |one: &mut One| {
+            one.take_sent(|message| match message {
+                Message::KeysRequest { leaf, keys, .. } => Some((*leaf as usize, keys.clone())),
                 _ => None,
             })
-            .expect("it asks for what differs");
-        let objects = vec![NamedObject { name: other.clone(), object: eggs }];
-        one.hear(peer.0[0], Message::KeysResponse { exchange, partition, objects, wanted });
+        };
+        // The one leaf has what is here, the other what is there.
+        let mut pushed = false;
+        for _ in 0..2 {
+            let (leaf, wanted): (usize, Vec<NamedDigest>) = asked(&mut one).expect("it asks for what differs");
+            let in_leaf = theirs.leaf_of(other.position()) == leaf;
+            assert_eq!(wanted.iter().any(|key| key.name == name), !in_leaf);
+            let objects = in_leaf.then(|| NamedObject { name: other.clone(), object: eggs.clone() }).into_iter().collect();
+            one.hear(peer.0[0], Message::KeysResponse { exchange, partition, objects, wanted, reached: None });
+            pushed |= one
+                .take_sent(|message| match message {
+                    Message::Push { objects, .. } => objects.iter().any(|named| named.name == name).then_some(()),
+                    _ => None,
+                })
+                .is_some();
+        }
         assert!(one.node.storage().objects().any(|(_, at, _)| *at == other), "it has what the other side had");
-        let pushed = one.sent().into_iter().any(|(to, message)| {
-            to == peer && matches!(message, Message::Push { objects, .. } if objects.iter().any(|named| named.name == name))
-        });
         assert!(pushed, "and sends what the other side did not have");
     }
 }

@@ -187,6 +187,13 @@ impl One {
         std::mem::take(&mut self.sent)
     }
 
+    /// The first of what it sent that is one; what it sent else stays.
+    pub fn take_sent<T>(&mut self, find: impl Fn(&Message) -> Option<T>) -> Option<T> {
+        let (at, found) = self.sent.iter().enumerate().find_map(|(at, (_, message))| Some((at, find(message)?)))?;
+        self.sent.remove(at);
+        Some(found)
+    }
+
     /// A client of this node puts.
     pub fn put(&mut self, name: &Name, value: &str) -> (RequestId, Object) {
         self.clients += 1;
