@@ -212,7 +212,11 @@ async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Res
     }
     let servers = arguments.servers()?;
     let point = arguments.point();
-    let mut target = arguments.system().connect(connection, &arguments.options).await?;
+    let (system, options) = (arguments.system(), &arguments.options);
+    let mut target = match arguments.away {
+        Some(_) => system.connect_retrying(connection, options).await?,
+        None => system.connect(connection, options).await?,
+    };
     target.servers = servers.unwrap_or(target.servers);
     let mut source = random::fresh();
     let keys = arguments.keys.clone().unwrap_or_else(|| Session::fresh_keys(&mut source));

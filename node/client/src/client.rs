@@ -9,7 +9,7 @@
 //! [`RequestError::Lost`], and is the caller's to look into.
 //!
 //! One task per client keeps the topology current: when an answer carries a newer epoch, when a connection fails, and every ten
-//! seconds otherwise. It ends with the last clone of the client.
+//! seconds otherwise. Another asks nodes that failed whether they are back. Both end with the last clone of the client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use dynamo_core::request::{Evidence, Failure, Operation, QuorumWish, Request};
 use dynamo_core::ring::Ring;
 use dynamo_proto::v1;
 use dynamo_proto::v1::session_response::Response;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::RequestError;
@@ -169,16 +169,8 @@ pub struct PutResult {
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
-    _refresher: Arc<AbortOnDrop>,
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// Dropping them ends them.
+    _tasks: Arc<JoinSet<()>>,
 }
 
 impl Client {
@@ -206,8 +198,10 @@ impl Client {
         // Out of time, the last attempt's reason is what is told.
         let _in_time = timeout(shared.config.request_timeout, attempts).await;
         learned.map_err(RequestError::Unreachable)?;
-        let task = tokio::spawn(keep_current(Arc::clone(&shared)));
-        Ok(Self { shared, _refresher: Arc::new(AbortOnDrop(task.abort_handle())) })
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keep_current(Arc::clone(&shared)));
+        tasks.spawn(keep_probing(Arc::clone(&shared)));
+        Ok(Self { shared, _tasks: Arc::new(tasks) })
     }
 
     /// The ring that the client goes by, if it knows one.
@@ -288,7 +282,8 @@ impl Shared {
             }
             let remaining = deadline.saturating_duration_since(Instant::now());
             let Some(link) = next.filter(|_| !remaining.is_zero()) else { break };
-            match attempt(&link, &request, remaining).await {
+            let others = self.topology.load().members.len() > tried.len() + 1;
+            match attempt(&link, &request, others, remaining).await {
                 Attempt::Answered(response) => return Ok(response),
                 Attempt::Final(error) => {
                     tries.failed(error);
@@ -378,13 +373,27 @@ async fn keep_current(shared: Arc<Shared>) {
     }
 }
 
-async fn attempt(link: &Link, request: &Request, remaining: Duration) -> Attempt {
+/// Finds out which of the nodes that failed are back.
+async fn keep_probing(shared: Arc<Shared>) {
+    let mut probes = JoinSet::new();
+    loop {
+        sleep(TOPOLOGY_AGE_MIN).await;
+        // One round at a time: a node that hangs is not asked again before it had its time.
+        let epoch = shared.epochs.held().0;
+        let links = shared.topology.load().links().into_iter().filter(|link| link.is_to_be_probed());
+        links.for_each(|link| drop(probes.spawn(async move { link.probe(epoch).await })));
+        while probes.join_next().await.is_some() {}
+    }
+}
+
+/// One try on one node; if there are `others`, what may be repeated does not wait for a node that is silent.
+async fn attempt(link: &Link, request: &Request, others: bool, remaining: Duration) -> Attempt {
     let kind = Kind::of(request);
     let patience = kind.patience(remaining);
     let margin = (patience / 10).min(ANSWER_MARGIN_MAX);
     let timeout_ms = u32::try_from((patience - margin).as_millis()).unwrap_or(u32::MAX).max(1);
     let request = Request { timeout_ms, ..request.clone() };
-    match link.call(request.into(), patience).await {
+    match link.call(request.into(), others && kind.is_repeatable(), patience).await {
         Reply::Answer(Response::Failure(failure)) => kind.judge(failure.into()),
         Reply::Answer(response) => Attempt::Answered(response),
         Reply::NotSent(reason) => {

@@ -1,7 +1,8 @@
 //! One node, as this client reaches it: an address, a connection that is made when it is needed, and what experience says.
 //!
-//! A connection is made by one caller while the others wait for the same one. A node that failed is avoided for a while, longer
-//! each time, so that requests do not each pay for finding out again; it is still tried when nobody else is left.
+//! A connection is made by one caller while the others wait for the same one. A node that failed is avoided until it has answered
+//! again; whether it does is found out by a question of the client's own ([`Link::probe`]), less often each time, so that no request
+//! pays for it. It is still tried when nobody else is left.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,13 +18,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::admin;
 use crate::client::Mode;
-use crate::session::{Reply, Session};
+use crate::session::{Reply, SILENCE_MAX, Session};
 use crate::topology::EpochWatch;
 
-/// How long a node is avoided after its first failure; doubled with each further one.
-const AVOID_FIRST: Duration = Duration::from_millis(250);
+/// Between a node's first failure and the first question whether it is back; doubled with each further one.
+const PROBE_FIRST: Duration = Duration::from_millis(250);
 /// Doublings: at most 8 s.
-const AVOID_DOUBLINGS_MAX: u32 = 5;
+const PROBE_DOUBLINGS_MAX: u32 = 5;
 /// Bytes of one answer: the most siblings of the largest values, and what repair may add to them.
 const ANSWER_BYTES_MAX: usize = 128 << 20;
 
@@ -37,7 +38,7 @@ pub(crate) struct Link {
     epochs: Arc<EpochWatch>,
     connection: Mutex<Arc<OnceCell<Connection>>>,
     origin: Instant,
-    avoid_until_ms: AtomicU64,
+    probe_at_ms: AtomicU64,
     failures: AtomicU32,
 }
 
@@ -66,35 +67,46 @@ impl Link {
             epochs,
             connection: Mutex::default(),
             origin: Instant::now(),
-            avoid_until_ms: AtomicU64::new(0),
+            probe_at_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
         })
     }
 
-    /// Recent experience says that others should be asked first.
+    /// It failed and has not answered since: others should be asked first.
     pub(crate) fn is_avoided(&self) -> bool {
-        let until = self.avoid_until_ms.load(Ordering::Relaxed);
-        until > 0 && until > self.origin.elapsed().as_millis() as u64
+        self.failures.load(Ordering::Relaxed) > 0
+    }
+
+    /// It is time to ask whether it is back.
+    pub(crate) fn is_to_be_probed(&self) -> bool {
+        self.is_avoided() && self.probe_at_ms.load(Ordering::Relaxed) <= self.origin.elapsed().as_millis() as u64
+    }
+
+    /// Asks whether the node answers. A question that the node has to take from the same queue as requests.
+    pub(crate) async fn probe(&self, known_epoch: u64) {
+        match tokio::time::timeout(self.connect_timeout.max(SILENCE_MAX), self.topology(known_epoch)).await {
+            Ok(Ok(_)) => self.worked(),
+            Ok(Err(_)) | Err(_) => self.failed(),
+        }
     }
 
     /// The node did not answer, or not in time.
     pub(crate) fn failed(&self) {
-        let doublings = self.failures.fetch_add(1, Ordering::Relaxed).min(AVOID_DOUBLINGS_MAX);
-        let until = self.origin.elapsed() + AVOID_FIRST * (1 << doublings);
-        self.avoid_until_ms.store(until.as_millis() as u64, Ordering::Relaxed);
+        let doublings = self.failures.fetch_add(1, Ordering::Relaxed).min(PROBE_DOUBLINGS_MAX);
+        let at = self.origin.elapsed() + PROBE_FIRST * (1 << doublings);
+        self.probe_at_ms.store(at.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// The node answered.
     fn worked(&self) {
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);
-            self.avoid_until_ms.store(0, Ordering::Relaxed);
         }
     }
 
     /// Sends `request` and tells what became of it, in `patience` at most. Out of time before there is a connection, it was not
     /// sent; after that nobody knows.
-    pub(crate) async fn call(&self, request: Request, patience: Duration) -> Reply {
+    pub(crate) async fn call(&self, request: Request, repeatable: bool, patience: Duration) -> Reply {
         let deadline = tokio::time::Instant::now() + patience;
         let named = |reason: String| format!("{}: {reason}", self.address);
         let cell = match timeout_at(deadline, self.connected()).await {
@@ -105,7 +117,7 @@ impl Link {
         let Some(connection) = cell.get() else { return Reply::NotSent(named("the connection has ended".to_owned())) };
         let sent = async {
             match &connection.session {
-                Some(session) => session.call(request).await,
+                Some(session) => session.call(request, repeatable).await,
                 None => call_unary(connection, request).await,
             }
         };

@@ -54,6 +54,11 @@ impl Kind {
         }
     }
 
+    /// Whether it does no harm to ask another node while the first may still answer.
+    pub(crate) fn is_repeatable(self) -> bool {
+        self != Self::Write
+    }
+
     /// How long one node is waited for. What may be repeated loses half its time to a node that hangs, and not all of it.
     pub(crate) fn patience(self, remaining: Duration) -> Duration {
         if self == Self::Write { remaining } else { remaining / 2 }

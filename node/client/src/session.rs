@@ -4,9 +4,13 @@
 //! lone request never waits, and under load the cost of a message is shared (design 9). One task owns the stream; its end is
 //! told to every request, and each learns which of two things happened to it: it was never sent, or it was sent and its answer
 //! is lost.
+//!
+//! A node that stands still, or is cut off without a word, ends no stream. If requests are in flight and nothing at all has come for
+//! [`SILENCE_MAX`], those that may be repeated are told that their answers are lost, and go elsewhere; the others go on waiting.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dynamo_core::id::Epoch;
 use dynamo_proto::v1;
@@ -15,6 +19,7 @@ use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -29,6 +34,10 @@ const IN_FLIGHT_MAX: usize = 8192;
 const BATCH_REQUESTS_MAX: usize = 256;
 /// Bytes of names, values and contexts in one message; a request that is larger travels alone. A node takes 4 MiB.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// For so long a node may say nothing while it owes answers. More than the half second after which a coordinator replaces replicas
+/// that are silent: a lone request may take that long at a node that is well.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(750);
 
 /// What became of a request.
 #[derive(Debug)]
@@ -51,6 +60,14 @@ pub(crate) struct Session {
 #[derive(Debug)]
 struct Queued {
     request: Request,
+    repeatable: bool,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// A request that was sent.
+#[derive(Debug)]
+struct InFlight {
+    repeatable: bool,
     reply: oneshot::Sender<Reply>,
 }
 
@@ -79,10 +96,11 @@ impl Session {
         self.queue.is_closed()
     }
 
-    /// Sends `request` and waits for what becomes of it. Dropped before it is sent, it is not sent.
-    pub(crate) async fn call(&self, request: Request) -> Reply {
+    /// Sends `request` and waits for what becomes of it. Dropped before it is sent, it is not sent. One that is `repeatable` does not
+    /// wait for a node that is silent.
+    pub(crate) async fn call(&self, request: Request, repeatable: bool) -> Reply {
         let (reply, outcome) = oneshot::channel();
-        if self.queue.send(Queued { request, reply }).await.is_err() {
+        if self.queue.send(Queued { request, repeatable, reply }).await.is_err() {
             return Reply::NotSent("the stream has ended".to_owned());
         }
         outcome.await.unwrap_or_else(|_| Reply::Lost("the client was closed".to_owned()))
@@ -101,12 +119,22 @@ struct Stream {
 impl Stream {
     async fn run(mut self) {
         let mut taken = Vec::with_capacity(BATCH_REQUESTS_MAX);
+        // When the node last said something, or was first asked again.
+        let mut heard = Instant::now();
         let reason = loop {
+            if !self.pipeline.awaits_answers() {
+                heard = Instant::now();
+            }
             let may_send = self.pipeline.has_room() && !self.pipeline.waiting.is_empty();
             let may_take = self.pipeline.waiting.is_empty();
             tokio::select! {
+                () = sleep_until(heard + SILENCE_MAX), if self.pipeline.awaits_answers() => {
+                    self.pipeline.is_silent();
+                    heard = Instant::now();
+                }
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => {
+                        heard = Instant::now();
                         self.epochs.heard_of(Epoch(message.epoch));
                         self.pipeline.answered(message.responses);
                     }
@@ -141,7 +169,7 @@ impl Stream {
 struct Pipeline {
     /// Taken from the queue, not yet in a message.
     waiting: VecDeque<Queued>,
-    in_flight: HashMap<u64, oneshot::Sender<Reply>>,
+    in_flight: HashMap<u64, InFlight>,
     next_id: u64,
 }
 
@@ -149,7 +177,7 @@ impl Pipeline {
     /// More may be sent. Callers that gave up make room: their answers would find no one.
     fn has_room(&mut self) -> bool {
         if self.in_flight.len() >= IN_FLIGHT_MAX {
-            self.in_flight.retain(|_, reply| !reply.is_closed());
+            self.in_flight.retain(|_, sent| !sent.reply.is_closed());
         }
         self.in_flight.len() < IN_FLIGHT_MAX
     }
@@ -158,18 +186,18 @@ impl Pipeline {
     fn next_message(&mut self) -> Vec<v1::SessionRequest> {
         let mut requests = Vec::with_capacity(self.waiting.len());
         let mut bytes = 0;
-        while let Some(Queued { request, reply }) = self.waiting.pop_front() {
+        while let Some(Queued { request, repeatable, reply }) = self.waiting.pop_front() {
             if reply.is_closed() {
                 continue;
             }
             let size = size_of(&request);
             if bytes + size > BATCH_BYTES_MAX && !requests.is_empty() {
-                self.waiting.push_front(Queued { request, reply });
+                self.waiting.push_front(Queued { request, repeatable, reply });
                 break;
             }
             bytes += size;
             self.next_id += 1;
-            self.in_flight.insert(self.next_id, reply);
+            self.in_flight.insert(self.next_id, InFlight { repeatable, reply });
             requests.push(v1::SessionRequest { id: self.next_id, request: Some(request) });
         }
         requests
@@ -177,19 +205,35 @@ impl Pipeline {
 
     fn answered(&mut self, responses: Vec<v1::SessionResponse>) {
         for v1::SessionResponse { id, response } in responses {
-            let Some(reply) = self.in_flight.remove(&id) else { continue };
+            let Some(sent) = self.in_flight.remove(&id) else { continue };
             // A caller that gave up is not there to hear it.
-            let _ = reply.send(match response {
+            let _ = sent.reply.send(match response {
                 Some(response) => Reply::Answer(response),
                 None => Reply::Lost("the answer is of an unknown kind".to_owned()),
             });
         }
     }
 
+    /// Answers are owed, or requests wait that cannot be sent.
+    fn awaits_answers(&self) -> bool {
+        !self.in_flight.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// The node owes answers and says nothing: what may be asked of another node is.
+    fn is_silent(&mut self) {
+        let reason = || format!("nothing was heard of the node for {} ms", SILENCE_MAX.as_millis());
+        for (_, sent) in self.in_flight.extract_if(|_, sent| sent.repeatable || sent.reply.is_closed()) {
+            let _ = sent.reply.send(Reply::Lost(reason()));
+        }
+        for queued in self.waiting.drain(..) {
+            let _ = queued.reply.send(Reply::NotSent(reason()));
+        }
+    }
+
     /// The stream is no more: what was sent is lost, what was not was not.
     fn ended(self, reason: &str) {
-        for (_, reply) in self.in_flight {
-            let _ = reply.send(Reply::Lost(reason.to_owned()));
+        for (_, sent) in self.in_flight {
+            let _ = sent.reply.send(Reply::Lost(reason.to_owned()));
         }
         for queued in self.waiting {
             let _ = queued.reply.send(Reply::NotSent(reason.to_owned()));
@@ -213,7 +257,7 @@ mod tests {
     fn queue(pipeline: &mut Pipeline, value_bytes: usize) -> oneshot::Receiver<Reply> {
         let (reply, outcome) = oneshot::channel();
         let put = v1::PutRequest { value: Bytes::from(vec![0; value_bytes]), ..Default::default() };
-        pipeline.waiting.push_back(Queued { request: Request::Put(put), reply });
+        pipeline.waiting.push_back(Queued { request: Request::Put(put), repeatable: false, reply });
         outcome
     }
 
@@ -252,6 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn of_a_silent_node_only_what_may_be_written_twice_goes_on_waiting() {
+        let mut pipeline = Pipeline::default();
+        let (mut once, mut often) = (queue(&mut pipeline, 1), queue(&mut pipeline, 1));
+        pipeline.waiting[1].repeatable = true;
+        pipeline.next_message();
+        let mut unsent = queue(&mut pipeline, 1);
+        pipeline.is_silent();
+        assert!(once.try_recv().is_err(), "it may have been made, and would be made again");
+        assert!(matches!(often.try_recv(), Ok(Reply::Lost(reason)) if reason.contains("750 ms")));
+        assert!(matches!(unsent.try_recv(), Ok(Reply::NotSent(_))));
+        let response = Some(Response::Put(v1::PutResponse::default()));
+        pipeline.answered(vec![v1::SessionResponse { id: 1, response }]);
+        assert!(matches!(once.try_recv(), Ok(Reply::Answer(_))), "the node went on");
+        assert!(!pipeline.awaits_answers());
+    }
+
+    #[test]
     fn a_caller_that_gave_up_is_not_sent_and_makes_room() {
         let mut pipeline = Pipeline::default();
         drop(queue(&mut pipeline, 1));
@@ -260,7 +321,7 @@ mod tests {
         for _ in 0..IN_FLIGHT_MAX {
             let (reply, _) = oneshot::channel();
             pipeline.next_id += 1;
-            pipeline.in_flight.insert(pipeline.next_id, reply);
+            pipeline.in_flight.insert(pipeline.next_id, InFlight { repeatable: false, reply });
         }
         assert!(pipeline.has_room());
         assert_eq!(pipeline.in_flight.len(), 1, "only the one that still waits");

@@ -24,8 +24,9 @@
 //! A second counts once it has a hundred answers; with fewer, up to ten seconds are taken together, unless they and the 60 s both
 //! say that it is too much. The floor is always granted (except in the quiet second), so background work ends whatever clients do.
 //!
-//! **Who gets it.** Each kind has an account. Whatever is granted is shared evenly among the kinds that ask; what one cannot use
-//! goes to the others. An account may be overdrawn by one batch, which is why no object is ever too large, and the debt is that
+//! **Who gets it.** Each kind has an account. Whatever is granted is shared evenly among the kinds that ask, with an eighth of a share
+//! for anti-entropy: what hints and transfers bring on their own need not be searched for. What one cannot use goes to the others. An
+//! account may be overdrawn by one batch, which is why no object is ever too large, and the debt is that
 //! kind's alone. Batches are as large as a twentieth of a second's grant, so that work is spread over the second.
 //!
 //! **The receiver.** A sender sees its own clients and not those of the node that it sends to, so a receiver has an account for
@@ -93,6 +94,11 @@ pub enum Work {
 impl Work {
     /// Every kind.
     pub const ALL: [Work; 5] = [Work::Hints, Work::Transfers, Work::Handbacks, Work::AntiEntropy, Work::Received];
+
+    /// Its part of what is shared among those that ask.
+    fn weight(self) -> i128 {
+        if self == Work::AntiEntropy { 1 } else { 8 }
+    }
 }
 
 /// What the controller is doing.
@@ -224,7 +230,8 @@ impl Admission {
         self.moved(Work::Received, bytes, now);
         self.accounts[Work::Received as usize].asked_at = Some(now);
         let debt = (-self.accounts[Work::Received as usize].balance).max(0) as u128;
-        let share = u128::from((self.bytes_per_second(now) / self.asking(now).max(1)).max(1));
+        let share =
+            u128::from((self.bytes_per_second(now) * Work::Received.weight() as u64 / self.asked_weight(now).max(1)).max(1));
         let settled = now + Duration::from_micros(u64::try_from(debt.div_ceil(share)).unwrap_or(u64::MAX));
         self.refused |= debt > 0;
         let quiet_ends = if self.is_quiet(now) { self.quiet_until } else { now };
@@ -334,6 +341,12 @@ impl Admission {
         self.accounts.iter().filter(|account| self.asks(account, now)).count() as u64
     }
 
+    /// The weights of the kinds that ask.
+    fn asked_weight(&self, now: Instant) -> u64 {
+        let asking = Work::ALL.iter().zip(&self.accounts).filter(|(_, account)| self.asks(account, now));
+        asking.map(|(work, _)| work.weight() as u64).sum()
+    }
+
     fn debit(&mut self, work: Work, bytes: u64) {
         self.accounts[work as usize].balance -= i128::from(bytes) * 1_000_000;
     }
@@ -351,15 +364,17 @@ impl Admission {
         self.share(left, most, [true; Work::ALL.len()]);
     }
 
-    /// Shares `left` evenly among `takers` until they have `most` each; hands back what nobody could take.
+    /// Shares `left` among `takers`, by their weights, until they have `most` each; hands back what nobody could take.
     fn share(&mut self, mut left: i128, most: i128, mut takers: [bool; Work::ALL.len()]) -> i128 {
         for _ in 0..Work::ALL.len() {
-            let count = takers.iter().filter(|takes| **takes).count() as i128;
-            if count == 0 {
+            let weights = Work::ALL.iter().zip(&takers).filter(|(_, takes)| **takes).map(|(work, _)| work.weight()).sum::<i128>();
+            if weights == 0 {
                 break;
             }
-            let part = left / count;
-            for (account, takes) in self.accounts.iter_mut().zip(&mut takers).filter(|(_, takes)| **takes) {
+            let unit = left / weights;
+            for ((work, account), takes) in Work::ALL.iter().zip(&mut self.accounts).zip(&mut takers).filter(|(_, takes)| **takes)
+            {
+                let part = unit * work.weight();
                 let taken = part.min((most - account.balance).max(0));
                 account.balance += taken;
                 left -= taken;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{Epoch, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose, Refusal};
+use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, Outcome, Request, Success};
 use dynamo_core::ring::Ring;
 use dynamo_core::version::{Digest, Object};

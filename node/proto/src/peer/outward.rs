@@ -4,6 +4,7 @@ use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{Epoch, NodeId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose, Refusal};
+use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::version::{Digest, Object};
 
