@@ -39,6 +39,9 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// that are silent: a lone request may take that long at a node that is well.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(750);
 
+/// Looks in that time.
+const SILENCE_CHECKS: u32 = 3;
+
 /// What became of a request.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -119,22 +122,20 @@ struct Stream {
 impl Stream {
     async fn run(mut self) {
         let mut taken = Vec::with_capacity(BATCH_REQUESTS_MAX);
-        // When the node last said something, or was first asked again.
-        let mut heard = Instant::now();
+        let mut silence = Silence::default();
         let reason = loop {
-            if !self.pipeline.awaits_answers() {
-                heard = Instant::now();
-            }
+            let check = silence.next_check(self.pipeline.awaits_answers(), Instant::now());
             let may_send = self.pipeline.has_room() && !self.pipeline.waiting.is_empty();
             let may_take = self.pipeline.waiting.is_empty();
             tokio::select! {
-                () = sleep_until(heard + SILENCE_MAX), if self.pipeline.awaits_answers() => {
-                    self.pipeline.is_silent();
-                    heard = Instant::now();
+                () = sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => {
+                    if silence.is_over_the_limit() {
+                        self.pipeline.is_silent();
+                    }
                 }
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => {
-                        heard = Instant::now();
+                        silence = Silence::default();
                         self.epochs.heard_of(Epoch(message.epoch));
                         self.pipeline.answered(message.responses);
                     }
@@ -161,6 +162,33 @@ impl Stream {
             self.pipeline.waiting.push_back(queued);
         }
         self.pipeline.ended(&reason);
+    }
+}
+
+/// How long the node has said nothing while it owes answers, in checks. A process that stood still itself passes one check and not all
+/// of them: what came meanwhile is read before the next.
+#[derive(Debug, Default)]
+struct Silence {
+    next: Option<Instant>,
+    checks: u32,
+}
+
+impl Silence {
+    /// When to look again, if answers are owed.
+    fn next_check(&mut self, owed: bool, now: Instant) -> Option<Instant> {
+        if owed {
+            self.next.get_or_insert(now + SILENCE_MAX / SILENCE_CHECKS);
+        } else {
+            *self = Self::default();
+        }
+        self.next
+    }
+
+    /// A check has passed. True if it was the last: from then on it counts anew.
+    fn is_over_the_limit(&mut self) -> bool {
+        self.next = None;
+        self.checks = (self.checks + 1) % SILENCE_CHECKS;
+        self.checks == 0
     }
 }
 
@@ -310,6 +338,23 @@ mod tests {
         pipeline.answered(vec![v1::SessionResponse { id: 1, response }]);
         assert!(matches!(once.try_recv(), Ok(Reply::Answer(_))), "the node went on");
         assert!(!pipeline.awaits_answers());
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_first_request_and_a_process_that_stood_still_counts_it_once() {
+        let (mut silence, begin) = (Silence::default(), Instant::now());
+        let (asked, third) = (begin + SILENCE_MAX * 9, SILENCE_MAX / 3);
+        assert_eq!(silence.next_check(false, begin), None, "nothing is owed");
+        assert_eq!(silence.next_check(true, asked), Some(asked + third), "the time before the request does not count");
+        assert_eq!(silence.next_check(true, asked + third), Some(asked + third), "another request begins nothing");
+        // The check comes late, and is one.
+        let late = asked + SILENCE_MAX * 9;
+        assert!(!silence.is_over_the_limit());
+        assert_eq!(silence.next_check(true, late), Some(late + third));
+        assert!(!silence.is_over_the_limit() && silence.is_over_the_limit());
+        assert!(!silence.is_over_the_limit(), "it counts anew");
+        silence.next_check(false, late);
+        assert!(!silence.is_over_the_limit() && !silence.is_over_the_limit() && silence.is_over_the_limit());
     }
 
     #[test]
