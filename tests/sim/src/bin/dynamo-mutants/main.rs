@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long)]
     seeds_first: bool,
     /// Only mutants whose name contains one of these.
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only so many, chosen by `--choice`.
     #[arg(long)]
@@ -80,6 +80,9 @@ fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn
     let named = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| name.contains(only));
     let hunted = mutants.iter().enumerate().filter(|(_, mutant)| mutant.same.is_none() && named(&mutant.name));
     let mut chosen: Vec<u32> = hunted.map(|(at, _)| at as u32 + 1).collect();
+    if let Some(unknown) = arguments.only.iter().find(|only| !mutants.iter().any(|mutant| mutant.name.contains(*only))) {
+        return Err(format!("--only {unknown}: no mutant of the list has this in its name").into());
+    }
     if let Some(some) = arguments.some {
         let days = || std::time::SystemTime::UNIX_EPOCH.elapsed().map(|time| time.as_secs() / 86_400);
         let choice = arguments.choice.map_or_else(days, Ok)?;
