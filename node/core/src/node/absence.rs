@@ -14,7 +14,7 @@
 //! decides. What remains: members that were declared lost although they live, if they are half of those that their old ring lists and
 //! start where nobody else can be reached.
 //!
-//! Puts do not wait: as long as W nodes can be reached a put succeeds (paper 2.1), and a write that is taken under an old ring is
+//! Puts do not wait: as long as W nodes can be reached a put succeeds (paper 2.3), and a write that is taken under an old ring is
 //! handed to those whose it is. Nor do fetches of a peer: it has to hold the same ring, and does not ask while it is away itself.
 
 use std::collections::BTreeMap;
