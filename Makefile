@@ -49,6 +49,10 @@ bench: build ## YCSB A on three local nodes; other options by BENCH="--workload 
 canaries: tools ## CPU time of the parts of a put and a get, each with its line of the budget; ONLY="tree" for some of them
 	cargo bench --profile dev --workspace --bench canaries -- $(ONLY)
 
+.PHONY: compaction
+compaction: tools ## what long writing costs with other settings of RocksDB; ONLY="--writes 10000000 blobs" for more, or some of them
+	cargo bench --profile dev --workspace --bench compaction -- $(ONLY)
+
 .PHONY: test
 test: build ## all tests but e2e; needs no root
 	cargo test --workspace

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dynamo_core::durations::Durations;
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::message::Message;
 use dynamo_core::node::{Input, Node, Output, ProposeError};
@@ -112,6 +113,8 @@ pub struct Driver {
     outputs: Vec<Output>,
     /// The newest group that the syncer was not told of: at most a tick old.
     unsynced: Option<Ticket>,
+    /// How long turns took: so long an answer may have waited for others.
+    turns: Durations,
     ticks: u64,
     stopping: bool,
 }
@@ -129,8 +132,23 @@ impl Driver {
         ready: watch::Sender<bool>,
     ) -> Self {
         let clients = Clients::default();
-        let (outputs, unsynced) = (Vec::new(), None);
-        Self { node, syncer, events, peers, clients, clock, space, shared, ready, outputs, unsynced, ticks: 0, stopping: false }
+        let (outputs, unsynced, turns) = (Vec::new(), None, Durations::default());
+        Self {
+            node,
+            syncer,
+            events,
+            peers,
+            clients,
+            clock,
+            space,
+            shared,
+            ready,
+            outputs,
+            unsynced,
+            turns,
+            ticks: 0,
+            stopping: false,
+        }
     }
 
     /// Runs until `stop` completes and nothing is in flight, or the storage fails. `stopping` is told when new requests end.
@@ -215,6 +233,7 @@ impl Driver {
             self.syncer.committed(ticket);
         }
         self.perform();
+        self.turns.record(self.clock.now().instant.since(now.instant));
         Ok(())
     }
 

@@ -12,8 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dynamo_core::counters::Counters;
 use dynamo_core::divergence::{Divergence, VERSIONS};
+use dynamo_core::durations::Durations;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -89,6 +90,7 @@ impl Collector for Scrape {
             counter(&mut encoder, name, help.trim_end_matches('.'), value)?;
         }
         gets_by_versions(&mut encoder, divergence)?;
+        durations(&mut encoder, &self.0)?;
         let (hints, hint_bytes) = status.hints.values().fold((0, 0), |sum, (hints, bytes)| (sum.0 + hints, sum.1 + bytes));
         let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
         let suspected = status.peers.iter().filter(|peer| peer.suspected).count() as u64;
@@ -149,6 +151,29 @@ fn gets_by_versions(encoder: &mut DescriptorEncoder<'_>, divergence: &Divergence
         }
     }
     Ok(())
+}
+
+/// What took how long.
+fn durations(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> Result<(), fmt::Error> {
+    let help = "How long requests took that this node coordinated, until it answered";
+    let mut family = encoder.encode_descriptor("request_seconds", help, None, MetricType::Histogram)?;
+    for (operation, durations) in [("get", &snapshot.latencies.gets), ("put", &snapshot.latencies.puts)] {
+        histogram(family.encode_family(&[("operation", operation)])?, durations)?;
+    }
+    let own = [
+        ("turn_seconds", "How long turns of the loop took: nothing is answered meanwhile", &snapshot.turns),
+        ("log_sync_seconds", "How long fsyncs of the log took", &snapshot.log_syncs),
+    ];
+    for (name, help, durations) in own {
+        histogram(encoder.encode_descriptor(name, help, None, MetricType::Histogram)?, durations)?;
+    }
+    Ok(())
+}
+
+fn histogram(mut encoder: MetricEncoder<'_>, durations: &Durations) -> Result<(), fmt::Error> {
+    let seconds = |bound: Option<Duration>| bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64());
+    let buckets: Vec<(f64, u64)> = durations.buckets().map(|(bound, count)| (seconds(bound), count)).collect();
+    encoder.encode_histogram::<NoLabelSet>(durations.sum().as_secs_f64(), durations.count(), &buckets, None)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {

@@ -14,7 +14,7 @@
 mod key;
 #[cfg(test)]
 mod laws;
-mod options;
+pub mod options;
 mod pending;
 mod pinned;
 pub mod syncer;

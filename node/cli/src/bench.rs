@@ -124,9 +124,10 @@ struct Run {
     /// How it goes away. A killed node's start takes the processors from its neighbours; a paused one only has to catch up.
     #[arg(long, value_enum, default_value = "kill", requires = "away", value_name = "HOW")]
     away_by: AwayBy,
-    /// Latencies of each second as well.
-    #[arg(long)]
-    timeline: bool,
+    /// Latencies and cost of each interval as well: of each second, or of so many.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeline: Option<u64>,
     /// Which records are asked for. Default: latest for workload d, else zipfian.
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,

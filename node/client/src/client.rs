@@ -223,7 +223,7 @@ impl Client {
                 let sibling = |sibling: v1::Sibling| Sibling { value: sibling.value, written_ms: sibling.written_ms };
                 let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
                 self.shared.epochs.heard_of(evidence.epoch);
-                Ok(GetResult { siblings: siblings.into_iter().map(sibling).collect(), context, evidence })
+                Ok(GetResult { siblings: siblings.into_iter().map(sibling).collect(), context: apart(&context), evidence })
             }
             _ => Err(RequestError::Protocol("a get was answered as a put".to_owned())),
         }
@@ -247,11 +247,16 @@ impl Client {
             Response::Put(v1::PutResponse { context, evidence }) => {
                 let evidence = evidence_in(evidence).map_err(RequestError::Lost)?;
                 self.shared.epochs.heard_of(evidence.epoch);
-                Ok(PutResult { context, evidence })
+                Ok(PutResult { context: apart(&context), evidence })
             }
             _ => Err(RequestError::Lost("a write was answered as a get".to_owned())),
         }
     }
+}
+
+/// A context in memory of its own. Applications keep contexts for long, and a part of a frame would keep the whole frame.
+fn apart(context: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(context)
 }
 
 /// A request whose time-out each attempt sets.

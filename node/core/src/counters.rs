@@ -1,5 +1,7 @@
 //! What the protocol counts. Each has the name under which it is exported; a counter only grows.
 
+use crate::durations::Durations;
+
 /// Declares the counters once: field, exported name, meaning.
 macro_rules! counters {
     ($($field:ident: $help:literal,)*) => {
@@ -17,6 +19,15 @@ macro_rules! counters {
             pub const HELP: &'static [(&'static str, &'static str)] = &[$((stringify!($field), $help),)*];
         }
     };
+}
+
+/// How long clients' requests took that this node coordinated, whatever came of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Latencies {
+    /// Gets.
+    pub gets: Durations,
+    /// Puts and deletes.
+    pub puts: Durations,
 }
 
 counters! {

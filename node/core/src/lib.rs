@@ -23,7 +23,7 @@
 //! | [`admission`] | 6.5 | what of all this may run while clients wait |
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
 //! | [`reaping`] | 4.4 | tombstones go when nothing older can come |
-//! | [`divergence`] | 6.3 | how many versions gets returned, bucket by bucket |
+//! | [`divergence`], [`durations`] | 6.3, 6.1 | how many versions gets returned, bucket by bucket; how long answers took |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`small_map`], [`codec`], [`time`], [`random`] | | tools |
 //! | [`node`] | all | the composition |
@@ -37,6 +37,7 @@ pub mod context;
 pub mod coordinator;
 pub mod counters;
 pub mod divergence;
+pub mod durations;
 pub mod failure_detector;
 #[cfg(test)]
 mod fuzz;

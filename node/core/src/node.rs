@@ -48,7 +48,7 @@ use crate::anti_entropy::{Exchange, Rounds};
 use crate::clock_skew::PeerClocks;
 use crate::codec::Writer;
 use crate::config::Config;
-use crate::counters::Counters;
+use crate::counters::{Counters, Latencies};
 use crate::divergence::Divergence;
 use crate::failure_detector::FailureDetector;
 use crate::gossip::{Gossip, MemberState};
@@ -237,6 +237,7 @@ pub struct Node<S> {
     last_ticket: Ticket,
     durable_ticket: Ticket,
     counters: Counters,
+    latencies: Latencies,
     divergence: Divergence,
     next_gossip: Instant,
     next_anti_entropy: Instant,
@@ -302,6 +303,7 @@ impl<S: Storage> Node<S> {
             last_ticket: Ticket(0),
             durable_ticket: Ticket(0),
             counters: Counters::default(),
+            latencies: Latencies::default(),
             divergence: Divergence::of(config.buckets.keys()),
             next_gossip: now.instant,
             next_anti_entropy: now.instant,
@@ -555,6 +557,11 @@ impl<S: Storage> Node<S> {
     /// What the protocol has counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How long requests took that this node coordinated.
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
     }
 
     /// How many versions gets found, bucket by bucket.

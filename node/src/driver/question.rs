@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dynamo_core::admission::Report;
-use dynamo_core::counters::Counters;
+use dynamo_core::counters::{Counters, Latencies};
 use dynamo_core::divergence::Divergence;
+use dynamo_core::durations::Durations;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::node::status::{Receipt, Status};
 use dynamo_core::node::{Address, Identity};
@@ -30,6 +31,12 @@ pub struct Snapshot {
     pub status: Status,
     /// What the protocol counted.
     pub counters: Counters,
+    /// How long requests took that this node coordinated.
+    pub latencies: Latencies,
+    /// How long the turns of the loop took.
+    pub turns: Durations,
+    /// How long the fsyncs of the log took.
+    pub log_syncs: Durations,
     /// What the admission controller of background work is doing.
     pub background: Report,
     /// How many versions gets found, bucket by bucket.
@@ -90,6 +97,9 @@ impl Driver {
             identity: self.node.identity().clone(),
             status: self.node.status(now),
             counters: self.node.counters().clone(),
+            latencies: *self.node.latencies(),
+            turns: self.turns,
+            log_syncs: self.syncer.took(),
             background: self.node.background(now),
             divergence: self.node.divergence().clone(),
             gauges,

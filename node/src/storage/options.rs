@@ -70,8 +70,17 @@ pub fn block_cache(settings: &StorageSettings) -> Cache {
     Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0)
 }
 
-/// Settings of one family.
-pub fn family(family: Family, settings: &StorageSettings, cache: &Cache) -> ColumnFamilyDescriptor {
+/// One family, with its settings.
+pub(super) fn family(family: Family, settings: &StorageSettings, cache: &Cache) -> ColumnFamilyDescriptor {
+    ColumnFamilyDescriptor::new(family.name(), of(family, settings, cache))
+}
+
+/// Settings of the objects, to measure others beside them.
+pub fn objects(settings: &StorageSettings, cache: &Cache) -> Options {
+    of(Family::Data, settings, cache)
+}
+
+fn of(family: Family, settings: &StorageSettings, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_block_size(8 << 10);
@@ -107,7 +116,7 @@ pub fn family(family: Family, settings: &StorageSettings, cache: &Cache) -> Colu
         Family::Hints => options.set_write_buffer_size(settings.write_buffer_bytes / 4),
         Family::Meta => options.set_write_buffer_size(4 * MIB),
     }
-    ColumnFamilyDescriptor::new(family.name(), options)
+    options
 }
 
 /// Settings of every read.

@@ -6,9 +6,11 @@
 //! Whoever drops the handle waits for the thread, on every way out: closing the database while the process ends would touch what
 //! RocksDB's own destructors have taken down, and end the process by SIGABRT in place of its exit code.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
+use dynamo_core::durations::Durations;
 use dynamo_core::storage::{StorageError, Ticket};
 use rocksdb::DB;
 use tokio::sync::watch;
@@ -23,6 +25,7 @@ pub struct Syncer {
     /// `None` once the thread is to end.
     committed: Option<mpsc::Sender<Ticket>>,
     durable: watch::Receiver<Durable>,
+    took: Arc<Mutex<Durations>>,
     /// `None` once it has ended.
     thread: Option<JoinHandle<()>>,
 }
@@ -32,8 +35,15 @@ impl Syncer {
     pub fn start(log: Log) -> std::io::Result<Self> {
         let (committed, wanted) = mpsc::channel();
         let (report, durable) = watch::channel(Ok(Ticket(0)));
-        let thread = std::thread::Builder::new().name("syncer".into()).spawn(move || run(&log, &wanted, &report))?;
-        Ok(Self { committed: Some(committed), durable, thread: Some(thread) })
+        let took = Arc::<Mutex<Durations>>::default();
+        let syncs = Arc::clone(&took);
+        let thread = std::thread::Builder::new().name("syncer".into()).spawn(move || run(&log, &wanted, &report, &syncs))?;
+        Ok(Self { committed: Some(committed), durable, took, thread: Some(thread) })
+    }
+
+    /// How long the log's fsyncs took.
+    pub fn took(&self) -> Durations {
+        *locked(&self.took)
     }
 
     /// Everything up to `ticket` was committed: make it durable.
@@ -84,10 +94,16 @@ impl Log {
     }
 }
 
-fn run(log: &Log, wanted: &mpsc::Receiver<Ticket>, report: &watch::Sender<Durable>) {
+fn locked(durations: &Mutex<Durations>) -> MutexGuard<'_, Durations> {
+    durations.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(log: &Log, wanted: &mpsc::Receiver<Ticket>, report: &watch::Sender<Durable>, took: &Mutex<Durations>) {
     while let Ok(first) = wanted.recv() {
         let newest = wanted.try_iter().last().unwrap_or(first);
+        let began = Instant::now();
         let durable = log.sync().map(|()| newest);
+        locked(took).record(began.elapsed());
         let failed = durable.is_err();
         report.send_modify(|known| *known = durable);
         if failed {

@@ -214,6 +214,19 @@ async fn health_reflection_metrics_and_probes_answer() {
     for line in ["dynamokv_puts_ok_total 1", "dynamokv_epoch 1", "dynamokv_objects 1", "dynamokv_ready 1", "# EOF"] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
+    let counted = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|count| count.parse::<u64>().ok()).unwrap_or_else(|| panic!("{name} is not in\n{metrics}"))
+    };
+    for (operation, count) in [("put", 1), ("get", 0)] {
+        let of = |rest: &str| counted(&format!("dynamokv_request_seconds_{rest}"));
+        assert_eq!(of(&format!("count{{operation=\"{operation}\"}}")), count);
+        assert_eq!(of(&format!("bucket{{le=\"+Inf\",operation=\"{operation}\"}}")), count);
+    }
+    for histogram in ["turn_seconds", "log_sync_seconds"] {
+        let all = counted(&format!("dynamokv_{histogram}_count"));
+        assert!(all > 0 && counted(&format!("dynamokv_{histogram}_bucket{{le=\"+Inf\"}}")) == all, "{histogram}");
+    }
     assert_eq!(node.http("/nowhere").await.0, 404);
 }
 

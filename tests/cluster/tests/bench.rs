@@ -28,9 +28,13 @@ async fn records_that_were_loaded_are_measured_by_another_run_which_finds_the_no
     let data = ["--records", "200", "--value-bytes", "100", "--clients", "8", "--keys", "known"];
     let loaded = lines(&dynamoctl(&cluster, &[&["load"], &data[..]].concat()));
     assert_eq!((&loaded[0]["keys"], &loaded[0]["records"]), (&json!("known"), &json!(200)));
-    let time = ["--workload", "f", "--seconds", "1", "--warm-up", "0", "--system", "dynamokv-unary"];
+    let time = ["--workload", "f", "--seconds", "2", "--timeline=1", "--warm-up", "0", "--system", "dynamokv-unary"];
     let run = lines(&dynamoctl(&cluster, &[&["run"], &time[..], &data[..]].concat())).remove(0);
     assert!(run["operations"].as_u64().unwrap() > 0 && run["servers_cpu_us_per_operation"].as_f64().unwrap() > 0.0, "{run}");
+    let intervals = run["timeline"].as_array().unwrap();
+    let costs = intervals.iter().map(|interval| interval["servers_cpu_us_per_operation"].as_f64());
+    assert_eq!(intervals.iter().map(|interval| &interval["second"]).collect::<Vec<_>>(), [&json!(0), &json!(1)]);
+    assert!(costs.flatten().filter(|cost| *cost > 0.0).count() == 2, "{intervals:?}");
     assert_eq!(run["servers_cpu_seconds"].as_object().unwrap().len(), 3, "the three nodes, found by their addresses");
     assert_eq!((&run["errors"], &run["load"]), (&json!({}), &Value::Null));
     assert!(run["siblings_max"].as_u64().unwrap() >= 1, "what was loaded is there: {run}");

@@ -16,7 +16,9 @@ async fn use_keys(client: &Client, prefix: &str) {
         let with = |context: Bytes| PutOptions { context, ..PutOptions::default() };
         client.put(&name, "one", &PutOptions::default()).await.unwrap();
         let read = client.get(&name, &GetOptions::default()).await.unwrap();
+        assert!(read.context.is_unique(), "who keeps a context keeps nothing else of the answer");
         let written = client.put(&name, "two", &with(read.context)).await.unwrap();
+        assert!(written.context.is_unique());
         client.put(&name, "three", &with(written.context)).await.unwrap();
         let read = client.get(&name, &GetOptions::default()).await.unwrap();
         let values: Vec<&[u8]> = read.siblings.iter().map(|sibling| &sibling.value[..]).collect();

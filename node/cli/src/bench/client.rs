@@ -22,7 +22,7 @@ pub struct Window {
     pub begin: Instant,
     /// Until here, which is not known before what happens meanwhile is over.
     pub end: Arc<OnceLock<Instant>>,
-    /// Second by second, if that was asked for.
+    /// Interval by interval, if that was asked for.
     pub timeline: Option<Arc<Timeline>>,
     /// Apart by what happened meanwhile, if that was asked for.
     pub phases: Option<Arc<Phases>>,

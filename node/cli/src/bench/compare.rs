@@ -57,9 +57,10 @@ pub struct Compare {
     /// Which records are asked for. Default: latest for workload d, else zipfian.
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
-    /// Latencies of each second as well, in the JSON lines.
-    #[arg(long)]
-    timeline: bool,
+    /// Latencies and cost of each interval as well, in the JSON lines: of each second, or of so many.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    #[arg(value_parser = value_parser!(u64).range(1..=3600))]
+    timeline: Option<u64>,
     /// Append a line of JSON for each measurement, and one for the summary, to this file too.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,

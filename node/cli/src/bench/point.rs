@@ -56,8 +56,8 @@ pub struct Point {
     pub warm_up: u64,
     /// Requests a second of all clients, sent whatever the answers.
     pub rate: Option<f64>,
-    /// Latencies of each second as well.
-    pub timeline: bool,
+    /// Latencies and cost of each interval of so many seconds as well.
+    pub timeline: Option<u64>,
     /// What happens to the cluster meanwhile.
     pub meanwhile: Option<Meanwhile>,
 }
@@ -207,7 +207,11 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
     if !matches!(point.meanwhile, Some(Meanwhile::Scale(_))) {
         let _first = end.set(begin + Duration::from_secs(point.seconds));
     }
-    let timeline = point.timeline.then(|| Arc::new(Timeline::new(begin)));
+    let timeline = point.timeline.map(|seconds| Arc::new(Timeline::new(begin, seconds)));
+    let watch = timeline.clone().map(|timeline| {
+        let servers = servers.clone();
+        tokio::spawn(async move { timeline.watch(&servers).await })
+    });
     let phases = point.meanwhile.as_ref().map(|meanwhile| Arc::new(meanwhile.phases(begin)));
     let meanwhile = point.meanwhile.clone().zip(phases.clone());
     let meanwhile =
@@ -232,6 +236,10 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
     let (after, core_after, elapsed) = (snapshot(servers), CoreTime::now(), started.elapsed());
     let client = Usage::of(own).unwrap_or_default().since(own_before);
     progress.end();
+    if let (Some(watch), Some(timeline)) = (watch, &timeline) {
+        watch.abort();
+        timeline.took(after.values().copied().sum());
+    }
     let mut measured = Measured::new();
     while let Some(ended) = tasks.join_next().await {
         measured.add(&ended.map_err(|error| Stop::Failed(format!("run: {error}")))?);

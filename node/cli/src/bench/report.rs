@@ -208,7 +208,7 @@ pub struct Report {
     pub taken: Taken,
     /// The requests a second of an open loop.
     pub rate: Option<f64>,
-    /// Second by second, if that was asked for.
+    /// Interval by interval, if that was asked for.
     pub timeline: Option<Arc<Timeline>>,
     /// Apart by what happened meanwhile, if that was asked for.
     pub phases: Option<Arc<Phases>>,

@@ -59,9 +59,10 @@ pub struct Scale {
     /// YCSB's letter, or updates only.
     #[arg(long, value_enum, default_value_t = Shape::A)]
     workload: Shape,
-    /// Latencies of each second as well.
-    #[arg(long)]
-    timeline: bool,
+    /// Latencies and cost of each interval as well: of each second, or of so many.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeline: Option<u64>,
     #[command(flatten)]
     batch: Batch,
     #[command(flatten)]

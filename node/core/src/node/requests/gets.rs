@@ -128,7 +128,9 @@ impl<S: Storage> Node<S> {
 
     pub(super) fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, now: Now, out: &mut Vec<Output>) {
         let Some(job) = self.requests.gets.get(&number) else { return };
-        self.admission.answered(now.instant.since(job.begun), now.instant);
+        let latency = now.instant.since(job.begun);
+        self.admission.answered(latency, now.instant);
+        self.latencies.gets.record(latency);
         let outcome = match answer {
             Ok(object) => {
                 self.counters.gets_ok += 1;

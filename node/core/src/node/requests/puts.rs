@@ -313,7 +313,9 @@ impl<S: Storage> Node<S> {
     pub(super) fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
         let Some(PutJob { job, context, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) else { return };
         let reply = job.reply;
-        self.admission.answered(now.instant.since(job.begun), now.instant);
+        let latency = now.instant.since(job.begun);
+        self.admission.answered(latency, now.instant);
+        self.latencies.puts.record(latency);
         let outcome = match answer {
             Ok(()) => {
                 self.counters.puts_ok += 1;
