@@ -203,8 +203,13 @@ impl Admission {
             self.refused = true;
             return None;
         }
+        Some(self.batch(most, now))
+    }
+
+    /// How many bytes a batch should have, `most` at most: few enough that work is spread over the second.
+    pub fn batch(&self, most: usize, now: Instant) -> usize {
         let even = (self.bytes_per_second(now) / BATCHES_PER_SECOND).max(BATCH_BYTES_MIN);
-        Some(most.min(usize::try_from(even).unwrap_or(usize::MAX)))
+        most.min(usize::try_from(even).unwrap_or(usize::MAX))
     }
 
     /// Whether two trees may be compared for `work` now. Equal ones move nothing, so the time stays quiet.
@@ -221,6 +226,11 @@ impl Admission {
         self.grant(now);
         self.debit(work, bytes as u64);
         if bytes > 0 {
+            if !self.moved_within(IDLE_AFTER, now) {
+                // A second of it is judged, and not what is left of the one in which it began.
+                self.judges_at = now + JUDGED_EVERY;
+                self.forget_busy(now);
+            }
             self.moved_at = Some(now);
         }
     }
@@ -228,10 +238,15 @@ impl Admission {
     /// `bytes` were pushed to this node: when to acknowledge them.
     pub fn received(&mut self, bytes: usize, now: Instant) -> Instant {
         self.moved(Work::Received, bytes, now);
-        self.accounts[Work::Received as usize].asked_at = Some(now);
-        let debt = (-self.accounts[Work::Received as usize].balance).max(0) as u128;
-        let share =
-            u128::from((self.bytes_per_second(now) * Work::Received.weight() as u64 / self.asked_weight(now).max(1)).max(1));
+        self.settled(Work::Received, now)
+    }
+
+    /// When the debts of `work` are paid, and what others ask of this node for it may be done.
+    pub fn settled(&mut self, work: Work, now: Instant) -> Instant {
+        self.grant(now);
+        self.accounts[work as usize].asked_at = Some(now);
+        let debt = (-self.accounts[work as usize].balance).max(0) as u128;
+        let share = u128::from((self.bytes_per_second(now) * work.weight() as u64 / self.asked_weight(now).max(1)).max(1));
         let settled = now + Duration::from_micros(u64::try_from(debt.div_ceil(share)).unwrap_or(u64::MAX));
         self.refused |= debt > 0;
         let quiet_ends = if self.is_quiet(now) { self.quiet_until } else { now };
@@ -315,9 +330,13 @@ impl Admission {
         self.searching = idle || (self.searching && verdict != Verdict::Lower);
         self.refused = false;
         if gathered {
-            self.busy.clear();
-            self.busy_since = now;
+            self.forget_busy(now);
         }
+    }
+
+    fn forget_busy(&mut self, now: Instant) {
+        self.busy.clear();
+        self.busy_since = now;
     }
 
     /// Whether the last second of background work looks as if there had been none. The same again is safe to try, and to try it

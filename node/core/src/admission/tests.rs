@@ -46,24 +46,27 @@ impl Bench {
         Self::new(MIB, 64 * MIB)
     }
 
+    /// A tick, with what these kinds can get and the answers that clients see.
+    fn tick(&mut self, clients: Clients, wanting: &[Work]) {
+        self.now = self.now + TICK;
+        self.admission.tick(self.now);
+        for work in wanting {
+            while let Some(bytes) = self.admission.ask(*work, MIB as usize, self.now) {
+                let bytes = bytes.max(self.object);
+                self.admission.moved(*work, bytes, self.now);
+                self.moved[*work as usize] += bytes as u64;
+            }
+        }
+        for _ in 0..clients.per_second / TICKS_PER_SECOND {
+            let busy = self.admission.moved_within(SETTLES_IN, self.now);
+            self.admission.answered(if busy { clients.busy } else { clients.quiet }, self.now);
+        }
+    }
+
     /// A second in which these kinds want as much as they can get. Tells how many bytes were moved in it.
     fn second(&mut self, clients: Clients, wanting: &[Work]) -> u64 {
         let before: u64 = self.moved.iter().sum();
-        for _ in 0..TICKS_PER_SECOND {
-            self.now = self.now + TICK;
-            self.admission.tick(self.now);
-            for work in wanting {
-                while let Some(bytes) = self.admission.ask(*work, MIB as usize, self.now) {
-                    let bytes = bytes.max(self.object);
-                    self.admission.moved(*work, bytes, self.now);
-                    self.moved[*work as usize] += bytes as u64;
-                }
-            }
-            for _ in 0..clients.per_second / TICKS_PER_SECOND {
-                let busy = self.admission.moved_within(SETTLES_IN, self.now);
-                self.admission.answered(if busy { clients.busy } else { clients.quiet }, self.now);
-            }
-        }
+        (0..TICKS_PER_SECOND).for_each(|_| self.tick(clients, wanting));
         self.moved.iter().sum::<u64>() - before
     }
 
@@ -114,6 +117,22 @@ fn it_gives_way_within_seconds_and_recovers_within_a_minute() {
     assert_eq!(bench.budget(), MIB);
     bench.seconds(60, clients(5_000, 5_000), &[Work::Transfers]);
     assert_eq!(bench.budget(), 64 * MIB);
+}
+
+/// The first answers come before what the work does is felt.
+#[test]
+fn work_is_judged_by_a_whole_second_of_it() {
+    for ticks_before in 0..TICKS_PER_SECOND {
+        let many = Clients { per_second: 20_000, ..clients(5_000, 5_000) };
+        let mut bench = Bench::after_a_quiet_minute(5_000);
+        (0..ticks_before).for_each(|_| bench.tick(many, &[]));
+        for tick in 0..TICKS_PER_SECOND {
+            bench.tick(many, &[Work::Hints]);
+            assert_eq!(bench.budget(), MIB, "begun {ticks_before} ticks after a judgement, {tick} ticks ago");
+        }
+        (0..2 * TICKS_PER_SECOND).for_each(|_| bench.tick(many, &[Work::Hints]));
+        assert!(bench.budget() > MIB);
+    }
 }
 
 /// Where clients are near the threshold anyway, an eighth more would be above it.

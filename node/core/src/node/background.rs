@@ -4,21 +4,30 @@ use std::collections::BTreeMap;
 
 use crate::admission::{Report, Work};
 use crate::id::NodeId;
-use crate::message::NamedObject;
+use crate::message::{Message, NamedObject};
 use crate::node::{Node, Output, Waiting};
 use crate::storage::{Storage, StorageError};
 use crate::time::{Instant, Now};
 
-/// Acknowledgements kept back at most: a node has a few batches under way to each peer, and there are a few hundred peers. More
-/// are acknowledged at once.
-const ACKNOWLEDGEMENTS_MAX: usize = 1_024;
+/// Acknowledgements and windows kept back at most: a node has a few batches under way to each peer, and there are a few hundred peers.
+/// What comes beyond that is not kept waiting.
+const KEPT_BACK_MAX: usize = 1_024;
 
 /// Objects that are compared cost this part of what it costs to move them: they are read, and their versions are looked up at the other
 /// side, but nothing is written or synced.
 pub(super) const READ_SHARE: usize = 8;
 
-/// Acknowledgements of batches and answers about them that are kept back, by when they are due, for whom, and for which batch.
-pub(super) type KeptBack = BTreeMap<(Instant, NodeId, u64), Waiting>;
+/// What is kept back, by when it is due, for whom, and for which of that node's batches or exchanges.
+pub(super) type KeptBack = BTreeMap<(Instant, NodeId, u64), Kept>;
+
+/// What others wait for until this node's budget has room for more of theirs.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    /// The acknowledgement of a batch, or the answer to it.
+    Answer(Waiting),
+    /// A window that they asked to compare, which is not looked at before.
+    Window(Message),
+}
 
 /// What objects take on the way.
 pub(super) fn bytes_of(objects: &[NamedObject]) -> usize {
@@ -57,9 +66,20 @@ impl<S: Storage> Node<S> {
         granted
     }
 
-    /// How many bytes of objects the answer to a window may send now. It sends at least an object: the window was granted.
-    pub(super) fn admit_repair(&mut self, now: Now) -> usize {
-        self.admit_window(now).unwrap_or(1)
+    /// How many bytes of objects the answer to a window may send. The window was granted; what this costs beyond it delays the next.
+    pub(super) fn repair_bytes(&self, now: Now) -> usize {
+        self.admission.batch(self.config.batch_bytes_max, now.instant)
+    }
+
+    /// A window that `from` asked to compare in its `exchange`: whether that may be done now. If not, it is kept for when it may.
+    pub(super) fn admit_asked_window(&mut self, from: NodeId, exchange: u64, message: &Message, now: Now) -> bool {
+        let due = self.admission.settled(Work::AntiEntropy, now.instant);
+        if due <= now.instant || self.kept_back.len() >= KEPT_BACK_MAX {
+            return true;
+        }
+        self.counters.background_anti_entropy_deferred += 1;
+        self.kept_back.insert((due, from, exchange), Kept::Window(message.clone()));
+        false
     }
 
     /// `bytes` were read or sent for `work`.
@@ -98,21 +118,24 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         self.counters.background_received_bytes += bytes as u64;
         let due = self.admission.received(bytes, now.instant);
-        if due <= now.instant || self.kept_back.len() >= ACKNOWLEDGEMENTS_MAX {
+        if due <= now.instant || self.kept_back.len() >= KEPT_BACK_MAX {
             return self.when_durable(waiting, now, out);
         }
         self.counters.background_acknowledgements_delayed += 1;
-        self.kept_back.insert((due, to, batch), waiting);
+        self.kept_back.insert((due, to, batch), Kept::Answer(waiting));
         Ok(())
     }
 
-    /// Acknowledges what is due. True if something was refused since the last tick and should ask again now.
+    /// Answers what is due. True if something was refused since the last tick and should ask again now.
     pub(super) fn tick_background(&mut self, now: Now, out: &mut Vec<Output>) -> Result<bool, StorageError> {
         while let Some(first) = self.kept_back.first_entry()
             && first.key().0 <= now.instant
         {
-            let waiting = first.remove();
-            self.when_durable(waiting, now, out)?;
+            let (_, from, _) = *first.key();
+            match first.remove() {
+                Kept::Answer(waiting) => self.when_durable(waiting, now, out)?,
+                Kept::Window(message) => self.compare_window(from, message, now, out)?,
+            }
         }
         Ok(self.admission.tick(now.instant))
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Work;
-use crate::hinted_handoff::Batch;
+use crate::hinted_handoff::{Answered, Batch};
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject, Purpose};
 use crate::node::background::{READ_SHARE, bytes_of};
@@ -64,13 +64,16 @@ impl<S: Storage> Node<S> {
         }
         let limit = self.config.batch_objects_max;
         let Some(bytes) = self.admit(Work::Hints, now) else { return Ok(()) };
-        let found = self.storage.scan_hints(target, None, limit, bytes)?;
-        let Some((partition, _, _)) = found.first() else { return Ok(()) };
+        let found = self.storage.scan_hints(target, self.hints.passed(target), limit, bytes)?;
+        let Some((partition, _, _)) = found.first() else {
+            self.hints.at_end(target);
+            return Ok(());
+        };
         let partition = *partition;
         let found: Vec<_> = found.into_iter().take_while(|(at, _, _)| *at == partition).collect();
         let batch = self.next_batch();
-        let hints = found.iter().map(|(partition, name, object)| (*partition, name.clone(), object.digest())).collect();
-        self.hints.sent(batch, Batch { target, hints, deadline: now.instant + BATCH_TIMEOUT });
+        let hints = found.iter().map(|(_, name, object)| (name.clone(), object.encoded_len())).collect();
+        self.hints.sent(batch, Batch { target, partition, hints, deadline: now.instant + BATCH_TIMEOUT });
         let objects: Vec<NamedObject> = found.into_iter().map(|(_, name, object)| NamedObject { name, object }).collect();
         self.moved(Work::Hints, bytes_of(&objects), now);
         let epoch = self.epoch();
@@ -80,22 +83,18 @@ impl<S: Storage> Node<S> {
     }
 
     fn on_hints_delivered(&mut self, batch: Batch, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        let mut partitions = BTreeSet::new();
-        for (partition, name, sent) in &batch.hints {
-            let Some(kept) = self.storage.read_hint(batch.target, *partition, name)? else { continue };
-            if kept.digest() == *sent {
-                self.storage.remove_hint(batch.target, *partition, name)?;
-                self.dirty = true;
-                self.hints.removed(batch.target, kept.encode().len());
-                self.counters.hints_delivered += 1;
-                partitions.insert(*partition);
-            }
+        let Batch { target, partition, hints, .. } = batch;
+        for (name, bytes) in &hints {
+            self.storage.remove_hint(target, partition, name)?;
+            self.hints.removed(target, (partition, name), *bytes);
+            self.counters.hints_delivered += 1;
         }
-        for partition in partitions {
+        if !hints.is_empty() {
+            self.dirty = true;
             self.end_foreign_tenure(partition)?;
         }
         // Those that were refused before are first, at the next tick.
-        if self.admission.waits(Work::Hints) { Ok(()) } else { self.send_hints(batch.target, now, out) }
+        if self.admission.waits(Work::Hints) { Ok(()) } else { self.send_hints(target, now, out) }
     }
 
     /// A node that is no replica of `partition` may have coordinated from the hint that is gone now.
@@ -126,7 +125,7 @@ impl<S: Storage> Node<S> {
                     if !waits(partition, target) {
                         let _accepted = self.apply(partition, &name, &object)?;
                         self.storage.remove_hint(target, partition, &name)?;
-                        self.hints.removed(target, object.encode().len());
+                        self.hints.removed(target, (partition, &name), object.encoded_len());
                         self.dirty = true;
                     }
                 }
@@ -377,8 +376,10 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        if let Some(hints) = self.hints.answered(from, batch) {
-            return if refused { self.on_behind(from, epoch, out) } else { self.on_hints_delivered(hints, now, out) };
+        match self.hints.answered(from, batch, !refused) {
+            Some(Answered::Taken(hints)) => return self.on_hints_delivered(hints, now, out),
+            Some(Answered::Refused) => return self.on_behind(from, epoch, out),
+            None => {}
         }
         let Some(of) = self.walk_of(from, batch) else { return Ok(()) };
         let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };

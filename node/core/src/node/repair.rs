@@ -97,7 +97,7 @@ impl<S: Storage> Node<S> {
         }
         let differing = self.trees.differing(partition, leaves);
         if let Some(exchange) = self.exchanges.get_mut(&exchange) {
-            (exchange.leaves, exchange.step) = (differing, Step::Ready);
+            exchange.differing(differing, now.instant);
         }
         self.compare_next(exchange, now, out)
     }
@@ -186,6 +186,21 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
+        let Message::KeysRequest { exchange, .. } = message else { return Ok(()) };
+        if self.admit_asked_window(from, exchange, &message, now) {
+            return self.compare_window(from, message, now, out);
+        }
+        Ok(())
+    }
+
+    /// Compares a window that `from` asked about with what is here.
+    pub(super) fn compare_window(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
         let Message::KeysRequest { exchange, partition, leaf, after, until, keys } = message else { return Ok(()) };
         let own = self.identity.node;
         let involved = self.ring.as_ref().is_some_and(|ring| ring.has(partition) && ring.placement(partition).involves(own));
@@ -196,7 +211,7 @@ impl<S: Storage> Node<S> {
         let theirs: BTreeMap<&Name, Digest> = keys.iter().map(|key| (&key.name, key.digest)).collect();
         let Window { objects: ours, mut reached, read } =
             self.window(partition, leaf as usize, after.as_ref(), until.as_ref())?;
-        let most = self.admit_repair(now);
+        let most = self.repair_bytes(now);
         let (mut size, mut objects, mut compared) = (0, Vec::new(), BTreeMap::new());
         for (name, object) in ours {
             let digest = object.digest();
@@ -258,7 +273,7 @@ impl<S: Storage> Node<S> {
         for named in objects.into_iter().filter(|named| takes_writes && here(&named.name)) {
             self.apply_or_tell(partition, &named, &mut pushed)?;
         }
-        let most = self.admit_repair(now);
+        let most = self.repair_bytes(now);
         let (mut size, mut reached, mut last) = (0, reached.or(until), None);
         for NamedDigest { name, .. } in wanted.into_iter().filter(|key| here(&key.name)) {
             if size >= most {
@@ -278,7 +293,7 @@ impl<S: Storage> Node<S> {
             let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed, last: false };
             self.send_after_reaping(from, partition, message, now, out)?;
         }
-        if self.exchanges.get_mut(&number).is_some_and(|exchange| exchange.advance(reached)) {
+        if self.exchanges.get_mut(&number).is_some_and(|exchange| exchange.advance(reached, now.instant)) {
             return self.compare_next(number, now, out);
         }
         self.exchanges.remove(&number);

@@ -158,7 +158,7 @@ impl<S: Storage> Node<S> {
         joined.join(object);
         self.storage.write_hint(target, partition, name, &joined)?;
         self.dirty = true;
-        self.hints.stored(target, before, joined.encode().len());
+        self.hints.stored(target, (partition, name), before, joined.encoded_len());
         self.counters.hints_stored += u64::from(before.is_none());
         Ok(Ok(()))
     }
