@@ -181,6 +181,7 @@ impl Run {
     fn drop_partitions(&self, partitions: u64) {
         let end = u16::try_from(partitions).expect("few partitions");
         self.db.delete_range_cf(self.family(), 0_u16.to_be_bytes(), end.to_be_bytes()).expect("the disk works");
+        self.db.delete_file_in_range_cf(self.family(), 0_u16.to_be_bytes(), end.to_be_bytes()).expect("the disk works");
         self.settle();
     }
 

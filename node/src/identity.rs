@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use dynamo_core::hash_tree::stored::mask_key;
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::node::CLEAN_STOP;
 use dynamo_core::storage::{Storage, StorageError};
@@ -121,6 +122,10 @@ fn distrust_if_short(engine: &mut RocksEngine) -> Result<(), StorageError> {
         }
         Recovery::Unknown => warn!("nothing tells how long the database was when it was last synced; it is taken for shorter"),
     }
+    // Files of partitions that were dropped may be gone although the drop itself is forgotten: no stored tree is true of what is left.
+    for partition in engine.partitions()? {
+        engine.write_meta(&mask_key(partition), None)?;
+    }
     engine.write_meta(CLEAN_STOP, None)
 }
 
@@ -161,6 +166,9 @@ mod tests {
     use super::*;
     use crate::config::Flags;
     use crate::storage::watermark::Watermark;
+    use dynamo_core::id::PartitionId;
+    use dynamo_core::name::Name;
+    use dynamo_core::version::Object;
     use tempfile::TempDir;
 
     const CLUSTER: &str = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
@@ -229,23 +237,28 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_lost_its_end_does_not_count_as_cleanly_stopped() {
+    fn a_database_that_lost_its_end_does_not_count_as_cleanly_stopped_and_its_trees_are_not_trusted() {
         let dir = TempDir::new().unwrap();
         let config = config(&dir, CLUSTER);
         let synced = config.data_dir.join(DATABASE).with_extension("synced");
-        let clean_after = |damage: &dyn Fn()| {
+        let (partition, name) = (PartitionId(3), Name::new("b", "k"));
+        let trusted_after = |damage: &dyn Fn()| {
             fs::create_dir_all(&config.data_dir).unwrap();
             let mut data = open(&config).unwrap();
             data.engine.write_meta(CLEAN_STOP, Some(b"1")).unwrap();
+            data.engine.write_meta(&mask_key(partition), Some(b"mask")).unwrap();
+            data.engine.write(partition, &name, &Object::default()).unwrap();
             data.engine.commit().unwrap();
             data.engine.log().sync().unwrap();
             drop(data);
             damage();
-            open(&config).unwrap().engine.read_meta(CLEAN_STOP).unwrap().is_some()
+            let engine = open(&config).unwrap().engine;
+            [CLEAN_STOP, &mask_key(partition)].map(|record| engine.read_meta(record).unwrap().is_some())
         };
-        assert!(clean_after(&|| {}));
-        assert!(!clean_after(&|| Watermark::open(&synced).unwrap().record(1 << 40).unwrap()), "something is missing");
-        assert!(!clean_after(&|| fs::remove_file(&synced).unwrap()), "nobody can tell");
-        assert!(clean_after(&|| {}));
+        assert_eq!(trusted_after(&|| {}), [true; 2]);
+        let longer = || Watermark::open(&synced).unwrap().record(1 << 40).unwrap();
+        assert_eq!(trusted_after(&longer), [false; 2], "something is missing");
+        assert_eq!(trusted_after(&|| fs::remove_file(&synced).unwrap()), [false; 2], "nobody can tell");
+        assert_eq!(trusted_after(&|| {}), [true; 2]);
     }
 }

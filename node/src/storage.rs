@@ -11,6 +11,7 @@
 //! that gathered meanwhile. A database that does not open is never created anew: a missing database is a question for people.
 //! One that opens with less than was on stable storage is noticed by its [`watermark`].
 
+mod dropped;
 mod key;
 #[cfg(test)]
 mod laws;
@@ -37,6 +38,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::config::StorageSettings;
+use dropped::Dropped;
 use pending::Pending;
 use syncer::Log;
 use watermark::{Recovery, Watermark};
@@ -106,6 +108,7 @@ pub struct RocksEngine {
     watermark: Arc<Watermark>,
     recovery: Recovery,
     pending: Pending,
+    dropped: Arc<Dropped>,
     ticket: Ticket,
     read_options: ReadOptions,
     write_options: WriteOptions,
@@ -132,13 +135,13 @@ impl RocksEngine {
         let mut write_options = WriteOptions::default();
         write_options.set_sync(false);
         let (pending, read_options) = (Pending::default(), options::reads());
-        let (db, watermark) = (Arc::new(db), Arc::new(watermark));
-        Ok(Self { db, watermark, recovery, pending, ticket: Ticket(0), read_options, write_options, errors_borne: 0 })
+        let (db, watermark, dropped) = (Arc::new(db), Arc::new(watermark), Arc::default());
+        Ok(Self { db, watermark, recovery, pending, dropped, ticket: Ticket(0), read_options, write_options, errors_borne: 0 })
     }
 
     /// The log, for the thread that fsyncs it.
     pub fn log(&self) -> Log {
-        Log { db: Arc::clone(&self.db), watermark: Arc::clone(&self.watermark) }
+        Log { db: Arc::clone(&self.db), watermark: Arc::clone(&self.watermark), dropped: Arc::clone(&self.dropped) }
     }
 
     /// Whether everything was there when the database was opened.
@@ -267,6 +270,7 @@ impl Storage for RocksEngine {
     }
 
     fn write(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<(), StorageError> {
+        self.dropped.rewritten(partition);
         self.pending.put(Family::Data, key::of_object(partition, name.position(), name), Some(object.encode()));
         Ok(())
     }
@@ -404,6 +408,10 @@ impl Storage for RocksEngine {
             }
         }
         self.db.write_opt(batch, &self.write_options).map_err(failed("write"))?;
+        if pending.dropped().next().is_some() {
+            let written = pending.partitions();
+            pending.dropped().filter(|partition| !written.contains(partition)).for_each(|partition| self.dropped.add(partition));
+        }
         Ok(self.ticket)
     }
 }

@@ -4,7 +4,7 @@
 //! A crash is a copy of the directory, taken while the engine runs: what it holds is what a killed process leaves. Damage is
 //! done to copies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -144,16 +144,24 @@ impl State {
         }
     }
 
-    /// Whatever could be read is as in `whole`.
-    fn is_readable_part_of(&self, whole: &State) -> bool {
+    /// Whatever could be read is as in `whole`. Of these partitions objects may be missing.
+    fn is_readable_part_of(&self, whole: &State, holed: &BTreeSet<usize>) -> bool {
         fn part<T: PartialEq>(one: &Result<T, StorageError>, whole: &Result<T, StorageError>) -> bool {
             one.is_err() || one == whole
         }
         fn parts<T: PartialEq>(all: &[Result<T, StorageError>], whole: &[Result<T, StorageError>]) -> bool {
             all.iter().zip(whole).all(|(one, whole)| part(one, whole))
         }
-        part(&self.partitions, &whole.partitions)
-            && parts(&self.objects, &whole.objects)
+        let objects = self.objects.iter().zip(&whole.objects).enumerate().all(|(partition, (one, whole))| match (one, whole) {
+            (Ok(one), Ok(whole)) if holed.contains(&partition) => one.iter().all(|object| whole.contains(object)),
+            (one, whole) => part(one, whole),
+        });
+        let listed = |partitions: &Result<Vec<PartitionId>, StorageError>| {
+            let partitions = partitions.clone()?.into_iter();
+            Ok(partitions.filter(|listed| !holed.iter().any(|partition| PARTITIONS[*partition] == *listed)).collect::<Vec<_>>())
+        };
+        part(&listed(&self.partitions), &listed(&whole.partitions))
+            && objects
             && parts(&self.hints, &whole.hints)
             && part(&self.totals, &whole.totals)
             && parts(&self.meta, &whole.meta)
@@ -169,6 +177,8 @@ struct Pair {
     states: Vec<State>,
     /// Those up to this one are on stable storage.
     synced: usize,
+    /// Which partitions were dropped in which group.
+    dropped: Vec<(usize, usize)>,
 }
 
 fn settings() -> StorageSettings {
@@ -185,7 +195,7 @@ impl Pair {
         let real = open(dir.path(), Expect::Nothing).unwrap();
         let model = MemoryStorage::default();
         let states = vec![State::of(&model)];
-        Self { dir, real, model, states, synced: 0 }
+        Self { dir, real, model, states, synced: 0, dropped: Vec::new() }
     }
 
     /// Runs a whole history; every answer must be equal.
@@ -210,6 +220,9 @@ impl Pair {
             call => {
                 let (real, model) = (answer(call, &mut self.real), answer(call, &mut self.model));
                 assert_eq!(real, model, "{call:?}");
+                if let Step::Drop { partition } = call {
+                    self.dropped.push((self.states.len(), *partition));
+                }
             }
         }
     }
@@ -250,12 +263,18 @@ impl Pair {
         copy
     }
 
-    /// The copy opens, or not; if it does it is the state after some group, and says so if that is older than what was fsynced.
+    /// The copy opens, or not; if it does it is the state after some group, and says so if that is older than what was fsynced. A drop
+    /// that was fsynced has freed files, which are missing if it is forgotten all the same.
     fn check_damaged(&self, copy: &TempDir) -> Option<usize> {
         let engine = open(copy.path(), Expect::Database).ok()?;
         let found = State::of(&engine);
         let oldest = if matches!(engine.recovery(), Recovery::Short { .. }) { 0 } else { self.synced };
-        let group = (oldest..self.states.len()).rev().find(|group| found.is_readable_part_of(&self.states[*group]));
+        let holed = |group: usize| {
+            let forgotten = self.dropped.iter().filter(|(at, _)| *at > group && *at <= self.synced);
+            forgotten.map(|(_, partition)| *partition).collect()
+        };
+        let group =
+            (oldest..self.states.len()).rev().find(|group| found.is_readable_part_of(&self.states[*group], &holed(*group)));
         let group = group.unwrap_or_else(|| {
             panic!(
                 "not the state after any group from {oldest} on, recovery {:?}, synced {}: {found:?}, last {:?}",

@@ -11,7 +11,7 @@ use rocksdb::{
 use super::{Expect, Family};
 use crate::config::StorageSettings;
 
-/// A file of objects holds one partition only: dropping a partition drops whole files, and a later version ships them.
+/// Below the first level a file of objects holds one partition only: whole files of a dropped partition go without a rewrite.
 const PARTITION_PREFIX_BYTES: usize = 2;
 /// Files that RocksDB may keep open when the process may open few; the rest is for sockets.
 const OPEN_FILES_SHARE: u64 = 2;

@@ -15,6 +15,7 @@ use dynamo_core::storage::{StorageError, Ticket};
 use rocksdb::DB;
 use tokio::sync::watch;
 
+use super::dropped::Dropped;
 use super::watermark::Watermark;
 
 /// How far the log is on stable storage, or why it never will be.
@@ -82,15 +83,18 @@ impl Drop for Syncer {
 pub struct Log {
     pub(super) db: Arc<DB>,
     pub(super) watermark: Arc<Watermark>,
+    pub(super) dropped: Arc<Dropped>,
 }
 
 impl Log {
     /// Makes everything that was committed durable, and remembers how far that is.
     pub fn sync(&self) -> Result<(), StorageError> {
         // What has a number now is in the log's buffer, and will be on disk when the fsync returns; what comes meanwhile may be.
+        let dropped = self.dropped.due();
         let sequence = self.db.latest_sequence_number();
         self.db.flush_wal(true).map_err(|error| StorageError(format!("fsync of the log: {error}")))?;
-        self.watermark.record(sequence).map_err(|error| StorageError(format!("write the watermark: {error}")))
+        self.watermark.record(sequence).map_err(|error| StorageError(format!("write the watermark: {error}")))?;
+        self.dropped.free(&dropped, &self.db)
     }
 }
 

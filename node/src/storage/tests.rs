@@ -210,3 +210,72 @@ fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_r
     engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
     assert_eq!(files(&engine), 0);
 }
+
+/// A database with as many partitions in files of the last level, and what those files take.
+fn filled(dir: &TempDir, partitions: u32) -> RocksEngine {
+    let mut engine = open(dir, Expect::Nothing);
+    // A file that meets no other is moved down as it is.
+    for _ in 0..2 {
+        for partition in 0..partitions {
+            for counter in 0..64 {
+                let name = Name::new("b", format!("{partition}-{counter}"));
+                engine.write(PartitionId(partition), &name, &object(counter, 4_000)).unwrap();
+            }
+        }
+        engine.commit().unwrap();
+        engine.db.flush_cf(engine.handle(super::Family::Data)).unwrap();
+    }
+    to_the_last_level(&engine);
+    engine
+}
+
+fn to_the_last_level(engine: &RocksEngine) {
+    let data = engine.handle(super::Family::Data);
+    engine.db.flush_cf(data).unwrap();
+    engine.db.compact_range_cf::<&[u8], &[u8]>(data, None, None);
+}
+
+fn size(engine: &RocksEngine) -> u64 {
+    let data = engine.handle(super::Family::Data);
+    engine.db.property_int_value_cf(data, "rocksdb.live-sst-files-size").unwrap().unwrap()
+}
+
+fn count(engine: &RocksEngine, partition: u32) -> usize {
+    engine.scan(PartitionId(partition), None, usize::MAX, usize::MAX).unwrap().len()
+}
+
+#[test]
+fn a_dropped_partitions_files_are_gone_after_the_next_fsync_even_if_nothing_is_compacted() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = filled(&dir, 4);
+    engine.compact(false).unwrap();
+    let before = size(&engine);
+    engine.drop_partition(PartitionId(1)).unwrap();
+    engine.commit().unwrap();
+    assert_eq!(size(&engine), before, "a crash may still take the drop back");
+    engine.log().sync().unwrap();
+    let left = size(&engine) as f64 / before as f64;
+    assert!((0.74..0.76).contains(&left), "{left} of the files are left");
+    drop(engine);
+    let engine = open(&dir, Expect::Database);
+    assert_eq!([0, 1, 2, 3].map(|partition| count(&engine, partition)), [64, 0, 64, 64]);
+}
+
+#[test]
+fn what_is_written_to_a_dropped_partition_before_its_files_go_is_kept() {
+    for in_one_group in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let mut engine = filled(&dir, 2);
+        engine.drop_partition(PartitionId(1)).unwrap();
+        if !in_one_group {
+            engine.commit().unwrap();
+        }
+        let name = Name::new("b", "new");
+        engine.write(PartitionId(1), &name, &object(1, 4_000)).unwrap();
+        engine.commit().unwrap();
+        to_the_last_level(&engine);
+        engine.log().sync().unwrap();
+        assert_eq!((count(&engine, 0), count(&engine, 1)), (64, 1), "in one group: {in_one_group}");
+        assert_eq!(engine.read(PartitionId(1), &name), Ok(Some(object(1, 4_000))));
+    }
+}

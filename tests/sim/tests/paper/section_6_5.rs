@@ -32,9 +32,14 @@ fn slow_cluster(p99_max: Duration, bytes_min: u64, tune: impl FnOnce(&mut Option
 
 /// Clients of every node get keys, 200 in a second from each.
 fn ask_for(cluster: &mut Cluster, duration: Duration) {
+    ask_others(cluster, None, duration);
+}
+
+/// Clients of every node but one.
+fn ask_others(cluster: &mut Cluster, except: Option<HostId>, duration: Duration) {
     let end = cluster.sim.now() + duration;
     while cluster.sim.now() < end {
-        for host in cluster.sim.running() {
+        for host in cluster.sim.running().into_iter().filter(|host| Some(*host) != except) {
             for key in 0..10 {
                 let (name, quorum) = (name(&format!("key {key}")), Default::default());
                 cluster.sim.request(host, Request { name, operation: Operation::Get, quorum, request_key: None, timeout_ms: 0 });
@@ -61,6 +66,26 @@ fn background_work_gives_way_when_the_foreground_is_slow() {
         assert_eq!(left > before / 2, gives_way, "{left} of {before} hints are left, the threshold is {threshold:?}");
         let deferred = cluster.count(|counters| counters.background_hints_deferred);
         assert!(!gives_way || deferred > 0, "{deferred} deferred");
+    }
+}
+
+/// A node that comes back has no clients at first, and misses much. It asks no faster than those whom it asks can bear.
+#[test]
+fn a_node_without_clients_gives_way_to_those_of_the_nodes_that_it_asks() {
+    let no_hints = |options: &mut Options| options.pace.hint_bytes = 1;
+    for (threshold, gives_way) in [(Duration::from_millis(50), true), (SECOND * 3_600, false)] {
+        let (mut cluster, away) = slow_cluster(threshold, 64 << 10, no_hints);
+        let missing = |cluster: &Cluster| {
+            let keys = (0..KEYS).map(|key| format!("key {key}")).filter(|key| cluster.homes(key).contains(&away));
+            keys.filter(|key| cluster.copy(away, key).is_none()).count()
+        };
+        let before = missing(&cluster);
+        ask_others(&mut cluster, Some(away), SECOND * 15);
+        let left = missing(&cluster);
+        assert!(before >= KEYS / 3, "{before} keys were missing");
+        assert_eq!(left > before / 2, gives_way, "{left} of {before} keys are missing, the threshold is {threshold:?}");
+        cluster.run(SECOND * 120);
+        assert_eq!(missing(&cluster), 0, "without clients there is nobody to give way to");
     }
 }
 
