@@ -99,7 +99,7 @@ pub enum Command {
     /// Run a cluster of processes on this machine.
     Local(local::Local),
     /// Measure a cluster with one of the YCSB workloads.
-    Bench(bench::Bench),
+    Bench(Box<bench::Bench>),
     /// Write, remember what was acknowledged, and prove at the end that nothing of it was lost.
     Workload(workload::Workload),
 }
