@@ -35,12 +35,14 @@ fn ask_for(cluster: &mut Cluster, duration: Duration) {
     ask_others(cluster, None, duration);
 }
 
-/// Clients of every node but one.
+/// Clients of every node but one, for keys that are not there either: nobody forwards a request to it.
 fn ask_others(cluster: &mut Cluster, except: Option<HostId>, duration: Duration) {
+    let elsewhere = |key: &usize| except.is_none_or(|except| !cluster.homes(&format!("key {key}")).contains(&except));
+    let keys: Vec<usize> = (0..KEYS).filter(elsewhere).take(10).collect();
     let end = cluster.sim.now() + duration;
     while cluster.sim.now() < end {
         for host in cluster.sim.running().into_iter().filter(|host| Some(*host) != except) {
-            for key in 0..10 {
+            for key in &keys {
                 let (name, quorum) = (name(&format!("key {key}")), Default::default());
                 cluster.sim.request(host, Request { name, operation: Operation::Get, quorum, request_key: None, timeout_ms: 0 });
             }
