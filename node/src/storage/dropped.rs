@@ -7,7 +7,7 @@
 //!
 //! A partition that is written to again is forgotten here before its first write can reach a file.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const LOOKS: u8 = 3;
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
 
 struct Entry {
+    /// Of this drop: the partition may be written and dropped again.
+    drop: u64,
     partition: PartitionId,
     looks: u8,
     not_before: Instant,
@@ -32,6 +34,7 @@ struct Entry {
 #[derive(Default)]
 pub struct Dropped {
     any: AtomicBool,
+    drops: AtomicU64,
     entries: Mutex<Vec<Entry>>,
 }
 
@@ -43,7 +46,8 @@ impl Dropped {
     /// The partition's range tombstone is in the log.
     pub fn add(&self, partition: PartitionId) {
         self.rewritten(partition);
-        self.entries().push(Entry { partition, looks: LOOKS, not_before: Instant::now() });
+        let drop = self.drops.fetch_add(1, Ordering::Relaxed);
+        self.entries().push(Entry { drop, partition, looks: LOOKS, not_before: Instant::now() });
         self.any.store(true, Ordering::Release);
     }
 
@@ -54,24 +58,24 @@ impl Dropped {
         }
     }
 
-    /// Those whose tombstone is on stable storage after the next fsync that begins after this.
-    pub fn due(&self) -> Vec<PartitionId> {
+    /// Drops whose tombstone is on stable storage after the next fsync that begins after this.
+    pub fn due(&self) -> Vec<u64> {
         if !self.any.load(Ordering::Acquire) {
             return Vec::new();
         }
         let now = Instant::now();
-        self.entries().iter().filter(|entry| entry.not_before <= now).map(|entry| entry.partition).collect()
+        self.entries().iter().filter(|entry| entry.not_before <= now).map(|entry| entry.drop).collect()
     }
 
     /// Their tombstones are on stable storage: files that hold nothing else go.
-    pub fn free(&self, due: &[PartitionId], db: &DB) -> Result<(), StorageError> {
+    pub fn free(&self, due: &[u64], db: &DB) -> Result<(), StorageError> {
         if due.is_empty() {
             return Ok(());
         }
         // Held to the end: a write to one of them waits until its old files are gone.
         let mut entries = self.entries();
         let data = db.cf_handle(Family::Data.name()).expect("all families were opened");
-        for entry in entries.iter_mut().filter(|entry| due.contains(&entry.partition)) {
+        for entry in entries.iter_mut().filter(|entry| due.contains(&entry.drop)) {
             let until = key::after_partition(entry.partition).unwrap_or_else(|| key::BEYOND_ALL_PARTITIONS.to_vec());
             let from = key::of_partition(entry.partition).to_vec();
             db.delete_file_in_range_cf(data, from, until).map_err(failed("free the files of a dropped partition"))?;

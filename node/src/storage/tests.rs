@@ -279,3 +279,23 @@ fn what_is_written_to_a_dropped_partition_before_its_files_go_is_kept() {
         assert_eq!(engine.read(PartitionId(1), &name), Ok(Some(object(1, 4_000))));
     }
 }
+
+#[test]
+fn an_fsync_before_a_partition_was_dropped_again_frees_nothing() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = filled(&dir, 2);
+    let drop_it = |engine: &mut RocksEngine| {
+        engine.drop_partition(PartitionId(1)).unwrap();
+        engine.commit().unwrap();
+    };
+    drop_it(&mut engine);
+    let due = engine.dropped.due();
+    engine.write(PartitionId(1), &Name::new("b", "new"), &object(1, 10)).unwrap();
+    engine.commit().unwrap();
+    drop_it(&mut engine);
+    let before = size(&engine);
+    engine.dropped.free(&due, &engine.db).unwrap();
+    assert_eq!(size(&engine), before, "a crash may still take the second drop back");
+    engine.log().sync().unwrap();
+    assert!(size(&engine) < before);
+}
