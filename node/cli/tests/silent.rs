@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../client/tests/silent/server.rs"]
+#[allow(dead_code, reason = "the client's tests use more of it")]
 mod server;
 
 use std::process::Command;

@@ -398,7 +398,7 @@ async fn attempt(link: &Link, request: &Request, others: bool, remaining: Durati
     let margin = (patience / 10).min(ANSWER_MARGIN_MAX);
     let timeout_ms = u32::try_from((patience - margin).as_millis()).unwrap_or(u32::MAX).max(1);
     let request = Request { timeout_ms, ..request.clone() };
-    match link.call(request.into(), others && kind.is_repeatable(), patience).await {
+    match link.call(request.into(), kind.on_silence(others), patience).await {
         Reply::Answer(Response::Failure(failure)) => kind.judge(failure.into()),
         Reply::Answer(response) => Attempt::Answered(response),
         Reply::NotSent(reason) => {

@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::admin;
 use crate::client::Mode;
-use crate::session::{Reply, SILENCE_MAX, Session};
+use crate::session::{OnSilence, Reply, SILENCE_MAX, Session};
 use crate::topology::EpochWatch;
 
 /// Between a node's first failure and the first question whether it is back; doubled with each further one.
@@ -106,7 +106,7 @@ impl Link {
 
     /// Sends `request` and tells what became of it, in `patience` at most. Out of time before there is a connection, it was not
     /// sent; after that nobody knows.
-    pub(crate) async fn call(&self, request: Request, repeatable: bool, patience: Duration) -> Reply {
+    pub(crate) async fn call(&self, request: Request, on_silence: OnSilence, patience: Duration) -> Reply {
         let deadline = tokio::time::Instant::now() + patience;
         let named = |reason: String| format!("{}: {reason}", self.address);
         let cell = match timeout_at(deadline, self.connected()).await {
@@ -117,7 +117,7 @@ impl Link {
         let Some(connection) = cell.get() else { return Reply::NotSent(named("the connection has ended".to_owned())) };
         let sent = async {
             match &connection.session {
-                Some(session) => session.call(request, repeatable).await,
+                Some(session) => session.call(request, on_silence).await,
                 None => call_unary(connection, request).await,
             }
         };

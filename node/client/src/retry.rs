@@ -17,6 +17,7 @@ use dynamo_core::request::{Failure, Operation, Request};
 use dynamo_proto::v1::session_response::Response;
 
 use crate::error::RequestError;
+use crate::session::OnSilence;
 
 /// A request id for one write, from the operating system's randomness.
 pub fn fresh_request_id() -> RequestKey {
@@ -54,9 +55,13 @@ impl Kind {
         }
     }
 
-    /// Whether it does no harm to ask another node while the first may still answer.
-    pub(crate) fn is_repeatable(self) -> bool {
-        self != Self::Write
+    /// What is done if the node says nothing, with or without `others` that could take the request.
+    pub(crate) fn on_silence(self, others: bool) -> OnSilence {
+        match self {
+            _ if !others => OnSilence::Wait,
+            Self::Write => OnSilence::MoveUnsent,
+            Self::Get | Self::RepeatableWrite => OnSilence::Move,
+        }
     }
 
     /// How long one node is waited for. What may be repeated loses half its time to a node that hangs, and not all of it.

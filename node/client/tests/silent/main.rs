@@ -1,4 +1,4 @@
-//! What a client tells of a node that takes a request and never answers it, or hangs up: in time, and no more than it knows.
+//! What a client does about a node that takes a request and never answers it, or hangs up: in time, and it tells no more than it knows.
 #![allow(clippy::unwrap_used)]
 
 mod server;
@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_client::{Client, ClientConfig, DeleteOptions, GetOptions, Mode, PutOptions, RequestError};
+use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_core::name::Name;
+use dynamo_core::ring::{Member, Placement, Ring, RingHash};
+use dynamo_proto::v1;
 use server::{Manner, Server};
 
 /// Of one request. The client's own default is longer than any test may take: what ends a request is this.
@@ -61,4 +64,53 @@ async fn a_node_that_says_nothing_to_a_connection_is_no_node_and_nothing_is_sent
             assert!(matches!(error, RequestError::Unreachable(_)), "{manner:?} {mode:?}: {error:?}");
         }
     }
+}
+
+/// A cluster of two, of which `servers` tell; every request goes to the first of them first.
+fn form_a_cluster(servers: [&Server; 2]) {
+    let nodes = [NodeId([1; 16]), NodeId([2; 16])];
+    let ring = Ring {
+        cluster: ClusterId([7; 16]),
+        epoch: Epoch(1),
+        parent: RingHash::default(),
+        partition_bits: 0,
+        replication: 2,
+        members: nodes.map(|node| (node, Member { zone: "z".to_owned(), weight: 1 })).into(),
+        buckets: Default::default(),
+        lost: Default::default(),
+        operation: None,
+        placements: vec![Placement { replicas: nodes.into(), moving: None }],
+    };
+    let member = |(node, server): (NodeId, &Server)| v1::MemberAddress {
+        node: Bytes::copy_from_slice(&node.0),
+        client_address: server.address.clone(),
+        suspected: false,
+    };
+    let members = nodes.into_iter().zip(servers).map(member).collect();
+    let topology = v1::TopologyResponse { ring: ring.encode(), epoch: 1, members };
+    servers.iter().for_each(|server| server.tells(topology.clone()));
+}
+
+#[tokio::test]
+async fn a_request_does_not_wait_for_a_node_that_stands_still() {
+    let (still, well) = (Server::start(Manner::StandingStill), Server::start(Manner::Well));
+    form_a_cluster([&still, &well]);
+    let client = in_time(Client::connect(config(&well, Mode::Stream))).await.unwrap();
+    // The deadline is an hour: only its silence can move the request.
+    in_time(client.get(&Name::new("b", "k"), &GetOptions::default())).await.unwrap();
+    assert_eq!((still.taken(), well.taken()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_node_that_says_that_it_is_there() {
+    let (slow, well) = (Server::start(Manner::Deaf), Server::start(Manner::Well));
+    form_a_cluster([&slow, &well]);
+    let client = in_time(Client::connect(config(&well, Mode::Stream))).await.unwrap();
+    let (name, options) = (Name::new("b", "k"), GetOptions::default());
+    tokio::select! {
+        answer = client.get(&name, &options) => panic!("nobody should have answered: {answer:?}"),
+        // Each question comes of a silence, and together these are longer than what moves a request.
+        () = in_time(slow.asked_again(5)) => {}
+    }
+    assert_eq!((slow.taken(), well.taken()), (1, 0));
 }

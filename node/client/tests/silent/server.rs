@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dynamo_proto::v1;
 use dynamo_proto::v1::kv_server::{Kv, KvServer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -25,13 +25,17 @@ pub enum Manner {
     Deaf,
     /// Tells its topology, takes every request and closes the connection that it came on.
     HangingUp,
+    /// Tells its topology until the first request for an object comes, and nothing from then on.
+    StandingStill,
+    /// Answers.
+    Well,
 }
 
 /// One of them, running.
 pub struct Server {
     /// host:port.
     pub address: String,
-    taken: Arc<AtomicUsize>,
+    service: Service,
     runtime: Option<Runtime>,
 }
 
@@ -42,23 +46,36 @@ impl Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let service = Silent::default();
-        let taken = Arc::clone(&service.taken);
+        let service =
+            Service { manner, taken: Arc::default(), asked: Arc::default(), hang_up: Arc::default(), topology: Arc::default() };
+        let served = service.clone();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             match manner {
                 Manner::Mute => keep(listener).await,
                 Manner::Closing => close(listener).await,
-                Manner::Deaf => serve(listener, service).await,
-                Manner::HangingUp => serve_until_asked(listener, service).await,
+                Manner::Deaf | Manner::StandingStill | Manner::Well => serve(listener, served).await,
+                Manner::HangingUp => serve_until_asked(listener, served).await,
             }
         });
-        Self { address, taken, runtime: Some(runtime) }
+        Self { address, service, runtime: Some(runtime) }
+    }
+
+    /// What it tells of the cluster from now on.
+    pub fn tells(&self, topology: v1::TopologyResponse) {
+        *self.service.topology.lock().unwrap() = topology;
     }
 
     /// Requests for objects that reached it.
     pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::SeqCst)
+        self.service.taken.load(Ordering::SeqCst)
+    }
+
+    /// Returns when it was asked for its topology so often again.
+    pub async fn asked_again(&self, times: usize) {
+        let mut asked = self.service.asked.subscribe();
+        let enough = *asked.borrow() + times;
+        asked.wait_for(|asked| *asked >= enough).await.unwrap();
     }
 }
 
@@ -84,13 +101,13 @@ async fn close(listener: TcpListener) {
     }
 }
 
-async fn serve(listener: TcpListener, service: Silent) {
+async fn serve(listener: TcpListener, service: Service) {
     let served = tonic::transport::Server::builder().add_service(KvServer::new(service));
     served.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
 }
 
 /// The service behind a relay, which drops its connections when a request has arrived.
-async fn serve_until_asked(listener: TcpListener, service: Silent) {
+async fn serve_until_asked(listener: TcpListener, service: Service) {
     let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = behind.local_addr().unwrap();
     let hang_up = Arc::clone(&service.hang_up);
@@ -108,22 +125,40 @@ async fn relay(mut stream: TcpStream, to: SocketAddr, hang_up: Arc<Notify>) {
     }
 }
 
-#[derive(Default)]
-struct Silent {
+#[derive(Clone)]
+struct Service {
+    manner: Manner,
     taken: Arc<AtomicUsize>,
+    asked: Arc<watch::Sender<usize>>,
     hang_up: Arc<Notify>,
+    topology: Arc<Mutex<v1::TopologyResponse>>,
 }
 
-impl Silent {
+impl Service {
     async fn take<T>(&self) -> Result<T, Status> {
         self.taken.fetch_add(1, Ordering::SeqCst);
         self.hang_up.notify_waiters();
         std::future::pending().await
     }
+
+    /// What it says to a frame of requests, if anything.
+    fn hear(&self, requests: Vec<v1::SessionRequest>) -> Option<Result<v1::SessionResponses, Status>> {
+        self.taken.fetch_add(requests.len(), Ordering::SeqCst);
+        if !requests.is_empty() {
+            self.hang_up.notify_waiters();
+        }
+        let get = v1::GetResponse { evidence: Some(v1::Evidence::default()), ..Default::default() };
+        let answer = |request: v1::SessionRequest| v1::SessionResponse {
+            id: request.id,
+            response: Some(v1::session_response::Response::Get(get.clone())),
+        };
+        let responses = || requests.into_iter().map(answer).collect();
+        (self.manner == Manner::Well).then(|| Ok(v1::SessionResponses { responses: responses(), epoch: 1 }))
+    }
 }
 
 #[tonic::async_trait]
-impl Kv for Silent {
+impl Kv for Service {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponses, Status>> + Send>>;
 
     async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
@@ -139,19 +174,16 @@ impl Kv for Silent {
     }
 
     async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
-        let (taken, hang_up) = (Arc::clone(&self.taken), Arc::clone(&self.hang_up));
-        let listened = incoming.into_inner().filter_map(move |message| {
-            let requests = message.map_or(0, |message| message.requests.len());
-            taken.fetch_add(requests, Ordering::SeqCst);
-            if requests > 0 {
-                hang_up.notify_waiters();
-            }
-            None
-        });
-        Ok(Response::new(Box::pin(listened)))
+        let service = self.clone();
+        let heard = incoming.into_inner().filter_map(move |message| service.hear(message.ok()?.requests));
+        Ok(Response::new(Box::pin(heard)))
     }
 
     async fn topology(&self, _: Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyResponse>, Status> {
-        Ok(Response::new(v1::TopologyResponse::default()))
+        self.asked.send_modify(|asked| *asked += 1);
+        if self.manner == Manner::StandingStill && self.taken.load(Ordering::SeqCst) > 0 {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(self.topology.lock().unwrap().clone()))
     }
 }
