@@ -6,8 +6,9 @@
 //! is lost.
 //!
 //! A node that stands still, or is cut off without a word, ends no stream. If it owes answers and nothing has come for
-//! [`SILENCE_ASKED`], it is asked whether it is there. A node that is well says so at once, whatever its answers wait for. If nothing
-//! at all has come by [`SILENCE_MAX`], requests that another node can take are told that their answers are lost, and go there.
+//! 100 ms, it is asked whether it is there. A node that is well says so at once, whatever its answers wait for. If nothing
+//! at all has come by [`SILENCE_MIN`], or by a few round trips of a long way, requests that another node can take are told that their
+//! answers are lost, and go there.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -40,10 +41,13 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const SILENCE_CHECK: Duration = Duration::from_millis(50);
 /// Looks without a word until it is asked whether it is there...
 const SILENCE_CHECKS_ASKED: u32 = 2;
-/// ... and until it is taken for gone. Below the paper's 300 ms at 99.9 %: a request then has time for another node.
-const SILENCE_CHECKS_MAX: u32 = 5;
-/// For so long a node may say nothing while it owes answers, to them and to the question whether it is there.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(250);
+/// ... and so many round trips more until it is taken for gone.
+const SILENCE_ROUND_TRIPS: u32 = 2;
+/// For so long a node may say nothing at least, while it owes answers, to them and to the question whether it is there. Below the
+/// paper's 300 ms at 99.9 %: a request then has time for another node.
+const SILENCE_MIN: Duration = Duration::from_millis(250);
+/// And so long at most: a node that was slow when the stream was opened is not far away.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(750);
 
 /// What became of a request.
 #[derive(Debug)]
@@ -101,10 +105,12 @@ impl Session {
         // The node learns our epoch, and an answer to the call does not depend on a first request.
         let hello = v1::SessionRequests { requests: Vec::new(), epoch: epochs.held().0 };
         outbound.try_send(hello).map_err(|error| tonic::Status::internal(error.to_string()))?;
+        let began = Instant::now();
         let inbound = stub.session(ReceiverStream::new(messages)).await?.into_inner();
+        let silence = Silence::on_a_link_of(began.elapsed());
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let (pipeline, question) = (Pipeline::default(), Question { stub, asked: JoinSet::new() });
-        let stream = Stream { queued, pipeline, outbound, inbound, question, epochs };
+        let stream = Stream { queued, pipeline, outbound, inbound, silence, question, epochs };
         let task = tokio::spawn(stream.run()).abort_handle();
         Ok(Self { queue, task })
     }
@@ -130,6 +136,7 @@ struct Stream {
     pipeline: Pipeline,
     outbound: mpsc::Sender<v1::SessionRequests>,
     inbound: Streaming<v1::SessionResponses>,
+    silence: Silence,
     question: Question,
     epochs: Arc<EpochWatch>,
 }
@@ -137,24 +144,23 @@ struct Stream {
 impl Stream {
     async fn run(mut self) {
         let mut taken = Vec::with_capacity(BATCH_REQUESTS_MAX);
-        let mut silence = Silence::default();
         let reason = loop {
-            let check = silence.next_check(self.pipeline.awaits_answers(), Instant::now());
+            let check = self.silence.next_check(self.pipeline.awaits_answers(), Instant::now());
             let may_send = self.pipeline.has_room() && !self.pipeline.waiting.is_empty();
             let may_take = self.pipeline.waiting.is_empty();
             tokio::select! {
-                () = sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => match silence.passed_a_check() {
+                () = sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => match self.silence.passed_a_check() {
                     Suspicion::Early => {}
                     Suspicion::Ask => self.question.ask(self.epochs.held()),
-                    Suspicion::Gone => self.pipeline.is_silent(),
+                    Suspicion::Gone => self.pipeline.is_silent(self.silence.limit()),
                 },
                 epoch = self.question.answered() => {
-                    silence = Silence::default();
+                    self.silence.ended();
                     self.epochs.heard_of(epoch);
                 }
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => {
-                        silence = Silence::default();
+                        self.silence.ended();
                         self.epochs.heard_of(Epoch(message.epoch));
                         self.pipeline.answered(message.responses);
                     }
@@ -226,19 +232,38 @@ enum Suspicion {
 
 /// How long the node has said nothing while it owes answers, in checks. A process that stood still itself passes one check and not all
 /// of them: what came meanwhile is read before the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Silence {
     next: Option<Instant>,
     checks: u32,
+    checks_max: u32,
 }
 
 impl Silence {
+    /// On a link on which the first answer took `round_trip`.
+    fn on_a_link_of(round_trip: Duration) -> Self {
+        let answered = SILENCE_CHECK * SILENCE_CHECKS_ASKED + round_trip * SILENCE_ROUND_TRIPS;
+        let limit = answered.clamp(SILENCE_MIN, SILENCE_MAX);
+        let checks_max = u32::try_from(limit.as_millis().div_ceil(SILENCE_CHECK.as_millis())).unwrap_or(u32::MAX);
+        Self { next: None, checks: 0, checks_max }
+    }
+
+    /// How long it may last.
+    fn limit(&self) -> Duration {
+        SILENCE_CHECK * self.checks_max
+    }
+
+    /// The node said something.
+    fn ended(&mut self) {
+        (self.next, self.checks) = (None, 0);
+    }
+
     /// When to look again, if answers are owed.
     fn next_check(&mut self, owed: bool, now: Instant) -> Option<Instant> {
         if owed {
             self.next.get_or_insert(now + SILENCE_CHECK);
         } else {
-            *self = Self::default();
+            self.ended();
         }
         self.next
     }
@@ -248,11 +273,11 @@ impl Silence {
         self.next = None;
         self.checks += 1;
         match self.checks {
-            SILENCE_CHECKS_MAX => {
+            SILENCE_CHECKS_ASKED => Suspicion::Ask,
+            checks if checks >= self.checks_max => {
                 self.checks = 0;
                 Suspicion::Gone
             }
-            SILENCE_CHECKS_ASKED => Suspicion::Ask,
             _ => Suspicion::Early,
         }
     }
@@ -314,8 +339,8 @@ impl Pipeline {
     }
 
     /// The node owes answers and says nothing: what may be asked of another node is.
-    fn is_silent(&mut self) {
-        let reason = || format!("nothing was heard of the node for {} ms", SILENCE_MAX.as_millis());
+    fn is_silent(&mut self, silence: Duration) {
+        let reason = || format!("nothing was heard of the node for {} ms", silence.as_millis());
         for (_, sent) in self.in_flight.extract_if(|_, sent| sent.on_silence == OnSilence::Move || sent.reply.is_closed()) {
             let _ = sent.reply.send(Reply::Lost(reason()));
         }
@@ -400,7 +425,7 @@ mod tests {
         pipeline.next_message();
         let (mut unsent, mut unsent_alone) = (queue(&mut pipeline, 1), queue(&mut pipeline, 1));
         pipeline.waiting[1].on_silence = OnSilence::Wait;
-        pipeline.is_silent();
+        pipeline.is_silent(SILENCE_MIN);
         assert!(once.try_recv().is_err(), "it may have been made, and would be made again");
         assert!(matches!(often.try_recv(), Ok(Reply::Lost(reason)) if reason.contains("250 ms")));
         assert!(matches!(unsent.try_recv(), Ok(Reply::NotSent(_))));
@@ -414,7 +439,7 @@ mod tests {
 
     #[test]
     fn silence_is_counted_from_the_first_request_and_a_process_that_stood_still_counts_it_once() {
-        let (mut silence, begin) = (Silence::default(), Instant::now());
+        let (mut silence, begin) = (Silence::on_a_link_of(Duration::ZERO), Instant::now());
         let asked = begin + SILENCE_MAX * 9;
         assert_eq!(silence.next_check(false, begin), None, "nothing is owed");
         assert_eq!(silence.next_check(true, asked), Some(asked + SILENCE_CHECK), "the time before the request does not count");
@@ -432,7 +457,8 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_silence_is_that_of_its_checks() {
-        assert_eq!(SILENCE_CHECK * SILENCE_CHECKS_MAX, SILENCE_MAX);
+    fn a_node_far_away_may_be_silent_for_longer_within_bounds() {
+        let limit = |round_trip| Silence::on_a_link_of(Duration::from_millis(round_trip)).limit().as_millis();
+        assert_eq!([0, 75, 100, 201, 325, 9_000].map(limit), [250, 250, 300, 550, 750, 750]);
     }
 }
