@@ -70,7 +70,7 @@ pub(crate) struct Session {
 /// What is done with a request whose node says nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OnSilence {
-    /// It waits: there is no other node, or the caller wants it so.
+    /// It waits: there is no other node.
     Wait,
     /// Another node takes it if it was not sent. Sent twice, it might be done twice.
     MoveUnsent,
@@ -223,6 +223,7 @@ impl Question {
 /// What a silence of so many checks means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Suspicion {
+    /// It is too early to say.
     Early,
     /// It should be asked whether it is there.
     Ask,
@@ -460,5 +461,20 @@ mod tests {
     fn a_node_far_away_may_be_silent_for_longer_within_bounds() {
         let limit = |round_trip| Silence::on_a_link_of(Duration::from_millis(round_trip)).limit().as_millis();
         assert_eq!([0, 75, 100, 201, 325, 9_000].map(limit), [250, 250, 300, 550, 750, 750]);
+    }
+
+    #[test]
+    fn a_caller_that_gave_up_is_not_sent_and_makes_room() {
+        let mut pipeline = Pipeline::default();
+        drop(queue(&mut pipeline, 1));
+        let _outcome = queue(&mut pipeline, 1);
+        assert_eq!(ids(&pipeline.next_message()), [1]);
+        for _ in 0..IN_FLIGHT_MAX {
+            let (reply, _) = oneshot::channel();
+            pipeline.next_id += 1;
+            pipeline.in_flight.insert(pipeline.next_id, InFlight { on_silence: OnSilence::MoveUnsent, reply });
+        }
+        assert!(pipeline.has_room());
+        assert_eq!(pipeline.in_flight.len(), 1, "only the one that still waits");
     }
 }
