@@ -328,11 +328,11 @@ fn advertise_host(host: Option<String>, listen: &Listen) -> Result<String, Confi
     match host {
         Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(host),
         Some(host) => wrong("advertise.host", format!("{host:?} is not a host name or an IP address")),
-        None if listen.peer.ip().is_loopback() && listen.client.ip().is_loopback() => Ok("127.0.0.1".into()),
+        None if listen.peer.ip().is_loopback() && listen.client.ip() == listen.peer.ip() => Ok(listen.peer.ip().to_string()),
         None => {
             let reason = format!(
-                "absent, and others cannot dial {}; set the host name or IP address of this node (or DYNAMO_ADVERTISE_HOST)",
-                listen.peer
+                "absent, and others cannot dial one host at {} and {}; set this node's host name or IP address (or DYNAMO_ADVERTISE_HOST)",
+                listen.peer, listen.client
             );
             wrong("advertise.host", reason)
         }

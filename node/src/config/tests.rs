@@ -87,7 +87,7 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
         ("cluster_id: 6f9619ff-8b86-d011-b42d-00c04fc964ff\nadvertise: {host: h}".into(), "data_dir: absent; set"),
         (
             "cluster_id: 6f9619ff-8b86-d011-b42d-00c04fc964ff\ndata_dir: /x".into(),
-            "advertise.host: absent, and others cannot dial 0.0.0.0:7401; set",
+            "advertise.host: absent, and others cannot dial one host at 0.0.0.0:7401 and 0.0.0.0:7400; set",
         ),
         (with("listen: {peer: 'localhost:1'}"), "listen.peer: \"localhost:1\" is not IP:PORT; write it like"),
         (with("zone: ''"), "zone: 0 bytes; give 1 to 63"),
@@ -116,6 +116,17 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
         let error = load(&yaml).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error} is not {expected}");
     }
+}
+
+#[test]
+fn a_node_on_loopback_alone_advertises_the_address_it_listens_on() {
+    let without = LEAST.replace("advertise: {host: 10.0.0.3}\n", "");
+    for host in ["127.0.0.1", "127.0.0.2", "[::1]"] {
+        let config = load(&format!("{without}listen: {{client: '{host}:1', peer: '{host}:2'}}\n")).unwrap();
+        assert_eq!(config.advertise_host, host.trim_matches(['[', ']']));
+    }
+    let error = load(&format!("{without}listen: {{client: '127.0.0.1:1', peer: '127.0.0.2:2'}}\n")).unwrap_err().to_string();
+    assert!(error.starts_with("advertise.host: absent, and others cannot dial one host at 127.0.0.2:2 and 127.0.0.1:1"), "{error}");
 }
 
 #[test]

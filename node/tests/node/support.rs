@@ -1,7 +1,9 @@
 //! Starts nodes in this process, each on a thread with a runtime of its own as in production, and talks to them.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,8 +24,17 @@ pub const CLUSTER: &str = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
 /// Far beyond what any of these steps takes, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Each node has an address of its own. Outgoing connections come from 127.0.0.1: while a node is down, no one can be given its
+/// ports.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high | 0x80, low, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 pub fn flags(data_dir: &Path, seeds: Vec<String>) -> Flags {
-    let any = || Some("127.0.0.1:0".to_string());
+    let address = own_address();
+    let any = || Some(SocketAddr::from((address, 0)).to_string());
     Flags {
         cluster_id: Some(CLUSTER.into()),
         data_dir: Some(data_dir.into()),
