@@ -52,6 +52,10 @@ pub struct Set {
 /// A pod.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Pod {
+    /// Its UID.
+    pub uid: String,
+    /// Its version when read.
+    pub resource_version: String,
     /// host:port of its node's client service; `None` while it has no address.
     pub address: Option<String>,
     /// Kubernetes calls it ready.
@@ -62,6 +66,8 @@ pub struct Pod {
     pub silence: Option<String>,
     /// Its container does not start, in Kubernetes' words: another pod template may be what it needs.
     pub stuck: bool,
+    /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.
+    pub idle: bool,
     /// What Kubernetes calls the template that it was made from.
     pub revision: String,
     /// Its node's own, fresh answer. `None`: unknown.

@@ -126,7 +126,10 @@ fn a_node_on_loopback_alone_advertises_the_address_it_listens_on() {
         assert_eq!(config.advertise_host, host.trim_matches(['[', ']']));
     }
     let error = load(&format!("{without}listen: {{client: '127.0.0.1:1', peer: '127.0.0.2:2'}}\n")).unwrap_err().to_string();
-    assert!(error.starts_with("advertise.host: absent, and others cannot dial one host at 127.0.0.2:2 and 127.0.0.1:1"), "{error}");
+    assert!(
+        error.starts_with("advertise.host: absent, and others cannot dial one host at 127.0.0.2:2 and 127.0.0.1:1"),
+        "{error}"
+    );
 }
 
 #[test]

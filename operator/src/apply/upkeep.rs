@@ -1,10 +1,11 @@
 //! What is applied in every pass, whatever the step: services, configuration, pod templates, sizes of volumes. None of it moves
 //! data or removes a pod for good, so a shrink that is blocked does not hold back a new image or setting.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -13,10 +14,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::difference::covers;
-use super::{ApplyError, FIELD_MANAGER, failed, patching, sets};
+use super::{ApplyError, FIELD_MANAGER, failed, guarded_delete, patching, sets};
 use crate::build::{client_service, config_map, headless_service, pod_disruption_budget, service_account};
 use crate::observe::Live;
 use crate::observed::Observed;
+use crate::plan::rollout::Rollout;
 use crate::quantity;
 use crate::valid::ValidCluster;
 
@@ -49,8 +51,25 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     let budget = pod_disruption_budget::build(cluster);
     done.written.extend(writer.apply(budget, live.pod_disruption_budget.as_ref()).await?);
     sets::update(client, cluster, observed, live, &mut done).await?;
+    replace_pods(client, cluster, observed, &mut done).await?;
     grow_volumes(client, cluster, observed, &mut done).await;
     Ok(done)
+}
+
+/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have. Each is guarded by what was seen
+/// of it: one that has begun to run meanwhile, or is gone, stays as it is.
+async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) -> Result<(), ApplyError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &cluster.namespace);
+    for place in Rollout::of(cluster, observed, &BTreeSet::new()).replaced() {
+        let Some(pod) = observed.pods.get(place) else { continue };
+        let name = cluster.pod_name(place);
+        match pods.delete(&name, &guarded_delete(&pod.uid, &pod.resource_version)).await {
+            Ok(_) => done.written.push(format!("Pod {name}")),
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
+            Err(error) => return Err(failed(format!("Pod {name}: delete"))(error)),
+        }
+    }
+    Ok(())
 }
 
 /// A class that cannot grow volumes is a complaint, not an error: the rest of the cluster goes on.

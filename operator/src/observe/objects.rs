@@ -57,10 +57,14 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
     let containers = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
     let going = pod.metadata.deletion_timestamp.is_some();
     let broken = containers.filter_map(trouble).next().filter(|_| !going);
+    let pending = status.and_then(|status| status.phase.as_deref()) == Some("Pending");
     let observed = observed::Pod {
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
         address: host.map(address),
         ready: ready && !going,
         stuck: broken.is_some(),
+        idle: broken.is_some() || (pending && !going),
         // One that is to end and ends is in no trouble.
         trouble: unscheduled.filter(|_| !going).or(broken),
         silence: None,
@@ -155,7 +159,7 @@ mod tests {
         let cases = [
             (json!({}), None),
             (
-                json!({ "conditions": [
+                json!({ "phase": "Pending", "conditions": [
                     { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes" }
                 ] }),
                 Some("is not scheduled (Unschedulable): 0/3 nodes"),
@@ -172,10 +176,11 @@ mod tests {
         for (status, trouble) in cases {
             let (place, pod) = pod(&valid(3, &[]), &sets(), &pod_of(status)).unwrap();
             assert_eq!((place.ordinal, pod.trouble.as_deref(), pod.ready), (1, trouble, false));
+            assert_eq!(pod.idle, trouble.is_some(), "without a status nothing is known");
         }
-        let running = json!({ "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
+        let running = json!({ "phase": "Running", "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
         let (_, running) = pod(&valid(3, &[]), &sets(), &pod_of(running)).unwrap();
-        assert_eq!((running.address.as_deref(), running.ready), (Some("[fd00::7]:7400"), true));
+        assert_eq!((running.address.as_deref(), running.ready, running.idle), (Some("[fd00::7]:7400"), true, false));
         assert_eq!(running.revision, "cart-7");
     }
 

@@ -4,7 +4,8 @@
 //! The StatefulSet controller restarts pods from the highest ordinal down to the one that it is told (`partition`), each when those above
 //! it are ready. It is told one more at a time, and no pod is restarted that would leave a partition with too few replicas because others
 //! are down ([`Rollout::may_restart`]). A zone that is in the middle of a rollout is given the next template at once: that is how a bad
-//! image is repaired.
+//! image is repaired. A pod in which nothing runs has nothing to lose: it gets the newest template whatever those above it are like, and
+//! the operator makes it go ([`Rollout::replaced`]), since the controller would wait.
 //!
 //! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
@@ -85,7 +86,17 @@ impl<'a> Rollout<'a> {
         let from = set.updates_from.min(set.replicas);
         let done = (from..set.replicas).all(|ordinal| has_it(ordinal) && self.is_up(&place(ordinal)));
         let next = from.saturating_sub(1);
-        (done && (has_it(next) || self.may_restart(&place(next)))).then_some(next)
+        let idle = self.observed.pods.get(&place(next)).is_some_and(|pod| pod.idle);
+        (idle || (done && (has_it(next) || self.may_restart(&place(next))))).then_some(next)
+    }
+
+    /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them.
+    pub fn replaced(&self) -> Vec<&'a Place> {
+        let outdated = |(place, pod): &(&Place, &Pod)| {
+            let set = self.observed.sets.get(&place.zone);
+            set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)
+        };
+        self.observed.pods.iter().filter(|(_, pod)| pod.idle).filter(outdated).map(|(place, _)| place).collect()
     }
 
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer and are
@@ -254,6 +265,31 @@ mod tests {
         assert_eq!(next(&[], 0, &[0, 1, 2, 3]), None, "all were told");
         assert_eq!(rollout(&look(&[0])).first_pod("default"), 4, "none yet");
         assert_eq!(rollout(&look(&[])).first_pod("default"), 3);
+    }
+
+    #[test]
+    fn a_pod_in_which_nothing_runs_gets_the_newest_template_whatever_the_others_are_like() {
+        let (cluster, mut observed) = look(&[0, 1, 3]);
+        (set(&mut observed).updates_from, set(&mut observed).revision) = (3, "new".into());
+        let next = |observed: &Observed| Rollout::of(&cluster, observed, &BTreeSet::new()).next_pod("default");
+        let replaced = |observed: &Observed| -> Vec<u32> {
+            Rollout::of(&cluster, observed, &BTreeSet::new()).replaced().iter().map(|place| place.ordinal).collect()
+        };
+        assert_eq!(next(&observed), None, "3 is not ready");
+        observed.pods.get_mut(&at(2)).unwrap().idle = true;
+        assert_eq!(next(&observed), Some(2));
+        assert_eq!(replaced(&observed), [0; 0], "it was not told yet");
+        set(&mut observed).updates_from = 1;
+        assert_eq!(next(&observed), None, "something runs in 0");
+        assert_eq!(replaced(&observed), [2], "something runs in 1 and 3");
+        for ordinal in 0..2 {
+            observed.pods.get_mut(&at(ordinal)).unwrap().idle = true;
+        }
+        assert_eq!(replaced(&observed), [1, 2]);
+        observed.pods.get_mut(&at(1)).unwrap().revision = "new".into();
+        assert_eq!(replaced(&observed), [2], "1 has it");
+        set(&mut observed).unseen = true;
+        assert_eq!(replaced(&observed), [0; 0], "what is newest is not known");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
-//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it | at the call |
+//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it; a pod is deleted only if nothing runs in it | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +100,11 @@ impl Stage {
         }
         if written.path.starts_with(CLAIMS) && written.method == "DELETE" {
             self.check_claim_that_goes(written);
+        }
+        if let Some(pod) = written.path.strip_prefix(PODS)
+            && self.nodes.running().contains_key(pod.trim_start_matches('/'))
+        {
+            self.violated("O9", format!("{} {} in which a node runs", written.method, written.path));
         }
     }
 
@@ -213,8 +218,15 @@ impl Stage {
     /// O7.
     fn check_ownership(&mut self, written: &Written<'_>) {
         let Some(before) = written.before else { return };
-        let owners = before.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let owned = owners.into_iter().flatten().any(|owner| owner["uid"] == self.uid && owner["controller"] == true);
+        let controller = |object: &Value| {
+            let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+            owners.into_iter().flatten().find(|owner| owner["controller"] == true).map(|owner| text(owner, "/uid").to_owned())
+        };
+        // Pods belong to sets that belong to the cluster.
+        let sets = self.kubernetes.api.list(SETS).filter(|(_, set)| controller(set).as_deref() == Some(self.uid));
+        let ours: BTreeSet<String> = sets.map(|(_, set)| text(set, "/metadata/uid").to_owned()).collect();
+        let owned = controller(before)
+            .is_some_and(|owner| owner == self.uid || (written.path.starts_with(PODS) && ours.contains(&owner)));
         let claim = written.path.starts_with(CLAIMS)
             && before.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == self.uid);
         let cluster = before["metadata"]["uid"] == self.uid;

@@ -95,7 +95,7 @@ impl World {
 
     /// A cluster of `replicas` nodes that has settled and holds `keys` keys.
     pub fn settled_with(replicas: u32, keys: u32) -> Self {
-        let create = Create { replicas, zones: Vec::new(), partitions: 16, deletes_volumes: false };
+        let create = Create { replicas, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() };
         let mut world = Self::create(&create, Faults::none());
         world.settle(|_| ());
         assert_eq!(world.write(keys), keys, "every write is acknowledged");
@@ -252,6 +252,13 @@ impl World {
         self.stage().kubernetes.api.list(PODS).count()
     }
 
+    /// Of how many pods the container does not start.
+    pub fn stuck(&self) -> usize {
+        let stage = self.stage();
+        let pods = stage.kubernetes.api.list(PODS);
+        pods.filter(|(_, pod)| pod.pointer("/status/containerStatuses/0/state/waiting").is_some()).count()
+    }
+
     /// How many claims the cluster has made.
     pub fn volumes(&self) -> usize {
         let stage = self.stage();
@@ -328,7 +335,7 @@ fn object(create: &Create, uid: &str) -> Value {
         "apiVersion": "dynamokv.io/v1alpha1", "kind": "DynamoCluster",
         "metadata": { "name": NAME, "namespace": kubernetes::NAMESPACE, "uid": uid },
         "spec": {
-            "replicas": create.replicas, "partitions": create.partitions, "image": image("first"), "zones": zones,
+            "replicas": create.replicas, "partitions": create.partitions, "image": image(&create.image), "zones": zones,
             "storage": { "retention": { "whenScaled": policy } },
         },
     })

@@ -75,7 +75,7 @@ pub fn play(scenario: &Scenario, mode: Mode, clean: Option<&EndState>) -> Result
         Mode::Seeded(seed) => Faults::seeded(seed),
     };
     let world = World::create(create, faults);
-    let mut player = Player { world, mode, scenario, replicas: create.replicas, image: image("first"), paused: false };
+    let mut player = Player { world, mode, scenario, replicas: create.replicas, image: image(&create.image), paused: false };
     player.run();
     let end = player.end(clean);
     let lines = player.world.end_in_lines();
@@ -109,7 +109,7 @@ impl Player<'_> {
         match step {
             Step::Create(_) => panic!("{} creates twice", self.scenario.name),
             Step::Recreate(create) => {
-                (self.replicas, self.image) = (create.replicas, image("first"));
+                (self.replicas, self.image) = (create.replicas, image(&create.image));
                 return self.recreate(create);
             }
             Step::Write(keys) => return self.world.write(*keys) == *keys,
@@ -182,6 +182,7 @@ impl Player<'_> {
             Until::Settled => self.world.has_settled(),
             Until::Moving => self.world.has_settled() || self.world.ring().is_some_and(|ring| ring.moving().next().is_some()),
             Until::Pods(pods) => self.world.pods() == *pods as usize,
+            Until::Stuck(pods) => self.world.stuck() == *pods as usize,
             Until::Condition { kind, status } => {
                 matches!(self.world.condition(kind), Some((is, _, current)) if is == *status && current)
             }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::faults::Faults;
 use crate::invariants::{Checks, Violation};
 use crate::kubernetes::{CLAIMS, Happening, Kubernetes, PODS, is_ready};
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Running};
 use dynamo_api_server::{Objects, Refusal, text};
 
 /// The cluster's UID.
@@ -159,7 +159,9 @@ impl Stage {
         self.nodes.round();
         let nodes = &self.nodes;
         let now = nodes.now();
-        let serves = |pod: &str| nodes.running().get(pod).is_some_and(|running| running.node.status(now).ready);
+        // As the node's process says it: without a ring it stands by.
+        let ready = |running: &Running| running.node.ring().is_some() && running.node.status(now).ready;
+        let serves = |pod: &str| nodes.running().get(pod).is_some_and(ready);
         let happened = self.kubernetes.round(&serves);
         self.happen(happened);
         self.notice();

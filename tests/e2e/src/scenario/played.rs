@@ -18,6 +18,8 @@ const CLUSTER: &str = "cart";
 const IMAGE: &str = "localhost/dynamo-node";
 /// The image that a cluster is created with, by its name in scenarios.
 const FIRST: &str = "first";
+/// That of an image which is nowhere.
+const MISSING: &str = "missing";
 
 /// Plays the lines of `scenario`.
 pub fn play(world: &mut World, scenario: &dynamo_scenarios::Scenario) -> Result<String> {
@@ -118,6 +120,10 @@ fn image(name: &str) -> String {
 
 fn create(world: &mut World, create: &Create) -> Result<()> {
     apply(world, create)?;
+    if create.image == MISSING {
+        world.dynamoctl = None;
+        return Ok(());
+    }
     world.await_settled(CLUSTER, i64::from(create.replicas), READY)?;
     world.dynamoctl = Some(world.dynamoctl_of(CLUSTER)?);
     Ok(())
@@ -146,7 +152,7 @@ fn recreate(world: &mut World, create: &Create) -> Result<()> {
 fn apply(world: &mut World, create: &Create) -> Result<()> {
     let when_scaled = if create.deletes_volumes { "Delete" } else { "Retain" };
     let spec = json!({
-        "replicas": create.replicas, "image": image(FIRST), "partitions": create.partitions,
+        "replicas": create.replicas, "image": image(&create.image), "partitions": create.partitions,
         "zones": create.zones.iter().map(|zone| json!({ "name": zone })).collect::<Vec<_>>(),
         "storage": { "size": "1Gi", "retention": { "whenScaled": when_scaled } },
     });
@@ -186,6 +192,12 @@ fn wait(world: &mut World, until: &Until) -> Result<()> {
         Until::Pods(count) => command::until(&format!("{count} pods"), KUBERNETES, || {
             let pods = world.pods(CLUSTER)?.len();
             Ok(if pods == *count as usize { Ok(()) } else { Err(format!("{pods} pods")) })
+        }),
+        Until::Stuck(count) => command::until(&format!("{count} pods whose containers do not start"), KUBERNETES, || {
+            let reason = |pod: &Value| text(pod, "/status/containerStatuses/0/state/waiting/reason").to_owned();
+            let reasons: Vec<String> = world.pods(CLUSTER)?.values().map(reason).collect();
+            let stuck = reasons.iter().filter(|reason| !["", "ContainerCreating"].contains(&reason.as_str())).count();
+            Ok(if stuck == *count as usize { Ok(()) } else { Err(format!("{reasons:?}")) })
         }),
         Until::Condition { kind, status } => {
             let holds = |object: &Value| Ok(current_condition(object, kind).is_some_and(|now| text(now, "/status") == status));

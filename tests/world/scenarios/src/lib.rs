@@ -6,7 +6,7 @@
 //!
 //! | line | what it does |
 //! |---|---|
-//! | `create replicas=3 zones=a,b,c partitions=16 when-scaled=Delete` | creates the cluster; all but `replicas` may be left out |
+//! | `create replicas=3 zones=a,b,c partitions=16 when-scaled=Delete image=missing` | creates the cluster; all but `replicas` may be left out, and no registry has the image `missing` |
 //! | `recreate replicas=3` | deletes the cluster, whose volumes stay, and creates another one under its name; what was acknowledged is the former one's |
 //! | `write 60` | writes 60 keys, each over what it reads; all must be acknowledged |
 //! | `verify` | every write that was acknowledged is read |
@@ -22,6 +22,7 @@
 //! | `wait settled` | until condition Ready is True for this very spec, which makes the ring that is asked for the one that is held |
 //! | `wait moving` | until partitions move, or everything has settled already: a small cluster may be faster than the look |
 //! | `wait pods 4` | until so many pods exist |
+//! | `wait stuck 3` | until so many pods' containers do not start |
 //! | `wait ScaleInBlocked=True` | until the condition has this status |
 //! | `expect volumes 5` | so many claims exist |
 //! | `expect members 3` | the ring lists so many nodes |
@@ -91,6 +92,8 @@ pub struct Create {
     pub partitions: u32,
     /// spec.storage.retention.whenScaled is Delete, not Retain.
     pub deletes_volumes: bool,
+    /// The name of spec.image.
+    pub image: String,
 }
 
 /// What is waited for.
@@ -102,6 +105,8 @@ pub enum Until {
     Moving,
     /// So many pods exist.
     Pods(u32),
+    /// The containers of so many pods do not start.
+    Stuck(u32),
     /// A condition has a status.
     Condition {
         /// Its type.
@@ -155,6 +160,7 @@ scenarios! {
     "a_newcomer_dies_in_a_growth_that_is_taken_back"
     "a_newcomer_is_lost_in_a_growth_that_is_taken_back"
     "volumes_of_a_former_cluster_are_not_served"
+    "the_first_image_does_not_exist"
 }
 
 /// How the scenario `name` ends when nothing goes wrong, in lines that both stages can write: file `NAME.end`.
@@ -201,6 +207,7 @@ fn step(line: &str) -> Result<Step, String> {
         ["wait", "settled"] => Step::Wait(Until::Settled),
         ["wait", "moving"] => Step::Wait(Until::Moving),
         ["wait", "pods", pods] => Step::Wait(Until::Pods(number(pods)?)),
+        ["wait", "stuck", pods] => Step::Wait(Until::Stuck(number(pods)?)),
         ["wait", condition] => Step::Wait(until(condition)?),
         ["expect", "volumes", volumes] => Step::ExpectVolumes(number(volumes)?),
         ["expect", "members", members] => Step::ExpectMembers(number(members)?),
@@ -209,14 +216,20 @@ fn step(line: &str) -> Result<Step, String> {
 }
 
 fn create(options: &[&str]) -> Result<Create, String> {
-    let mut created = Create { replicas: 0, zones: Vec::new(), partitions: 16, deletes_volumes: false };
+    let image = "first".to_owned();
+    let mut created = Create { replicas: 0, zones: Vec::new(), partitions: 16, deletes_volumes: false, image };
     for option in options {
         match option.split_once('=') {
             Some(("replicas", replicas)) => created.replicas = number(replicas)?,
             Some(("zones", zones)) => created.zones = zones.split(',').map(str::to_owned).collect(),
             Some(("partitions", partitions)) => created.partitions = number(partitions)?,
+            Some(("image", image)) => created.image = image.to_owned(),
             Some(("when-scaled", policy @ ("Delete" | "Retain"))) => created.deletes_volumes = policy == "Delete",
-            _ => return Err(format!("{option:?}: create takes replicas=, zones=, partitions=, when-scaled=Delete or Retain")),
+            _ => {
+                return Err(format!(
+                    "{option:?}: create takes replicas=, zones=, partitions=, image=, when-scaled=Delete or Retain"
+                ));
+            }
         }
     }
     if created.replicas == 0 { Err("create needs replicas=".to_owned()) } else { Ok(created) }
@@ -227,7 +240,7 @@ fn until(condition: &str) -> Result<Until, String> {
         Some((kind, status @ ("True" | "False" | "Unknown"))) => {
             Ok(Until::Condition { kind: kind.to_owned(), status: status.to_owned() })
         }
-        _ => Err(format!("{condition:?}: wait for settled, moving, pods N, or a condition like Ready=True")),
+        _ => Err(format!("{condition:?}: wait for settled, moving, pods N, stuck N, or a condition like Ready=True")),
     }
 }
 

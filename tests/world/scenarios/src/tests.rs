@@ -30,10 +30,12 @@ fn every_file_beside_the_crate_is_played() {
 
 #[test]
 fn a_line_becomes_a_step() {
-    let text = "# About\n# this.\n\ncreate replicas=4 zones=a,b when-scaled=Delete # so\nkill pod b-0\nwait Ready=True\n";
+    let text =
+        "# About\n# this.\n\ncreate replicas=4 zones=a,b when-scaled=Delete image=next # so\nkill pod b-0\nwait Ready=True\n";
     let scenario = parse("sample", text).unwrap();
     assert_eq!(scenario.about, "About this.");
-    let created = Create { replicas: 4, zones: vec!["a".into(), "b".into()], partitions: 16, deletes_volumes: true };
+    let zones = vec!["a".into(), "b".into()];
+    let created = Create { replicas: 4, zones, partitions: 16, deletes_volumes: true, image: "next".into() };
     let ready = Until::Condition { kind: "Ready".into(), status: "True".into() };
     assert_eq!(scenario.steps, [Step::Create(created), Step::Kill("b-0".into()), Step::Wait(ready)]);
 }
@@ -43,7 +45,7 @@ fn a_wrong_line_is_named_with_what_is_wrong() {
     let cases = [
         ("scale many", "sample.scenario:2: \"many\" is no number"),
         ("create", "sample.scenario:2: create needs replicas="),
-        ("wait Ready", "sample.scenario:2: \"Ready\": wait for settled, moving, pods N, or a condition like Ready=True"),
+        ("wait Ready", "sample.scenario:2: \"Ready\": wait for settled, moving, pods N, stuck N, or a condition like Ready=True"),
         ("explode", "sample.scenario:2: \"explode\" is no step; the head of the crate lists them"),
     ];
     for (line, told) in cases {
