@@ -19,6 +19,7 @@ pub mod error;
 mod link;
 pub mod retry;
 mod session;
+mod silence;
 mod topology;
 
 pub use admin::{AdminClient, AdminError, NodeStatus};

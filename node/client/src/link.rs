@@ -18,7 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::admin;
 use crate::client::Mode;
-use crate::session::{OnSilence, Reply, SILENCE_MAX, Session};
+use crate::session::{Reply, Session};
+use crate::silence::{OnSilence, SILENCE_MAX, Vigil};
 use crate::topology::EpochWatch;
 
 /// Between a node's first failure and the first question whether it is back; doubled with each further one.
@@ -42,16 +43,27 @@ pub(crate) struct Link {
     failures: AtomicU32,
 }
 
+/// How requests go over a connection.
+#[derive(Debug)]
+enum Way {
+    Stream(Session),
+    Unary(Box<Vigil>),
+}
+
 #[derive(Debug)]
 struct Connection {
     stub: KvClient<Channel>,
-    session: Option<Session>,
+    way: Way,
     broken: AtomicBool,
 }
 
 impl Connection {
     fn is_closed(&self) -> bool {
-        self.broken.load(Ordering::Relaxed) || self.session.as_ref().is_some_and(Session::is_closed)
+        let ended = match &self.way {
+            Way::Stream(session) => session.is_closed(),
+            Way::Unary(_) => false,
+        };
+        ended || self.broken.load(Ordering::Relaxed)
     }
 }
 
@@ -116,9 +128,9 @@ impl Link {
         };
         let Some(connection) = cell.get() else { return Reply::NotSent(named("the connection has ended".to_owned())) };
         let sent = async {
-            match &connection.session {
-                Some(session) => session.call(request, on_silence).await,
-                None => call_unary(connection, request).await,
+            match &connection.way {
+                Way::Stream(session) => session.call(request, on_silence).await,
+                Way::Unary(vigil) => vigil.over(call_unary(connection, request), on_silence).await,
             }
         };
         let silence = |_| Reply::Lost(format!("no answer within {} ms", patience.as_millis()));
@@ -157,16 +169,18 @@ impl Link {
 
     async fn connect(&self) -> Result<Connection, String> {
         let connecting = async {
+            let began = Instant::now();
             let channel = self.endpoint.connect().await.map_err(|error| admin::innermost(&error))?;
             let stub = KvClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-            let session = match self.mode {
-                Mode::Unary => None,
+            let epochs = Arc::clone(&self.epochs);
+            let way = match self.mode {
+                Mode::Unary => Way::Unary(Box::new(Vigil::new(stub.clone(), began.elapsed(), epochs))),
                 Mode::Stream => {
-                    let opened = Session::open(stub.clone(), Arc::clone(&self.epochs)).await;
-                    Some(opened.map_err(|status| format!("the stream was refused: {}", status.message()))?)
+                    let opened = Session::open(stub.clone(), epochs).await;
+                    Way::Stream(opened.map_err(|status| format!("the stream was refused: {}", status.message()))?)
                 }
             };
-            Ok(Connection { stub, session, broken: AtomicBool::new(false) })
+            Ok(Connection { stub, way, broken: AtomicBool::new(false) })
         };
         let timed_out = |_| format!("cannot connect within {} ms", self.connect_timeout.as_millis());
         tokio::time::timeout(self.connect_timeout, connecting).await.map_err(timed_out).flatten()

@@ -17,7 +17,7 @@ use dynamo_core::request::{Failure, Operation, Request};
 use dynamo_proto::v1::session_response::Response;
 
 use crate::error::RequestError;
-use crate::session::OnSilence;
+use crate::silence::OnSilence;
 
 /// A request id for one write, from the operating system's randomness.
 pub fn fresh_request_id() -> RequestKey {

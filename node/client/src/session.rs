@@ -5,10 +5,8 @@
 //! told to every request, and each learns which of two things happened to it: it was never sent, or it was sent and its answer
 //! is lost.
 //!
-//! A node that stands still, or is cut off without a word, ends no stream. If it owes answers and nothing has come for
-//! 100 ms, it is asked whether it is there. A node that is well says so at once, whatever its answers wait for. If nothing
-//! at all has come by [`SILENCE_MIN`], or by a few round trips of a long way, requests that another node can take are told that their
-//! answers are lost, and go there.
+//! A node that stands still, or is cut off without a word, ends no stream: [`crate::silence`] says when it is taken for gone. Then requests
+//! that another node can take are told that their answers are lost, and go there.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,12 +18,13 @@ use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::silence::{OnSilence, Question, Silence, Suspicion};
 use crate::topology::EpochWatch;
 
 /// Requests that wait to be sent; more wait at the sender, within their deadlines.
@@ -36,18 +35,6 @@ const IN_FLIGHT_MAX: usize = 8192;
 const BATCH_REQUESTS_MAX: usize = 256;
 /// Bytes of names, values and contexts in one message; a request that is larger travels alone. A node takes 4 MiB.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// Between two looks at whether the node said anything.
-const SILENCE_CHECK: Duration = Duration::from_millis(50);
-/// Looks without a word until it is asked whether it is there...
-const SILENCE_CHECKS_ASKED: u32 = 2;
-/// ... and so many round trips more until it is taken for gone.
-const SILENCE_ROUND_TRIPS: u32 = 2;
-/// For so long a node may say nothing at least, while it owes answers, to them and to the question whether it is there. Below the
-/// paper's 300 ms at 99.9 %: a request then has time for another node.
-const SILENCE_MIN: Duration = Duration::from_millis(250);
-/// And so long at most: a node that was slow when the stream was opened is not far away.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(750);
 
 /// What became of a request.
 #[derive(Debug)]
@@ -65,17 +52,6 @@ pub(crate) enum Reply {
 pub(crate) struct Session {
     queue: mpsc::Sender<Queued>,
     task: AbortHandle,
-}
-
-/// What is done with a request whose node says nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum OnSilence {
-    /// It waits: there is no other node.
-    Wait,
-    /// Another node takes it if it was not sent. Sent twice, it might be done twice.
-    MoveUnsent,
-    /// Another node takes it.
-    Move,
 }
 
 #[derive(Debug)]
@@ -109,7 +85,7 @@ impl Session {
         let inbound = stub.session(ReceiverStream::new(messages)).await?.into_inner();
         let silence = Silence::on_a_link_of(began.elapsed());
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
-        let (pipeline, question) = (Pipeline::default(), Question { stub, asked: JoinSet::new() });
+        let (pipeline, question) = (Pipeline::default(), Question::of(stub));
         let stream = Stream { queued, pipeline, outbound, inbound, silence, question, epochs };
         let task = tokio::spawn(stream.run()).abort_handle();
         Ok(Self { queue, task })
@@ -187,100 +163,6 @@ impl Stream {
             self.pipeline.waiting.push_back(queued);
         }
         self.pipeline.ended(&reason);
-    }
-}
-
-/// Whether the node is there, while that is asked.
-struct Question {
-    stub: KvClient<Channel>,
-    asked: JoinSet<Result<Epoch, tonic::Status>>,
-}
-
-impl Question {
-    /// One at a time. The node takes it from the queue in which requests wait for it.
-    fn ask(&mut self, known: Epoch) {
-        if self.asked.is_empty() {
-            let mut stub = self.stub.clone();
-            self.asked.spawn(async move {
-                let answer = stub.topology(v1::TopologyRequest { known_epoch: known.0 }).await?;
-                Ok(Epoch(answer.into_inner().epoch))
-            });
-        }
-    }
-
-    /// The node is there, and under this epoch. An error says nothing of it: if its connection broke, the stream ends with it.
-    async fn answered(&mut self) -> Epoch {
-        loop {
-            match self.asked.join_next().await {
-                Some(Ok(Ok(epoch))) => return epoch,
-                Some(_) => {}
-                None => std::future::pending().await,
-            }
-        }
-    }
-}
-
-/// What a silence of so many checks means.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Suspicion {
-    /// It is too early to say.
-    Early,
-    /// It should be asked whether it is there.
-    Ask,
-    /// It did not even say that.
-    Gone,
-}
-
-/// How long the node has said nothing while it owes answers, in checks. A process that stood still itself passes one check and not all
-/// of them: what came meanwhile is read before the next.
-#[derive(Debug)]
-struct Silence {
-    next: Option<Instant>,
-    checks: u32,
-    checks_max: u32,
-}
-
-impl Silence {
-    /// On a link on which the first answer took `round_trip`.
-    fn on_a_link_of(round_trip: Duration) -> Self {
-        let answered = SILENCE_CHECK * SILENCE_CHECKS_ASKED + round_trip * SILENCE_ROUND_TRIPS;
-        let limit = answered.clamp(SILENCE_MIN, SILENCE_MAX);
-        let checks_max = u32::try_from(limit.as_millis().div_ceil(SILENCE_CHECK.as_millis())).unwrap_or(u32::MAX);
-        Self { next: None, checks: 0, checks_max }
-    }
-
-    /// How long it may last.
-    fn limit(&self) -> Duration {
-        SILENCE_CHECK * self.checks_max
-    }
-
-    /// The node said something.
-    fn ended(&mut self) {
-        (self.next, self.checks) = (None, 0);
-    }
-
-    /// When to look again, if answers are owed.
-    fn next_check(&mut self, owed: bool, now: Instant) -> Option<Instant> {
-        if owed {
-            self.next.get_or_insert(now + SILENCE_CHECK);
-        } else {
-            self.ended();
-        }
-        self.next
-    }
-
-    /// A check has passed. After the last it counts anew.
-    fn passed_a_check(&mut self) -> Suspicion {
-        self.next = None;
-        self.checks += 1;
-        match self.checks {
-            SILENCE_CHECKS_ASKED => Suspicion::Ask,
-            checks if checks >= self.checks_max => {
-                self.checks = 0;
-                Suspicion::Gone
-            }
-            _ => Suspicion::Early,
-        }
     }
 }
 
@@ -426,7 +308,7 @@ mod tests {
         pipeline.next_message();
         let (mut unsent, mut unsent_alone) = (queue(&mut pipeline, 1), queue(&mut pipeline, 1));
         pipeline.waiting[1].on_silence = OnSilence::Wait;
-        pipeline.is_silent(SILENCE_MIN);
+        pipeline.is_silent(Duration::from_millis(250));
         assert!(once.try_recv().is_err(), "it may have been made, and would be made again");
         assert!(matches!(often.try_recv(), Ok(Reply::Lost(reason)) if reason.contains("250 ms")));
         assert!(matches!(unsent.try_recv(), Ok(Reply::NotSent(_))));
@@ -436,31 +318,6 @@ mod tests {
         assert!(matches!(once.try_recv(), Ok(Reply::Answer(_))), "the node went on");
         assert!(matches!(alone.try_recv(), Ok(Reply::Answer(_))));
         assert_eq!(ids(&pipeline.next_message()), [4], "what waited is sent now");
-    }
-
-    #[test]
-    fn silence_is_counted_from_the_first_request_and_a_process_that_stood_still_counts_it_once() {
-        let (mut silence, begin) = (Silence::on_a_link_of(Duration::ZERO), Instant::now());
-        let asked = begin + SILENCE_MAX * 9;
-        assert_eq!(silence.next_check(false, begin), None, "nothing is owed");
-        assert_eq!(silence.next_check(true, asked), Some(asked + SILENCE_CHECK), "the time before the request does not count");
-        let next = asked + SILENCE_CHECK;
-        assert_eq!(silence.next_check(true, next), Some(next), "another request begins nothing");
-        // The check comes late, and is one.
-        let late = asked + SILENCE_MAX * 9;
-        assert_eq!(silence.passed_a_check(), Suspicion::Early);
-        assert_eq!(silence.next_check(true, late), Some(late + SILENCE_CHECK));
-        use Suspicion::{Ask, Early, Gone};
-        assert_eq!([(); 9].map(|()| silence.passed_a_check()), [Ask, Early, Early, Gone, Early, Ask, Early, Early, Gone]);
-        silence.passed_a_check();
-        silence.next_check(false, late);
-        assert_eq!([(); 5].map(|()| silence.passed_a_check()), [Early, Ask, Early, Early, Gone], "it owed nothing for a while");
-    }
-
-    #[test]
-    fn a_node_far_away_may_be_silent_for_longer_within_bounds() {
-        let limit = |round_trip| Silence::on_a_link_of(Duration::from_millis(round_trip)).limit().as_millis();
-        assert_eq!([0, 75, 100, 201, 325, 9_000].map(limit), [250, 250, 300, 550, 750, 750]);
     }
 
     #[test]

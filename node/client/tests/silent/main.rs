@@ -93,24 +93,42 @@ fn form_a_cluster(servers: [&Server; 2]) {
 
 #[tokio::test]
 async fn a_request_does_not_wait_for_a_node_that_stands_still() {
-    let (still, well) = (Server::start(Manner::StandingStill), Server::start(Manner::Well));
-    form_a_cluster([&still, &well]);
-    let client = in_time(Client::connect(config(&well, Mode::Stream))).await.unwrap();
-    // The deadline is an hour: only its silence can move the request.
-    in_time(client.get(&Name::new("b", "k"), &GetOptions::default())).await.unwrap();
-    assert_eq!((still.taken(), well.taken()), (1, 1));
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (still, well) = (Server::start(Manner::StandingStill), Server::start(Manner::Well));
+        form_a_cluster([&still, &well]);
+        let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
+        // The deadline is an hour: only its silence can move the request.
+        in_time(client.get(&Name::new("b", "k"), &GetOptions::default())).await.unwrap();
+        assert_eq!((still.taken(), well.taken()), (1, 1), "{mode:?}");
+    }
 }
 
 #[tokio::test]
 async fn a_request_waits_for_a_node_that_says_that_it_is_there() {
-    let (slow, well) = (Server::start(Manner::Deaf), Server::start(Manner::Well));
-    form_a_cluster([&slow, &well]);
-    let client = in_time(Client::connect(config(&well, Mode::Stream))).await.unwrap();
-    let (name, options) = (Name::new("b", "k"), GetOptions::default());
-    tokio::select! {
-        answer = client.get(&name, &options) => panic!("nobody should have answered: {answer:?}"),
-        // Each question comes of a silence, and together these are longer than what moves a request.
-        () = in_time(slow.asked_again(5)) => {}
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (slow, well) = (Server::start(Manner::Deaf), Server::start(Manner::Well));
+        form_a_cluster([&slow, &well]);
+        let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
+        let (name, options) = (Name::new("b", "k"), GetOptions::default());
+        tokio::select! {
+            answer = client.get(&name, &options) => panic!("nobody should have answered: {answer:?}"),
+            // Each question comes of a silence, and together these are longer than what moves a request.
+            () = in_time(slow.asked_again(5)) => {}
+        }
+        assert_eq!((slow.taken(), well.taken()), (1, 0), "{mode:?}");
     }
-    assert_eq!((slow.taken(), well.taken()), (1, 0));
+}
+
+/// It may have been made, and has no id: sent twice, it might be made twice.
+#[tokio::test]
+async fn a_write_without_an_id_waits_for_the_node_that_has_it() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (still, well) = (Server::start(Manner::StandingStill), Server::start(Manner::Well));
+        form_a_cluster([&still, &well]);
+        let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
+        let options = PutOptions { timeout: Some(Duration::from_secs(1)), ..PutOptions::default() };
+        let error = in_time(client.put(&Name::new("b", "k"), "v", &options)).await.unwrap_err();
+        assert_eq!((error.kind(), still.taken(), well.taken()), ("lost", 1, 0), "{mode:?}");
+        assert!(error.to_string().contains("no answer within"), "{mode:?}: {error}");
+    }
 }

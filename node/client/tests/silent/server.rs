@@ -134,11 +134,16 @@ struct Service {
     topology: Arc<Mutex<v1::TopologyResponse>>,
 }
 
+fn found_nothing() -> v1::GetResponse {
+    v1::GetResponse { evidence: Some(v1::Evidence::default()), ..Default::default() }
+}
+
 impl Service {
-    async fn take<T>(&self) -> Result<T, Status> {
+    /// What it says to a single call, if anything.
+    async fn take<T>(&self, answer: T) -> Result<Response<T>, Status> {
         self.taken.fetch_add(1, Ordering::SeqCst);
         self.hang_up.notify_waiters();
-        std::future::pending().await
+        if self.manner == Manner::Well { Ok(Response::new(answer)) } else { std::future::pending().await }
     }
 
     /// What it says to a frame of requests, if anything.
@@ -147,7 +152,7 @@ impl Service {
         if !requests.is_empty() {
             self.hang_up.notify_waiters();
         }
-        let get = v1::GetResponse { evidence: Some(v1::Evidence::default()), ..Default::default() };
+        let get = found_nothing();
         let answer = |request: v1::SessionRequest| v1::SessionResponse {
             id: request.id,
             response: Some(v1::session_response::Response::Get(get.clone())),
@@ -162,15 +167,15 @@ impl Kv for Service {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponses, Status>> + Send>>;
 
     async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        self.take().await
+        self.take(found_nothing()).await
     }
 
     async fn put(&self, _: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        self.take().await
+        self.take(v1::PutResponse::default()).await
     }
 
     async fn delete(&self, _: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        self.take().await
+        self.take(v1::PutResponse::default()).await
     }
 
     async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
