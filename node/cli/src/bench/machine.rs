@@ -29,6 +29,7 @@ pub fn load_average() -> Option<f64> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CoreTime {
     total: u64,
+    idle: u64,
     stolen: u64,
 }
 
@@ -42,13 +43,19 @@ impl CoreTime {
     fn parse(stat: &str) -> Option<Self> {
         let times: Vec<u64> =
             stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|time| time.parse().ok()).take(8).collect();
-        Some(Self { total: times.iter().sum(), stolen: *times.get(7)? })
+        Some(Self { total: times.iter().sum(), idle: times.get(3)? + times.get(4)?, stolen: *times.get(7)? })
     }
 
     /// Of the time since `earlier`, the share in percent that the hypervisor gave to others.
     pub fn stolen_percent_since(self, earlier: Self) -> f64 {
         let total = self.total.saturating_sub(earlier.total);
         100.0 * self.stolen.saturating_sub(earlier.stolen) as f64 / total.max(1) as f64
+    }
+
+    /// Of the time since `earlier`, the share in percent in which the cores had something to do, or were not there to do it.
+    pub fn busy_percent_since(self, earlier: Self) -> f64 {
+        let total = self.total.saturating_sub(earlier.total);
+        100.0 * (1.0 - self.idle.saturating_sub(earlier.idle) as f64 / total.max(1) as f64)
     }
 }
 
@@ -61,6 +68,7 @@ mod tests {
         let earlier = CoreTime::parse("cpu  100 0 50 800 0 0 0 10 7 0\ncpu0 1 2 3\n").unwrap();
         let later = CoreTime::parse("cpu  150 0 70 820 0 0 0 20 7 0\n").unwrap();
         assert!((later.stolen_percent_since(earlier) - 10.0).abs() < 1e-9);
+        assert!((later.busy_percent_since(earlier) - 80.0).abs() < 1e-9, "20 of 100 were idle");
         assert_eq!(CoreTime::parse("cpu  1 2 3"), None);
     }
 

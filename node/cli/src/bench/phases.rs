@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::machine::CoreTime;
 use super::report::Latencies;
 use crate::output::{grouped, table};
 
@@ -17,6 +18,9 @@ struct State {
     now: usize,
     since: Instant,
     took: Vec<Duration>,
+    /// When the phase that runs began, once something ended in it.
+    cores: Option<CoreTime>,
+    busy_percent: Vec<Option<f64>>,
     latencies: Vec<Latencies>,
     errors: Vec<u64>,
     notes: Vec<String>,
@@ -27,7 +31,8 @@ impl Phases {
     pub fn new(names: &'static [&'static str], begin: Instant) -> Self {
         let latencies = names.iter().map(|_| Latencies::new()).collect();
         let errors = vec![0; names.len()];
-        Self(Mutex::new(State { names, now: 0, since: begin, took: Vec::new(), latencies, errors, notes: Vec::new() }))
+        let (took, busy_percent, notes) = (Vec::new(), Vec::new(), Vec::new());
+        Self(Mutex::new(State { names, now: 0, since: begin, took, cores: None, busy_percent, latencies, errors, notes }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -38,6 +43,9 @@ impl Phases {
     pub fn record(&self, latency: Option<Duration>) {
         let mut state = self.lock();
         let phase = state.now;
+        if state.cores.is_none() {
+            state.cores = CoreTime::now();
+        }
         match latency {
             // It ended after the last phase.
             _ if phase == state.names.len() => {}
@@ -51,6 +59,10 @@ impl Phases {
         let mut state = self.lock();
         let took = state.since.elapsed();
         state.took.push(took);
+        let cores = CoreTime::now();
+        let busy_percent = cores.zip(state.cores).map(|(now, began)| now.busy_percent_since(began));
+        state.busy_percent.push(busy_percent);
+        state.cores = cores;
         state.now += 1;
         state.since = Instant::now();
     }
@@ -73,6 +85,7 @@ impl Phases {
             let mut phase = state.latencies[index].document();
             phase["phase"] = json!(name);
             phase["seconds"] = json!(state.took.get(index).map(Duration::as_secs_f64));
+            phase["machine_busy_percent"] = json!(state.busy_percent.get(index).copied().flatten());
             phase["errors"] = json!(state.errors[index]);
             phase["p99_over_first"] = json!(state.ratio(index));
             phase
@@ -88,11 +101,13 @@ impl Phases {
             let mut row = state.latencies[index].row(name);
             row.push(state.ratio(index).map_or(String::new(), |ratio| format!("{ratio:.2}")));
             row.push(state.took.get(index).map_or(String::new(), |took| format!("{:.1}", took.as_secs_f64())));
+            row.push(state.busy_percent.get(index).copied().flatten().map_or(String::new(), |busy| format!("{busy:.0} %")));
             row.push(grouped(state.errors[index]));
             row
         };
         let first = format!("#P99/{}", state.names[0].to_uppercase());
-        let header = ["PHASE", "#COUNT", "#P50 MS", "#P99 MS", "#P99.9 MS", "#MAX MS", &first, "#SECONDS", "#ERRORS"];
+        let header =
+            ["PHASE", "#COUNT", "#P50 MS", "#P99 MS", "#P99.9 MS", "#MAX MS", &first, "#SECONDS", "#CORES BUSY", "#ERRORS"];
         let rows = table(&header, state.names.iter().enumerate().map(row).collect());
         state.notes.iter().fold(rows, |text, note| format!("{text}\n{note}"))
     }
@@ -125,6 +140,8 @@ mod tests {
         let document = phases.document();
         let of = |phase: usize, field: &str| document["phases"][phase][field].clone();
         assert_eq!((of(0, "count"), of(1, "count"), of(1, "errors")), (json!(1), json!(0), json!(1)));
+        let busy = of(1, "machine_busy_percent").as_f64().unwrap();
+        assert!((0.0..=100.0).contains(&busy), "{busy}");
         assert_eq!(
             (of(2, "count"), of(1, "p99_over_first")),
             (json!(1), Value::Null),

@@ -320,7 +320,9 @@ impl Report {
     }
 
     fn servers_text(&self) -> String {
-        let Some(usage) = self.servers() else { return "CPU: servers unknown (give --local or --pids)".to_owned() };
+        let Some(usage) = self.servers() else {
+            return "CPU: of the servers unknown; they run elsewhere, or come and go".to_owned();
+        };
         let processes = match self.taken.servers.len() {
             1 => "one process".to_owned(),
             count => format!("{count} processes"),
