@@ -52,6 +52,8 @@ const EVENTS_PER_TURN: usize = 256;
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two looks at what changes slowly: readiness, background errors.
 const TICKS_PER_CHECK: u64 = 10;
+/// For so long a node that has its first ring waits for links to all other members before it calls itself ready.
+const FINDS_OTHERS_WITHIN: Duration = Duration::from_secs(5);
 /// Ticks between two looks at the free space: a second, in which a client on a fast link writes less than the reserve.
 const TICKS_PER_LOOK: u64 = 20;
 /// How long requests in flight may take once the node is told to stop. Below the 30 s that Kubernetes gives a pod.
@@ -110,6 +112,8 @@ pub struct Driver {
     space: Space,
     shared: Shared,
     ready: watch::Sender<bool>,
+    /// When this process had a ring for the first time.
+    ring_since: Option<Now>,
     outputs: Vec<Output>,
     /// The newest group that the syncer was not told of: at most a tick old.
     unsynced: Option<Ticket>,
@@ -143,6 +147,7 @@ impl Driver {
             space,
             shared,
             ready,
+            ring_since: None,
             outputs,
             unsynced,
             turns,
@@ -320,12 +325,18 @@ impl Driver {
         self.node.handle(Input::Space { writable }, self.clock.now(), &mut self.outputs)
     }
 
-    /// Requests make sense here: the node can issue dots, and as a member among others it sees at least one of them.
+    /// Requests make sense here: the node can issue dots, and as a member among others it sees one of them. With its first ring it waits a
+    /// moment for all of them: a few that start together and have found only each other would take the rest for away.
     fn is_ready(&self, now: Now) -> bool {
         let own = self.node.identity().node;
-        let is_member_among_others =
-            self.node.ring().is_some_and(|ring| ring.members.contains_key(&own) && ring.members.len() > 1);
-        self.node.status(now).ready && (!is_member_among_others || self.peers.linked() > 0)
+        let Some(ring) = self.node.ring().filter(|ring| ring.members.contains_key(&own)) else {
+            return self.node.status(now).ready;
+        };
+        let others = ring.members.len() - 1;
+        let looks_for_all = self.ring_since.is_none_or(|since| now.instant.since(since.instant) < FINDS_OTHERS_WITHIN);
+        let wanted = if looks_for_all && !*self.ready.borrow() { others } else { others.min(1) };
+        let linked = ring.members.keys().filter(|member| self.peers.is_linked(**member)).count();
+        self.node.status(now).ready && linked >= wanted
     }
 
     fn perform(&mut self) {
@@ -344,6 +355,9 @@ impl Driver {
     fn ring_changed(&mut self) {
         let Some(ring) = self.node.ring() else { return };
         let previous = self.shared.epoch.swap(ring.epoch.0, Ordering::Relaxed);
+        if previous == 0 {
+            self.ring_since = Some(self.clock.now());
+        }
         if previous != ring.epoch.0 {
             let moving = ring.moving_count();
             info!(epoch = %ring.epoch, members = ring.members.len(), moving, "ring adopted");

@@ -4,7 +4,8 @@
 //! dial ──connect, Hello──> their Hello: right cluster? not myself? ──> Link up ──stream or queue ends──> Link down ──wait──> dial
 //! ```
 //!
-//! Every address of a seed or of a node that gossip told of is dialled for as long as it is known, with growing, jittered waits.
+//! Every address of a seed or of a node that gossip told of is dialled for as long as it is known, with growing, jittered waits; a seed's
+//! name may stand for many nodes, and each of them is.
 //! Two addresses may lead to one node; the link by the address that the node itself tells is the one that stays. A queue that
 //! overflows ends its link: a peer that cannot keep up is better served by anti-entropy than by a backlog.
 
@@ -12,7 +13,7 @@ mod dial;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::message::Message;
@@ -127,6 +128,8 @@ pub struct Peers {
     seeds: Vec<String>,
     inbox: Inbox,
     dials: BTreeMap<String, Dial>,
+    /// The addresses of `dials`, for the dialling tasks.
+    known: dial::Known,
     links: HashMap<NodeId, Link>,
     overflowed: Vec<NodeId>,
     links_overflowed: u64,
@@ -142,6 +145,7 @@ impl Peers {
             seeds,
             inbox,
             dials: BTreeMap::new(),
+            known: dial::Known::default(),
             links: HashMap::new(),
             overflowed: Vec::new(),
             links_overflowed: 0,
@@ -171,11 +175,13 @@ impl Peers {
         for address in wanted {
             if !self.dials.contains_key(&address) {
                 let now = Arc::new(Notify::new());
-                let dialling = dial::run(address.clone(), Arc::clone(&self.own), self.inbox.clone(), Arc::clone(&now));
+                let (own, known) = (Arc::clone(&self.own), Arc::clone(&self.known));
+                let dialling = dial::run(address.clone(), own, known, self.inbox.clone(), Arc::clone(&now));
                 let task = tokio::spawn(dialling).abort_handle();
                 self.dials.insert(address, Dial { task, now });
             }
         }
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = self.dials.keys().cloned().collect();
     }
 
     /// A link works. False if there is a better one, which is then the one that stays.
@@ -235,6 +241,11 @@ impl Peers {
     /// How many peers are linked.
     pub fn linked(&self) -> usize {
         self.links.len()
+    }
+
+    /// Whether there is a link to `node`.
+    pub fn is_linked(&self, node: NodeId) -> bool {
+        self.links.contains_key(&node)
     }
 
     /// Name and value of what is counted here.

@@ -73,7 +73,7 @@ async fn status(cluster: &ValidCluster, address: &str) -> Result<Node, String> {
         ring_hash: status.ring_hash.unwrap_or(RingHash::default()),
         received: status.received,
         objects: status.objects,
-        hints: status.hints.values().map(|backlog| backlog.hints).sum(),
+        hints: status.hints.iter().map(|(node, backlog)| (*node, backlog.hints)).collect(),
         bytes: status.bytes,
         copies: status.partitions + status.foreign_partitions,
         bytes_sent: status.transfers.iter().map(|transfer| transfer.bytes_sent).sum(),

@@ -87,8 +87,8 @@ pub struct Node {
     pub received: BTreeSet<PartitionId>,
     /// Objects it holds.
     pub objects: u64,
-    /// Copies it keeps for others.
-    pub hints: u64,
+    /// Copies it keeps for others, by whom they are for.
+    pub hints: BTreeMap<NodeId, u64>,
     /// Bytes it holds.
     pub bytes: u64,
     /// Partitions whose copies take those bytes.
@@ -203,6 +203,14 @@ impl Observed {
     /// The node at `place`, if it answered.
     pub fn node(&self, place: &Place) -> Option<&Node> {
         self.pods.get(place)?.node.as_ref()
+    }
+
+    /// The nodes for which others keep copies that they have not got yet, and how many.
+    pub fn behind(&self) -> BTreeMap<NodeId, u64> {
+        let mut behind = BTreeMap::new();
+        let kept = self.nodes().flat_map(|(_, node)| &node.hints).filter(|(_, hints)| **hints > 0);
+        kept.for_each(|(node, hints)| *behind.entry(*node).or_default() += hints);
+        behind
     }
 
     /// What is noted on the volume at `place`.

@@ -201,7 +201,7 @@ fn members(report: &Report<'_>) -> Vec<MemberStatus> {
             zone: place.zone.clone(),
             partitions: node.map_or(0, |node| partitions(observed, node)),
             objects: rounded(answer.map_or(0, |node| node.objects)),
-            hints: rounded(answer.map_or(0, |node| node.hints)),
+            hints: rounded(answer.map_or(0, |node| node.hints.values().sum())),
             state: state(report, place, node),
         }
     };

@@ -1,12 +1,15 @@
 //! Dials one address for as long as it is wanted.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dynamo_proto::v1::peer_client::PeerClient;
+use rand::seq::SliceRandom as _;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
 
@@ -20,8 +23,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const WAIT_MIN: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_secs(3);
-/// Between two looks at an address that leads to this node itself, or to one that is linked by a better address.
+/// Between two looks at an address that leads to this node itself, or to nodes that are linked by a better address.
 const WAIT_IDLE: Duration = Duration::from_secs(30);
+/// Between two greetings of those that a name stands for. Whom one of them tells of meanwhile is not greeted here.
+const BETWEEN_PLACES: Duration = Duration::from_millis(10);
 /// A link that lived this long was a good one: the next wait is short again.
 const GOOD_LINK: Duration = Duration::from_secs(10);
 
@@ -41,62 +46,113 @@ enum Ended {
     Stopping,
 }
 
+/// Where nodes are that are dialled by the addresses which they told themselves.
+pub type Known = Arc<Mutex<BTreeSet<String>>>;
+
 /// Dials until the task is aborted or the loop ends.
-pub async fn run(address: String, own: Arc<Own>, inbox: Inbox, now: Arc<Notify>) {
+pub async fn run(address: String, own: Arc<Own>, known: Known, inbox: Inbox, now: Arc<Notify>) {
+    let places = async |address: &str| Ok(tokio::net::lookup_host(address).await?.collect());
+    follow(address, own, known, inbox, now, places).await;
+}
+
+/// A name may stand for many nodes, this one among them (a headless Service does). All of them are greeted, one after the other and in
+/// random order, but for those that are known by then: were it one of them, nodes that start together would fall apart into groups
+/// of which each has greeted its own (paper 4.8.2).
+async fn follow(
+    address: String,
+    own: Arc<Own>,
+    known: Known,
+    inbox: Inbox,
+    now: Arc<Notify>,
+    places_of: impl AsyncFn(&str) -> std::io::Result<Vec<SocketAddr>>,
+) {
+    let is_own = |place: &SocketAddr| place.to_string() == own.peer_address;
+    let is_known = |place: &SocketAddr| {
+        let place = place.to_string();
+        place != address && known.lock().unwrap_or_else(PoisonError::into_inner).contains(&place)
+    };
     let mut wait = WAIT_MIN;
-    let mut last_reason = String::new();
+    let mut reasons = Reasons { address: &address, last: String::new() };
+    let mut links = JoinSet::new();
+    let mut under_way = BTreeSet::new();
+    let mut places = Vec::new();
+    // When to look again where the name leads, and when to greet the next of those that it led to.
+    let (mut look_at, mut greet_at) = (tokio::time::Instant::now(), tokio::time::Instant::now());
     loop {
-        let begun = Instant::now();
-        let ended = link_to_any(&address, &own, &inbox).await;
-        let lived = begun.elapsed();
-        wait = if lived > GOOD_LINK { WAIT_MIN } else { (wait * 2).min(WAIT_MAX) };
-        let pause = match ended {
-            Ended::Stopping => return,
-            // A name may lead to others as well, as soon as they are there.
-            Ended::Own if address.parse::<SocketAddr>().is_err() => WAIT_MAX,
-            Ended::Own => WAIT_IDLE,
-            Ended::LetGo if lived < GOOD_LINK => WAIT_IDLE,
-            Ended::LetGo => wait,
-            Ended::Lost => {
-                last_reason.clear();
-                wait
-            }
-            Ended::Failed(reason) => {
-                // Said once for each reason, and not at every attempt.
-                if reason != last_reason {
-                    warn!(address, reason, "no link");
-                    last_reason = reason;
-                } else {
-                    debug!(address, reason, "no link");
-                }
-                wait
-            }
-        };
-        let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
         tokio::select! {
-            () = tokio::time::sleep(jittered) => {}
-            () = now.notified() => wait = WAIT_MIN,
+            Some(ended) = links.join_next() => {
+                let Ok((place, lived, ended)): Result<(SocketAddr, Duration, Ended), _> = ended else { return };
+                under_way.remove(&place);
+                if lived > GOOD_LINK {
+                    wait = WAIT_MIN;
+                }
+                let pause = match ended {
+                    Ended::Stopping => return,
+                    Ended::Own | Ended::LetGo if lived < GOOD_LINK => WAIT_IDLE,
+                    Ended::Own | Ended::LetGo => wait,
+                    Ended::Lost => {
+                        reasons.last.clear();
+                        wait
+                    }
+                    Ended::Failed(reason) => {
+                        reasons.tell(reason);
+                        wait
+                    }
+                };
+                look_at = look_at.min(tokio::time::Instant::now() + jittered(pause));
+            }
+            () = tokio::time::sleep_until(if places.is_empty() { look_at } else { greet_at }) => {
+                if places.is_empty() {
+                    wait = (wait * 2).min(WAIT_MAX);
+                    places = places_of(&address).await.unwrap_or_else(|error| {
+                        reasons.tell(error.to_string());
+                        Vec::new()
+                    });
+                    places.retain(|place| !is_own(place));
+                    // As long as it leads to nobody, it may do so any moment.
+                    let pause = if places.iter().any(is_known) || !under_way.is_empty() { WAIT_IDLE } else { wait };
+                    look_at = tokio::time::Instant::now() + jittered(pause);
+                    places.retain(|place| !is_known(place));
+                    places.shuffle(&mut rand::rng());
+                }
+                if let Some(place) = places.pop()
+                    && !is_known(&place)
+                    && under_way.insert(place)
+                {
+                    let (address, own, inbox) = (address.clone(), Arc::clone(&own), inbox.clone());
+                    links.spawn(async move {
+                        let begun = Instant::now();
+                        let ended = link(place, &address, &own, &inbox).await;
+                        (place, begun.elapsed(), ended)
+                    });
+                }
+                greet_at = tokio::time::Instant::now() + BETWEEN_PLACES;
+            }
+            () = now.notified() => (wait, look_at) = (WAIT_MIN, tokio::time::Instant::now()),
         }
     }
 }
 
-/// A name may stand for many nodes, this one among them (a headless Service does): they are tried in random order, so that
-/// seeds join what would otherwise stay apart, until one of them gives a link.
-async fn link_to_any(address: &str, own: &Own, inbox: &Inbox) -> Ended {
-    let mut places: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
-        Ok(places) => places.collect(),
-        Err(error) => return Ended::Failed(error.to_string()),
-    };
-    let mut ended = Ended::Failed("the name stands for no address".into());
-    while !places.is_empty() {
-        let place = places.swap_remove(rand::random_range(0..places.len()));
-        match link(place, address, own, inbox).await {
-            Ended::Own => ended = Ended::Own,
-            Ended::Failed(reason) => ended = Ended::Failed(reason),
-            linked => return linked,
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.5))
+}
+
+/// Why there is no link: said once for each reason, and not at every attempt.
+struct Reasons<'a> {
+    address: &'a str,
+    last: String,
+}
+
+impl Reasons<'_> {
+    fn tell(&mut self, reason: String) {
+        let address = self.address;
+        if reason == self.last {
+            debug!(address, reason, "no link");
+        } else {
+            warn!(address, reason, "no link");
+            self.last = reason;
         }
     }
-    ended
 }
 
 /// One link, from dialling to its end.
@@ -167,4 +223,89 @@ fn causes(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use dynamo_core::id::{ClusterId, NodeId};
+    use dynamo_proto::v1::peer_server::PeerServer;
+    use tokio::net::TcpListener;
+    use tokio::sync::{mpsc, watch};
+    use tokio_stream::wrappers::TcpListenerStream;
+
+    use super::*;
+    use crate::driver::Queued;
+    use crate::server::peer::PeerService;
+
+    /// A node that takes links, and where it does.
+    async fn node(number: u8) -> (Own, SocketAddr, mpsc::Receiver<Queued>, watch::Sender<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = listener.local_addr().unwrap();
+        let own = Own {
+            cluster: ClusterId([7; 16]),
+            node: NodeId([number; 16]),
+            peer_address: place.to_string(),
+            client_address: String::new(),
+        };
+        let (inbox, events) = Inbox::new();
+        let (stop, stopping) = watch::channel(false);
+        let service = PeerService::new(own.clone(), inbox, stopping);
+        let server = tonic::transport::Server::builder().add_service(PeerServer::new(service));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        (own, place, events, stop)
+    }
+
+    /// The nodes to which links came up, in the order of their ids, as soon as there are `count`.
+    async fn linked(events: &mut mpsc::Receiver<Queued>, count: usize) -> Vec<u8> {
+        let mut links = Vec::new();
+        while links.len() < count {
+            if let Event::Link(LinkEvent::Up(link)) = events.recv().await.unwrap().event {
+                links.push(link);
+            }
+        }
+        let mut nodes: Vec<u8> = links.iter().map(|link| link.node.0[0]).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    #[tokio::test]
+    async fn every_node_that_a_name_stands_for_is_greeted_but_those_that_are_known_and_this_one() {
+        let nodes = [node(1).await, node(2).await, node(3).await, node(4).await, node(5).await];
+        let places: Vec<SocketAddr> = nodes.iter().map(|(_, place, ..)| *place).collect();
+        let known = Known::default();
+        known.lock().unwrap().insert(places[1].to_string());
+        let (inbox, mut events) = Inbox::new();
+        let looks = AtomicU64::new(0);
+        let stands_for = async |_: &str| {
+            // What is greeted is so because of the first look.
+            if looks.fetch_add(1, Ordering::SeqCst) == 0 { Ok(places.clone()) } else { Ok(Vec::new()) }
+        };
+        let following =
+            follow("seeds:7401".into(), Arc::new(nodes[0].0.clone()), known, inbox, Arc::new(Notify::new()), stands_for);
+        tokio::select! {
+            () = following => panic!("it dials for ever"),
+            linked = linked(&mut events, 3) => assert_eq!(linked, [3, 4, 5]),
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_to_which_a_name_leads_later_are_greeted_then() {
+        let nodes = [node(1).await, node(2).await, node(3).await];
+        let places: Vec<SocketAddr> = nodes.iter().map(|(_, place, ..)| *place).collect();
+        let looks = AtomicU64::new(0);
+        // Nobody, then itself alone, then all.
+        let stands_for = async |_: &str| match looks.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(std::io::Error::other("no such name")),
+            1 => Ok(places[..1].to_vec()),
+            _ => Ok(places.clone()),
+        };
+        let (inbox, mut events) = Inbox::new();
+        let own = Arc::new(nodes[0].0.clone());
+        let following = follow("seeds:7401".into(), own, Known::default(), inbox, Arc::new(Notify::new()), stands_for);
+        tokio::select! {
+            () = following => panic!("it dials for ever"),
+            linked = linked(&mut events, 2) => assert_eq!(linked, [2, 3]),
+        }
+    }
 }

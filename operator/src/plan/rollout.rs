@@ -99,8 +99,8 @@ impl<'a> Rollout<'a> {
         self.observed.pods.iter().filter(|(_, pod)| pod.idle).filter(outdated).map(|(place, _)| place).collect()
     }
 
-    /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer and are
-    /// ready, or all but one where that is more than N - 1.
+    /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
+    /// have got what others kept for them, or all but one where that is more than N - 1.
     ///
     /// Two cases are let through: it is down already, and the template may be the cure.
     pub fn may_restart(&self, place: &Place) -> bool {
@@ -110,8 +110,9 @@ impl<'a> Rollout<'a> {
         }
         let Some(rings) = self.rings() else { return false };
         let Some(restarted) = self.node_at(place) else { return true };
-        let serving = self.observed.nodes().filter(|(place, _)| self.is_up(place)).map(|(_, node)| node.id);
-        let serving: BTreeSet<NodeId> = serving.collect();
+        let behind = self.observed.behind();
+        let serving = self.observed.nodes().filter(|(place, node)| self.is_up(place) && !behind.contains_key(&node.id));
+        let serving: BTreeSet<NodeId> = serving.map(|(_, node)| node.id).collect();
         let quorum = usize::try_from(self.cluster.quorum.r.max(self.cluster.quorum.w)).unwrap_or(1);
         rings.into_iter().all(|ring| {
             let kept = |set: &[NodeId]| {
@@ -176,7 +177,7 @@ mod tests {
                 ring_hash: ring.hash(),
                 received: BTreeSet::new(),
                 objects: 0,
-                hints: 0,
+                hints: BTreeMap::new(),
                 bytes: 0,
                 copies: 0,
                 bytes_sent: 0,
@@ -217,6 +218,23 @@ mod tests {
         assert!(!may(&observed, &[]), "it has the last one already");
         set(&mut observed).revision = "new".into();
         assert!(may(&observed, &[]), "it is to get another");
+    }
+
+    #[test]
+    fn no_pod_is_restarted_while_one_that_came_back_has_not_got_what_others_kept_for_it() {
+        let (cluster, mut observed) = look(&[]);
+        let keep = |observed: &mut Observed, holder: u32, target: u8, hints: u64| {
+            let holder = observed.pods.get_mut(&at(holder)).unwrap().node.as_mut().unwrap();
+            holder.hints.insert(NodeId([target; 16]), hints);
+        };
+        let may = |observed: &Observed, ordinal: u32| Rollout::of(&cluster, observed, &BTreeSet::new()).may_restart(&at(ordinal));
+        keep(&mut observed, 0, 4, 1);
+        assert!((0..3).all(|ordinal| !may(&observed, ordinal)), "3 lacks a write");
+        assert!(may(&observed, 3), "the one that lacks it may itself be restarted");
+        keep(&mut observed, 0, 4, 0);
+        assert!((0..4).all(|ordinal| may(&observed, ordinal)));
+        keep(&mut observed, 1, 99, 5);
+        assert!((0..4).all(|ordinal| may(&observed, ordinal)), "for a node that is not there");
     }
 
     #[test]

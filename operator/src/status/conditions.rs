@@ -79,6 +79,16 @@ fn condition(
     }
 }
 
+/// The hints that a rollout waits for.
+fn on_their_way(report: &Report<'_>, names: &Names<'_>) -> String {
+    let behind = report.observed.behind();
+    if behind.is_empty() {
+        return String::new();
+    }
+    let nodes: Vec<NodeId> = behind.keys().copied().collect();
+    format!("; {} hints are on their way to {}", behind.values().sum::<u64>(), names.nodes(&nodes))
+}
+
 /// What the step means: a reason for machines, a sentence for people.
 fn describe(report: &Report<'_>) -> (&'static str, String) {
     let names = Names::of(report);
@@ -112,7 +122,10 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         }
         Step::AwaitReceipts(nodes) => ("Draining", draining(report, &names, nodes)),
         Step::LowerPods(zones) => ("RemovingPods", format!("lowering the pods of {}", sets(zones))),
-        Step::AwaitRollout(zones) => ("RollingOut", format!("restarting pods in {}", list(zones.iter().cloned()))),
+        Step::AwaitRollout(zones) => {
+            let zones = list(zones.iter().cloned());
+            ("RollingOut", format!("restarting pods in {zones}{}", on_their_way(report, &names)))
+        }
         Step::DeleteVolumes(places) => {
             ("DeletingVolumes", format!("deleting {}", list(places.iter().map(|place| report.cluster.claim_name(place)))))
         }

@@ -33,7 +33,7 @@ fn observed(pods: u8, ring: Option<&Ring>) -> Observed {
             ring_hash: ring.map_or(RingHash::default(), Ring::hash),
             received: Default::default(),
             objects: 4321,
-            hints: 0,
+            hints: BTreeMap::new(),
             bytes: 0,
             copies: 0,
             bytes_sent: 0,

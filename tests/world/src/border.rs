@@ -143,7 +143,7 @@ impl Nodes for Link {
                     ring_hash: status.ring_hash,
                     received: status.received,
                     objects: status.objects,
-                    hints: status.hints.values().map(|(hints, _)| hints).sum(),
+                    hints: status.hints.iter().map(|(node, (hints, _))| (*node, *hints)).collect(),
                     // Simulated disks do not say how full they are; these figures are for people only.
                     bytes: 0,
                     copies: 0,
@@ -270,6 +270,7 @@ impl Stage {
             self.faults.count(fault);
             self.tell(|| format!("operator {operator} looks: {fault:?}"));
         }
+        pass.behind = self.behind(&pass.unanswered);
         self.passes.insert(operator, pass);
     }
 }

@@ -13,7 +13,7 @@
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
-//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it; a pod is deleted only if nothing runs in it | at the call |
+//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -294,8 +294,10 @@ impl Stage {
     fn check_restart(&mut self, operator: usize, pod: &str, ring: &Ring) {
         let Some(victim) = self.nodes.running().get(pod).map(|running| running.node.identity().node) else { return };
         let Some(pass) = self.passes.get(&operator) else { return };
-        let both: BTreeSet<NodeId> = self.live().union(&pass.live).copied().collect();
-        if !both.contains(&victim) || !pass.is_sound() {
+        // Seen by the pass, and still so.
+        let behind: BTreeSet<NodeId> = self.behind(&pass.unanswered).intersection(&pass.behind).copied().collect();
+        let both: BTreeSet<NodeId> = self.live().union(&pass.live).filter(|node| !behind.contains(node)).copied().collect();
+        if !(self.live().contains(&victim) || pass.live.contains(&victim)) || !pass.is_sound() {
             return;
         }
         let left = |set: &[NodeId]| set.iter().filter(|node| **node != victim && both.contains(node)).count();
@@ -303,7 +305,10 @@ impl Stage {
         let loses = |set: &[NodeId]| set.contains(&victim) && left(set) < QUORUM;
         let short = ring.partitions().find(|(_, placement)| placement.write_sets().iter().any(|set| loses(set)));
         if let Some((partition, _)) = short {
-            self.violated("O9", format!("{pod} is restarted and partition {partition} has fewer than {QUORUM} live replicas"));
+            self.violated(
+                "O9",
+                format!("{pod} is restarted and partition {partition} has fewer than {QUORUM} live replicas that lack nothing"),
+            );
         }
     }
 

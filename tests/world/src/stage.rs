@@ -51,6 +51,8 @@ pub struct Pass {
     pub receipts: BTreeSet<NodeId>,
     /// Nodes that served when it began.
     pub live: BTreeSet<NodeId>,
+    /// Nodes for which others that answered it kept hints when it began.
+    pub behind: BTreeSet<NodeId>,
     /// Its own calls that changed something, or tried to.
     pub calls: u64,
     /// It stood still while others acted, or somebody wrote in between.
@@ -255,6 +257,13 @@ impl Stage {
             Record::Held { ring, .. } => Some(*ring),
             Record::Absent | Record::Unreadable(_) => None,
         }
+    }
+
+    /// Nodes for which others keep hints, but for what is kept in `unanswered` pods.
+    pub fn behind(&self, unanswered: &BTreeSet<String>) -> BTreeSet<NodeId> {
+        let asked = self.nodes.running().iter().filter(|(pod, _)| !unanswered.contains(*pod));
+        let kept = asked.flat_map(|(_, running)| running.node.status(self.nodes.now()).hints);
+        kept.filter(|(_, (hints, _))| *hints > 0).map(|(node, _)| node).collect()
     }
 
     /// Nodes that run in pods which are ready.

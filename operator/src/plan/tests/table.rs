@@ -33,7 +33,7 @@ fn answer(node: u8, ring: Option<&Ring>) -> Node {
         ring_hash: ring.map_or(RingHash::default(), Ring::hash),
         received: Default::default(),
         objects: 0,
-        hints: 0,
+        hints: Default::default(),
         bytes: 0,
         copies: 0,
         bytes_sent: 0,

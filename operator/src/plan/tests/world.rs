@@ -95,7 +95,7 @@ impl World {
                 ring_hash: ring.map_or(RingHash::default(), Ring::hash),
                 received: ring.into_iter().flat_map(Ring::moving).map(|(partition, _, _)| partition).collect(),
                 objects: 0,
-                hints: 0,
+                hints: BTreeMap::new(),
                 bytes: 0,
                 copies: 0,
                 bytes_sent: 0,
