@@ -55,7 +55,7 @@ async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: starting, stopping, without a ring, or a member that sees none of the others\n",
+            "not ready: starting and still looking for all members, stopping, without a ring, or a member that sees none of the others\n",
         )
     }
 }

@@ -64,6 +64,27 @@ async fn a_node_that_was_away_gets_what_it_missed() {
 }
 
 #[tokio::test]
+async fn a_node_that_comes_back_while_another_is_away_waits_for_it_and_then_serves_without() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.stop(2);
+    let back = cluster.stop(1);
+    cluster.restart(back);
+    let back = cluster.nodes.last().unwrap();
+    // From one look each: how long it had run, and whether it was ready.
+    let looks = std::cell::RefCell::new(Vec::new());
+    until("it is ready", || async {
+        let (_, metrics) = back.http("/metrics").await;
+        let value = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap();
+        looks.borrow_mut().push((value("dynamokv_uptime_seconds "), value("dynamokv_ready ")));
+        value("dynamokv_ready ") > 0.0
+    })
+    .await;
+    let early: Vec<_> = looks.take().into_iter().filter(|(uptime, ready)| *uptime < 4.0 && *ready > 0.0).collect();
+    assert!(early.is_empty(), "it did not wait for the third: {early:?}");
+    back.kv().await.put(put("k", "v")).await.unwrap();
+}
+
+#[tokio::test]
 async fn too_few_replicas_is_said_and_nothing_is_acknowledged() {
     let mut cluster = TestCluster::start(3).await;
     cluster.stop(2);
