@@ -325,12 +325,9 @@ impl Nemesis {
     fn look_at_processes(&mut self, now: Instant, told: &mut Vec<String>) -> Result<()> {
         for node in 0..self.controls.len() {
             if let Some(status) = self.cluster.ended(node)? {
-                let storage = status.code() == Some(STORAGE_FAILED);
-                let expected = match (self.controls[node].failed_fsyncs()? > 0, self.brimful.contains(&node)) {
-                    (true, _) => storage,
-                    (_, true) => storage || status.code() == Some(DATA_DIR_FAILED),
-                    _ => false,
-                };
+                // One whose disk fails as it starts cannot write who it is.
+                let refused = matches!(status.code(), Some(STORAGE_FAILED | DATA_DIR_FAILED));
+                let expected = refused && (self.controls[node].failed_fsyncs()? > 0 || self.brimful.contains(&node));
                 if expected {
                     self.fail_stops += 1;
                     told.push(format!("node {node} stopped with exit code {}, as it must", status.code().unwrap_or(-1)));
