@@ -238,11 +238,6 @@ impl Peers {
         std::mem::take(&mut self.overflowed)
     }
 
-    /// How many peers are linked.
-    pub fn linked(&self) -> usize {
-        self.links.len()
-    }
-
     /// Whether there is a link to `node`.
     pub fn is_linked(&self, node: NodeId) -> bool {
         self.links.contains_key(&node)

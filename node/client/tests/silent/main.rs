@@ -91,12 +91,18 @@ fn form_a_cluster(servers: [&Server; 2]) {
     servers.iter().for_each(|server| server.tells(topology.clone()));
 }
 
+/// Two nodes, of which the second is well, and a client that asks the first one first.
+async fn cluster_whose_first_is(manner: Manner, mode: Mode) -> (Server, Server, Client) {
+    let (first, well) = (Server::start(manner), Server::start(Manner::Well));
+    form_a_cluster([&first, &well]);
+    let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
+    (first, well, client)
+}
+
 #[tokio::test]
 async fn a_request_does_not_wait_for_a_node_that_stands_still() {
     for mode in [Mode::Stream, Mode::Unary] {
-        let (still, well) = (Server::start(Manner::StandingStill), Server::start(Manner::Well));
-        form_a_cluster([&still, &well]);
-        let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
+        let (still, well, client) = cluster_whose_first_is(Manner::StandingStill, mode).await;
         // The deadline is an hour: only its silence can move the request.
         in_time(client.get(&Name::new("b", "k"), &GetOptions::default())).await.unwrap();
         assert_eq!((still.taken(), well.taken()), (1, 1), "{mode:?}");
@@ -106,9 +112,7 @@ async fn a_request_does_not_wait_for_a_node_that_stands_still() {
 #[tokio::test]
 async fn a_request_waits_for_a_node_that_says_that_it_is_there() {
     for mode in [Mode::Stream, Mode::Unary] {
-        let (slow, well) = (Server::start(Manner::Deaf), Server::start(Manner::Well));
-        form_a_cluster([&slow, &well]);
-        let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
+        let (slow, well, client) = cluster_whose_first_is(Manner::Deaf, mode).await;
         let (name, options) = (Name::new("b", "k"), GetOptions::default());
         tokio::select! {
             answer = client.get(&name, &options) => panic!("nobody should have answered: {answer:?}"),
@@ -123,9 +127,7 @@ async fn a_request_waits_for_a_node_that_says_that_it_is_there() {
 #[tokio::test]
 async fn a_write_without_an_id_waits_for_the_node_that_has_it() {
     for mode in [Mode::Stream, Mode::Unary] {
-        let (still, well) = (Server::start(Manner::StandingStill), Server::start(Manner::Well));
-        form_a_cluster([&still, &well]);
-        let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
+        let (still, well, client) = cluster_whose_first_is(Manner::StandingStill, mode).await;
         let options = PutOptions { timeout: Some(Duration::from_secs(1)), ..PutOptions::default() };
         let error = in_time(client.put(&Name::new("b", "k"), "v", &options)).await.unwrap_err();
         assert_eq!((error.kind(), still.taken(), well.taken()), ("lost", 1, 0), "{mode:?}");
