@@ -65,6 +65,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
         ready: ready && !going,
         stuck: broken.is_some(),
         idle: broken.is_some() || (pending && !going),
+        going,
         // One that is to end and ends is in no trouble.
         trouble: unscheduled.filter(|_| !going).or(broken),
         silence: None,

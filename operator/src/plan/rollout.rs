@@ -5,7 +5,7 @@
 //! it are ready. It is told one more at a time, and no pod is restarted that would leave a partition with too few replicas because others
 //! are down ([`Rollout::may_restart`]). A zone that is in the middle of a rollout is given the next template at once: that is how a bad
 //! image is repaired. A pod in which nothing runs has nothing to lose: it gets the newest template whatever those above it are like, and
-//! the operator makes it go ([`Rollout::replaced`]), since the controller would wait.
+//! the operator makes it go ([`Rollout::replaced`]), since the controller would wait; so it does with one that fails before any ring.
 //!
 //! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::ring::Ring;
 
-use crate::observed::{Observed, Pod, Record};
+use crate::observed::{Note, Observed, Pod, Record};
 use crate::valid::{Place, ValidCluster};
 
 /// A zone, as a rollout sees it.
@@ -90,13 +90,16 @@ impl<'a> Rollout<'a> {
         (idle || (done && (has_it(next) || self.may_restart(&place(next))))).then_some(next)
     }
 
-    /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them.
+    /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them, or what runs
+    /// neither answers nor is ready and is in no ring.
     pub fn replaced(&self) -> Vec<&'a Place> {
+        let fails = |place: &Place, pod: &Pod| pod.node.is_none() && !pod.ready && !pod.going && self.has_nothing_to_lose(&place.zone);
         let outdated = |(place, pod): &(&Place, &Pod)| {
             let set = self.observed.sets.get(&place.zone);
             set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)
         };
-        self.observed.pods.iter().filter(|(_, pod)| pod.idle).filter(outdated).map(|(place, _)| place).collect()
+        let useless = |(place, pod): &(&Place, &Pod)| pod.idle || fails(place, pod);
+        self.observed.pods.iter().filter(useless).filter(outdated).map(|(place, _)| place).collect()
     }
 
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
@@ -144,7 +147,11 @@ impl<'a> Rollout<'a> {
         let (record, newer) = (&self.observed.record, self.observed.newer.as_ref());
         let unread = match record {
             Record::Unreadable(_) => true,
-            Record::Absent => newer.is_none() && self.observed.nodes().any(|(_, node)| node.epoch > Epoch(0)),
+            // A node is noted on its volume before any ring lists it.
+            Record::Absent => {
+                let noted = || self.observed.volumes.values().any(|volume| matches!(volume.note, Note::Node(_)));
+                newer.is_none() && (noted() || self.observed.nodes().any(|(_, node)| node.epoch > Epoch(0)))
+            }
             Record::Held { .. } => false,
         };
         (!unread).then(|| record.ring().into_iter().chain(newer).collect())
@@ -157,7 +164,7 @@ mod tests {
     use dynamo_core::ring::Member;
 
     use super::*;
-    use crate::observed::{Carrier, Node, Pod, Record, Set};
+    use crate::observed::{Carrier, Node, Pod, Record, Set, Volume};
     use crate::valid::tests::valid;
 
     /// Four nodes in one zone, of which some do not serve.
@@ -308,6 +315,32 @@ mod tests {
         assert_eq!(replaced(&observed), [2], "1 has it");
         set(&mut observed).unseen = true;
         assert_eq!(replaced(&observed), [0; 0], "what is newest is not known");
+    }
+
+    #[test]
+    fn a_pod_that_fails_in_a_zone_without_members_goes_and_one_that_answers_stays() {
+        let (cluster, mut observed) = look(&[0, 1]);
+        set(&mut observed).revision = "new".into();
+        let replaced = |observed: &Observed| -> Vec<u32> {
+            Rollout::of(&cluster, observed, &BTreeSet::new()).replaced().iter().map(|place| place.ordinal).collect()
+        };
+        assert_eq!(replaced(&observed), [0; 0], "they are members, and may come back");
+        let record = std::mem::take(&mut observed.record);
+        assert_eq!(replaced(&observed), [0; 0], "the nodes hold a ring, and it could not be read");
+        let answer = observed.pods.get_mut(&at(3)).unwrap().node.take();
+        observed.pods.get_mut(&at(2)).unwrap().node = None;
+        assert_eq!(replaced(&observed), [0, 1], "the others are ready");
+        observed.pods.get_mut(&at(0)).unwrap().node = answer.map(|node| Node { epoch: Epoch(0), ..node });
+        assert_eq!(replaced(&observed), [1], "0 waits for a ring");
+        let noted = |node| Volume { note: Note::Node(NodeId([node; 16])), ..Volume::default() };
+        observed.volumes.insert(at(1), noted(2));
+        assert_eq!(replaced(&observed), [0; 0], "the record may be lost: 1 may be a member");
+        observed.volumes.clear();
+        observed.pods.get_mut(&at(1)).unwrap().going = true;
+        assert_eq!(replaced(&observed), [0; 0], "it ends already");
+        observed.pods.get_mut(&at(1)).unwrap().going = false;
+        observed.record = record;
+        assert_eq!(replaced(&observed), [0; 0]);
     }
 
     #[test]
