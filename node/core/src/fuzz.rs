@@ -12,6 +12,8 @@ use crate::name::Name;
 use crate::random::Random;
 use crate::reaping::{self, Proof, Reaped};
 use crate::recent_writes::RecentWrite;
+use crate::ring::bucket_replication::BucketReplication;
+use crate::ring::operation::Operation;
 use crate::ring::tests::{node, ring_of};
 use crate::ring::{self, Move, Ring, Stage};
 use crate::version::{self, Actor, CausalContext, Digest, Dot, Object, Value};
@@ -116,7 +118,36 @@ fn rings() -> Vec<Ring> {
         ring.members.get_mut(&node(4)).expect("a member").weight = 0;
         ring.lost.insert(node(4), Epoch(3));
     });
-    vec![ring_of(3, 0), first, moving, lost]
+    let buckets = [("sessions", 1), ("logs", 2), ("carts", 1)].map(|(bucket, n)| (Bytes::from_static(bucket.as_bytes()), n));
+    let buckets = BucketReplication::new(buckets, 3).expect("each n is below the ring's");
+    let of_buckets = Ring { buckets, ..ring_of(4, 1) };
+    let changing = moving.successor(|ring| {
+        let wanted = ring.members.iter().skip(1).map(|(node, member)| (*node, member.clone())).collect();
+        let (since, before) = (Epoch(3), ring.members.clone());
+        ring.operation = Some(Operation { since, before, wanted, copies: 2, paused: true, aborted: false });
+    });
+    vec![ring_of(3, 0), first, moving, lost, of_buckets, changing]
+}
+
+/// A bit that flips in what is kept or sent is noticed wherever it lies.
+#[test]
+fn one_flipped_bit_in_an_object_a_ring_or_a_context_is_noticed() {
+    let name = Name::new("carts", "alice");
+    let object = objects().into_iter().max_by_key(|object| object.encode().len()).expect("there are some");
+    let context = context::encode(&object.context(), Some(node(3)), CLUSTER, &name);
+    let refuses_object = |bytes: Bytes| Object::decode(bytes).is_err();
+    let refuses_ring = |bytes: Bytes| Ring::decode(bytes).is_err();
+    let refuses_context = |bytes: Bytes| context::decode(bytes, CLUSTER, &name).is_err();
+    let mut cases: Vec<(Bytes, &dyn Fn(Bytes) -> bool)> = vec![(object.encode(), &refuses_object), (context, &refuses_context)];
+    cases.extend(rings().iter().map(|ring| (ring.encode(), &refuses_ring as &dyn Fn(Bytes) -> bool)));
+    for (good, refuses) in cases {
+        assert!(!refuses(good.clone()));
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(refuses(bad.into()), "bit {bit} of {} bytes", good.len());
+        }
+    }
 }
 
 #[test]

@@ -193,7 +193,12 @@ async fn a_node_of_another_cluster_is_let_in_by_nobody() {
         .until("the stranger was told", async |cluster| Ok(cluster.log(stranger).contains("it belongs to cluster")))
         .await
         .unwrap();
-    let status = cluster.status(stranger).await.unwrap();
-    assert_eq!(status.epoch.0, 0, "it learned no ring");
-    assert!(status.peers.values().all(|peer| !peer.connected));
+    let of_stranger = cluster.status(stranger).await.unwrap();
+    assert_eq!(of_stranger.epoch.0, 0, "it learned no ring");
+    assert!(of_stranger.peers.values().all(|peer| !peer.connected));
+    for member in 0..3 {
+        let status = cluster.status(member).await.unwrap();
+        assert_eq!(status.peers.len(), 2, "it knows the two others and nobody else: {:?}", status.peers);
+        assert!(!status.peers.contains_key(&of_stranger.node));
+    }
 }

@@ -73,7 +73,7 @@ pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Ou
     let nemesis = Nemesis::start(NODES, tools).await?;
     let client = nemesis.cluster.client().await?;
     let shared = Arc::new(Shared::new(client, "chaos".into(), format!("chaos-{:x}", options.seed), KEYS));
-    let mut run = Run { options, kinds, small_disks, nemesis, shared, started: Instant::now(), rounds: 0, problems: Vec::new() };
+    let mut run = Run { options, kinds, small_disks, nemesis, shared, started: Instant::now(), rounds: 0, whole_rounds: 0, problems: Vec::new() };
     let ended = tokio::select! {
         result = run.all_rounds() => Some(result),
         () = stop => None,
@@ -113,6 +113,8 @@ struct Run {
     shared: Arc<Shared>,
     started: Instant,
     rounds: u64,
+    /// In one of these a fault of each kind begins.
+    whole_rounds: u64,
     problems: Vec<String>,
 }
 
@@ -138,6 +140,7 @@ impl Run {
     async fn round(&mut self, length: Duration) -> Result<()> {
         let nodes = Nodes { count: NODES, small_disks: self.small_disks };
         let mut faults = schedule::plan(self.options.seed, self.rounds, length, nodes, &self.kinds);
+        self.whole_rounds += u64::from(length == ROUND);
         self.say(&format!("round {}: {} faults in {} s", self.rounds, faults.len(), length.as_secs()));
         for fault in &faults {
             println!("            +{:4.1} s {fault}", fault.at.as_secs_f64());
@@ -281,6 +284,10 @@ impl Run {
         for kind in &self.kinds {
             let of = |counts: &BTreeMap<Kind, u64>| counts.get(kind).copied().unwrap_or_default();
             println!("{kind:24}{:>8}{:>10}", of(&self.nemesis.made), of(&self.nemesis.skipped));
+        }
+        if self.whole_rounds > 0 && self.problems.is_empty() {
+            let never = self.kinds.iter().filter(|kind| self.nemesis.made.get(kind).is_none());
+            self.problems.extend(never.map(|kind| format!("{kind} was never made, so nothing is known of it")));
         }
         println!("nodes that stopped when their storage failed: {}", self.nemesis.fail_stops);
         println!("nodes seen to refuse writes on a full disk: {}", self.nemesis.refusals_seen);
