@@ -93,7 +93,8 @@ impl<'a> Rollout<'a> {
     /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them, or what runs
     /// neither answers nor is ready and is in no ring.
     pub fn replaced(&self) -> Vec<&'a Place> {
-        let fails = |place: &Place, pod: &Pod| pod.node.is_none() && !pod.ready && !pod.going && self.has_nothing_to_lose(&place.zone);
+        let fails =
+            |place: &Place, pod: &Pod| pod.node.is_none() && !pod.ready && !pod.going && self.has_nothing_to_lose(&place.zone);
         let outdated = |(place, pod): &(&Place, &Pod)| {
             let set = self.observed.sets.get(&place.zone);
             set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)

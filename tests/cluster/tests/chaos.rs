@@ -9,7 +9,10 @@ fn a_round_of_faults_loses_resurrects_and_invents_nothing() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("nothing lost, nothing resurrected, nothing invented"), "{text}");
-    assert!(!text.contains("libdynamo_preload.so is not beside"), "`make test` builds it, as `cargo build -p dynamo-preload` does");
+    assert!(
+        !text.contains("libdynamo_preload.so is not beside"),
+        "`make test` builds it, as `cargo build -p dynamo-preload` does"
+    );
     // A round in which nothing happened proves nothing.
     let table = text.split("FAULT").nth(1).expect("a table of faults");
     let made = |fault: &str| {

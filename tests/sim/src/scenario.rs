@@ -11,6 +11,7 @@
 //! assert_eq!(cluster.through(other).get("alice").values, ["milk"]);
 //! ```
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use dynamo_core::id::{NodeId, PartitionId, RequestKey};
 use dynamo_core::name::Name;
 use dynamo_core::node::Node;
 use dynamo_core::preference_list;
-use dynamo_core::request::{Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::ring::Ring;
 use dynamo_core::ring::placed::Placed;
 use dynamo_core::version::{CausalContext, Object};
@@ -86,7 +87,7 @@ impl Builder {
         hosts.iter().for_each(|host| sim.start(*host));
         let writer = RingWriter::new(&sim, &hosts);
         sim.alarm(Duration::ZERO, Alarm::Writer);
-        let mut cluster = Cluster { sim, writer };
+        let mut cluster = Cluster { sim, writer, outcomes: BTreeMap::new() };
         cluster.settle();
         cluster
     }
@@ -98,6 +99,8 @@ pub struct Cluster {
     /// The world it runs in.
     pub sim: Simulation,
     writer: RingWriter,
+    /// What those were told that nobody waits for.
+    outcomes: BTreeMap<ClientHandle, Outcome>,
 }
 
 /// What a get returned.
@@ -310,6 +313,11 @@ impl Cluster {
         replacement
     }
 
+    /// What a client was told that began and did not wait.
+    pub fn outcome(&self, client: ClientHandle) -> Option<&Outcome> {
+        self.outcomes.get(&client)
+    }
+
     // --- time -------------------------------------------------------------------------------------------------------
 
     /// Lets time pass.
@@ -339,16 +347,15 @@ impl Cluster {
         }
     }
 
-    fn advance(
-        &mut self,
-        until: dynamo_core::time::Instant,
-        awaited: Option<dynamo_core::request::ClientHandle>,
-    ) -> Option<Outcome> {
+    fn advance(&mut self, until: dynamo_core::time::Instant, awaited: Option<ClientHandle>) -> Option<Outcome> {
         while let Some(happening) = self.sim.next(until) {
             match happening {
                 Happening::Answer(client, outcome) if Some(client) == awaited => return Some(outcome),
+                Happening::Answer(client, outcome) => {
+                    self.outcomes.insert(client, outcome);
+                }
                 Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
-                Happening::Answer(..) | Happening::Alarm(_) => {}
+                Happening::Alarm(_) => {}
             }
         }
         assert_eq!(self.sim.violations(), [], "an invariant is violated");
@@ -416,11 +423,24 @@ impl Client<'_> {
 
     /// Anything, with its outcome.
     pub fn ask(self, key: &str, operation: Operation) -> Outcome {
-        let Self { wish: quorum, request_key, .. } = self;
+        let host = self.host;
+        let (cluster, client) = self.send(key, operation);
+        let until = cluster.sim.now() + PATIENCE;
+        cluster.advance(until, Some(client)).unwrap_or_else(|| panic!("{key}: host {} does not answer", host.0))
+    }
+
+    /// Anything, without waiting: [`Cluster::outcome`] has its outcome when it is there.
+    pub fn begin(self, key: &str, operation: Operation) -> ClientHandle {
+        self.send(key, operation).1
+    }
+}
+
+impl<'a> Client<'a> {
+    fn send(self, key: &str, operation: Operation) -> (&'a mut Cluster, ClientHandle) {
+        let Self { cluster, host, wish: quorum, request_key } = self;
         let request = Request { name: name(key), operation, request_key, quorum, timeout_ms: 0 };
-        let client = self.cluster.sim.request(self.host, request);
-        let until = self.cluster.sim.now() + PATIENCE;
-        self.cluster.advance(until, Some(client)).unwrap_or_else(|| panic!("{key}: host {} does not answer", self.host.0))
+        let client = cluster.sim.request(host, request);
+        (cluster, client)
     }
 }
 

@@ -660,6 +660,7 @@ mod section_4_8_membership_and_failure_detection {
         }
         for host in &members {
             cluster.sim.start(*host);
+            // Its epoch is what the paper's time of issue is for: which change came before which.
             assert_eq!(cluster.node(*host).ring().map(|held| held.hash()), Some(ring.hash()), "host {}", host.0);
         }
     }
@@ -784,6 +785,27 @@ mod section_4_9_adding_and_removing_nodes {
 
 mod section_5_implementation {
     use super::*;
+    use bytes::Bytes;
+    use dynamo_core::request::{Operation, QuorumWish};
+
+    /// Each request is a state machine of its own: one that waits holds up no other, through the same coordinator, of the same key.
+    #[test]
+    fn requests_that_are_under_way_together_end_in_whatever_order_their_quorums_are_reached() {
+        let mut cluster = cluster(3).start();
+        let homes = cluster.homes("alice");
+        cluster.sim.pause(homes[2], SECOND / 5);
+        let every_copy = QuorumWish { w: Some(3), r: Some(3), ..QuorumWish::default() };
+        let operation = Operation::Put { data: Bytes::from_static(b"milk"), context: Bytes::new(), create_only: false };
+        let slow_put = cluster.through(homes[0]).with(every_copy).begin("alice", operation);
+        let slow_get = cluster.through(homes[0]).with(every_copy).begin("alice", Operation::Get);
+        cluster.through(homes[0]).put("alice", "tea");
+        cluster.through(homes[0]).get("alice");
+        assert!(cluster.outcome(slow_put).is_none() && cluster.outcome(slow_get).is_none(), "the third copy stands still");
+        cluster.until("the third copy goes on", |cluster| {
+            cluster.outcome(slow_put).is_some_and(Result::is_ok) && cluster.outcome(slow_get).is_some_and(Result::is_ok)
+        });
+        assert_eq!(cluster.through(homes[1]).get("alice").values, ["milk", "tea"]);
+    }
 
     /// After it has answered, a get's machine waits for the late answers, and brings stale replicas up to date: read repair.
     #[test]

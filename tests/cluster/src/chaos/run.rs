@@ -73,7 +73,17 @@ pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Ou
     let nemesis = Nemesis::start(NODES, tools).await?;
     let client = nemesis.cluster.client().await?;
     let shared = Arc::new(Shared::new(client, "chaos".into(), format!("chaos-{:x}", options.seed), KEYS));
-    let mut run = Run { options, kinds, small_disks, nemesis, shared, started: Instant::now(), rounds: 0, whole_rounds: 0, problems: Vec::new() };
+    let mut run = Run {
+        options,
+        kinds,
+        small_disks,
+        nemesis,
+        shared,
+        started: Instant::now(),
+        rounds: 0,
+        whole_rounds: 0,
+        problems: Vec::new(),
+    };
     let ended = tokio::select! {
         result = run.all_rounds() => Some(result),
         () = stop => None,
