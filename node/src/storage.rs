@@ -132,11 +132,29 @@ impl RocksEngine {
         let watermark =
             Watermark::open(&path.with_extension("synced")).map_err(|error| refused(format!("watermark: {error}")))?;
         let recovery = watermark.compare(db.latest_sequence_number());
-        let mut write_options = WriteOptions::default();
-        write_options.set_sync(false);
-        let (pending, read_options) = (Pending::default(), options::reads());
+        let (pending, read_options, write_options) = (Pending::default(), options::reads(), write_options());
         let (db, watermark, dropped) = (Arc::new(db), Arc::new(watermark), Arc::default());
-        Ok(Self { db, watermark, recovery, pending, dropped, ticket: Ticket(0), read_options, write_options, errors_borne: 0 })
+        let engine =
+            Self { db, watermark, recovery, pending, dropped, ticket: Ticket(0), read_options, write_options, errors_borne: 0 };
+        let emptied = engine.emptied_partitions().map_err(|error| refused(format!("list files: {error}")))?;
+        emptied.into_iter().for_each(|partition| engine.dropped.add(partition));
+        Ok(engine)
+    }
+
+    /// Partitions without an object that have files all the same: the process ended before it gave them back.
+    fn emptied_partitions(&self) -> Result<BTreeSet<PartitionId>, rocksdb::Error> {
+        let files = self.db.live_files()?.into_iter().filter(|file| file.column_family_name == Family::Data.name());
+        let mut partitions: BTreeSet<PartitionId> = files.filter_map(|file| key::read_partition(&file.start_key?).ok()).collect();
+        partitions.retain(|partition| {
+            let (from, until) = key::range_of_partition(*partition);
+            let mut options = options::reads();
+            options.set_iterate_upper_bound(until);
+            let mut objects = self.db.raw_iterator_cf_opt(self.handle(Family::Data), options);
+            objects.seek(from);
+            // What cannot be read is not known to be gone.
+            !objects.valid() && objects.status().is_ok()
+        });
+        Ok(partitions)
     }
 
     /// The log, for the thread that fsyncs it.
@@ -398,8 +416,7 @@ impl Storage for RocksEngine {
         }
         let mut batch = WriteBatch::with_capacity_bytes(pending.bytes());
         for partition in pending.dropped() {
-            let until = key::after_partition(partition).unwrap_or_else(|| key::BEYOND_ALL_PARTITIONS.to_vec());
-            batch.delete_range_cf(self.handle(Family::Data), key::of_partition(partition).to_vec(), until);
+            delete_partition(&mut batch, &self.db, partition);
         }
         for (family, key, value) in pending.writes() {
             match value {
@@ -414,6 +431,18 @@ impl Storage for RocksEngine {
         }
         Ok(self.ticket)
     }
+}
+
+fn delete_partition(batch: &mut WriteBatch, db: &DB, partition: PartitionId) {
+    let (from, until) = key::range_of_partition(partition);
+    batch.delete_range_cf(db.cf_handle(Family::Data.name()).expect("all families were opened"), from, until);
+}
+
+/// Into the log's buffer: the fsync is the syncer's.
+fn write_options() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(false);
+    options
 }
 
 /// The size of the volume that a database lies on; 0 if nobody says.

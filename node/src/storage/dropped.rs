@@ -5,6 +5,9 @@
 //! rewrite, once the tombstone is on stable storage: a crash before that would leave a partition with holes. Files that are just
 //! being compacted stay; they are looked for again.
 //!
+//! A file that goes may hold nothing but the tombstone, and one that stays the objects that it hides. So before each look the
+//! tombstone is written again: one that is newer than all files is always left.
+//!
 //! A partition that is written to again is forgotten here before its first write can reach a file.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use dynamo_core::id::PartitionId;
 use dynamo_core::storage::StorageError;
-use rocksdb::DB;
+use rocksdb::{DB, WriteBatch, WriteOptions};
 
-use super::{Family, failed, key};
+use super::{Family, delete_partition, failed, key};
 
 /// How often a partition's files are looked for.
 const LOOKS: u8 = 3;
@@ -58,13 +61,23 @@ impl Dropped {
         }
     }
 
-    /// Drops whose tombstone is on stable storage after the next fsync that begins after this.
-    pub fn due(&self) -> Vec<u64> {
+    /// Drops whose tombstone, which is written again, is on stable storage after the next fsync that begins after this.
+    pub fn due(&self, db: &DB, options: &WriteOptions) -> Result<Vec<u64>, StorageError> {
         if !self.any.load(Ordering::Acquire) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let now = Instant::now();
-        self.entries().iter().filter(|entry| entry.not_before <= now).map(|entry| entry.drop).collect()
+        // Held to the end: a write to one of them waits until the tombstone is behind it.
+        let entries = self.entries();
+        let (mut due, mut tombstones) = (Vec::new(), WriteBatch::default());
+        for entry in entries.iter().filter(|entry| entry.not_before <= now) {
+            delete_partition(&mut tombstones, db, entry.partition);
+            due.push(entry.drop);
+        }
+        if !due.is_empty() {
+            db.write_opt(tombstones, options).map_err(failed("drop a partition again"))?;
+        }
+        Ok(due)
     }
 
     /// Their tombstones are on stable storage: files that hold nothing else go.
@@ -76,8 +89,7 @@ impl Dropped {
         let mut entries = self.entries();
         let data = db.cf_handle(Family::Data.name()).expect("all families were opened");
         for entry in entries.iter_mut().filter(|entry| due.contains(&entry.drop)) {
-            let until = key::after_partition(entry.partition).unwrap_or_else(|| key::BEYOND_ALL_PARTITIONS.to_vec());
-            let from = key::of_partition(entry.partition).to_vec();
+            let (from, until) = key::range_of_partition(entry.partition);
             db.delete_file_in_range_cf(data, from, until).map_err(failed("free the files of a dropped partition"))?;
             entry.looks -= 1;
             entry.not_before = Instant::now() + LOOKS_EVERY;
@@ -85,5 +97,11 @@ impl Dropped {
         entries.retain(|entry| entry.looks > 0);
         self.any.store(!entries.is_empty(), Ordering::Release);
         Ok(())
+    }
+
+    /// All are looked for at the next fsync.
+    #[cfg(test)]
+    pub fn hurry(&self) {
+        self.entries().iter_mut().for_each(|entry| entry.not_before = Instant::now());
     }
 }

@@ -15,7 +15,7 @@ use dynamo_core::name::{Name, Position};
 use dynamo_core::storage::Cursor;
 
 /// Above every data key: the last partition's last position would need a name whose MD5 is all ones and that starts with ff.
-pub const BEYOND_ALL_PARTITIONS: [u8; 20] = [0xff; 20];
+const BEYOND_ALL_PARTITIONS: [u8; 20] = [0xff; 20];
 
 /// The key of an object.
 pub fn of_object(partition: PartitionId, position: Position, name: &Name) -> Vec<u8> {
@@ -43,6 +43,12 @@ pub fn of_partition(partition: PartitionId) -> [u8; 2] {
 /// The end of the partition's range; `None` for the last.
 pub fn after_partition(partition: PartitionId) -> Option<Vec<u8>> {
     u16::from_be_bytes(of_partition(partition)).checked_add(1).map(|next| next.to_be_bytes().to_vec())
+}
+
+/// From where to before where the partition's objects are.
+pub fn range_of_partition(partition: PartitionId) -> (Vec<u8>, Vec<u8>) {
+    let until = after_partition(partition).unwrap_or_else(|| BEYOND_ALL_PARTITIONS.to_vec());
+    (of_partition(partition).to_vec(), until)
 }
 
 /// The end of the target's range; `None` for the last.

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::dropped::Dropped;
 use super::watermark::Watermark;
+use super::write_options;
 
 /// How far the log is on stable storage, or why it never will be.
 pub type Durable = Result<Ticket, StorageError>;
@@ -89,8 +90,8 @@ pub struct Log {
 impl Log {
     /// Makes everything that was committed durable, and remembers how far that is.
     pub fn sync(&self) -> Result<(), StorageError> {
+        let dropped = self.dropped.due(&self.db, &write_options())?;
         // What has a number now is in the log's buffer, and will be on disk when the fsync returns; what comes meanwhile may be.
-        let dropped = self.dropped.due();
         let sequence = self.db.latest_sequence_number();
         self.db.flush_wal(true).map_err(|error| StorageError(format!("fsync of the log: {error}")))?;
         self.watermark.record(sequence).map_err(|error| StorageError(format!("write the watermark: {error}")))?;

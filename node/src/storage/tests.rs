@@ -289,7 +289,7 @@ fn an_fsync_before_a_partition_was_dropped_again_frees_nothing() {
         engine.commit().unwrap();
     };
     drop_it(&mut engine);
-    let due = engine.dropped.due();
+    let due = engine.dropped.due(&engine.db, &engine.write_options).unwrap();
     engine.write(PartitionId(1), &Name::new("b", "new"), &object(1, 10)).unwrap();
     engine.commit().unwrap();
     drop_it(&mut engine);
@@ -298,4 +298,46 @@ fn an_fsync_before_a_partition_was_dropped_again_frees_nothing() {
     assert_eq!(size(&engine), before, "a crash may still take the second drop back");
     engine.log().sync().unwrap();
     assert!(size(&engine) < before);
+}
+
+#[test]
+fn each_look_for_a_dropped_partitions_files_leaves_a_tombstone_that_is_newer_than_what_is_spared() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = filled(&dir, 2);
+    engine.drop_partition(PartitionId(1)).unwrap();
+    engine.commit().unwrap();
+    engine.log().sync().unwrap();
+    // The first look took the files, and the tombstone with them. This stands for a file that was being compacted, and stayed.
+    let name = Name::new("b", "old");
+    let key = super::key::of_object(PartitionId(1), name.position(), &name);
+    engine.db.put_cf(engine.handle(super::Family::Data), key, object(1, 4_000).encode()).unwrap();
+    assert_eq!(count(&engine, 1), 1);
+    engine.dropped.hurry();
+    engine.log().sync().unwrap();
+    assert_eq!((count(&engine, 0), count(&engine, 1)), (64, 0));
+    drop(engine);
+    assert_eq!(count(&open(&dir, Expect::Database), 1), 0);
+}
+
+#[test]
+fn files_that_a_killed_process_had_not_given_back_go_at_the_next_start_unless_the_partition_is_written_to_before() {
+    for written in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let mut engine = filled(&dir, 4);
+        let before = size(&engine);
+        engine.drop_partition(PartitionId(1)).unwrap();
+        engine.commit().unwrap();
+        engine.db.flush_wal(true).unwrap();
+        drop(engine);
+        let mut engine = open(&dir, Expect::Database);
+        engine.compact(false).unwrap();
+        if written {
+            engine.write(PartitionId(1), &Name::new("b", "new"), &object(1, 10)).unwrap();
+            engine.commit().unwrap();
+        }
+        engine.log().sync().unwrap();
+        let left = size(&engine) as f64 / before as f64;
+        assert_eq!(left < 0.8, !written, "{left} of the files are left");
+        assert_eq!([0, 1, 2, 3].map(|partition| count(&engine, partition)), [64, usize::from(written), 64, 64]);
+    }
 }
