@@ -254,6 +254,10 @@ impl RocksEngine {
         let mut stored = self.db.raw_iterator_cf_opt(self.handle(family), options);
         stored.seek(from);
         loop {
+            if !stored.valid() {
+                // At a block that cannot be read it stands as it does behind the last record.
+                stored.status().map_err(failed("scan"))?;
+            }
             let on_disk = stored.item().filter(|(key, _)| !self.pending.hides(family, key));
             let flow = match (on_disk, pending.peek()) {
                 (Some((key, value)), next) if next.is_none_or(|(newer, _)| key < newer.as_slice()) => {
@@ -273,7 +277,7 @@ impl RocksEngine {
                     stored.next();
                     ControlFlow::Continue(())
                 }
-                (_, None) => return stored.status().map_err(failed("scan")),
+                (_, None) => return Ok(()),
             };
             if flow.is_break() {
                 return Ok(());

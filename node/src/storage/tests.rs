@@ -341,3 +341,23 @@ fn files_that_a_killed_process_had_not_given_back_go_at_the_next_start_unless_th
         assert_eq!([0, 1, 2, 3].map(|partition| count(&engine, partition)), [64, usize::from(written), 64, 64]);
     }
 }
+
+#[test]
+fn a_damaged_block_beneath_writes_that_wait_is_an_error_and_not_the_end() {
+    let dir = TempDir::new().unwrap();
+    drop(filled(&dir, 1));
+    let file = std::fs::read_dir(path(&dir)).unwrap().map(|entry| entry.unwrap().path());
+    let file = file.filter(|file| file.extension().is_some_and(|extension| extension == "sst")).max().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    // The objects are in the first half.
+    let at = bytes.len() / 3;
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let mut engine = open(&dir, Expect::Database);
+    for counter in 0..64 {
+        engine.write(PartitionId(0), &Name::new("b", format!("new-{counter}")), &object(counter, 10)).unwrap();
+    }
+    assert_eq!(engine.scan(PartitionId(0), None, 4, usize::MAX).unwrap().len(), 4, "what is before it can be read");
+    let found = engine.scan(PartitionId(0), None, 80, usize::MAX);
+    assert!(found.as_ref().is_err_and(|error| error.0.contains("scan")), "{:?}", found.map(|found| found.len()));
+}
