@@ -210,7 +210,8 @@ pub struct ValidConfig {
     pub cluster: ClusterId,
     /// Where its identity and its data lie.
     pub data_dir: PathBuf,
-    /// Below this much free space in `data_dir` the node takes no writes; 256 MiB, or a quarter of a smaller disk, if absent.
+    /// Below this much free space in `data_dir` the node takes no writes. If absent, 256 MiB or four write buffers, whichever is more,
+    /// and at most a quarter of the disk.
     pub disk_reserve_bytes: Option<u64>,
     /// Its failure domain.
     pub zone: String,

@@ -320,7 +320,11 @@ impl Driver {
     }
 
     fn look_at_space(&mut self) -> Result<(), StorageError> {
-        let Some(writable) = self.space.look() else { return Ok(()) };
+        let changed = self.space.look();
+        if !self.space.is_writable() {
+            self.node.storage().write_out_removals()?;
+        }
+        let Some(writable) = changed else { return Ok(()) };
         self.node.storage().compact(writable)?;
         self.node.handle(Input::Space { writable }, self.clock.now(), &mut self.outputs)
     }

@@ -148,7 +148,7 @@ impl Bound {
         };
         let node = Node::open(identity, config.protocol, data.engine, rand::random(), clock.now())?;
 
-        let space = Space::new(config.data_dir, config.disk_reserve_bytes);
+        let space = Space::new(config.data_dir, config.disk_reserve_bytes, config.storage.write_buffer_bytes);
         let (inbox, received) = Inbox::new();
         let (ready, is_ready) = watch::channel(false);
         let (stop_clients, clients_stop) = watch::channel(false);

@@ -33,7 +33,7 @@ use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::name::Name;
 use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
 use dynamo_core::version::Object;
-use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 use thiserror::Error;
 use tracing::warn;
 
@@ -198,14 +198,28 @@ impl RocksEngine {
         Ok(())
     }
 
-    /// Whether files are compacted. On a disk that is nearly full they are not: that would write before it removes, and fill what is
-    /// left. Dropped partitions free their files without it.
+    /// Whether files of objects are compacted. On a disk that is nearly full they are not: that would write before it removes, and
+    /// fill what is left. Dropped partitions free their files without it. Hints are always compacted, a little at a time: a node
+    /// that filled its disk with them gets it back by delivering them.
     pub fn compact(&self, yes: bool) -> Result<(), StorageError> {
-        for family in Family::ALL {
-            let set = self.db.set_options_cf(self.handle(family), &options::compacting(yes));
-            set.map_err(failed("turn compaction on or off"))?;
+        let set = self.db.set_options_cf(self.handle(Family::Data), &options::compacting(yes));
+        set.map_err(failed("turn compaction on or off"))
+    }
+
+    /// Begins to write the removals of hints to a file, where compaction meets them. They are much smaller than what they remove, and
+    /// would stay in memory while a disk is full of it.
+    pub fn write_out_removals(&self) -> Result<(), StorageError> {
+        let hints = self.handle(Family::Hints);
+        let of_hints = |name: &str| self.db.property_int_value_cf(hints, name).ok().flatten().unwrap_or(0);
+        // Compaction has enough to do with those that wait for it.
+        if of_hints("rocksdb.num-deletes-active-mem-table") == 0
+            || of_hints("rocksdb.num-files-at-level0") >= options::HINT_FILES_TO_COMPACT
+        {
+            return Ok(());
         }
-        Ok(())
+        let mut flush = FlushOptions::default();
+        flush.set_wait(false);
+        self.db.flush_cf_opt(hints, &flush).map_err(failed("write out removals"))
     }
 
     /// Name and value of what RocksDB tells of itself.

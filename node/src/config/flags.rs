@@ -19,7 +19,8 @@ pub struct Flags {
     /// Directory of this node's identity and data.
     #[arg(long, env = "DYNAMO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Free space in the data directory below which the node takes no writes (default 268435456, a quarter of a small disk).
+    /// Free space in the data directory below which the node takes no writes (default 268435456, more with large write buffers, less on a
+    /// small disk).
     #[arg(long, env = "DYNAMO_DISK_RESERVE_BYTES", value_name = "BYTES")]
     pub disk_reserve_bytes: Option<u64>,
     /// Failure domain of this node.

@@ -25,6 +25,10 @@ const LOG_BYTES_MAX: u64 = 512 << 20;
 const LOG_SHARE: u64 = 16;
 /// ... and not less than this, or memtables would be written out by the handful.
 const LOG_BYTES_MIN: u64 = 16 << 20;
+/// New files of hints that start a compaction.
+pub const HINT_FILES_TO_COMPACT: u64 = 4;
+/// A file of hints of which this part are removals is compacted without waiting for others.
+const HINT_REMOVALS_TO_COMPACT: f64 = 0.5;
 const MIB: usize = 1 << 20;
 
 /// Settings of the whole database, on a volume of this size.
@@ -113,7 +117,14 @@ fn of(family: Family, settings: &StorageSettings, cache: &Cache) -> Options {
             options.set_target_file_size_base(64 * MIB as u64);
             cut_files_at_partitions(&options);
         }
-        Family::Hints => options.set_write_buffer_size(settings.write_buffer_bytes / 4),
+        Family::Hints => {
+            // Delivered hints free their space on a disk that is nearly full too, so no compaction may need much of it.
+            options.set_write_buffer_size(settings.write_buffer_bytes / 4);
+            options.set_target_file_size_base(16 * MIB as u64);
+            options.set_max_bytes_for_level_base(64 * MIB as u64);
+            options.set_level_zero_file_num_compaction_trigger(HINT_FILES_TO_COMPACT as i32);
+            options.add_compact_on_deletion_collector_factory(0, 0, HINT_REMOVALS_TO_COMPACT);
+        }
         Family::Meta => options.set_write_buffer_size(4 * MIB),
     }
     options

@@ -361,3 +361,43 @@ fn a_damaged_block_beneath_writes_that_wait_is_an_error_and_not_the_end() {
     let found = engine.scan(PartitionId(0), None, 80, usize::MAX);
     assert!(found.as_ref().is_err_and(|error| error.0.contains("scan")), "{:?}", found.map(|found| found.len()));
 }
+
+#[test]
+fn removed_hints_free_their_space_even_on_a_disk_that_is_nearly_full() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let size = |engine: &RocksEngine| {
+        engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
+        let hints = engine.handle(super::Family::Hints);
+        engine.db.property_int_value_cf(hints, "rocksdb.live-sst-files-size").unwrap().unwrap()
+    };
+    // Too few for their removals to fill a memtable. The first target's are delivered, the second's wait on.
+    let (target, other) = (NodeId([1; 16]), NodeId([2; 16]));
+    let names: Vec<Name> = (0..400).map(|counter| Name::new("b", counter.to_string())).collect();
+    let mut random = Random::new(1);
+    let mut hint = || {
+        let mut object = object(1, 0);
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let data: Vec<u8> = (0..500).flat_map(|_| random.next_u64().to_be_bytes()).collect();
+        object.update(&CausalContext::default(), Dot { actor, counter: 7 }, Value { data: Some(data.into()), written_ms: 1 });
+        object
+    };
+    for names in names.chunks(20) {
+        for name in names {
+            engine.write_hint(target, PartitionId(0), name, &hint()).unwrap();
+        }
+        engine.write_hint(other, PartitionId(0), &names[0], &hint()).unwrap();
+        engine.commit().unwrap();
+    }
+    engine.db.flush_cf(engine.handle(super::Family::Hints)).unwrap();
+    let before = size(&engine);
+    engine.compact(false).unwrap();
+    for name in &names {
+        engine.remove_hint(target, PartitionId(0), name).unwrap();
+    }
+    engine.commit().unwrap();
+    engine.write_out_removals().unwrap();
+    let left = size(&engine);
+    assert!(left < before / 5, "{left} of {before} bytes are left");
+    assert_eq!(engine.hint_totals().unwrap()[&other].0, 20);
+}
