@@ -8,11 +8,13 @@
 //! | [`driver`] | the loop that owns the protocol |
 //! | [`peers`] | links to other nodes |
 //! | [`server`] | gRPC: clients, administrators, peers |
+//! | [`connections`] | how many connections each port takes, and for how long a silent one |
 //! | [`metrics`] | HTTP: metrics and probes |
 //!
 //! Everything but the fsyncs runs on one thread, in the runtime of whoever awaits [`Bound::run`].
 
 pub mod config;
+pub mod connections;
 pub mod driver;
 pub mod identity;
 pub mod metrics;
@@ -33,6 +35,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use config::{ConfigError, Listen, ValidConfig};
+use connections::{Acceptor, Connections, SILENCE_MAX, Speaks};
 use driver::{Clock, Driver, Inbox, Shared, Space};
 use identity::{DataDir, IdentityError};
 use peers::{Own, Peers};
@@ -104,11 +107,13 @@ pub struct Bound {
     peer: TcpListener,
     http: TcpListener,
     listen: Listen,
+    connections: Connections,
 }
 
 impl Bound {
     /// Takes the directory and the ports. A port 0 becomes a free one.
     pub async fn new(config: ValidConfig) -> Result<Self, NodeError> {
+        let connections = Connections::of(connections::open_files_max());
         let client = listen("listen.client", config.listen.client).await?;
         let peer = listen("listen.peer", config.listen.peer).await?;
         let http = listen("listen.http", config.listen.http).await?;
@@ -118,7 +123,7 @@ impl Bound {
             http: bound("listen.http", config.listen.http, &http)?,
         };
         let data = identity::open(&config)?;
-        Ok(Self { config, data, client, peer, http, listen })
+        Ok(Self { config, data, client, peer, http, listen, connections })
     }
 
     /// Where it listens.
@@ -133,7 +138,7 @@ impl Bound {
 
     /// Serves until `stop` completes, then finishes what is in flight and makes it durable.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Self { config, data, client, peer, http, listen } = self;
+        let Self { config, data, client, peer, http, listen, connections } = self;
         let own = own(&config, &data, listen);
         info!(node = %own.node, cluster = %own.cluster, zone = config.zone, generation = data.generation, ?listen, "starting");
         let clock = Clock::start();
@@ -157,11 +162,14 @@ impl Bound {
         let kv = KvService::new(inbox.clone(), shared.clone(), clients_stop.clone());
         let admin = AdminService::new(inbox.clone());
         let peers = PeerService::new(own.clone(), inbox.clone(), peers_stop.clone());
+        let grpc = |listener, share| Acceptor::new(listener, share, Speaks::Http2, SILENCE_MAX);
+        let (client, peer) = (grpc(client, connections.clients.clone()), grpc(peer, connections.peers.clone()));
+        let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, SILENCE_MAX);
         // Dropping the set ends them all.
         let mut servers = JoinSet::new();
         servers.spawn(named("client", server::serve_clients(client, kv, admin, is_ready.clone(), clients_stop)));
         servers.spawn(named("peer", server::serve_peers(peer, peers, peers_stop.clone())));
-        servers.spawn(named("http", metrics::serve(http, inbox.clone(), is_ready, peers_stop)));
+        servers.spawn(named("http", metrics::serve(http, inbox.clone(), connections, is_ready, peers_stop)));
 
         let links = Peers::new(own, config.seeds, inbox);
         let driver = Driver::new(node, syncer, received, links, clock, space, shared, ready);

@@ -19,25 +19,27 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::connections::{Acceptor, Connections};
 use crate::driver::{Closed, Inbox, Question, Snapshot};
 use crate::server::wait_for;
 
 /// Counters of the driver among its gauges: what only grows.
-const GAUGES_THAT_COUNT: [&str; 3] = ["links_overflowed", "messages_without_link", "messages_too_long"];
+const GAUGES_THAT_COUNT: [&str; 4] = ["links_overflowed", "messages_without_link", "messages_too_long", "connections_refused"];
 
 #[derive(Clone)]
 struct Probed {
     inbox: Inbox,
+    connections: Connections,
     ready: watch::Receiver<bool>,
 }
 
 /// Serves until `stopping` turns true.
 pub async fn serve(
-    listener: TcpListener,
+    acceptor: Acceptor,
     inbox: Inbox,
+    connections: Connections,
     ready: watch::Receiver<bool>,
     stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
@@ -45,8 +47,8 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz/live", get(|| async { "ok\n" }))
         .route("/healthz/ready", get(readiness))
-        .with_state(Probed { inbox, ready });
-    axum::serve(listener, router).with_graceful_shutdown(wait_for(stopping)).await
+        .with_state(Probed { inbox, connections, ready });
+    axum::serve(acceptor, router).with_graceful_shutdown(wait_for(stopping)).await
 }
 
 async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
@@ -62,12 +64,15 @@ async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(probed): State<Probed>) -> Response {
     match probed.inbox.ask(Question::Snapshot).await {
-        Ok(snapshot) => match encode(snapshot) {
-            Ok(text) => {
-                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+        Ok(mut snapshot) => {
+            snapshot.gauges.extend(probed.connections.gauges());
+            match encode(snapshot) {
+                Ok(text) => {
+                    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+                }
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
             }
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        },
+        }
         Err(Closed) => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),
     }
 }

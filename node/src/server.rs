@@ -1,6 +1,6 @@
 //! The services that others connect to: they check, hand over to the loop, and hand back.
 //!
-//! Every limit of a connection is here: message lengths in both directions, streams, keepalive. What a message may contain is
+//! Every limit of a connection that was taken is here: message lengths in both directions, streams, keepalive. What a message may contain is
 //! checked in `dynamo-proto`.
 
 pub mod admin;
@@ -14,14 +14,14 @@ use dynamo_proto::v1;
 use dynamo_proto::v1::admin_server::AdminServer;
 use dynamo_proto::v1::kv_server::KvServer;
 use dynamo_proto::v1::peer_server::PeerServer;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::connections::Acceptor;
 use crate::driver::Closed;
 use crate::peers::MESSAGE_BYTES_MAX;
 
@@ -46,7 +46,7 @@ fn builder() -> Server {
 
 /// What clients, administrators and tools connect to. Ends gracefully when `stopping` turns true.
 pub async fn serve_clients(
-    listener: TcpListener,
+    acceptor: Acceptor,
     kv: kv::KvService,
     admin: admin::AdminService,
     ready: watch::Receiver<bool>,
@@ -57,7 +57,7 @@ pub async fn serve_clients(
     let kv = KvServer::new(kv).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin = AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = with_reflection(builder().add_service(kv).add_service(admin).add_service(health));
-    let serving = router.serve_with_incoming_shutdown(incoming(listener), wait_for(stopping));
+    let serving = router.serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping));
     tokio::select! {
         served = serving => served,
         never = reporting => match never {},
@@ -66,16 +66,12 @@ pub async fn serve_clients(
 
 /// What peers connect to. Ends gracefully when `stopping` turns true.
 pub async fn serve_peers(
-    listener: TcpListener,
+    acceptor: Acceptor,
     peer: peer::PeerService,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let peer = PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    builder().add_service(peer).serve_with_incoming_shutdown(incoming(listener), wait_for(stopping)).await
-}
-
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+    builder().add_service(peer).serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping)).await
 }
 
 /// Both versions of the reflection protocol: older tools only know the first.
