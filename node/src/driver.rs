@@ -17,9 +17,10 @@ mod clock;
 mod inbox;
 mod question;
 mod space;
+mod window;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dynamo_core::durations::Durations;
@@ -38,11 +39,14 @@ use crate::peers::{Link, LinkEvent, Peers};
 use crate::storage::RocksEngine;
 use crate::storage::syncer::{Durable, Syncer};
 
-pub use clients::{Reply, SESSION_REQUESTS_MAX, SessionSender};
+pub use clients::Reply;
 pub use clock::Clock;
 pub use inbox::{Closed, Inbox, Queued};
 pub use question::{Question, Refused, Snapshot, Topology};
 pub use space::Space;
+#[cfg(test)]
+pub use window::SESSION_BYTES_MAX;
+pub use window::{SessionReceiver, SessionSender, Window};
 
 use clients::Clients;
 
@@ -88,16 +92,27 @@ pub enum Event {
     Question(Question),
 }
 
-/// What others may know of the loop at any time.
+/// What the loop and those who ask it know of each other at any time.
 #[derive(Clone, Default)]
 pub struct Shared {
     epoch: Arc<AtomicU64>,
+    answer_bytes: Arc<AtomicUsize>,
 }
 
 impl Shared {
     /// The epoch of the node's ring.
     pub fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of answers that wait for clients to read them.
+    pub fn answer_bytes(&self) -> usize {
+        self.answer_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Both ends of a new session's answers, and its window.
+    pub fn session(&self) -> (SessionSender, SessionReceiver, Arc<Window>) {
+        SessionSender::new(Arc::clone(&self.answer_bytes))
     }
 }
 

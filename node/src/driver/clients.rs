@@ -7,17 +7,14 @@ use std::collections::HashMap;
 
 use dynamo_core::request::{ClientHandle, Operation, Outcome, Request};
 use dynamo_proto::v1;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+
+use super::window::SessionSender;
 
 /// Requests that may wait at this node, over all connections.
 pub const CLIENTS_MAX: usize = 16_384;
 /// Bytes of the values that those requests may hold.
 const CLIENT_BYTES_MAX: usize = 256 << 20;
-/// Requests that may be in flight on one session; the node reads no more of it until some are answered.
-pub const SESSION_REQUESTS_MAX: usize = 1_024;
-
-/// Takes a session's answers. Its length is bounded by [`SESSION_REQUESTS_MAX`], which the session's reader enforces.
-pub type SessionSender = mpsc::UnboundedSender<v1::SessionResponse>;
 
 /// Where an answer goes.
 pub enum Reply {
@@ -37,7 +34,7 @@ impl Reply {
     pub fn send(self, outcome: Outcome) {
         match self {
             Self::Once(reply) => drop(reply.send(outcome)),
-            Self::Session { id, session } => drop(session.send(v1::SessionResponse { id, response: Some(outcome.into()) })),
+            Self::Session { id, session } => session.send(v1::SessionResponse { id, response: Some(outcome.into()) }),
         }
     }
 }

@@ -91,6 +91,7 @@ impl Driver {
     fn snapshot(&self, now: Now) -> Snapshot {
         let mut gauges = self.node.storage().gauges();
         gauges.push(("clients_waiting", self.clients.len() as u64));
+        gauges.push(("session_answer_bytes", self.shared.answer_bytes() as u64));
         gauges.extend(self.peers.gauges());
         gauges.extend(self.space.gauges());
         Snapshot {

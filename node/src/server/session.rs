@@ -1,8 +1,7 @@
 //! One session: many requests in flight on one stream, many in a frame, answered in the order of completion.
 //!
 //! A task reads frames and hands each to the loop as one event; the stream of answers puts all that wait into one frame. What
-//! is in flight is bounded: the reader takes a permit for each request, the stream returns it with the answer, and a client
-//! that does not read its answers is not read from either.
+//! is in flight is bounded by the session's window: a client that does not read its answers is not read from either.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,70 +9,75 @@ use std::task::{Context, Poll};
 
 use dynamo_proto::kv::session_request;
 use dynamo_proto::v1;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use prost::Message as _;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tonic::{Status, Streaming};
+use tokio::sync::watch;
+use tonic::Status;
 
 use super::wait_for;
-use crate::driver::{Event, Inbox, SESSION_REQUESTS_MAX, SessionSender, Shared};
+use crate::driver::{Event, Inbox, SessionReceiver, SessionSender, Shared, Window};
 
 /// A frame takes no further answer when it has this many bytes.
 const FRAME_BYTES: usize = 1 << 20;
 
 /// The session's outgoing stream.
 pub struct Answers {
-    receiver: mpsc::UnboundedReceiver<v1::SessionResponse>,
-    permits: Arc<Semaphore>,
+    receiver: SessionReceiver,
+    window: Arc<Window>,
     shared: Shared,
 }
 
 /// Begins to read `frames`.
-pub fn start(frames: Streaming<v1::SessionRequests>, inbox: Inbox, shared: Shared, stopping: watch::Receiver<bool>) -> Answers {
-    let (session, receiver) = mpsc::unbounded_channel();
-    let permits = Arc::new(Semaphore::new(SESSION_REQUESTS_MAX));
-    tokio::spawn(read(frames, inbox, session, Arc::clone(&permits), stopping));
-    Answers { receiver, permits, shared }
+pub fn start(
+    frames: impl Stream<Item = Result<v1::SessionRequests, Status>> + Unpin + Send + 'static,
+    inbox: Inbox,
+    shared: Shared,
+    stopping: watch::Receiver<bool>,
+) -> Answers {
+    let (session, receiver, window) = shared.session();
+    tokio::spawn(read(frames, inbox, session, Arc::clone(&window), stopping));
+    Answers { receiver, window, shared }
 }
 
 /// Ends when the client has said all, went away, or the node stops; what is in flight is still answered.
 async fn read(
-    mut frames: Streaming<v1::SessionRequests>,
+    mut frames: impl Stream<Item = Result<v1::SessionRequests, Status>> + Unpin,
     inbox: Inbox,
     session: SessionSender,
-    permits: Arc<Semaphore>,
+    window: Arc<Window>,
     stopping: watch::Receiver<bool>,
 ) {
     let stop = wait_for(stopping);
     tokio::pin!(stop);
     loop {
         let frame = tokio::select! {
-            frame = frames.message() => frame,
+            frame = frames.next() => frame,
             () = &mut stop => return,
         };
-        let Ok(Some(v1::SessionRequests { mut requests, .. })) = frame else { return };
+        let Some(Ok(v1::SessionRequests { requests, .. })) = frame else { return };
+        let mut requests = requests.into_iter();
         // More than may be in flight is handed over in parts.
-        while !requests.is_empty() {
-            let rest = requests.split_off(requests.len().min(SESSION_REQUESTS_MAX));
-            if hand_over(requests, &inbox, &session, &permits).await.is_none() {
+        while requests.len() > 0 {
+            let Some(taken) = window.take(requests.len()).await else { return };
+            if hand_over(requests.by_ref().take(taken), &inbox, &session).await.is_none() {
                 return;
             }
-            requests = rest;
         }
     }
 }
 
-/// `None` when the session or the node has ended.
-async fn hand_over(frame: Vec<v1::SessionRequest>, inbox: &Inbox, session: &SessionSender, permits: &Semaphore) -> Option<()> {
-    permits.acquire_many(u32::try_from(frame.len()).ok()?).await.ok()?.forget();
-    let bytes = frame.iter().map(prost::Message::encoded_len).sum();
-    let mut requests = Vec::with_capacity(frame.len());
-    for v1::SessionRequest { id, request } in frame {
+/// `None` when the node has ended.
+async fn hand_over(part: impl Iterator<Item = v1::SessionRequest>, inbox: &Inbox, session: &SessionSender) -> Option<()> {
+    let mut requests = Vec::with_capacity(part.size_hint().0);
+    let mut bytes = 0;
+    for request in part {
+        bytes += request.encoded_len();
+        let v1::SessionRequest { id, request } = request;
         match session_request(request) {
             Ok(request) => requests.push((id, request)),
             Err(failure) => {
                 let response = v1::session_response::Response::Failure(failure.into());
-                session.send(v1::SessionResponse { id, response: Some(response) }).ok()?;
+                session.send(v1::SessionResponse { id, response: Some(response) });
             }
         }
     }
@@ -89,8 +93,8 @@ impl Stream for Answers {
         let mut ended = false;
         while frame_bytes < FRAME_BYTES {
             match self.receiver.poll_recv(context) {
-                Poll::Ready(Some(response)) => {
-                    frame_bytes += response.encoded_len();
+                Poll::Ready(Some((bytes, response))) => {
+                    frame_bytes += bytes;
                     responses.push(response);
                 }
                 Poll::Ready(None) => {
@@ -100,7 +104,7 @@ impl Stream for Answers {
                 Poll::Pending => break,
             }
         }
-        self.permits.add_permits(responses.len());
+        self.window.read(responses.len(), frame_bytes);
         match (responses.is_empty(), ended) {
             (false, _) => Poll::Ready(Some(Ok(v1::SessionResponses { responses, epoch: self.shared.epoch().0 }))),
             (true, true) => Poll::Ready(None),
@@ -111,7 +115,69 @@ impl Stream for Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        // The client went away: a reader that waits for a permit waits for nothing.
-        self.permits.close();
+        self.window.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use dynamo_core::id::{Epoch, Incarnation, NodeId};
+    use dynamo_core::request::{Evidence, Success};
+    use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
+    use futures::{FutureExt as _, stream};
+
+    use crate::driver::{Queued, Reply, SESSION_BYTES_MAX};
+
+    fn gets(ids: std::ops::Range<u64>) -> v1::SessionRequests {
+        let get = v1::GetRequest { bucket: "b".into(), key: "k".into(), ..Default::default() };
+        let request = |id| v1::SessionRequest { id, request: Some(v1::session_request::Request::Get(get.clone())) };
+        v1::SessionRequests { requests: ids.map(request).collect(), epoch: 0 }
+    }
+
+    fn found(bytes: usize) -> Success {
+        let mut object = Object::default();
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let value = Value { data: Some(vec![7; bytes].into()), written_ms: 0 };
+        object.update(&CausalContext::default(), Dot { actor, counter: 1 }, value);
+        let evidence = Evidence { epoch: Epoch(1), nodes: Vec::new(), durable: 0, hinted: 0 };
+        Success::Got { object, context: bytes::Bytes::new(), evidence }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_holds_no_more_than_its_share_and_gets_all_answers_once_it_reads() {
+        const REQUESTS: u64 = 1_000;
+        const VALUE_BYTES: usize = 1 << 20;
+        let (inbox, mut events) = Inbox::new();
+        let shared = Shared::default();
+        let (_stop, stopping) = watch::channel(false);
+        let mut answers = start(stream::iter([Ok(gets(0..REQUESTS))]), inbox, shared.clone(), stopping);
+        let mut answer_all = async || {
+            // On this one thread the reader goes on whenever the test lets it.
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+                while let Ok(Queued { event: Event::Session { requests, session }, .. }) = events.try_recv() {
+                    for (id, _) in requests {
+                        Reply::Session { id, session: session.clone() }.send(Ok(found(VALUE_BYTES)));
+                    }
+                }
+            }
+        };
+        let bound = SESSION_BYTES_MAX + VALUE_BYTES;
+        answer_all().await;
+        assert!((SESSION_BYTES_MAX / 2..=bound).contains(&shared.answer_bytes()), "{} bytes", shared.answer_bytes());
+        let mut answered = BTreeSet::new();
+        while let Some(Some(frame)) = answers.next().now_or_never() {
+            for v1::SessionResponse { id, response } in frame.unwrap().responses {
+                assert!(matches!(response, Some(v1::session_response::Response::Get(_))), "{response:?}");
+                assert!(answered.insert(id), "{id} is answered twice");
+            }
+            answer_all().await;
+            assert!(shared.answer_bytes() <= bound, "{} bytes", shared.answer_bytes());
+        }
+        assert_eq!(answered.len() as u64, REQUESTS);
+        assert_eq!(shared.answer_bytes(), 0);
     }
 }
