@@ -10,6 +10,9 @@ use tonic::{Request, Response, Status};
 use super::stopping;
 use crate::driver::{Inbox, Question, Refused, Snapshot};
 
+/// Partitions that one call may name: as many as a ring can have. The loop answers nobody else while it looks them up.
+const PARTITIONS_MAX: usize = 1 << 16;
+
 /// Asks the loop on behalf of administrators and tools.
 #[derive(Clone)]
 pub struct AdminService {
@@ -56,7 +59,7 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::PartitionDigestsRequest>,
     ) -> Result<Response<v1::PartitionDigestsResponse>, Status> {
-        let partitions = request.into_inner().partitions.into_iter().map(PartitionId).collect();
+        let partitions = named(request.into_inner().partitions)?;
         let digests = self.inbox.ask(|reply| Question::PartitionDigests(partitions, reply)).await;
         let digests = digests.map_err(stopping)?.map_err(refused)?;
         let wire = |(PartitionId(partition), root, objects): (PartitionId, dynamo_core::version::Digest, u64)| {
@@ -64,6 +67,18 @@ impl Admin for AdminService {
         };
         Ok(Response::new(v1::PartitionDigestsResponse { digests: digests.into_iter().map(wire).collect() }))
     }
+}
+
+/// Each partition once.
+fn named(mut partitions: Vec<u32>) -> Result<Vec<PartitionId>, Status> {
+    if partitions.len() > PARTITIONS_MAX {
+        let count = partitions.len();
+        let reason = format!("partitions: {count} entries, at most {PARTITIONS_MAX}; name each once, or none to ask for all");
+        return Err(Status::invalid_argument(reason));
+    }
+    partitions.sort_unstable();
+    partitions.dedup();
+    Ok(partitions.into_iter().map(PartitionId).collect())
 }
 
 fn status_response(snapshot: Snapshot) -> v1::StatusResponse {
@@ -82,5 +97,19 @@ fn status_response(snapshot: Snapshot) -> v1::StatusResponse {
         counters: counters.each().map(|(name, value)| (name.to_string(), value)).collect(),
         generation: identity.generation,
         ..status.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_looked_up_once_each_and_no_more_than_a_ring_can_have() {
+        assert_eq!(named(vec![3, 1, 3, 1, 2]).unwrap(), [1, 2, 3].map(PartitionId));
+        assert_eq!(named(vec![7; PARTITIONS_MAX]).unwrap(), [PartitionId(7)]);
+        let refused = named(vec![7; PARTITIONS_MAX + 1]).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().starts_with("partitions: 65537 entries, at most 65536"), "{refused}");
     }
 }
