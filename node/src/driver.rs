@@ -97,6 +97,16 @@ pub enum Event {
 pub struct Shared {
     epoch: Arc<AtomicU64>,
     answer_bytes: Arc<AtomicUsize>,
+    sessions_read: Arc<AtomicUsize>,
+}
+
+/// A session is being read as long as this is there.
+pub struct Reading(Arc<AtomicUsize>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -108,6 +118,17 @@ impl Shared {
     /// Bytes of answers that wait for clients to read them.
     pub fn answer_bytes(&self) -> usize {
         self.answer_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A session begins to be read: the loop does not end before that does.
+    pub fn reading(&self) -> Reading {
+        self.sessions_read.fetch_add(1, Ordering::Relaxed);
+        Reading(Arc::clone(&self.sessions_read))
+    }
+
+    /// Sessions that are being read.
+    pub fn sessions_read(&self) -> usize {
+        self.sessions_read.load(Ordering::Relaxed)
     }
 
     /// Both ends of a new session's answers, and its window.
@@ -212,7 +233,7 @@ impl Driver {
     }
 
     fn is_drained(&self, deadline: Option<Instant>) -> bool {
-        let idle = self.clients.is_empty() && self.events.is_empty();
+        let idle = self.clients.is_empty() && self.events.is_empty() && self.shared.sessions_read() == 0;
         deadline.is_some_and(|deadline| idle || Instant::now() >= deadline)
     }
 
@@ -279,7 +300,7 @@ impl Driver {
 
     fn ask(&mut self, request: Request, reply: Reply, now: Now) -> Result<(), StorageError> {
         if self.stopping {
-            reply.send(Err(Failure::NotServing("the node is stopping".into())));
+            refuse(reply);
             return Ok(());
         }
         match self.clients.admit(reply, &request) {
@@ -395,8 +416,23 @@ impl Driver {
         }
     }
 
+    /// Who asked and will not be heard any more is told so.
+    fn refuse_the_rest(&mut self) {
+        self.events.close();
+        while let Ok(Queued { event, .. }) = self.events.try_recv() {
+            match event {
+                Event::Request { reply, .. } => refuse(reply),
+                Event::Session { requests, session } => {
+                    requests.into_iter().for_each(|(id, _)| refuse(Reply::Session { id, session: session.clone() }));
+                }
+                Event::Messages { .. } | Event::Link(_) | Event::Question(_) => {}
+            }
+        }
+    }
+
     /// The last group, with the mark of a clean stop, is committed and fsynced.
     fn finish(mut self) -> Result<(), StorageError> {
+        self.refuse_the_rest();
         let abandoned = self.clients.len();
         if abandoned > 0 {
             error!(abandoned, "stopped at the deadline with requests in flight; their clients do not know the outcome");
@@ -408,4 +444,8 @@ impl Driver {
         info!(ticket = ticket.0, "everything is on stable storage");
         Ok(())
     }
+}
+
+fn refuse(reply: Reply) {
+    reply.send(Err(Failure::NotServing("the node is stopping".into())));
 }

@@ -2,10 +2,13 @@
 //!
 //! A task reads frames and hands each to the loop as one event; the stream of answers puts all that wait into one frame. What
 //! is in flight is bounded by the session's window: a client that does not read its answers is not read from either.
+//!
+//! A node that stops goes on reading for a moment, so that what was on its way is refused and not left without a word.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use dynamo_proto::kv::session_request;
 use dynamo_proto::v1;
@@ -19,6 +22,8 @@ use crate::driver::{Event, Inbox, SessionReceiver, SessionSender, Shared, Window
 
 /// A frame takes no further answer when it has this many bytes.
 const FRAME_BYTES: usize = 1 << 20;
+/// For so long a session is read after the node was told to stop: a client far away hears of it, and what it sent until then arrives.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// The session's outgoing stream.
 pub struct Answers {
@@ -35,26 +40,31 @@ pub fn start(
     stopping: watch::Receiver<bool>,
 ) -> Answers {
     let (session, receiver, window) = shared.session();
-    tokio::spawn(read(frames, inbox, session, Arc::clone(&window), stopping));
+    let reading = shared.reading();
+    let reader = read(frames, inbox, session, Arc::clone(&window));
+    tokio::spawn(async move {
+        let stop = async {
+            wait_for(stopping).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            () = reader => {}
+            () = stop => {}
+        }
+        drop(reading);
+    });
     Answers { receiver, window, shared }
 }
 
-/// Ends when the client has said all, went away, or the node stops; what is in flight is still answered.
+/// Ends when the client has said all or went away; what is in flight is still answered.
 async fn read(
     mut frames: impl Stream<Item = Result<v1::SessionRequests, Status>> + Unpin,
     inbox: Inbox,
     session: SessionSender,
     window: Arc<Window>,
-    stopping: watch::Receiver<bool>,
 ) {
-    let stop = wait_for(stopping);
-    tokio::pin!(stop);
-    loop {
-        let frame = tokio::select! {
-            frame = frames.next() => frame,
-            () = &mut stop => return,
-        };
-        let Some(Ok(v1::SessionRequests { requests, .. })) = frame else { return };
+    while let Some(Ok(v1::SessionRequests { requests, .. })) = frames.next().await {
         let mut requests = requests.into_iter();
         // More than may be in flight is handed over in parts.
         while requests.len() > 0 {
@@ -125,7 +135,7 @@ mod tests {
 
     use super::*;
     use dynamo_core::id::{Epoch, Incarnation, NodeId};
-    use dynamo_core::request::{Evidence, Success};
+    use dynamo_core::request::{Evidence, Failure, Success};
     use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
     use futures::{FutureExt as _, stream};
 
@@ -179,5 +189,27 @@ mod tests {
         }
         assert_eq!(answered.len() as u64, REQUESTS);
         assert_eq!(shared.answer_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_on_its_way_when_the_node_stops_is_handed_over_and_then_the_session_ends() {
+        let (inbox, mut events) = Inbox::new();
+        let shared = Shared::default();
+        let (_stop, stopping) = watch::channel(true);
+        let frames = stream::iter((0..20).map(|id| Ok(gets(id..id + 1)))).chain(stream::pending());
+        let mut answers = start(frames, inbox, shared.clone(), stopping);
+        assert_eq!(shared.sessions_read(), 1);
+        let mut refused = BTreeSet::new();
+        while let Some(Queued { event: Event::Session { requests, session }, .. }) = events.recv().await {
+            for (id, _) in requests {
+                Reply::Session { id, session: session.clone() }.send(Err(Failure::NotServing("stopping".into())));
+            }
+            while let Some(Some(frame)) = answers.next().now_or_never() {
+                refused.extend(frame.unwrap().responses.into_iter().map(|response| response.id));
+            }
+        }
+        assert!(refused.into_iter().eq(0..20));
+        assert_eq!(shared.sessions_read(), 0);
+        assert!(answers.next().await.is_none());
     }
 }
