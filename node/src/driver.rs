@@ -39,7 +39,7 @@ use crate::peers::{Link, LinkEvent, Peers};
 use crate::storage::RocksEngine;
 use crate::storage::syncer::{Durable, Syncer};
 
-pub use clients::Reply;
+pub use clients::{CLIENTS_MAX, Reply};
 pub use clock::Clock;
 pub use inbox::{Closed, Inbox, Queued};
 pub use question::{Question, Refused, Snapshot, Topology};

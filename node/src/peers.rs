@@ -7,7 +7,8 @@
 //! Every address of a seed or of a node that gossip told of is dialled for as long as it is known, with growing, jittered waits; a seed's
 //! name may stand for many nodes, and each of them is.
 //! Two addresses may lead to one node; the link by the address that the node itself tells is the one that stays. A queue that
-//! overflows ends its link: a peer that cannot keep up is better served by anti-entropy than by a backlog.
+//! overflows ends its link, and the next one comes soon: a peer that cannot keep up is better served by anti-entropy than by a
+//! backlog.
 
 mod dial;
 mod queue;
@@ -85,8 +86,8 @@ pub struct Link {
     /// Distinguishes the links to one node.
     serial: u64,
     queue: QueueSender,
-    /// The dialling task ends the connection when this is dropped.
-    _held: oneshot::Sender<()>,
+    /// The dialling task ends the connection when this is dropped, and dials again at once if it is told so before.
+    held: oneshot::Sender<()>,
 }
 
 /// What the dialling tasks and the peer service tell the loop.
@@ -227,7 +228,10 @@ impl Peers {
             Err(queue::Full::Queue) => {
                 warn!(peer = %to, "the queue is full: the link is dropped and dialled again");
                 self.links_overflowed += 1;
-                self.links.remove(&to);
+                if let Some(link) = self.links.remove(&to) {
+                    // A link that has ended by itself is dialled again too.
+                    let _ = link.held.send(());
+                }
                 self.overflowed.push(to);
             }
         }

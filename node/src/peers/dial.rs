@@ -36,14 +36,23 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 enum Ended {
     /// The address leads to this node.
     Own,
-    /// The loop let go of it: there is a better one, or its queue overflowed.
+    /// The loop let go of it: there is a better one.
     LetGo,
+    /// The loop let go of it because its queue overflowed.
+    Overflowed,
     /// It never worked: whatever the network or the peer said.
     Failed(String),
     /// It worked, and the loop was told why it does not any more.
     Lost,
     /// The node ends.
     Stopping,
+}
+
+impl Ended {
+    /// Whether a link that lived so long is no use: dialled again at once, it would end at once.
+    fn leads_elsewhere(&self, lived: Duration) -> bool {
+        matches!(self, Self::Own | Self::LetGo) && lived < GOOD_LINK
+    }
 }
 
 /// Where nodes are that are dialled by the addresses which they told themselves.
@@ -86,19 +95,13 @@ async fn follow(
                 if lived > GOOD_LINK {
                     wait = WAIT_MIN;
                 }
-                let pause = match ended {
+                let pause = if ended.leads_elsewhere(lived) { WAIT_IDLE } else { wait };
+                match ended {
                     Ended::Stopping => return,
-                    Ended::Own | Ended::LetGo if lived < GOOD_LINK => WAIT_IDLE,
-                    Ended::Own | Ended::LetGo => wait,
-                    Ended::Lost => {
-                        reasons.last.clear();
-                        wait
-                    }
-                    Ended::Failed(reason) => {
-                        reasons.tell(reason);
-                        wait
-                    }
-                };
+                    Ended::Own | Ended::LetGo | Ended::Overflowed => {}
+                    Ended::Lost => reasons.last.clear(),
+                    Ended::Failed(reason) => reasons.tell(reason),
+                }
                 look_at = look_at.min(tokio::time::Instant::now() + jittered(pause));
             }
             () = tokio::time::sleep_until(if places.is_empty() { look_at } else { greet_at }) => {
@@ -184,7 +187,7 @@ async fn link(place: SocketAddr, address: &str, own: &Own, inbox: &Inbox) -> End
         dialled: address.to_string(),
         serial,
         queue,
-        _held: held,
+        held,
     };
     if inbox.send(Event::Link(LinkEvent::Up(link)), 0).await.is_err() {
         return Ended::Stopping;
@@ -195,7 +198,7 @@ async fn link(place: SocketAddr, address: &str, own: &Own, inbox: &Inbox) -> End
             Ok(None) => "the peer ended the stream".to_string(),
             Err(status) => said(&status),
         },
-        _ = &mut let_go => return Ended::LetGo,
+        overflowed = &mut let_go => return if overflowed.is_ok() { Ended::Overflowed } else { Ended::LetGo },
     };
     let down = LinkEvent::Down { node, serial, reason };
     if inbox.send(Event::Link(down), 0).await.is_err() { Ended::Stopping } else { Ended::Lost }
@@ -306,6 +309,24 @@ mod tests {
         tokio::select! {
             () = following => panic!("it dials for ever"),
             linked = linked(&mut events, 2) => assert_eq!(linked, [2, 3]),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_whose_queue_overflowed_is_not_taken_for_one_that_there_is_a_better_one_for() {
+        for overflowed in [true, false] {
+            let (peer, address) = (node(2).await, "seeds:7401");
+            let (inbox, mut events) = Inbox::new();
+            let own = node(1).await.0;
+            let letting_go = async {
+                let Event::Link(LinkEvent::Up(link)) = events.recv().await.unwrap().event else { panic!("no link") };
+                if overflowed {
+                    link.held.send(()).unwrap();
+                }
+            };
+            let (ended, ()) = tokio::join!(link(peer.1, address, &own, &inbox), letting_go);
+            assert_eq!(matches!(ended, Ended::Overflowed), overflowed);
+            assert_eq!(ended.leads_elsewhere(Duration::ZERO), !overflowed);
         }
     }
 }

@@ -11,9 +11,10 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 
 use super::MESSAGE_BYTES_MAX;
+use crate::driver::CLIENTS_MAX;
 
-/// Messages that may wait for one peer.
-const QUEUE_MESSAGES_MAX: usize = 4_096;
+/// Messages that may wait for one peer: one turn of the loop may have some for it from each request that is in flight.
+const QUEUE_MESSAGES_MAX: usize = 4 * CLIENTS_MAX;
 /// Bytes that may wait for one peer. One message may always wait, whatever its length.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// A frame takes no further message when it has this many bytes: it costs the next frame nothing to wait for the socket.
@@ -167,6 +168,18 @@ mod tests {
             std::iter::from_fn(|| frames.next().now_or_never().flatten()).map(|frame| frame.messages.len()).collect();
         assert_eq!(lengths, [1, 1, 1]);
         assert_eq!(queue.load(), (0, 0));
+    }
+
+    #[test]
+    fn whatever_one_turn_has_for_a_peer_fits_into_its_queue() {
+        let (queue, mut frames) = new(v1::PeerFrame::default());
+        frames.next().now_or_never();
+        // A write, a read, an answer to each, for as many requests as there may be.
+        for _ in 0..4 * CLIENTS_MAX {
+            queue.push(ping()).unwrap();
+        }
+        let frames = std::iter::from_fn(|| frames.next().now_or_never().flatten());
+        assert_eq!(frames.map(|frame| frame.messages.len()).sum::<usize>(), 4 * CLIENTS_MAX);
     }
 
     #[test]
