@@ -9,7 +9,9 @@ mod flags;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use dynamo_core::config::{BUCKET_BYTES_MAX, BucketProperties, Config, QuorumDefaults, Reconciliation};
 use dynamo_core::id::ClusterId;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use thiserror::Error;
 
 pub use flags::Flags;
@@ -29,8 +32,15 @@ const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 const TREE_CHECKPOINT_INTERVAL_MS_MIN: u64 = 1_000;
 /// Below this, looking for tombstones would cost more than they do.
 const REAP_INTERVAL_MS_MIN: u64 = 1_000;
-/// Below this, RocksDB's write buffer makes more work than it saves.
-const WRITE_BUFFER_BYTES_MIN: usize = 1 << 20;
+/// Below this, RocksDB's write buffer makes more work than it saves; above, three of them are more than a machine has memory for.
+const WRITE_BUFFER_BYTES: RangeInclusive<usize> = 1 << 20..=4 << 30;
+/// Without a cache RocksDB ends the process; above, no machine has the memory.
+const BLOCK_CACHE_BYTES: RangeInclusive<usize> = 1 << 20..=1 << 40;
+/// Above this, no cluster has so many replicas of anything, and no request could succeed. A ring's N is 3 as a rule, and at most 7 in
+/// a cluster that the operator runs.
+const QUORUM_MAX: u8 = 32;
+/// The longest name that DNS knows.
+const HOST_BYTES_MAX: usize = 253;
 
 /// Why the configuration is refused.
 #[derive(Debug, Error)]
@@ -77,6 +87,7 @@ struct Settings {
     advertise: AdvertiseSettings,
     seeds: Vec<String>,
     quorum: QuorumSettings,
+    #[serde(deserialize_with = "distinct")]
     buckets: BTreeMap<String, BucketSettings>,
     request_timeout_ms: Option<u64>,
     hint_after_ms: Option<u64>,
@@ -140,6 +151,36 @@ enum ReconciliationSetting {
     #[default]
     Siblings,
     LastWriterWins,
+}
+
+/// Buckets, each of which is there once: of two, the first would be lost without a word.
+fn distinct<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, BucketSettings>, D::Error> {
+    struct Distinct;
+
+    impl<'de> Visitor<'de> for Distinct {
+        type Value = BTreeMap<String, BucketSettings>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("buckets by name")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut buckets = BTreeMap::new();
+            while let Some(bucket) = entries.next_key::<String>()? {
+                if buckets.contains_key(&bucket) {
+                    return Err(A::Error::custom(format!("{bucket:?} is there twice; name each bucket once")));
+                }
+                buckets.insert(bucket, entries.next_value()?);
+            }
+            Ok(buckets)
+        }
+    }
+
+    from.deserialize_map(Distinct)
 }
 
 impl BucketSettings {
@@ -327,8 +368,12 @@ fn address(field: &str, text: &str) -> Result<SocketAddr, ConfigError> {
 
 fn advertise_host(host: Option<String>, listen: &Listen) -> Result<String, ConfigError> {
     match host {
-        Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(host),
-        Some(host) => wrong("advertise.host", format!("{host:?} is not a host name or an IP address")),
+        Some(host) if is_host(&host) => Ok(host),
+        Some(host) => {
+            let reason =
+                format!("{host:?} is not a host name or an IP address; leave out schemes and ports, which are those of listen");
+            wrong("advertise.host", reason)
+        }
         None if listen.peer.ip().is_loopback() && listen.client.ip() == listen.peer.ip() => Ok(listen.peer.ip().to_string()),
         None => {
             let reason = format!(
@@ -340,9 +385,27 @@ fn advertise_host(host: Option<String>, listen: &Listen) -> Result<String, Confi
     }
 }
 
+/// A name of DNS, or an IP address; one of version 6 may be in brackets.
+fn is_host(host: &str) -> bool {
+    let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_name = |host: &str| {
+        let is_label = |label: &str| {
+            let inner = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+            !label.is_empty() && label.chars().all(inner)
+        };
+        host.len() <= HOST_BYTES_MAX && host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
+    };
+    match in_brackets {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.parse::<IpAddr>().is_ok() || is_name(host),
+    }
+}
+
 fn seeds(seeds: Vec<String>) -> Result<Vec<String>, ConfigError> {
     for seed in &seeds {
-        let host_and_port = seed.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        // Without brackets nobody can tell where an address of version 6 ends.
+        let host_and_port =
+            seed.rsplit_once(':').filter(|(host, _)| is_host(host) && (host.starts_with('[') || !host.contains(':')));
         if !host_and_port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
             return wrong("seeds", format!("{seed:?} is not HOST:PORT; write it like 10.0.0.1:7401"));
         }
@@ -442,6 +505,10 @@ fn quorum(field: &str, settings: QuorumSettings, default: QuorumDefaults) -> Res
         if count == 0 {
             return wrong(format!("{field}.{name}"), "0; at least one replica has to answer");
         }
+        if count > QUORUM_MAX {
+            let reason = format!("{count}; no ring has so many replicas, give at most its N (and {QUORUM_MAX} at the very most)");
+            return wrong(format!("{field}.{name}"), reason);
+        }
     }
     // What is inherited gives way to a smaller R or W; what is written must fit.
     let within = |name: &str, given: Option<u8>, inherited: u8, of: &str, most: u8| match given {
@@ -460,11 +527,17 @@ fn quorum(field: &str, settings: QuorumSettings, default: QuorumDefaults) -> Res
 
 fn engine(settings: &EngineSettings) -> Result<StorageSettings, ConfigError> {
     let default = StorageSettings::default();
-    let write_buffer_bytes = settings.write_buffer_bytes.unwrap_or(default.write_buffer_bytes);
-    if write_buffer_bytes < WRITE_BUFFER_BYTES_MIN {
-        return wrong("storage.write_buffer_bytes", format!("{write_buffer_bytes}; give at least {WRITE_BUFFER_BYTES_MIN}"));
-    }
-    Ok(StorageSettings { block_cache_bytes: settings.block_cache_bytes.unwrap_or(default.block_cache_bytes), write_buffer_bytes })
+    let within = |name: &str, given: Option<usize>, default: usize, bounds: RangeInclusive<usize>| match given {
+        Some(bytes) if !bounds.contains(&bytes) => {
+            wrong(format!("storage.{name}"), format!("{bytes}; give {} to {}", bounds.start(), bounds.end()))
+        }
+        given => Ok(given.unwrap_or(default)),
+    };
+    let EngineSettings { block_cache_bytes, write_buffer_bytes } = *settings;
+    Ok(StorageSettings {
+        block_cache_bytes: within("block_cache_bytes", block_cache_bytes, default.block_cache_bytes, BLOCK_CACHE_BYTES)?,
+        write_buffer_bytes: within("write_buffer_bytes", write_buffer_bytes, default.write_buffer_bytes, WRITE_BUFFER_BYTES)?,
+    })
 }
 
 fn log_level(level: Option<&str>) -> Result<tracing::Level, ConfigError> {

@@ -1,4 +1,4 @@
-//! The command line and the environment: one flag and one variable for each scalar of the file.
+//! The command line and the environment: one flag and one variable for each key of the file but `buckets`, which is a table.
 
 use std::path::PathBuf;
 
@@ -65,6 +65,18 @@ pub struct Flags {
     /// Bytes of hints kept for one node.
     #[arg(long, env = "DYNAMO_HINT_BYTES_MAX")]
     pub hint_bytes_max: Option<u64>,
+    /// Milliseconds that one request in a hundred may take before background work gives way (default 50).
+    #[arg(long, env = "DYNAMO_BACKGROUND_P99_MS_MAX", value_name = "MS")]
+    pub background_p99_ms_max: Option<u64>,
+    /// Bytes per second that background work may always move (default 1048576).
+    #[arg(long, env = "DYNAMO_BACKGROUND_BYTES_PER_SECOND_MIN", value_name = "BYTES")]
+    pub background_bytes_per_second_min: Option<u64>,
+    /// Bytes per second that background work may move at most (default 67108864).
+    #[arg(long, env = "DYNAMO_BACKGROUND_BYTES_PER_SECOND_MAX", value_name = "BYTES")]
+    pub background_bytes_per_second_max: Option<u64>,
+    /// Milliseconds between two times that hash trees are stored (default 60000).
+    #[arg(long, env = "DYNAMO_TREE_CHECKPOINT_INTERVAL_MS", value_name = "MS")]
+    pub tree_checkpoint_interval_ms: Option<u64>,
     /// Milliseconds between two looks for tombstones that can go; 0 keeps them all (default 60000).
     #[arg(long, env = "DYNAMO_REAP_INTERVAL_MS", value_name = "MS")]
     pub reap_interval_ms: Option<u64>,
@@ -104,6 +116,10 @@ impl Flags {
         over(&mut settings.request_timeout_ms, self.request_timeout_ms);
         over(&mut settings.hint_after_ms, self.hint_after_ms);
         over(&mut settings.hint_bytes_max, self.hint_bytes_max);
+        over(&mut settings.background.p99_ms_max, self.background_p99_ms_max);
+        over(&mut settings.background.bytes_per_second_min, self.background_bytes_per_second_min);
+        over(&mut settings.background.bytes_per_second_max, self.background_bytes_per_second_max);
+        over(&mut settings.tree_checkpoint_interval_ms, self.tree_checkpoint_interval_ms);
         over(&mut settings.reap_interval_ms, self.reap_interval_ms);
         over(&mut settings.clock_skew_ms_max, self.clock_skew_ms_max);
         over(&mut settings.storage.block_cache_bytes, self.storage_block_cache_bytes);

@@ -51,7 +51,7 @@ tree_checkpoint_interval_ms: 1000
 reap_interval_ms: 2000
 clock_skew_ms_max: 50
 disk_reserve_bytes: 6
-storage: {{block_cache_bytes: 1, write_buffer_bytes: 1048576}}
+storage: {{block_cache_bytes: 1048576, write_buffer_bytes: 1048577}}
 log: {{level: debug, format: json}}
 "
     );
@@ -74,7 +74,7 @@ log: {{level: debug, format: json}}
     assert_eq!(config.protocol.tree_checkpoint_interval, Duration::from_secs(1));
     assert_eq!(config.protocol.reap_interval, Duration::from_secs(2));
     assert_eq!(config.disk_reserve_bytes, Some(6));
-    assert_eq!(config.storage, StorageSettings { block_cache_bytes: 1, write_buffer_bytes: 1 << 20 });
+    assert_eq!(config.storage, StorageSettings { block_cache_bytes: 1 << 20, write_buffer_bytes: (1 << 20) + 1 });
     assert_eq!((config.log_level, config.log_format), (tracing::Level::DEBUG, LogFormat::Json));
 }
 
@@ -93,7 +93,12 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
         (with("zone: ''"), "zone: 0 bytes; give 1 to 63"),
         (with("seeds: ['10.0.0.1']"), "seeds: \"10.0.0.1\" is not HOST:PORT; write it like"),
         (with("seeds: ['10.0.0.1:0']"), "seeds: \"10.0.0.1:0\" is not HOST:PORT"),
+        (with("seeds: ['10.0.0.1 :7401']"), "seeds: \"10.0.0.1 :7401\" is not HOST:PORT"),
+        (with("seeds: ['http://node-0:7401']"), "seeds: \"http://node-0:7401\" is not HOST:PORT"),
+        (with("seeds: ['::1:7401']"), "seeds: \"::1:7401\" is not HOST:PORT"),
         (with("quorum: {r: 0}"), "quorum.r: 0; at least one"),
+        (with("quorum: {w: 255}"), "quorum.w: 255; no ring has so many replicas, give at most its N"),
+        (with("buckets: {carts: {r: 33}}"), "buckets.carts.r: 33; no ring has so many replicas"),
         (with("quorum: {w: 2, dw: 3}"), "quorum.dw: 3 is above w, which is 2"),
         (with("quorum: {r: 1, pr: 2}"), "quorum.pr: 2 is above r, which is 1"),
         (with("buckets: {carts: {w: 0}}"), "buckets.carts.w: 0; at least one"),
@@ -108,7 +113,10 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
         ),
         (with("tree_checkpoint_interval_ms: 1"), "tree_checkpoint_interval_ms: 1; give at least 1000"),
         (with("reap_interval_ms: 1"), "reap_interval_ms: 1; give at least 1000, or 0 to keep all tombstones"),
-        (with("storage: {write_buffer_bytes: 1}"), "storage.write_buffer_bytes: 1; give at least"),
+        (with("storage: {write_buffer_bytes: 1}"), "storage.write_buffer_bytes: 1; give 1048576 to 4294967296"),
+        (with("storage: {write_buffer_bytes: 5000000000}"), "storage.write_buffer_bytes: 5000000000; give"),
+        (with("storage: {block_cache_bytes: 0}"), "storage.block_cache_bytes: 0; give 1048576 to"),
+        (with("storage: {block_cache_bytes: 18446744073709551615}"), "storage.block_cache_bytes: 18446744073709551615; give"),
         (with("log: {level: loud}"), "log.level: \"loud\"; give one of error,"),
         (with("log: {format: xml}"), "log.format: \"xml\"; give text or json"),
     ];
@@ -130,6 +138,65 @@ fn a_node_on_loopback_alone_advertises_the_address_it_listens_on() {
         error.starts_with("advertise.host: absent, and others cannot dial one host at 127.0.0.2:2 and 127.0.0.1:1"),
         "{error}"
     );
+}
+
+#[test]
+fn what_is_advertised_is_a_host_without_a_scheme_or_a_port() {
+    let long = "a".repeat(254);
+    let with = |host: &str| load(&LEAST.replace("10.0.0.3", &format!("'{host}'")));
+    for host in ["node-0.peers.default.svc.cluster.local", "node_0.", "10.0.0.3", "::1", "[2001:db8::1]"] {
+        assert_eq!(with(host).unwrap().advertise_host, host);
+    }
+    for host in ["", "a b", "http://a", "a:7401", "10.0.0.3:7401", "[::1]:7401", "[a]", "a/b", "a..b", ".", &long] {
+        let error = with(host).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("advertise.host: {host:?} is not a host name or an IP address; leave out")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_bucket_that_is_there_twice_is_refused_by_name() {
+    let error =
+        load(&format!("{LEAST}buckets:\n  carts: {{w: 1}}\n  others: {{}}\n  carts: {{w: 3}}\n")).unwrap_err().to_string();
+    assert!(error.contains("node.yaml: buckets") && error.contains("\"carts\" is there twice"), "{error}");
+    assert!(load(&format!("{LEAST}buckets:\n")).unwrap().protocol.buckets.is_empty());
+}
+
+/// The paths of all scalars and lists that a file may have, as its refusals tell them.
+fn keys(path: &[&str]) -> Vec<String> {
+    let at = |keys: &[&str], value: &str| keys.iter().rev().fold(value.to_string(), |value, key| format!("{{{key}: {value}}}"));
+    let error = parse(&at(path, "{nothing: 0}"), "node.yaml").map(drop).map_err(|error| error.to_string());
+    let Some((_, known)) = error.as_ref().err().and_then(|error| error.split_once("unknown field `nothing`, expected ")) else {
+        return vec![path.join(".")];
+    };
+    let known = known.split('`').skip(1).step_by(2);
+    known.flat_map(|key| keys(&[path, &[key]].concat())).collect()
+}
+
+#[test]
+fn each_key_of_the_file_has_a_flag_and_a_variable_which_set_it() {
+    use clap::{CommandFactory, Parser};
+    let mut keys = keys(&[]);
+    assert!(keys.contains(&"background.bytes_per_second_max".to_string()) && keys.len() > 20, "{keys:?}");
+    keys.retain(|key| key != "buckets");
+    let command = Flags::command();
+    let arguments: Vec<_> = command.get_arguments().filter(|argument| argument.get_long() != Some("config")).collect();
+    let mut flags: Vec<String> = arguments.iter().filter_map(|argument| Some(format!("--{}", argument.get_long()?))).collect();
+    let mut expected: Vec<String> = keys.iter().map(|key| format!("--{}", key.replace(['.', '_'], "-"))).collect();
+    flags.sort();
+    expected.sort();
+    assert_eq!(flags, expected);
+    for argument in arguments {
+        let flag = argument.get_long().unwrap();
+        let variable = argument.get_env().unwrap().to_str().unwrap();
+        assert_eq!(variable, format!("DYNAMO_{}", flag.replace('-', "_").to_uppercase()));
+        let mut settings = Settings::default();
+        Flags::try_parse_from(["dynamo-node", &format!("--{flag}"), "77"]).unwrap().apply(&mut settings);
+        let set = format!("{settings:?}");
+        assert_eq!(set.matches("77").count(), 1, "{flag}: {set}");
+    }
 }
 
 #[test]
