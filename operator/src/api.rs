@@ -4,6 +4,7 @@
 //! whose messages name the field and the fix; [`crate::valid`] refuses the same again, for objects stored under an older CRD.
 //! `crds/dynamocluster.yaml` is generated from this file (`dynamo-operator crd`), and a test keeps it current.
 
+mod pod;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use pod::{ImagePullSecret, Pod};
 pub use status::{DynamoClusterStatus, MemberState, MemberStatus};
 
 /// The CRD as YAML, as it lies in `crds/`.
@@ -183,6 +185,16 @@ pub struct DynamoClusterSpec {
     /// When the kubelet pulls the image. Default IfNotPresent.
     #[serde(default)]
     pub image_pull_policy: ImagePullPolicy,
+
+    /// Secrets of the cluster's namespace with credentials of the image's registry. Changing them restarts the nodes one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub image_pull_secrets: Vec<ImagePullSecret>,
+
+    /// The nodes' pods: where Kubernetes runs them, and what others read on them. Changing any of it restarts the nodes one by one.
+    #[serde(default)]
+    pub pod: Pod,
 
     /// Each node's volume.
     #[serde(default)]

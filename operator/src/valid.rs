@@ -3,6 +3,8 @@
 //! The API server refuses the same by CEL. This is for objects that were stored under an older CRD: they get a condition that
 //! names the field and the fix, and never a panic.
 
+mod pod;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -13,7 +15,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use thiserror::Error;
 
-use crate::api::{Bucket, DynamoCluster, ImagePullPolicy, PodDisruptionBudget, Replication, Resources, Settings, Storage};
+use crate::api::{
+    Bucket, DynamoCluster, ImagePullPolicy, ImagePullSecret, Pod, PodDisruptionBudget, Replication, Resources, Settings, Storage,
+};
 use crate::quantity;
 
 /// The zone of a cluster that names none.
@@ -39,6 +43,8 @@ pub struct ValidCluster {
     pub(crate) partition_bits: u8,
     pub(crate) image: String,
     pub(crate) image_pull_policy: ImagePullPolicy,
+    pub(crate) image_pull_secrets: Vec<ImagePullSecret>,
+    pub(crate) pod: Pod,
     pub(crate) storage: Storage,
     pub(crate) resources: Option<Resources>,
     pub(crate) buckets: Vec<Bucket>,
@@ -110,6 +116,7 @@ impl ValidCluster {
             return Err(invalid("spec.storage.size", "is not a size; write for example 10Gi"));
         }
         check_settings(&spec.settings, &spec.storage)?;
+        pod::check(&spec.pod)?;
         if spec.image.is_empty() {
             return Err(invalid("spec.image", "is empty; name the image of dynamo-node"));
         }
@@ -130,6 +137,8 @@ impl ValidCluster {
             partition_bits,
             image: spec.image.clone(),
             image_pull_policy: spec.image_pull_policy,
+            image_pull_secrets: spec.image_pull_secrets.clone(),
+            pod: spec.pod.clone(),
             storage: spec.storage.clone(),
             resources: spec.resources.clone(),
             buckets: spec.buckets.clone(),
@@ -338,8 +347,15 @@ fn check_layers(buckets: &[Bucket], replication: u8, partition_bits: u8) -> Resu
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::api::DynamoClusterSpec;
+    use crate::build::labels;
+
+    fn pairs(key: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(key.to_owned(), value.to_owned())])
+    }
 
     /// A cluster `shop/cart` of `replicas` nodes in `zones`, with 16 partitions.
     pub(crate) fn cluster(replicas: i32, zones: &[&str]) -> DynamoCluster {
@@ -382,7 +398,8 @@ pub(crate) mod tests {
         let [one, two] = [1, 2].map(|n| bucket(serde_json::json!({ "name": n.to_string(), "factor": n })));
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
-        let cases: [(&str, Damage); 18] = [
+        let tolerations = |tolerations| serde_json::from_value(tolerations).unwrap();
+        let cases: [(&str, Damage); 30] = [
             ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),
             ("spec.replicas", &|cluster| cluster.spec.replicas = 2),
@@ -401,6 +418,26 @@ pub(crate) mod tests {
             ("spec.buckets[].r", &|cluster| cluster.spec.buckets = vec![small.clone()]),
             ("spec.buckets[].factor", &|cluster| {
                 (cluster.spec.partitions, cluster.spec.buckets) = (32_768, vec![one.clone(), two.clone()]);
+            }),
+            ("spec.pod.labels", &|cluster| cluster.spec.pod.labels = pairs(labels::ZONE, "a")),
+            ("spec.pod.labels", &|cluster| cluster.spec.pod.labels = pairs("app.kubernetes.io/name", "a")),
+            ("spec.pod.labels", &|cluster| cluster.spec.pod.labels = pairs("a", "two words")),
+            ("spec.pod.annotations", &|cluster| cluster.spec.pod.annotations = pairs(labels::CONFIG_HASH, "a")),
+            ("spec.pod.annotations", &|cluster| cluster.spec.pod.annotations = pairs("two words", "a")),
+            ("spec.pod.annotations", &|cluster| cluster.spec.pod.annotations = pairs("Domain/name", "a")),
+            ("spec.pod.nodeSelector", &|cluster| cluster.spec.pod.node_selector = pairs("a/b/c", "a")),
+            ("spec.pod.tolerations", &|cluster| cluster.spec.pod.tolerations = tolerations(json!([{ "value": "a" }]))),
+            ("spec.pod.tolerations", &|cluster| {
+                cluster.spec.pod.tolerations = tolerations(json!([{ "operator": "Exists", "value": "a" }]));
+            }),
+            ("spec.pod.tolerations", &|cluster| {
+                cluster.spec.pod.tolerations = tolerations(json!([{ "key": "a", "operator": "Has" }]));
+            }),
+            ("spec.pod.tolerations", &|cluster| {
+                cluster.spec.pod.tolerations = tolerations(json!([{ "key": "a", "effect": "Never" }]));
+            }),
+            ("spec.pod.tolerations", &|cluster| {
+                cluster.spec.pod.tolerations = tolerations(json!([{ "key": "a", "tolerationSeconds": 5 }]));
             }),
             ("spec.zones[].name", &|cluster| cluster.spec.zones[1].name = "a".into()),
         ];

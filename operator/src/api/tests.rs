@@ -71,6 +71,11 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
     assert_eq!(verdict(&cluster(json!({})), None), "");
     let rare = json!({ "diskReserveBytes": 5_i64 << 30, "reapIntervalMs": 0 });
     assert_eq!(verdict(&cluster(json!({ "spec": { "settings": rare } })), None), "", "half of the default size, and no reaping");
+    let pod = json!({
+        "labels": { "team": "shop", "app.kubernetes.io/part-of": "shop" }, "annotations": { "example.org/note": "any text" },
+        "tolerations": [{ "operator": "Exists" }, { "key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5 }]
+    });
+    assert_eq!(verdict(&cluster(json!({ "spec": { "pod": pod } })), None), "");
     let cases = [
         (json!({ "spec": { "replicas": 2 } }), "spec.replicas: must be at least spec.replication.factor"),
         (json!({ "spec": { "replication": { "factor": 3, "r": 4, "w": 2 } } }), "spec.replication.r: must be at most"),
@@ -92,6 +97,23 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
         (json!({ "spec": { "buckets": [{ "name": "a", "factor": 2, "r": 3 }] } }), "spec.buckets[].r and .w: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "factor": 1, "dw": 2 }] } }), "spec.buckets[].dw: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "factor": 1, "pw": 2 }] } }), "spec.buckets[].pr and .pw: must be at most"),
+        (json!({ "spec": { "pod": { "labels": { "app.kubernetes.io/name": "x" } } } }), "spec.pod.labels: dynamokv.io/*"),
+        (json!({ "spec": { "pod": { "labels": { "dynamokv.io/zone": "x" } } } }), "spec.pod.labels: dynamokv.io/*"),
+        (
+            json!({ "spec": { "pod": { "annotations": { "dynamokv.io/config-hash": "x" } } } }),
+            "spec.pod.annotations: dynamokv.io/*",
+        ),
+        (
+            json!({ "spec": { "pod": { "tolerations": [{ "key": "a", "operator": "Has" }] } } }),
+            "spec.pod.tolerations: operator is",
+        ),
+        (
+            json!({ "spec": { "pod": { "tolerations": [{ "key": "a", "effect": "Never" }] } } }),
+            "spec.pod.tolerations: operator is",
+        ),
+        (json!({ "spec": { "pod": { "tolerations": [{ "value": "a" }] } } }), "without it there is a key"),
+        (json!({ "spec": { "pod": { "tolerations": [{ "operator": "Exists", "value": "a" }] } } }), "there is no value"),
+        (json!({ "spec": { "pod": { "tolerations": [{ "key": "a", "tolerationSeconds": 5 }] } } }), "NoExecute only"),
         (json!({ "metadata": { "name": "a".repeat(41) } }), "metadata.name: at most 40 characters"),
         (json!({ "metadata": { "name": "9lives" } }), "starts with a letter"),
         (

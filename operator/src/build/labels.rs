@@ -6,6 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::valid::ValidCluster;
 
+/// How the operator's own labels and annotations begin.
+pub const OWN: &str = "dynamokv.io/";
 /// Which cluster an object belongs to.
 pub const CLUSTER: &str = "dynamokv.io/cluster";
 /// Which zone a pod or a volume belongs to.
@@ -36,6 +38,13 @@ pub fn all(cluster: &ValidCluster) -> BTreeMap<String, String> {
     labels.insert("app.kubernetes.io/component".to_owned(), "node".to_owned());
     labels.insert("app.kubernetes.io/managed-by".to_owned(), "dynamo-operator".to_owned());
     labels
+}
+
+/// Whether a pod's label is the operator's to set.
+pub fn is_reserved(key: &str) -> bool {
+    let shared =
+        ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"];
+    key.starts_with(OWN) || shared.contains(&key)
 }
 
 /// `labels` and the zone.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, GRPCAction, Lifecycle, LifecycleHandler,
-    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
+    LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -28,12 +28,15 @@ const START_SECONDS_MAX: i32 = 600;
 
 /// The template of `zone`'s pods.
 pub fn template(cluster: &ValidCluster, zone: &Zone) -> PodTemplateSpec {
+    // The later entry of two counts: nothing in the spec replaces what the operator's objects are found by, nor a zone's place.
+    let mut all_labels = cluster.pod.labels.clone();
+    all_labels.extend(labels::with_zone(labels::all(cluster), &zone.name));
+    let mut annotations = cluster.pod.annotations.clone();
+    annotations.insert(labels::CONFIG_HASH.to_owned(), config_map::hash(cluster));
+    let mut node_selector = cluster.pod.node_selector.clone();
+    node_selector.extend(zone.node_selector.clone());
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels::with_zone(labels::all(cluster), &zone.name)),
-            annotations: Some(BTreeMap::from([(labels::CONFIG_HASH.to_owned(), config_map::hash(cluster))])),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(all_labels), annotations: Some(annotations), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             service_account_name: Some(service_account::name(cluster)),
             automount_service_account_token: Some(false),
@@ -48,7 +51,11 @@ pub fn template(cluster: &ValidCluster, zone: &Zone) -> PodTemplateSpec {
                 seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
                 ..PodSecurityContext::default()
             }),
-            node_selector: (!zone.node_selector.is_empty()).then(|| zone.node_selector.clone()),
+            image_pull_secrets: pull_secrets(cluster),
+            priority_class_name: cluster.pod.priority_class_name.clone(),
+            node_selector: Some(node_selector).filter(|labels| !labels.is_empty()),
+            tolerations: Some(cluster.pod.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
+            affinity: cluster.pod.affinity.clone(),
             topology_spread_constraints: Some(spread(cluster)),
             containers: vec![container(cluster, zone)],
             volumes: Some(vec![Volume {
@@ -141,6 +148,11 @@ fn probe(service: &str, period_seconds: i32) -> Probe {
         timeout_seconds: Some(5),
         ..Probe::default()
     }
+}
+
+fn pull_secrets(cluster: &ValidCluster) -> Option<Vec<LocalObjectReference>> {
+    let secrets = cluster.image_pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() });
+    Some(secrets.collect()).filter(|secrets: &Vec<_>| !secrets.is_empty())
 }
 
 fn pull_policy(policy: ImagePullPolicy) -> &'static str {

@@ -26,6 +26,19 @@ fn full() -> ValidCluster {
         "requests": { "cpu": "500m", "memory": "1Gi" }, "limits": { "memory": "2Gi" }
     }))
     .unwrap();
+    full.spec.image_pull_secrets = serde_json::from_value(serde_json::json!([{ "name": "registry" }])).unwrap();
+    full.spec.pod = serde_json::from_value(serde_json::json!({
+        "labels": { "team": "shop" },
+        "annotations": { "example.org/note": "blue" },
+        "nodeSelector": { "disk": "ssd", "topology.kubernetes.io/zone": "elsewhere" },
+        "tolerations": [{ "key": "dedicated", "operator": "Equal", "value": "storage", "effect": "NoSchedule" }],
+        "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [{
+            "topologyKey": "kubernetes.io/hostname",
+            "labelSelector": { "matchLabels": { "dynamokv.io/cluster": "cart" } }
+        }] } },
+        "priorityClassName": "high"
+    }))
+    .unwrap();
     full.spec.buckets = serde_json::from_value(serde_json::json!([
         { "name": "sessions", "r": 1, "w": 3, "dw": 1, "reconciliation": "last-writer-wins" },
         { "name": "carts", "pw": 2, "reconciliation": "siblings" },
@@ -77,6 +90,17 @@ fn only_what_a_node_reads_changes_the_pod_template() {
     let mut tuned = before.clone();
     tuned.settings.hint_after_ms = Some(100);
     assert_ne!(template(&tuned), template(&before));
+}
+
+#[test]
+fn what_the_spec_says_of_pods_replaces_nothing_of_the_operators_own() {
+    let cluster = full();
+    let set = stateful_set::build(&cluster, &cluster.zones[0], 3).spec.unwrap();
+    let spec = set.template.spec.unwrap();
+    assert_eq!(spec.node_selector.unwrap()["topology.kubernetes.io/zone"], "zone0", "the zone's own place");
+    assert!(spec.topology_spread_constraints.is_some() && spec.affinity.is_some());
+    assert!(labels::with_zone(labels::all(&cluster), "a").keys().all(|key| labels::is_reserved(key)));
+    assert!([labels::CONFIG_HASH, labels::NODE].iter().all(|key| key.starts_with(labels::OWN)));
 }
 
 #[test]

@@ -93,6 +93,13 @@ fn every_value_of_a_cluster_finds_its_place() {
         "zones[0].name=zone0",
         "zones[0].nodeSelector.topology\\.kubernetes\\.io/zone=zone0",
         "zones[1].name=zone1",
+        "imagePullSecrets[0].name=registry",
+        "pod.labels.team=shop",
+        "pod.annotations.note=blue",
+        "pod.nodeSelector.disk=ssd",
+        "pod.tolerations[0].operator=Exists",
+        "pod.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=kubernetes.io/hostname",
+        "pod.priorityClassName=high",
         "storage.storageClassName=fast",
         "storage.retention.whenDeleted=Delete",
         "resources.limits.memory=2Gi",
@@ -123,7 +130,7 @@ fn an_autoscaled_cluster_leaves_its_size_to_the_autoscaler() {
 
 #[test]
 fn a_wrong_value_is_refused_by_its_name() {
-    let cases: [(&str, &[&str], &str); 14] = [
+    let cases: [(&str, &[&str], &str); 19] = [
         ("dynamo-operator", &["replica=1"], "replica"),
         ("dynamo-operator", &["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
         ("dynamo-operator", &["image.digest=latest"], "/image/digest"),
@@ -135,6 +142,11 @@ fn a_wrong_value_is_refused_by_its_name() {
         ("dynamo-cluster", &["replicas=2"], "replicas: 2 nodes cannot hold 3 copies"),
         ("dynamo-cluster", &["replication.w=4"], "replication.w: 4 answers of 3 copies"),
         ("dynamo-cluster", &["storage.size=lots"], "/storage/size"),
+        ("dynamo-cluster", &["resources.claims[0].name=gpu"], "claims"),
+        ("dynamo-cluster", &["pod.labels.dynamokv\\.io/zone=a"], "/pod/labels"),
+        ("dynamo-cluster", &["pod.annotations.dynamokv\\.io/node=a"], "dynamokv.io/node"),
+        ("dynamo-cluster", &["pod.tolerations[0].effect=Never"], "/pod/tolerations/0/effect"),
+        ("dynamo-cluster", &["pod.affinity.nodeAntiAffinity.a=b"], "nodeAntiAffinity"),
         ("dynamo-cluster", &["autoscaling.enabled=true"], "resources.requests.cpu"),
         (
             "dynamo-cluster",

@@ -34,7 +34,7 @@ pub fn ensure_operator(world: &mut World) -> Result<String> {
 /// Every field has a sentence.
 pub fn explain(world: &mut World) -> Result<String> {
     let paths = ["", ".spec", ".spec.replication", ".spec.zones", ".spec.storage", ".spec.storage.retention", ".spec.buckets"];
-    let more = [".spec.settings", ".spec.podDisruptionBudget", ".status", ".status.members"];
+    let more = [".spec.pod", ".spec.settings", ".spec.podDisruptionBudget", ".status", ".status.members"];
     for path in paths.iter().chain(&more) {
         let text = world.kubernetes.kubectl(&["explain", &format!("dynamocluster{path}")])?;
         ensure!(text.contains("DESCRIPTION"), "kubectl explain dynamocluster{path} says nothing:\n{text}");
