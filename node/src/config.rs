@@ -10,7 +10,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -305,7 +305,7 @@ fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
         peer: address("listen.peer", settings.listen.peer.as_deref().unwrap_or("0.0.0.0:7401"))?,
         http: address("listen.http", settings.listen.http.as_deref().unwrap_or("0.0.0.0:7402"))?,
     };
-    Ok(ValidConfig {
+    let config = ValidConfig {
         cluster: cluster(settings.cluster_id.as_deref())?,
         data_dir: data_dir(settings.data_dir)?,
         disk_reserve_bytes: settings.disk_reserve_bytes,
@@ -329,7 +329,19 @@ fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
         log_level: log_level(settings.log.level.as_deref())?,
         log_format: log_format(settings.log.format.as_deref())?,
         listen,
-    })
+    };
+    Ok(ValidConfig { listen: dialled_at(&config.advertise_host, listen), ..config })
+}
+
+/// Where a node of that host listens. One that is dialled by IPv6 has perhaps no IPv4 at all, so 0.0.0.0, every address, is [::] there,
+/// which takes IPv4 too where there is any.
+fn dialled_at(advertise_host: &str, listen: Listen) -> Listen {
+    let is_ipv6 = advertise_host.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok();
+    let widened = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) if is_ipv6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port())),
+        _ => address,
+    };
+    Listen { client: widened(listen.client), peer: widened(listen.peer), http: widened(listen.http) }
 }
 
 fn cluster(text: Option<&str>) -> Result<ClusterId, ConfigError> {

@@ -1,6 +1,7 @@
 //! What the operator shows over HTTP: `/metrics`, `/healthz`, `/readyz`.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,8 +19,18 @@ pub async fn serve(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = listen(address).await?;
     axum::serve(listener, router(metrics)).with_graceful_shutdown(shutdown).await
+}
+
+/// [::] takes both kinds of addresses. Where there is no IPv6, every address is 0.0.0.0.
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
 }
 
 fn router(metrics: Arc<Metrics>) -> Router {
@@ -30,4 +41,20 @@ fn router(metrics: Arc<Metrics>) -> Router {
         }
     };
     Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_is_of_both_kinds_where_there_are_both() {
+        let listener = listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok());
+        match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await {
+            Ok(_) => assert!(tokio::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.is_ok()),
+            Err(error) => eprintln!("SKIPPED: this machine has no IPv6: {error}"),
+        }
+    }
 }

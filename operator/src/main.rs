@@ -51,8 +51,8 @@ struct Run {
     /// This pod's namespace: where the lease is.
     #[arg(long, env = "POD_NAMESPACE")]
     pod_namespace: Option<String>,
-    /// Where /metrics, /healthz and /readyz are served.
-    #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    /// Where /metrics, /healthz and /readyz are served; [::] is every address, IPv4 and IPv6.
+    #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
     http: SocketAddr,
     /// Clusters that are reconciled at the same time.
     #[arg(long, env = "CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]

@@ -200,6 +200,23 @@ fn each_key_of_the_file_has_a_flag_and_a_variable_which_set_it() {
 }
 
 #[test]
+fn a_node_that_is_dialled_by_ipv6_listens_on_every_address_of_both_kinds() {
+    let cases = [
+        ("10.0.0.3", "0.0.0.0:7400"),
+        ("node-0.peers", "0.0.0.0:7400"),
+        ("'fd00::3'", "[::]:7400"),
+        ("'[fd00::3]'", "[::]:7400"),
+    ];
+    for (host, client) in cases {
+        let config = load(&LEAST.replace("10.0.0.3", host)).unwrap();
+        assert_eq!(config.listen.client.to_string(), client, "{host}");
+    }
+    let chosen = load(&format!("{}listen: {{client: '10.0.0.3:1'}}\n", LEAST.replace("10.0.0.3", "'fd00::3'"))).unwrap();
+    assert_eq!(chosen.listen.client.to_string(), "10.0.0.3:1", "one address is no wish for all");
+    assert_eq!(chosen.listen.http.to_string(), "[::]:7402");
+}
+
+#[test]
 fn no_interval_of_reaping_keeps_all_tombstones() {
     assert!(load(&format!("{LEAST}reap_interval_ms: 0\n")).unwrap().protocol.reap_interval.is_zero());
 }

@@ -1,6 +1,8 @@
 //! One node: what it answers, what it refuses, what it keeps.
 
 use dynamo_core::request::Failure;
+use dynamo_node::config::Flags;
+use dynamo_proto::v1::admin_client::AdminClient;
 use dynamo_proto::{kv, v1};
 use tempfile::TempDir;
 use tonic::Code;
@@ -26,6 +28,33 @@ async fn a_node_stands_by_without_a_ring_and_says_so() {
     assert_eq!((topology.epoch, topology.ring.len(), topology.members.len()), (0, 0, 1));
     let digests = node.admin().await.partition_digests(v1::PartitionDigestsRequest::default()).await.unwrap_err();
     assert_eq!(digests.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn nodes_with_ipv6_alone_are_reached_and_find_each_other() {
+    if let Err(error) = std::net::TcpListener::bind("[::1]:0") {
+        eprintln!("SKIPPED: this machine has no IPv6: {error}");
+        return;
+    }
+    let start = |dir: &TempDir, seeds| {
+        // As in a pod: the file says every address, the environment says which one is dialled.
+        let any = || Some("0.0.0.0:0".to_owned());
+        let listen =
+            Flags { advertise_host: Some("::1".into()), listen_client: any(), listen_peer: any(), ..flags(dir.path(), seeds) };
+        TestNode::start(listen).unwrap()
+    };
+    let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let first = start(&dirs[0], Vec::new());
+    let at = |port: u16| format!("[::1]:{port}");
+    let second = start(&dirs[1], vec![at(first.listen.peer.port())]);
+    assert_eq!(first.status().await.client_address, at(first.listen.client.port()));
+    let mut by_address = AdminClient::connect(format!("http://{}", at(first.listen.client.port()))).await.unwrap();
+    until("both are linked, each by the address that it told the other", || async {
+        let [one, two] = [first.status().await.peers, second.status().await.peers];
+        one.len() == 1 && one[0].connected && two.len() == 1 && two[0].peer_address == at(first.listen.peer.port())
+    })
+    .await;
+    assert!(by_address.status(v1::StatusRequest {}).await.is_ok());
 }
 
 #[tokio::test]
