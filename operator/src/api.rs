@@ -266,8 +266,8 @@ pub struct Zone {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
-        "!isQuantity(self.size) || !isQuantity(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
-        "spec.storage.size: a volume cannot shrink; set it back to the former size or a larger one"
+        "isQuantity(self.size) && quantity(self.size).isGreaterThan(quantity('0'))",
+        "spec.storage.size: is not a size; write for example 10Gi"
     ),
     validation = (
         "(has(self.storageClassName) ? self.storageClassName : '') == (has(oldSelf.storageClassName) ? oldSelf.storageClassName : '')",
@@ -275,7 +275,8 @@ pub struct Zone {
     )
 )]
 pub struct Storage {
-    /// How large. It may grow where the storage class allows that, and never shrinks. Default 10Gi.
+    /// How large. Volumes grow with it where the storage class allows that. A smaller size leaves the volumes that there are as they
+    /// are. Default 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(max = 32), regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
     pub size: String,

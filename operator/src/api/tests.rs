@@ -76,6 +76,10 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
         "tolerations": [{ "operator": "Exists" }, { "key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5 }]
     });
     assert_eq!(verdict(&cluster(json!({ "spec": { "pod": pod } })), None), "");
+    let even = json!({ "requests": { "cpu": "1", "memory": "512Mi" }, "limits": { "cpu": 1, "memory": "0.5Gi" } });
+    assert_eq!(verdict(&cluster(json!({ "spec": { "resources": even } })), None), "", "as much as the limit");
+    let layered = json!([{ "name": "a", "factor": 1 }, { "name": "b", "factor": 1 }, { "name": "c", "factor": 3 }]);
+    assert_eq!(verdict(&cluster(json!({ "spec": { "partitions": 32768, "buckets": layered } })), None), "", "two layers");
     let cases = [
         (json!({ "spec": { "replicas": 2 } }), "spec.replicas: must be at least spec.replication.factor"),
         (json!({ "spec": { "replication": { "factor": 3, "r": 4, "w": 2 } } }), "spec.replication.r: must be at most"),
@@ -85,6 +89,7 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
             json!({ "spec": { "partitions": 65536, "replicas": 5, "replication": { "factor": 5, "r": 2, "w": 2 } } }),
             "choose fewer partitions",
         ),
+        (json!({ "spec": { "storage": { "size": "0" } } }), "spec.storage.size: is not a size"),
         (json!({ "spec": { "buckets": [{ "name": "a", "r": 4 }] } }), "spec.buckets[].r and .w: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "w": 1, "dw": 2 }] } }), "spec.buckets[].dw: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "pr": 3 }] } }), "spec.buckets[].pr and .pw: must be at most"),
@@ -139,6 +144,7 @@ fn what_is_fixed_for_a_clusters_life_cannot_be_changed() {
         verdict(&new, Some(&old))
     };
     assert_eq!(changed(json!({ "spec": { "replicas": 5, "storage": { "size": "0.5Ti" }, "image": "other" } })), "");
+    assert_eq!(changed(json!({ "spec": { "storage": { "size": "5Gi" } } })), "", "a size that was a mistake can be set back");
     assert_eq!(changed(buckets(json!([{ "name": "new", "w": 1 }, { "name": "cart", "factor": 2, "w": 1 }]))), "");
     let cases = [
         (json!({ "spec": { "partitions": 2048 } }), "spec.partitions: is fixed"),
@@ -150,7 +156,6 @@ fn what_is_fixed_for_a_clusters_life_cannot_be_changed() {
         (buckets(json!([])), "spec.buckets[].factor: is fixed"),
         (json!({ "spec": { "zones": zones(&["a", "c"]) } }), "spec.zones: zones cannot be added"),
         (json!({ "spec": { "zones": zones(&["a"]) } }), "spec.zones: zones cannot be added"),
-        (json!({ "spec": { "storage": { "size": "5Gi" } } }), "spec.storage.size: a volume cannot shrink"),
         (json!({ "spec": { "storage": { "storageClassName": "fast" } } }), "spec.storage.storageClassName: cannot change"),
     ];
     for (changes, message) in cases {

@@ -90,7 +90,6 @@ pub fn wrong_changes(world: &mut World) -> Result<String> {
         (json!({ "partitions": 2048 }), "spec.partitions", "set it back"),
         (json!({ "replication": { "factor": 2 } }), "spec.replication.factor", "set it back"),
         (json!({ "zones": [{ "name": "elsewhere" }] }), "spec.zones", "set them back"),
-        (json!({ "storage": { "size": "1Mi" } }), "spec.storage.size", "set it back"),
         (json!({ "storage": { "storageClassName": "local" } }), "spec.storage.storageClassName", "set it back"),
     ];
     let mut told = Vec::new();
