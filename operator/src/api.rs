@@ -141,6 +141,14 @@ fn quoted(line: &str) -> String {
         "spec.buckets[].factor: is fixed for a cluster's life, and so is the bucket's entry; set it back"
     ),
     validation = (
+        "self.partitions * (1 + [1, 2, 3, 4, 5, 6].filter(n, n < self.replication.factor && self.buckets.exists(b, has(b.factor) && b.factor == n)).size()) <= 65536",
+        "spec.buckets[].factor: each factor that buckets have takes spec.partitions partitions again, of 65536 together; choose fewer partitions or factors"
+    ),
+    validation = (
+        "self.buckets.all(b, size(bytes(b.name)) <= 255)",
+        "spec.buckets[].name: at most 255 bytes; choose a shorter name"
+    ),
+    validation = (
         "self.buckets.all(b, (!has(b.r) || b.r <= (has(b.factor) ? b.factor : self.replication.factor)) && (!has(b.w) || b.w <= (has(b.factor) ? b.factor : self.replication.factor)))",
         "spec.buckets[].r and .w: must be at most the bucket's factor, or spec.replication.factor; lower them"
     ),
@@ -316,7 +324,21 @@ pub enum RetentionPolicy {
 }
 
 /// CPU and memory of each node's container.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[x_kube(
+    validation = (
+        "!has(self.requests) || self.requests.all(name, isQuantity(string(self.requests[name])))",
+        "spec.resources.requests: an amount is not a quantity; write for example cpu: 500m, memory: 1Gi"
+    ),
+    validation = (
+        "!has(self.limits) || self.limits.all(name, isQuantity(string(self.limits[name])))",
+        "spec.resources.limits: an amount is not a quantity; write for example cpu: 500m, memory: 1Gi"
+    ),
+    validation = (
+        "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || !isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || !quantity(string(self.requests[name])).isGreaterThan(quantity(string(self.limits[name]))))",
+        "spec.resources.requests: must be at most spec.resources.limits; lower the request or raise the limit"
+    )
+)]
 pub struct Resources {
     /// What a Kubernetes node must have free to run the pod, for example `cpu: 500m` and `memory: 1Gi`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -502,9 +524,11 @@ impl Default for PodDisruptionBudget {
 fn quantities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "maxProperties": 16,
         "additionalProperties": {
             "anyOf": [{ "type": "integer" }, { "type": "string" }],
             "x-kubernetes-int-or-string": true,
+            "maxLength": 64,
         },
     })
 }

@@ -8,6 +8,7 @@ mod pod;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use dynamo_core::config::BUCKET_BYTES_MAX;
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::ring::PARTITION_BITS_MAX;
 use dynamo_core::ring::bucket_replication::BucketReplication;
@@ -116,6 +117,7 @@ impl ValidCluster {
             return Err(invalid("spec.storage.size", "is not a size; write for example 10Gi"));
         }
         check_settings(&spec.settings, &spec.storage)?;
+        check_resources(spec.resources.as_ref())?;
         pod::check(&spec.pod)?;
         if spec.image.is_empty() {
             return Err(invalid("spec.image", "is empty; name the image of dynamo-node"));
@@ -297,6 +299,26 @@ fn check_settings(settings: &Settings, storage: &Storage) -> Result<(), InvalidS
     Ok(())
 }
 
+fn check_resources(resources: Option<&Resources>) -> Result<(), InvalidSpec> {
+    let Some(Resources { requests, limits }) = resources else { return Ok(()) };
+    for (field, amounts) in [("spec.resources.requests", requests), ("spec.resources.limits", limits)] {
+        if let Some((name, amount)) = amounts.iter().find(|(_, amount)| quantity::parse(&amount.0).is_none()) {
+            return Err(invalid(
+                field,
+                format!("{name} is {:?}, which is not a quantity; write for example 500m or 1Gi", amount.0),
+            ));
+        }
+    }
+    for (name, request) in requests {
+        let Some(limit) = limits.get(name) else { continue };
+        if quantity::parse(&request.0) > quantity::parse(&limit.0) {
+            let reason = format!("{name} is {}, and its limit {}; lower the request or raise the limit", request.0, limit.0);
+            return Err(invalid("spec.resources.requests", reason));
+        }
+    }
+    Ok(())
+}
+
 fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), InvalidSpec> {
     let mut seen = BTreeSet::new();
     for bucket in buckets {
@@ -314,6 +336,11 @@ fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), Invalid
                 let reason = format!("of bucket {:?} is {value}, must be {min} to {max}; set it so", bucket.name);
                 return Err(invalid(field, reason));
             }
+        }
+        if bucket.name.len() > BUCKET_BYTES_MAX {
+            let reason =
+                format!("{:?} has {} bytes, must have at most {BUCKET_BYTES_MAX}; shorten it", bucket.name, bucket.name.len());
+            return Err(invalid("spec.buckets[].name", reason));
         }
         if bucket.name.is_empty() || !seen.insert(&bucket.name) {
             return Err(invalid("spec.buckets[].name", format!("{:?} is empty or listed twice; rename one", bucket.name)));
@@ -396,10 +423,12 @@ pub(crate) mod tests {
         let wide = bucket(serde_json::json!({ "name": "a", "w": 4 }));
         let small = bucket(serde_json::json!({ "name": "a", "factor": 2, "r": 3 }));
         let [one, two] = [1, 2].map(|n| bucket(serde_json::json!({ "name": n.to_string(), "factor": n })));
+        let long = bucket(json!({ "name": "é".repeat(128) }));
+        let resources = |resources| serde_json::from_value(resources).unwrap();
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
         let tolerations = |tolerations| serde_json::from_value(tolerations).unwrap();
-        let cases: [(&str, Damage); 30] = [
+        let cases: [(&str, Damage); 33] = [
             ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),
             ("spec.replicas", &|cluster| cluster.spec.replicas = 2),
@@ -413,6 +442,11 @@ pub(crate) mod tests {
             ("spec.settings.reapIntervalMs", &|cluster| cluster.spec.settings.reap_interval_ms = Some(1)),
             ("spec.settings.diskReserveBytes", &|cluster| cluster.spec.settings.disk_reserve_bytes = Some(6_000_000_000)),
             ("spec.settings.diskReserveBytes", &|cluster| cluster.spec.settings.disk_reserve_bytes = Some(-1)),
+            ("spec.resources.limits", &|cluster| cluster.spec.resources = resources(json!({ "limits": { "memory": "much" } }))),
+            ("spec.resources.requests", &|cluster| {
+                cluster.spec.resources = resources(json!({ "requests": { "cpu": 2 }, "limits": { "cpu": "1500m" } }));
+            }),
+            ("spec.buckets[].name", &|cluster| cluster.spec.buckets = vec![long.clone()]),
             ("spec.buckets[].w", &|cluster| cluster.spec.buckets = vec![wide.clone()]),
             ("spec.buckets[].dw", &|cluster| cluster.spec.buckets = vec![split.clone()]),
             ("spec.buckets[].r", &|cluster| cluster.spec.buckets = vec![small.clone()]),

@@ -90,6 +90,17 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
             "choose fewer partitions",
         ),
         (json!({ "spec": { "storage": { "size": "0" } } }), "spec.storage.size: is not a size"),
+        (json!({ "spec": { "resources": { "limits": { "memory": "much" } } } }), "spec.resources.limits: an amount is not"),
+        (json!({ "spec": { "resources": { "requests": { "cpu": "1 core" } } } }), "spec.resources.requests: an amount is not"),
+        (
+            json!({ "spec": { "resources": { "requests": { "cpu": 2, "memory": "1Gi" }, "limits": { "cpu": "1500m" } } } }),
+            "spec.resources.requests: must be at most spec.resources.limits",
+        ),
+        (
+            json!({ "spec": { "partitions": 32768, "buckets": [{ "name": "a", "factor": 1 }, { "name": "b", "factor": 2 }] } }),
+            "spec.buckets[].factor: each factor",
+        ),
+        (json!({ "spec": { "buckets": [{ "name": "é".repeat(128) }] } }), "spec.buckets[].name: at most 255 bytes"),
         (json!({ "spec": { "buckets": [{ "name": "a", "r": 4 }] } }), "spec.buckets[].r and .w: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "w": 1, "dw": 2 }] } }), "spec.buckets[].dw: must be at most"),
         (json!({ "spec": { "buckets": [{ "name": "a", "pr": 3 }] } }), "spec.buckets[].pr and .pw: must be at most"),
