@@ -1,6 +1,5 @@
 //! The CRD is current, and its CEL rules refuse what they say, with a message that names the field and the fix.
 
-use kube::CustomResourceExt;
 use kube_cel::Validator;
 use serde_json::{Value, json};
 
@@ -29,7 +28,7 @@ fn merge(into: &mut Value, changes: Value) {
 
 /// What the API server would say: "" if it accepts.
 fn verdict(object: &Value, old: Option<&Value>) -> String {
-    let crd = serde_json::to_value(DynamoCluster::crd()).unwrap();
+    let crd = serde_json::to_value(super::crd()).unwrap();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     match Validator::new().validate(schema, object, old) {
         Ok(()) => String::new(),
@@ -43,6 +42,19 @@ fn the_crd_in_the_repository_is_the_generated_one() {
     let kept = std::fs::read_to_string(path).unwrap_or_default();
     assert!(kept == super::crd_yaml().unwrap(), "run: make crds");
     assert!(kept.contains("name: 'N'"), "kubectl would read a plain N as false");
+}
+
+#[test]
+fn a_cluster_that_nobody_has_looked_at_yet_is_not_taken_for_complete() {
+    let crd = serde_json::to_value(super::crd()).unwrap();
+    let status = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+    assert_eq!(status["default"], json!({ "observedGeneration": -1 }));
+    let fresh = json!({ "spec": { "image": "x" }, "status": status["default"] });
+    let mut fresh = cluster(fresh);
+    fresh["metadata"]["uid"] = "6f9619ff-8b86-d011-b42d-00c04fc964ff".into();
+    let fresh: DynamoCluster = serde_json::from_value(fresh).unwrap();
+    assert_eq!(fresh.status.as_ref().unwrap().observed_generation, Some(-1));
+    assert_eq!(fresh.status.unwrap().conditions, []);
 }
 
 #[test]

@@ -167,6 +167,16 @@ fn a_lost_member_is_named_by_its_pod_until_it_is_replaced_and_data_at_risk_names
 }
 
 #[test]
+fn the_status_of_a_cluster_that_nobody_has_looked_at_counts_for_nothing() {
+    let three = valid(3, &[]);
+    let at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let unseen = DynamoClusterStatus { observed_generation: Some(-1), ..DynamoClusterStatus::default() };
+    let told = status(&report(&three, &at_rest, &Step::Converged), Some(&unseen), &time(1));
+    assert_eq!(told, status(&report(&three, &at_rest, &Step::Converged), None, &time(1)));
+    assert_ne!(told.observed_generation, unseen.observed_generation);
+}
+
+#[test]
 fn a_conditions_time_changes_with_its_status_only() {
     let three = valid(3, &[]);
     let at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
