@@ -74,6 +74,17 @@ fn the_definition_is_kept_unless_the_values_say_otherwise() {
 }
 
 #[test]
+fn the_policy_for_replicas_knows_the_operator_and_its_namespace_and_can_be_left_out() {
+    let values = ["crds.install=false", "watchNamespace=orders", "serviceAccount.name=somebody"];
+    let rendered = render("dynamo-operator", &values).unwrap();
+    let policy = object(&rendered, "ValidatingAdmissionPolicy").unwrap();
+    assert!(policy.contains("!= 'system:serviceaccount:shop:somebody'"), "{policy}");
+    assert!(policy.contains("matchLabels: {kubernetes.io/metadata.name: orders}"), "{policy}");
+    let without = render("dynamo-operator", &["crds.install=false", "admissionPolicies.enabled=false"]).unwrap();
+    assert!(!without.contains("ValidatingAdmissionPolicy"), "{without}");
+}
+
+#[test]
 fn an_operator_of_one_namespace_has_no_rights_elsewhere() {
     let rendered = render("dynamo-operator", &["crds.install=false", "watchNamespace=orders", "rbac.aggregate=false"]).unwrap();
     assert!(!rendered.contains("kind: ClusterRole"), "{rendered}");

@@ -99,6 +99,12 @@ pub fn wrong_changes(world: &mut World) -> Result<String> {
         told.push(refused(world, &words, field, fix)?);
     }
     told.push(refused(world, &["scale", &cluster, "--replicas=2"], "spec.replicas", "raise spec.replicas")?);
+    // What the operator alone may change, by both ways that lead there.
+    let (set, instead) = (format!("statefulset/{}", world.cluster), format!("kubectl scale dkv {}", world.cluster));
+    let patch = json!({ "spec": { "replicas": 1 } }).to_string();
+    for words in [&["scale", &set, "--replicas=1"][..], &["patch", &set, "--type=merge", "--patch", &patch]] {
+        told.push(refused(world, words, "DynamoCluster", &instead)?);
+    }
     Ok(told.join("\n"))
 }
 
