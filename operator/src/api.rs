@@ -134,6 +134,10 @@ fn quoted(line: &str) -> String {
         "spec.partitions: is fixed for a cluster's life; set it back, or create a new cluster and copy the data"
     ),
     validation = (
+        "has(self.adoptCluster) ? has(oldSelf.adoptCluster) && self.adoptCluster == oldSelf.adoptCluster : !has(oldSelf.adoptCluster)",
+        "spec.adoptCluster: can only be given when the cluster is created, and stays; set it back, or delete the DynamoCluster and create it again"
+    ),
+    validation = (
         "self.replication.factor == oldSelf.replication.factor",
         "spec.replication.factor: cannot change after creation; set it back, or create a new cluster and copy the data"
     ),
@@ -242,6 +246,13 @@ pub struct DynamoClusterSpec {
     /// The moving of data between nodes, when their number changes.
     #[serde(default)]
     pub rebalancing: Rebalancing,
+
+    /// The UID of a former DynamoCluster of this name, whose volumes were retained: the cluster goes on with its ring and its data. It is
+    /// the annotation `dynamokv.io/cluster-uid` of the volume claims. Zones, partitions and factors have to be the former one's. Can
+    /// only be given when the cluster is created, and stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"), length(max = 36))]
+    pub adopt_cluster: Option<String>,
 
     /// Paused: the operator reports the cluster's status and changes nothing. Default Active.
     #[serde(default)]
@@ -513,6 +524,13 @@ pub enum Reconciliation {
     Active,
     /// It only reports.
     Paused,
+}
+
+impl DynamoCluster {
+    /// The UID that stands on its volumes: that of the cluster whose data it goes on with, else its own.
+    pub fn data_uid(&self) -> Option<&str> {
+        self.spec.adopt_cluster.as_deref().or(self.metadata.uid.as_deref())
+    }
 }
 
 impl Default for Replication {

@@ -1,6 +1,6 @@
 //! A deleted cluster: what its finalizer does before the objects go. Kubernetes itself removes what the cluster owns; volumes it
 //! leaves alone, since a StatefulSet cannot tell its own from those of a former cluster of the same name. The operator can: under
-//! `whenDeleted: Delete` it deletes the claims that were made for this very cluster, and no others.
+//! `whenDeleted: Delete` it deletes the claims with this very cluster's data, and no others.
 //!
 //! It must not wedge: what fails is tried again for [`PATIENCE`], and then the cluster goes all the same, with its volumes kept.
 
@@ -28,8 +28,8 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<(), kub
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
     let selector = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, cluster.name_any()));
     for claim in claims.list(&selector).await? {
-        let made_for = claim.annotations().get(labels::CLUSTER_UID);
-        if made_for.is_none() || made_for != cluster.metadata.uid.as_ref() || claim.metadata.deletion_timestamp.is_some() {
+        let made_for = claim.annotations().get(labels::CLUSTER_UID).map(String::as_str);
+        if made_for.is_none() || made_for != cluster.data_uid() || claim.metadata.deletion_timestamp.is_some() {
             continue;
         }
         let seen = (claim.uid().unwrap_or_default(), claim.resource_version().unwrap_or_default());

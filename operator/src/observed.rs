@@ -108,8 +108,10 @@ pub struct Volume {
     pub resource_version: String,
     /// Whose data it carries.
     pub note: Note,
-    /// It says that it was made for this very cluster.
+    /// It says that it was made for this very cluster, or for the one whose data that goes on with.
     pub ours: bool,
+    /// The UID of the DynamoCluster that it was made for, if it says so.
+    pub made_for: String,
     /// The size it asks for.
     pub size: String,
     /// It is marked to be deleted.

@@ -33,7 +33,9 @@ pub struct ValidCluster {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) uid: String,
-    /// Its UID as its nodes know it.
+    /// The UID that stands on its volumes: not its own where it goes on with a former cluster's data.
+    pub(crate) data_uid: String,
+    /// The same as its nodes know it.
     pub id: ClusterId,
     /// In the order of the spec; at least one.
     pub(crate) zones: Vec<Zone>,
@@ -105,9 +107,14 @@ impl ValidCluster {
         let name = cluster.metadata.name.clone().unwrap_or_default();
         let spec = &cluster.spec;
         check_names(&name, &spec.zones)?;
-        let id = cluster.metadata.uid.as_deref().and_then(ClusterId::parse);
-        let (Some(id), Some(owner)) = (id, cluster.controller_owner_ref(&())) else {
+        let (Some(data_uid), Some(owner)) = (cluster.data_uid(), cluster.controller_owner_ref(&())) else {
             return Err(invalid("metadata.uid", "is not a UUID; the API server sets it"));
+        };
+        let Some(id) = ClusterId::parse(data_uid) else {
+            return Err(match &spec.adopt_cluster {
+                Some(uid) => invalid("spec.adoptCluster", format!("{uid:?} is not a UUID; create the cluster again with one")),
+                None => invalid("metadata.uid", "is not a UUID; the API server sets it"),
+            });
         };
         let replication = check_replication(spec.replicas, spec.replication)?;
         let partition_bits = check_partitions(spec.partitions, spec.replication.factor)?;
@@ -131,6 +138,7 @@ impl ValidCluster {
         Ok(Self {
             namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
             uid: owner.uid.clone(),
+            data_uid: data_uid.to_owned(),
             id,
             zones: spread(spec.replicas.unsigned_abs(), &spec.zones),
             zoned: !spec.zones.is_empty(),
@@ -428,7 +436,8 @@ pub(crate) mod tests {
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
         let tolerations = |tolerations| serde_json::from_value(tolerations).unwrap();
-        let cases: [(&str, Damage); 33] = [
+        let cases: [(&str, Damage); 34] = [
+            ("spec.adoptCluster", &|cluster| cluster.spec.adopt_cluster = Some("the former".into())),
             ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),
             ("spec.replicas", &|cluster| cluster.spec.replicas = 2),

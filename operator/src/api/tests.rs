@@ -166,11 +166,18 @@ fn what_is_fixed_for_a_clusters_life_cannot_be_changed() {
         merge(&mut new, changes);
         verdict(&new, Some(&old))
     };
+    let adopted = json!({ "spec": { "adoptCluster": "6f9619ff-8b86-d011-b42d-00c04fc964ff" } });
+    let mut adopting = old.clone();
+    merge(&mut adopting, adopted.clone());
+    assert_eq!(verdict(&adopting, None), "");
+    assert_eq!(verdict(&adopting, Some(&adopting)), "");
+    assert!(verdict(&old, Some(&adopting)).contains("spec.adoptCluster: can only be given when"), "it stays");
     assert_eq!(changed(json!({ "spec": { "replicas": 5, "storage": { "size": "0.5Ti" }, "image": "other" } })), "");
     assert_eq!(changed(json!({ "spec": { "storage": { "size": "5Gi" } } })), "", "a size that was a mistake can be set back");
     assert_eq!(changed(buckets(json!([{ "name": "new", "w": 1 }, { "name": "cart", "factor": 2, "w": 1 }]))), "");
     let cases = [
         (json!({ "spec": { "partitions": 2048 } }), "spec.partitions: is fixed"),
+        (adopted, "spec.adoptCluster: can only be given when"),
         (json!({ "spec": { "replication": { "factor": 2 } } }), "spec.replication.factor: cannot change"),
         (buckets(json!([{ "name": "cart", "factor": 1 }])), "spec.buckets[].factor: can only be given when"),
         (buckets(json!([{ "name": "cart", "factor": 2 }, { "name": "log", "factor": 2 }])), "spec.buckets[].factor: can only"),

@@ -59,7 +59,7 @@ fn claim(cluster: &ValidCluster, zone: &Zone) -> PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(pod::DATA_VOLUME.to_owned()),
             labels: Some(labels::with_zone(labels::all(cluster), &zone.name)),
-            annotations: Some(BTreeMap::from([(labels::CLUSTER_UID.to_owned(), cluster.uid.clone())])),
+            annotations: Some(BTreeMap::from([(labels::CLUSTER_UID.to_owned(), cluster.data_uid.clone())])),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

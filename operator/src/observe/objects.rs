@@ -98,7 +98,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
     let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
     let made_for = annotation(labels::CLUSTER_UID);
     let note = match annotation(labels::NODE).and_then(|node| NodeId::parse(node)) {
-        _ if made_for.is_some_and(|uid| *uid != cluster.uid) => Note::OtherCluster,
+        _ if made_for.is_some_and(|uid| *uid != cluster.data_uid) => Note::OtherCluster,
         Some(node) => Note::Node(node),
         None => Note::None,
     };
@@ -108,7 +108,8 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         uid: metadata.uid.clone().unwrap_or_default(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),
         note,
-        ours: made_for == Some(&cluster.uid),
+        ours: made_for == Some(&cluster.data_uid),
+        made_for: made_for.cloned().unwrap_or_default(),
         size: size.unwrap_or_default(),
         released: annotation(labels::RELEASED).is_some(),
         deleting: metadata.deletion_timestamp.is_some(),

@@ -79,7 +79,10 @@ impl<'a> Situation<'a> {
     /// with its pod, only a pod that starts there again can prove it.
     pub fn replicas_needed(&self, zone: &str) -> u32 {
         let newer = self.observed.newer.as_ref();
-        let member = |node: &NodeId| self.is_member(*node) || newer.is_some_and(|ring| ring.members.contains_key(node));
+        // Without a record, whoever is noted on a volume may hold the ring.
+        let unrecorded = self.observed.record == Record::Absent;
+        let member =
+            |node: &NodeId| unrecorded || self.is_member(*node) || newer.is_some_and(|ring| ring.members.contains_key(node));
         let carriers = self.observed.record.volumes();
         let unseen = carriers.iter().filter(|(node, _)| !self.places.contains_key(node) && !self.is_lost(**node));
         let known = self.places.iter().chain(unseen.map(|(node, carrier)| (node, &carrier.place)));
@@ -139,8 +142,10 @@ impl<'a> Situation<'a> {
     fn why_silent(&self, place: &Place) -> String {
         if self.observed.note(place) == Note::OtherCluster {
             let claim = self.cluster.claim_name(place);
+            let former = self.observed.volumes.get(place).map_or("", |volume| &volume.made_for);
             return format!(
-                "does not start: volume {claim} was made for another cluster; delete that claim and the pod, or rename this cluster"
+                "does not start: volume {claim} was made for another cluster; to go on with its data, create this cluster again with \
+                 spec.adoptCluster: {former}; else delete that claim and the pod, or rename this cluster"
             );
         }
         self.observed.pods.get(place).map_or("has no pod yet", Pod::why_silent).to_owned()

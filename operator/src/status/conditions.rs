@@ -266,11 +266,15 @@ fn degraded(report: &Report<'_>) -> Verdict {
         return yes(reason, message);
     }
     let foreign = |place: &Place| report.observed.note(place) == Note::OtherCluster && report.observed.node(place).is_none();
-    let foreign: Vec<_> = report.cluster.places().filter(foreign).map(|place| report.cluster.claim_name(&place)).collect();
+    let foreign: Vec<_> = report.cluster.places().filter(foreign).collect();
     if !foreign.is_empty() {
+        let made_for = |place: &Place| Some(report.observed.volumes.get(place)?.made_for.clone());
+        let former: BTreeSet<_> = foreign.iter().filter_map(made_for).collect();
         let message = format!(
-            "{}: made for another cluster, perhaps a former one of this name; keep its data elsewhere and delete it",
-            list(foreign)
+            "{}: made for another cluster, perhaps a former one of this name; to go on with its data, delete this DynamoCluster and create \
+             it again with spec.adoptCluster: {}; else keep that data elsewhere and delete the claims",
+            list(foreign.iter().map(|place| report.cluster.claim_name(place))),
+            former.into_iter().collect::<Vec<_>>().join(" or "),
         );
         return yes("ForeignVolumes", message);
     }

@@ -167,6 +167,20 @@ fn a_lost_member_is_named_by_its_pod_until_it_is_replaced_and_data_at_risk_names
 }
 
 #[test]
+fn volumes_of_another_cluster_are_named_with_the_field_that_takes_them_over() {
+    let three = valid(3, &[]);
+    let mut foreign = observed(3, None);
+    for node in [1, 2] {
+        let made_for = "1d9ce1ab-2a0e-4b0c-9f3e-5f2a7b6c8d9e".to_owned();
+        foreign.volumes.insert(at(node), Volume { note: Note::OtherCluster, made_for, ..Volume::default() });
+        silence(&mut foreign, node);
+    }
+    let told = shown(&status_of(&three, &foreign));
+    assert!(told.contains("Degraded=True ForeignVolumes: data-cart-1, data-cart-2: made for another cluster"), "{told}");
+    assert!(told.contains("spec.adoptCluster: 1d9ce1ab-2a0e-4b0c-9f3e-5f2a7b6c8d9e; else"), "{told}");
+}
+
+#[test]
 fn the_status_of_a_cluster_that_nobody_has_looked_at_counts_for_nothing() {
     let three = valid(3, &[]);
     let at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));

@@ -124,6 +124,7 @@ fn every_value_of_a_cluster_finds_its_place() {
         "settings.diskReserveBytes=1073741824",
         "podDisruptionBudget.maxUnavailable=2",
         "rebalancing.paused=true",
+        "adoptCluster=6f9619ff-8b86-d011-b42d-00c04fc964ff",
         "reconciliation=Paused",
         "labels.team=shop",
         "annotations.note=blue",

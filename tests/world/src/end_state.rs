@@ -98,8 +98,9 @@ impl World {
         let members: Vec<_> = ring.iter().flat_map(|ring| ring.members.keys().copied()).collect();
         let held: Vec<usize> = ring.iter().flat_map(|ring| members.iter().map(|node| ring.partitions_of(*node))).collect();
         let hash = ring.as_ref().map(dynamo_core::ring::Ring::hash);
-        let ours =
-            |claim: &Value| claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == stage.uid);
+        let ours = |claim: &Value| {
+            claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == stage.data_uid)
+        };
         let carries =
             |claim: &Value| stage.nodes.on_claim(text(claim, "/metadata/uid")).is_some_and(|node| members.contains(&node));
         let cluster = stage.cluster().unwrap_or_default();

@@ -228,7 +228,7 @@ impl Stage {
         let owned = controller(before)
             .is_some_and(|owner| owner == self.uid || (written.path.starts_with(PODS) && ours.contains(&owner)));
         let claim = written.path.starts_with(CLAIMS)
-            && before.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == self.uid);
+            && before.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == self.data_uid);
         let cluster = before["metadata"]["uid"] == self.uid;
         if !owned && !claim && !cluster {
             self.violated("O7", format!("{} {} is not this cluster's", written.method, written.path));

@@ -190,6 +190,24 @@ impl World {
             stage.kubernetes.api.create(CLUSTERS, object).expect("the former one is gone");
             stage.check_round();
         }
+        self.begin_again();
+    }
+
+    /// A user creates the cluster again, with another UID, to go on with the former one's data.
+    pub fn adopt(&mut self, create: &Create) {
+        {
+            let mut stage = self.stage();
+            stage.begin_adopted();
+            let mut object = object(create, stage.uid);
+            object["spec"]["adoptCluster"] = stage.data_uid.into();
+            stage.kubernetes.api.create(CLUSTERS, object).expect("the former one is gone");
+            stage.check_round();
+        }
+        self.begin_again();
+    }
+
+    /// The operators hear of the cluster that has just been created.
+    fn begin_again(&mut self) {
         let object = self.stage().cluster().expect("it was just created");
         self.cluster = Arc::new(serde_json::from_value(object).expect("a spec of defaults"));
         self.operators.iter_mut().for_each(|operator| operator.cluster = Arc::clone(&self.cluster));
@@ -262,8 +280,9 @@ impl World {
     /// How many claims the cluster has made.
     pub fn volumes(&self) -> usize {
         let stage = self.stage();
-        let ours =
-            |claim: &Value| claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == stage.uid);
+        let ours = |claim: &Value| {
+            claim.pointer("/metadata/annotations/dynamokv.io~1cluster-uid").is_some_and(|uid| uid == stage.data_uid)
+        };
         stage.kubernetes.api.list(CLAIMS).filter(|(_, claim)| ours(claim)).count()
     }
 

@@ -70,6 +70,8 @@ impl Pass {
 pub struct Stage {
     /// The UID of the cluster that this is about.
     pub uid: &'static str,
+    /// The UID that stands on its volumes: the former cluster's where this one goes on with its data.
+    pub data_uid: &'static str,
     /// API server and controllers.
     pub kubernetes: Kubernetes,
     /// The storage nodes.
@@ -100,6 +102,7 @@ impl Stage {
     pub fn new(faults: Faults) -> Self {
         let mut stage = Self {
             uid: UID,
+            data_uid: UID,
             kubernetes: Kubernetes::default(),
             nodes: Nodes::new(ClusterId::parse(UID).expect("a UUID")),
             faults,
@@ -237,10 +240,15 @@ impl Stage {
 
     /// From here on all this is about another cluster of the same name.
     pub fn begin_another(&mut self) {
-        self.uid = UID_OF_ANOTHER;
+        (self.uid, self.data_uid) = (UID_OF_ANOTHER, UID_OF_ANOTHER);
         self.nodes.belong_to(ClusterId::parse(self.uid).expect("a UUID"));
         self.acknowledged.clear();
         self.checks.begin_another();
+    }
+
+    /// From here on the cluster has another UID, and the former one's nodes and data.
+    pub fn begin_adopted(&mut self) {
+        self.uid = UID_OF_ANOTHER;
     }
 
     /// The pod's volume is another cluster's.

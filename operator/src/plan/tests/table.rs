@@ -356,9 +356,22 @@ fn a_volume_of_another_cluster_is_named_with_the_way_out() {
     let cluster = valid(3, &[]);
     let mut observed = observed(3, 3, None);
     silence(&mut observed, 1);
-    observed.volumes.get_mut(&at(1)).unwrap().note = Note::OtherCluster;
+    let volume = Volume { note: Note::OtherCluster, made_for: "a-former-uid".into(), ..Volume::default() };
+    observed.volumes.insert(at(1), volume);
     let reason = waits_for(next_step(&cluster, &observed));
-    assert!(reason.contains("made for another cluster") && reason.contains("data-cart-1"), "{reason}");
+    assert!(reason.contains("volume data-cart-1 was made for another cluster"), "{reason}");
+    assert!(reason.contains("spec.adoptCluster: a-former-uid"), "{reason}");
+}
+
+#[test]
+fn without_a_record_pods_are_brought_back_for_every_node_that_a_volume_carries() {
+    let cluster = valid(3, &[]);
+    let mut found = observed(3, 3, None);
+    let noted = |node| Volume { note: Note::Node(id(node)), ours: true, ..Volume::default() };
+    found.volumes.insert(at(4), noted(4));
+    assert_eq!(next_step(&cluster, &found), Step::RaisePods([("default".to_owned(), 5)].into()));
+    found.volumes.insert(at(4), Volume { note: Note::OtherCluster, ..Volume::default() });
+    assert!(!matches!(next_step(&cluster, &found), Step::RaisePods(_)), "a stranger's node is none of this ring");
 }
 
 /// The claim at `ordinal` was made again, and node `new` answers there; it has heard of the recorded ring.
