@@ -373,8 +373,10 @@ impl<S: Storage> Node<S> {
     }
 
     /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this
-    /// node's copies are known to be whole, and its next start goes on under the same actors.
+    /// node's copies are known to be whole, and its next start goes on under the same actors. A life that is undecided to its end
+    /// does not vouch for its former actors, which another may have used: it leaves new ones.
     pub fn close(&mut self) -> Result<Option<Ticket>, StorageError> {
+        self.decide_life()?;
         self.checkpoint_all()?;
         self.storage.write_meta(CLEAN_STOP, Some(&self.identity.generation.to_be_bytes()))?;
         self.dirty = true;

@@ -1,5 +1,7 @@
 //! A data directory that is restored as a whole, or that two processes have a copy of: no dot is issued twice.
 
+use std::time::Duration;
+
 use dynamo_sim::scenario::{Cluster, cluster};
 use dynamo_sim::schedule::HostId;
 
@@ -52,4 +54,37 @@ fn a_restored_node_that_hears_of_its_later_life_calls_itself_later_still() {
     assert_eq!(renewed, 1, "it was told before it wrote anything");
     cluster.through(home).put("alice", "after");
     everyone_has(&mut cluster, "alice", &["after", "before", "between"]);
+}
+
+#[test]
+fn a_life_that_nobody_confirmed_vouches_for_no_actor() {
+    let (mut cluster, home, copy) = with_a_copy_of_before();
+    // A key that the copy has not seen, under an actor that it knows.
+    let beside = |key: &String| cluster.partition(key) == cluster.partition("alice");
+    let key = (0..).map(|at| format!("k{at}")).find(beside).expect("there is such a key");
+    cluster.through(home).put(&key, "between");
+    cluster.settle();
+    cluster.stop(home, false);
+    cluster.sim.restore(home, copy);
+    // As late as the life of the original that nobody here has heard of, and alone.
+    let others: Vec<HostId> = cluster.hosts().into_iter().filter(|host| *host != home).collect();
+    others.iter().for_each(|other| {
+        cluster.sim.cut(home, *other);
+        cluster.sim.cut(*other, home);
+    });
+    cluster.sim.start(home);
+    cluster.run(Duration::from_secs(2));
+    cluster.sim.stop(home);
+    cluster.heal();
+    // By its next start that life is a former one for everybody.
+    cluster.sim.start(home);
+    let confirmed = (0..5_000).any(|_| {
+        cluster.run(Duration::from_millis(1));
+        cluster.node(home).counters().actors_kept == 1
+    });
+    assert!(confirmed, "the others answer");
+    assert_eq!(cluster.copied(home, &key), [""; 0], "nothing was repaired yet");
+    let after = cluster.through(home).put(&key, "after").context;
+    cluster.through(home).put_after(&after, &key, "later");
+    everyone_has(&mut cluster, &key, &["between", "later"]);
 }

@@ -10,6 +10,7 @@
 //!  clean stop ──> undecided ───────────────────────────────────────> the former actors are kept
 //!                     │  and none knows a life of this node that is no former one
 //!                     ├─ a put is to be coordinated here before that ─> new actors: writes do not wait
+//!                     ├─ it is stopped before that ───────────────────> new actors: it cannot vouch for the former ones
 //!                     └─ one of them knows such a life ───────────────> new actors, and a later generation than that life's
 //! any other stop ──────────────────────────────────────────────────> new actors
 //! ```
@@ -105,7 +106,7 @@ impl<S: Storage> Node<S> {
         }
     }
 
-    /// A dot is needed: what is not confirmed by now is not waited for. A node without peers has nobody to ask.
+    /// A dot is needed, or this life ends: what is not confirmed by now is not waited for. A node without peers has nobody to ask.
     pub(super) fn decide_life(&mut self) -> Result<(), StorageError> {
         if !self.life.undecided {
             return Ok(());
