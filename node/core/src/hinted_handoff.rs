@@ -120,6 +120,17 @@ impl HintedHandoff {
         self.passed.remove(&target);
     }
 
+    /// The next batch for `target` begins with this partition.
+    pub fn skip_to(&mut self, target: NodeId, partition: PartitionId) {
+        self.passed.insert(target, (partition, Name::new("", "")));
+    }
+
+    /// What is under way to `target` is its hints no more: no answer to it counts.
+    pub fn recall(&mut self, target: NodeId) {
+        self.batches.retain(|_, batch| batch.target != target);
+        self.passed.remove(&target);
+    }
+
     /// The batch `number` was answered by `target`: hands it back if its hints were taken.
     pub fn answered(&mut self, target: NodeId, number: u64, taken: bool) -> Option<Answered> {
         if self.batches.get(&number)?.target != target {

@@ -12,6 +12,7 @@
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
 //! | `lives` | a data directory that came back older than it was, or twice |
 //! | `movement` | hints and transfers on their way |
+//! | `retargeting` | hints whose home is another one now |
 //! | `handback` | copies that the ring gives to others |
 //! | `repair` | anti-entropy |
 //! | `background` | what of the above may run now |
@@ -33,6 +34,7 @@ mod reaping;
 mod repair;
 mod replica;
 mod requests;
+mod retargeting;
 mod retries;
 mod space;
 pub mod status;
@@ -211,6 +213,7 @@ pub struct Node<S> {
     /// Room for what is hashed.
     digest_input: Writer,
     hints: HintedHandoff,
+    retargeting: retargeting::Retargeting,
     transfers: Transfers,
     rounds: Rounds,
     exchanges: BTreeMap<u64, Exchange>,
@@ -276,6 +279,7 @@ impl<S: Storage> Node<S> {
             detector: FailureDetector::new(config.phi_threshold),
             trees: HashTrees::new(identity.cluster, ring.as_ref().map_or(0, |ring| ring.partition_bits)),
             hints: HintedHandoff::new(storage.hint_totals()?),
+            retargeting: retargeting::Retargeting::default(),
             ring_durable: Epoch(0),
             random: Random::new(seed),
             versions: VersionCache::default(),
@@ -318,6 +322,7 @@ impl<S: Storage> Node<S> {
         node.end_absence();
         node.start_tenures()?;
         node.load_trees()?;
+        node.resume_retargeting()?;
         // Trees do not say which objects are tombstones: the partitions that are led are looked through, a piece at a time.
         node.end_rounds(None);
         node.lease_dots()?;
@@ -478,6 +483,7 @@ impl<S: Storage> Node<S> {
         if self.declared_lost().is_some() {
             return Ok(());
         }
+        self.tick_retargeting()?;
         let refused = self.tick_background(now, out)?;
         if now.instant >= self.next_movement || refused {
             if now.instant >= self.next_movement {

@@ -169,7 +169,7 @@ impl<S: Storage> Node<S> {
         self.when_durable(Waiting::Ring(epoch), now, out)?;
         self.end_rounds(before.as_deref());
         self.plan_movement()?;
-        self.retarget_hints()?;
+        self.note_retargets(before.as_deref(), &ring)?;
         if self.declared_lost().is_some() {
             self.abandon_requests(out);
         }

@@ -70,6 +70,10 @@ impl<S: Storage> Node<S> {
             return Ok(());
         };
         let partition = *partition;
+        if let Some(behind) = self.passes_over(partition, target) {
+            self.hints.skip_to(target, behind);
+            return Ok(());
+        }
         let found: Vec<_> = found.into_iter().take_while(|(at, _, _)| *at == partition).collect();
         let batch = self.next_batch();
         let hints = found.iter().map(|(_, name, object)| (name.clone(), object.encoded_len())).collect();
@@ -102,36 +106,6 @@ impl<S: Storage> Node<S> {
         let own = self.identity.node;
         let home = self.ring.as_ref().is_some_and(|ring| ring.placement(partition).involves(own));
         if home { Ok(()) } else { self.end_tenure(partition) }
-    }
-
-    /// Hints for nodes that the ring no longer names for the partition become copies of this node's, to be handed to whoever
-    /// owns them now (or kept, if that is this node). So do all hints of a partition of which a member is lost: it may have
-    /// acknowledged a write together with this node alone, and its replacement is filled from copies.
-    pub(super) fn retarget_hints(&mut self) -> Result<(), StorageError> {
-        let Some(ring) = self.ring.clone() else { return Ok(()) };
-        let lost: Vec<NodeId> = ring.lost.keys().filter(|node| ring.members.contains_key(node)).copied().collect();
-        let waits = |partition, target| {
-            let placement = ring.placement(partition);
-            placement.involves(target) && !lost.iter().any(|lost| placement.involves(*lost))
-        };
-        let targets: Vec<NodeId> = self.hints.totals().keys().copied().collect();
-        for target in targets {
-            let mut after = None;
-            loop {
-                let found = self.storage.scan_hints(target, after.as_ref(), 1024, 4 << 20)?;
-                let Some((partition, name, _)) = found.last() else { break };
-                after = Some((*partition, name.clone()));
-                for (partition, name, object) in found {
-                    if !waits(partition, target) {
-                        let _accepted = self.apply(partition, &name, &object)?;
-                        self.storage.remove_hint(target, partition, &name)?;
-                        self.hints.removed(target, (partition, &name), object.encoded_len());
-                        self.dirty = true;
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     // --- the ring's moves -------------------------------------------------------------------------------------------

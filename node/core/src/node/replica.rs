@@ -163,12 +163,15 @@ impl<S: Storage> Node<S> {
         Ok(Ok(()))
     }
 
-    /// All that this node knows of `name`: its own copy, and what it keeps for the replicas it stands in for.
+    /// All that this node knows of `name`: its own copy, and what it keeps for the replicas it stands in for, or stood in for and has
+    /// not made its own yet.
     pub(super) fn known(&self, ring: &Ring, partition: PartitionId, name: &Name) -> Result<Object, StorageError> {
         let mut object = self.storage.read(partition, name)?.unwrap_or_default();
         let placement = ring.placement(partition);
         if !placement.involves(self.identity.node) && self.hints.total() > 0 {
-            for target in placement.writers() {
+            let writers = placement.writers();
+            let former = self.retargeting.targets().filter(|target| !writers.contains(target));
+            for target in writers.iter().copied().chain(former) {
                 if self.hints.bytes_for(target) > 0
                     && let Some(kept) = self.storage.read_hint(target, partition, name)?
                 {

@@ -1,0 +1,129 @@
+//! Hints whose home is another one now (paper 4.6): by a new ring they become copies of this node's.
+//!
+//! A hint for a node that the ring no longer names for the partition becomes a copy, to be handed to whoever owns it now (or kept, if
+//! that is this node). So do all hints of a partition of which a member is lost: it may have acknowledged a write together with this
+//! node alone, and its replacement is filled from copies.
+//!
+//! There may be a gigabyte of hints for one target. So a ring is adopted together with a mark that hints are to be looked at, and
+//! each tick looks at a bounded piece, as long as the disk has room. Until then such a hint stays what it is: it counts as one (no
+//! drain receipt, no reaping), it is not sent, and [`Node::known`] finds it. The mark goes with the last of them; a start that finds
+//! it looks at all hints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{NodeId, PartitionId};
+use crate::name::Name;
+use crate::node::Node;
+use crate::ring::Ring;
+use crate::storage::{Storage, StorageError};
+
+/// Hints looked at in one tick: as long as all of them become copies no request is answered, for some eight milliseconds.
+const HINTS_PER_TICK: usize = 256;
+/// Their bytes: a gigabyte takes a minute.
+const BYTES_PER_TICK: usize = 1 << 20;
+
+/// The record that says that hints are to be looked at.
+const MARK: &[u8] = b"retargeting";
+
+/// Whose hints are to be looked at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Retargeting(BTreeMap<NodeId, Look>);
+
+/// A look through the hints for one target.
+#[derive(Clone, Debug, Default)]
+struct Look {
+    /// All hints at or before this were looked at.
+    after: Option<(PartitionId, Name)>,
+    /// There was a later ring since this look began: another one follows it.
+    again: bool,
+}
+
+impl Retargeting {
+    /// The targets whose hints were not all looked at.
+    pub(super) fn targets(&self) -> impl Iterator<Item = NodeId> {
+        self.0.keys().copied()
+    }
+
+    fn look_at(&mut self, target: NodeId) {
+        let look = self.0.entry(target).or_default();
+        look.again = look.after.is_some();
+    }
+
+    /// All hints up to `reached` were looked at, or all there are.
+    fn looked(&mut self, target: NodeId, reached: Option<(PartitionId, Name)>) {
+        let Some(look) = self.0.get_mut(&target) else { return };
+        match reached {
+            Some(_) => look.after = reached,
+            None if look.again => *look = Look::default(),
+            None => drop(self.0.remove(&target)),
+        }
+    }
+}
+
+impl<S: Storage> Node<S> {
+    /// `ring` follows `before`: notes whose hints have to be looked at, in the same group of writes as the ring.
+    pub(super) fn note_retargets(&mut self, before: Option<&Ring>, ring: &Ring) -> Result<(), StorageError> {
+        let Some(before) = before.filter(|_| self.hints.total() > 0) else { return Ok(()) };
+        let mut concerned = BTreeSet::new();
+        for (partition, placement) in before.partitions() {
+            let targets = placement.writers().into_iter().filter(|target| self.hints.totals().contains_key(target));
+            concerned.extend(targets.filter(|target| !waits(ring, partition, *target)));
+        }
+        for target in &concerned {
+            self.hints.recall(*target);
+            self.retargeting.look_at(*target);
+        }
+        if !concerned.is_empty() {
+            self.storage.write_meta(MARK, Some(b"1"))?;
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// What the start before this one did not get to.
+    pub(super) fn resume_retargeting(&mut self) -> Result<(), StorageError> {
+        if self.storage.read_meta(MARK)?.is_some() {
+            self.hints.totals().keys().for_each(|target| self.retargeting.look_at(*target));
+        }
+        Ok(())
+    }
+
+    /// Looks at the next piece.
+    pub(super) fn tick_retargeting(&mut self) -> Result<(), StorageError> {
+        let Some((target, look)) = self.retargeting.0.first_key_value().filter(|_| self.writable) else { return Ok(()) };
+        let Some(ring) = self.ring.clone() else { return Ok(()) };
+        let target = *target;
+        let found = self.storage.scan_hints(target, look.after.as_ref(), HINTS_PER_TICK, BYTES_PER_TICK)?;
+        let reached = found.last().map(|(partition, name, _)| (*partition, name.clone()));
+        for (partition, name, object) in found {
+            if !waits(&ring, partition, target) {
+                let _accepted = self.apply(partition, &name, &object)?;
+                self.storage.remove_hint(target, partition, &name)?;
+                self.hints.removed(target, (partition, &name), object.encoded_len());
+                self.dirty = true;
+            }
+        }
+        self.retargeting.looked(target, reached);
+        if self.retargeting.0.is_empty() {
+            self.storage.write_meta(MARK, None)?;
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// The partition with which the hints for `target` go on, if those of `partition` become copies and are not sent.
+    pub(super) fn passes_over(&self, partition: PartitionId, target: NodeId) -> Option<PartitionId> {
+        let ring = self.ring.as_ref().filter(|_| self.retargeting.0.contains_key(&target))?;
+        if waits(ring, partition, target) {
+            return None;
+        }
+        let mut behind = (partition.0 + 1..ring.partition_count_of_layers() as u32).map(PartitionId);
+        Some(behind.find(|partition| waits(ring, *partition, target)).unwrap_or(PartitionId(u32::MAX)))
+    }
+}
+
+/// Whether `target` is to have what is kept for it of `partition`, by this ring.
+fn waits(ring: &Ring, partition: PartitionId, target: NodeId) -> bool {
+    let placement = ring.placement(partition);
+    placement.involves(target) && !placement.writers().iter().any(|node| ring.is_lost(*node))
+}

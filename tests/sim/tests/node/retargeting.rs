@@ -1,0 +1,103 @@
+//! Hints whose home is another one by a new ring: they become copies, a bounded piece with each tick, and nothing is forgotten meanwhile.
+
+use dynamo_core::node::Input;
+
+use super::*;
+
+/// Hints that one tick looks at, by the node's own bound.
+const PER_TICK: usize = 256;
+
+/// A ring of five, and the one after it in which a member that is not node 1 has taken the place of the first replica of a partition
+/// that node 1 has no copy of; and names in that partition.
+fn rings(names: usize) -> (Ring, Ring, NodeId, Vec<Name>) {
+    let first = ring(5);
+    let partition = first.partition_of(&key(&first, false));
+    let target = first.placement(partition).replicas[0];
+    let spare = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+    let next = first.successor(|next| next.placements[partition.0 as usize].replicas[0] = spare);
+    let keys = (0..).map(|at| Name::new("carts", format!("k{at}")));
+    let names = keys.filter(|name| first.partition_of(name) == partition).take(names).collect();
+    (first, next, target, names)
+}
+
+/// Node 1, which keeps a hint of each name.
+fn with_hints(first: &Ring, target: NodeId, names: &[Name]) -> One {
+    let mut one = One::start(first);
+    for (at, name) in names.iter().enumerate() {
+        one.hear(2, replicate(at as u64, first.epoch, name, &object(2, at as u64 + 1, "milk"), Some(target)));
+    }
+    one.sync();
+    one.sent();
+    one
+}
+
+fn hints(one: &One) -> usize {
+    one.node.storage().hints().count()
+}
+
+fn copies(one: &One) -> usize {
+    one.node.storage().objects().count()
+}
+
+#[test]
+fn a_ring_is_adopted_at_once_and_each_tick_makes_some_hints_copies_over_a_restart() {
+    let (first, next, target, names) = rings(3 * PER_TICK - 50);
+    let mut one = with_hints(&first, target, &names);
+    one.adopt(&next);
+    assert_eq!((hints(&one), copies(&one)), (names.len(), 0), "adopting a ring takes no longer with hints");
+    for tick in 1..=3 {
+        let left = hints(&one);
+        one.feed(Input::Tick);
+        assert_eq!(left - hints(&one), PER_TICK.min(left), "tick {tick}");
+        assert_eq!(hints(&one) + copies(&one), names.len(), "tick {tick}");
+        one.sync();
+        one.restart(false, &next);
+    }
+    assert_eq!(hints(&one), 0);
+    let refusal = one.node.drain_receipt().expect_err("it has partitions");
+    assert!(refusal.contains("partitions"), "{refusal}");
+}
+
+#[test]
+fn a_hint_that_becomes_a_copy_is_not_sent_and_waits_for_room_on_the_disk() {
+    let (first, next, target, names) = rings(3);
+    let mut one = with_hints(&first, target, &names);
+    one.feed(Input::Space { writable: false });
+    one.adopt(&next);
+    one.sync();
+    one.wait(5 * SECOND, &next);
+    assert_eq!((hints(&one), copies(&one)), (names.len(), 0));
+    let to_target =
+        |(to, message): &(NodeId, Message)| *to == target && matches!(message, Message::Push { purpose: Purpose::Hint, .. });
+    assert!(!one.sent().iter().any(to_target), "it is no replica any more");
+    one.feed(Input::Space { writable: true });
+    one.feed(Input::Tick);
+    assert_eq!((hints(&one), copies(&one)), (0, names.len()));
+}
+
+#[test]
+fn what_is_on_its_way_to_a_former_home_is_not_removed_on_its_word() {
+    let (first, next, target, names) = rings(1);
+    let mut one = with_hints(&first, target, &names);
+    one.wait(SECOND, &first);
+    let pushed = one.take_sent(|message| match message {
+        Message::Push { batch, purpose: Purpose::Hint, .. } => Some(*batch),
+        _ => None,
+    });
+    one.adopt(&next);
+    one.hear(target.0[0], Message::Pushed { batch: pushed.expect("the hint goes home"), refused: false, epoch: first.epoch });
+    assert_eq!(hints(&one), 1);
+}
+
+#[test]
+fn a_coordinator_knows_what_it_keeps_for_a_former_home() {
+    let (first, next, _, names) = rings(1);
+    let mut one = One::start(&first);
+    let (_, milk) = one.forwarded_put(5, 1, &names[0], "milk");
+    one.adopt(&next);
+    assert_eq!(hints(&one), 1);
+    one.sent();
+    let (_, eggs) = one.forwarded_put(5, 2, &names[0], "eggs");
+    assert!(eggs.includes(&milk), "a context with its second dot would cover the first: {eggs:?}");
+    assert_eq!(newest(&eggs), newest(&milk), "and it goes on under its actor");
+}
