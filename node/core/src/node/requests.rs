@@ -125,12 +125,13 @@ impl<S: Storage> Node<S> {
         homes.iter().filter(|node| !self.reachable(**node, now)).copied().collect()
     }
 
-    /// The fallbacks that can be reached, this node first if it is none of `homes`.
+    /// The fallbacks that can be reached, this node first if it is none of `homes`. A node outside the ring is none: it may be taken
+    /// away, with the only copy of what it alone acknowledged.
     fn reachable_fallbacks(&mut self, ring: &Ring, partition: PartitionId, homes: &[NodeId], now: Now) -> Vec<NodeId> {
         let ranked = self.requests.ranking.of(ring, partition);
         let mut fallbacks: Vec<NodeId> = ranked.iter().filter(|node| self.reachable(**node, now)).copied().collect();
         let own = self.identity.node;
-        if !homes.contains(&own) {
+        if !homes.contains(&own) && ring.members.contains_key(&own) {
             fallbacks.retain(|node| *node != own);
             fallbacks.insert(0, own);
         }

@@ -2,6 +2,7 @@
 //! after it, under which actor it writes, and what it keeps until who has said what.
 
 mod one;
+mod outside;
 mod retargeting;
 
 use std::time::Duration;

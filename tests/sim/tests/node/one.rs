@@ -12,7 +12,7 @@ use dynamo_core::message::Message;
 use dynamo_core::name::Name;
 use dynamo_core::node::{Identity, Input, Node, Output};
 use dynamo_core::rebalance::{self, Members};
-use dynamo_core::request::{ClientHandle, Operation, QuorumWish, Request};
+use dynamo_core::request::{ClientHandle, Operation, Outcome, QuorumWish, Request};
 use dynamo_core::ring::{Member, Ring};
 use dynamo_core::storage::Ticket;
 use dynamo_core::time::{Instant, Now};
@@ -48,6 +48,8 @@ pub struct One {
     clients: u64,
     /// What it sent since somebody looked.
     sent: Vec<(NodeId, Message)>,
+    /// What it answered to clients.
+    pub answers: Vec<Outcome>,
 }
 
 fn open(disk: Disk, generation: u64, seed: u64, now: Now) -> Node<Disk> {
@@ -77,7 +79,7 @@ impl One {
     pub fn on(disk: Disk, generation: u64, seed: u64) -> Self {
         let now = Now { instant: Instant(1), wall_ms: 1_700_000_000_000 };
         let node = open(disk, generation, seed, now);
-        let mut one = Self { node, generation, now, ticket: None, clients: 0, sent: Vec::new() };
+        let mut one = Self { node, generation, now, ticket: None, clients: 0, sent: Vec::new(), answers: Vec::new() };
         one.commit();
         one.sync();
         one
@@ -145,8 +147,10 @@ impl One {
     fn perform(&mut self, out: Vec<Output>) {
         self.commit();
         for output in out {
-            if let Output::Send { to, message } = output {
-                self.sent.push((to, message));
+            match output {
+                Output::Send { to, message } => self.sent.push((to, message)),
+                Output::Respond { outcome, .. } => self.answers.push(outcome),
+                Output::RingChanged | Output::AddressesChanged => {}
             }
         }
     }
@@ -202,7 +206,14 @@ impl One {
         self.replicated()
     }
 
-    /// The same, with a context.
+    /// The same, where one acknowledgement is enough, and whether any are to be had is open.
+    pub fn try_put(&mut self, name: &Name, value: &str) {
+        self.clients += 1;
+        let quorum = QuorumWish { w: Some(1), ..QuorumWish::default() };
+        self.feed(Input::Request { client: ClientHandle(self.clients), request: Request { quorum, ..put(name, value) } });
+    }
+
+    /// The same as [`One::put`], with a context.
     pub fn put_with(&mut self, name: &Name, value: &str, token: Bytes) -> (RequestId, Object) {
         self.clients += 1;
         let operation = Operation::Put { data: Bytes::copy_from_slice(value.as_bytes()), context: token, create_only: false };
