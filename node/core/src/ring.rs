@@ -40,6 +40,13 @@ use placed::{Moving, Placed};
 /// The most partitions a ring may have, as a power of two (65,536).
 pub const PARTITION_BITS_MAX: u8 = 16;
 
+/// The last epoch that a ring may have. No cluster gets there, and the epoch after it can still be named.
+pub const EPOCH_MAX: Epoch = Epoch(1 << 62);
+
+/// The most epochs that a node may have missed: at one a second, those of 136 years. A ring from further ahead is no successor; who
+/// took it could take no other ever after.
+pub const EPOCHS_MISSED_MAX: u64 = 1 << 32;
+
 /// The most nodes that a ring remembers as lost: at one a day, those of eleven years. Beyond it the longest lost are forgotten; they
 /// are fenced by their old epoch all the same.
 pub const LOST_MAX: usize = 4_096;
@@ -265,6 +272,12 @@ impl Ring {
         if self.replication == 0 || self.epoch.0 == 0 {
             return Err(RingError::Invalid("replication and epoch start at 1"));
         }
+        if self.epoch > EPOCH_MAX {
+            return Err(RingError::Invalid("a ring's epoch is at most 2^62"));
+        }
+        if (self.epoch == Epoch(1)) != (self.parent == RingHash::default()) {
+            return Err(RingError::Invalid("the ring of epoch 1, and no other, has no parent"));
+        }
         if self.operation.as_ref().is_some_and(|operation| operation.since > self.epoch || operation.wanted.is_empty()) {
             return Err(RingError::Invalid("an operation has members, and was begun by this ring or one before"));
         }
@@ -312,6 +325,9 @@ impl Ring {
         let refuse = |reason| Err(RingError::NotSuccessor { offered: self.epoch, held: held_epoch, reason });
         if self.epoch <= held_epoch {
             return refuse("it is not newer");
+        }
+        if self.epoch.0 - held_epoch.0 > EPOCHS_MISSED_MAX {
+            return refuse("nobody can have missed so many");
         }
         let Some(held) = held else { return Ok(()) };
         if self.partition_bits != held.partition_bits {
@@ -551,6 +567,41 @@ pub(crate) mod tests {
         }
         let verdict = second.check_follows(Some(&first), ClusterId([8; 16]));
         assert!(matches!(verdict, Err(RingError::OtherCluster { .. })));
+    }
+
+    #[test]
+    fn an_epoch_that_no_ring_could_follow_is_refused_wherever_it_comes_from() {
+        let first = ring_of(3, 2);
+        let second = first.successor(|_| ());
+        let at = |epoch, ring: &Ring| Ring { epoch: Epoch(epoch), ..ring.clone() };
+        let cases = [
+            ("start at 1", at(0, &first)),
+            ("at most 2^62", at(u64::MAX, &second)),
+            ("at most 2^62", at(EPOCH_MAX.0 + 1, &second)),
+            ("no parent", at(2, &first)),
+            ("no parent", at(EPOCH_MAX.0, &first)),
+            ("no parent", at(1, &second)),
+        ];
+        for (reason, ring) in cases {
+            for refused in [ring.validate(), Ring::decode(ring.encode()).map(drop)] {
+                let error = refused.unwrap_err().to_string();
+                assert!(error.contains(reason), "{:?}: {error}", ring.epoch);
+            }
+        }
+        let last = at(EPOCH_MAX.0, &second);
+        assert_eq!(Ring::decode(last.encode()), Ok(last.clone()));
+        assert!(last.successor(|_| ()).validate().is_err(), "the epoch after it has a name, and no ring");
+    }
+
+    #[test]
+    fn a_ring_from_so_far_ahead_that_it_could_be_the_last_is_not_taken() {
+        let first = ring_of(3, 2);
+        let ahead = |epochs| Ring { epoch: Epoch(first.epoch.0 + epochs), ..first.successor(|_| ()) };
+        for (held, before) in [(Some(&first), 0), (None, 1)] {
+            assert_eq!(ahead(EPOCHS_MISSED_MAX - before).check_follows(held, first.cluster), Ok(()));
+            let refused = ahead(EPOCHS_MISSED_MAX - before + 1).check_follows(held, first.cluster).unwrap_err().to_string();
+            assert!(refused.contains("nobody can have missed so many"), "{refused}");
+        }
     }
 
     #[test]
