@@ -11,7 +11,7 @@ use dynamo_core::node::{Identity, Input, Node, Output};
 use dynamo_core::reaping::{Proof, Question, Reaped};
 use dynamo_core::request::{ClientHandle, Operation, QuorumWish, Request};
 use dynamo_core::ring::{Member, Placement, Ring, RingHash};
-use dynamo_core::storage::MemoryStorage;
+use dynamo_core::storage::{MemoryStorage, Storage};
 use dynamo_core::time::{Instant, Now};
 use dynamo_core::version::{Actor, CausalContext, Digest, Dot, Object, Value};
 
@@ -230,4 +230,70 @@ fn what_was_adopted_and_agreed_to_outlives_a_loss_of_power() {
     node.hears(push(&name, &old));
     assert_eq!(node.holds(&name), None);
     assert!(node.0.counters().writes_fenced > 0);
+}
+
+/// Node 2 puts a value, and everyone has it: what became of it.
+fn put(node: &mut Durable, name: &Name, create_only: bool) -> Object {
+    let operation = Operation::Put { data: "v".into(), context: Default::default(), create_only };
+    let request = Request { name: name.clone(), operation, quorum: QuorumWish::default(), request_key: None, timeout_ms: 0 };
+    for output in node.input(Input::Request { client: ClientHandle(1), request }) {
+        if let Output::Send { to: from, message: Message::Replicate { request, .. } } = output {
+            node.input(Input::Message { from, message: Message::Replicated { request, durable: true } });
+        }
+    }
+    node.holds(name).expect("its own copy")
+}
+
+/// Who made the newest version.
+fn newest(object: &Object) -> Actor {
+    object.values().max_by_key(|(dot, _)| dot.counter).expect("a version").0.actor
+}
+
+/// What covers a dot of this actor that it has not issued.
+fn beyond(actor: Actor) -> CausalContext {
+    CausalContext([(actor, u64::MAX)].into(), Default::default())
+}
+
+#[test]
+fn an_own_dot_that_was_not_issued_is_a_no_and_ends_the_actor_that_would_be_fenced() {
+    let mut node = Durable::open(REPLICAS[1]);
+    let name = Name::new("b", "k");
+    let actor = newest(&put(&mut node, &name, false));
+    assert_eq!(newest(&put(&mut node, &name, false)), actor);
+    assert!(!node.agrees(&beyond(actor), Question::Writes));
+    assert_ne!(newest(&put(&mut node, &name, false)), actor, "its dots would be taken for reaped");
+    assert!(node.agrees(&beyond(actor), Question::Writes), "an actor that has ended is not in the way");
+}
+
+#[test]
+fn an_own_dot_that_was_not_issued_and_is_reaped_elsewhere_ends_the_actor() {
+    let mut node = Durable::open(REPLICAS[1]);
+    let name = Name::new("b", "k");
+    let actor = newest(&put(&mut node, &name, false));
+    let reaped = Some(Reaped { proof: Proof { leader: REPLICAS[0], round: 5 }, upto: beyond(actor) });
+    node.hears(Message::TreeRequest { exchange: 1, epoch: Epoch(1), partition: PARTITION, root: node.root(), reaped });
+    assert_ne!(newest(&put(&mut node, &name, false)), actor);
+}
+
+#[test]
+fn a_name_is_created_above_what_was_reaped() {
+    let mut node = Durable::open(REPLICAS[1]);
+    let actor = newest(&put(&mut node, &Name::new("b", "k"), false));
+    // The next start goes on under the same actor, and finds that all of its dots were reaped.
+    node.0.close().unwrap();
+    let reaped = Reaped { proof: Proof { leader: REPLICAS[0], round: 5 }, upto: beyond(actor) };
+    let mut storage = node.0.storage().clone();
+    storage.write_meta(b"reaped/\0\0\0\0", Some(&reaped.encode())).unwrap();
+    let identity = Identity { generation: 2, ..node.0.identity().clone() };
+    let mut node = Durable(Node::open(identity, Config::default(), storage, 2, NOW).unwrap());
+    node.sync(&mut Vec::new());
+    for peer in [REPLICAS[0], REPLICAS[2], OUTSIDER] {
+        for output in node.input(Input::LinkUp { peer, peer_address: "a:1".into(), client_address: "a:2".into() }) {
+            if let Output::Send { to: from, message: message @ Message::Gossip { .. } } = output {
+                node.input(Input::Message { from, message });
+            }
+        }
+    }
+    assert_eq!(node.0.counters().actors_kept, 1);
+    assert_ne!(newest(&put(&mut node, &Name::new("b", "new"), true)), actor);
 }

@@ -20,7 +20,7 @@
 //! new. One that raises its own generation in turn goes on at the same time, under the same id: the one that counts as earlier stops.
 //!
 //! Whatever gossip says, a dot of an actor of this node that it has not issued ends that actor: it is found when a put's context
-//! or the object itself knows one ([`Node::fresh_dot`]). What remains undetected: a later life that only nodes knew which have been
+//! or the object itself knows one ([`Node::fresh_dot`]), or what is to be reaped does ([`Node::disown`]). What remains undetected: a later life that only nodes knew which have been
 //! restarted or are away, until an object or a context shows one of its dots. New actors are always safe and cost 30 bytes in each
 //! object that is written under them, which is why a clean stop is worth asking.
 
@@ -148,5 +148,17 @@ impl<S: Storage> Node<S> {
             dot.actor.incarnation = self.tenure(partition)?;
         }
         Ok(dot)
+    }
+
+    /// Ends this node's actor in `partition` if `seen`, which is or becomes what all replicas take for reaped, covers a dot that it has
+    /// not issued: the next ones would be taken for reaped too. True if it was so.
+    pub(super) fn disown(&mut self, partition: PartitionId, seen: &CausalContext) -> Result<bool, StorageError> {
+        let Some(incarnation) = self.begun_tenure(partition)? else { return Ok(false) };
+        let actor = Actor { node: self.identity.node, incarnation };
+        let unissued = seen.covers(Dot { actor, counter: self.dot_next + 1 });
+        if unissued {
+            self.end_tenure(partition)?;
+        }
+        Ok(unissued)
     }
 }

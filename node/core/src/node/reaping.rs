@@ -355,6 +355,9 @@ impl<S: Storage> Node<S> {
         let Some(ring) = self.ring.clone() else { return Ok(false) };
         let own = self.identity.node;
         let placement = ring.placement(partition);
+        if self.disown(partition, upto)? {
+            return Ok(false);
+        }
         match question {
             Question::Writes => Ok(!self.requests.write_in_flight(partition, upto)),
             Question::Copies => {
@@ -457,6 +460,7 @@ impl<S: Storage> Node<S> {
         if self.reaped(partition)?.is_some_and(|ours| ours.upto.includes(&theirs.upto)) {
             return Ok(());
         }
+        self.disown(partition, &theirs.upto)?;
         self.adopt_prepared(partition, theirs.proof)?;
         if self.trees.root(partition) == root { self.adopt_reaped(partition, theirs.clone()) } else { Ok(()) }
     }

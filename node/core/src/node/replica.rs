@@ -218,19 +218,27 @@ impl<S: Storage> Node<S> {
     /// This node's tenure of its copy of `partition`: new if the copy is new, on stable storage with the first write under it.
     pub(super) fn tenure(&mut self, partition: PartitionId) -> Result<Incarnation, StorageError> {
         self.decide_life()?;
-        if let Some(incarnation) = self.tenures.get(&partition) {
-            return Ok(*incarnation);
-        }
-        let key = tenure_key(partition);
-        let stored = self.storage.read_meta(&key)?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
-        let tenure = stored.unwrap_or_else(|| self.random.next_u64());
-        if stored.is_none() {
-            self.storage.write_meta(&key, Some(&tenure.to_be_bytes()))?;
-            self.dirty = true;
-        }
-        let incarnation = Incarnation(tenure ^ self.salt);
+        let incarnation = match self.begun_tenure(partition)? {
+            Some(incarnation) => incarnation,
+            None => {
+                let tenure = self.random.next_u64();
+                self.storage.write_meta(&tenure_key(partition), Some(&tenure.to_be_bytes()))?;
+                self.dirty = true;
+                Incarnation(tenure ^ self.salt)
+            }
+        };
         self.tenures.insert(partition, incarnation);
         Ok(incarnation)
+    }
+
+    /// The tenure under which this node goes on in `partition`, if there is one.
+    pub(super) fn begun_tenure(&self, partition: PartitionId) -> Result<Option<Incarnation>, StorageError> {
+        if let Some(incarnation) = self.tenures.get(&partition) {
+            return Ok(Some(*incarnation));
+        }
+        let stored = self.storage.read_meta(&tenure_key(partition))?;
+        let tenure = stored.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
+        Ok(tenure.map(|tenure| Incarnation(tenure ^ self.salt)))
     }
 
     /// After a crash this node may have forgotten writes that it coordinated and others acknowledged: a state that it makes now

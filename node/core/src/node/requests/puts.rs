@@ -166,12 +166,13 @@ impl<S: Storage> Node<S> {
         if create_only && exists(&object) {
             return Ok(Err(Failure::Exists));
         }
-        // What is covered by a proof (the floor of an absent name) may be covered by anybody.
-        let dot = self.fresh_dot(partition, &object, &seen)?;
-        let exact = last_writer_wins || !object.has_unseen_below(Dot { counter: u64::MAX, ..dot }, &seen);
-        if own_copy && object.is_empty() {
+        let absent = own_copy && object.is_empty();
+        if absent {
             object = self.absent(partition)?;
         }
+        let dot = self.fresh_dot(partition, &object, &seen)?;
+        // What is covered by a proof (the floor of an absent name) may be covered by anybody.
+        let exact = last_writer_wins || absent || !object.has_unseen_below(Dot { counter: u64::MAX, ..dot }, &seen);
         if last_writer_wins {
             let (covered, discarded) = reconciliation::cover_all(&object, seen);
             seen = covered;
