@@ -15,8 +15,11 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 pub const REQUEST_TIMEOUTS_MAX: u32 = 12;
 /// Concurrent values of one object before a put that would add one is refused. Repair may exceed it.
 pub const SIBLINGS_MAX: usize = 100;
-/// Bytes of a context token: 64 actors' worth, and more than any object reaches without being told.
-pub const CONTEXT_BYTES_MAX: usize = 16 << 10;
+/// Actors that an object names before a put that would add one is refused. A node has a new one after each unclean stop, and a client
+/// may make some up. Repair may exceed it.
+pub const OBJECT_ACTORS_MAX: usize = 2_048;
+/// Bytes of a context token: that of an object whose actors are three times as many, so that what was joined can be replaced.
+pub const CONTEXT_BYTES_MAX: usize = 256 << 10;
 
 /// R, W and what goes with them, for a cluster or one bucket. N is the ring's, or in the ring for the bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

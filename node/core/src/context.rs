@@ -96,8 +96,9 @@ pub fn decode(token: Bytes, cluster: ClusterId, name: &Name) -> Result<Token, De
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{CONTEXT_BYTES_MAX, OBJECT_ACTORS_MAX};
     use crate::id::RequestKey;
-    use crate::recent_writes::RecentWrite;
+    use crate::recent_writes::{REMEMBERED_MAX, RecentWrite};
     use crate::version::Dot;
 
     #[test]
@@ -120,6 +121,19 @@ mod tests {
         forged[3] ^= 1;
         assert_eq!(decode(forged.into(), cluster, &name), Err(DecodeError::Checksum));
         assert_eq!(decode(Bytes::new(), cluster, &name), Ok(Token::default()));
+    }
+
+    #[test]
+    fn the_context_of_what_several_filled_to_the_bound_and_joined_is_no_longer_than_what_is_accepted() {
+        let actor = |at: usize| Actor { node: NodeId([2; 16]), incarnation: Incarnation(at as u64) };
+        let counters: SmallMap<Actor, u64, 3> = (0..3 * OBJECT_ACTORS_MAX).map(|at| (actor(at), u64::MAX)).collect();
+        let mut recent = RecentWrites::default();
+        for at in 0..REMEMBERED_MAX {
+            let dot = Dot { actor: actor(at), counter: u64::MAX };
+            recent.insert(RecentWrite { stamp: u64::MAX, key: RequestKey([at as u8; 16]), dot });
+        }
+        let token = encode(&CausalContext(counters, recent), Some(NodeId([4; 16])), ClusterId([1; 16]), &Name::new("b", "k"));
+        assert!(token.len() <= CONTEXT_BYTES_MAX, "{} bytes", token.len());
     }
 
     #[test]

@@ -314,7 +314,10 @@ mod tests {
             (v1::PutRequest { key: Bytes::new(), ..put.clone() }, "key: empty; give"),
             (v1::PutRequest { bucket: long(BUCKET_BYTES_MAX + 1), ..put.clone() }, "bucket: 256 bytes, at most 255; choose"),
             (v1::PutRequest { value: long(VALUE_BYTES_MAX + 1), ..put.clone() }, "value: 1048577 bytes, at most 1048576; split"),
-            (v1::PutRequest { context: long(CONTEXT_BYTES_MAX + 1), ..put.clone() }, "context: 16385 bytes, at most 16384; use"),
+            (
+                v1::PutRequest { context: long(CONTEXT_BYTES_MAX + 1), ..put.clone() },
+                "context: 262145 bytes, at most 262144; use",
+            ),
             (v1::PutRequest { mode: 9, ..put.clone() }, "mode: 9 is unknown; use"),
             (with_quorum(v1::Quorum { w: Some(256), ..Default::default() }), "quorum.w: 256; give 1 to 255"),
             (with_quorum(v1::Quorum { r: Some(0), ..Default::default() }), "quorum.r: 0; give 1 to 255"),

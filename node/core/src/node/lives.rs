@@ -133,7 +133,8 @@ impl<S: Storage> Node<S> {
     }
 
     /// The next dot of this node's actor in `partition`, for a version of `object` by a client that has seen `seen`. If either knows
-    /// it or a later one already, the actor has had another life, or the context was made up: then the dot is of a new actor.
+    /// it or a later one already, the actor has had another life, or the context was made up: then the dot is of a new actor. Those
+    /// of other partitions go on: what a client makes up must not cost every object of this node an actor.
     pub(super) fn fresh_dot(
         &mut self,
         partition: PartitionId,
@@ -144,7 +145,7 @@ impl<S: Storage> Node<S> {
         let node = self.identity.node;
         let mut dot = Dot { actor: Actor { node, incarnation: self.tenure(partition)? }, counter };
         if object.has_seen(dot) || seen.covers(dot) {
-            self.renew_actors()?;
+            self.end_tenure(partition)?;
             dot.actor.incarnation = self.tenure(partition)?;
         }
         Ok(dot)

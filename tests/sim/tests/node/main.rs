@@ -645,6 +645,34 @@ mod a_member_that_was_away_coordinates_gets_once_it_knows_what_ring_others_hold 
     }
 }
 
+mod contexts_are_bounded {
+    use dynamo_core::config::OBJECT_ACTORS_MAX;
+    use dynamo_core::request::Failure;
+
+    use super::*;
+
+    #[test]
+    fn a_put_that_brings_more_actors_than_an_object_may_name_is_refused_and_one_at_the_bound_is_not() {
+        let ring = ring(5);
+        let name = key(&ring, true);
+        let token = |seen: &CausalContext| dynamo_core::context::encode(seen, None, CLUSTER, &name);
+        let of = |actors: usize| {
+            let actor = |at: usize| Actor { node: id(9), incarnation: Incarnation(at as u64) };
+            CausalContext((0..actors).map(|at| (actor(at), 1)).collect(), Default::default())
+        };
+        let mut one = One::start(&ring);
+        one.try_put(&name, "milk", token(&of(OBJECT_ACTORS_MAX)));
+        assert!(matches!(&one.answers[..], [Err(Failure::Overloaded(_))]), "{:?}", one.answers);
+        assert_eq!(one.node.storage().objects().count(), 0);
+        let (_, mut object) = one.put_with(&name, "milk", token(&of(OBJECT_ACTORS_MAX - 1)));
+        for value in ["eggs", "flour"] {
+            assert_eq!(object.actors(), OBJECT_ACTORS_MAX);
+            object = one.put_with(&name, value, token(&object.context())).1;
+        }
+        assert_eq!(object.siblings().count(), 1, "what a get shows can be replaced");
+    }
+}
+
 mod a_node_hears_of_other_lives_of_itself {
     use super::*;
     use crate::one::gossip;
@@ -716,6 +744,12 @@ mod a_node_hears_of_other_lives_of_itself {
         let ring = ring(5);
         let mut one = One::start(&ring);
         let name = key(&ring, true);
+        let elsewhere = |at: &Name| {
+            let partition = ring.partition_of(at);
+            partition != ring.partition_of(&name) && ring.placement(partition).involves(id(1))
+        };
+        let other = (0..).map(|at| Name::new("carts", format!("k{at}"))).find(elsewhere).expect("it holds most partitions");
+        let unconcerned = newest(&one.put(&other, "tea").1);
         let (_, object) = one.put(&name, "milk");
         let mut actor = newest(&object);
         for counter in [1 << 30, u64::MAX] {
@@ -725,6 +759,7 @@ mod a_node_hears_of_other_lives_of_itself {
             let (_, written) = one.put_with(&name, "eggs", token);
             assert_ne!(newest(&written), actor, "a context knows {counter}");
             actor = newest(&written);
+            assert_eq!(newest(&one.put(&other, "tea").1), unconcerned, "a client may have made it up");
         }
     }
 }

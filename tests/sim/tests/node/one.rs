@@ -206,11 +206,13 @@ impl One {
         self.replicated()
     }
 
-    /// The same, where one acknowledgement is enough, and whether any are to be had is open.
-    pub fn try_put(&mut self, name: &Name, value: &str) {
+    /// The same, with a context, where one acknowledgement is enough; it need not come to anything.
+    pub fn try_put(&mut self, name: &Name, value: &str, token: Bytes) {
         self.clients += 1;
         let quorum = QuorumWish { w: Some(1), ..QuorumWish::default() };
-        self.feed(Input::Request { client: ClientHandle(self.clients), request: Request { quorum, ..put(name, value) } });
+        let operation = Operation::Put { data: Bytes::copy_from_slice(value.as_bytes()), context: token, create_only: false };
+        let request = Request { operation, quorum, ..put(name, value) };
+        self.feed(Input::Request { client: ClientHandle(self.clients), request });
     }
 
     /// The same as [`One::put`], with a context.

@@ -33,7 +33,7 @@ fn outside(linked: Option<NodeId>) -> (One, Ring) {
 #[test]
 fn it_does_not_stand_in_for_a_replica_with_its_own_disk() {
     let (mut one, ring) = outside(None);
-    one.try_put(&key(&ring, false), "milk");
+    one.try_put(&key(&ring, false), "milk", Bytes::new());
     one.sync();
     let unavailable = |answer: &Outcome| matches!(answer, Err(Failure::Unavailable { acknowledged: 0, required: 1 }));
     assert!(matches!(&one.answers[..], [answer] if unavailable(answer)), "{:?}", one.answers);
@@ -46,7 +46,7 @@ fn it_coordinates_where_a_member_stands_in() {
     let ring = without_node_1(&ring(5));
     let spare = (2..=5).map(id).find(|node| !ring.placement(ring.partition_of(&name)).involves(*node)).expect("four nodes");
     let (mut one, _) = outside(Some(spare));
-    one.try_put(&name, "milk");
+    one.try_put(&name, "milk", Bytes::new());
     let sent = one.sent();
     let stands_in = |(to, message): &(NodeId, Message)| match message {
         Message::Replicate { hint_for, request, .. } if *to == spare => hint_for.is_some().then_some(*request),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::in_flight::{Job, PutJob, ReplyTo};
-use crate::config::SIBLINGS_MAX;
+use crate::config::{OBJECT_ACTORS_MAX, SIBLINGS_MAX};
 use crate::context;
 use crate::coordinator::{Progress, put};
 use crate::id::{NodeId, PartitionId, RequestId};
@@ -179,6 +179,7 @@ impl<S: Storage> Node<S> {
             self.counters.last_writer_wins_discarded += discarded;
         }
         self.dot_next = dot.counter;
+        let actors = object.actors();
         let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
         if let Some(key) = request_key {
@@ -186,6 +187,10 @@ impl<S: Storage> Node<S> {
         }
         if object.values().count() > SIBLINGS_MAX {
             let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
+            return Ok(Err(Failure::Overloaded(refused)));
+        }
+        if object.actors() > OBJECT_ACTORS_MAX.max(actors) {
+            let refused = format!("the key was written by {OBJECT_ACTORS_MAX} actors or more, use another key");
             return Ok(Err(Failure::Overloaded(refused)));
         }
         // Made here, before it is copied: its own copy and all messages share the bytes.
