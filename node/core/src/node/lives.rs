@@ -3,10 +3,11 @@
 //! After a clean stop a node goes on under its former actors: its copies are whole. That holds for the directory that was stopped,
 //! and not for a copy of it. A directory that was restored as a whole, or cloned, counts its starts and its dots from where the
 //! copy was made, and would issue dots again that the original issued since; no file in it can tell. So before the former actors
-//! are used, others are asked, by the gossip that they send to whoever links to them:
+//! are used, others are asked, by the gossip that they send to whoever links to them; of two lives of one generation each tells of the
+//! one that it heard of first:
 //!
 //! ```text
-//!                     more than half of the other members answer,
+//!                     more than half of the other members tell of this life,
 //!  clean stop ──> undecided ───────────────────────────────────────> the former actors are kept
 //!                     │  and none knows a life of this node that is no former one
 //!                     ├─ a put is to be coordinated here before that ─> new actors: writes do not wait
@@ -20,9 +21,9 @@
 //! new. One that raises its own generation in turn goes on at the same time, under the same id: the one that counts as earlier stops.
 //!
 //! Whatever gossip says, a dot of an actor of this node that it has not issued ends that actor: it is found when a put's context
-//! or the object itself knows one ([`Node::fresh_dot`]), or what is to be reaped does ([`Node::disown`]). What remains undetected: a later life that only nodes knew which have been
-//! restarted or are away, until an object or a context shows one of its dots. New actors are always safe and cost 30 bytes in each
-//! object that is written under them, which is why a clean stop is worth asking.
+//! or the object itself knows one ([`Node::fresh_dot`]), or what is to be reaped does ([`Node::disown`]). What remains undetected: a
+//! later life that only nodes knew which have been restarted or are away, until an object or a context shows one of its dots. New
+//! actors are always safe and cost 30 bytes in each object that is written under them, which is why a clean stop is worth asking.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,7 +47,7 @@ pub(super) struct Life {
     random: Random,
     /// The last stop was clean, and nothing is known yet of what came after it.
     undecided: bool,
-    /// Members that have not heard of another life.
+    /// Members that have heard of this life, and not of another.
     confirmed_by: BTreeSet<NodeId>,
     /// Lives that were not begun here, each with the highest generation that it gave itself.
     others: BTreeMap<u64, u64>,
@@ -72,7 +73,10 @@ impl<S: Storage> Node<S> {
         let own = self.identity.node;
         let told = members.iter().find(|(node, _)| *node == own).map(|(_, state)| state);
         let Some(other) = told.filter(|state| self.gossip.is_another_life(state)) else {
-            self.confirm_life(from);
+            // Gossip that was composed before its sender heard of this life says nothing of others that it will hear of as soon.
+            if told.is_some_and(|state| state.life == self.life.number) {
+                self.confirm_life(from);
+            }
             return Ok(());
         };
         if self.life.others.is_empty() {

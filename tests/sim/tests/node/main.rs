@@ -676,7 +676,7 @@ mod contexts_are_bounded {
 mod a_node_hears_of_other_lives_of_itself {
     use super::*;
     use crate::one::gossip;
-    use dynamo_core::gossip::MemberState;
+    use dynamo_core::gossip::{Gossip, MemberState};
     use dynamo_core::node::Input;
 
     fn of(state: &MemberState, generation: u64, life: u64) -> MemberState {
@@ -692,13 +692,63 @@ mod a_node_hears_of_other_lives_of_itself {
             let first = newest(&one.put(&name, "milk").1);
             one.sync();
             one.restart(true, &ring);
+            let own = one.own_state(&ring);
             for peer in 2..2 + answers {
-                one.hear(peer, gossip(Vec::new()));
-                one.hear(peer, gossip(Vec::new()));
+                one.hear(peer, gossip(vec![(id(1), own.clone())]));
+                one.hear(peer, gossip(vec![(id(1), own.clone())]));
             }
             assert_eq!(newest(&one.put(&name, "eggs").1) == first, kept, "{answers} of 4 answered");
             assert_eq!((one.node.counters().actors_kept, one.node.counters().actors_renewed), (kept.into(), (!kept).into()));
         }
+    }
+
+    /// A directory that was stopped cleanly, started twice.
+    fn twins(ring: &Ring, name: &Name) -> ([One; 2], MemberState) {
+        let mut one = One::start(ring);
+        one.put(name, "milk");
+        one.sync();
+        let former = one.own_state(ring);
+        let ticket = one.node.close().expect("the disk works").expect("it wrote");
+        one.node.storage_mut().synced(ticket);
+        let start = |seed| {
+            let mut twin = One::on(one.node.storage().snapshot(), 2, seed);
+            twin.link(ring);
+            twin.sent();
+            twin
+        };
+        ([2, 3].map(start), former)
+    }
+
+    #[test]
+    fn what_was_said_before_its_sender_heard_of_a_life_does_not_confirm_it() {
+        let ring = ring(5);
+        let name = key(&ring, true);
+        let (mut twins, former) = twins(&ring, &name);
+        let unknown = MemberState { life: 0, ..former.clone() };
+        for said in [Vec::new(), vec![(id(1), former)], vec![(id(1), unknown)]] {
+            for twin in &mut twins {
+                (2..=5).for_each(|peer| twin.hear(peer, gossip(said.clone())));
+            }
+        }
+        let [one, other] = twins.map(|mut twin| newest(&twin.put(&name, "eggs").1));
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn of_two_that_start_at_the_same_time_the_one_that_others_heard_of_first_keeps_the_actors() {
+        let ring = ring(5);
+        let name = key(&ring, true);
+        let (mut twins, former) = twins(&ring, &name);
+        let said: Vec<MemberState> = twins.iter_mut().map(|twin| twin.own_state(&ring)).collect();
+        for peer in 2..=5 {
+            let mut view = Gossip::new(id(peer), MemberState::default());
+            for state in [&former, &said[0], &said[1]] {
+                view.merge(vec![(id(1), state.clone())]);
+            }
+            twins.iter_mut().for_each(|twin| twin.hear(peer, gossip(view.snapshot())));
+        }
+        let counted = |twin: &One| (twin.node.counters().actors_kept, twin.node.counters().actors_renewed);
+        assert_eq!(twins.each_ref().map(counted), [(1, 0), (0, 1)]);
     }
 
     #[test]

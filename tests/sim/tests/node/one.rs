@@ -111,8 +111,9 @@ impl One {
     /// The same, and everyone answers its gossip: no one has heard of another life of it.
     pub fn restart_among_peers(&mut self, clean: bool, ring: &Ring) {
         self.restart(clean, ring);
+        let own = self.own_state(ring);
         for peer in ring.members.keys().filter(|peer| **peer != id(1)) {
-            self.hear(peer.0[0], gossip(Vec::new()));
+            self.hear(peer.0[0], gossip(vec![(id(1), own.clone())]));
         }
     }
 
