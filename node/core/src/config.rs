@@ -96,7 +96,7 @@ pub struct Config {
     pub reap_interval: Duration,
     /// Suspicion above which a peer counts as down.
     pub phi_threshold: f64,
-    /// Bytes of hints kept for one target; over it the oldest go, and anti-entropy carries the rest.
+    /// Bytes of hints kept for one target; over it no more are taken for it, and anti-entropy carries the rest.
     pub hint_bytes_max: u64,
     /// Requests in flight at one coordinator.
     pub requests_max: usize,

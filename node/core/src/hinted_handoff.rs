@@ -3,8 +3,11 @@
 //! A hint is a copy kept for a home replica that could not be reached, in a column family of its own. It is delivered as a join,
 //! one batch at a time and target, and removed only on the target's durable acknowledgement, and only if it has not changed
 //! since it was sent. Each batch goes on where the one before it ended: what was removed is still there for a scan, as tombstones
-//! that it would have to step over again and again. Totals per target are bounded in bytes: over the bound no more hints are taken for it (the put fails over
-//! to the next fallback) and anti-entropy carries the rest.
+//! that it would have to step over again and again.
+//!
+//! Totals per target are bounded in bytes: over the bound no more hints are taken for it (the put fails over to the next fallback) and
+//! anti-entropy carries the rest. Deviation from the design, by which the oldest go: a hint that was acknowledged is one of the W
+//! copies that were promised, and one that is refused is none.
 
 use std::collections::BTreeMap;
 
