@@ -88,8 +88,6 @@ pub struct Rounds {
     next: u32,
     /// The running exchange's number, and whom it is with.
     exchange: u64,
-    /// Exchanges that found nothing since the last that found something.
-    idle: u64,
 }
 
 impl Rounds {
@@ -123,18 +121,6 @@ impl Rounds {
     /// Whether `exchange` is the one that runs: answers to earlier ones are dropped.
     pub fn is_current(&self, exchange: u64) -> bool {
         self.exchange == exchange
-    }
-}
-
-impl Rounds {
-    /// Notes what an exchange found, for the metric of idle exchanges.
-    pub fn found(&mut self, differences: usize) {
-        self.idle = if differences == 0 { self.idle + 1 } else { 0 };
-    }
-
-    /// Exchanges that found nothing since the last that found something.
-    pub fn idle(&self) -> u64 {
-        self.idle
     }
 }
 

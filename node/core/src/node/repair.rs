@@ -90,7 +90,6 @@ impl<S: Storage> Node<S> {
         if begun != Some((partition, from, true)) {
             return Ok(());
         }
-        self.rounds.found(usize::from(!equal));
         if equal || leaves.is_empty() {
             self.exchanges.remove(&exchange);
             return Ok(());
