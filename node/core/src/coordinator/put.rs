@@ -140,6 +140,11 @@ impl Put {
         self.stands_in.get(&node).copied()
     }
 
+    /// Whether `node` is a home replica in every write set: what it acknowledges counts in all of them.
+    pub fn is_home_in_every_set(&self, node: NodeId) -> bool {
+        self.sets.iter().all(|set| set.contains(&node))
+    }
+
     /// Who answered, how many durably, how many as stand-ins.
     pub fn evidence(&self) -> (Vec<NodeId>, u32, u32) {
         self.tally.evidence()

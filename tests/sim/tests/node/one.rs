@@ -29,8 +29,13 @@ pub fn id(number: u8) -> NodeId {
 
 /// A ring of nodes 1 to `nodes` with N = 3.
 pub fn ring(nodes: u8) -> Ring {
+    ring_of(nodes, 3, 3)
+}
+
+/// A ring of nodes 1 to `nodes` with 2^`bits` partitions of this N.
+pub fn ring_of(nodes: u8, bits: u8, n: u8) -> Ring {
     let members: Members = (1..=nodes).map(|number| (id(number), Member { zone: "z".into(), weight: 1 })).collect();
-    rebalance::first_ring(CLUSTER, 3, 3, &members).expect("a ring of so many")
+    rebalance::first_ring(CLUSTER, bits, n, &members).expect("a ring of so many")
 }
 
 /// A key that the node under test holds, or does not hold.
@@ -227,8 +232,21 @@ impl One {
 
     /// Another node forwards a put, by a ring under which this node was a replica.
     pub fn forwarded_put(&mut self, from: u8, number: u64, name: &Name, value: &str) -> (RequestId, Object) {
-        self.hear(from, Message::Forward { request: RequestId(number), hops: 1, body: put(name, value) });
+        self.forward(from, number, put(name, value));
         self.replicated()
+    }
+
+    /// Another node forwards a request, with its number for it.
+    pub fn forward(&mut self, from: u8, number: u64, body: Request) {
+        self.hear(from, Message::Forward { request: RequestId(number), hops: 1, body });
+    }
+
+    /// What it told who forwarded a request with this number, if anything.
+    pub fn outcome(&mut self, number: u64) -> Option<Outcome> {
+        self.take_sent(|message| match message {
+            Message::Forwarded { request, outcome } if *request == RequestId(number) => Some(outcome.clone()),
+            _ => None,
+        })
     }
 
     /// A client of this node gets: whether the node asks replicas itself, and does not leave that to another.
@@ -259,7 +277,8 @@ pub fn gossip(members: Vec<(NodeId, MemberState)>) -> Message {
     Message::Gossip { epoch: Epoch(1), members, wants_answer: false, wall_ms: 0, current: true }
 }
 
-fn put(name: &Name, value: &str) -> Request {
+/// A put that knows of no other.
+pub fn put(name: &Name, value: &str) -> Request {
     let data = Bytes::copy_from_slice(value.as_bytes());
     let operation = Operation::Put { data, context: Bytes::new(), create_only: false };
     Request { name: name.clone(), operation, quorum: QuorumWish::default(), request_key: None, timeout_ms: 0 }

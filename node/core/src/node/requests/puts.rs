@@ -256,10 +256,19 @@ impl<S: Storage> Node<S> {
             name: job.name.clone(),
             object: object.clone(),
             hint_for,
-            // With dw = 1 the coordinator's own fsync is the one that counts (paper 6.1).
-            synced: job.required.durable > 1,
+            synced: self.waits_for_others_disks(job),
         };
         out.push(Output::Send { to, message });
+    }
+
+    /// With dw = 1 the coordinator's own fsync is the one that counts (paper 6.1), if it is one of every set's home replicas: then
+    /// nobody else's is waited for. As a stand-in it may still be refused by its quota, so it does not count on itself.
+    fn waits_for_others_disks(&self, job: &Job<put::Put>) -> bool {
+        match job.required.durable {
+            0 => false,
+            1 => !job.machine.is_home_in_every_set(self.identity.node),
+            _ => true,
+        }
     }
 
     /// The coordinator's own copy, or the one that it keeps for `hint_for`.
