@@ -38,8 +38,7 @@ pub struct QuorumDefaults {
 }
 
 impl QuorumDefaults {
-    /// The same for a bucket whose own N is `n`: what is more than that is all of them. If R + W was more than N, it still is more
-    /// than n.
+    /// The same where N is `n`: what is more than that is all of them. If R + W was more than a larger N, it still is more than n.
     pub fn capped(self, n: u8) -> Self {
         let Self { r, w, dw, pr, pw } = self;
         Self { r: r.min(n), w: w.min(n), dw: dw.map(|dw| dw.min(n)), pr: pr.min(n), pw: pw.min(n) }

@@ -20,12 +20,16 @@ pub struct Required {
     pub primary: usize,
 }
 
-/// The quorum of a put, from the request's wish and the bucket's settings.
+/// The quorum of a put, from the request's wish and the bucket's settings. What a request asks for is met or refused; what it
+/// inherits gives way to it: a request with a smaller W has no more durable copies to wait for.
 pub fn for_put(wish: &QuorumWish, defaults: &QuorumDefaults, replication: u8) -> Result<Required, Failure> {
     let w = bounded("w", wish.w.unwrap_or(defaults.w), 1, replication)?;
-    let dw = wish.dw.or(defaults.dw).unwrap_or(w).min(w);
+    let dw = match wish.dw {
+        Some(dw) => bounded("dw", dw, 0, replication)?,
+        None => defaults.dw.unwrap_or(w).min(w),
+    };
     let pw = bounded("pw", wish.pw.unwrap_or(defaults.pw), 0, replication)?;
-    Ok(Required { total: usize::from(w.max(pw)), durable: usize::from(dw), primary: usize::from(pw) })
+    Ok(Required { total: usize::from(w.max(pw).max(dw)), durable: usize::from(dw), primary: usize::from(pw) })
 }
 
 /// The quorum of a get.
@@ -135,8 +139,32 @@ mod tests {
 
     #[test]
     fn a_quorum_beyond_n_is_refused_with_the_fields_name() {
-        let wish = QuorumWish { w: Some(4), ..QuorumWish::default() };
-        let error = for_put(&wish, &QuorumDefaults::default(), 3).unwrap_err().to_string();
-        assert_eq!(error, "quorum.w is 4; give 1 to 3 (N is 3)");
+        let none = QuorumWish::default();
+        let cases = [
+            (QuorumWish { w: Some(4), ..none }, "quorum.w is 4; give 1 to 3 (N is 3)"),
+            (QuorumWish { dw: Some(255), ..none }, "quorum.dw is 255; give 0 to 3 (N is 3)"),
+            (QuorumWish { pw: Some(4), ..none }, "quorum.pw is 4; give 0 to 3 (N is 3)"),
+        ];
+        for (wish, refused) in cases {
+            assert_eq!(for_put(&wish, &QuorumDefaults::default(), 3).unwrap_err().to_string(), refused);
+        }
+    }
+
+    #[test]
+    fn durable_copies_that_are_asked_for_are_waited_for_and_inherited_ones_fit_w() {
+        let none = QuorumWish::default();
+        // The wish, the setting, and what it takes: answers, and durable ones.
+        let cases = [
+            (none, None, (2, 2)),
+            (none, Some(1), (2, 1)),
+            (QuorumWish { dw: Some(3), ..none }, None, (3, 3)),
+            (QuorumWish { w: Some(1), dw: Some(2), ..none }, Some(0), (2, 2)),
+            (QuorumWish { w: Some(1), ..none }, Some(2), (1, 1)),
+            (QuorumWish { dw: Some(0), ..none }, Some(2), (2, 0)),
+        ];
+        for (wish, dw, (total, durable)) in cases {
+            let defaults = QuorumDefaults { dw, ..QuorumDefaults::default() };
+            assert_eq!(for_put(&wish, &defaults, 3), Ok(Required { total, durable, primary: 0 }), "{wish:?}, {dw:?}");
+        }
     }
 }

@@ -18,8 +18,8 @@ pub struct QuorumWish {
     pub r: Option<u8>,
     /// Replicas that must acknowledge a put.
     pub w: Option<u8>,
-    /// Acknowledgements that must be on stable storage before the answer. Counted by itself: the durable ones need not be those
-    /// of home replicas that `pw` counts.
+    /// Acknowledgements that must be on stable storage before the answer, N at most; beyond `w`, as many are waited for. Counted by
+    /// itself: the durable ones need not be those of home replicas that `pw` counts.
     pub dw: Option<u8>,
     /// Home replicas that must answer a get.
     pub pr: Option<u8>,

@@ -175,7 +175,7 @@ impl Workload {
             3 => QuorumWish { dw: Some(1), ..none },
             4 => QuorumWish { dw: Some(0), ..none },
             5 => QuorumWish { w: Some(n), r: Some(n), ..none },
-            6 => QuorumWish { pw: Some(1), pr: Some(1), ..none },
+            6 => QuorumWish { pw: Some(1), pr: Some(1), dw: Some(n), ..none },
             7 => QuorumWish { w: Some(majority), pw: Some(majority), dw: Some(majority), pr: Some(majority), ..none },
             _ => none,
         }
@@ -183,9 +183,7 @@ impl Workload {
 
     /// How many copies on stable storage an acknowledgement will rest on.
     fn durable(&self, bucket: &Bytes, wish: &QuorumWish) -> usize {
-        let defaults = self.options.bucket(bucket).quorum;
-        let w = wish.w.unwrap_or(defaults.w);
-        usize::from(wish.dw.or(defaults.dw).unwrap_or(w).min(w))
+        usize::from(evidence::durable(wish, &self.options.bucket(bucket).quorum))
     }
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {

@@ -174,6 +174,27 @@ fn a_bucket_has_quorums_of_its_own_and_a_request_wins_over_them() {
     assert!(asked.evidence.nodes.len() >= 2);
 }
 
+#[test]
+fn settings_fit_themselves_to_the_rings_n_and_a_request_is_met_or_refused() {
+    let mut cluster = cluster(3).quorum((1, 2, 2)).start();
+    let home = cluster.homes("alice")[0];
+    let written = cluster.through(home).put("alice", "milk");
+    assert_eq!((written.evidence.nodes, written.evidence.durable), (vec![cluster.id(home)], 1));
+    assert_eq!(cluster.through(home).get("alice").values, ["milk"]);
+    let wish = QuorumWish { w: Some(2), ..QuorumWish::default() };
+    let refused = cluster.through(home).with(wish).try_put(&written.context, "alice", "tea");
+    assert_eq!(refused, Err(Failure::Invalid("quorum.w is 2; give 1 to 1 (N is 1)".into())));
+}
+
+#[test]
+fn a_request_for_more_durable_copies_than_w_waits_for_them_all() {
+    let mut cluster = cluster(3).start();
+    let homes = cluster.homes("alice");
+    let wish = QuorumWish { dw: Some(3), ..QuorumWish::default() };
+    let written = cluster.through(homes[0]).with(wish).put("alice", "milk");
+    assert_eq!((written.evidence.nodes.len(), written.evidence.durable), (3, 3));
+}
+
 /// A context with the counter of a node's write covers all lower ones of that node. Found by seed 210: one that its holder never
 /// saw was replaced by a third, which had not arrived where the context was used; a read there met neither.
 #[test]

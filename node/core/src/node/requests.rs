@@ -138,10 +138,11 @@ impl<S: Storage> Node<S> {
         fallbacks
     }
 
-    /// The settings of `bucket` and the N of its objects, which lie in `partition`. One with an N of its own need not repeat R and W.
+    /// The settings of `bucket`, as far as the N of its objects goes, which lie in `partition`; and that N. So a smaller N, of the bucket
+    /// or of the ring, needs no other R and W.
     fn quorum_of(&self, ring: &Ring, partition: PartitionId, bucket: &Bytes) -> (QuorumDefaults, u8) {
-        let (settings, n) = (self.config.quorum_of(bucket), ring.replication_of(partition));
-        (if n < ring.replication { settings.capped(n) } else { settings }, n)
+        let n = ring.replication_of(partition);
+        (self.config.quorum_of(bucket).capped(n), n)
     }
 
     /// Two looks: when silent replicas are replaced, and at the deadline.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use dynamo_core::config::QuorumDefaults;
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, QuorumWish};
@@ -11,18 +12,23 @@ use crate::schedule::HostId;
 use crate::simulation::Simulation;
 use crate::witness::WriteId;
 
-/// Whether the evidence of an acknowledged write has W distinct nodes, and as many of them had it on stable storage as it says.
+/// Whether the evidence of an acknowledged write has W distinct nodes, PW of them home replicas of each set that was written, and
+/// as many of them had it on stable storage as it says.
 pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
     let defaults = sim.options().bucket(&name.bucket).quorum;
-    let asked = wish.w.unwrap_or(defaults.w);
-    let w = asked.max(wish.pw.unwrap_or(defaults.pw));
-    let dw = wish.dw.or(defaults.dw).unwrap_or(asked).min(asked);
+    let dw = durable(wish, &defaults);
+    let pw = wish.pw.unwrap_or(defaults.pw);
+    let w = wish.w.unwrap_or(defaults.w).max(pw).max(dw);
     let complain = |what: String| Err(("I12 honest quorums", format!("{write:?} of {name:?}: {what}: {evidence:?}")));
     if evidence.nodes.len() < usize::from(w) {
         return complain(format!("{} distinct nodes acknowledged, W is {w}", evidence.nodes.len()));
     }
     if evidence.durable < u32::from(dw) {
         return complain(format!("{} nodes had it on stable storage, DW is {dw}", evidence.durable));
+    }
+    let primary = homes(sim, name, evidence.epoch, &evidence.nodes);
+    if primary < usize::from(pw) {
+        return complain(format!("{primary} home replicas of a set acknowledged, PW is {pw}"));
     }
     let Some(write) = write else { return Ok(()) };
     let has = |node: &NodeId| {
@@ -36,6 +42,12 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
         return complain(format!("{without:?} do not have it on stable storage"));
     }
     Ok(())
+}
+
+/// How many copies on stable storage an acknowledgement rests on.
+pub fn durable(wish: &QuorumWish, defaults: &QuorumDefaults) -> u8 {
+    let w = wish.w.unwrap_or(defaults.w);
+    wish.dw.unwrap_or(defaults.dw.unwrap_or(w).min(w))
 }
 
 /// Whether a get names R distinct nodes that answered, and PR of them home replicas of some ring.
