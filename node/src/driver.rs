@@ -306,7 +306,7 @@ impl Driver {
         match self.clients.admit(reply, &request) {
             Ok(client) => self.node.handle(Input::Request { client, request }, now, &mut self.outputs),
             Err((refused, bound)) => {
-                refused.send(Err(Failure::Overloaded(bound)));
+                refused.send(Err(Failure::Overloaded(format!("{bound}; retry later"))));
                 Ok(())
             }
         }

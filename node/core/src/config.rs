@@ -15,6 +15,9 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 pub const REQUEST_TIMEOUTS_MAX: u32 = 12;
 /// Concurrent values of one object before a put that would add one is refused. Repair may exceed it.
 pub const SIBLINGS_MAX: usize = 100;
+/// Bytes of one object, all its concurrent values together, beyond which a put that would add some is refused. Repair may exceed it:
+/// what the home replicas take apart from each other still fits into one message between nodes when it meets.
+pub const OBJECT_BYTES_MAX: usize = 16 << 20;
 /// Actors that an object names before a put that would add one is refused. A node has a new one after each unclean stop, and a client
 /// may make some up. Repair may exceed it.
 pub const OBJECT_ACTORS_MAX: usize = 2_048;

@@ -126,8 +126,8 @@ pub enum Failure {
         /// How many it takes.
         required: u32,
     },
-    /// A named bound was hit. Nothing was written.
-    #[error("overloaded: {0}; retry later")]
+    /// A named bound was hit, and what helps. Nothing was written.
+    #[error("overloaded: {0}")]
     Overloaded(String),
     /// This node starts or stops, or has no room, and its neighbours may be well. Nothing was written.
     #[error("{0}; nothing was written, ask another node")]

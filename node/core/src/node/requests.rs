@@ -100,7 +100,7 @@ impl<S: Storage> Node<S> {
         }
         if self.requests.len() >= self.config.requests_max {
             self.counters.requests_refused_overload += 1;
-            return Err(Failure::Overloaded(format!("{} requests are in flight here", self.config.requests_max)));
+            return Err(Failure::Overloaded(format!("{} requests are in flight here; retry later", self.config.requests_max)));
         }
         if self.dot_next >= self.dot_leased && !matches!(request.operation, Operation::Get) {
             return Err(Failure::NotServing("the node is starting: its lease of dots is not on stable storage yet".into()));

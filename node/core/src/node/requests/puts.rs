@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::in_flight::{Job, PutJob, ReplyTo};
-use crate::config::{OBJECT_ACTORS_MAX, SIBLINGS_MAX};
+use crate::config::{OBJECT_ACTORS_MAX, OBJECT_BYTES_MAX, SIBLINGS_MAX};
 use crate::context;
 use crate::coordinator::{Progress, put};
 use crate::id::{NodeId, PartitionId, RequestId};
@@ -185,19 +185,42 @@ impl<S: Storage> Node<S> {
         if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
         }
-        if object.values().count() > SIBLINGS_MAX {
-            let refused = format!("the key has {SIBLINGS_MAX} siblings, get it and put the merged value with its context");
-            return Ok(Err(Failure::Overloaded(refused)));
+        if let Err(failure) = self.within_bounds(ring, partition, &name, &object)? {
+            return Ok(Err(failure));
         }
         if object.actors() > OBJECT_ACTORS_MAX.max(actors) {
             let refused = format!("the key was written by {OBJECT_ACTORS_MAX} actors or more, use another key");
             return Ok(Err(Failure::Overloaded(refused)));
         }
-        // Made here, before it is copied: its own copy and all messages share the bytes.
-        object.encode();
         let covered = self.context_after(own_copy, &name, &object, &seen, dot);
         let context = if exact { covered } else { Bytes::new() };
         Ok(Ok((object, context)))
+    }
+
+    /// A put makes no object larger that is beyond a bound after it. Joins do, and a put may make one smaller that is beyond it still.
+    fn within_bounds(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        name: &Name,
+        object: &Object,
+    ) -> Result<Result<(), Failure>, StorageError> {
+        // Made here, before it is copied: its own copy and all messages share the bytes.
+        let (siblings, bytes) = (object.values().count(), object.encode().len());
+        if siblings <= SIBLINGS_MAX && bytes <= OBJECT_BYTES_MAX {
+            return Ok(Ok(()));
+        }
+        let before = self.known(ring, partition, name)?;
+        let over = if siblings > SIBLINGS_MAX.max(before.values().count()) {
+            format!("{siblings} siblings, the limit is {SIBLINGS_MAX}")
+        } else if bytes > OBJECT_BYTES_MAX.max(before.encoded_len()) {
+            format!("{bytes} bytes in its siblings, the limit is {OBJECT_BYTES_MAX}")
+        } else {
+            return Ok(Ok(()));
+        };
+        self.counters.puts_refused_siblings += 1;
+        let refused = format!("the key would have {over}; get it and put the merged value with its context");
+        Ok(Err(Failure::Overloaded(refused)))
     }
 
     /// The token that covers what the client knows after its put: what it had seen, and its own version. A counter covers all
