@@ -2,7 +2,8 @@
 //!
 //! A write is forwarded to the replica that the client's context names, which served what the client read (paper 5; [`crate::context`]).
 //! A node outside the key's replicas coordinates only when none of them can be reached: "always writable". A request that is in
-//! flight when a new ring arrives starts again under it, with the same dot: an acknowledgement is one wherever it was earned.
+//! flight when a new ring arrives starts again under it, with the same dot and a number of its own: what a node answered as a stand-in
+//! under the old ring is no answer of the home replica that it may be under the new one.
 
 mod forwards;
 mod gets;
@@ -266,32 +267,37 @@ impl<S: Storage> Node<S> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         let waits = |put: &PutJob| !put.job.machine.is_answered();
         let puts: Vec<RequestId> = self.requests.puts.iter().filter(|(_, put)| waits(put)).map(|(number, _)| *number).collect();
-        for number in puts {
-            let Some(PutJob { job, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { continue };
-            let (partition, required, deadline) = (job.partition, job.required, job.deadline);
+        for former in puts {
+            let Some(mut put) = self.requests.puts.remove(&former) else { continue };
+            let (partition, required, deadline) = (put.job.partition, put.job.required, put.job.deadline);
             let mut outputs = Vec::new();
             let machine = self.put_machine(&ring, partition, required, deadline, now, &mut outputs);
-            if let Some(PutJob { job, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) {
-                (job.machine, job.epoch) = (machine, ring.epoch);
-            }
-            self.counters.requests_restarted += 1;
-            self.arm(number, deadline, now);
+            (put.job.machine, put.job.epoch) = (machine, ring.epoch);
+            let number = self.renumber(former, deadline, now);
+            self.requests.puts.insert(number, put);
             self.perform_put(number, outputs, now, out)?;
         }
         let waiting = self.requests.gets.iter().filter(|(_, job)| !job.machine.is_answered());
         let gets: Vec<RequestId> = waiting.map(|(number, _)| *number).collect();
-        for number in gets {
-            let Some(job) = self.requests.gets.get(&number) else { continue };
+        for former in gets {
+            let Some(mut job) = self.requests.gets.remove(&former) else { continue };
             let (partition, required, deadline) = (job.partition, job.required, job.deadline);
             let mut outputs = Vec::new();
             let machine = self.get_machine(&ring, partition, required, deadline, now, &mut outputs);
-            if let Some(job) = self.requests.gets.get_mut(&number) {
-                (job.machine, job.epoch) = (machine, ring.epoch);
-            }
-            self.counters.requests_restarted += 1;
-            self.arm(number, deadline, now);
+            (job.machine, job.epoch) = (machine, ring.epoch);
+            let number = self.renumber(former, deadline, now);
+            self.requests.gets.insert(number, job);
             self.perform_get(number, outputs, now, out)?;
         }
         Ok(())
+    }
+
+    /// The number of a request that starts again, in the place of its former one: answers to that come too late.
+    fn renumber(&mut self, former: RequestId, deadline: Instant, now: Now) -> RequestId {
+        self.requests.deadlines.remove(&(deadline, former));
+        let number = self.requests.number();
+        self.arm(number, deadline, now);
+        self.counters.requests_restarted += 1;
+        number
     }
 }

@@ -1,8 +1,12 @@
 //! What a coordinator asks of others, and which of their answers count.
 
-use dynamo_core::id::{NodeId, PartitionId};
+use std::collections::BTreeSet;
+
+use dynamo_core::id::{NodeId, PartitionId, RequestId};
 use dynamo_core::message::Message;
-use dynamo_core::request::{Outcome, QuorumWish, Request, Success};
+use dynamo_core::node::Input;
+use dynamo_core::preference_list;
+use dynamo_core::request::{Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::ring::{Ring, Stage};
 
 use crate::moving;
@@ -15,6 +19,16 @@ const FORWARDER: u8 = 2;
 fn stranger(ring: &Ring, partition: PartitionId) -> NodeId {
     let others = ring.members.keys().filter(|node| **node != id(1));
     *others.rev().find(|node| !ring.placement(partition).involves(**node)).expect("more members than replicas")
+}
+
+/// The number under which it asks its peers, and whom.
+fn asked(one: &mut One) -> (RequestId, Vec<NodeId>) {
+    let asks = |(to, message): (NodeId, Message)| match message {
+        Message::Replicate { request, .. } | Message::Fetch { request, .. } => Some((request, to)),
+        _ => None,
+    };
+    let (numbers, peers): (BTreeSet<RequestId>, Vec<NodeId>) = one.sent().into_iter().filter_map(asks).unzip();
+    (numbers.into_iter().next().expect("peers are asked"), peers)
 }
 
 /// Every peer has done what it was asked for.
@@ -60,5 +74,38 @@ fn a_put_that_asks_for_one_durable_copy_gets_it_where_its_coordinators_own_count
                 assert!(is_written(one.outcome(1)), "N = {n}, {stage:?}, it leaves: {leaves}");
             }
         }
+    }
+}
+
+#[test]
+fn what_a_stand_in_answered_under_an_older_ring_is_no_answer_of_the_home_replica_that_it_became() {
+    let first = ring_of(5, 3, 3);
+    let name = key(&first, true);
+    let partition = first.partition_of(&name);
+    let leaver = *first.placement(partition).replicas.iter().find(|node| **node != id(1)).expect("three replicas");
+    let stand_in = preference_list::fallbacks(&first, partition)[0];
+    let next = first.successor(|next| {
+        let replicas = &mut next.placements[partition.0 as usize].replicas;
+        replicas.iter_mut().filter(|node| **node == leaver).for_each(|node| *node = stand_in);
+    });
+    let (write, read) = (put(&name, "milk"), Request { operation: Operation::Get, ..put(&name, "") });
+    let written = |request| Message::Replicated { request, durable: true };
+    let absent = |request| Message::Fetched { request, digest: Default::default(), object: None };
+    let cases: [(Request, &dyn Fn(RequestId) -> Message); 2] = [(write, &written), (read, &absent)];
+    for (body, answer) in cases {
+        let mut one = One::start(&first);
+        one.feed(Input::LinkDown { peer: leaver });
+        one.sent();
+        one.forward(FORWARDER, 1, body.clone());
+        let (former, peers) = asked(&mut one);
+        assert!(peers.contains(&stand_in), "{peers:?}");
+        one.adopt(&next);
+        one.sync();
+        let (number, peers) = asked(&mut one);
+        assert!(peers.contains(&stand_in), "it is asked again: {peers:?}");
+        one.hear(stand_in.0[0], answer(former));
+        assert_eq!(one.outcome(1), None, "{body:?}");
+        one.hear(stand_in.0[0], answer(number));
+        assert!(one.outcome(1).is_some_and(|outcome| outcome.is_ok()), "{body:?}");
     }
 }
