@@ -109,3 +109,18 @@ fn what_a_stand_in_answered_under_an_older_ring_is_no_answer_of_the_home_replica
         assert!(one.outcome(1).is_some_and(|outcome| outcome.is_ok()), "{body:?}");
     }
 }
+
+#[test]
+fn a_put_that_its_own_copy_settles_is_sent_and_kept_for_the_others_all_the_same() {
+    let ring = ring_of(3, 3, 3);
+    let name = key(&ring, true);
+    let mut one = One::start(&ring);
+    [2, 3].into_iter().for_each(|peer| one.feed(Input::LinkDown { peer: id(peer) }));
+    one.sent();
+    let quorum = QuorumWish { w: Some(1), dw: Some(0), ..QuorumWish::default() };
+    one.forward(FORWARDER, 1, Request { quorum, ..put(&name, "milk") });
+    assert!(is_written(one.outcome(1)));
+    assert_eq!(asked(&mut one).1, [id(2), id(3)], "they may be back");
+    let kept: Vec<NodeId> = one.node.storage().hints().map(|(target, _, _)| target).collect();
+    assert_eq!(kept, [id(2), id(3)]);
+}

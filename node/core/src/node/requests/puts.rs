@@ -251,11 +251,10 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
+        let mut own = None;
         for output in outputs.drain(..) {
             match output {
-                put::Output::Replicate { to, hint_for } if to == self.identity.node => {
-                    self.write_own(number, hint_for, now, out)?;
-                }
+                put::Output::Replicate { to, hint_for } if to == self.identity.node => own = Some(hint_for),
                 put::Output::Replicate { to, hint_for } => self.send_replicate(number, to, hint_for, out),
                 put::Output::KeepHint { home } if home != self.identity.node => {
                     if let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) {
@@ -268,7 +267,8 @@ impl<S: Storage> Node<S> {
             }
         }
         self.requests.put_outputs = outputs;
-        Ok(())
+        // Last: where its own copy is enough, the put may be over with it.
+        own.map_or(Ok(()), |hint_for| self.write_own(number, hint_for, now, out))
     }
 
     pub(super) fn send_replicate(&self, number: RequestId, to: NodeId, hint_for: Option<NodeId>, out: &mut Vec<Output>) {
