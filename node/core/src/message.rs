@@ -1,9 +1,9 @@
 //! What nodes say to each other. The wire form is in `dynamo-proto`; this is the meaning.
 //!
 //! Every message of the data path carries its sender's epoch. Messages may be lost, duplicated and reordered; each is safe to
-//! handle twice, a `Forward` within two of its time-outs: it names no dot yet. A later repetition would be a second write; with a
-//! request id it is the same write, which is why another replica may be asked for it as well. But if the first was refused, the
-//! client was told that nothing was written, and a late second one would make that untrue: so the limit is for all.
+//! handle twice, a `Forward` of a write within two of its time-outs: it names no dot yet. A later repetition would be a second
+//! write; with a request id it is the same write, which is why another replica may be asked for it as well. But if the first was
+//! refused, the client was told that nothing was written, and a late second one would make that untrue: so the limit is for all.
 
 use std::sync::Arc;
 

@@ -124,3 +124,18 @@ fn a_put_that_its_own_copy_settles_is_sent_and_kept_for_the_others_all_the_same(
     let kept: Vec<NodeId> = one.node.storage().hints().map(|(target, _, _)| target).collect();
     assert_eq!(kept, [id(2), id(3)]);
 }
+
+#[test]
+fn a_forwarded_write_that_arrives_twice_is_made_once_and_a_get_is_not_remembered() {
+    let ring = ring_of(3, 3, 3);
+    let name = key(&ring, true);
+    let mut one = One::start(&ring);
+    let read = Request { operation: Operation::Get, ..put(&name, "") };
+    for (number, body, runs) in [(1, put(&name, "milk"), 1), (2, read, 2)] {
+        one.sent();
+        one.forward(FORWARDER, number, body.clone());
+        one.forward(FORWARDER, number, body.clone());
+        let asks = |(_, message): &(NodeId, Message)| matches!(message, Message::Replicate { .. } | Message::Fetch { .. });
+        assert_eq!(one.sent().iter().filter(|sent| asks(sent)).count(), 2 * runs, "{body:?}");
+    }
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::in_flight::{ForwardJob, ReplyTo};
+use super::in_flight::{ForwardJob, ReplyTo, Taken};
 use crate::context;
 use crate::id::{NodeId, RequestId};
 use crate::message::Message;
@@ -25,10 +25,20 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        if !self.requests.take(from, number, now.instant + self.timeout(&request) * 2) {
-            return Ok(());
+        let reply = ReplyTo::Peer(from, number);
+        // A get that arrives twice is answered twice, and the first answer counts.
+        let writes = !matches!(request.operation, Operation::Get);
+        let until = now.instant + self.timeout(&request) * 2;
+        match if writes { self.requests.take(from, number, until) } else { Taken::First } {
+            Taken::First => self.route(reply, request, hops, now, out),
+            Taken::Again => Ok(()),
+            Taken::NoRoom => {
+                // Nothing is written now; but if it arrives a second time, that may be.
+                self.counters.requests_refused_overload += 1;
+                self.respond(reply, Err(Failure::Unknown { acknowledged: 0, required: 1 }), out);
+                Ok(())
+            }
         }
-        self.route(ReplyTo::Peer(from, number), request, hops, now, out)
     }
 
     /// The replica to forward `request` to: a write goes to the one that its context names, anything else to the first; in

@@ -13,6 +13,21 @@ use crate::request::{ClientHandle, Request};
 use crate::time::Instant;
 use crate::version::{CausalContext, Object};
 
+/// Forwarded writes that are remembered, each for two of its time-outs: at some hundred bytes 50 MB, and with the default time-out
+/// fifty thousand of them a second.
+const TAKEN_MAX: usize = 1 << 19;
+
+/// What becomes of a forwarded write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// It is run.
+    First,
+    /// It was taken before.
+    Again,
+    /// No more can be remembered. It may come again, and find room then.
+    NoRoom,
+}
+
 /// Whom to answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ReplyTo {
@@ -67,7 +82,7 @@ pub(in crate::node) struct InFlight {
     pub(super) looks: VecDeque<(Instant, RequestId)>,
     /// Deadlines of those that had not.
     pub(super) deadlines: BTreeSet<(Instant, RequestId)>,
-    /// Forwarded requests that were taken, until when a repetition is ignored: a second run would be a second write.
+    /// Forwarded writes that were taken, until when a repetition is ignored: a second run would be a second write.
     pub(super) taken: BTreeSet<(NodeId, RequestId)>,
     pub(super) taken_until: BTreeSet<(Instant, NodeId, RequestId)>,
     pub(super) ranking: Ranking,
@@ -82,10 +97,17 @@ impl InFlight {
         Self { next, ..Self::default() }
     }
 
-    /// Notes a forwarded request; false if it was taken before.
-    pub(super) fn take(&mut self, from: NodeId, number: RequestId, until: Instant) -> bool {
+    /// Notes a forwarded write.
+    pub(super) fn take(&mut self, from: NodeId, number: RequestId, until: Instant) -> Taken {
+        if self.taken.contains(&(from, number)) {
+            return Taken::Again;
+        }
+        if self.taken.len() >= TAKEN_MAX {
+            return Taken::NoRoom;
+        }
         self.taken_until.insert((until, from, number));
-        self.taken.insert((from, number))
+        self.taken.insert((from, number));
+        Taken::First
     }
 
     pub(super) fn forget_taken(&mut self, now: Instant) {
@@ -118,5 +140,26 @@ impl InFlight {
     pub(super) fn number(&mut self) -> RequestId {
         self.next += 1;
         RequestId(self.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forwarded_write_is_taken_once_and_at_the_bound_none_before_others_are_forgotten() {
+        let mut requests = InFlight::default();
+        let (from, another) = (NodeId([2; 16]), NodeId([3; 16]));
+        for number in 1..=TAKEN_MAX as u64 {
+            assert_eq!(requests.take(from, RequestId(number), Instant(number)), Taken::First);
+        }
+        assert_eq!(requests.take(from, RequestId(1), Instant(1)), Taken::Again);
+        assert_eq!(requests.take(another, RequestId(1), Instant(1)), Taken::NoRoom);
+        requests.forget_taken(Instant(1));
+        assert_eq!(requests.take(another, RequestId(1), Instant(2)), Taken::First);
+        assert_eq!(requests.take(from, RequestId(1), Instant(2)), Taken::NoRoom);
+        requests.forget_taken(Instant(u64::MAX));
+        assert!(requests.taken.is_empty() && requests.taken_until.is_empty());
     }
 }
