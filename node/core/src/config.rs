@@ -106,7 +106,7 @@ pub struct Config {
     pub batch_objects_max: usize,
     /// Bytes in one pushed batch.
     pub batch_bytes_max: usize,
-    /// Partitions that one node sends at the same time.
+    /// Partitions that one node sends at the same time, those whose receiver is away aside.
     pub transfers_max: usize,
     /// The 99th percentile of requests above which background work gives way (the paper: 50 ms).
     pub background_p99_max: Duration,

@@ -90,9 +90,16 @@ pub struct Transfers {
 }
 
 impl Transfers {
-    /// How many walks to new replicas have a batch under way or are ready for one.
-    pub fn active(&self) -> usize {
-        self.outgoing.values().filter(|(_, outgoing)| !matches!(outgoing.walk, Walk::Idle | Walk::Done)).count()
+    /// How many walks to new replicas that can be `reached` have a batch under way or are ready for one.
+    pub fn active(&self, reached: impl Fn(NodeId) -> bool) -> usize {
+        let begun = |outgoing: &Outgoing| !matches!(outgoing.walk, Walk::Idle | Walk::Done);
+        self.outgoing.iter().filter(|((_, to), (_, outgoing))| begun(outgoing) && reached(*to)).count()
+    }
+
+    /// How many copies have an owner that can be `reached` and is not known to have everything.
+    pub fn going_home(&self, reached: impl Fn(NodeId) -> bool) -> usize {
+        let lacks = |(owner, outgoing): (&NodeId, &Outgoing)| !matches!(outgoing.walk, Walk::Done) && reached(*owner);
+        self.handbacks.values().filter(|handback| handback.owners.iter().any(lacks)).count()
     }
 
     /// How many walks home have a batch under way.

@@ -25,7 +25,7 @@ use crate::storage::{Storage, StorageError};
 use crate::time::Now;
 use crate::transfer::{Handback, Outgoing, Sent, Walk};
 
-/// Copies on their way home at the same time: most need only a comparison of trees.
+/// Copies on their way home at the same time, those whose owners are away aside: most need only a comparison of trees.
 const HANDBACKS_MAX: usize = 64;
 
 /// What a look-up costs the owner in any case: the same part of a usual object of a kilobyte.
@@ -42,10 +42,16 @@ impl<S: Storage> Node<S> {
         }
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
+        // Copies whose owners are away wait, and keep no others from going home.
+        let mut going_home = self.transfers.going_home(|owner| self.reachable(owner, now));
         for partition in self.begun_anywhere(foreign.into_iter().collect()) {
-            if self.transfers.handbacks.len() < HANDBACKS_MAX || self.transfers.handbacks.contains_key(&partition) {
-                self.advance_handback(&ring, partition, now, out)?;
+            let begins = !self.transfers.handbacks.contains_key(&partition);
+            let may_begin = || ring.placement(partition).writers().iter().any(|owner| self.reachable(*owner, now));
+            if begins && (going_home >= HANDBACKS_MAX || !may_begin()) {
+                continue;
             }
+            going_home += usize::from(begins);
+            self.advance_handback(&ring, partition, now, out)?;
         }
         Ok(())
     }

@@ -161,10 +161,14 @@ impl<S: Storage> Node<S> {
             .filter(|(_, (_, outgoing))| matches!(outgoing.walk, Walk::Idle | Walk::Ready(_)))
             .map(|(key, _)| *key)
             .collect();
+        // Walks to a receiver that is away stand still, and keep no others from beginning.
+        let mut active = self.transfers.active(|to| self.reachable(to, now));
         for (partition, to) in self.begun_anywhere(waiting) {
-            let started = matches!(self.transfers.outgoing[&(partition, to)].1.walk, Walk::Ready(_));
-            if (started || self.transfers.active() < self.config.transfers_max) && self.reachable(to, now) {
+            let is_idle = |node: &Self| matches!(node.transfers.outgoing[&(partition, to)].1.walk, Walk::Idle);
+            let idle = is_idle(self);
+            if (!idle || active < self.config.transfers_max) && self.reachable(to, now) {
                 self.send_batch(WalkOf::Transfer(partition, to), now, out)?;
+                active += usize::from(idle && !is_idle(self));
             }
         }
         Ok(())

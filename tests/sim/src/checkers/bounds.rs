@@ -1,5 +1,8 @@
 //! I16: what has a named bound keeps it.
 
+use std::collections::BTreeMap;
+
+use dynamo_core::id::NodeId;
 use dynamo_core::node::status::Status;
 
 use crate::ledger::Verdict;
@@ -29,9 +32,13 @@ pub fn check(sim: &Simulation, host: HostId, status: &Status) -> Verdict {
     if status.requests > config.requests_max {
         return over("requests under way", status.requests as u64, config.requests_max as u64);
     }
-    let active = status.transfers.iter().filter(|transfer| !transfer.done && transfer.objects > 0).count();
-    if active > config.transfers_max {
-        return over("transfers under way", active as u64, config.transfers_max as u64);
+    // By receiver: while one is away, others are begun beside those that stand still.
+    let mut active = BTreeMap::<NodeId, usize>::new();
+    for transfer in status.transfers.iter().filter(|transfer| !transfer.done && transfer.objects > 0) {
+        *active.entry(transfer.to).or_default() += 1;
     }
-    Ok(())
+    match active.into_values().find(|active| *active > config.transfers_max) {
+        Some(active) => over("transfers under way to one receiver", active as u64, config.transfers_max as u64),
+        None => Ok(()),
+    }
 }

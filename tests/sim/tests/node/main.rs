@@ -1,6 +1,7 @@
 //! A single node at its border, where a mistake would show once in many thousand histories: what it says before its fsync and
 //! after it, under which actor it writes, and what it keeps until who has said what.
 
+mod away;
 mod coordinating;
 mod one;
 mod outside;

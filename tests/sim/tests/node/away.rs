@@ -1,0 +1,91 @@
+//! Peers that are away: what waits for them keeps nothing else waiting.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::message::{Message, Purpose};
+use dynamo_core::name::Name;
+use dynamo_core::node::Input;
+use dynamo_core::ring::Ring;
+
+use crate::one::{One, id, ring_of};
+use crate::{SECOND, moving, object, replicate};
+
+fn link(one: &mut One, peer: NodeId) {
+    one.feed(Input::LinkUp { peer, peer_address: "back".into(), client_address: "back".into() });
+}
+
+fn pushes(one: &mut One, receiver: NodeId) -> usize {
+    let pushes = |(to, message): &(NodeId, Message)| {
+        *to == receiver && matches!(message, Message::Push { purpose: Purpose::Transfer, .. })
+    };
+    one.sent().iter().filter(|sent| pushes(sent)).count()
+}
+
+#[test]
+fn transfers_to_a_receiver_that_is_away_keep_none_to_others_from_beginning() {
+    let mut ring = ring_of(6, 6, 3);
+    let (away, there) = (id(5), id(6));
+    let mut one = One::start(&ring);
+    let leaves = |ring: &Ring, to| {
+        let placed = ring.partitions().filter(move |(_, placed)| {
+            placed.moving.is_none() && placed.replicas.contains(&id(1)) && !placed.replicas.contains(&to)
+        });
+        placed.map(|(partition, _)| partition).next().expect("of 64 partitions")
+    };
+    // As many as move at a time.
+    for to in [away; 4].into_iter().chain([there]) {
+        if to == there {
+            one.sync();
+            one.wait(SECOND, &ring);
+            assert_eq!(pushes(&mut one, away), 4);
+            one.feed(Input::LinkDown { peer: away });
+        }
+        ring = moving(&ring, leaves(&ring, to), id(1), to);
+        one.adopt(&ring);
+    }
+    one.sync();
+    one.wait(10 * SECOND, &ring);
+    assert!(pushes(&mut one, there) > 0);
+    link(&mut one, away);
+    one.wait(SECOND, &ring);
+    assert_eq!(pushes(&mut one, away), 4, "they go on when it is back");
+}
+
+/// Owners have all that they are asked about.
+fn hand_back(one: &mut One, ring: &Ring) {
+    for _ in 0..60 {
+        one.wait(SECOND, ring);
+        for (to, message) in one.sent() {
+            if let Message::TreeRequest { exchange, root, partition, .. } = message {
+                let leaves = Bytes::new();
+                one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+            }
+        }
+        one.sync();
+    }
+}
+
+#[test]
+fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
+    let ring = ring_of(5, 8, 3);
+    let mut one = One::start(&ring);
+    let mut foreign: BTreeMap<PartitionId, Name> =
+        (0..10_000).map(|at| Name::new("carts", format!("k{at}"))).map(|name| (ring.partition_of(&name), name)).collect();
+    foreign.retain(|partition, _| !ring.placement(*partition).involves(id(1)));
+    for (number, (partition, name)) in foreign.iter().enumerate() {
+        let stranger = (2..=5).map(id).find(|node| !ring.placement(*partition).involves(*node)).expect("five nodes");
+        one.hear(3, replicate(number as u64, ring.epoch, name, &object(3, 1, "milk"), Some(stranger)));
+    }
+    one.sync();
+    one.all_hold(&ring);
+    one.feed(Input::LinkDown { peer: id(2) });
+    hand_back(&mut one, &ring);
+    foreign.retain(|partition, _| ring.placement(*partition).involves(id(2)));
+    assert!(foreign.len() > 64, "more than go home at a time");
+    assert_eq!(one.node.storage().objects().count(), foreign.len(), "only those that the one who is away owns too");
+    link(&mut one, id(2));
+    hand_back(&mut one, &ring);
+    assert_eq!(one.node.storage().objects().count(), 0);
+}
