@@ -40,6 +40,9 @@ pub(super) struct Reaping {
     rounds: BTreeMap<u64, Led>,
     /// Tombstones that remember request ids, as they were when a round first wanted them: a retry may still come.
     held: BTreeMap<Name, (Digest, Instant)>,
+    /// The last tombstone that was looked at in each partition: the next round begins behind it, so that those which may not go keep
+    /// no others waiting.
+    looked_at: BTreeMap<PartitionId, Name>,
     /// Partitions that wait for a round.
     due: BTreeSet<PartitionId>,
     next: Instant,
@@ -149,6 +152,7 @@ impl<S: Storage> Node<S> {
         self.counters.reap_rounds_unproved += self.reaping.rounds.len() as u64;
         self.reaping.rounds.clear();
         self.reaping.held.clear();
+        self.reaping.looked_at.clear();
         let Some(ring) = self.ring.clone() else { return };
         let own = self.identity.node;
         for (partition, _) in ring.partitions() {
@@ -231,13 +235,15 @@ impl<S: Storage> Node<S> {
     /// The tombstones that the next round is about, and all that they have seen, with what was reaped before.
     fn choose(&mut self, partition: PartitionId, now: Now) -> Result<(Vec<Name>, CausalContext), StorageError> {
         let mut upto = self.reaped(partition)?.map(|reaped| reaped.upto.clone()).unwrap_or_default();
-        let graves: Vec<Name> = self.reaping.graves.of(partition).take(NAMES_PER_ROUND).cloned().collect();
+        let after = self.reaping.looked_at.remove(&partition);
+        let graves: Vec<Name> = self.reaping.graves.behind(partition, after.as_ref()).take(NAMES_PER_ROUND).cloned().collect();
         let (mut names, mut bytes) = (Vec::new(), 0);
         for name in graves {
             bytes += name.len();
             if bytes > NAME_BYTES_PER_ROUND {
                 break;
             }
+            self.reaping.looked_at.insert(partition, name.clone());
             let (history, digest) = self.history(partition, &name)?;
             if !history.recent().is_empty() && self.awaits_retries(&name, digest, now) {
                 continue;

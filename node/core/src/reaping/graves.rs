@@ -4,6 +4,7 @@
 //! missed, as does one whose lead is new here, and is walked later, a piece at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::id::PartitionId;
 use crate::name::Name;
@@ -71,6 +72,15 @@ impl Graves {
         self.names.get(&partition).into_iter().flatten()
     }
 
+    /// The same in another order: those behind `after` first.
+    pub fn behind(&self, partition: PartitionId, after: Option<&Name>) -> impl Iterator<Item = &Name> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let names = self.names.get(&partition);
+        let behind = names.map(|names| names.range((from, Bound::Unbounded))).into_iter().flatten();
+        let before = names.zip(after).map(|(names, after)| names.range(..=after)).into_iter().flatten();
+        behind.chain(before)
+    }
+
     /// Partitions with tombstones.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionId> {
         self.names.keys().copied()
@@ -93,6 +103,17 @@ mod tests {
 
     fn name(number: usize) -> Name {
         Name::new("b", number.to_be_bytes().to_vec())
+    }
+
+    #[test]
+    fn each_is_looked_at_once_from_any_place_on() {
+        let mut graves = Graves::default();
+        (0..4).for_each(|number| graves.dig(PartitionId(1), &name(number)));
+        graves.close(PartitionId(1), &name(1));
+        for (after, order) in [(None, [0, 2, 3]), (Some(0), [2, 3, 0]), (Some(1), [2, 3, 0]), (Some(3), [0, 2, 3])] {
+            let names = graves.behind(PartitionId(1), after.map(name).as_ref()).cloned().collect::<Vec<_>>();
+            assert_eq!(names, order.map(name), "behind {after:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod away;
 mod coordinating;
 mod one;
 mod outside;
+mod reaping;
 mod retargeting;
 
 use std::time::Duration;
