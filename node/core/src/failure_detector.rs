@@ -70,6 +70,12 @@ impl FailureDetector {
         self.phi(peer, now) > self.threshold
     }
 
+    /// There is a `peer`, by the word of others: its silence begins now, unless it is known already.
+    pub fn heard_of(&mut self, peer: NodeId, now: Instant) {
+        let interval = INTERVAL_MIN.as_secs_f64();
+        self.peers.entry(peer).or_insert(Peer { heard: now, interval, linked: false });
+    }
+
     /// How long `peer` has said nothing and had no link; zero while there is one.
     pub fn away_for(&self, peer: NodeId, now: Instant) -> Duration {
         match self.peers.get(&peer) {

@@ -46,14 +46,11 @@ impl<S: Storage> Node<S> {
     /// Nodes that the ring does not list and that are away for a minute have left: their addresses may belong to others now.
     fn forget_departed(&mut self, now: Now, out: &mut Vec<Output>) {
         let Some(ring) = &self.ring else { return };
-        let departed: Vec<NodeId> = self
-            .gossip
-            .members()
-            .keys()
-            .filter(|node| **node != self.identity.node && !ring.members.contains_key(node))
-            .filter(|node| self.detector.away_for(**node, now.instant) > FORGET_AFTER)
-            .copied()
-            .collect();
+        let strange = |node: &NodeId| *node != self.identity.node && !ring.members.contains_key(node);
+        let mut departed: Vec<NodeId> = self.gossip.members().keys().copied().filter(strange).collect();
+        // Of those that were never met the minute begins as well.
+        departed.iter().for_each(|node| self.detector.heard_of(*node, now.instant));
+        departed.retain(|node| self.detector.away_for(*node, now.instant) > FORGET_AFTER);
         if !departed.is_empty() {
             departed.into_iter().for_each(|node| self.gossip.forget(node));
             out.push(Output::AddressesChanged);

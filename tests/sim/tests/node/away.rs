@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::message::{Message, Purpose};
 use dynamo_core::name::Name;
 use dynamo_core::node::Input;
 use dynamo_core::ring::Ring;
 
-use crate::one::{One, id, ring_of};
+use crate::one::{One, gossip, id, ring_of};
 use crate::{SECOND, moving, object, replicate};
 
 fn link(one: &mut One, peer: NodeId) {
@@ -88,4 +89,19 @@ fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
     link(&mut one, id(2));
     hand_back(&mut one, &ring);
     assert_eq!(one.node.storage().objects().count(), 0);
+}
+
+#[test]
+fn a_node_outside_the_ring_that_was_never_met_is_forgotten_after_a_minute() {
+    let ring = ring_of(3, 3, 3);
+    let mut one = One::start(&ring);
+    let hearsay = || gossip(vec![(id(9), MemberState { generation: 1, version: 1, ..MemberState::default() })]);
+    one.hear(2, hearsay());
+    let knows = |one: &One| one.node.addresses().contains_key(&id(9));
+    one.wait(59 * SECOND, &ring);
+    assert!(knows(&one), "it may be on its way");
+    one.wait(4 * SECOND, &ring);
+    assert!(!knows(&one));
+    one.hear(2, hearsay());
+    assert!(!knows(&one), "hearsay does not bring it back");
 }
