@@ -9,6 +9,9 @@
 mod arguments;
 mod bench;
 mod connection;
+mod departed;
+#[cfg(test)]
+mod double;
 #[cfg(test)]
 mod fuzz;
 mod import;

@@ -17,6 +17,7 @@ use dynamo_core::rebalance::{self, Members, Next, View, first_ring, operation};
 use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
+use crate::departed::{Departed, advice, drained, is_at_its_end};
 use crate::members::{self, Views};
 use crate::ring_writer;
 use crate::stop::Stop;
@@ -98,7 +99,8 @@ async fn run(endpoints: &[String], record: &Path, loss: &Loss, newcomers: &Newco
         return Err(Stop::Usage("nothing was done; say --yes to do this".to_owned()));
     }
     let deadline = Instant::now() + Duration::from_secs(loss.wait);
-    Writer { endpoints, path, lost: &loss.lost, desired, ring, told: String::new() }.write(deadline).await
+    let departed = Departed::default();
+    Writer { endpoints, path, lost: &loss.lost, desired, ring, told: String::new(), departed }.write(deadline).await
 }
 
 /// The newer of what is recorded and what the nodes hold: a ring that was recorded may not have reached any of them.
@@ -211,6 +213,7 @@ struct Writer<'a> {
     ring: Ring,
     /// What was said last.
     told: String,
+    departed: Departed,
 }
 
 impl Writer<'_> {
@@ -218,7 +221,7 @@ impl Writer<'_> {
         loop {
             let waits_for = match members::ask(self.endpoints).await {
                 Ok(views) => match self.step(&views).await? {
-                    None => return Ok(self.ring),
+                    None => return self.end(),
                     Some(waits_for) => waits_for,
                 },
                 Err(Stop::Usage(reason)) => return Err(Stop::Usage(reason)),
@@ -235,6 +238,11 @@ impl Writer<'_> {
         }
     }
 
+    fn end(self) -> Result<Ring, Stop> {
+        let silent = self.departed.unproven(&self.ring);
+        if silent.is_empty() { Ok(self.ring) } else { Err(Stop::Failed(advice(&silent))) }
+    }
+
     /// One look and what follows; `None` when there is nothing more to do.
     async fn step(&mut self, views: &Views) -> Result<Option<String>, Stop> {
         if let Some(held) = views.ring.as_ref().filter(|held| held.epoch > self.ring.epoch) {
@@ -242,6 +250,7 @@ impl Writer<'_> {
             follows.map_err(|error| Stop::Failed(format!("another writer is at work: {error}")))?;
             self.ring = held.clone();
         }
+        self.departed.saw_ring(&self.ring, views);
         let heard = heard(views);
         let declared = match loss::declare(&self.ring, self.lost, &heard) {
             Ok(declared) => declared,
@@ -266,6 +275,13 @@ impl Writer<'_> {
         let Some(next) = next.map_err(|error| Stop::Failed(error.to_string()))? else {
             return Err(Stop::Failed("the operation that is under way is paused; `dynamoctl ring resume` goes on".to_owned()));
         };
+        if is_at_its_end(&self.ring, &next) {
+            let holding = self.departed.holding(&self.ring, views).await;
+            if !holding.is_empty() {
+                let refusals = self.offer(views).await;
+                return Ok(Some(format!("waiting for {} to hold nothing, out of the ring{refusals}", list(&holding))));
+            }
+        }
         Ok(match next {
             Next::Settled => None,
             Next::Propose(ring) => Some(self.propose(ring, views, "the next stage is offered").await?),
@@ -306,22 +322,6 @@ impl Writer<'_> {
         }
         refusals
     }
-}
-
-/// Those of `leaving` that gave a drain receipt under `ring`.
-pub(crate) async fn drained(ring: &Ring, leaving: &[NodeId], views: &Views) -> Vec<NodeId> {
-    let hash = ring.hash();
-    let mut drained = Vec::new();
-    for node in leaving {
-        let Some(answer) = views.answered.get(node) else { continue };
-        let under_this_ring = |receipt: &dynamo_client::admin::DrainReceipt| {
-            receipt.node == *node && receipt.epoch == ring.epoch && receipt.ring_hash == hash
-        };
-        if answer.client.drain_receipt().await.is_ok_and(|receipt| under_this_ring(&receipt)) {
-            drained.push(*node);
-        }
-    }
-    drained
 }
 
 pub(crate) fn heard(views: &Views) -> BTreeMap<NodeId, View> {

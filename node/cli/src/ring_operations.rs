@@ -147,9 +147,16 @@ pub async fn status(endpoints: &[String], format: Format) -> Result<(), Stop> {
 }
 
 /// [`commit`] and [`resume`] in one, for programs: the cluster is to have just these members. Begins the change unless it is under way,
-/// carries it out, and prints nothing but progress.
-pub async fn become_these(endpoints: &[String], nodes: &[NodeId], record: PathBuf, batch: Batch) -> Result<(), Stop> {
+/// carries it out, and prints nothing but progress. Afterwards nothing is left on `leaving`, which are not among them.
+pub async fn become_these(
+    endpoints: &[String],
+    nodes: &[NodeId],
+    leaving: &[NodeId],
+    record: PathBuf,
+    batch: Batch,
+) -> Result<(), Stop> {
     let mut writer = Writer::new(endpoints, record, false, batch.limits(), MOVE_PATIENCE_SECONDS);
+    writer.removes(leaving);
     let begins = |ring: &Ring, views: &Views| {
         let member = |node: &NodeId| {
             let new = || {

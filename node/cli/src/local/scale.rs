@@ -23,7 +23,7 @@ pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>) 
         (folder.cluster.endpoints(), folder.path.join("first.ring"))
     };
     let ids = ids(&endpoints).await?;
-    ring_operations::become_these(&endpoints, &ids[..nodes], record, batch).await?;
+    ring_operations::become_these(&endpoints, &ids[..nodes], &ids[nodes..], record, batch).await?;
     stop_from(path, nodes).await?;
     let cluster = Folder::open(path)?.cluster.clone();
     wait_until_whole(&cluster, Instant::now() + READY_PATIENCE).await?;
@@ -84,7 +84,7 @@ pub async fn ids(endpoints: &[String]) -> Result<Vec<NodeId>, Stop> {
     Ok(ids)
 }
 
-/// Stops the nodes that left, and removes what they had: others hold it all.
+/// Stops the nodes that left, and removes what they had: they have proven, out of the ring, that others hold it all.
 async fn stop_from(path: &Path, nodes: usize) -> Result<(), Stop> {
     let mut folder = Folder::open(path)?;
     while folder.cluster.nodes.len() > nodes {

@@ -12,10 +12,11 @@ use dynamo_core::ring::Ring;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
+use crate::departed::{Departed, advice, drained, is_at_its_end};
 use crate::members::{self, Views};
 use crate::output::grouped;
 use crate::progress::Progress;
-use crate::ring_loss::{drained, heard, list};
+use crate::ring_loss::{heard, list};
 use crate::ring_writer;
 use crate::stop::Stop;
 
@@ -29,6 +30,7 @@ pub struct Writer<'a> {
     take_over: bool,
     limits: Limits,
     deadline: Instant,
+    departed: Departed,
 }
 
 /// What a look came to.
@@ -40,7 +42,13 @@ enum Look {
 
 impl<'a> Writer<'a> {
     pub fn new(endpoints: &'a [String], record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
-        Self { endpoints, record, take_over, limits, deadline: Instant::now() + Duration::from_secs(wait) }
+        let deadline = Instant::now() + Duration::from_secs(wait);
+        Self { endpoints, record, take_over, limits, deadline, departed: Departed::default() }
+    }
+
+    /// These have to prove that they hold nothing, should they be out of the ring already.
+    pub fn removes(&mut self, nodes: &[NodeId]) {
+        self.departed.saw(nodes.iter().copied());
     }
 
     /// Records and offers what `change` makes of the newest ring, unless it is that ring. Another writer may be faster; then it is asked
@@ -64,23 +72,26 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Until the ring has come to rest.
+    /// Until the ring has come to rest, and those that left it on the way have proven since that they hold nothing. An error names
+    /// those that do not answer.
     pub async fn carry_out(&mut self) -> Result<(), Stop> {
         let mut progress: Option<Progress> = None;
         let (mut planned, mut reached) = ((0, 0), None);
         loop {
             let views = members::ask(self.endpoints).await?;
             let turn = self.turn(&views)?;
+            self.departed.saw_ring(&turn.ring, &views);
             if reached != Some(turn.ring.epoch) {
                 reached = Some(turn.ring.epoch);
                 planned = copies(&turn.ring);
             }
-            let look = turn.look(&views, &self.limits).await?;
+            let look = turn.look(&views, &self.limits, &mut self.departed).await?;
+            let unproven = self.departed.unproven(&turn.ring);
             drop(turn);
             match look {
                 Look::Done => {
                     progress.into_iter().for_each(Progress::end);
-                    return Ok(());
+                    return if unproven.is_empty() { Ok(()) } else { Err(Stop::Failed(advice(&unproven))) };
                 }
                 Look::Paused => {
                     progress.into_iter().for_each(Progress::end);
@@ -167,10 +178,18 @@ struct Turn {
 }
 
 impl Turn {
-    async fn look(&self, views: &Views, limits: &Limits) -> Result<Look, Stop> {
+    async fn look(&self, views: &Views, limits: &Limits, departed: &mut Departed) -> Result<Look, Stop> {
         let waits = |for_what: String| Ok(Look::Waits { for_what, received: 0 });
         let refused = |what: &str, refusal: Option<String>| refusal.unwrap_or_else(|| what.to_owned());
-        match operation::next(&self.ring, &heard(views), limits).map_err(|error| Stop::Failed(error.to_string()))? {
+        let next = operation::next(&self.ring, &heard(views), limits).map_err(|error| Stop::Failed(error.to_string()))?;
+        if next.as_ref().is_some_and(|next| is_at_its_end(&self.ring, next)) {
+            let holding = departed.holding(&self.ring, views).await;
+            if !holding.is_empty() {
+                let out = format!("waiting for {} to hold nothing, out of the ring", list(&holding));
+                return waits(refused(&out, self.offer(&self.ring, views).await));
+            }
+        }
+        match next {
             None => Ok(Look::Paused),
             Some(Next::Settled) => Ok(Look::Done),
             Some(Next::Propose(ring)) => waits(refused("the next stage is offered", self.propose(&ring, views).await?)),
@@ -230,9 +249,10 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dynamo_core::id::ClusterId;
+    use crate::double::Double;
+    use dynamo_core::id::{ClusterId, Epoch};
     use dynamo_core::rebalance::{Members, first_ring};
-    use dynamo_core::ring::Member;
+    use dynamo_core::ring::{Member, Operation};
 
     fn ring() -> Ring {
         let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
@@ -262,5 +282,58 @@ mod tests {
         let (mine, theirs) = (ring().successor(|_| ()), ring().successor(|next| next.members.clear()));
         assert_eq!(newest(mine.clone(), theirs.clone(), &views(theirs.clone())).unwrap(), theirs);
         assert_eq!(newest(mine.clone(), ring(), &views(ring())).unwrap(), mine);
+    }
+
+    /// The members 1 to 3, on a ring that has just been written without a fourth.
+    fn without_the_fourth() -> Ring {
+        let mut before = ring().members;
+        before.insert(NodeId([4; 16]), Member { zone: "z".to_owned(), weight: 1 });
+        let (since, wanted) = (Epoch(2), ring().members);
+        let operation = Operation { since, before, wanted, copies: 0, paused: false, aborted: false };
+        ring().successor(|next| next.operation = Some(operation))
+    }
+
+    /// The nodes 1 to `count` hold that ring; the last refuses its receipt once.
+    async fn doubles(count: u8) -> (Vec<Double>, Vec<String>) {
+        let mut doubles = Vec::new();
+        for id in 1..=count {
+            doubles.push(Double::start(NodeId([id; 16]), without_the_fourth(), usize::from(id == 4)).await);
+        }
+        let endpoints = doubles.iter().map(|double| double.address.clone()).collect();
+        (doubles, endpoints)
+    }
+
+    #[tokio::test]
+    async fn a_removal_is_done_when_the_node_has_proven_under_the_ring_without_it_that_it_holds_nothing() {
+        let (doubles, endpoints) = doubles(4).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+        writer.carry_out().await.unwrap();
+        let left = doubles[3].state();
+        assert_eq!((left.refusals, &left.receipts), (0, &vec![2]), "asked until it gave one, before the next ring");
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.epoch, held.operation), (Epoch(3), None));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_left_and_does_not_answer_is_named_and_its_data_is_to_be_kept() {
+        let (doubles, endpoints) = doubles(3).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+        let stop = writer.carry_out().await.unwrap_err().to_string();
+        assert!(stop.contains(&NodeId([4; 16]).to_string()) && stop.contains("keep the data directory"), "{stop}");
+        assert!(doubles[0].state().ring.operation.is_none(), "the ring came to rest all the same");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_to_be_removed_is_asked_though_its_ring_is_at_rest() {
+        let (doubles, endpoints) = doubles(4).await;
+        let at_rest = without_the_fourth().successor(|next| next.operation = None);
+        doubles.iter().for_each(|double| double.state().ring = at_rest.clone());
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+        writer.removes(&[NodeId([4; 16])]);
+        writer.carry_out().await.unwrap();
+        assert_eq!(doubles[3].state().receipts, [3]);
     }
 }

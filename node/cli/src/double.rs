@@ -1,0 +1,102 @@
+//! A node's `Admin` service without the node, for tests: a real socket on loopback that holds a ring, and gives a drain receipt when it
+//! is told to.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use dynamo_core::id::NodeId;
+use dynamo_core::ring::Ring;
+use dynamo_proto::v1;
+use dynamo_proto::v1::admin_server::{Admin, AdminServer};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+/// What it holds and was asked.
+pub struct State {
+    pub ring: Ring,
+    /// So many questions for a drain receipt are refused.
+    pub refusals: usize,
+    /// Peers that it is connected to.
+    pub sees: Vec<NodeId>,
+    /// Epochs under which it gave one.
+    pub receipts: Vec<u64>,
+}
+
+/// One of them, until the test's runtime ends.
+#[derive(Clone)]
+pub struct Double {
+    pub address: String,
+    node: NodeId,
+    state: Arc<Mutex<State>>,
+}
+
+impl Double {
+    pub async fn start(node: NodeId, ring: Ring, refusals: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(State { ring, refusals, sees: Vec::new(), receipts: Vec::new() }));
+        let double = Self { address, node, state };
+        let served = tonic::transport::Server::builder().add_service(AdminServer::new(double.clone()));
+        tokio::spawn(served.serve_with_incoming(TcpListenerStream::new(listener)));
+        double
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+fn bytes(of: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(of)
+}
+
+#[tonic::async_trait]
+impl Admin for Double {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let ring = self.state().ring.clone();
+        let peer = |node: &NodeId| v1::PeerStatus { node: bytes(&node.0), connected: true, ..v1::PeerStatus::default() };
+        let peers = self.state().sees.iter().map(peer).collect();
+        Ok(Response::new(v1::StatusResponse {
+            node: bytes(&self.node.0),
+            cluster: bytes(&ring.cluster.0),
+            zone: "z".to_owned(),
+            epoch: ring.epoch.0,
+            ring_hash: bytes(&ring.hash().0),
+            client_address: self.address.clone(),
+            ready: true,
+            peers,
+            ..v1::StatusResponse::default()
+        }))
+    }
+
+    async fn ring(&self, _: Request<v1::RingViewRequest>) -> Result<Response<v1::RingViewResponse>, Status> {
+        Ok(Response::new(v1::RingViewResponse { ring: self.state().ring.encode() }))
+    }
+
+    async fn propose_ring(&self, request: Request<v1::ProposeRingRequest>) -> Result<Response<v1::ProposeRingResponse>, Status> {
+        let ring = Ring::decode(request.into_inner().ring).unwrap();
+        let (epoch, ring_hash) = (ring.epoch.0, bytes(&ring.hash().0));
+        self.state().ring = ring;
+        Ok(Response::new(v1::ProposeRingResponse { epoch, ring_hash }))
+    }
+
+    async fn drain_receipt(&self, _: Request<v1::DrainReceiptRequest>) -> Result<Response<v1::DrainReceiptResponse>, Status> {
+        let mut state = self.state();
+        if state.refusals > 0 {
+            state.refusals -= 1;
+            return Err(Status::failed_precondition("1 hints are not delivered yet"));
+        }
+        let (epoch, ring_hash) = (state.ring.epoch.0, bytes(&state.ring.hash().0));
+        state.receipts.push(epoch);
+        let node = bytes(&self.node.0);
+        Ok(Response::new(v1::DrainReceiptResponse { node, epoch, ring_hash, objects_handed_over: 0 }))
+    }
+
+    async fn partition_digests(
+        &self,
+        _: Request<v1::PartitionDigestsRequest>,
+    ) -> Result<Response<v1::PartitionDigestsResponse>, Status> {
+        Ok(Response::new(v1::PartitionDigestsResponse::default()))
+    }
+}
