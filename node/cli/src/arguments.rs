@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use dynamo_core::request::QuorumWish;
 
@@ -41,6 +42,14 @@ impl Connection {
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
+}
+
+/// The longest time that is waited for: a year. Any clock reaches its end.
+const SECONDS_MAX: u64 = 31_536_000;
+
+/// Whole seconds, for any option that takes a time.
+pub fn seconds() -> RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(..=SECONDS_MAX)
 }
 
 /// How many replicas must answer; what is not given is the bucket's setting, then the cluster's.
@@ -112,6 +121,55 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_that_no_clock_reaches_is_refused() {
+        let commands = [
+            "import file --give-up-after",
+            "ring verify --wait",
+            "ring commit --add all --wait",
+            "ring resume --wait",
+            "ring init --expect-nodes 3 --wait",
+            "ring remove --lost abababab-abab-abab-abab-abababababab --wait",
+            "workload --seconds",
+            "workload --seconds 1 --settle",
+            "bench --seconds",
+            "bench --warm-up",
+            "bench scale --warm-up",
+            "bench compare --warm-up",
+            "get k --timeout-ms",
+        ];
+        for command in commands {
+            let parsed = |value: &str| {
+                let words = std::iter::once("dynamoctl").chain(command.split(' ')).chain([value]);
+                Arguments::try_parse_from(words).map(drop).map_err(|error| error.exit_code())
+            };
+            assert_eq!((parsed("1"), parsed("18446744073709551615")), (Ok(()), Err(2)), "{command}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_nothing_and_without_end_are_refused() {
+        let cases = [
+            "bench --rate 0",
+            "bench --rate NaN",
+            "bench --rate 1e300",
+            "bench --rate 1e-300",
+            "bench --records 0",
+            "bench --clients 0",
+            "bench --timeline=0",
+            "bench --seconds 0",
+            "get k --timeout-ms 0",
+            "import file --concurrency 0",
+            "workload --seconds 1 --clients 0",
+            "workload --seconds 1 --keys 0",
+        ];
+        for case in cases {
+            let words = std::iter::once("dynamoctl").chain(case.split(' '));
+            let parsed = Arguments::try_parse_from(words).map(drop).map_err(|error| error.exit_code());
+            assert_eq!(parsed, Err(2), "{case}");
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::arguments::Connection;
+use crate::arguments::{Connection, seconds};
 use crate::output::{Format, grouped, show};
 use crate::stop::Stop;
 use crate::{local, random};
@@ -102,7 +102,7 @@ struct Run {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// Seconds before that which are not.
-    #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = seconds())]
     warm_up: u64,
     /// What to measure.
     #[arg(long, value_enum, default_value_t = System::Dynamokv)]
@@ -152,7 +152,10 @@ enum Travel {
 /// Requests a second, above zero.
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
-    if rate > 0.0 && rate <= 1e7 { Ok(rate) } else { Err(format!("{text} a second; give more than 0, at most 10,000,000")) }
+    match (0.001..=1e7).contains(&rate) {
+        true => Ok(rate),
+        false => Err(format!("{text} a second; give at least 0.001, at most 10,000,000")),
+    }
 }
 
 /// What every system takes as a part of a key, without escaping.

@@ -14,7 +14,7 @@ use dynamo_core::request::{Failure, QuorumWish};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::arguments::{Connection, WriteQuorum};
+use crate::arguments::{Connection, WriteQuorum, seconds};
 use crate::connection;
 use crate::output::{Format, grouped, readable, show, size};
 use crate::progress::Progress;
@@ -32,7 +32,7 @@ pub struct Import {
     #[command(flatten)]
     quorum: WriteQuorum,
     /// Seconds that one record is tried for while the cluster cannot take it.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = seconds())]
     give_up_after: u64,
 }
 

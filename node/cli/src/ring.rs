@@ -14,7 +14,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::arguments::Connection;
+use crate::arguments::{Connection, seconds};
 use crate::members::{self, Views};
 use crate::output::{Format, grouped, show, table};
 use crate::ring_writer::{self, Plan};
@@ -41,7 +41,7 @@ enum Action {
     /// Compare the replicas of every partition.
     Verify {
         /// Seconds to wait for replicas to become equal.
-        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = seconds())]
         wait: u64,
     },
     /// Show what a change of the members would move, and for how long. It changes nothing.
@@ -83,7 +83,7 @@ struct Init {
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Seconds to wait for the nodes.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = seconds())]
     wait: u64,
 }
 

@@ -17,6 +17,7 @@ use dynamo_core::rebalance::{self, Members, Next, View, first_ring, operation};
 use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
+use crate::arguments::seconds;
 use crate::departed::{Departed, advice, drained, is_at_its_end};
 use crate::members::{self, Views};
 use crate::ring_writer;
@@ -46,7 +47,7 @@ pub struct Loss {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Seconds until the ring must have come to rest; the command may be given again afterwards.
-    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS", value_parser = seconds())]
     wait: u64,
 }
 

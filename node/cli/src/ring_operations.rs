@@ -22,6 +22,7 @@ use dynamo_core::rebalance::batches::Limits;
 use dynamo_core::rebalance::{Members, operation};
 use dynamo_core::ring::{Member, Ring};
 
+use crate::arguments::seconds;
 use crate::members::{self, Views};
 use crate::output::{Format, show};
 use crate::ring_loss::node;
@@ -75,7 +76,7 @@ pub struct Drive {
     #[command(flatten)]
     batch: Batch,
     /// Seconds until this command gives up waiting; `ring resume` goes on.
-    #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 86_400, value_name = "SECONDS", value_parser = seconds())]
     wait: u64,
 }
 

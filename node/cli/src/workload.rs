@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::arguments::Connection;
+use crate::arguments::{Connection, seconds};
 use crate::bench::LATENCY_HEADER;
 use crate::output::{Format, grouped, show, table};
 use crate::progress::Progress;
@@ -52,13 +52,13 @@ pub struct Workload {
     #[arg(long, default_value_t = 500, value_name = "NUMBER")]
     rate: u32,
     /// End after this long.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds())]
     seconds: Option<u64>,
     /// End when this file is there.
     #[arg(long, value_name = "FILE")]
     until_file: Option<PathBuf>,
     /// Seconds for the replicas to become as they must be, after the end.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 120, value_name = "SECONDS", value_parser = seconds())]
     settle: u64,
     /// Write the report, as JSON, to this file too.
     #[arg(long, value_name = "FILE")]

@@ -41,6 +41,8 @@ const ROUND_PAUSE: Duration = Duration::from_millis(50);
 const TOPOLOGY_AGE_MAX: Duration = Duration::from_secs(10);
 /// ... and at most this often, whatever goes wrong.
 const TOPOLOGY_AGE_MIN: Duration = Duration::from_millis(200);
+/// A request with a longer time-out than this has this one: any clock reaches its end.
+const TIMEOUT_MAX: Duration = Duration::from_secs(31_536_000);
 /// A node is told to answer this much before the caller's deadline, so that its own word arrives and not only silence.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(100);
 
@@ -274,7 +276,7 @@ struct Shared {
 impl Shared {
     async fn perform(&self, request: Request, timeout: Option<Duration>) -> Result<Response, RequestError> {
         check_bounds(&request.name, &request.operation)?;
-        let deadline = Instant::now() + timeout.unwrap_or(self.config.request_timeout);
+        let deadline = Instant::now() + timeout.unwrap_or(self.config.request_timeout).min(TIMEOUT_MAX);
         let mut tries = Tries::default();
         let mut tried = Vec::new();
         for _ in 0..ATTEMPTS_MAX {
@@ -470,8 +472,10 @@ mod tests {
         let shared = Shared { config, epochs, topology };
         let put = Operation::Put { data: Bytes::new(), context: Bytes::new(), create_only: false };
         let request = request(&Name::new("b", "k"), put, None, QuorumWish::default());
-        let error = shared.perform(request, None).await.unwrap_err();
-        assert!(matches!(error, RequestError::Unreachable(_)), "{error:?}");
+        for timeout in [None, Some(Duration::MAX)] {
+            let error = shared.perform(request.clone(), timeout).await.unwrap_err();
+            assert!(matches!(error, RequestError::Unreachable(_)), "{error:?}");
+        }
         assert!(link.is_avoided());
     }
 }

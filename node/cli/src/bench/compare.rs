@@ -23,7 +23,7 @@ use super::session::{Data, Session};
 use super::shape::Shape;
 use super::system::{Options, System};
 use super::{machine, point};
-use crate::arguments::Connection;
+use crate::arguments::{Connection, seconds};
 use crate::output::{Format, print};
 use crate::random;
 use crate::stop::Stop;
@@ -52,7 +52,7 @@ pub struct Compare {
     #[arg(long, default_value_t = 20, value_parser = value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// Seconds before each measurement that are not measured.
-    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = seconds())]
     warm_up: u64,
     /// Which records are asked for. Default: latest for workload d, else zipfian.
     #[arg(long, value_enum)]

@@ -27,7 +27,7 @@ use super::report::Report;
 use super::session::{Data, Session};
 use super::shape::Shape;
 use super::system::{Options, System};
-use crate::arguments::Connection;
+use crate::arguments::{Connection, seconds};
 use crate::output::{Format, grouped, show, size, table};
 use crate::ring_operations::Batch;
 use crate::ring_plan::{self, Bound};
@@ -54,7 +54,7 @@ pub struct Scale {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// Seconds before them which are not measured.
-    #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = seconds())]
     warm_up: u64,
     /// YCSB's letter, or updates only.
     #[arg(long, value_enum, default_value_t = Shape::A)]
