@@ -62,7 +62,7 @@ fn spoilt_control_data_are_records_or_refused() {
 fn spoilt_contexts_on_the_command_line_are_contexts_or_refused() {
     Fuzz {
         name: "context as text",
-        corpus: vec![b"AQIDBAUGBwgJCgs".to_vec(), Vec::new()],
+        corpus: vec![b"AQIDBAUGBwgJCgs".to_vec(), b"AA".to_vec()],
         seal: &unsealed,
         expect: Expect::Stable,
         decode: &|bytes| {

@@ -219,8 +219,13 @@ fn document(name: &Name, found: &GetResult) -> Value {
 
 fn show_written(format: Format, what: &str, written: &PutResult) -> Result<(), Stop> {
     let context = encode_context(&written.context);
-    let text = || format!("{what}\ncontext: {context}\n{}", basis(&written.evidence));
+    let text = || format!("{what}\ncontext: {}\n{}", context_of_write(&context), basis(&written.evidence));
     show(format, text, &json!({ "context": context, "evidence": evidence(&written.evidence) }))
+}
+
+/// A write that met a version which its writer had not read has no context that covers both.
+fn context_of_write(context: &str) -> &str {
+    if context.is_empty() { "none, get the key before you replace it" } else { context }
 }
 
 fn evidence(evidence: &Evidence) -> Value {
@@ -276,6 +281,12 @@ mod tests {
         ");
         let json = document(&Name::new("carts", "alice"), &found(&["milk"]));
         assert_eq!((&json["siblings"][0]["value"], &json["context"]), (&json!("milk"), &json!("AQID")));
+    }
+
+    #[test]
+    fn a_write_without_a_context_says_what_to_do_before_the_next() {
+        assert_eq!(context_of_write(""), "none, get the key before you replace it");
+        assert_eq!(context_of_write("AQID"), "AQID");
     }
 
     #[test]

@@ -99,6 +99,9 @@ pub fn encode_context(context: &[u8]) -> String {
 
 /// What [`encode_context`] showed.
 pub fn decode_context(text: &str) -> Result<Vec<u8>, Stop> {
+    if text.trim().is_empty() {
+        return Err(Stop::Usage("--context: is empty; get the key first, or leave --context out: then a put is blind, and makes a sibling of what is there".to_owned()));
+    }
     let wrong = |error| Stop::Usage(format!("--context: {error}; give the context exactly as `get` shows it"));
     URL_SAFE_NO_PAD.decode(text.trim()).map_err(wrong)
 }
@@ -164,6 +167,9 @@ mod tests {
         assert_eq!(decode_context(&shown).unwrap(), context);
         let error = decode_context("not base64!").unwrap_err().to_string();
         assert!(error.starts_with("--context"), "{error}");
+        for empty in ["", " "] {
+            assert!(decode_context(empty).unwrap_err().to_string().contains("get the key first"));
+        }
     }
 
     #[test]
