@@ -184,7 +184,7 @@ pub fn node_count() -> usize {
 
 async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
     let binary = launch::find_binary(up.node_binary.as_deref())?;
-    let mut folder = Folder::open_or_create(path, || planned(up))?;
+    let mut folder = Folder::open_or_create(path, || new_cluster(up))?;
     let cluster = &folder.cluster;
     if cluster.nodes.len() != usize::from(up.nodes) {
         let (path, have) = (path.display(), cluster.nodes.len());
@@ -194,7 +194,7 @@ async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
     }
     let stopped: Vec<usize> = (0..cluster.nodes.len()).filter(|node| !cluster.nodes[*node].is_running()).collect();
     for node in &stopped {
-        launch::check_ports(&folder.cluster.nodes[*node])?;
+        launch::check_ports(&folder.cluster.nodes[*node], launch::SAME_PORTS)?;
     }
     let mut children = Vec::new();
     for node in stopped {
@@ -249,6 +249,13 @@ fn planned(up: &Up) -> Result<Cluster, Stop> {
         replication: n,
         nodes: (0..up.nodes).map(node).collect(),
     })
+}
+
+/// One whose ports are free: one that could not start is not kept.
+fn new_cluster(up: &Up) -> Result<Cluster, Stop> {
+    let cluster = planned(up)?;
+    cluster.nodes.iter().try_for_each(|node| launch::check_ports(node, launch::OTHER_PORTS))?;
+    Ok(cluster)
 }
 
 /// Until every node holds the newest ring, and sees every other.
@@ -353,7 +360,7 @@ async fn start_again(path: &Path, node: usize, binary: Option<PathBuf>) -> Resul
     if record.is_running() {
         return Err(Stop::Failed(format!("{}: runs already", record.name)));
     }
-    launch::check_ports(record)?;
+    launch::check_ports(record, launch::SAME_PORTS)?;
     let name = record.name.clone();
     let child = launch::start(&mut folder, node, &binary)?;
     let pid = child.id();
@@ -379,6 +386,16 @@ async fn status(format: Format, cluster: &Cluster) -> Result<(), Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[test]
+    fn a_new_cluster_whose_ports_are_taken_is_not_kept() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base_port = listener.local_addr().unwrap().port();
+        let place = tempfile::tempdir().unwrap();
+        let up = Up { base_port, ..up(1) };
+        let refused = Folder::open_or_create(place.path(), || new_cluster(&up)).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("--base-port"), "{refused}");
+        assert_eq!(folder::read(place.path()).unwrap(), None);
+    }
 
     fn up(nodes: u16) -> Up {
         let zones = vec!["zone-a".to_owned(), "zone-b".to_owned()];

@@ -47,11 +47,15 @@ pub fn find_binary(named: Option<&Path>) -> Result<PathBuf, Stop> {
     }
 }
 
+/// What helps where a cluster is new, and where its ports are those that it was made with.
+pub const OTHER_PORTS: &str = "stop what listens there, or choose another --base-port";
+pub const SAME_PORTS: &str = "stop what listens there; a cluster keeps its ports, another --dir and --base-port make a new one";
+
 /// Nothing else may listen where the node will.
-pub fn check_ports(node: &NodeRecord) -> Result<(), Stop> {
+pub fn check_ports(node: &NodeRecord, advice: &str) -> Result<(), Stop> {
     for address in [&node.client, &node.peer, &node.http] {
         if let Err(error) = TcpListener::bind(address.as_str()) {
-            return Err(Stop::Failed(format!("{address}: {error}; stop what listens there, or choose another --base-port")));
+            return Err(Stop::Failed(format!("{address}: {error}; {advice}")));
         }
     }
     Ok(())
@@ -185,7 +189,7 @@ mod tests {
         let (peer, http) = ("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned());
         let node =
             NodeRecord { name: "node-0".to_owned(), zone: String::new(), client: client.clone(), peer, http, process: None };
-        let error = check_ports(&node).unwrap_err().to_string();
+        let error = check_ports(&node, OTHER_PORTS).unwrap_err().to_string();
         assert!(error.starts_with(&client) && error.contains("--base-port"), "{error}");
     }
 }

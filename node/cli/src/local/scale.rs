@@ -38,11 +38,14 @@ async fn start_up_to(path: &Path, nodes: usize, binary: Option<&Path>) -> Result
         let next = next_node(&folder.cluster)?;
         folder.cluster.nodes.push(next);
     }
-    folder.save()?;
     let stopped: Vec<usize> = (0..folder.cluster.nodes.len()).filter(|node| !folder.cluster.nodes[*node].is_running()).collect();
+    // What cannot start is not kept.
+    for node in &stopped {
+        launch::check_ports(&folder.cluster.nodes[*node], launch::SAME_PORTS)?;
+    }
+    folder.save()?;
     let mut children = Vec::new();
     for node in stopped {
-        launch::check_ports(&folder.cluster.nodes[node])?;
         children.push(launch::start(&mut folder, node, &binary)?);
     }
     launch::wait_until_ready(&folder, &mut children, Instant::now() + READY_PATIENCE).await
@@ -108,6 +111,31 @@ async fn stop_from(path: &Path, nodes: usize) -> Result<(), Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn nodes_whose_ports_are_taken_are_not_kept() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = listener.local_addr().unwrap().to_string();
+        let (peer, http) = ("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned());
+        let process = crate::process::Process::with_pid(std::process::id());
+        // It runs; the ports of the next one are those that the listener has.
+        let port = listener.local_addr().unwrap().port() - PORT_STEP;
+        let first = NodeRecord {
+            name: "node-0".to_owned(),
+            zone: "z".to_owned(),
+            client: format!("127.0.0.1:{port}"),
+            peer,
+            http,
+            process,
+        };
+        let cluster = Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 1, nodes: vec![first] };
+        let place = tempfile::tempdir().unwrap();
+        drop(Folder::open_or_create(place.path(), || Ok(cluster.clone())).unwrap());
+        let program = std::env::current_exe().unwrap();
+        let refused = start_up_to(place.path(), 2, Some(&program)).await.unwrap_err().to_string();
+        assert!(refused.starts_with(&client) && refused.contains("stop what listens there"), "{refused}");
+        assert_eq!(Folder::open(place.path()).unwrap().cluster, cluster);
+    }
 
     #[test]
     fn the_next_node_follows_in_ports_and_zones() {
