@@ -11,6 +11,9 @@ use crate::ring_writer::replace_file;
 use crate::stop::Stop;
 
 const CLUSTER_FILE: &str = "cluster.json";
+const RECORD_FILE: &str = "first.ring";
+/// What lies beside the nodes' folders: the two files, what they are replaced by, and locks.
+const OWN_FILES: [&str; 6] = [RECORD_FILE, "first.new", "first.lock", CLUSTER_FILE, "cluster.new", "lock"];
 
 /// What there is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,7 +153,7 @@ impl Folder {
             let path = self.of_node(node);
             gone(&path, fs::remove_dir_all(&path))?;
         }
-        for file in ["first.ring", CLUSTER_FILE, "lock"] {
+        for file in OWN_FILES {
             let path = self.path.join(file);
             gone(&path, fs::remove_file(&path))?;
         }
@@ -186,9 +189,15 @@ mod tests {
         let folder = Folder::open(&path).unwrap();
         assert_eq!(folder.cluster, cluster().unwrap());
         assert!(matches!(Folder::open(&path), Err(Stop::Failed(_))), "it is locked");
+        for file in ["first.ring", "first.lock", "first.new"] {
+            fs::write(path.join(file), "").unwrap();
+        }
         folder.purge().unwrap();
         let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["notes.txt"]);
         assert!(Folder::open(&path).is_err());
+        fs::remove_file(path.join("notes.txt")).unwrap();
+        Folder::open_or_create(&path, cluster).unwrap().purge().unwrap();
+        assert!(!path.exists());
     }
 }
