@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use dynamo_core::id::ClusterId;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -152,6 +153,11 @@ pub fn default_cluster() -> Result<PathBuf, Stop> {
     std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).map_or_else(default_folder, Ok)
 }
 
+/// The record of the default cluster's rings, if it is `cluster`.
+pub fn record_of(cluster: ClusterId) -> Option<PathBuf> {
+    folder::record_in(&default_cluster().ok()?, cluster)
+}
+
 /// Ends a node of the default cluster without warning, and prints nothing.
 pub async fn kill_quietly(node: usize) -> Result<(), Stop> {
     end_by_force(&default_cluster()?, node).await.map(drop)
@@ -211,7 +217,7 @@ async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
             bucket_n: Vec::new(),
             expect_nodes: folder.cluster.nodes.len(),
             patience: READY_PATIENCE,
-            record: folder.path.join("first.ring"),
+            record: folder.record(),
         };
         ring_writer::make_first_ring(&endpoints, &plan).await?;
     }

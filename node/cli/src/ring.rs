@@ -79,7 +79,8 @@ struct Init {
     /// Nodes that the ring has; it is made when exactly so many answer.
     #[arg(long, value_name = "NUMBER")]
     expect_nodes: usize,
-    /// File in which the proposal is recorded first. Default: in the state folder, by the cluster's name.
+    /// File in which the proposal is recorded first. Default: in the state folder, by the cluster's name; for
+    /// the cluster of `local up`, in its folder.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Seconds to wait for the nodes.

@@ -43,7 +43,8 @@ pub struct Loss {
     /// Do it. Without this, what would follow is shown and nothing is done.
     #[arg(long)]
     yes: bool,
-    /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name.
+    /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name; for
+    /// the cluster of `local up`, in its folder.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Seconds until the ring must have come to rest; the command may be given again afterwards.
@@ -86,7 +87,7 @@ async fn run(endpoints: &[String], record: &Path, loss: &Loss, newcomers: &Newco
     let views = members::ask(endpoints).await?;
     let missing = || Stop::Failed("the cluster has no ring yet; nothing can be lost from it".to_owned());
     let held = views.ring.clone().ok_or_else(missing)?;
-    let path = if record.is_dir() { record.join(format!("{}.ring", held.cluster)) } else { record.to_owned() };
+    let path = ring_writer::record_of(record, held.cluster);
     let ring = newest(&path, held)?;
     let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
     let desired = desired(&ring, &loss.lost, newcomers, &zones)?;

@@ -67,7 +67,8 @@ impl Batch {
 /// How an operation is carried out.
 #[derive(Args, Debug)]
 pub struct Drive {
-    /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name.
+    /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name; for
+    /// the cluster of `local up`, in its folder.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Become the writer of a ring that was recorded elsewhere. Only where nobody else writes rings any more.

@@ -16,6 +16,7 @@ use dynamo_core::ring::bucket_replication::BucketReplication;
 use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
+use crate::local;
 use crate::members::{self, Answer};
 use crate::stop::Stop;
 
@@ -43,7 +44,7 @@ pub async fn make_first_ring(endpoints: &[String], plan: &Plan) -> Result<Ring, 
     let deadline = Instant::now() + plan.patience;
     let answers = gather(endpoints, plan, deadline).await?;
     let cluster = one_cluster(&answers)?;
-    let path = if plan.record.is_dir() { plan.record.join(format!("{cluster}.ring")) } else { plan.record.clone() };
+    let path = record_of(&plan.record, cluster);
     let ring = match recorded(&path, cluster)? {
         Some(ring) => ring,
         None => {
@@ -100,6 +101,13 @@ fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) 
     let usage = |error: &dyn std::fmt::Display| Stop::Usage(error.to_string());
     let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication).map_err(|error| usage(&error))?;
     first_ring_with(cluster, plan.partition_bits, plan.replication, buckets, &members).map_err(|error| usage(&error))
+}
+
+/// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,
+/// which has its record with its data.
+pub fn record_of(given: &Path, cluster: ClusterId) -> PathBuf {
+    let in_folder = || local::record_of(cluster).unwrap_or_else(|| given.join(format!("{cluster}.ring")));
+    if given.is_dir() { in_folder() } else { given.to_owned() }
 }
 
 /// The ring that an earlier run recorded for this cluster.

@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use dynamo_core::id::ClusterId;
 use serde::{Deserialize, Serialize};
 
 use crate::output::table;
@@ -89,6 +90,12 @@ pub fn read(path: &Path) -> Result<Option<Cluster>, Stop> {
     serde_json::from_slice(&text).map(Some).map_err(|error| Stop::Failed(format!("{}: {error}", file.display())))
 }
 
+/// The record of the rings of `cluster`, if the folder is that cluster's.
+pub fn record_in(path: &Path, cluster: ClusterId) -> Option<PathBuf> {
+    let held = read(path).ok().flatten()?;
+    (ClusterId::parse(&held.cluster_id) == Some(cluster)).then(|| path.join(RECORD_FILE))
+}
+
 fn failed(path: &Path, error: &std::io::Error) -> Stop {
     Stop::Failed(format!("{}: {error}", path.display()))
 }
@@ -129,6 +136,11 @@ impl Folder {
         let file = self.path.join(CLUSTER_FILE);
         let text = serde_json::to_vec_pretty(&self.cluster).map_err(|error| Stop::Failed(error.to_string()))?;
         replace_file(&file, &text).map_err(|error| failed(&file, &error))
+    }
+
+    /// Where each of the cluster's rings is recorded first.
+    pub fn record(&self) -> PathBuf {
+        self.path.join(RECORD_FILE)
     }
 
     /// The folder of one node.
@@ -199,5 +211,16 @@ mod tests {
         fs::remove_file(path.join("notes.txt")).unwrap();
         Folder::open_or_create(&path, cluster).unwrap().purge().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_folder_has_the_record_of_its_own_cluster_only() {
+        let place = tempfile::tempdir().unwrap();
+        let (own, other) = (ClusterId([7; 16]), ClusterId([8; 16]));
+        assert_eq!(record_in(place.path(), own), None);
+        let made = || Ok(Cluster { cluster_id: own.to_string(), ..cluster()? });
+        let folder = Folder::open_or_create(place.path(), made).unwrap();
+        assert_eq!(record_in(&folder.path, own), Some(folder.record()));
+        assert_eq!(record_in(&folder.path, other), None);
     }
 }

@@ -20,7 +20,7 @@ pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>) 
     start_up_to(path, nodes, binary).await?;
     let (endpoints, record) = {
         let folder = Folder::open(path)?;
-        (folder.cluster.endpoints(), folder.path.join("first.ring"))
+        (folder.cluster.endpoints(), folder.record())
     };
     let ids = ids(&endpoints).await?;
     ring_operations::become_these(&endpoints, &ids[..nodes], &ids[nodes..], record, batch).await?;

@@ -114,10 +114,7 @@ impl<'a> Writer<'a> {
     fn turn(&self, views: &Views) -> Result<Turn, Stop> {
         let missing = "the cluster has no ring yet; `dynamoctl ring init` makes the first one";
         let held = views.ring.clone().ok_or_else(|| Stop::Failed(missing.to_owned()))?;
-        let path = match self.record.is_dir() {
-            true => self.record.join(format!("{}.ring", held.cluster)),
-            false => self.record.clone(),
-        };
+        let path = ring_writer::record_of(&self.record, held.cluster);
         let lock = locked(&path)?;
         let ring = match ring_writer::recorded(&path, held.cluster)? {
             None if self.take_over => held,
@@ -131,8 +128,9 @@ impl<'a> Writer<'a> {
 fn not_its_writer(path: &std::path::Path, held: &Ring) -> String {
     format!(
         "there is no record of this cluster's rings in {}: somebody else has written them up to epoch {}. On Kubernetes that is the \
-         operator: change spec.replicas, or set spec.rebalancing.paused, in the DynamoCluster instead. Elsewhere give the record \
-         of the machine that wrote them with --record; if that is gone, and nobody else writes rings, say --take-over",
+         operator: change spec.replicas, or set spec.rebalancing.paused, in the DynamoCluster instead. A cluster of \
+         `local up --dir DIR` has it in DIR: say --record DIR/first.ring. Elsewhere give the record of the machine that wrote them \
+         with --record; if that is gone, and nobody else writes rings, say --take-over",
         path.display(),
         held.epoch
     )
@@ -271,7 +269,9 @@ mod tests {
             Writer::new(&[], record, take_over, Limits::default(), 1).turn(&views(ring())).map(|turn| turn.ring)
         };
         let refused = turn(false).unwrap_err().to_string();
-        assert!(refused.contains("spec.rebalancing.paused") && refused.contains("--take-over"), "{refused}");
+        for way in ["spec.rebalancing.paused", "--record DIR/first.ring", "--take-over"] {
+            assert!(refused.contains(way), "{refused}");
+        }
         assert_eq!(turn(true).unwrap(), ring());
         ring_writer::record(&folder.path().join("r.ring"), &ring().successor(|_| ())).unwrap();
         assert_eq!(turn(false).unwrap(), ring().successor(|_| ()), "what was recorded and not offered");
