@@ -268,7 +268,7 @@ fn new_cluster(up: &Up) -> Result<Cluster, Stop> {
 async fn wait_until_whole(cluster: &Cluster, deadline: Instant) -> Result<(), Stop> {
     loop {
         let views = members::ask(&cluster.endpoints()).await;
-        if views.as_ref().is_ok_and(|views| is_whole(views, cluster.nodes.len())) {
+        if views.as_ref().is_ok_and(|views| is_whole(views, &cluster.endpoints())) {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -281,13 +281,19 @@ async fn wait_until_whole(cluster: &Cluster, deadline: Instant) -> Result<(), St
     }
 }
 
-fn is_whole(views: &Views, nodes: usize) -> bool {
+/// The nodes at `endpoints` are well; whoever else is known to them may come and go.
+fn is_whole(views: &Views, endpoints: &[String]) -> bool {
     let Some(ring) = &views.ring else { return false };
-    views.answered.len() == nodes
-        && views.answered.values().all(|answer| {
-            let connected = answer.status.peers.values().filter(|peer| peer.connected && !peer.suspected).count();
-            answer.status.ready && answer.status.epoch == ring.epoch && connected + 1 >= nodes
-        })
+    let own = |answer: &&members::Answer| endpoints.iter().any(|endpoint| endpoint == answer.client.address());
+    let own: Vec<&members::Answer> = views.answered.values().filter(own).collect();
+    let sees = |answer: &members::Answer, other: &members::Answer| {
+        let peer = answer.status.peers.get(&other.status.node);
+        answer.status.node == other.status.node || peer.is_some_and(|peer| peer.connected && !peer.suspected)
+    };
+    own.len() == endpoints.len()
+        && own
+            .iter()
+            .all(|answer| answer.status.ready && answer.status.epoch == ring.epoch && own.iter().all(|other| sees(answer, other)))
 }
 
 async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> {
@@ -392,6 +398,36 @@ async fn status(format: Format, cluster: &Cluster) -> Result<(), Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::double::Double;
+    use dynamo_core::id::NodeId;
+    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::ring::Member;
+
+    #[tokio::test]
+    async fn a_cluster_is_whole_though_another_node_stands_by() {
+        let id = |number: u8| NodeId([number; 16]);
+        let members: Members = (1..=3).map(|number| (id(number), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let ring = first_ring(ClusterId([9; 16]), 1, 3, &members).unwrap();
+        let mut doubles = Vec::new();
+        for number in 1..=4 {
+            doubles.push(Double::start(id(number), ring.clone(), 0).await);
+        }
+        let addresses: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
+        let see = |seen: &[u8]| {
+            for (double, own) in doubles.iter().zip(1..) {
+                double.state().sees = seen.iter().filter(|other| **other != own).map(|other| id(*other)).collect();
+            }
+        };
+        see(&[1, 2, 3, 4]);
+        let views = members::ask(&addresses).await.unwrap();
+        assert!(is_whole(&views, &addresses[..3]) && is_whole(&views, &addresses));
+        see(&[1, 3, 4]);
+        let views = members::ask(&addresses).await.unwrap();
+        assert!(!is_whole(&views, &addresses[..3]), "the stand-by is no substitute for a node that is not seen");
+        let views = members::ask(&addresses[..2]).await.unwrap();
+        assert!(!is_whole(&views, &addresses[..3]), "one does not answer");
+    }
+
     #[test]
     fn a_new_cluster_whose_ports_are_taken_is_not_kept() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
