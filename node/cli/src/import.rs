@@ -76,7 +76,8 @@ pub async fn run(connection: &Connection, format: Format, arguments: Import) -> 
         let name = source.name(&record);
         let bytes = record.value.len() as u64;
         let stored = store(&client, &name, &record.value, &quorum, patience).await;
-        stored.map(|(stored, retries)| (stored, retries, bytes)).map_err(|error| failed(&name, &error))
+        let failed = |error| Stop::from(error).of(readable(&name.key).as_str());
+        stored.map(|(stored, retries)| (stored, retries, bytes)).map_err(failed)
     });
     let mut writes = std::pin::pin!(writes.buffer_unordered(usize::from(source.concurrency)));
     while let Some(write) = writes.next().await {
@@ -92,11 +93,6 @@ pub async fn run(connection: &Connection, format: Format, arguments: Import) -> 
     }
     progress.end();
     report(format, &counts, survey.duplicates, started.elapsed())
-}
-
-fn failed(name: &Name, error: &RequestError) -> Stop {
-    let message = format!("{}: {error}", readable(&name.key));
-    if error.is_unknown() { Stop::UnknownOutcome(message) } else { Stop::Failed(message) }
 }
 
 /// Until the record is stored, or `patience` is over. Also tells how many attempts failed before.

@@ -26,6 +26,15 @@ impl Stop {
         ExitCode::from(self.code())
     }
 
+    /// The same, said of something.
+    pub fn of(self, what: &str) -> Self {
+        match self {
+            Stop::Failed(why) => Stop::Failed(format!("{what}: {why}")),
+            Stop::Usage(why) => Stop::Usage(format!("{what}: {why}")),
+            Stop::UnknownOutcome(why) => Stop::UnknownOutcome(format!("{what}: {why}")),
+        }
+    }
+
     fn code(&self) -> u8 {
         match self {
             Stop::Failed(_) => 1,
@@ -37,7 +46,11 @@ impl Stop {
 
 impl From<RequestError> for Stop {
     fn from(error: RequestError) -> Self {
-        if error.is_unknown() { Stop::UnknownOutcome(error.to_string()) } else { Stop::Failed(error.to_string()) }
+        match error.to_string() {
+            told if error.is_unknown() => Stop::UnknownOutcome(told),
+            told if error.is_invalid() => Stop::Usage(told),
+            told => Stop::Failed(told),
+        }
     }
 }
 
@@ -53,13 +66,18 @@ impl From<AdminError> for Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dynamo_core::request::Failure;
 
     #[test]
-    fn an_unknown_outcome_has_an_exit_code_of_its_own() {
+    fn an_unknown_outcome_and_a_request_that_makes_no_sense_have_exit_codes_of_their_own() {
         let unknown = RequestError::Lost("the connection was lost".to_owned());
+        let why = || "why".to_owned();
         let codes = [
             (Stop::from(RequestError::Unreachable("nobody".to_owned())), 1),
             (Stop::from(AdminError::Address { address: "x".to_owned(), reason: "no port".to_owned() }), 2),
+            (Stop::from(RequestError::Failed(Failure::Invalid(why()))), 2),
+            (Stop::from(RequestError::Failed(Failure::BadContext(why()))), 2),
+            (Stop::from(RequestError::Failed(Failure::Exists)), 1),
             (Stop::from(unknown), 3),
         ];
         for (stop, code) in codes {
