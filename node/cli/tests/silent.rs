@@ -53,3 +53,35 @@ fn where_nobody_answers_at_all_nothing_was_sent_and_every_command_says_so_with_1
         }
     }
 }
+
+#[test]
+fn a_command_that_makes_no_sense_ends_with_2_whoever_it_asks() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["get", "k", "-e", "localhost"], "give host:port"),
+        (&["status", "-e", "localhost"], "give host:port"),
+        (&["get", "k", "-e", "http://127.0.0.1:7400"], "leave out http://"),
+        (&["status", "-e", "http://127.0.0.1:7400"], "leave out http://"),
+        (&["put", "k", "v", "--context", "", "-e", "127.0.0.1:1"], "get the key first"),
+    ];
+    for (arguments, expected) in cases {
+        let output = Command::new(env!("CARGO_BIN_EXE_dynamoctl")).args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.contains(expected)), (Some(2), true), "{arguments:?}: {said}");
+    }
+}
+
+/// A node's port for its peers speaks gRPC, and knows no client.
+#[test]
+fn a_port_that_is_not_for_clients_is_told_from_one_that_is() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let nothing = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
+    runtime.spawn(nothing.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+    for command in [&["get", "k"][..], &["status"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_dynamoctl")).args(command).args(["-e", &address]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        assert!(said.contains("Unimplemented") && said.contains("client port") && said.contains("7400"), "{command:?}: {said}");
+    }
+}

@@ -296,9 +296,7 @@ impl AdminClient {
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                 Err(AdminError::Refused { address, call, message: status.message().to_owned() })
             }
-            Ok(Err(status)) => {
-                Err(AdminError::Failed { address, call, code: status.code(), message: status.message().to_owned() })
-            }
+            Ok(Err(status)) => Err(AdminError::Failed { address, call, code: status.code(), message: words(&status) }),
             Err(_) => Err(AdminError::Timeout { address, call, timeout_ms: self.timeout.as_millis() as u64 }),
         }
     }
@@ -310,6 +308,9 @@ impl AdminClient {
 
 /// A plaintext endpoint at host:port that notices a dead connection: idle ones are pinged.
 pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, String> {
+    if let Some((scheme, _)) = address.split_once("://") {
+        return Err(format!("leave out {scheme}://"));
+    }
     if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
         return Err("it has no host or no port".to_owned());
     }
@@ -320,6 +321,15 @@ pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(3))
         .keep_alive_while_idle(true))
+}
+
+/// What a status says, for people. Who knows no such service is somebody else than was meant.
+pub(crate) fn words(status: &Status) -> String {
+    match (status.message(), status.code()) {
+        ("", Code::Unimplemented) => "no node's client port listens there; it is 7400 unless configured otherwise".to_owned(),
+        ("", _) => "no reason was given".to_owned(),
+        (message, _) => message.to_owned(),
+    }
 }
 
 /// The innermost cause: what a transport error means for people ("connection refused").
@@ -433,5 +443,25 @@ mod tests {
             assert!(endpoint(address, Duration::from_secs(1)).is_err(), "{address}");
         }
         assert!(endpoint("[::1]:7400", Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn an_address_with_a_scheme_is_refused_by_name() {
+        let refused = |address| endpoint(address, Duration::from_secs(1)).map(drop);
+        assert_eq!(refused("http://127.0.0.1:7400"), Err("leave out http://".to_owned()));
+        assert_eq!(refused("localhost"), Err("it has no host or no port".to_owned()));
+        assert_eq!(refused("localhost:7400"), Ok(()));
+    }
+
+    #[test]
+    fn a_status_without_words_is_explained() {
+        let cases = [
+            (Status::unavailable("stops"), "stops"),
+            (Status::unimplemented(""), "no node's client port listens there; it is 7400 unless configured otherwise"),
+            (Status::internal(""), "no reason was given"),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(words(&status), expected);
+        }
     }
 }

@@ -430,13 +430,13 @@ fn check_bounds(name: &Name, operation: &Operation) -> Result<(), RequestError> 
         Operation::Delete { context } => (0, context.len()),
     };
     let fields = [
-        ("bucket", name.bucket.len(), BUCKET_BYTES_MAX),
-        ("key", name.key.len(), KEY_BYTES_MAX),
-        ("value", value, VALUE_BYTES_MAX),
-        ("context", context, CONTEXT_BYTES_MAX),
+        ("bucket", name.bucket.len(), BUCKET_BYTES_MAX, "choose a shorter name"),
+        ("key", name.key.len(), KEY_BYTES_MAX, "hash it, or move its tail to the value"),
+        ("value", value, VALUE_BYTES_MAX, "split it over several keys"),
+        ("context", context, CONTEXT_BYTES_MAX, "use what a get of this key returned"),
     ];
-    match fields.iter().find(|(_, size, most)| size > most) {
-        Some((field, size, most)) => Err(invalid(format!("{field}: has {size} bytes, at most {most} are allowed"))),
+    match fields.iter().find(|(_, size, most, _)| size > most) {
+        Some((field, size, most, way_out)) => Err(invalid(format!("{field}: {size} bytes, at most {most}; {way_out}"))),
         None => Ok(()),
     }
 }
@@ -450,10 +450,10 @@ mod tests {
         let put =
             |size, context| Operation::Put { data: vec![0; size].into(), context: vec![0; context].into(), create_only: false };
         let cases = [
-            ("bucket", Name::new(vec![0; BUCKET_BYTES_MAX + 1], "k"), Operation::Get),
-            ("key", Name::new("b", vec![0; KEY_BYTES_MAX + 1]), Operation::Get),
-            ("value", Name::new("b", "k"), put(VALUE_BYTES_MAX + 1, 0)),
-            ("context", Name::new("b", "k"), put(0, CONTEXT_BYTES_MAX + 1)),
+            ("bucket: 256 bytes, at most 255; choose", Name::new(vec![0; BUCKET_BYTES_MAX + 1], "k"), Operation::Get),
+            ("key: 1025 bytes, at most 1024; hash it", Name::new("b", vec![0; KEY_BYTES_MAX + 1]), Operation::Get),
+            ("value: 1048577 bytes, at most 1048576; split", Name::new("b", "k"), put(VALUE_BYTES_MAX + 1, 0)),
+            ("context: 16385 bytes, at most 16384; use", Name::new("b", "k"), put(0, CONTEXT_BYTES_MAX + 1)),
         ];
         for (field, name, operation) in cases {
             let error = check_bounds(&name, &operation).unwrap_err();

@@ -124,7 +124,7 @@ impl Link {
         let cell = match timeout_at(deadline, self.connected()).await {
             Ok(Ok(cell)) => cell,
             Ok(Err(reason)) => return Reply::NotSent(named(reason)),
-            Err(_) => return Reply::NotSent(named(format!("cannot connect within {} ms", patience.as_millis()))),
+            Err(_) => return Reply::NotSent(named(format!("cannot connect within {} ms", in_ms(patience)))),
         };
         let Some(connection) = cell.get() else { return Reply::NotSent(named("the connection has ended".to_owned())) };
         let sent = async {
@@ -133,7 +133,7 @@ impl Link {
                 Way::Unary(vigil) => vigil.over(call_unary(connection, request), on_silence).await,
             }
         };
-        let silence = |_| Reply::Lost(format!("no answer within {} ms", patience.as_millis()));
+        let silence = |_| Reply::Lost(format!("no answer within {} ms", in_ms(patience)));
         let reply = timeout_at(deadline, sent).await.unwrap_or_else(silence);
         match reply {
             Reply::Answer(response) => {
@@ -151,7 +151,7 @@ impl Link {
         let Some(connection) = cell.get() else { return Err("the connection has ended".to_owned()) };
         let mut stub = connection.stub.clone();
         let answer = stub.topology(v1::TopologyRequest { known_epoch }).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+        answer.map(tonic::Response::into_inner).map_err(|status| format!("{:?}: {}", status.code(), admin::words(&status)))
     }
 
     /// A cell that holds a connection, made now if there is none.
@@ -177,7 +177,10 @@ impl Link {
                 Mode::Unary => Way::Unary(Box::new(Vigil::new(stub.clone(), began.elapsed(), epochs))),
                 Mode::Stream => {
                     let opened = Session::open(stub.clone(), epochs).await;
-                    Way::Stream(opened.map_err(|status| format!("the stream was refused: {}", status.message()))?)
+                    let refused = |status: tonic::Status| {
+                        format!("the stream was refused ({:?}): {}", status.code(), admin::words(&status))
+                    };
+                    Way::Stream(opened.map_err(refused)?)
                 }
             };
             Ok(Connection { stub, way, broken: AtomicBool::new(false) })
@@ -185,6 +188,11 @@ impl Link {
         let timed_out = |_| format!("cannot connect within {} ms", self.connect_timeout.as_millis());
         tokio::time::timeout(self.connect_timeout, connecting).await.map_err(timed_out).flatten()
     }
+}
+
+/// In milliseconds, rounded up: no time is none.
+fn in_ms(time: Duration) -> u128 {
+    time.as_micros().div_ceil(1000)
 }
 
 /// One call for one request. If the call itself breaks, the channel is not used again: it would reconnect on its own, and a
@@ -202,8 +210,19 @@ async fn call_unary(connection: &Connection, request: Request) -> Reply {
             Some(failure) => Reply::Answer(Response::Failure(failure.into())),
             None => {
                 connection.broken.store(true, Ordering::Relaxed);
-                Reply::Lost(format!("{:?}: {}", status.code(), status.message()))
+                Reply::Lost(format!("{:?}: {}", status.code(), admin::words(&status)))
             }
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_is_not_told_as_none() {
+        let told = [0, 1, 499, 1000, 1001].map(|micros| in_ms(Duration::from_micros(micros)));
+        assert_eq!(told, [0, 1, 1, 1, 2]);
     }
 }
