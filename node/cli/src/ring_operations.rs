@@ -26,6 +26,7 @@ use crate::arguments::seconds;
 use crate::members::{self, Views};
 use crate::output::{Format, show};
 use crate::ring_loss::node;
+use crate::ring_plan::named;
 use crate::stop::Stop;
 use report::Report;
 use writer::Writer;
@@ -39,12 +40,14 @@ pub struct Commit {
     /// A node that runs, answers and stands by, or `all` of those: it becomes a member. May be given more than once.
     #[arg(long, value_name = "NODE|all", value_parser = added)]
     add: Vec<Added>,
-    /// A member that is to leave: its data moves first, and its process may be stopped when this is done. May be given more than once.
-    #[arg(long, value_name = "NODE", value_parser = node)]
-    remove: Vec<NodeId>,
-    /// The capacity of a member, new or not, relative to the others. Default: 1. May be given more than once.
+    /// A member that is to leave, by its id or the first digits of it: its data moves first, and its process may be stopped when this
+    /// is done. May be given more than once.
+    #[arg(long, value_name = "NODE")]
+    remove: Vec<String>,
+    /// The capacity of a member, new or not, relative to the others, by its id or the first digits of it. Default: 1. May be given
+    /// more than once.
     #[arg(long, value_name = "NODE=WEIGHT", value_parser = weight)]
-    weight: Vec<(NodeId, u32)>,
+    weight: Vec<(String, u32)>,
     #[command(flatten)]
     pub drive: Drive,
 }
@@ -92,13 +95,13 @@ fn added(text: &str) -> Result<Added, String> {
     if text == "all" { Ok(Added::All) } else { node(text).map(Added::Node) }
 }
 
-fn weight(text: &str) -> Result<(NodeId, u32), String> {
+fn weight(text: &str) -> Result<(String, u32), String> {
     let (id, number) = text.split_once('=').ok_or("has the form NODE=WEIGHT")?;
     let number = number.parse::<u32>().map_err(|error| format!("{number}: {error}"))?;
     if number == 0 {
         return Err("a member has a weight of at least 1; say --remove for one that is to hold nothing".to_owned());
     }
-    Ok((node(id)?, number))
+    Ok((id.to_owned(), number))
 }
 
 /// Begins the change, or goes on with this very one, and carries it out.
@@ -199,6 +202,7 @@ fn writer_of<'a>(endpoints: &'a [String], drive: &Drive, record: PathBuf) -> Wri
 fn wanted(ring: &Ring, commit: &Commit, zones: &BTreeMap<NodeId, String>) -> Result<Members, Stop> {
     // What is under way is no ground to build upon; given again, it is the same command on the same members.
     let mut wanted = ring.operation.as_ref().map_or_else(|| operation::wanted(ring), |operation| operation.before.clone());
+    let before = wanted.clone();
     for added in &commit.add {
         let standing = zones.keys().filter(|node| !wanted.contains_key(node) && !ring.is_lost(**node));
         let nodes: Vec<NodeId> = match added {
@@ -217,15 +221,13 @@ fn wanted(ring: &Ring, commit: &Commit, zones: &BTreeMap<NodeId, String>) -> Res
             wanted.insert(node, Member { zone, weight: 1 });
         }
     }
-    for node in &commit.remove {
-        if wanted.remove(node).is_none() {
-            return Err(Stop::Usage(format!("--remove {node}: is no member; `dynamoctl ring show` lists them")));
-        }
+    for given in &commit.remove {
+        let node = named("--remove", &before, given)?;
+        wanted.remove(&node).ok_or_else(|| Stop::Usage(format!("--remove {given}: was given twice")))?;
     }
-    for (node, weight) in &commit.weight {
-        let member = wanted.get_mut(node);
-        member.ok_or_else(|| Stop::Usage(format!("--weight {node}={weight}: is no member, and not added either")))?.weight =
-            *weight;
+    for (given, weight) in &commit.weight {
+        let node = named("--weight", &wanted, given)?;
+        wanted.entry(node).and_modify(|member| member.weight = *weight);
     }
     if commit.add.is_empty() && commit.remove.is_empty() && commit.weight.is_empty() {
         return Err(Stop::Usage("say what is to change: --add, --remove or --weight".to_owned()));
@@ -254,8 +256,8 @@ mod tests {
 
     fn asked(add: &[Added], remove: &[u8], weight: &[(u8, u32)]) -> Commit {
         let drive = Drive { record: None, take_over: false, batch: Batch { batch: 8 }, wait: 1 };
-        let remove = remove.iter().map(|number| id(*number)).collect();
-        let weight = weight.iter().map(|(number, weight)| (id(*number), *weight)).collect();
+        let remove = remove.iter().map(|number| id(*number).to_string()).collect();
+        let weight = weight.iter().map(|(number, weight)| (id(*number).to_string(), *weight)).collect();
         Commit { add: add.to_vec(), remove, weight, drive }
     }
 
@@ -268,21 +270,33 @@ mod tests {
     }
 
     #[test]
+    fn members_go_by_the_first_digits_of_their_ids_as_in_a_plan() {
+        let commit = Commit { remove: vec!["0202".to_owned()], weight: vec![("03".to_owned(), 2)], ..asked(&[], &[], &[]) };
+        let wanted = wanted(&ring(4), &commit, &answering(&[1, 2, 3, 4])).unwrap();
+        assert_eq!(wanted.keys().copied().collect::<Vec<_>>(), [1, 3, 4].map(id));
+        assert_eq!(wanted[&id(3)].weight, 2);
+        let both = Commit { remove: vec!["0".to_owned()], ..asked(&[], &[], &[]) };
+        let error = super::wanted(&ring(4), &both, &answering(&[])).unwrap_err().to_string();
+        assert!(error.contains("4 members' ids begin so"), "{error}");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_with_the_way_out() {
         let cases = [
             (asked(&[], &[], &[]), "say what is to change"),
             (asked(&[Added::All], &[], &[]), "no node stands by"),
             (asked(&[Added::Node(id(9))], &[], &[]), "does not answer"),
             (asked(&[Added::Node(id(2))], &[], &[]), "is a member already"),
-            (asked(&[], &[7], &[]), "is no member"),
-            (asked(&[], &[], &[(7, 2)]), "not added either"),
+            (asked(&[], &[7], &[]), "no member's id begins so"),
+            (asked(&[], &[2, 2], &[]), "was given twice"),
+            (asked(&[], &[], &[(7, 2)]), "no member's id begins so"),
         ];
         for (commit, expected) in cases {
             let error = wanted(&ring(4), &commit, &answering(&[1, 2, 3, 4])).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         assert!(weight(&format!("{}=0", id(1))).unwrap_err().contains("--remove"));
-        assert_eq!(weight(&format!("{}=4", id(1))), Ok((id(1), 4)));
+        assert_eq!(weight("0101=4"), Ok(("0101".to_owned(), 4)));
         assert!(added("node-1").unwrap_err().contains("no node id"));
     }
 

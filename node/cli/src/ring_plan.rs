@@ -292,7 +292,7 @@ fn emptiest_zone(members: &Members) -> String {
 }
 
 /// The member whose id begins with what was given.
-fn named(option: &str, members: &Members, given: &str) -> Result<NodeId, Stop> {
+pub(crate) fn named(option: &str, members: &Members, given: &str) -> Result<NodeId, Stop> {
     let plain = given.replace('-', "").to_ascii_lowercase();
     let begins = |node: &&NodeId| !plain.is_empty() && node.to_string().replace('-', "").starts_with(&plain);
     let found: Vec<&NodeId> = members.keys().filter(begins).collect();
