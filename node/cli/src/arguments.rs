@@ -1,9 +1,11 @@
 //! What can be asked of the program. Each command's own arguments lie beside its code.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dynamo_core::request::QuorumWish;
 
 use crate::output::Format;
@@ -20,6 +22,21 @@ pub struct Arguments {
     pub output: Format,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The name of the file under which kubectl takes the program for its own: `kubectl dynamo` runs it.
+const PLUGIN: &str = "kubectl-dynamo";
+
+impl Arguments {
+    /// What was asked, in the words of a command line; help and errors call the program as it was called.
+    pub fn parsed(words: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        if words.first().and_then(|program| Path::new(program).file_stem()).is_some_and(|program| program == PLUGIN) {
+            command = command.bin_name("kubectl dynamo");
+        }
+        let matches = command.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
 }
 
 /// How the cluster is reached.
@@ -116,7 +133,6 @@ pub enum Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {
@@ -170,6 +186,23 @@ mod tests {
             let parsed = Arguments::try_parse_from(words).map(drop).map_err(|error| error.exit_code());
             assert_eq!(parsed, Err(2), "{case}");
         }
+    }
+
+    #[test]
+    fn kubectl_runs_it_as_a_command_of_its_own() {
+        let usage = |program: &str, words: &[&str]| {
+            let words = [&[program], words].concat().into_iter().map(OsString::from).collect();
+            Arguments::parsed(words).map(drop).unwrap_err().to_string()
+        };
+        for (program, called) in [("/usr/local/bin/kubectl-dynamo", "kubectl dynamo"), ("/usr/local/bin/dynamoctl", "dynamoctl")]
+        {
+            for (words, expected) in [(&["get", "--help"], " get [OPTIONS] <KEY>"), (&["ring", "plane"], " ring [OPTIONS]")] {
+                let told = usage(program, words);
+                assert!(told.contains(&format!("Usage: {called}{expected}")), "{told}");
+            }
+        }
+        let words = ["kubectl-dynamo", "status"].map(OsString::from).to_vec();
+        assert!(matches!(Arguments::parsed(words).unwrap().command, Command::Status));
     }
 
     #[test]

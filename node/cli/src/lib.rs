@@ -1,4 +1,4 @@
-//! `dynamoctl`: reads and writes objects, imports and verifies files, shows and checks a cluster, runs one on this machine,
+//! `dynamoctl`, or `kubectl dynamo` where it is called kubectl-dynamo: reads and writes objects, imports and verifies files, shows and checks a cluster, runs one on this machine,
 //! measures it, and tries to catch it losing a write.
 //!
 //! Exit codes: 0 done, 1 a check or a request failed, 2 usage, 3 the outcome of a write is unknown. Results go to the standard
@@ -35,14 +35,12 @@ pub mod workload;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use arguments::{Arguments, Command};
 use stop::Stop;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parsed(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
