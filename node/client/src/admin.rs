@@ -207,6 +207,9 @@ pub struct PartitionDigest {
 impl AdminClient {
     /// Connects to `address` (host:port of a node's client service). `timeout` is the deadline of the connection and, from then
     /// on, of each call.
+    ///
+    /// # Errors
+    /// [`AdminError::Address`] or [`AdminError::Connect`]; the calls have the others.
     pub async fn connect(address: &str, timeout: Duration) -> Result<Self, AdminError> {
         let invalid = |reason: String| AdminError::Address { address: address.to_owned(), reason };
         let endpoint = endpoint(address, timeout).map_err(invalid)?;
@@ -242,7 +245,7 @@ impl AdminClient {
     }
 
     /// Offers `ring`, the successor of the ring that the node holds. Offering what it already holds succeeds. Returns the epoch
-    /// and the hash of the ring that the node holds afterwards.
+    /// and the hash of the ring that the node holds afterwards. After any error but [`AdminError::Refused`] it may hold it too.
     pub async fn propose_ring(&self, ring: &Ring) -> Result<(Epoch, RingHash), AdminError> {
         let mut stub = self.stub.clone();
         let answer = self.call("ProposeRing", stub.propose_ring(v1::ProposeRingRequest { ring: ring.encode() })).await?;

@@ -161,10 +161,13 @@ pub struct GetResult {
 /// A write that has its quorum.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PutResult {
-    /// Covers the new version and all that it replaced.
+    /// Covers the new version and all that it replaced. Empty if it met a version that its writer had not read: no context covers
+    /// both, and the key has to be read before it is replaced.
     pub context: Bytes,
     /// What the answer rests on.
     pub evidence: Evidence,
+    /// How often it was sent to a node that may have made it, the one that answered included. More than once only with a request id.
+    pub sent: u32,
 }
 
 /// A client of one cluster. Clones share connections and topology.
@@ -176,7 +179,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// Learns the ring from one of the endpoints. An error if none answers within the request time-out.
+    /// Learns the ring from one of the endpoints.
+    ///
+    /// # Errors
+    /// [`RequestError::is_invalid`] if an endpoint is not host:port, [`RequestError::Unreachable`] if none answers within the request
+    /// time-out.
     pub async fn connect(config: ClientConfig) -> Result<Self, RequestError> {
         let epochs = Arc::new(EpochWatch::default());
         let link = |address: &String| {
@@ -217,10 +224,13 @@ impl Client {
         topology.members.iter().map(|(node, member)| (*node, member.link.address.clone())).collect()
     }
 
-    /// All concurrent versions of `name`, and the context that covers them.
+    /// All concurrent versions of `name`, and the context that covers them. A key that does not exist is no error: it has none.
+    ///
+    /// # Errors
+    /// [`RequestError::is_invalid`] if no node would take it, else none could answer in time: nothing is said of the key.
     pub async fn get(&self, name: &Name, options: &GetOptions) -> Result<GetResult, RequestError> {
         let request = request(name, Operation::Get, None, options.quorum);
-        match self.shared.perform(request, options.timeout).await? {
+        match self.shared.perform(request, options.timeout).await?.0 {
             Response::Get(v1::GetResponse { siblings, context, evidence }) => {
                 let sibling = |sibling: v1::Sibling| Sibling { value: sibling.value, written_ms: sibling.written_ms };
                 let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
@@ -232,6 +242,10 @@ impl Client {
     }
 
     /// A new version of `name`.
+    ///
+    /// # Errors
+    /// [`RequestError::is_unknown`] if it may have been made nevertheless; after any other error nothing was written. Out of time, a
+    /// put that was sent is of unknown outcome.
     pub async fn put(&self, name: &Name, value: impl Into<Bytes>, options: &PutOptions) -> Result<PutResult, RequestError> {
         let PutOptions { quorum, context, create_only, request_id, timeout } = options;
         let operation = Operation::Put { data: value.into(), context: context.clone(), create_only: *create_only };
@@ -239,17 +253,21 @@ impl Client {
     }
 
     /// A tombstone in place of what `context`, from a get of the same key, covers. Where the last writer wins it may be empty.
+    ///
+    /// # Errors
+    /// As of [`Client::put`].
     pub async fn delete(&self, name: &Name, context: Bytes, options: &DeleteOptions) -> Result<PutResult, RequestError> {
         let DeleteOptions { quorum, request_id, timeout } = options;
         self.write(request(name, Operation::Delete { context }, *request_id, *quorum), *timeout).await
     }
 
     async fn write(&self, request: Request, timeout: Option<Duration>) -> Result<PutResult, RequestError> {
-        match self.shared.perform(request, timeout).await? {
+        let (response, open) = self.shared.perform(request, timeout).await?;
+        match response {
             Response::Put(v1::PutResponse { context, evidence }) => {
                 let evidence = evidence_in(evidence).map_err(RequestError::Lost)?;
                 self.shared.epochs.heard_of(evidence.epoch);
-                Ok(PutResult { context: apart(&context), evidence })
+                Ok(PutResult { context: apart(&context), evidence, sent: open + 1 })
             }
             _ => Err(RequestError::Lost("a write was answered as a get".to_owned())),
         }
@@ -274,7 +292,8 @@ struct Shared {
 }
 
 impl Shared {
-    async fn perform(&self, request: Request, timeout: Option<Duration>) -> Result<Response, RequestError> {
+    /// What a node answered, and how many tries before it may have written.
+    async fn perform(&self, request: Request, timeout: Option<Duration>) -> Result<(Response, u32), RequestError> {
         check_bounds(&request.name, &request.operation)?;
         let deadline = Instant::now() + timeout.unwrap_or(self.config.request_timeout).min(TIMEOUT_MAX);
         let mut tries = Tries::default();
@@ -291,7 +310,7 @@ impl Shared {
             let Some(link) = next.filter(|_| !remaining.is_zero()) else { break };
             let others = self.topology.load().members.len() > tried.len() + 1;
             match attempt(&link, &request, others, remaining).await {
-                Attempt::Answered(response) => return Ok(response),
+                Attempt::Answered(response) => return Ok((response, tries.open_count())),
                 Attempt::Final(error) => {
                     tries.failed(error);
                     break;

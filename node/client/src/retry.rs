@@ -101,6 +101,7 @@ pub(crate) struct Tries {
     last: Option<RequestError>,
     /// What the first said that may have written.
     open: Option<RequestError>,
+    open_count: u32,
 }
 
 impl Tries {
@@ -109,10 +110,16 @@ impl Tries {
         self.open.is_some()
     }
 
+    /// How many of them may have written.
+    pub(crate) fn open_count(&self) -> u32 {
+        self.open_count
+    }
+
     /// One more that failed.
     pub(crate) fn failed(&mut self, error: RequestError) {
-        if self.open.is_none() && error.is_unknown() {
-            self.open = Some(error.clone());
+        if error.is_unknown() {
+            self.open_count += 1;
+            self.open.get_or_insert_with(|| error.clone());
         }
         // What a node said is worth more to the caller than that another could not be reached.
         if self.last.is_none() || !matches!(error, RequestError::Unreachable(_)) {
@@ -180,6 +187,8 @@ mod tests {
         for (errors, kind) in cases {
             let mut tries = Tries::default();
             errors.iter().cloned().for_each(|error| tries.failed(error));
+            let open = errors.iter().filter(|error| error.is_unknown()).count();
+            assert_eq!(tries.open_count() as usize, open, "{errors:?}");
             assert_eq!(tries.told().kind(), kind, "{errors:?}");
         }
         let mut tries = Tries::default();

@@ -134,3 +134,24 @@ async fn a_write_without_an_id_waits_for_the_node_that_has_it() {
         assert!(error.to_string().contains("no answer within"), "{mode:?}: {error}");
     }
 }
+
+/// Its id makes it the same write there, for as long as nodes remember the id: so its writer is told how often it went out.
+#[tokio::test]
+async fn a_write_with_an_id_goes_on_to_the_next_node_and_says_that_it_was_sent_twice() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (still, well, client) = cluster_whose_first_is(Manner::StandingStill, mode).await;
+        let put = async || {
+            let options = PutOptions::default().retried();
+            in_time(client.put(&Name::new("b", "k"), "v", &options)).await.unwrap().sent
+        };
+        assert_eq!((put().await, still.taken(), well.taken()), (2, 1, 1), "{mode:?}");
+        assert_eq!((put().await, well.taken()), (1, 2), "{mode:?}: the first is left out now");
+    }
+}
+
+#[tokio::test]
+async fn an_address_with_a_scheme_is_refused_before_anybody_is_asked() {
+    let config = ClientConfig::new(vec!["http://127.0.0.1:7400".to_owned()]);
+    let error = Client::connect(config).await.unwrap_err();
+    assert!(error.is_invalid() && error.to_string().contains("leave out http://"), "{error}");
+}

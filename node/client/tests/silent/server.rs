@@ -138,6 +138,10 @@ fn found_nothing() -> v1::GetResponse {
     v1::GetResponse { evidence: Some(v1::Evidence::default()), ..Default::default() }
 }
 
+fn written() -> v1::PutResponse {
+    v1::PutResponse { evidence: Some(v1::Evidence::default()), ..Default::default() }
+}
+
 impl Service {
     /// What it says to a single call, if anything.
     async fn take<T>(&self, answer: T) -> Result<Response<T>, Status> {
@@ -152,11 +156,11 @@ impl Service {
         if !requests.is_empty() {
             self.hang_up.notify_waiters();
         }
-        let get = found_nothing();
-        let answer = |request: v1::SessionRequest| v1::SessionResponse {
-            id: request.id,
-            response: Some(v1::session_response::Response::Get(get.clone())),
+        let response = |request| match request {
+            Some(v1::session_request::Request::Get(_)) => v1::session_response::Response::Get(found_nothing()),
+            _ => v1::session_response::Response::Put(written()),
         };
+        let answer = |v1::SessionRequest { id, request }| v1::SessionResponse { id, response: Some(response(request)) };
         let responses = || requests.into_iter().map(answer).collect();
         (self.manner == Manner::Well).then(|| Ok(v1::SessionResponses { responses: responses(), epoch: 1 }))
     }
@@ -171,11 +175,11 @@ impl Kv for Service {
     }
 
     async fn put(&self, _: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        self.take(v1::PutResponse::default()).await
+        self.take(written()).await
     }
 
     async fn delete(&self, _: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        self.take(v1::PutResponse::default()).await
+        self.take(written()).await
     }
 
     async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
