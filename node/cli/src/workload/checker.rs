@@ -12,7 +12,8 @@
 //!
 //! A write with a request id is retried by the client library, and a node that did not know the first attempt stores it a second
 //! time. Readers see it once, and not again after it was replaced, while it is among the last [`REMEMBERED_MAX`] writes with ids
-//! to its key. After that it may show twice, or again, as a sibling: that is counted ([`History::resurfaced`]), and is no violation.
+//! to its key. After that it may show twice, or again, as a sibling: that is counted ([`History::resurfaced`]), and is no violation. It
+//! is one of a write that was sent once, or that so many others cannot have followed.
 //!
 //! Only the end is judged so, when all replicas have been asked: before that, a read may be stale.
 
@@ -52,8 +53,10 @@ struct Write {
     covers: Vec<WriteId>,
     outcome: Outcome,
     seen: bool,
-    /// It has a request id.
-    named: bool,
+    /// It has a request id, and so many writes with one were over before it.
+    named_after: Option<usize>,
+    /// It may have been made more than once.
+    repeated: bool,
 }
 
 /// What must not be.
@@ -102,20 +105,30 @@ pub struct History {
     violations: BTreeSet<Violation>,
     /// Writes with request ids.
     named: usize,
+    /// Those of them that reached a node for the last time: their clients know what became of them.
+    named_over: usize,
 }
 
 impl History {
     /// A write is about to be sent.
     pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>) {
-        let before = self.writes.insert(id, Write { kind, covers, outcome: Outcome::Pending, seen: false, named: false });
+        let write = Write { kind, covers, outcome: Outcome::Pending, seen: false, named_after: None, repeated: false };
+        let before = self.writes.insert(id, write);
         assert!(before.is_none(), "id {id} is used twice");
     }
 
     /// It has a request id.
     pub fn named(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
-            write.named = true;
+            write.named_after = Some(self.named_over);
             self.named += 1;
+        }
+    }
+
+    /// The client library sent it more than once, or may have.
+    pub fn repeated(&mut self, id: WriteId) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.repeated = true;
         }
     }
 
@@ -123,6 +136,9 @@ impl History {
     pub fn told(&mut self, id: WriteId, outcome: Outcome) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.outcome = outcome;
+            if write.named_after.is_some() && matches!(outcome, Outcome::Acknowledged | Outcome::Failed) {
+                self.named_over += 1;
+            }
             if write.seen && outcome == Outcome::Failed {
                 self.violations.insert(Violation::FailedButVisible(id));
             }
@@ -163,10 +179,13 @@ impl History {
         self.found(visible).iter().filter(|violation| self.is_excused(violation)).count()
     }
 
-    /// A write that was retried takes two places of those that are remembered.
+    /// A write that was retried takes two places of those that are remembered, and so do the others that can have come after its first
+    /// attempt: those that were not over by then.
     fn is_excused(&self, violation: &Violation) -> bool {
         let (Violation::Doubled(id) | Violation::Resurrected(id, _)) = violation else { return false };
-        self.named > REMEMBERED_MAX / 2 && self.writes.get(id).is_some_and(|write| write.named)
+        let repeated = self.writes.get(id).filter(|write| write.repeated);
+        let before = repeated.and_then(|write| write.named_after);
+        before.is_some_and(|before| self.named - before > REMEMBERED_MAX / 2)
     }
 
     fn found(&self, visible: &BTreeSet<WriteId>) -> BTreeSet<Violation> {
@@ -317,28 +336,77 @@ mod tests {
         assert_eq!(verdict(&unknown, &[1]), []);
     }
 
-    #[test]
-    fn only_a_write_with_a_request_id_that_may_be_forgotten_may_show_again() {
-        let lines: Vec<Line> = vec![(1, PUT, &[], Acknowledged), (2, PUT, &[1], Acknowledged), (3, PUT, &[], Acknowledged)];
-        let visible = BTreeSet::from([1, 2, 3]);
-        for others in [0, REMEMBERED_MAX / 2 - 1, REMEMBERED_MAX / 2] {
-            let mut history = history(&lines);
-            history.named(1);
-            for other in 0..others as WriteId {
-                history.submitted(10 + other, PUT, Vec::new());
-                history.named(10 + other);
-            }
-            let excused = others == REMEMBERED_MAX / 2;
-            assert_eq!(history.verdict(&visible).is_empty(), excused, "{others} others");
-            assert_eq!(history.resurfaced(&visible), usize::from(excused), "{others} others");
-            assert_eq!(history.verdict(&BTreeSet::from([2])), [Lost(3)], "losses are never excused");
+    /// Puts of the ids from `first` on, with request ids, each sent once and acknowledged.
+    fn named_puts(history: &mut History, first: WriteId, count: usize) {
+        for id in first..first + count as WriteId {
+            history.submitted(id, PUT, Vec::new());
+            history.named(id);
+            history.told(id, Acknowledged);
         }
-        let mut unnamed = history(&lines);
-        (10..30).for_each(|id| {
-            unnamed.submitted(id, PUT, Vec::new());
-            unnamed.named(id);
-        });
-        assert_eq!(unnamed.verdict(&visible), [Resurrected(1, 2)]);
+    }
+
+    /// `before` named writes, then 1, which 2 replaces, and 3, then `after` named writes. 1 has a request id, and was `repeated` or not.
+    fn named_in_the_middle(before: usize, after: usize, repeated: bool) -> History {
+        let mut history = History::default();
+        named_puts(&mut history, 100, before);
+        history.submitted(1, PUT, Vec::new());
+        history.named(1);
+        if repeated {
+            history.repeated(1);
+        }
+        history.told(1, Acknowledged);
+        for (id, covers) in [(2, vec![1]), (3, Vec::new())] {
+            history.submitted(id, PUT, covers);
+            history.told(id, Acknowledged);
+        }
+        named_puts(&mut history, 200, after);
+        history
+    }
+
+    /// What is wrong with 1, 2 and 3, if 1 shows again; and what is excused of it.
+    fn shown_again(history: &History) -> (Vec<Violation>, usize) {
+        let others = history.writes.keys().copied().filter(|id| *id >= 100);
+        let visible = others.chain([1, 2, 3]).collect();
+        (history.verdict(&visible), history.resurfaced(&visible))
+    }
+
+    #[test]
+    fn only_a_write_that_was_sent_again_and_may_be_forgotten_may_show_again() {
+        const MANY: usize = REMEMBERED_MAX * 4;
+        let violation = || (vec![Resurrected(1, 2)], 0);
+        for after in [0, REMEMBERED_MAX / 2 - 1] {
+            assert_eq!(shown_again(&named_in_the_middle(0, after, true)), violation(), "{after} others");
+        }
+        assert_eq!(shown_again(&named_in_the_middle(0, REMEMBERED_MAX / 2, true)), (Vec::new(), 1));
+        assert_eq!(
+            shown_again(&named_in_the_middle(MANY, REMEMBERED_MAX / 2 - 1, true)),
+            violation(),
+            "those before push nothing out"
+        );
+        assert_eq!(shown_again(&named_in_the_middle(MANY, MANY, false)), violation(), "it was sent once");
+        let lost = named_in_the_middle(0, 0, true).verdict(&BTreeSet::from([2]));
+        assert_eq!(lost, [Lost(3)], "losses are never excused");
+    }
+
+    #[test]
+    fn a_write_that_was_on_its_way_may_have_come_after() {
+        let mut history = History::default();
+        // Their clients are told only later, or never.
+        for id in 100..100 + REMEMBERED_MAX as WriteId / 2 {
+            history.submitted(id, PUT, Vec::new());
+            history.named(id);
+            if id % 2 == 0 {
+                history.told(id, Unknown);
+            }
+        }
+        history.submitted(1, PUT, Vec::new());
+        history.named(1);
+        history.repeated(1);
+        history.told(1, Acknowledged);
+        history.submitted(2, PUT, vec![1]);
+        history.told(2, Acknowledged);
+        let visible = BTreeSet::from([1, 2]);
+        assert_eq!((history.verdict(&visible), history.resurfaced(&visible)), (Vec::new(), 1));
     }
 
     #[test]

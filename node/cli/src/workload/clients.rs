@@ -134,6 +134,10 @@ impl Shared {
             Err(error) if error.is_unknown() => Outcome::Unknown,
             Err(_) => Outcome::Failed,
         };
+        // What a write of unknown outcome went through is not told.
+        if outcome == Outcome::Unknown || written.as_ref().is_ok_and(|written| written.sent > 1) {
+            state.histories[key].repeated(id);
+        }
         state.histories[key].told(id, outcome);
         match written {
             Ok(written) => {

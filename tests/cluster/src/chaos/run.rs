@@ -284,7 +284,11 @@ impl Run {
             }
         }
         self.problems.append(&mut self.nemesis.violations);
-        self.say(&format!("round {}: {}", self.rounds, judged.verdict()));
+        let resurfaced = match judged.resurfaced {
+            0 => String::new(),
+            count => format!("; {count} retried writes show twice or again, which nodes need not remember any more"),
+        };
+        self.say(&format!("round {}: {}{resurfaced}", self.rounds, judged.verdict()));
         Ok(())
     }
 
