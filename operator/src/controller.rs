@@ -218,27 +218,25 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
     context.metrics.step(step.kind());
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");
     let paused = cluster.spec.reconciliation == Reconciliation::Paused;
-    let (upkeep, failure) = if paused {
+    let (upkeep, refused) = if paused {
         (Upkeep::default(), None)
     } else {
-        match apply::upkeep(&context.client, &valid, &observed, &live).await {
-            Ok(upkeep) => {
-                let nodes = &*context.nodes;
-                (upkeep, apply::step(&context.client, nodes, &valid, &observed, &step).await.err())
-            }
-            Err(error) => (Upkeep::default(), Some(error)),
-        }
+        let upkeep = apply::upkeep(&context.client, &valid, &observed, &live).await;
+        let step = apply::step(&context.client, &*context.nodes, &valid, &observed, &step).await;
+        (upkeep, step.err())
     };
     for written in &upkeep.written {
         info!(cluster = full_name(cluster), "applied {written}");
     }
     context.metrics.wrote(upkeep.written.len() as u64);
-    if step.acts() && failure.is_none() && !paused {
+    if step.acts() && refused.is_none() && !paused {
         context.metrics.wrote(1);
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
     }
-    let mut complaints = upkeep.complaints;
-    complaints.extend(failure.as_ref().filter(|failure| !failure.is_conflict()).map(ApplyError::to_string));
+    let failures: Vec<ApplyError> = upkeep.failures.into_iter().chain(refused).collect();
+    let mut complaints: Vec<String> =
+        failures.iter().filter(|failure| !failure.is_conflict()).map(ApplyError::to_string).collect();
+    complaints.extend(upkeep.complaints);
     let report = Report {
         cluster: &valid,
         observed: &observed,
@@ -249,7 +247,7 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
         generation: cluster.metadata.generation,
     };
     publish_status(clusters, cluster, status::status(&report, previous, &now), context).await?;
-    match failure {
+    match failures.into_iter().next() {
         Some(failure) => Err(failure.into()),
         None if !upkeep.written.is_empty() => Ok(Action::requeue(AFTER_STEP)),
         None => Ok(Action::requeue(pause_after(&step, paused, &upkeep.waiting))),

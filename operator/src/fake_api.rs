@@ -6,8 +6,8 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::response::Response;
-use dynamo_api_server::ApiServer;
 use dynamo_api_server::http::{Call, respond};
+use dynamo_api_server::{Admission, ApiServer};
 use kube::Client;
 use serde_json::Value;
 
@@ -46,6 +46,11 @@ impl FakeApi {
     /// Changes an object, as somebody else would.
     pub fn edit(&self, path: &str, change: impl FnOnce(&mut Value)) {
         self.0.lock().unwrap().server.edit(path, change);
+    }
+
+    /// From here on `admission` has a say in what is written.
+    pub fn admit(&self, admission: Admission) {
+        self.0.lock().unwrap().server.admission = Some(admission);
     }
 
     pub fn object(&self, path: &str) -> Option<Value> {

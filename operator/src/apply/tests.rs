@@ -2,7 +2,7 @@
 
 use dynamo_core::rebalance;
 use dynamo_core::ring::Member;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::fake_api::FakeApi;
@@ -20,7 +20,7 @@ async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
     let client = api.client();
     let (observed, live) = observe(&client, &Network, cluster).await.unwrap();
     let next = next_step(cluster, &observed);
-    upkeep(&client, cluster, &observed, &live).await.unwrap();
+    assert!(upkeep(&client, cluster, &observed, &live).await.failures.is_empty());
     step(&client, &Network, cluster, &observed, &next).await.unwrap();
     next
 }
@@ -105,6 +105,30 @@ async fn an_object_of_somebody_else_is_not_touched() {
     assert_eq!(api.writes(), [""; 0]);
 }
 
+/// A quota, a policy or a webhook may stand against any kind of object.
+#[tokio::test]
+async fn an_object_that_is_refused_keeps_no_other_from_being_written() {
+    const REFUSALS: [(&str, fn(&str, &mut Value) -> Result<(), String>); 3] = [
+        ("ServiceAccount cart: apply", |path, _| refuse(path, "serviceaccounts")),
+        ("PodDisruptionBudget cart: apply", |path, _| refuse(path, "poddisruptionbudgets")),
+        ("ConfigMap cart-config: apply", |path, _| refuse(path, "cart-config")),
+    ];
+    for (refused, admission) in REFUSALS {
+        let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+        api.admit(admission);
+        let client = api.client();
+        let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+        let done = upkeep(&client, &cluster, &observed, &live).await;
+        assert_eq!(done.written.len(), 4, "{refused}: {:?}", done.written);
+        let failures: Vec<String> = done.failures.iter().map(ToString::to_string).collect();
+        assert!(matches!(&failures[..], [failure] if failure.starts_with(refused)), "{failures:?}");
+    }
+}
+
+fn refuse(path: &str, part: &str) -> Result<(), String> {
+    if path.contains(part) { Err("exceeded quota".to_owned()) } else { Ok(()) }
+}
+
 #[tokio::test]
 async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
@@ -173,10 +197,11 @@ async fn nothing_is_kept_up_on_an_old_look() {
         let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
         api.edit(path, |object| object["metadata"]["annotations"]["example.org/touched"] = json!("now"));
         let held = api.object(path);
-        assert!(upkeep(&client, &asked, &observed, &live).await.unwrap_err().is_conflict(), "{path}");
+        let failures = upkeep(&client, &asked, &observed, &live).await.failures;
+        assert!(matches!(&failures[..], [failure] if failure.is_conflict()), "{path}: {failures:?}");
         assert_eq!(api.object(path), held);
         let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
-        upkeep(&client, &asked, &observed, &live).await.unwrap();
+        upkeep(&client, &asked, &observed, &live).await;
         assert_ne!(api.object(path), held);
     }
 }

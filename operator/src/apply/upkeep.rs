@@ -31,34 +31,52 @@ const APPLIED: &str = "dynamokv.io/applied-hash";
 pub struct Upkeep {
     /// The objects that were written, as "Service cart".
     pub written: Vec<String>,
-    /// What could not be done and holds nothing else up.
+    /// What failed. It held up no other object and no step.
+    pub failures: Vec<ApplyError>,
+    /// What could not be done and is no reason to try again soon.
     pub complaints: Vec<String>,
     /// Zones whose new pod template waits for its turn.
     pub waiting: Vec<String>,
 }
 
-/// Makes the objects what they should be.
-pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed, live: &Live) -> Result<Upkeep, ApplyError> {
+impl Upkeep {
+    /// Notes what became of one object.
+    fn note(&mut self, written: Result<Option<String>, ApplyError>) {
+        match written {
+            Ok(written) => self.written.extend(written),
+            Err(failure) => self.failures.push(failure),
+        }
+    }
+}
+
+/// Makes the objects what they should be, each for itself: one that is refused does not keep the others from it.
+///
+/// No step rests on what is done here, so the step is taken whatever failed. A set is made with its own template; its pods wait for the
+/// account and the configuration if those are not there yet. What a step removes carries the version that was seen, so a set or a claim
+/// that was written here in the same pass is looked at again first.
+pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed, live: &Live) -> Upkeep {
     let mut done = Upkeep::default();
     if !observed.taken.is_empty() {
-        return Ok(done);
+        return done;
     }
     let writer = Writer { client, namespace: &cluster.namespace };
-    done.written.extend(writer.apply(service_account::build(cluster), live.service_account.as_ref()).await?);
-    done.written.extend(writer.apply(config_map::build(cluster), live.config_map.as_ref()).await?);
-    done.written.extend(writer.apply(headless_service::build(cluster), live.headless_service.as_ref()).await?);
-    done.written.extend(writer.apply(client_service::build(cluster), live.client_service.as_ref()).await?);
+    done.note(writer.apply(service_account::build(cluster), live.service_account.as_ref()).await);
+    done.note(writer.apply(config_map::build(cluster), live.config_map.as_ref()).await);
+    done.note(writer.apply(headless_service::build(cluster), live.headless_service.as_ref()).await);
+    done.note(writer.apply(client_service::build(cluster), live.client_service.as_ref()).await);
     let budget = pod_disruption_budget::build(cluster);
-    done.written.extend(writer.apply(budget, live.pod_disruption_budget.as_ref()).await?);
-    sets::update(client, cluster, observed, live, &mut done).await?;
-    replace_pods(client, cluster, observed, &mut done).await?;
+    done.note(writer.apply(budget, live.pod_disruption_budget.as_ref()).await);
+    if let Err(failure) = sets::update(client, cluster, observed, live, &mut done).await {
+        done.failures.push(failure);
+    }
+    replace_pods(client, cluster, observed, &mut done).await;
     grow_volumes(client, cluster, observed, &mut done).await;
-    Ok(done)
+    done
 }
 
 /// Deletes the pods that are of no use and whose template is not the one that they were told to have. Each is guarded by what was seen
 /// of it: one that has begun to run meanwhile, or is gone, stays as it is.
-async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) -> Result<(), ApplyError> {
+async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &cluster.namespace);
     for place in Rollout::of(cluster, observed, &BTreeSet::new()).replaced() {
         let Some(pod) = observed.pods.get(place) else { continue };
@@ -66,10 +84,9 @@ async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observ
         match pods.delete(&name, &guarded_delete(&pod.uid, &pod.resource_version)).await {
             Ok(_) => done.written.push(format!("Pod {name}")),
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
-            Err(error) => return Err(failed(format!("Pod {name}: delete"))(error)),
+            Err(error) => done.failures.push(failed(format!("Pod {name}: delete"))(error)),
         }
     }
-    Ok(())
 }
 
 /// A class that cannot grow volumes is a complaint, not an error: the rest of the cluster goes on.

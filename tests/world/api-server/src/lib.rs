@@ -56,9 +56,14 @@ impl Refusal {
     }
 }
 
+/// What webhooks and policies do to the object at a path before it is stored: change it, or refuse it with words.
+pub type Admission = fn(&str, &mut Value) -> Result<(), String>;
+
 /// The server.
 #[derive(Default)]
 pub struct ApiServer {
+    /// Who has a say in what is written by calls; what somebody else does with [`ApiServer::edit`] is past that.
+    pub admission: Option<Admission>,
     objects: Objects,
     version: u64,
     uids: u64,
@@ -110,21 +115,21 @@ impl ApiServer {
         if self.objects.contains_key(&path) {
             return Err(Refusal::AlreadyExists);
         }
-        Ok(self.store(&path, object))
+        self.admit(&path, object)
     }
 
     /// Puts `object` in the place of the one that is there.
     pub fn replace(&mut self, path: &str, mut object: Value) -> Result<Arc<Value>, Refusal> {
         let held = Arc::clone(self.checked(path, &object["metadata"])?);
         object["status"] = held["status"].clone();
-        Ok(self.store(path, object))
+        self.admit(path, object)
     }
 
     /// A merge patch.
     pub fn merge(&mut self, path: &str, patch: Value) -> Result<Arc<Value>, Refusal> {
         let mut object = (**self.checked(path, &patch["metadata"])?).clone();
         merge(&mut object, patch);
-        Ok(self.store(path, object))
+        self.admit(path, object)
     }
 
     /// A server-side apply with force. `PATH/status` takes the status and nothing else, `PATH` all but the status.
@@ -144,8 +149,9 @@ impl ApiServer {
             take_back(&mut object, before, &asked);
         }
         merge(&mut object, asked.clone());
+        let stored = self.admit(path, object)?;
         self.applied.insert(key, asked);
-        Ok(self.store(path, object))
+        Ok(stored)
     }
 
     /// A JSON patch of tests, additions, replacements and removals. A version that it puts in is one that it expects.
@@ -155,7 +161,7 @@ impl ApiServer {
             operate(&mut object, operation).ok_or_else(|| Refusal::Invalid(format!("{operation} does not fit")))?;
         }
         self.checked(path, &object["metadata"])?;
-        Ok(self.store(path, object))
+        self.admit(path, object)
     }
 
     /// Deletes, or with finalizers marks as deleted.
@@ -197,6 +203,13 @@ impl ApiServer {
         if self.past.len() > PAST_MAX {
             self.past.pop_front();
         }
+    }
+
+    fn admit(&mut self, path: &str, mut object: Value) -> Result<Arc<Value>, Refusal> {
+        if let Some(admission) = self.admission {
+            admission(path, &mut object).map_err(Refusal::Invalid)?;
+        }
+        Ok(self.store(path, object))
     }
 
     fn store(&mut self, path: &str, mut object: Value) -> Arc<Value> {
