@@ -113,7 +113,9 @@ async fn note_identities(
         let patch = json!({ "metadata": {
             "uid": volume.uid,
             "resourceVersion": volume.resource_version,
-            "annotations": { labels::NODE: node.to_string(), labels::CLUSTER_UID: cluster.data_uid, labels::RELEASED: null },
+            "annotations": {
+                labels::NODE: node.to_string(), labels::CLUSTER_UID: cluster.data_uid, labels::RELEASED: null, labels::DRAINED: null,
+            },
         } });
         let what = format!("PersistentVolumeClaim {name}: note node {node}");
         claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;

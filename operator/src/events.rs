@@ -67,10 +67,9 @@ pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Opti
 
 /// The step only marked what the next pass is to lower or to delete.
 fn marks(observed: &Observed, step: &Step) -> bool {
-    let marked = |zone: &String| observed.sets.get(zone).and_then(|set| set.lowering);
     let released = |place: &Place| observed.volumes.get(place).is_some_and(|volume| volume.released);
     match step {
-        Step::LowerPods(zones) => zones.iter().any(|(zone, pods)| marked(zone) != Some(*pods)),
+        Step::LowerPods(zones) => !zones.iter().all(|(zone, pods)| observed.is_marked_to_lower(zone, *pods)),
         Step::DeleteVolumes(places) => !places.iter().all(released),
         _ => false,
     }

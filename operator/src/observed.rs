@@ -116,6 +116,10 @@ pub struct Volume {
     pub size: String,
     /// It is marked to be deleted.
     pub released: bool,
+    /// It is marked to be called drained when its pod goes.
+    pub draining: bool,
+    /// Its node gave a drain receipt when its pod went, and was not seen since.
+    pub drained: bool,
     /// Somebody has deleted it; it goes when its pod does.
     pub deleting: bool,
 }
@@ -220,6 +224,31 @@ impl Observed {
     /// What is noted on the volume at `place`.
     pub fn note(&self, place: &Place) -> Note {
         self.volumes.get(place).map_or(Note::None, |volume| volume.note)
+    }
+
+    /// `node` gave a drain receipt under the recorded ring.
+    pub fn has_receipt(&self, node: NodeId) -> bool {
+        let Record::Held { ring, hash, .. } = &self.record else { return false };
+        let Some(Ok(receipt)) = self.receipts.get(&node) else { return false };
+        receipt.node == node && receipt.epoch == ring.epoch && receipt.ring_hash == *hash
+    }
+
+    /// The volumes of `zone` that its first `pods` pods do not use and whose nodes gave a drain receipt.
+    pub fn proven_volumes(&self, zone: &str, pods: u32) -> impl Iterator<Item = (&Place, &Volume)> {
+        let beyond = move |place: &Place| place.zone == zone && place.ordinal >= pods;
+        let proven = |volume: &Volume| matches!(volume.note, Note::Node(node) if self.has_receipt(node));
+        self.volumes.iter().filter(move |(place, volume)| beyond(place) && proven(volume))
+    }
+
+    /// The set of `zone` is marked to be lowered to `pods` pods, and the volumes that this leaves behind are marked too.
+    pub fn is_marked_to_lower(&self, zone: &str, pods: u32) -> bool {
+        let marked = self.sets.get(zone).is_some_and(|set| set.lowering == Some(pods));
+        marked && self.proven_volumes(zone, pods).all(|(_, volume)| volume.draining || volume.drained)
+    }
+
+    /// The pod at `place` is not about to go.
+    pub fn stays(&self, place: &Place) -> bool {
+        self.sets.get(&place.zone).is_some_and(|set| place.ordinal < set.lowering.unwrap_or(set.replicas))
     }
 
     /// What the record is to say of the volumes of the members of `ring`: what is noted on volumes now, else what was recorded.

@@ -27,8 +27,9 @@
 //!
 //! - *A pod goes while its node holds data.* A StatefulSet shrinks only in 9, behind 8: every member of the ring holds the
 //!   recorded ring and said so just now, that ring does not list the leaving node, and the leaving node gave a drain receipt
-//!   under that ring. A pod without an answer blocks (unknown is not gone), unless its volume was never noted: 5 notes every node
-//!   before a ring lists it, so such a pod's node was never in a ring.
+//!   under that ring. A pod without an answer blocks (unknown is not gone), with two exceptions. Its volume was never noted: 5 notes
+//!   every node before a ring lists it, so such a pod's node was never in a ring. Or its volume is marked as drained: 9 marks it when
+//!   the pod of a node with a receipt goes, and 5 takes the mark off as soon as the node is seen again.
 //! - *A member's pod is missing.* 2 asks for pods up to the highest place that carries a member, whoever lowered the set.
 //! - *Two rings of one epoch.* A ring is recorded under the record's resourceVersion before any node sees it (4, 6, 8).
 //! - *A member is given up that was only away.* It is declared lost on proof alone: the record names the UID of the claim that carried
@@ -36,8 +37,8 @@
 //!   is gone proves nothing, nor does a missing claim. Where more is lost than the promise covers, somebody has to accept it.
 //! - *A volume is deleted too early.* 12 comes last; its pod is gone, and its node is known by name and in no ring, or was never noted on
 //!   it, and so never in a ring, though it was made for this very cluster.
-//! - *Another operator's ring is news to the one that removes.* A set is marked before it is lowered, and a claim before it is deleted,
-//!   each in a pass of its own; a mark comes off (2, 5) before the node behind it joins. So a removal that rests on a look from before
+//! - *Another operator's ring is news to the one that removes.* A set is marked before it is lowered, and a claim before it is deleted
+//!   or called drained, each in a pass of its own; a mark comes off (2, 5) before the node behind it joins. So a removal that rests on a look from before
 //!   the joining meets another version of the object, and is refused.
 //!
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
@@ -303,11 +304,18 @@ fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
         !situation.is_lost(node.id) && (situation.is_member(node.id) || (situation.complete && situation.cluster.keeps(place)))
     };
     let volumes = &situation.observed.volumes;
-    let unnoted = |(place, node): (&Place, &crate::observed::Node)| {
-        let released = volumes.get(place).is_some_and(|volume| volume.released);
-        (released || situation.observed.note(place) != Note::Node(node.id)).then(|| (place.clone(), node.id))
+    let is_noted = |(place, node): (&Place, &crate::observed::Node)| situation.observed.note(place) == Note::Node(node.id);
+    // A node that joins takes off what stands on its volume; one that only runs again is no longer the one that was drained.
+    let outdated = |joining: bool, place: &Place| {
+        let drains = |volume: &Volume| (volume.draining || volume.drained) && (joining || situation.observed.stays(place));
+        volumes.get(place).is_some_and(|volume| drains(volume) || (joining && volume.released))
     };
-    let notes: BTreeMap<_, _> = situation.observed.nodes().filter(joins).filter_map(unnoted).collect();
+    let unnoted = |one: &(&Place, &crate::observed::Node)| {
+        let joining = joins(one);
+        (joining && !is_noted(*one)) || (is_noted(*one) && outdated(joining, one.0))
+    };
+    let notes: BTreeMap<_, _> =
+        situation.observed.nodes().filter(unnoted).map(|(place, node)| (place.clone(), node.id)).collect();
     let waits = |place: &Place, reason: &str| Waiting { place: place.clone(), reason: reason.to_owned() };
     let lost = notes.keys().filter(|place| !volumes.contains_key(place));
     let mut waiting: Vec<_> = lost.map(|place| waits(place, "its volume claim is not there")).collect();
@@ -408,7 +416,7 @@ fn step_of_rebalance(situation: &Situation<'_>) -> Option<Step> {
         Ok(Next::AwaitData { received, moving, waiting_for }) => Step::AwaitData { received, moving, waiting_for },
         Ok(Next::AwaitReceipts(leaving)) => {
             // Each leaves as soon as it can, so that one that is stuck does not hold up the others.
-            let drained: Vec<_> = leaving.iter().filter(|node| situation.has_receipt(**node)).copied().collect();
+            let drained: Vec<_> = leaving.iter().filter(|node| situation.observed.has_receipt(**node)).copied().collect();
             if drained.is_empty() {
                 Step::AwaitReceipts(leaving)
             } else {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::Patch;
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -50,14 +51,47 @@ pub(super) async fn set_replicas(
         };
         // Replicas and their mark, nothing else: a new template goes its own way, one zone at a time.
         let mut patch = json!({ "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version } });
-        if *replicas < seen.replicas && seen.lowering != Some(*replicas) {
-            // Marked now, lowered in the next pass: who joins a node there in between takes the mark off, and that pass is refused.
+        let lowers = *replicas < seen.replicas;
+        if lowers && !observed.is_marked_to_lower(&zone.name, *replicas) {
+            // Marked now, lowered in the next pass: who joins a node there in between takes the marks off, and that pass is refused.
             patch["metadata"]["annotations"] = json!({ labels::LOWERING: replicas.to_string() });
-        } else {
-            patch["metadata"]["annotations"] = json!({ labels::LOWERING: null });
-            patch["spec"] = json!({ "replicas": replicas });
+            if seen.lowering != Some(*replicas) {
+                sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+            }
+            mark_volumes(client, cluster, observed, (&zone.name, *replicas), labels::DRAINED_NEXT).await?;
+            continue;
         }
+        if lowers {
+            mark_volumes(client, cluster, observed, (&zone.name, *replicas), labels::DRAINED_YES).await?;
+        }
+        patch["metadata"]["annotations"] = json!({ labels::LOWERING: null });
+        patch["spec"] = json!({ "replicas": replicas });
         sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+/// Marks the volumes of the zone that its first so many pods leave behind and whose nodes gave a drain receipt, unless they are.
+async fn mark_volumes(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    (zone, pods): (&str, u32),
+    mark: &str,
+) -> Result<(), ApplyError> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    for (place, volume) in observed.proven_volumes(zone, pods) {
+        if volume.drained || (volume.draining && mark == labels::DRAINED_NEXT) {
+            continue;
+        }
+        let name = cluster.claim_name(place);
+        let patch = json!({ "metadata": {
+            "uid": volume.uid,
+            "resourceVersion": volume.resource_version,
+            "annotations": { labels::DRAINED: mark },
+        } });
+        let what = format!("PersistentVolumeClaim {name}: mark as drained");
+        claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::fake_api::FakeApi;
 use crate::nodes::Network;
 use crate::observe::observe;
-use crate::observed::Note;
+use crate::observed::{Note, Receipt};
 use crate::plan::next_step;
 use crate::valid::tests::valid;
 
@@ -252,6 +252,41 @@ async fn a_volume_is_noted_and_deleted_only_as_it_was_seen() {
     assert!(released.volumes[&place].released, "it is marked first");
     step(&client, &Network, &cluster, &released, &delete).await.unwrap();
     assert_eq!(api.object(CLAIM), None);
+}
+
+/// A mark that comes late, from an operator that stood still, would say of a node that has joined meanwhile that it holds nothing.
+#[tokio::test]
+async fn a_volume_is_called_drained_when_its_pod_goes_and_not_on_an_old_look() {
+    let (api, cluster) = (FakeApi::default(), valid(4, &[]));
+    pass(&api, &cluster).await;
+    let client = api.client();
+    let (node, place) = (NodeId([7; 16]), Place { zone: "default".into(), ordinal: 3 });
+    let annotations = json!({ labels::NODE: node.to_string(), labels::CLUSTER_UID: cluster.uid });
+    api.put(
+        CLAIM,
+        json!({ "metadata": { "name": "data-cart-3", "labels": labels::selecting(&cluster), "annotations": annotations } }),
+    );
+    let (look, _) = observe(&client, &Network, &cluster).await.unwrap();
+    let ring = first_ring(&cluster, 1);
+    record(&client, &cluster, &look, &ring, &purpose(&Cause::First)).await.unwrap();
+    let look = async || {
+        let (mut look, _) = observe(&client, &Network, &cluster).await.unwrap();
+        look.receipts.insert(node, Ok(Receipt { node, epoch: ring.epoch, ring_hash: ring.hash() }));
+        look
+    };
+    let lowered = Step::LowerPods([("default".to_owned(), 3)].into());
+    let replicas = || api.object(SET).unwrap()["spec"]["replicas"].clone();
+    step(&client, &Network, &cluster, &look().await, &lowered).await.unwrap();
+    let old = look().await;
+    assert_eq!((old.volumes[&place].draining, old.volumes[&place].drained, replicas()), (true, false, json!(4)));
+    step(&client, &Network, &cluster, &old, &Step::NoteIdentities([(place.clone(), node)].into())).await.unwrap();
+    assert!(step(&client, &Network, &cluster, &old, &lowered).await.unwrap_err().is_conflict());
+    let joined = look().await;
+    assert_eq!((joined.volumes[&place].draining, joined.volumes[&place].drained, replicas()), (false, false, json!(4)));
+    for _ in 0..2 {
+        step(&client, &Network, &cluster, &look().await, &lowered).await.unwrap();
+    }
+    assert_eq!((look().await.volumes[&place].drained, replicas()), (true, json!(3)));
 }
 
 #[tokio::test]

@@ -20,6 +20,13 @@ pub const CLUSTER_UID: &str = "dynamokv.io/cluster-uid";
 pub const LOWERING: &str = "dynamokv.io/lowering";
 /// Annotation on a volume claim: its node has left, and it is about to be deleted.
 pub const RELEASED: &str = "dynamokv.io/released";
+/// Annotation on a volume claim: [`DRAINED_NEXT`] while its pod is about to go, then [`DRAINED_YES`]: its node has given a drain receipt
+/// and was not seen since.
+pub const DRAINED: &str = "dynamokv.io/drained";
+/// See [`DRAINED`].
+pub const DRAINED_NEXT: &str = "next";
+/// See [`DRAINED`].
+pub const DRAINED_YES: &str = "true";
 /// Annotation on the pod template: the hash of the configuration, so that a change restarts the pods.
 pub const CONFIG_HASH: &str = "dynamokv.io/config-hash";
 /// Selects all objects that the operator made.

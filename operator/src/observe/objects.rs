@@ -112,6 +112,8 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         made_for: made_for.cloned().unwrap_or_default(),
         size: size.unwrap_or_default(),
         released: annotation(labels::RELEASED).is_some(),
+        draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
+        drained: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_YES),
         deleting: metadata.deletion_timestamp.is_some(),
     };
     Some((place, volume))

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance::{Members, View};
-use dynamo_core::ring::{Member, Ring, RingHash};
+use dynamo_core::ring::{Member, Ring};
 
 use super::Waiting;
-use crate::observed::{Carrier, Node, Note, Observed, Pod, Record};
+use crate::observed::{Carrier, Node, Note, Observed, Pod};
 use crate::valid::{Place, ValidCluster};
 
 /// All nodes are taken for equally large.
@@ -20,18 +20,14 @@ pub(super) struct Situation<'a> {
     pub ring: Option<&'a Ring>,
     /// A node answered at every place that is to have one.
     pub complete: bool,
-    hash: RingHash,
     places: BTreeMap<NodeId, Place>,
 }
 
 impl<'a> Situation<'a> {
     pub fn of(cluster: &'a ValidCluster, observed: &'a Observed) -> Self {
-        let (ring, hash) = match &observed.record {
-            Record::Held { ring, hash, .. } => (Some(&**ring), *hash),
-            Record::Absent | Record::Unreadable(_) => (None, RingHash::default()),
-        };
+        let ring = observed.record.ring();
         let complete = cluster.places().all(|place| observed.node(&place).is_some());
-        Self { cluster, observed, ring, complete, hash, places: observed.places() }
+        Self { cluster, observed, ring, complete, places: observed.places() }
     }
 
     /// The recorded ring lists `node`.
@@ -108,12 +104,6 @@ impl<'a> Situation<'a> {
         self.observed.nodes().map(|(_, node)| (node.id, view(node))).collect()
     }
 
-    /// `node` gave a drain receipt under the recorded ring.
-    pub fn has_receipt(&self, node: NodeId) -> bool {
-        let Some(Ok(receipt)) = self.observed.receipts.get(&node) else { return false };
-        self.ring.is_some_and(|ring| receipt.epoch == ring.epoch) && receipt.ring_hash == self.hash && receipt.node == node
-    }
-
     /// Whether the pod at `place` may be removed, else the node that has not proven that it is drained. The caller has made sure
     /// that every member of the ring holds it.
     pub fn may_go(&self, place: &Place) -> Result<(), NodeId> {
@@ -123,8 +113,11 @@ impl<'a> Situation<'a> {
             // Never noted: never in a ring. Or it carries another cluster's node, which does not start here.
             (None, Note::None | Note::OtherCluster) => return Ok(()),
         };
+        // It was drained when its pod went, and has not been seen since: what runs outside the ring takes nothing new.
+        let drained = answered.is_none() && self.observed.volumes.get(place).is_some_and(|volume| volume.drained);
         // One that was declared lost gives no receipt: what it holds counts for nothing.
-        if !self.is_member(node) && (self.is_lost(node) || self.has_receipt(node)) { Ok(()) } else { Err(node) }
+        let proven = self.is_lost(node) || self.observed.has_receipt(node) || drained;
+        if !self.is_member(node) && proven { Ok(()) } else { Err(node) }
     }
 
     /// The places that are to have a node and have none that answers.

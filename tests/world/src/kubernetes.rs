@@ -124,7 +124,7 @@ impl Kubernetes {
         std::mem::take(&mut self.happened)
     }
 
-    /// A pod dies, and its successors do not run.
+    /// A pod dies, and its successors do not run: no machine takes them.
     pub fn hold(&mut self, pod: &str) -> Vec<Happening> {
         self.held.insert(pod.to_owned());
         self.kill(pod)
@@ -268,10 +268,14 @@ impl Kubernetes {
             if self.round == start {
                 self.does_not_start(name, "ErrImagePull");
             }
+        } else if !runs && self.held.contains(name) {
+            if self.round == start {
+                let why = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no machine takes it" });
+                self.api.edit(&path, |pod| pod["status"]["conditions"] = json!([why]));
+            }
         } else if !runs {
             let claim = self.api.get(&format!("{CLAIMS}/data-{name}")).filter(|claim| !is_ending(claim)).cloned();
             if self.round >= start
-                && !self.held.contains(name)
                 && let Some(claim) = claim
             {
                 self.start(name, pod, &claim);

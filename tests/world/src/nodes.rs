@@ -156,6 +156,25 @@ impl Nodes {
         self.links(node, false);
     }
 
+    /// No pod has mounted the volume of this claim, and its node, if it ran, would give a drain receipt.
+    pub fn rests_drained(&self, claim: &str) -> bool {
+        let Some(Disk { node, cluster, storage: Some(storage), starts }) = self.disks.get(claim) else { return false };
+        let identity = Identity {
+            node: *node,
+            cluster: *cluster,
+            zone: String::new(),
+            peer_address: String::new(),
+            client_address: String::new(),
+            generation: *starts,
+        };
+        let mut node = Node::open(identity, Config::default(), storage.clone(), 0, self.now).expect("the memory does not fail");
+        while let Some(ticket) = node.commit().expect("the memory does not fail") {
+            node.storage_mut().synced(ticket);
+            node.handle(Input::Durable { ticket }, self.now, &mut Vec::new()).expect("the memory does not fail");
+        }
+        node.drain_receipt().is_ok()
+    }
+
     /// A volume is no more.
     pub fn destroy(&mut self, claim: &str) {
         self.disks.remove(claim);

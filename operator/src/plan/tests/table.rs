@@ -242,10 +242,41 @@ fn unknown_is_not_gone() {
     receipt(&mut silent, 3, &out);
     silence(&mut silent, 4);
     assert_eq!(next_step(&small, &silent), Step::AwaitReceipts(vec![id(4)]), "a node that is out may still hold hints");
+    silent.volumes.get_mut(&at(4)).unwrap().drained = true;
+    assert_eq!(next_step(&small, &silent), Step::LowerPods(zones(3)), "unless it was drained when its pod went last");
+    silent.receipts.clear();
+    silence(&mut silent, 3);
+    silent.volumes.get_mut(&at(3)).unwrap().draining = true;
+    assert_eq!(next_step(&small, &silent), Step::LowerPods(zones(4)), "what was only about to be called drained is not");
+    receipt(&mut silent, 3, &out);
+    silent.pods.get_mut(&at(3)).unwrap().node = Some(answer(3, Some(&out)));
+    silent.volumes.get_mut(&at(3)).unwrap().draining = false;
     let never_noted = Volume::default();
     silent.volumes.insert(at(4), never_noted);
     assert_eq!(next_step(&small, &silent), Step::LowerPods(zones(3)), "a node that never was in a ring holds nothing");
     drop(ring);
+}
+
+#[test]
+fn a_node_that_is_seen_again_is_no_longer_the_one_that_was_drained() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let ring = first_ring(&small, 3);
+    let mut back = observed(5, 5, Some(&ring));
+    back.volumes.get_mut(&at(3)).unwrap().drained = true;
+    silence(&mut back, 4);
+    let note = Step::NoteIdentities([(at(3), id(3))].into());
+    assert_eq!(next_step(&large, &back), note, "though it cannot join yet");
+    assert_eq!(next_step(&small, &back), note, "and though it is to go again");
+    back.sets.get_mut("default").unwrap().lowering = Some(3);
+    assert_eq!(
+        next_step(&small, &back),
+        Step::AwaitReceipts(vec![id(4)]),
+        "its pod is about to go: it gave the receipt just now"
+    );
+    let (mut member, _) = at_rest(&large, 5);
+    member.volumes.get_mut(&at(4)).unwrap().drained = true;
+    silence(&mut member, 4);
+    assert_eq!(next_step(&small, &member), Step::AwaitEpoch(vec![id(4)]), "of a member a mark says nothing");
 }
 
 #[test]

@@ -19,6 +19,7 @@ struct Disk {
     node: NodeId,
     ring: Option<Ring>,
     noted: bool,
+    drained: bool,
 }
 
 struct World {
@@ -74,7 +75,7 @@ impl World {
         for place in self.running() {
             if !self.disks.contains_key(&place) {
                 self.nodes_made += 1;
-                self.disks.insert(place, Disk { node: NodeId([self.nodes_made; 16]), ring: None, noted: false });
+                self.disks.insert(place, Disk { node: NodeId([self.nodes_made; 16]), ring: None, noted: false, drained: false });
             }
         }
     }
@@ -106,7 +107,8 @@ impl World {
         for (place, disk) in &self.disks {
             let note = if disk.noted { Note::Node(disk.node) } else { Note::None };
             let uid = disk.node.to_string();
-            observed.volumes.insert(place.clone(), Volume { note, ours: true, uid, ..Volume::default() });
+            let volume = Volume { note, ours: true, uid, drained: disk.drained, ..Volume::default() };
+            observed.volumes.insert(place.clone(), volume);
         }
         if let Some(ring) = &self.record {
             observed.record = Record::Held {
@@ -130,7 +132,7 @@ impl World {
         observed
     }
 
-    fn apply(&mut self, step: &Step) {
+    fn apply(&mut self, step: &Step, observed: &Observed) {
         match step {
             Step::RaisePods(zones) => {
                 for (zone, replicas) in zones {
@@ -141,7 +143,7 @@ impl World {
                 for (place, node) in notes {
                     let disk = self.disks.get_mut(place).expect("a volume");
                     assert_eq!(disk.node, *node);
-                    disk.noted = true;
+                    (disk.noted, disk.drained) = (true, false);
                 }
             }
             Step::RecordRing { ring, cause } => {
@@ -161,7 +163,7 @@ impl World {
             }
             Step::RecordVolumes(carriers) => self.carriers = carriers.clone(),
             Step::OfferRing(places) => places.iter().for_each(|place| self.offer(place)),
-            Step::LowerPods(zones) => self.lower(zones),
+            Step::LowerPods(zones) => self.lower(zones, observed),
             Step::DeleteVolumes(places) => {
                 for place in places {
                     let disk = self.disks.remove(place).expect("a volume");
@@ -202,9 +204,12 @@ impl World {
         }
     }
 
-    fn lower(&mut self, zones: &BTreeMap<String, u32>) {
+    fn lower(&mut self, zones: &BTreeMap<String, u32>, observed: &Observed) {
         let record = self.record.clone().expect("there is a ring");
         for (zone, replicas) in zones {
+            for (place, _) in observed.proven_volumes(zone, *replicas) {
+                self.disks.get_mut(place).expect("a volume").drained = true;
+            }
             let before = self.sets.insert(zone.clone(), *replicas).expect("the set exists");
             assert!(*replicas < before && *replicas >= self.cluster.replicas_of(zone));
             for ordinal in *replicas..before {
@@ -228,7 +233,7 @@ impl World {
         let observed = self.observe();
         let step = next_step(&self.cluster, &observed);
         self.log.push(format!("{step:?}").chars().take(120).collect());
-        self.apply(&step);
+        self.apply(&step, &observed);
         step
     }
 
@@ -336,6 +341,30 @@ fn a_leaving_node_that_does_not_answer_keeps_its_pod_until_it_does() {
         assert_eq!(world.sets["default"], if there { 5 } else { 3 }, "{:#?}", world.log);
         world.down.clear();
         world.settle();
+    }
+}
+
+#[test]
+fn a_growth_whose_pods_never_ran_is_taken_back_though_their_volumes_were_used_before() {
+    let mut world = World::new(5, &[]);
+    world.settle();
+    world.scale(3);
+    world.settle();
+    for seen in [false, true] {
+        let places: Vec<Place> = (3..5).map(|ordinal| Place { zone: "default".into(), ordinal }).collect();
+        // One of them may run before it is gone again: then it is asked once more.
+        world.down.extend(places[usize::from(seen)..].iter().cloned());
+        world.scale(5);
+        (0..STEPS_MAX).for_each(|_| drop(world.pass()));
+        world.down.extend(places);
+        world.scale(3);
+        if seen {
+            (0..STEPS_MAX).for_each(|_| drop(world.pass()));
+            assert_eq!(world.sets["default"], 4, "{:#?}", world.log);
+            world.down.clear();
+        }
+        world.settle();
+        world.down.clear();
     }
 }
 

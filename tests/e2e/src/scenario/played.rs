@@ -165,10 +165,10 @@ fn refused(world: &World, replicas: u32) -> Result<()> {
     Ok(())
 }
 
-/// Its process dies, and no node takes the pod that follows.
+/// Its process dies, if it runs, and no node takes the pod that follows.
 fn hold(world: &World, pod: &str) -> Result<()> {
     for_each_node(world, "cordon")?;
-    world.kubernetes.kubectl(&["delete", "pod", pod, "--grace-period=0", "--force"]).map(|_| ())
+    world.kubernetes.kubectl(&["delete", "pod", pod, "--grace-period=0", "--force", "--ignore-not-found"]).map(|_| ())
 }
 
 fn for_each_node(world: &World, what: &str) -> Result<()> {

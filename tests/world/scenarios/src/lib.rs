@@ -15,7 +15,7 @@
 //! | `image next` | asks for another image of the same node; each `image` line names another |
 //! | `pause`, `resume` | sets spec.rebalancing.paused to true, to false |
 //! | `kill pod 1` | its process dies at once and comes back on its volume |
-//! | `hold pod 1` | it dies, and does not run before `release pod 1`; its volume stays |
+//! | `hold pod 1` | it dies, if it is there, and none is run in its place before `release pod 1`; its volume stays |
 //! | `release pod 1` | it runs again |
 //! | `lose volume 1` | its claim and its data are gone for ever, and its pod with them |
 //! | `restart operator` | the operator's process dies and comes back |
@@ -157,6 +157,7 @@ scenarios! {
     "volumes_follow_a_shrink"
     "a_paused_rebalance_waits_and_follows_the_last_word"
     "a_growth_is_taken_back"
+    "a_growth_that_never_ran_is_taken_back"
     "a_newcomer_dies_in_a_growth_that_is_taken_back"
     "a_newcomer_is_lost_in_a_growth_that_is_taken_back"
     "volumes_of_a_former_cluster_are_not_served"
