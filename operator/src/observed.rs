@@ -66,6 +66,8 @@ pub struct Pod {
     pub silence: Option<String>,
     /// Its container does not start, in Kubernetes' words: another pod template may be what it needs.
     pub stuck: bool,
+    /// Its container was killed for want of memory.
+    pub starved: bool,
     /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.
     pub idle: bool,
     /// It was told to end.

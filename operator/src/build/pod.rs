@@ -15,6 +15,8 @@ use crate::valid::{ValidCluster, Zone};
 
 /// The volume with the node's data; claims are named after it.
 pub const DATA_VOLUME: &str = "data";
+/// The node's own container; whoever adds others to the pod names them otherwise.
+pub const CONTAINER: &str = "node";
 const CONFIG_VOLUME: &str = "config";
 const CONFIG_DIR: &str = "/etc/dynamokv";
 /// The user and group of the image.
@@ -96,7 +98,7 @@ fn container(cluster: &ValidCluster, zone: &Zone) -> Container {
         ..VolumeMount::default()
     };
     Container {
-        name: "node".to_owned(),
+        name: CONTAINER.to_owned(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some(pull_policy(cluster.image_pull_policy).to_owned()),
         lifecycle: Some(Lifecycle {

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::build::pod::CONTAINER;
 use crate::build::{PORT_CLIENT, labels};
 use crate::observed::{self, Note, Set, Volume};
 use crate::valid::{Place, ValidCluster};
@@ -54,9 +55,10 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
         let reason = condition.reason.as_deref().unwrap_or("Pending");
         format!("is not scheduled ({reason}): {}", condition.message.as_deref().unwrap_or_default())
     });
-    let containers = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
     let going = pod.metadata.deletion_timestamp.is_some();
-    let broken = containers.filter_map(trouble).next().filter(|_| !going);
+    let node = status.and_then(|status| status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER));
+    let before = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
+    let broken = before.filter(|init| !is_done(init)).chain(node).find_map(trouble).filter(|_| !going);
     let pending = status.and_then(|status| status.phase.as_deref()) == Some("Pending");
     let observed = observed::Pod {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -64,6 +66,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
         address: host.map(address),
         ready: ready && !going,
         stuck: broken.is_some(),
+        starved: broken.is_some() && node.is_some_and(starved),
         idle: broken.is_some() || (pending && !going),
         going,
         // One that is to end and ends is in no trouble.
@@ -79,10 +82,24 @@ fn address(host: &str) -> String {
     if host.contains(':') { format!("[{host}]:{PORT_CLIENT}") } else { format!("{host}:{PORT_CLIENT}") }
 }
 
+/// The container has ended as it should: one that makes something ready for the others.
+fn is_done(container: &ContainerStatus) -> bool {
+    let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    ended.is_some_and(|ended| ended.exit_code == 0)
+}
+
+fn starved(container: &ContainerStatus) -> bool {
+    let states = [container.state.as_ref(), container.last_state.as_ref()];
+    let mut ended = states.into_iter().flatten().filter_map(|state| state.terminated.as_ref());
+    ended.any(|ended| ended.reason.as_deref() == Some("OOMKilled"))
+}
+
 fn trouble(container: &ContainerStatus) -> Option<String> {
+    // What a container waits for that is about to start.
+    const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let state = container.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
-        let reason = waiting.reason.as_deref().filter(|reason| *reason != "ContainerCreating")?;
+        let reason = waiting.reason.as_deref().filter(|reason| !STARTING.contains(reason))?;
         let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
         let exit = last.map(|last| format!(", exit code {}", last.exit_code)).unwrap_or_default();
         return Some(format!("does not start ({reason}{exit})"));
@@ -182,6 +199,32 @@ mod tests {
             assert_eq!((place.ordinal, pod.trouble.as_deref(), pod.ready), (1, trouble, false));
             assert_eq!(pod.idle, trouble.is_some(), "without a status nothing is known");
         }
+        let container = |name: &str, state: Value| json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+        let (waits, ended) = (
+            |reason: &str| json!({ "waiting": { "reason": reason } }),
+            |code: i32| json!({ "terminated": { "exitCode": code } }),
+        );
+        let cases = [
+            (vec![], container("node", waits("ContainerCreating")), None),
+            (vec![container("early", json!({ "running": {} }))], container("node", waits("PodInitializing")), None),
+            (vec![container("early", ended(0))], container("node", json!({ "running": {} })), None),
+            (
+                vec![container("early", waits("CrashLoopBackOff"))],
+                container("node", waits("PodInitializing")),
+                Some("does not start (CrashLoopBackOff)"),
+            ),
+            (vec![], container("injected", waits("CrashLoopBackOff")), None),
+            (vec![], container("node", ended(137)), Some("has stopped with exit code 137")),
+        ];
+        for (before, container, trouble) in cases {
+            let status = json!({ "phase": "Running", "initContainerStatuses": before, "containerStatuses": [container] });
+            let (_, pod) = pod(&valid(3, &[]), &sets(), &pod_of(status)).unwrap();
+            assert_eq!((pod.trouble.as_deref(), pod.stuck), (trouble, trouble.is_some()), "{container}");
+        }
+        let mut killed = container("node", waits("CrashLoopBackOff"));
+        killed["lastState"] = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+        let (_, killed) = pod(&valid(3, &[]), &sets(), &pod_of(json!({ "containerStatuses": [killed] }))).unwrap();
+        assert!(killed.stuck && killed.starved);
         let running = json!({ "phase": "Running", "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
         let (_, running) = pod(&valid(3, &[]), &sets(), &pod_of(running)).unwrap();
         assert_eq!((running.address.as_deref(), running.ready, running.idle), (Some("[fd00::7]:7400"), true, false));

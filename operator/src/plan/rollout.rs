@@ -4,8 +4,10 @@
 //! The StatefulSet controller restarts pods from the highest ordinal down to the one that it is told (`partition`), each when those above
 //! it are ready. It is told one more at a time, and no pod is restarted that would leave a partition with too few replicas because others
 //! are down ([`Rollout::may_restart`]). A zone that is in the middle of a rollout is given the next template at once: that is how a bad
-//! image is repaired. A pod in which nothing runs has nothing to lose: it gets the newest template whatever those above it are like, and
-//! the operator makes it go ([`Rollout::replaced`]), since the controller would wait; so it does with one that fails before any ring.
+//! image is repaired. Where a pod does not start and the template that it has may be why, those above it are restarted whatever others are
+//! like, since they get the next one before it. A pod in which nothing runs has nothing to lose: it gets the newest template whatever those
+//! above it are like, and the operator makes it go ([`Rollout::replaced`]), since the controller would wait; so it does with one that fails
+//! before any ring.
 //!
 //! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
@@ -48,8 +50,8 @@ pub fn zones_to_update(zones: &BTreeMap<String, ZoneState>) -> Vec<&str> {
 pub struct Rollout<'a> {
     cluster: &'a ValidCluster,
     observed: &'a Observed,
-    /// Somewhere a container does not start whose template is to be another: that may be the cure, and is not held back.
-    cures: bool,
+    /// The lowest pod of each zone that does not start and that another template, which it is to have, may cure.
+    cures: BTreeMap<&'a str, u32>,
 }
 
 impl<'a> Rollout<'a> {
@@ -59,7 +61,17 @@ impl<'a> Rollout<'a> {
             let set = observed.sets.get(&place.zone);
             set.is_some_and(|set| pod.revision == set.revision) && !differing.contains(place.zone.as_str())
         };
-        let cures = observed.pods.iter().any(|(place, pod)| pod.stuck && !has_the_last(place, pod));
+        // What others run on well is not what ails it, unless it is memory, of which each needs its own.
+        let suits_others = |place: &Place, pod: &Pod| {
+            let like = |(other, peer): (&Place, &Pod)| other.zone == place.zone && peer.ready && peer.revision == pod.revision;
+            observed.pods.iter().any(like)
+        };
+        let cured = observed
+            .pods
+            .iter()
+            .filter(|(place, pod)| pod.stuck && !has_the_last(place, pod) && (pod.starved || !suits_others(place, pod)));
+        // From the highest down, so that the lowest of each zone stays.
+        let cures = cured.rev().map(|(place, _)| (place.zone.as_str(), place.ordinal)).collect();
         Self { cluster, observed, cures }
     }
 
@@ -106,10 +118,13 @@ impl<'a> Rollout<'a> {
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
     /// have got what others kept for them, or all but one where that is more than N - 1.
     ///
-    /// Two cases are let through: it is down already, and the template may be the cure.
+    /// Two cases are let through: it is down already; or it stands between the newest template and a pod below it in its zone that does not
+    /// start and that the template may cure. A set hands out a template from the highest ordinal down and no other way, so all above the
+    /// one that is ill get it first. Those below it and those of other zones are not needed for its cure, and wait.
     pub fn may_restart(&self, place: &Place) -> bool {
         // That it did not answer us does not make it down.
-        if !self.is_up(place) || self.cures {
+        let is_on_the_way = self.cures.get(place.zone.as_str()).is_some_and(|ill| place.ordinal >= *ill);
+        if !self.is_up(place) || is_on_the_way {
             return true;
         }
         let Some(rings) = self.rings() else { return false };
@@ -218,6 +233,7 @@ mod tests {
         assert!(may(&[3], 3), "it is down already");
         assert!(may(&[0, 3], 3));
         let (cluster, mut observed) = look(&[0]);
+        (set(&mut observed).revision, observed.pods.get_mut(&at(0)).unwrap().revision) = ("bad".into(), "bad".into());
         observed.pods.get_mut(&at(0)).unwrap().stuck = true;
         let may = |observed: &Observed, differing: &[&str]| {
             Rollout::of(&cluster, observed, &differing.iter().copied().collect()).may_restart(&at(3))
@@ -226,6 +242,27 @@ mod tests {
         assert!(!may(&observed, &[]), "it has the last one already");
         set(&mut observed).revision = "new".into();
         assert!(may(&observed, &[]), "it is to get another");
+        observed.pods.get_mut(&at(1)).unwrap().revision = "bad".into();
+        assert!(!may(&observed, &[]), "another runs well on what it has: it is ill for itself");
+        observed.pods.get_mut(&at(0)).unwrap().starved = true;
+        assert!(may(&observed, &[]), "it had too little memory, which the others need not");
+    }
+
+    #[test]
+    fn for_a_cure_only_those_are_restarted_that_get_the_template_before_the_one_that_is_ill() {
+        let (cluster, mut observed) = look(&[1]);
+        set(&mut observed).revision = "new".into();
+        let ill = observed.pods.get_mut(&at(1)).unwrap();
+        (ill.stuck, ill.revision) = (true, "bad".into());
+        let may = |observed: &Observed| -> Vec<u32> {
+            let rollout = Rollout::of(&cluster, observed, &BTreeSet::new());
+            (0..4).filter(|ordinal| rollout.may_restart(&at(*ordinal))).collect()
+        };
+        assert_eq!(may(&observed), [1, 2, 3], "0 gets it later");
+        let ill = observed.pods.remove(&at(1)).unwrap();
+        observed.pods.insert(Place { zone: "elsewhere".into(), ordinal: 0 }, ill);
+        observed.pods.insert(at(1), Pod::default());
+        assert_eq!(may(&observed), [1], "a pod of another zone");
     }
 
     #[test]
