@@ -65,7 +65,7 @@ async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
         return respond(call.read(held.server.objects(), |_| false));
     }
     let written = call.write(&mut held.server);
-    if written.is_ok() {
+    if written.is_ok() && !call.is_dry_run() {
         held.writes.push(format!("{} {}", call.method, call.object()));
     }
     respond(written.map(|object| (*object).clone()))

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::Patch;
-use kube::{Api, Client};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::difference::covers;
-use super::upkeep::{Upkeep, marked, value_of};
+use super::upkeep::{APPLIED, Upkeep, marked, value_of};
 use super::{ApplyError, failed, patching, posting};
 use crate::build::{labels, stateful_set};
 use crate::observe::Live;
@@ -105,11 +105,15 @@ pub(super) async fn update(
     live: &Live,
     done: &mut Upkeep,
 ) -> Result<(), ApplyError> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
     let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
         let made = marked(stateful_set::build(cluster, zone, seen.replicas));
-        let differs = difference(&updating(&made, seen.updates_from), set)?.is_some();
+        let differs = would_change(&sets, &updating(&made, seen.updates_from), set).await.unwrap_or_else(|failure| {
+            done.failures.push(failure);
+            false
+        });
         wanted.insert(zone.name.as_str(), Wanted { made, set, seen, differs });
     }
     let differing = wanted.iter().filter(|(_, wanted)| wanted.differs).map(|(zone, _)| *zone).collect();
@@ -119,7 +123,6 @@ pub(super) async fn update(
     let unseen = observed.sets.values().any(|set| set.unseen);
     let now = if unseen { Vec::new() } else { zones_to_update(&states) };
     done.waiting = differing.iter().filter(|zone| !now.contains(zone)).map(|zone| (*zone).to_owned()).collect();
-    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
     for (zone, wanted) in wanted {
         let from = if now.contains(&zone) {
             Some(rollout.first_pod(zone))
@@ -130,15 +133,40 @@ pub(super) async fn update(
         };
         let Some(from) = from else { continue };
         let Some(patch) = difference(&updating(&wanted.made, from), wanted.set)? else { continue };
-        let name = cluster.set_name(zone);
-        let what = format!("StatefulSet {name}: update");
-        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError).map_err(failed(what.clone()))?;
-        sets.patch(&name, &patching(), &Patch::Json::<()>(patch)).await.map_err(failed(what))?;
-        done.written.push(format!("StatefulSet {name}"));
-        // What this look says of restarts holds for one.
-        break;
+        let written = patched(&sets, wanted.set, patch, &patching()).await?;
+        if written.resource_version() != wanted.set.resource_version() {
+            done.written.push(format!("StatefulSet {}", cluster.set_name(zone)));
+            // What this look says of restarts holds for one.
+            break;
+        }
     }
     Ok(())
+}
+
+/// Whether `live` is to be changed so that it is `wanted`.
+///
+/// A set may never be what it was told to be: a webhook changes what is written, say an image's name to its digest. So where this very
+/// object was written last, the API server is asked what it would make of it now; if that is what is there, nothing differs. If it does
+/// not tell, that is the failure, and the set is left as it is.
+async fn would_change(sets: &Api<StatefulSet>, wanted: &StatefulSet, live: &StatefulSet) -> Result<bool, ApplyError> {
+    let Some(patch) = difference(wanted, live)? else { return Ok(false) };
+    if wanted.annotations().get(APPLIED) != live.annotations().get(APPLIED) {
+        return Ok(true);
+    }
+    let made = patched(sets, live, patch, &patching().dry_run()).await?;
+    let (made, live) = (value_of(&made)?, value_of(live)?);
+    Ok(KEPT.iter().any(|at| made.pointer(at) != live.pointer(at)))
+}
+
+async fn patched(
+    sets: &Api<StatefulSet>,
+    live: &StatefulSet,
+    patch: Value,
+    params: &PatchParams,
+) -> Result<StatefulSet, ApplyError> {
+    let what = format!("StatefulSet {}: {}", live.name_any(), if params.dry_run { "dry run of an update" } else { "update" });
+    let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError).map_err(failed(what.clone()))?;
+    sets.patch(&live.name_any(), params, &Patch::Json::<()>(patch)).await.map_err(failed(what))
 }
 
 /// A set that is there, and what it should be.

@@ -125,6 +125,40 @@ async fn an_object_that_is_refused_keeps_no_other_from_being_written() {
     }
 }
 
+/// As a policy does that wants images by their digest, or a platform that sets what pods may take.
+#[tokio::test]
+async fn what_a_webhook_makes_of_a_template_is_no_difference_and_a_change_by_hand_is_one() {
+    let (api, mut cluster) = (FakeApi::default(), valid(3, &[]));
+    api.admit(|path, object| {
+        if path == SET || path.ends_with("/services/cart") {
+            object["metadata"]["labels"]["app.kubernetes.io/component"] = json!("database");
+        }
+        if let Some(image) = object.pointer_mut("/spec/template/spec/containers/0/image") {
+            let name = image.as_str().unwrap_or_default().split('@').next().unwrap_or_default();
+            *image = json!(format!("{name}@sha256:0123"));
+        }
+        Ok(())
+    });
+    let image = || api.object(SET).unwrap().pointer("/spec/template/spec/containers/0/image").cloned().unwrap();
+    for name in ["first", "next"] {
+        cluster.image = name.into();
+        pass(&api, &cluster).await;
+        assert_ne!(api.writes(), [""; 0]);
+        sets_are_seen(&api);
+        pass(&api, &cluster).await;
+        assert_eq!(api.writes(), ["PATCH /api/v1/namespaces/shop/services/cart"], "which changes nothing");
+        assert_eq!(image(), json!(format!("{name}@sha256:0123")));
+        let client = api.client();
+        let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+        assert_eq!(upkeep(&client, &cluster, &observed, &live).await.written, [""; 0]);
+        api.writes();
+    }
+    api.edit(SET, |set| set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("by hand"));
+    sets_are_seen(&api);
+    pass(&api, &cluster).await;
+    assert_eq!(image(), json!("next@sha256:0123"));
+}
+
 fn refuse(path: &str, part: &str) -> Result<(), String> {
     if path.contains(part) { Err("exceeded quota".to_owned()) } else { Ok(()) }
 }

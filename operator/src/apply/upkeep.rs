@@ -24,7 +24,7 @@ use crate::valid::ValidCluster;
 
 /// Annotation with the hash of what was applied last. It tells when a field is to go, which a comparison with the live object
 /// cannot: there it looks like a default.
-const APPLIED: &str = "dynamokv.io/applied-hash";
+pub(super) const APPLIED: &str = "dynamokv.io/applied-hash";
 
 /// What a pass of upkeep did.
 #[derive(Debug, Default)]
@@ -134,8 +134,10 @@ impl Writer<'_> {
         let what = format!("{} {name}", K::kind(&()));
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch(&name, &params, &Patch::Apply(&desired)).await.map_err(failed(format!("{what}: apply")))?;
-        Ok(Some(what))
+        let written = api.patch(&name, &params, &Patch::Apply(&desired)).await.map_err(failed(format!("{what}: apply")))?;
+        // Where somebody's webhook makes something else of it each time, it is what it was.
+        let changed = live.is_none_or(|live| live.resource_version() != written.resource_version());
+        Ok(changed.then_some(what))
     }
 }
 

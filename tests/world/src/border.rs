@@ -192,6 +192,9 @@ async fn serve(State(link): State<Link>, request: Request) -> Response {
     if call.method == Method::GET {
         return respond(link.stage().read(link.operator, &call));
     }
+    if call.is_dry_run() {
+        return respond(call.write(&mut link.stage().kubernetes.api).map(|object| (*object).clone()));
+    }
     let what = format!("{} {}", call.method, call.path);
     let failure = |fault: Fault| match fault {
         Fault::Refused => status(500, "InternalError", "etcdserver: leader changed"),

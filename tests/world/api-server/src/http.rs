@@ -58,8 +58,17 @@ impl Call {
         Ok(json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": items }))
     }
 
-    /// Carries out a call that changes something.
+    /// It asks what would be, and changes nothing.
+    pub fn is_dry_run(&self) -> bool {
+        self.parameter("dryRun") == Some("All")
+    }
+
+    /// Carries out a call that changes something, or says what it would change.
     pub fn write(&self, api: &mut ApiServer) -> Result<Arc<Value>, Refusal> {
+        if self.is_dry_run() { api.dry_run(|api| self.carry_out(api)) } else { self.carry_out(api) }
+    }
+
+    fn carry_out(&self, api: &mut ApiServer) -> Result<Arc<Value>, Refusal> {
         let body = self.body.clone();
         match self.method {
             Method::POST => api.create(&self.path, body),

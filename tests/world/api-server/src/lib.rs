@@ -109,6 +109,14 @@ impl ApiServer {
         self.objects.iter().filter_map(move |(path, object)| Some((path.strip_prefix(folder)?.strip_prefix('/')?, object)))
     }
 
+    /// What `call` would answer. It has no effect.
+    pub fn dry_run<T>(&mut self, call: impl FnOnce(&mut Self) -> T) -> T {
+        let before = (self.objects.clone(), self.version, self.uids, self.past.clone(), self.applied.clone());
+        let answer = call(self);
+        (self.objects, self.version, self.uids, self.past, self.applied) = before;
+        answer
+    }
+
     /// Makes an object under the name in its metadata.
     pub fn create(&mut self, folder: &str, object: Value) -> Result<Arc<Value>, Refusal> {
         let path = format!("{folder}/{}", text(&object, "/metadata/name"));

@@ -1,0 +1,82 @@
+//! Webhooks, policies and quotas of somebody else: what is written is refused, or becomes something else.
+#![allow(clippy::unwrap_used)]
+
+use dynamo_api_server::text;
+use dynamo_scenarios::Create;
+use dynamo_world::faults::Faults;
+use dynamo_world::kubernetes::{PODS, SETS};
+use dynamo_world::{ROUNDS_MAX, World, image};
+use serde_json::{Value, json};
+
+const KEYS: u32 = 40;
+
+/// No template but the one that the cluster began with is taken.
+fn refuse_templates(path: &str, object: &mut Value) -> Result<(), String> {
+    let image = text(object, "/spec/template/spec/containers/0/image");
+    let refused = path.starts_with(SETS) && !image.ends_with(":first");
+    if refused { Err("the image is not signed".to_owned()) } else { Ok(()) }
+}
+
+#[test]
+fn a_template_that_is_refused_holds_up_no_rebalance_and_no_replacement() {
+    for replicas in [5, 3] {
+        let mut world = World::settled_with(4, KEYS);
+        world.stage().kubernetes.api.admission = Some(refuse_templates);
+        world.ask("image", json!(image("next"))).unwrap();
+        world.lose_volume("cart-1");
+        world.scale(replicas);
+        let done = |world: &World| {
+            let ring = world.ring().unwrap();
+            let whole =
+                ring.lost.len() == 1 && ring.survivors().count() == replicas as usize && ring.members.len() == replicas as usize;
+            whole && ring.moving().next().is_none() && world.pods() == replicas as usize
+        };
+        assert!((0..ROUNDS_MAX).any(|_| {
+            world.round();
+            done(&world)
+        }));
+        let (ready, reason, _) = world.condition("Ready").unwrap();
+        assert_eq!((ready.as_str(), reason.as_str()), ("False", "Failed"));
+        assert_eq!(world.unread(), [""; 0]);
+        world.stage().kubernetes.api.admission = None;
+        world.settle(|_| ());
+    }
+}
+
+/// Images are written by their digest.
+fn pin_images(path: &str, object: &mut Value) -> Result<(), String> {
+    if path.starts_with(SETS) {
+        let pointer = "/spec/template/spec/containers/0/image";
+        let name = text(object, pointer).split('@').next().unwrap().to_owned();
+        *object.pointer_mut(pointer).unwrap() = json!(format!("{name}@sha256:0123"));
+    }
+    Ok(())
+}
+
+#[test]
+fn templates_that_a_webhook_changes_reach_every_pod_and_cost_nothing_at_rest() {
+    let create = Create { replicas: 4, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() };
+    let mut world = World::create(&create, Faults::none());
+    world.stage().kubernetes.api.admission = Some(pin_images);
+    for name in ["first", "next"] {
+        world.ask("image", json!(image(name))).unwrap();
+        let wanted = format!("{}@sha256:0123", image(name));
+        let having_it = |world: &World| {
+            let stage = world.stage();
+            stage.kubernetes.api.list(PODS).filter(|(_, pod)| text(pod, "/spec/containers/0/image") == wanted).count()
+        };
+        // It begins with one pod.
+        assert!((0..ROUNDS_MAX).any(|_| {
+            world.round();
+            having_it(&world) > 0
+        }));
+        world.settle(|_| ());
+        assert_eq!(having_it(&world), 4);
+        assert_eq!(world.write(KEYS), KEYS);
+        (0..400).for_each(|_| world.round());
+        let calls = world.stage().calls;
+        (0..400).for_each(|_| world.round());
+        assert_eq!(world.stage().calls, calls, "at rest");
+    }
+    assert_eq!(world.unread(), [""; 0]);
+}
