@@ -2,31 +2,95 @@
 //! leaves alone, since a StatefulSet cannot tell its own from those of a former cluster of the same name. The operator can: under
 //! `whenDeleted: Delete` it deletes the claims with this very cluster's data, and no others.
 //!
+//! Under `Retain` there is nothing to do, and no finalizer: such a cluster can be deleted after the operator. Who deletes a cluster and
+//! leaves its pods (`--cascade=orphan`) keeps the volumes that they run on.
+//!
 //! It must not wedge: what fails is tried again for [`PATIENCE`], and then the cluster goes all the same, with its volumes kept.
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
 
 use crate::api::{DynamoCluster, RetentionPolicy};
 use crate::apply::guarded_delete;
 use crate::build::labels;
+use crate::observe::is_owned;
 
 /// The finalizer's name.
 pub const FINALIZER: &str = "dynamokv.io/cluster";
+
+/// Kubernetes' own: what the object owns is to stay.
+const ORPHAN: &str = "orphan";
+
+/// What came of the volumes of a deleted cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Volumes {
+    /// Those that were made for it go.
+    Deleted,
+    /// They stay, since the policy says so.
+    Retained,
+    /// They stay with the pods that run on them.
+    Orphaned,
+}
+
+/// The cluster has the finalizer.
+pub fn is_held(cluster: &DynamoCluster) -> bool {
+    cluster.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// The cluster is to have the finalizer.
+pub fn is_to_be_held(cluster: &DynamoCluster) -> bool {
+    cluster.spec.storage.retention.when_deleted == RetentionPolicy::Delete && cluster.metadata.deletion_timestamp.is_none()
+}
+
+/// Sets the finalizer on this very cluster.
+pub async fn hold(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster) -> Result<(), kube::Error> {
+    let finalizers = if cluster.finalizers().is_empty() {
+        json!([
+            { "op": "test", "path": "/metadata/finalizers", "value": null },
+            { "op": "add", "path": "/metadata/finalizers", "value": [FINALIZER] },
+        ])
+    } else {
+        json!([{ "op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER }])
+    };
+    patch(clusters, cluster, finalizers).await
+}
+
+/// Takes the finalizer off this very cluster, and off no other of its name. One that has gone meanwhile needs it no more.
+pub async fn release(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster) -> Result<(), kube::Error> {
+    let Some(index) = cluster.finalizers().iter().position(|finalizer| finalizer == FINALIZER) else { return Ok(()) };
+    let at = format!("/metadata/finalizers/{index}");
+    let removal = json!([{ "op": "test", "path": at, "value": FINALIZER }, { "op": "remove", "path": at }]);
+    match patch(clusters, cluster, removal).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+async fn patch(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, finalizers: Value) -> Result<(), kube::Error> {
+    let this_very = json!({ "op": "test", "path": "/metadata/uid", "value": cluster.uid() });
+    let operations: Value = std::iter::once(this_very).chain(finalizers.as_array().cloned().unwrap_or_default()).collect();
+    let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(kube::Error::SerdeError)?);
+    clusters.patch(&cluster.name_any(), &PatchParams::default(), &patch).await.map(|_| ())
+}
 
 /// For how long a deletion waits for its volumes.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Does with the volumes of `cluster` what its policy says. A claim that a pod still uses goes when the pod has gone.
-pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<(), kube::Error> {
+pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes, kube::Error> {
     if cluster.spec.storage.retention.when_deleted == RetentionPolicy::Retain {
-        return Ok(());
+        return Ok(Volumes::Retained);
+    }
+    let selector = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, cluster.name_any()));
+    if is_orphaned(client, cluster, &selector).await? {
+        return Ok(Volumes::Orphaned);
     }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
-    let selector = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, cluster.name_any()));
     for claim in claims.list(&selector).await? {
         let made_for = claim.annotations().get(labels::CLUSTER_UID).map(String::as_str);
         if made_for.is_none() || made_for != cluster.data_uid() || claim.metadata.deletion_timestamp.is_some() {
@@ -35,5 +99,19 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<(), kub
         let seen = (claim.uid().unwrap_or_default(), claim.resource_version().unwrap_or_default());
         claims.delete(&claim.name_any(), &guarded_delete(&seen.0, &seen.1)).await?;
     }
-    Ok(())
+    Ok(Volumes::Deleted)
 }
+
+/// Whether the pods are to outlive the cluster. Kubernetes takes its finalizer off when it has taken the cluster's name off what it owned,
+/// so that is looked at too.
+async fn is_orphaned(client: &Client, cluster: &DynamoCluster, selector: &ListParams) -> Result<bool, kube::Error> {
+    if cluster.finalizers().iter().any(|finalizer| finalizer == ORPHAN) {
+        return Ok(true);
+    }
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
+    let uid = cluster.uid().unwrap_or_default();
+    Ok(sets.list(selector).await?.iter().any(|set| !is_owned(&set.metadata, &uid)))
+}
+
+#[cfg(test)]
+mod tests;

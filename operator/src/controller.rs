@@ -17,7 +17,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::runtime::finalizer::{self, finalizer};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
@@ -28,7 +27,7 @@ use tracing::{debug, info, warn};
 use crate::api::{DynamoCluster, DynamoClusterStatus, Reconciliation};
 use crate::apply::{self, ApplyError, Upkeep};
 use crate::build::labels;
-use crate::cleanup;
+use crate::cleanup::{self, Volumes};
 use crate::events::{self, Told};
 use crate::metrics::{Metrics, Outcome};
 use crate::nodes::Nodes;
@@ -75,9 +74,6 @@ pub enum ReconcileError {
     /// A step was not carried out.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    /// The finalizer could not be set or removed.
-    #[error(transparent)]
-    Finalizer(Box<finalizer::Error<ReconcileError>>),
     /// It took too long.
     #[error("the pass took more than {PASS_SECONDS_MAX} s")]
     Timeout,
@@ -187,19 +183,24 @@ pub fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<C
 async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
     let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
     let Some(cluster) = clusters.get_opt(&cached.name_any()).await? else { return Ok(Action::requeue(AT_REST)) };
-    let result = finalizer(&clusters, cleanup::FINALIZER, Arc::new(cluster), |event| async {
-        match event {
-            finalizer::Event::Apply(cluster) => pass(&clusters, &cluster, context).await,
-            finalizer::Event::Cleanup(cluster) => clean_up(&cluster, context).await,
+    match (cleanup::is_held(&cluster), cleanup::is_to_be_held(&cluster)) {
+        (true, false) => {
+            if cluster.metadata.deletion_timestamp.is_some() {
+                clean_up(&cluster, context).await?;
+            }
+            cleanup::release(&clusters, &cluster).await?;
+            context.metrics.wrote(1);
         }
-    });
-    match result.await {
-        // After the finalizer was set or removed; the watch tells, but a watch may miss something.
-        Ok(action) if action == Action::await_change() => Ok(Action::requeue(WAITING)),
-        Ok(action) => Ok(action),
-        Err(finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error)) => Err(error),
-        Err(error) => Err(ReconcileError::Finalizer(Box::new(error))),
+        (false, true) => {
+            cleanup::hold(&clusters, &cluster).await?;
+            context.metrics.wrote(1);
+        }
+        // It goes, and whatever was to be done before is done.
+        (false, false) if cluster.metadata.deletion_timestamp.is_some() => return Ok(Action::requeue(AT_REST)),
+        (true, true) | (false, false) => return pass(&clusters, &cluster, context).await,
     }
+    // The watch tells, but a watch may miss something.
+    Ok(Action::requeue(WAITING))
 }
 
 async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
@@ -288,17 +289,26 @@ async fn publish_status(
     Ok(())
 }
 
-async fn clean_up(cluster: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
-    let Err(error) = cleanup::volumes(&context.client, cluster).await else {
-        info!(cluster = full_name(cluster), "the cluster goes; its volumes follow whenDeleted");
-        return Ok(Action::requeue(AT_REST));
+/// What is done before a deleted cluster goes.
+async fn clean_up(cluster: &DynamoCluster, context: &Context) -> Result<(), ReconcileError> {
+    let kept = |note: String| Told { warning: true, reason: "VolumesKept", action: "Delete".to_owned(), note };
+    let error = match cleanup::volumes(&context.client, cluster).await {
+        Ok(Volumes::Deleted | Volumes::Retained) => {
+            info!(cluster = full_name(cluster), "the cluster goes; its volumes follow whenDeleted");
+            return Ok(());
+        }
+        Ok(Volumes::Orphaned) => {
+            let note = "the cluster is deleted without its pods, so the volumes that they run on stay in spite of whenDeleted";
+            context.tell(cluster, vec![kept(note.to_owned())]).await;
+            return Ok(());
+        }
+        Err(error) => error,
     };
     let deleted = cluster.metadata.deletion_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     let waited = Timestamp::now().duration_since(deleted);
     if waited.unsigned_abs() < cleanup::PATIENCE {
         return Err(error.into());
     }
-    let note = format!("volumes were left as they are: {error}");
-    context.tell(cluster, vec![Told { warning: true, reason: "VolumesKept", action: "Delete".to_owned(), note }]).await;
-    Ok(Action::requeue(AT_REST))
+    context.tell(cluster, vec![kept(format!("volumes were left as they are: {error}"))]).await;
+    Ok(())
 }
