@@ -116,6 +116,8 @@ pub struct Volume {
     pub made_for: String,
     /// The size it asks for.
     pub size: String,
+    /// There is a volume behind it.
+    pub bound: bool,
     /// It is marked to be deleted.
     pub released: bool,
     /// It is marked to be called drained when its pod goes.

@@ -332,13 +332,29 @@ async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     let labels = labels::selecting(&cluster);
     let pod = json!({ "metadata": { "name": "cart-0", "labels": labels, "ownerReferences": owner } });
     api.put("/api/v1/namespaces/shop/pods/cart-0", pod);
+    let path = |name: &str| format!("/api/v1/namespaces/shop/persistentvolumeclaims/{name}");
     for name in ["data-cart-0", "data-cart-1"] {
         let size = json!({ "resources": { "requests": { "storage": "10Gi" } } });
-        let path = format!("/api/v1/namespaces/shop/persistentvolumeclaims/{name}");
-        api.put(&path, json!({ "metadata": { "name": name, "labels": labels }, "spec": size }));
+        let object = json!({ "metadata": { "name": name, "labels": labels }, "spec": size, "status": { "phase": "Pending" } });
+        api.put(&path(name), object);
     }
     api.writes();
     cluster.storage.size = "20Gi".into();
     pass(&api, &cluster).await;
-    assert_eq!(api.writes(), ["PATCH /api/v1/namespaces/shop/persistentvolumeclaims/data-cart-0"]);
+    assert_eq!(api.writes(), [""; 0], "there is no volume yet that could grow");
+    for name in ["data-cart-0", "data-cart-1"] {
+        api.edit(&path(name), |claim| claim["status"]["phase"] = json!("Bound"));
+    }
+    api.admit(|path, _| refuse(path, "data-cart"));
+    let client = api.client();
+    let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+    let done = upkeep(&client, &cluster, &observed, &live).await;
+    assert_eq!((done.failures.len(), done.complaints.len()), (0, 1));
+    assert!(done.complaints[0].starts_with("volume data-cart-0 cannot grow to 20Gi: "), "{}", done.complaints[0]);
+    api.admit(|_, _| Ok(()));
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [format!("PATCH {}", path("data-cart-0"))]);
+    cluster.storage.size = "5Gi".into();
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [""; 0], "a volume never becomes smaller");
 }

@@ -89,12 +89,13 @@ async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observ
     }
 }
 
-/// A class that cannot grow volumes is a complaint, not an error: the rest of the cluster goes on.
+/// A class that cannot grow volumes is a complaint, not an error: the rest of the cluster goes on. A claim without a volume cannot grow;
+/// it is too late or too early for it.
 async fn grow_volumes(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
     let wanted = &cluster.storage.size;
     for (place, volume) in &observed.volumes {
-        let used = observed.pods.contains_key(place) && !volume.deleting;
+        let used = observed.pods.contains_key(place) && volume.bound && !volume.deleting;
         if !used || quantity::parse(&volume.size).is_none_or(|size| Some(size) >= quantity::parse(wanted)) {
             continue;
         }

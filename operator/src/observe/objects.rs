@@ -128,6 +128,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         ours: made_for == Some(&cluster.data_uid),
         made_for: made_for.cloned().unwrap_or_default(),
         size: size.unwrap_or_default(),
+        bound: claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound"),
         released: annotation(labels::RELEASED).is_some(),
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
         drained: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_YES),

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{Names, Report, joined, list};
 use crate::observed::{Note, Observed};
 use crate::plan::{Blocked, Cause, Step};
+use crate::quantity;
 use crate::valid::{ACCEPT_DATA_LOSS, InvalidSpec, Place};
 
 /// A condition's status, reason and message.
@@ -133,7 +134,28 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         Step::Converged if !report.waiting_zones.is_empty() => {
             ("RollingOut", format!("next: {}", list(report.waiting_zones.iter().cloned())))
         }
-        Step::Converged => ("AsAsked", "everything is as asked".to_owned()),
+        Step::Converged => ("AsAsked", as_asked(report)),
+    }
+}
+
+/// A volume cannot become smaller, so one that is larger than asked is as good as it gets.
+fn as_asked(report: &Report<'_>) -> String {
+    let asked = quantity::parse(&report.cluster.storage.size);
+    let larger = |place: &Place| {
+        let volume = report.observed.volumes.get(place)?;
+        let is_larger = quantity::parse(&volume.size) > asked && asked.is_some();
+        is_larger.then(|| format!("{} {}", report.cluster.claim_name(place), volume.size))
+    };
+    let larger: Vec<String> = report.cluster.places().filter_map(|place| larger(&place)).collect();
+    match larger.is_empty() {
+        true => "everything is as asked".to_owned(),
+        false => {
+            format!(
+                "everything is as asked; volumes are larger than asked: {}, asked {}",
+                list(larger),
+                report.cluster.storage.size
+            )
+        }
     }
 }
 

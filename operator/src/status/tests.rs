@@ -234,6 +234,22 @@ fn an_invalid_spec_a_pause_and_a_failure_are_told() {
 }
 
 #[test]
+fn volumes_that_are_larger_than_asked_are_told_and_are_no_fault() {
+    let mut three = valid(3, &[]);
+    let mut at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    at_rest.volumes.values_mut().for_each(|volume| volume.size = "20Gi".into());
+    at_rest.volumes.get_mut(&at(1)).unwrap().size = "10Gi".into();
+    three.storage.size = "10Gi".into();
+    let told = shown(&status_of(&three, &at_rest));
+    let message = "everything is as asked; volumes are larger than asked: data-cart-0 20Gi, data-cart-2 20Gi, asked 10Gi";
+    assert!(told.contains(&format!("Ready=True AsAsked: {message}")), "{told}");
+    assert!(told.contains("Degraded=False AsExpected"), "{told}");
+    three.storage.size = "20480Mi".into();
+    let told = shown(&status_of(&three, &at_rest));
+    assert!(told.contains("Ready=True AsAsked: everything is as asked\n"), "{told}");
+}
+
+#[test]
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
         assert_eq!(rounded(count), shown);
