@@ -15,7 +15,8 @@
 //!     members whose volume is gone are declared     else  RecordRing(Lost), Blocked
 //!  8  it is the ring that the spec asks for         else  RecordRing(Rebalance), AwaitEpoch, AwaitData, AwaitReceipts,
 //!                                                         RecordRing(Left): core's rebalance, one stage at a time; a spec that
-//!                                                         changes meanwhile is followed at once. RebalancingPaused if it says so
+//!                                                         changes meanwhile is followed at once. RebalancingPaused if it says so,
+//!                                                         Blocked if there is no room for it
 //!  9  no pod is left over                           else  LowerPods        data first, pods last; OfferRing, AwaitReceipts
 //! 10  every pod answers and is ready                else  AwaitPods
 //! 11  the pod template is rolled out                else  AwaitRollout
@@ -44,6 +45,7 @@
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
 
 pub mod rollout;
+pub mod room;
 mod situation;
 #[cfg(test)]
 mod tests;
@@ -53,7 +55,7 @@ use std::collections::BTreeMap;
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance::batches::{self, Left};
 use dynamo_core::rebalance::loss::{self, Consequences, LossError};
-use dynamo_core::rebalance::{self, Next};
+use dynamo_core::rebalance::{self, Members, Next};
 use dynamo_core::ring::Ring;
 
 use crate::api::RetentionPolicy;
@@ -194,6 +196,15 @@ pub enum Blocked {
     RingConflict(Vec<Place>),
     /// There is no assignment.
     NoPlan(String),
+    /// The nodes that are to stay have no room for the data of those that are to leave.
+    InsufficientCapacity {
+        /// How many are to stay.
+        nodes: usize,
+        /// The bytes that each of them would hold.
+        each: u64,
+        /// The bytes of the smallest of their volumes.
+        volume: u64,
+    },
     /// So many volumes are gone that acknowledged writes may be; somebody has to accept that.
     DataAtRisk {
         /// Whose volumes.
@@ -403,13 +414,23 @@ fn the_ring_is_as_asked(situation: &Situation<'_>) -> Option<Step> {
 }
 
 fn step_of_rebalance(situation: &Situation<'_>) -> Option<Step> {
+    let asked = towards(situation, &situation.desired());
+    let Some(Step::RecordRing { ring, .. }) = &asked else { return asked };
+    match room::lacking(situation, ring) {
+        None => asked,
+        // Who is to leave stays, and everything else that is to move moves: a member that is lost is replaced.
+        Some(blocked) => towards(situation, &situation.desired_and_leaving()).or(Some(Step::Blocked(blocked))),
+    }
+}
+
+fn towards(situation: &Situation<'_>, desired: &Members) -> Option<Step> {
     let ring = situation.ring?;
     if ring.operation.is_some() {
         // Of another writer, who made this ring before there was an operator here. What is asked for now stands in the resource.
         let ring = Box::new(ring.successor(|next| next.operation = None));
         return Some(Step::RecordRing { ring, cause: Cause::Rebalance });
     }
-    Some(match rebalance::next(ring, &situation.desired(), &situation.views()) {
+    Some(match rebalance::next(ring, desired, &situation.views()) {
         Ok(Next::Settled) => return None,
         Ok(Next::Propose(ring)) => Step::RecordRing { ring: Box::new(ring), cause: Cause::Rebalance },
         Ok(Next::AwaitEpoch(nodes)) => Step::AwaitEpoch(nodes),

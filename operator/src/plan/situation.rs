@@ -98,6 +98,19 @@ impl<'a> Situation<'a> {
         desired
     }
 
+    /// [`Situation::desired`], and the members that are not leaving yet.
+    pub fn desired_and_leaving(&self) -> Members {
+        let mut desired = self.desired();
+        let members = self.ring.into_iter().flat_map(|ring| ring.survivors().map(|node| (node, ring.members[&node].clone())));
+        members.filter(|(_, member)| member.weight > 0).for_each(|(node, member)| drop(desired.entry(node).or_insert(member)));
+        desired
+    }
+
+    /// Where `node` is, if that is known.
+    pub fn place_of(&self, node: NodeId) -> Option<&Place> {
+        self.places.get(&node)
+    }
+
     /// What the nodes that answered hold.
     pub fn views(&self) -> BTreeMap<NodeId, View> {
         let view = |node: &Node| View { epoch: node.epoch, ring_hash: node.ring_hash, received: node.received.clone() };

@@ -1,4 +1,5 @@
 //! The planner: each state with the step it asks for, and whole histories in a small world.
 
+mod room;
 mod table;
 mod world;

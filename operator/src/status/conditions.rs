@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Names, Report, joined, list};
 use crate::observed::{Note, Observed};
+use crate::plan::room::FILLED_PERCENT_MAX;
 use crate::plan::{Blocked, Cause, Step};
 use crate::quantity;
 use crate::valid::{ACCEPT_DATA_LOSS, InvalidSpec, Place};
@@ -197,6 +198,18 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
             ("RingConflict", format!("{pods}: the ring held there is not in the record's line; its volume comes from elsewhere"))
         }
         Blocked::NoPlan(reason) => ("NoPlan", reason.clone()),
+        Blocked::InsufficientCapacity { nodes, each, volume } => {
+            let megabytes = |bytes: u64| super::rounded(bytes / 1_000_000);
+            (
+                "InsufficientCapacity",
+                format!(
+                    "no node leaves: the {nodes} that are to stay would hold about {} MB each, and data may take {FILLED_PERCENT_MAX} % of \
+                     a volume, which has {} MB; ask for more nodes or for larger volumes",
+                    megabytes(*each),
+                    megabytes(*volume)
+                ),
+            )
+        }
         Blocked::DataAtRisk { nodes, at_risk, gone } => ("DataAtRisk", data_at_risk(report, nodes, *at_risk, *gone)),
     }
 }
@@ -283,7 +296,10 @@ fn degraded(report: &Report<'_>) -> Verdict {
     if let Some(complaint) = report.complaints.first() {
         return yes("Failed", complaint);
     }
-    if let Step::Blocked(blocked) = report.step {
+    // Where there is no room to shrink, nothing is broken.
+    if let Step::Blocked(blocked) = report.step
+        && !matches!(blocked, Blocked::InsufficientCapacity { .. })
+    {
         let (reason, message) = describe_blocked(report, blocked);
         return yes(reason, message);
     }

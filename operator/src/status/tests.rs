@@ -234,6 +234,18 @@ fn an_invalid_spec_a_pause_and_a_failure_are_told() {
 }
 
 #[test]
+fn a_shrink_without_room_is_told_with_figures_and_is_no_fault() {
+    let three = valid(3, &[]);
+    let at_rest = observed(5, Some(&rebalance::first_ring(three.id, 4, 3, &members(5)).unwrap()));
+    let step = Step::Blocked(Blocked::InsufficientCapacity { nodes: 3, each: 9_510_000_000, volume: 10_737_418_240 });
+    let told = shown(&status(&report(&three, &at_rest, &step), None, &time(1)));
+    let message = "no node leaves: the 3 that are to stay would hold about 9500 MB each, and data may take 85 % of a volume, \
+                   which has 10000 MB; ask for more nodes or for larger volumes";
+    assert!(told.contains(&format!("ScaleInBlocked=True InsufficientCapacity: {message}")), "{told}");
+    assert!(told.contains("Ready=False InsufficientCapacity") && told.contains("Degraded=False AsExpected"), "{told}");
+}
+
+#[test]
 fn volumes_that_are_larger_than_asked_are_told_and_are_no_fault() {
     let mut three = valid(3, &[]);
     let mut at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
