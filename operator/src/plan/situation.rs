@@ -18,15 +18,27 @@ pub(super) struct Situation<'a> {
     pub observed: &'a Observed,
     /// The recorded ring.
     pub ring: Option<&'a Ring>,
-    /// A node answered at every place that is to have one.
+    /// A node answered at every place that is to have one, but for those that [nobody waits for](is_left_out).
     pub complete: bool,
     places: BTreeMap<NodeId, Place>,
+}
+
+/// The pod at `place` cannot run as things are, and no member was ever there: the others do not wait for it, and its node joins when it
+/// is there.
+fn is_left_out(observed: &Observed, ring: &Ring, place: &Place) -> bool {
+    if observed.pods.get(place).is_none_or(|pod| pod.node.is_some() || pod.trouble.is_none()) {
+        return false;
+    }
+    let member = |node: &NodeId| ring.members.contains_key(node) && !ring.is_lost(*node);
+    let noted = matches!(observed.note(place), Note::Node(node) if member(&node));
+    !noted && !observed.record.volumes().iter().any(|(node, carrier)| carrier.place == *place && member(node))
 }
 
 impl<'a> Situation<'a> {
     pub fn of(cluster: &'a ValidCluster, observed: &'a Observed) -> Self {
         let ring = observed.record.ring();
-        let complete = cluster.places().all(|place| observed.node(&place).is_some());
+        let left_out = |place: &Place| ring.is_some_and(|ring| is_left_out(observed, ring, place));
+        let complete = cluster.places().all(|place| observed.node(&place).is_some() || left_out(&place));
         Self { cluster, observed, ring, complete, places: observed.places() }
     }
 
@@ -86,12 +98,14 @@ impl<'a> Situation<'a> {
         members.map(|(_, place)| place.ordinal + 1).max().unwrap_or(0)
     }
 
-    /// Who is to be in the ring. New nodes come together, once all have answered, so that growing by three is one rebalance. No
+    /// Who is to be in the ring. New nodes come together, once all have answered that can run, so that growing by three is one rebalance. A
+    /// member stays one while others come and go, so a pod that runs and fails by turns changes no plan before its node has joined. No
     /// rebalance starts while a member does not answer, so one that is on no volume is not planned away either.
     pub fn desired(&self) -> Members {
         let mut desired = Members::new();
         for (node, place) in &self.places {
-            if self.cluster.keeps(place) && (self.complete || self.is_member(*node)) {
+            let joins = self.complete && self.observed.node(place).is_some();
+            if self.cluster.keeps(place) && (joins || self.is_member(*node)) {
                 desired.insert(*node, Member { zone: place.zone.clone(), weight: WEIGHT });
             }
         }
@@ -102,7 +116,9 @@ impl<'a> Situation<'a> {
     pub fn desired_and_leaving(&self) -> Members {
         let mut desired = self.desired();
         let members = self.ring.into_iter().flat_map(|ring| ring.survivors().map(|node| (node, ring.members[&node].clone())));
-        members.filter(|(_, member)| member.weight > 0).for_each(|(node, member)| drop(desired.entry(node).or_insert(member)));
+        for (node, member) in members.filter(|(_, member)| member.weight > 0) {
+            desired.entry(node).or_insert(member);
+        }
         desired
     }
 

@@ -334,6 +334,14 @@ fn degraded(report: &Report<'_>) -> Verdict {
         let silent = names.silent_nodes(observed, &silent);
         return yes("MembersUnreachable", format!("no answer from {silent}; writes for them are kept as hints"));
     }
+    let in_trouble = |place: Place| {
+        let pod = observed.pods.get(&place).filter(|pod| pod.node.is_none())?;
+        Some(format!("{} {}", report.cluster.pod_name(&place), pod.trouble.as_deref()?))
+    };
+    let in_trouble: Vec<String> = report.cluster.places().filter_map(in_trouble).collect();
+    if !in_trouble.is_empty() {
+        return yes("PodsInTrouble", joined(in_trouble, "; "));
+    }
     no("AsExpected", "")
 }
 

@@ -234,6 +234,18 @@ fn an_invalid_spec_a_pause_and_a_failure_are_told() {
 }
 
 #[test]
+fn a_wanted_pod_that_cannot_run_is_a_fault_though_the_others_join_without_it() {
+    let (three, five) = (valid(3, &[]), valid(5, &[]));
+    let mut growing = observed(5, Some(&moved(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap(), &members(4))));
+    silence(&mut growing, 4);
+    growing.pods.get_mut(&at(4)).unwrap().trouble = Some("is not scheduled (Unschedulable): 0/3 nodes".into());
+    let told = shown(&status_of(&five, &growing));
+    assert!(told.contains("Degraded=True PodsInTrouble: cart-4 is not scheduled (Unschedulable): 0/3 nodes"), "{told}");
+    assert!(told.contains("Progressing=True MovingData"), "{told}");
+    assert!(shown(&status_of(&three, &growing)).contains("Degraded=False AsExpected"), "nobody wants it");
+}
+
+#[test]
 fn a_shrink_without_room_is_told_with_figures_and_is_no_fault() {
     let three = valid(3, &[]);
     let at_rest = observed(5, Some(&rebalance::first_ring(three.id, 4, 3, &members(5)).unwrap()));

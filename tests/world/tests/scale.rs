@@ -1,8 +1,10 @@
 //! Scaling, with an operator that may die at any call.
 #![allow(clippy::unwrap_used)]
 
-use dynamo_world::World;
+use dynamo_scenarios::Create;
+use dynamo_world::faults::Faults;
 use dynamo_world::operator::Outcome;
+use dynamo_world::{ROUNDS_MAX, World};
 
 const KEYS: u32 = 40;
 
@@ -76,6 +78,33 @@ fn a_size_that_changes_at_every_step_of_a_rebalance_ends_where_it_was_left() {
         });
         expect_members(&mut world, if back { 3 } else { 5 });
     }
+}
+
+/// Zones become uneven by one meanwhile, which they may; the one that comes later joins by itself.
+#[test]
+fn newcomers_that_run_join_without_one_that_cannot_and_it_joins_when_it_can() {
+    let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let create = Create { replicas: 3, zones, partitions: 16, deletes_volumes: false, image: "first".into() };
+    let mut world = World::create(&create, Faults::none());
+    world.settle(|_| ());
+    assert_eq!(world.write(KEYS), KEYS);
+    world.hold("cart-b-1");
+    world.scale(6);
+    let members = |world: &World, count: usize| {
+        world.ring().is_some_and(|ring| ring.members.len() == count && ring.moving().next().is_none())
+    };
+    assert!((0..ROUNDS_MAX).any(|_| {
+        world.round();
+        members(&world, 5)
+    }));
+    for _ in 0..100 {
+        world.round();
+    }
+    let degraded = world.condition("Degraded");
+    assert!(matches!(&degraded, Some((status, reason, _)) if status == "True" && reason == "PodsInTrouble"), "{degraded:?}");
+    world.release("cart-b-1");
+    world.settle(|_| ());
+    expect_members(&mut world, 6);
 }
 
 #[test]

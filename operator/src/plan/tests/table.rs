@@ -119,13 +119,22 @@ fn a_new_cluster_gets_pods_then_notes_then_a_ring_then_the_nodes_hear_of_it() {
 }
 
 #[test]
-fn growing_starts_pods_and_waits_for_all_of_them_before_the_ring_changes() {
+fn growing_starts_pods_and_waits_for_all_that_can_run_before_the_ring_changes() {
     let (small, large) = (valid(3, &[]), valid(5, &[]));
     let (observed_small, ring) = at_rest(&small, 3);
     assert_eq!(next_step(&large, &observed_small), Step::RaisePods(zones(5)));
     let mut growing = observed(5, 5, Some(&ring));
     silence(&mut growing, 4);
     assert_eq!(waits_for(next_step(&large, &growing)), "4 does not answer");
+    growing.pods.get_mut(&at(4)).unwrap().trouble = Some("Unschedulable".into());
+    let Step::RecordRing { ring: without, cause: Cause::Rebalance } = next_step(&large, &growing) else { panic!() };
+    assert_eq!(without.members, members(0..4), "one that cannot run is not waited for");
+    let mut grown = observed(5, 5, Some(&first_ring(&large, 4)));
+    silence(&mut grown, 4);
+    grown.pods.get_mut(&at(4)).unwrap().trouble = Some("Unschedulable".into());
+    assert_eq!(waits_for(next_step(&large, &grown)), "4 Unschedulable", "but it is told");
+    let joined = next_step(&large, &observed(5, 5, Some(&first_ring(&large, 4))));
+    assert!(matches!(joined, Step::RecordRing { ring, .. } if ring.members == members(0..5)), "and joins when it runs");
     let mut unnoted = observed(5, 3, Some(&ring));
     let notes = (3..5).map(|node| (at(node.into()), id(node))).collect();
     assert_eq!(next_step(&large, &unnoted), Step::NoteIdentities(notes));
@@ -138,6 +147,26 @@ fn growing_starts_pods_and_waits_for_all_of_them_before_the_ring_changes() {
     assert!(moving.moving().all(|(_, _, moving)| moving.stage == Stage::WriteBothReadOld));
     let adopted = observed(5, 5, Some(&moving));
     assert!(matches!(next_step(&large, &adopted), Step::AwaitData { received: 0, moving: 1.., .. }));
+}
+
+#[test]
+fn a_newcomer_that_runs_and_fails_by_turns_changes_no_plan() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (_, ring) = at_rest(&small, 3);
+    let mut growing = observed(5, 5, Some(&ring));
+    silence(&mut growing, 4);
+    growing.pods.get_mut(&at(4)).unwrap().trouble = Some("CrashLoopBackOff".into());
+    let Step::RecordRing { ring: moving, .. } = next_step(&large, &growing) else { panic!() };
+    let mut moves = observed(5, 5, Some(&moving));
+    silence(&mut moves, 4);
+    for trouble in [None, Some("CrashLoopBackOff".to_owned())] {
+        moves.pods.get_mut(&at(4)).unwrap().trouble = trouble;
+        assert!(matches!(next_step(&large, &moves), Step::AwaitData { .. }), "3 goes on joining");
+    }
+    let mut away = moves;
+    silence(&mut away, 3);
+    away.pods.get_mut(&at(3)).unwrap().trouble = Some("Unschedulable".into());
+    assert_eq!(next_step(&large, &away), Step::AwaitEpoch(vec![id(3)]), "a member is waited for, whatever ails it");
 }
 
 #[test]
