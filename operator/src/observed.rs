@@ -70,8 +70,6 @@ pub struct Pod {
     pub starved: bool,
     /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.
     pub idle: bool,
-    /// It was told to end.
-    pub going: bool,
     /// What Kubernetes calls the template that it was made from.
     pub revision: String,
     /// Its node's own, fresh answer. `None`: unknown.

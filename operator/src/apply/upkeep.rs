@@ -74,7 +74,7 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     done
 }
 
-/// Deletes the pods that are of no use and whose template is not the one that they were told to have. Each is guarded by what was seen
+/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have. Each is guarded by what was seen
 /// of it: one that has begun to run meanwhile, or is gone, stays as it is.
 async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &cluster.namespace);

@@ -68,7 +68,6 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
         stuck: broken.is_some(),
         starved: broken.is_some() && node.is_some_and(starved),
         idle: broken.is_some() || (pending && !going),
-        going,
         // One that is to end and ends is in no trouble.
         trouble: unscheduled.filter(|_| !going).or(broken),
         silence: None,

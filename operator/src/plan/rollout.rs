@@ -6,8 +6,7 @@
 //! are down ([`Rollout::may_restart`]). A zone that is in the middle of a rollout is given the next template at once: that is how a bad
 //! image is repaired. Where a pod does not start and the template that it has may be why, those above it are restarted whatever others are
 //! like, since they get the next one before it. A pod in which nothing runs has nothing to lose: it gets the newest template whatever those
-//! above it are like, and the operator makes it go ([`Rollout::replaced`]), since the controller would wait; so it does with one that fails
-//! before any ring.
+//! above it are like, and the operator makes it go ([`Rollout::replaced`]), since the controller would wait.
 //!
 //! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
@@ -102,17 +101,13 @@ impl<'a> Rollout<'a> {
         (idle || (done && (has_it(next) || self.may_restart(&place(next))))).then_some(next)
     }
 
-    /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them, or what runs
-    /// neither answers nor is ready and is in no ring.
+    /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them.
     pub fn replaced(&self) -> Vec<&'a Place> {
-        let fails =
-            |place: &Place, pod: &Pod| pod.node.is_none() && !pod.ready && !pod.going && self.has_nothing_to_lose(&place.zone);
         let outdated = |(place, pod): &(&Place, &Pod)| {
             let set = self.observed.sets.get(&place.zone);
             set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)
         };
-        let useless = |(place, pod): &(&Place, &Pod)| pod.idle || fails(place, pod);
-        self.observed.pods.iter().filter(useless).filter(outdated).map(|(place, _)| place).collect()
+        self.observed.pods.iter().filter(|(_, pod)| pod.idle).filter(outdated).map(|(place, _)| place).collect()
     }
 
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
@@ -356,29 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_fails_in_a_zone_without_members_goes_and_one_that_answers_stays() {
-        let (cluster, mut observed) = look(&[0, 1]);
-        set(&mut observed).revision = "new".into();
-        let replaced = |observed: &Observed| -> Vec<u32> {
-            Rollout::of(&cluster, observed, &BTreeSet::new()).replaced().iter().map(|place| place.ordinal).collect()
-        };
-        assert_eq!(replaced(&observed), [0; 0], "they are members, and may come back");
-        let record = std::mem::take(&mut observed.record);
-        assert_eq!(replaced(&observed), [0; 0], "the nodes hold a ring, and it could not be read");
-        let answer = observed.pods.get_mut(&at(3)).unwrap().node.take();
-        observed.pods.get_mut(&at(2)).unwrap().node = None;
-        assert_eq!(replaced(&observed), [0, 1], "the others are ready");
-        observed.pods.get_mut(&at(0)).unwrap().node = answer.map(|node| Node { epoch: Epoch(0), ..node });
-        assert_eq!(replaced(&observed), [1], "0 waits for a ring");
-        let noted = |node| Volume { note: Note::Node(NodeId([node; 16])), ..Volume::default() };
-        observed.volumes.insert(at(1), noted(2));
-        assert_eq!(replaced(&observed), [0; 0], "the record may be lost: 1 may be a member");
-        observed.volumes.clear();
-        observed.pods.get_mut(&at(1)).unwrap().going = true;
-        assert_eq!(replaced(&observed), [0; 0], "it ends already");
-        observed.pods.get_mut(&at(1)).unwrap().going = false;
-        observed.record = record;
-        assert_eq!(replaced(&observed), [0; 0]);
+    fn a_record_that_is_lost_is_no_record_that_never_was() {
+        let (cluster, mut observed) = look(&[]);
+        observed.record = Record::Absent;
+        observed.pods.values_mut().for_each(|pod| pod.node = None);
+        let first = |observed: &Observed| Rollout::of(&cluster, observed, &BTreeSet::new()).first_pod("default");
+        assert_eq!(first(&observed), 0, "no node ever joined anything");
+        observed.volumes.insert(at(1), Volume { note: Note::Node(NodeId([2; 16])), ..Volume::default() });
+        assert_eq!(first(&observed), 4, "a node was noted before a ring listed it: they may all be members");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use dynamo_core::rebalance::{Members, View};
 use dynamo_core::ring::{Member, Ring};
 
 use super::Waiting;
-use crate::observed::{Carrier, Node, Note, Observed, Pod};
+use crate::observed::{Carrier, Node, Note, Observed, Pod, Record};
 use crate::valid::{Place, ValidCluster};
 
 /// All nodes are taken for equally large.
