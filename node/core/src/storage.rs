@@ -136,6 +136,11 @@ impl MemoryStorage {
     pub fn objects(&self) -> impl Iterator<Item = (PartitionId, &Name, Object)> {
         self.now.objects.iter().map(|((partition, _, name), bytes)| (*partition, name, decode(bytes)))
     }
+
+    /// Every hint with the node that it is kept for, for checkers.
+    pub fn hints(&self) -> impl Iterator<Item = (NodeId, &Name, Object)> {
+        self.now.hints.iter().map(|((target, _, name), bytes)| (*target, name, decode(bytes)))
+    }
 }
 
 fn decode(bytes: &Bytes) -> Object {

@@ -133,7 +133,8 @@ impl Nodes {
     pub fn newest(&self) -> BTreeMap<u32, u32> {
         let mut newest = BTreeMap::new();
         for storage in self.storages() {
-            for (_, name, object) in storage.objects() {
+            let hints = storage.hints().map(|(_, name, object)| (name, object));
+            for (name, object) in storage.objects().map(|(_, name, object)| (name, object)).chain(hints) {
                 let (key, value) = (value_of(&name.key), object.siblings().map(|(data, _)| value_of(data)).max());
                 let known = newest.entry(key).or_insert(0);
                 *known = value.unwrap_or(0).max(*known);
