@@ -472,7 +472,7 @@ mod tests {
             ("bucket: 256 bytes, at most 255; choose", Name::new(vec![0; BUCKET_BYTES_MAX + 1], "k"), Operation::Get),
             ("key: 1025 bytes, at most 1024; hash it", Name::new("b", vec![0; KEY_BYTES_MAX + 1]), Operation::Get),
             ("value: 1048577 bytes, at most 1048576; split", Name::new("b", "k"), put(VALUE_BYTES_MAX + 1, 0)),
-            ("context: 16385 bytes, at most 16384; use", Name::new("b", "k"), put(0, CONTEXT_BYTES_MAX + 1)),
+            ("context: 262145 bytes, at most 262144; use", Name::new("b", "k"), put(0, CONTEXT_BYTES_MAX + 1)),
         ];
         for (field, name, operation) in cases {
             let error = check_bounds(&name, &operation).unwrap_err();
