@@ -300,7 +300,7 @@ impl Run {
             println!("{kind:24}{:>8}{:>10}", of(&self.nemesis.made), of(&self.nemesis.skipped));
         }
         if self.whole_rounds > 0 && self.problems.is_empty() {
-            let never = self.kinds.iter().filter(|kind| self.nemesis.made.get(kind).is_none());
+            let never = self.kinds.iter().filter(|kind| !self.nemesis.made.contains_key(kind));
             self.problems.extend(never.map(|kind| format!("{kind} was never made, so nothing is known of it")));
         }
         println!("nodes that stopped when their storage failed: {}", self.nemesis.fail_stops);
