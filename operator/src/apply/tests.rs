@@ -108,7 +108,8 @@ async fn an_object_of_somebody_else_is_not_touched() {
 /// A quota, a policy or a webhook may stand against any kind of object.
 #[tokio::test]
 async fn an_object_that_is_refused_keeps_no_other_from_being_written() {
-    const REFUSALS: [(&str, fn(&str, &mut Value) -> Result<(), String>); 3] = [
+    type Admission = fn(&str, &mut Value) -> Result<(), String>;
+    const REFUSALS: [(&str, Admission); 3] = [
         ("ServiceAccount cart: apply", |path, _| refuse(path, "serviceaccounts")),
         ("PodDisruptionBudget cart: apply", |path, _| refuse(path, "poddisruptionbudgets")),
         ("ConfigMap cart-config: apply", |path, _| refuse(path, "cart-config")),

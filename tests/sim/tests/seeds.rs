@@ -28,12 +28,12 @@ fn check_all(seeds: &[u64]) -> Totals {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let of_seed = check(*seed).totals;
-                    *totals.lock().unwrap() += &of_seed;
+                    *totals.lock().expect("no seed failed") += &of_seed;
                 }
             });
         }
     });
-    totals.into_inner().unwrap()
+    totals.into_inner().expect("no seed failed")
 }
 
 #[test]
