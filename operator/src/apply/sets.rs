@@ -122,7 +122,8 @@ pub(super) async fn update(
     // A set whose controller is behind may roll out a template or not: that has to be known first.
     let unseen = observed.sets.values().any(|set| set.unseen);
     let now = if unseen { Vec::new() } else { zones_to_update(&states) };
-    done.waiting = differing.iter().filter(|zone| !now.contains(zone)).map(|zone| (*zone).to_owned()).collect();
+    // Those that are given it in this pass too: nobody has seen yet what becomes of it.
+    done.waiting = differing.iter().map(|zone| (*zone).to_owned()).collect();
     for (zone, wanted) in wanted {
         let from = if now.contains(&zone) {
             Some(rollout.first_pod(zone))

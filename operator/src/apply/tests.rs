@@ -105,6 +105,21 @@ async fn an_object_of_somebody_else_is_not_touched() {
     assert_eq!(api.writes(), [""; 0]);
 }
 
+/// Else the cluster would be called ready under the new generation before any pod has the new image.
+#[tokio::test]
+async fn a_template_is_waited_for_from_the_pass_on_that_writes_it() {
+    let (api, mut cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    sets_are_seen(&api);
+    let client = api.client();
+    for (image, waiting) in [("first", &["default"][..]), ("first", &[])] {
+        cluster.image = image.into();
+        let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+        assert_eq!(upkeep(&client, &cluster, &observed, &live).await.waiting, waiting);
+        sets_are_seen(&api);
+    }
+}
+
 /// A quota, a policy or a webhook may stand against any kind of object.
 #[tokio::test]
 async fn an_object_that_is_refused_keeps_no_other_from_being_written() {

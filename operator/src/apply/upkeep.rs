@@ -35,7 +35,7 @@ pub struct Upkeep {
     pub failures: Vec<ApplyError>,
     /// What could not be done and is no reason to try again soon.
     pub complaints: Vec<String>,
-    /// Zones whose new pod template waits for its turn.
+    /// Zones whose pod template is to be another one, or was until this pass.
     pub waiting: Vec<String>,
 }
 
