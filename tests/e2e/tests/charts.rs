@@ -74,11 +74,11 @@ fn the_definition_is_kept_unless_the_values_say_otherwise() {
 }
 
 #[test]
-fn the_policy_for_replicas_knows_the_operator_and_its_namespace_and_can_be_left_out() {
-    let values = ["crds.install=false", "watchNamespace=orders", "serviceAccount.name=somebody"];
-    let rendered = render("dynamo-operator", &values).unwrap();
+fn the_policy_for_replicas_knows_every_operator_and_its_own_namespace_and_can_be_left_out() {
+    let rendered = render("dynamo-operator", &["crds.install=false", "watchNamespace=orders"]).unwrap();
     let policy = object(&rendered, "ValidatingAdmissionPolicy").unwrap();
-    assert!(policy.contains("!= 'system:serviceaccount:shop:somebody'"), "{policy}");
+    assert!(policy.contains("subresource('status').namespace(request.namespace)"), "{policy}");
+    assert!(!policy.contains("dynamo-operator:"), "another release's operator is none of somebody else: {policy}");
     assert!(policy.contains("matchLabels: {kubernetes.io/metadata.name: orders}"), "{policy}");
     let without = render("dynamo-operator", &["crds.install=false", "admissionPolicies.enabled=false"]).unwrap();
     assert!(!without.contains("ValidatingAdmissionPolicy"), "{without}");
