@@ -520,7 +520,8 @@ impl Simulation {
                 return None;
             }
         }
-        self.now = until;
+        // What is waited for may be over.
+        self.now = self.now.max(until);
         None
     }
 
