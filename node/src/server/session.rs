@@ -114,7 +114,9 @@ impl Stream for Answers {
                 Poll::Pending => break,
             }
         }
-        self.window.read(responses.len(), frame_bytes);
+        if !responses.is_empty() {
+            self.window.read(responses.len(), frame_bytes);
+        }
         match (responses.is_empty(), ended) {
             (false, _) => Poll::Ready(Some(Ok(v1::SessionResponses { responses, epoch: self.shared.epoch().0 }))),
             (true, true) => Poll::Ready(None),
