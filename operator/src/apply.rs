@@ -115,6 +115,7 @@ async fn note_identities(
             "resourceVersion": volume.resource_version,
             "annotations": {
                 labels::NODE: node.to_string(), labels::CLUSTER_UID: cluster.data_uid, labels::RELEASED: null, labels::DRAINED: null,
+                labels::DRAIN_RECEIPT: null,
             },
         } });
         let what = format!("PersistentVolumeClaim {name}: note node {node}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dynamo_core::id::NodeId;
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::{Ring, Stage};
 
 use crate::api::DynamoClusterStatus;
@@ -43,7 +44,14 @@ pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Opti
     match step {
         Step::RaisePods(zones) => normal("ScaleUp", format!("RunPods{}", total(zones)), format!("pods of {}", sets(zones))),
         Step::LowerPods(zones) => {
-            let note = format!("pods of {}: every leaving node gave a drain receipt", sets(zones));
+            let receipts = zones.iter().flat_map(|(zone, pods)| observed.proven_volumes(zone, *pods));
+            let receipts = receipts.filter_map(|(_, volume)| observed.receipt_of(volume)).map(Receipt::handed_over_in_all);
+            let (partitions, objects) = receipts.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+            let note = format!(
+                "pods of {}: by their drain receipts the leaving nodes hold nothing; {objects} objects of {partitions} partitions were \
+                 handed over and compared",
+                sets(zones)
+            );
             normal("ScaledDown", format!("RunPods{}", total(zones)), note)
         }
         Step::RecordRing { ring, cause } => of_ring(cluster, observed, ring, cause),

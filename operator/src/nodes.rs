@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use dynamo_client::{AdminClient, AdminError};
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::{Ring, RingHash};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::observed::{Node, Receipt};
+use crate::observed::Node;
 use crate::valid::ValidCluster;
 
 /// The deadline of one connection and of one call. A node that needs longer is taken for silent, and asked again in the next pass.
@@ -83,7 +84,7 @@ async fn status(cluster: &ValidCluster, address: &str) -> Result<Node, String> {
 async fn receipt(address: &str) -> Result<Receipt, String> {
     let ask = async { AdminClient::connect(address, DEADLINE).await?.drain_receipt().await };
     match ask.await {
-        Ok(receipt) => Ok(Receipt { node: receipt.node, epoch: receipt.epoch, ring_hash: receipt.ring_hash }),
+        Ok(receipt) => Ok(receipt),
         Err(AdminError::Refused { message, .. }) => Err(message),
         Err(error) => Err(error.to_string()),
     }

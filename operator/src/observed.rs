@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::{Ring, RingHash};
 
 use crate::valid::Place;
@@ -168,17 +169,6 @@ pub struct Carrier {
     pub uid: String,
 }
 
-/// A node's proof that it holds nothing that the cluster still needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Receipt {
-    /// Whose.
-    pub node: NodeId,
-    /// Under which ring.
-    pub epoch: Epoch,
-    /// That ring's hash.
-    pub ring_hash: RingHash,
-}
-
 impl Pod {
     /// Why its node is not known: Kubernetes' word counts before what a caller saw.
     pub fn why_silent(&self) -> &str {
@@ -230,15 +220,26 @@ impl Observed {
 
     /// `node` gave a drain receipt under the recorded ring.
     pub fn has_receipt(&self, node: NodeId) -> bool {
-        let Record::Held { ring, hash, .. } = &self.record else { return false };
-        let Some(Ok(receipt)) = self.receipts.get(&node) else { return false };
-        receipt.node == node && receipt.epoch == ring.epoch && receipt.ring_hash == *hash
+        self.receipt(node).is_some()
+    }
+
+    /// The drain receipt that `node` gave under the recorded ring.
+    fn receipt(&self, node: NodeId) -> Option<&Receipt> {
+        let Record::Held { ring, hash, .. } = &self.record else { return None };
+        let Some(Ok(receipt)) = self.receipts.get(&node) else { return None };
+        (receipt.node == node && receipt.epoch == ring.epoch && receipt.ring_hash == *hash).then_some(receipt)
+    }
+
+    /// The drain receipt of the node whose data `volume` carries.
+    pub fn receipt_of(&self, volume: &Volume) -> Option<&Receipt> {
+        let Note::Node(node) = volume.note else { return None };
+        self.receipt(node)
     }
 
     /// The volumes of `zone` that its first `pods` pods do not use and whose nodes gave a drain receipt.
     pub fn proven_volumes(&self, zone: &str, pods: u32) -> impl Iterator<Item = (&Place, &Volume)> {
         let beyond = move |place: &Place| place.zone == zone && place.ordinal >= pods;
-        let proven = |volume: &Volume| matches!(volume.note, Note::Node(node) if self.has_receipt(node));
+        let proven = |volume: &Volume| self.receipt_of(volume).is_some();
         self.volumes.iter().filter(move |(place, volume)| beyond(place) && proven(volume))
     }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use dynamo_core::id::NodeId;
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::rebalance::Next;
 use dynamo_core::ring::Ring;
 
@@ -18,9 +19,8 @@ pub(crate) async fn drained(ring: &Ring, nodes: &[NodeId], views: &Views) -> Vec
     let mut drained = Vec::new();
     for node in nodes {
         let Some(answer) = views.answered.get(node) else { continue };
-        let under_this_ring = |receipt: &dynamo_client::admin::DrainReceipt| {
-            receipt.node == *node && receipt.epoch == ring.epoch && receipt.ring_hash == hash
-        };
+        let under_this_ring =
+            |receipt: &Receipt| receipt.node == *node && receipt.epoch == ring.epoch && receipt.ring_hash == hash;
         if answer.client.drain_receipt().await.is_ok_and(|receipt| under_this_ring(&receipt)) {
             drained.push(*node);
         }

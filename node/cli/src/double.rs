@@ -90,7 +90,7 @@ impl Admin for Double {
         let (epoch, ring_hash) = (state.ring.epoch.0, bytes(&state.ring.hash().0));
         state.receipts.push(epoch);
         let node = bytes(&self.node.0);
-        Ok(Response::new(v1::DrainReceiptResponse { node, epoch, ring_hash, objects_handed_over: 0 }))
+        Ok(Response::new(v1::DrainReceiptResponse { node, epoch, ring_hash, handed_over: Vec::new() }))
     }
 
     async fn partition_digests(

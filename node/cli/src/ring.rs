@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use dynamo_client::admin::PartitionDigest;
+use dynamo_client::admin::{AdminClient, PartitionDigest};
 use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::node::receipt::HandedOver;
 use dynamo_core::ring::placed::Placed;
 use dynamo_core::ring::{Member, Ring};
 use futures::future::join_all;
@@ -58,6 +59,8 @@ enum Action {
     Resume(ring_operations::Drive),
     /// Give up the change of members that is under way, and go back to the members before it.
     Abort(ring_operations::Drive),
+    /// Show the drain receipt of the node at --endpoint: that it holds nothing, and what became of the copies that it had.
+    Receipt,
     /// Put a new node in the place of a member whose disk is gone for ever. Outside Kubernetes; there the operator does this.
     Replace(ring_loss::Replace),
     /// Take a member whose disk is gone for ever out of the ring; the others take over what it held. Outside Kubernetes.
@@ -118,6 +121,7 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
             let record = record_or_default(commit.drive.record.take())?;
             ring_operations::commit(&endpoints, format, &commit, record).await
         }
+        Action::Receipt => receipt(&endpoints, format, Duration::from_millis(connection.timeout_ms)).await,
         Action::Pause(mut drive) => {
             let record = record_or_default(drive.record.take())?;
             ring_operations::pause(&endpoints, format, &drive, record).await
@@ -168,8 +172,45 @@ fn ring_of(views: Views) -> Result<Ring, Stop> {
     views.ring.ok_or_else(|| Stop::Failed(missing.to_owned()))
 }
 
+async fn receipt(endpoints: &[String], format: Format, timeout: Duration) -> Result<(), Stop> {
+    let [address] = endpoints else {
+        return Err(Stop::Usage(format!(
+            "a receipt is one node's: give its address with --endpoint, and not {} of them",
+            endpoints.len()
+        )));
+    };
+    let receipt = AdminClient::connect(address, timeout).await?.drain_receipt().await?;
+    let copies = |copy: &HandedOver| json!({ "partition": copy.partition.0, "epoch": copy.epoch.0, "objects": copy.objects, "root": copy.root.to_string() });
+    let document = json!({
+        "node": receipt.node.to_string(),
+        "epoch": receipt.epoch.0,
+        "ring_hash": receipt.ring_hash.to_string(),
+        "handed_over": receipt.handed_over.iter().map(copies).collect::<Vec<_>>(),
+    });
+    let text = || {
+        let (partitions, objects) = receipt.handed_over_in_all();
+        let rows: Vec<Vec<String>> = receipt
+            .handed_over
+            .iter()
+            .map(|copy| vec![copy.partition.to_string(), copy.epoch.to_string(), grouped(copy.objects), copy.root.to_string()])
+            .collect();
+        let held = format!(
+            "{} holds nothing by ring epoch {}; {} objects of {partitions} partitions were handed over",
+            receipt.node,
+            receipt.epoch,
+            grouped(objects)
+        );
+        if rows.is_empty() {
+            return held;
+        }
+        let copies = table(&["#partition", "#to replicas of epoch", "#objects", "root of the hash tree"], rows);
+        format!("{held}\n\n{copies}")
+    };
+    show(format, text, &document)
+}
+
 fn show_ring(format: Format, ring: &Ring) -> Result<(), Stop> {
-    let hash: String = ring.hash().0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = ring.hash().to_string();
     show(format, || ring_text(ring, &hash), &ring_document(ring, &hash))
 }
 
@@ -321,8 +362,8 @@ impl Comparison {
         }
         let rows = self.different.iter().take(NAMED_MAX).flat_map(|difference| {
             difference.copies.iter().map(|(node, digest)| {
-                let root: String = digest.root.0[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-                vec![difference.partition.to_string(), node.to_string(), grouped(digest.objects), root]
+                let root = &digest.root.to_string()[..16];
+                vec![difference.partition.to_string(), node.to_string(), grouped(digest.objects), root.to_owned()]
             })
         });
         if !self.different.is_empty() {

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::id::{ClusterId, Epoch, NodeId, PartitionId};
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::{Ring, RingHash};
 use dynamo_core::version::Digest;
-use dynamo_proto::v1;
 use dynamo_proto::v1::admin_client::AdminClient as Stub;
+use dynamo_proto::{WireError, v1};
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -182,19 +183,6 @@ pub struct Peer {
     pub epoch: Epoch,
 }
 
-/// A node's proof that it holds nothing that the cluster still needs.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DrainReceipt {
-    /// Whose.
-    pub node: NodeId,
-    /// Under which ring.
-    pub epoch: Epoch,
-    /// The hash of that ring.
-    pub ring_hash: RingHash,
-    /// How many objects it gave to others.
-    pub objects_handed_over: u64,
-}
-
 /// What one node's copy of a partition amounts to; equal copies have equal digests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PartitionDigest {
@@ -254,16 +242,10 @@ impl AdminClient {
     }
 
     /// The node's proof that it holds nothing that the cluster still needs; [`AdminError::Refused`] says what is left.
-    pub async fn drain_receipt(&self) -> Result<DrainReceipt, AdminError> {
+    pub async fn drain_receipt(&self) -> Result<Receipt, AdminError> {
         let mut stub = self.stub.clone();
         let answer = self.call("DrainReceipt", stub.drain_receipt(v1::DrainReceiptRequest {})).await?;
-        let unusable = |reason| self.unusable("DrainReceipt", reason);
-        Ok(DrainReceipt {
-            node: node_id(&answer.node, "node").map_err(unusable)?,
-            epoch: Epoch(answer.epoch),
-            ring_hash: ring_hash(&answer.ring_hash).map_err(unusable)?,
-            objects_handed_over: answer.objects_handed_over,
-        })
+        answer.try_into().map_err(|error: WireError| self.unusable("DrainReceipt", error.to_string()))
     }
 
     /// Digests of the node's copies of `partitions`, each of which is in the answer.

@@ -56,6 +56,8 @@ counters! {
     hints_refused_quota: "Hints refused because the target's quota is full.",
     transfer_objects_sent: "Objects sent to new replicas and acknowledged.",
     transfer_objects_received: "Objects received as a new replica.",
+    transfer_histories_sent: "Objects of copies that were sent to new replicas, which these were asked about because hash trees differed.",
+    transfer_objects_lacking: "Objects that a new replica lacked when its hash tree was compared after the copy, and was sent: writes on their way.",
     handback_histories_sent: "Objects whose owners were asked whether they have seen all of them, before they are handed back.",
     handback_objects_sent: "Objects handed back to their owners and acknowledged.",
     partitions_dropped: "Copies dropped after every owner had everything.",

@@ -183,7 +183,7 @@ pub enum Message {
         purpose: Purpose,
         /// The objects.
         objects: Vec<NamedObject>,
-        /// The sender's copy of the partition ends here.
+        /// The receiver of this transfer has everything of the sender's copy: hash trees were compared.
         last: bool,
     },
     /// The batch is on stable storage, or was refused.

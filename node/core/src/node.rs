@@ -31,6 +31,7 @@ mod lives;
 mod membership;
 mod movement;
 mod reaping;
+pub mod receipt;
 mod repair;
 mod replica;
 mod requests;
@@ -39,6 +40,7 @@ mod retries;
 mod space;
 pub mod status;
 mod trees;
+mod verification;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

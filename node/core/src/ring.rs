@@ -58,6 +58,12 @@ pub type Lost = BTreeMap<NodeId, Epoch>;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RingHash(pub [u8; 32]);
 
+impl std::fmt::Display for RingHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// What the ring says of one member.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {

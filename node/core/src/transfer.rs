@@ -2,11 +2,19 @@
 //!
 //! An **outgoing transfer** walks this node's copy of a moving partition in hash order and pushes it, batch by batch, each
 //! acknowledged from stable storage before the next. It starts when this node holds the ring that began the move, so everything
-//! it acknowledged under older rings lies before the walk, and everything newer is written to both sets. A **handback** does the
-//! same for a copy that the ring gives to others (left over from a move, or written here as a fallback), but compares hash
-//! trees first, asks about histories in leaves that differ, and sends only objects of which the owner has not seen everything;
-//! when every owner has everything, the copy is dropped. Lost batches are sent again from the last acknowledged place: joins make
-//! that harmless.
+//! it acknowledged under older rings lies before the walk, and everything newer is written to both sets. A **handback** does so with
+//! a copy that the ring gives to others (left over from a move, or written here as a fallback); when every owner has everything, the
+//! copy is dropped. Lost batches are sent again from the last acknowledged place: joins make that harmless.
+//!
+//! ```text
+//! transfer:  Copy ──▶ Verify ──▶ Confirm        only a confirmed copy counts as received, and reads move to it after that
+//! handback:           Verify ──▶ the owner has everything
+//! ```
+//!
+//! Copy and Verify begin with a comparison of hash trees. So a transfer that begins anew, the sender having been restarted, sends only
+//! leaves that differ; and what was sent is not taken for what has arrived. An owner goes on taking writes, so its tree may differ in
+//! leaves of which it has everything: Verify asks about the histories in them first, and sends only what the other has not seen all
+//! of. Of a value of a kilobyte a history is a twentieth.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,21 +22,43 @@ use crate::id::{Epoch, NodeId, PartitionId};
 use crate::storage::Cursor;
 use crate::time::Instant;
 
+/// What a walk is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pass {
+    /// Everything in leaves that differ is sent.
+    Copy,
+    /// What the receiver has not seen all of, of leaves that still differ, is sent: it is asked first.
+    Verify,
+    /// The receiver has everything, and is told so.
+    Confirm,
+}
+
 /// Where one walk to one receiver stands.
 #[derive(Clone, Debug)]
 pub enum Walk {
     /// Not started, or to be started again.
     Idle,
-    /// The receiver's tree was asked for; the number of the exchange and when it counts as lost (handback only).
-    Comparing(u64, Instant),
+    /// The receiver's tree was asked for.
+    Comparing(Comparison),
     /// Ready to send what comes after the cursor.
     Ready(Option<Cursor>),
-    /// The receiver was asked what of a batch it lacks (handback only).
+    /// The receiver was asked what of a batch it lacks.
     Asked(Sent),
     /// A batch is under way.
     Sent(Sent),
     /// The receiver has everything on stable storage.
     Done,
+}
+
+/// Two trees that are being compared.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The number of the exchange.
+    pub exchange: u64,
+    /// The root of this copy when it began.
+    pub root: crate::version::Digest,
+    /// When it counts as lost.
+    pub deadline: Instant,
 }
 
 /// A batch that is under way.
@@ -44,7 +74,7 @@ pub struct Sent {
     pub objects: u64,
     /// How many bytes they have, names included.
     pub bytes: u64,
-    /// The walk ends with it.
+    /// The pass ends with it.
     pub last: bool,
     /// When it counts as lost.
     pub deadline: Instant,
@@ -53,19 +83,37 @@ pub struct Sent {
 /// One receiver of one partition.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
+    /// What the walk is for.
+    pub pass: Pass,
     /// The walk.
     pub walk: Walk,
-    /// Only these leaves are sent (handback); `None` for all.
-    pub leaves: Option<BTreeSet<usize>>,
+    /// The leaves that differed when the pass began.
+    pub leaves: BTreeSet<usize>,
     /// Objects acknowledged so far.
     pub objects: u64,
     /// Their bytes, names included.
     pub bytes: u64,
 }
 
-impl Default for Outgoing {
-    fn default() -> Self {
-        Self { walk: Walk::Idle, leaves: None, objects: 0, bytes: 0 }
+impl Outgoing {
+    /// Nothing of it is done.
+    pub fn new(pass: Pass) -> Self {
+        Self { pass, walk: Walk::Idle, leaves: BTreeSet::new(), objects: 0, bytes: 0 }
+    }
+
+    /// Something was asked or sent, and something is left.
+    pub fn is_begun(&self) -> bool {
+        match self.walk {
+            Walk::Done => false,
+            Walk::Idle => self.pass != Pass::Copy,
+            _ => true,
+        }
+    }
+
+    /// The receiver's tree is here: a walk through these leaves begins.
+    pub fn differing(&mut self, leaves: BTreeSet<usize>) {
+        self.walk = Walk::Ready(None);
+        self.leaves = leaves;
     }
 }
 
@@ -90,10 +138,9 @@ pub struct Transfers {
 }
 
 impl Transfers {
-    /// How many walks to new replicas that can be `reached` have a batch under way or are ready for one.
+    /// How many walks to new replicas that can be `reached` are begun.
     pub fn active(&self, reached: impl Fn(NodeId) -> bool) -> usize {
-        let begun = |outgoing: &Outgoing| !matches!(outgoing.walk, Walk::Idle | Walk::Done);
-        self.outgoing.iter().filter(|((_, to), (_, outgoing))| begun(outgoing) && reached(*to)).count()
+        self.outgoing.iter().filter(|((_, to), (_, outgoing))| outgoing.is_begun() && reached(*to)).count()
     }
 
     /// How many copies have an owner that can be `reached` and is not known to have everything.

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
-use dynamo_core::node::status::{PeerStatus, Receipt, Status, TransferStatus};
+use dynamo_core::node::receipt::{HandedOver, Receipt};
+use dynamo_core::node::status::{PeerStatus, Status, TransferStatus};
 use dynamo_core::rebalance::View;
 use dynamo_core::ring::RingHash;
+use dynamo_core::version::Digest;
 
 use crate::{WireError, id, v1};
 
@@ -55,8 +57,17 @@ impl From<PeerStatus> for v1::PeerStatus {
 
 impl From<Receipt> for v1::DrainReceiptResponse {
     fn from(receipt: Receipt) -> Self {
-        let Receipt { node: drained, epoch, ring_hash, objects_handed_over } = receipt;
-        Self { node: node(drained), epoch: epoch.0, ring_hash: hash(epoch, ring_hash), objects_handed_over }
+        let Receipt { node: drained, epoch, ring_hash, handed_over } = receipt;
+        let handed_over = handed_over
+            .into_iter()
+            .map(|HandedOver { partition, epoch, objects, root }| v1::HandedOver {
+                partition: partition.0,
+                epoch: epoch.0,
+                objects,
+                root: Bytes::copy_from_slice(&root.0),
+            })
+            .collect();
+        Self { node: node(drained), epoch: epoch.0, ring_hash: hash(epoch, ring_hash), handed_over }
     }
 }
 
@@ -67,8 +78,14 @@ impl TryFrom<v1::DrainReceiptResponse> for Receipt {
         let epoch = Epoch(wire.epoch);
         let ring_hash = read_hash(epoch, &wire.ring_hash)?;
         let node = NodeId(id(&wire.node, "node")?);
-        Ok(Self { node, epoch, ring_hash, objects_handed_over: wire.objects_handed_over })
+        let handed_over = wire.handed_over.iter().map(handed_over).collect::<Result<_, _>>()?;
+        Ok(Self { node, epoch, ring_hash, handed_over })
     }
+}
+
+fn handed_over(wire: &v1::HandedOver) -> Result<HandedOver, WireError> {
+    let root = Digest(id(&wire.root, "root")?);
+    Ok(HandedOver { partition: PartitionId(wire.partition), epoch: Epoch(wire.epoch), objects: wire.objects, root })
 }
 
 /// Who answered, and what a writer of rings may conclude from it.
@@ -175,7 +192,9 @@ mod tests {
 
     #[test]
     fn a_receipt_reads_back() {
-        let receipt = Receipt { node: NodeId([1; 16]), epoch: Epoch(2), ring_hash: RingHash([3; 32]), objects_handed_over: 4 };
+        let handed_over = HandedOver { partition: PartitionId(4), epoch: Epoch(1), objects: 5, root: Digest([6; 16]) };
+        let handed_over = vec![handed_over];
+        let receipt = Receipt { node: NodeId([1; 16]), epoch: Epoch(2), ring_hash: RingHash([3; 32]), handed_over };
         assert_eq!(Receipt::try_from(v1::DrainReceiptResponse::from(receipt.clone())), Ok(receipt));
         assert!(Receipt::try_from(v1::DrainReceiptResponse::default()).is_err());
     }

@@ -85,10 +85,15 @@ async fn mark_volumes(
             continue;
         }
         let name = cluster.claim_name(place);
+        let receipt = observed.receipt_of(volume).map(|receipt| {
+            let (partitions, objects) = receipt.handed_over_in_all();
+            let (node, epoch, hash) = (receipt.node.to_string(), receipt.epoch.0, receipt.ring_hash.to_string());
+            json!({ "node": node, "epoch": epoch, "ringHash": hash, "partitions": partitions, "objects": objects }).to_string()
+        });
         let patch = json!({ "metadata": {
             "uid": volume.uid,
             "resourceVersion": volume.resource_version,
-            "annotations": { labels::DRAINED: mark },
+            "annotations": { labels::DRAINED: mark, labels::DRAIN_RECEIPT: receipt },
         } });
         let what = format!("PersistentVolumeClaim {name}: mark as drained");
         claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;

@@ -1,14 +1,17 @@
 //! What is written, and what is refused, against an API server in memory.
 
+use dynamo_core::id::PartitionId;
+use dynamo_core::node::receipt::{HandedOver, Receipt};
 use dynamo_core::rebalance;
 use dynamo_core::ring::Member;
+use dynamo_core::version::Digest;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::fake_api::FakeApi;
 use crate::nodes::Network;
 use crate::observe::observe;
-use crate::observed::{Note, Receipt};
+use crate::observed::Note;
 use crate::plan::next_step;
 use crate::valid::tests::valid;
 
@@ -319,9 +322,13 @@ async fn a_volume_is_called_drained_when_its_pod_goes_and_not_on_an_old_look() {
     let (look, _) = observe(&client, &Network, &cluster).await.unwrap();
     let ring = first_ring(&cluster, 1);
     record(&client, &cluster, &look, &ring, &purpose(&Cause::First)).await.unwrap();
+    let handed_over = HandedOver { partition: PartitionId(5), epoch: ring.epoch, objects: 12, root: Digest([1; 16]) };
     let look = async || {
         let (mut look, _) = observe(&client, &Network, &cluster).await.unwrap();
-        look.receipts.insert(node, Ok(Receipt { node, epoch: ring.epoch, ring_hash: ring.hash() }));
+        look.receipts.insert(
+            node,
+            Ok(Receipt { node, epoch: ring.epoch, ring_hash: ring.hash(), handed_over: vec![handed_over.clone()] }),
+        );
         look
     };
     let lowered = Step::LowerPods([("default".to_owned(), 3)].into());
@@ -333,10 +340,15 @@ async fn a_volume_is_called_drained_when_its_pod_goes_and_not_on_an_old_look() {
     assert!(step(&client, &Network, &cluster, &old, &lowered).await.unwrap_err().is_conflict());
     let joined = look().await;
     assert_eq!((joined.volumes[&place].draining, joined.volumes[&place].drained, replicas()), (false, false, json!(4)));
+    assert_eq!(api.object(CLAIM).unwrap()["metadata"]["annotations"].get(labels::DRAIN_RECEIPT), None, "it went with the mark");
     for _ in 0..2 {
         step(&client, &Network, &cluster, &look().await, &lowered).await.unwrap();
     }
     assert_eq!((look().await.volumes[&place].drained, replicas()), (true, json!(3)));
+    let kept = api.object(CLAIM).unwrap()["metadata"]["annotations"][labels::DRAIN_RECEIPT].as_str().map(str::to_owned);
+    let kept: serde_json::Value = serde_json::from_str(&kept.expect("the receipt outlives the pod")).unwrap();
+    let of = json!({ "node": node.to_string(), "epoch": 1, "ringHash": ring.hash().to_string(), "partitions": 1, "objects": 12 });
+    assert_eq!(kept, of);
 }
 
 #[tokio::test]

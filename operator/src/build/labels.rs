@@ -27,6 +27,8 @@ pub const DRAINED: &str = "dynamokv.io/drained";
 pub const DRAINED_NEXT: &str = "next";
 /// See [`DRAINED`].
 pub const DRAINED_YES: &str = "true";
+/// Annotation on a volume claim, with [`DRAINED`]: that receipt in short, as JSON. It is there when the pod is gone.
+pub const DRAIN_RECEIPT: &str = "dynamokv.io/drain-receipt";
 /// Annotation on the pod template: the hash of the configuration, so that a change restarts the pods.
 pub const CONFIG_HASH: &str = "dynamokv.io/config-hash";
 /// Selects all objects that the operator made.

@@ -35,7 +35,7 @@ pub fn build(
 ) -> ConfigMap {
     let mut metadata = metadata(cluster, name(cluster));
     metadata.resource_version = resource_version.map(str::to_owned);
-    let hash: String = ring.hash().0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = ring.hash().to_string();
     let volumes: String = volumes.iter().map(|(node, carrier)| line(*node, carrier)).collect();
     let data = [("epoch", ring.epoch.to_string()), ("hash", hash), ("plan", purpose.to_owned()), (VOLUMES, volumes)];
     ConfigMap {

@@ -253,7 +253,7 @@ impl Cluster {
         let endpoints: Vec<&str> = indices.iter().map(|index| self.processes[*index].address.as_str()).collect();
         let mut command = Command::new(binary()?.with_file_name("dynamoctl"));
         command.args(arguments).arg("--endpoint").arg(endpoints.join(","));
-        let reads_only = matches!(arguments.get(1), Some(&("show" | "status" | "verify" | "plan")));
+        let reads_only = matches!(arguments.get(1), Some(&("show" | "status" | "verify" | "plan" | "receipt")));
         if arguments.first() == Some(&"ring") && !reads_only {
             command.arg("--record").arg(self.folder.path().join("record.ring"));
         }
@@ -312,8 +312,12 @@ impl Cluster {
 
     /// The node's own word.
     pub async fn status(&self, index: usize) -> Result<NodeStatus> {
-        let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
-        Ok(admin.status().await?)
+        Ok(self.admin(index).await?.status().await?)
+    }
+
+    /// A client of its `Admin` service.
+    pub async fn admin(&self, index: usize) -> Result<AdminClient> {
+        Ok(AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?)
     }
 
     /// Those that run.
@@ -368,7 +372,7 @@ impl Cluster {
 
     async fn offer(&self, ring: &Ring) -> Result<()> {
         for index in self.running() {
-            let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
+            let admin = self.admin(index).await?;
             admin.propose_ring(ring).await?;
         }
         Ok(())
@@ -399,7 +403,7 @@ impl Cluster {
     pub async fn newest_ring(&self) -> Result<Ring> {
         let mut newest: Option<Ring> = None;
         for index in self.running() {
-            let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
+            let admin = self.admin(index).await?;
             let ring = admin.ring().await?;
             if ring.as_ref().map(|ring| ring.epoch) > newest.as_ref().map(|ring| ring.epoch) {
                 newest = ring;
@@ -423,7 +427,7 @@ impl Cluster {
         let mut given = 0;
         for index in self.running() {
             if leaving.contains(&self.status(index).await?.node) {
-                let admin = AdminClient::connect(&self.processes[index].address, Duration::from_secs(2)).await?;
+                let admin = self.admin(index).await?;
                 given += usize::from(admin.drain_receipt().await.is_ok());
             }
         }
@@ -441,7 +445,7 @@ impl Cluster {
                 if !status.hints.is_empty() || status.foreign_partitions > 0 {
                     return Ok(false);
                 }
-                let admin = AdminClient::connect(&cluster.processes[index].address, Duration::from_secs(2)).await?;
+                let admin = cluster.admin(index).await?;
                 digests.insert(status.node, admin.partition_digests(&partitions).await?);
             }
             Ok(ring.partitions().all(|(partition, placement)| {

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use dynamo_client::{Client, GetOptions, PutOptions};
 use dynamo_cluster_tests::Cluster;
+use dynamo_core::id::PartitionId;
 use dynamo_core::name::Name;
 
 const KEYS: usize = 200;
@@ -100,4 +101,22 @@ async fn a_change_of_members_survives_its_command_and_can_be_paused_and_given_up
     assert!(said(&cluster, &["ring", "status"]).contains("no operation is under way"));
     expect_all(&client).await;
     cluster.until_replicas_are_equal().await.unwrap();
+
+    // What became of the copies of the one that left: the replicas have them, by their hash trees. Nobody wrote meanwhile.
+    let refusal = refused(&cluster, &["ring", "receipt"]);
+    assert!(refusal.contains("partitions"), "a member has none to give: {refusal}");
+    let (given, receipt) = cluster.dynamoctl(3, &["ring", "receipt", "-o", "json"]).unwrap();
+    assert!(given, "{receipt}");
+    let receipt: serde_json::Value = serde_json::from_str(&receipt).unwrap();
+    assert_eq!((receipt["node"].as_str(), receipt["epoch"].as_u64()), (Some(&fourth[..]), Some(shrunk.epoch.0)));
+    let copies = receipt["handed_over"].as_array().unwrap();
+    let partitions: Vec<PartitionId> =
+        copies.iter().map(|copy| PartitionId(copy["partition"].as_u64().unwrap().try_into().unwrap())).collect();
+    assert!(!copies.is_empty());
+    // All three members are replicas of everything.
+    let here = cluster.admin(0).await.unwrap().partition_digests(&partitions).await.unwrap();
+    for (copy, partition) in copies.iter().zip(&partitions) {
+        let digest = (copy["objects"].as_u64(), copy["root"].as_str().map(str::to_owned));
+        assert_eq!(digest, (Some(here[partition].objects), Some(here[partition].root.to_string())), "{copy}");
+    }
 }

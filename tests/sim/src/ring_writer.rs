@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
-use dynamo_core::node::status::Receipt;
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next, View};
 use dynamo_core::ring::placed::Moving;

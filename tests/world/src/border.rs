@@ -9,9 +9,10 @@ use axum::http::Method;
 use axum::response::Response;
 use dynamo_api_server::Refusal;
 use dynamo_api_server::http::{Call, respond, status};
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::Ring;
 use dynamo_operator::nodes::{Answer, Nodes};
-use dynamo_operator::observed::{Node, Receipt};
+use dynamo_operator::observed::Node;
 use dynamo_operator::valid::ValidCluster;
 use kube::Client;
 use serde_json::{Value, json};
@@ -181,7 +182,7 @@ impl Nodes for Link {
                 if let Some(pass) = stage.passes.get_mut(&self.operator) {
                     pass.receipts.insert(receipt.node);
                 }
-                Ok(Receipt { node: receipt.node, epoch: receipt.epoch, ring_hash: receipt.ring_hash })
+                Ok(receipt)
             })
         })
     }

@@ -54,6 +54,7 @@ impl<S: Storage> Node<S> {
         let granted = self.admission.ask_to_compare(work, now.instant);
         match work {
             Work::Handbacks => self.counters.background_handbacks_deferred += u64::from(!granted),
+            Work::Transfers => self.counters.background_transfers_deferred += u64::from(!granted),
             _ => self.counters.background_anti_entropy_deferred += u64::from(!granted),
         }
         granted

@@ -1,23 +1,35 @@
-//! Data on its way to where the ring wants it (paper 4.6, 4.9): hints, transfers to new replicas, and batches of handbacks
-//! ([`super::handback`]).
+//! Data on its way to where the ring wants it (paper 4.6, 4.9): hints, transfers to new replicas, and handbacks
+//! ([`super::handback`] says what begins and ends those).
 //!
 //! All three are batches of joins that the receiver acknowledges from stable storage. Nothing is removed here before that:
 //! a hint goes when its own target has it, a copy when every owner has all of it and every member holds the ring that says so.
+//!
+//! ```text
+//! Copy    sender: TreeRequest(root) -> receiver: TreeResponse(equal: to Confirm | leaves)
+//!         sender: Push(what lies in leaves that differ), batch by batch -> receiver: Pushed, once they are on stable storage
+//! Verify  sender: TreeRequest(root) -> receiver: TreeResponse(equal: done | leaves)
+//!         sender: HistoriesRequest(what it knows of the objects in leaves that differ, without their values), batch by batch
+//!              -> receiver: HistoriesResponse(names of which it has not seen everything), once what it has is on stable storage
+//!         sender: Push(these objects) -> receiver: Pushed
+//! Confirm sender: Push(last) -> receiver: notes that it holds the partition; Pushed
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Work;
+use crate::hash_tree::LEAVES;
 use crate::hinted_handoff::{Answered, Batch};
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject, Purpose};
+use crate::name::Name;
 use crate::node::background::{READ_SHARE, bytes_of};
 use crate::node::{Node, Output, Waiting};
 use crate::ring::{Ring, Stage};
 use crate::storage::{Cursor, Storage, StorageError};
 use crate::time::Now;
-use crate::transfer::{Handback, Outgoing, Sent, Walk};
+use crate::transfer::{Handback, Outgoing, Pass, Sent, Walk};
 
 /// How long a batch may be unanswered before it is sent again.
 pub(super) const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +42,12 @@ pub(super) enum WalkOf {
 }
 
 impl WalkOf {
+    /// The partition and who receives it.
+    pub(super) fn parts(self) -> (PartitionId, NodeId) {
+        let (WalkOf::Transfer(partition, to) | WalkOf::Handback(partition, to)) = self;
+        (partition, to)
+    }
+
     pub(super) fn work(self) -> Work {
         match self {
             WalkOf::Transfer(..) => Work::Transfers,
@@ -43,6 +61,16 @@ impl WalkOf {
             WalkOf::Handback(..) => Purpose::Handback,
         }
     }
+}
+
+/// A piece of a copy.
+struct Piece {
+    /// What of it lies in leaves that differ.
+    objects: Vec<NamedObject>,
+    /// Bytes that were read.
+    read: usize,
+    /// The last that was looked at, if there may be more behind it.
+    reached: Option<Cursor>,
 }
 
 impl<S: Storage> Node<S> {
@@ -128,7 +156,7 @@ impl<S: Storage> Node<S> {
         }
         self.transfers.outgoing.retain(|key, (since, _)| wanted.get(key) == Some(since));
         for (key, since) in wanted {
-            self.transfers.outgoing.entry(key).or_insert((since, Outgoing::default()));
+            self.transfers.outgoing.entry(key).or_insert_with(|| (since, Outgoing::new(Pass::Copy)));
         }
         let stale: Vec<PartitionId> = self
             .transfers
@@ -164,11 +192,16 @@ impl<S: Storage> Node<S> {
         // Walks to a receiver that is away stand still, and keep no others from beginning.
         let mut active = self.transfers.active(|to| self.reachable(to, now));
         for (partition, to) in self.begun_anywhere(waiting) {
-            let is_idle = |node: &Self| matches!(node.transfers.outgoing[&(partition, to)].1.walk, Walk::Idle);
-            let idle = is_idle(self);
-            if (!idle || active < self.config.transfers_max) && self.reachable(to, now) {
-                self.send_batch(WalkOf::Transfer(partition, to), now, out)?;
-                active += usize::from(idle && !is_idle(self));
+            let Some((_, outgoing)) = self.transfers.outgoing.get(&(partition, to)) else { continue };
+            let (idle, unbegun) = (matches!(outgoing.walk, Walk::Idle), !outgoing.is_begun());
+            if !self.reachable(to, now) || unbegun && active >= self.config.transfers_max {
+                continue;
+            }
+            let of = WalkOf::Transfer(partition, to);
+            if idle {
+                active += usize::from(self.compare_trees(of, now, out) && unbegun);
+            } else {
+                self.send_batch(of, now, out)?;
             }
         }
         Ok(())
@@ -181,7 +214,7 @@ impl<S: Storage> Node<S> {
                 Walk::Sent(sent) | Walk::Asked(sent) if sent.deadline <= now.instant => {
                     outgoing.walk = Walk::Ready(sent.from.clone());
                 }
-                Walk::Comparing(_, deadline) if *deadline <= now.instant => outgoing.walk = Walk::Idle,
+                Walk::Comparing(comparison) if comparison.deadline <= now.instant => outgoing.walk = Walk::Idle,
                 _ => {}
             }
         }
@@ -194,54 +227,88 @@ impl<S: Storage> Node<S> {
         }
     }
 
-    /// Sends what comes after the walk's place, or of a handback asks about it first; an empty last batch ends a walk over an empty
-    /// copy.
+    /// Sends what comes after the walk's place in leaves that differ, or asks about it first; an empty last batch ends a walk over what
+    /// is gone meanwhile.
     pub(super) fn send_batch(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        let (WalkOf::Transfer(partition, to) | WalkOf::Handback(partition, to)) = of;
-        let asks = matches!(of, WalkOf::Handback(..));
-        let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
-        let from = match &outgoing.walk {
-            Walk::Idle => None,
-            Walk::Ready(after) => after.clone(),
-            _ => return Ok(()),
+        let (partition, to) = of.parts();
+        let Some(Outgoing { pass, walk: Walk::Ready(from), leaves, .. }) = self.walk_mut(of).map(|outgoing| &*outgoing) else {
+            return Ok(());
         };
-        let leaves = outgoing.leaves.clone();
+        let (pass, from, leaves) = (*pass, from.clone(), leaves.clone());
+        if pass == Pass::Confirm {
+            self.confirm(of, now, out);
+            return Ok(());
+        }
         let limit = self.config.batch_objects_max;
         let Some(bytes) = self.admit(of.work(), now) else { return Ok(()) };
-        let share = if asks { READ_SHARE } else { 1 };
-        let found =
-            self.storage.scan(partition, from.as_ref(), limit, bytes.saturating_mul(share).min(self.config.batch_bytes_max))?;
-        let reached = found.last().map(|(cursor, _)| cursor.clone());
-        // One more look tells whether this batch is the last: an empty one always is.
-        let last = match &reached {
-            None => true,
-            Some(cursor) => self.storage.scan(partition, Some(cursor), 1, 1)?.is_empty(),
-        };
-        let read: usize = found.iter().map(|(cursor, object)| cursor.name.len() + object.encoded_len()).sum();
+        let share = if pass == Pass::Verify { READ_SHARE } else { 1 };
+        let bytes = bytes.saturating_mul(share).min(self.config.batch_bytes_max);
+        let Piece { objects, read, reached } = self.piece(partition, &leaves, from.as_ref(), limit, bytes)?;
         self.moved(of.work(), read / share, now);
-        let wanted = |cursor: &Cursor| leaves.as_ref().is_none_or(|leaves| leaves.contains(&self.trees.leaf_of(cursor.position)));
-        let objects: Vec<NamedObject> = found
-            .into_iter()
-            .filter(|(cursor, _)| wanted(cursor))
-            .map(|(cursor, object)| NamedObject { name: cursor.name, object })
-            .collect();
-        let batch = self.next_batch();
-        let deadline = now.instant + BATCH_TIMEOUT;
-        let epoch = self.epoch();
-        let asks = asks && !objects.is_empty();
+        let (batch, epoch) = (self.next_batch(), self.epoch());
+        let asks = pass == Pass::Verify && !objects.is_empty();
         if let Some(outgoing) = self.walk_mut(of) {
             let (count, bytes) = (objects.len() as u64, bytes_of(&objects) as u64);
-            let to = reached.or_else(|| from.clone());
-            let sent = Sent { batch, to, from, objects: count, bytes, last, deadline };
+            let (last, deadline) = (reached.is_none(), now.instant + BATCH_TIMEOUT);
+            let sent = Sent { batch, from, to: reached, objects: count, bytes, last, deadline };
             outgoing.walk = if asks { Walk::Asked(sent) } else { Walk::Sent(sent) };
         }
         let message = if asks {
-            self.asking_about(batch, partition, objects, now)
+            self.asking_about(of, batch, objects, now)
         } else {
-            Message::Push { batch, epoch, partition, purpose: of.purpose(), objects, last }
+            Message::Push { batch, epoch, partition, purpose: of.purpose(), objects, last: false }
         };
         out.push(Output::Send { to, message });
         Ok(())
+    }
+
+    /// The objects behind `after` that lie in `leaves`, or as many of them as one batch has.
+    fn piece(
+        &self,
+        partition: PartitionId,
+        leaves: &BTreeSet<usize>,
+        after: Option<&Cursor>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Piece, StorageError> {
+        let leaf = |at: &Cursor| self.trees.leaf_of(at.position);
+        let start = |leaf: usize| Cursor { position: self.trees.leaf_start(partition, leaf), name: Name::new("", "") };
+        // Where the next object may be: what lies in other leaves is not read.
+        let next = |after: Option<&Cursor>| match after {
+            Some(after) if leaves.contains(&leaf(after)) => Some(after.clone()),
+            after => leaves.range(after.map_or(0, leaf)..).next().map(|leaf| start(*leaf)),
+        };
+        let mut piece = Piece { objects: Vec::new(), read: 0, reached: None };
+        let Some(from) = next(after) else { return Ok(piece) };
+        // One more than these leaves have shows their end.
+        let counts = self.trees.leaf_counts(partition);
+        let together = (leaf(&from)..LEAVES).take_while(|leaf| leaves.contains(leaf));
+        let limit = limit.min(together.map(|leaf| counts[leaf] as usize).sum::<usize>() + 1);
+        for (at, object) in self.storage.scan(partition, Some(&from), limit, bytes)? {
+            piece.read += at.name.len() + object.encoded_len();
+            piece.reached = Some(at.clone());
+            if !leaves.contains(&leaf(&at)) {
+                break;
+            }
+            piece.objects.push(NamedObject { name: at.name, object });
+        }
+        // One more look tells whether this is the last.
+        piece.reached = match piece.reached.as_ref().and_then(|reached| next(Some(reached))) {
+            Some(behind) if !self.storage.scan(partition, Some(&behind), 1, 1)?.is_empty() => piece.reached,
+            _ => None,
+        };
+        Ok(piece)
+    }
+
+    /// Tells the receiver of a transfer that it has everything.
+    fn confirm(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) {
+        let (partition, to) = of.parts();
+        let (batch, epoch, deadline) = (self.next_batch(), self.epoch(), now.instant + BATCH_TIMEOUT);
+        if let Some(outgoing) = self.walk_mut(of) {
+            outgoing.walk = Walk::Sent(Sent { batch, from: None, to: None, objects: 0, bytes: 0, last: true, deadline });
+            let (purpose, objects) = (of.purpose(), Vec::new());
+            out.push(Output::Send { to, message: Message::Push { batch, epoch, partition, purpose, objects, last: true } });
+        }
     }
 
     /// The same, behind those that were refused before: they are first, at the next tick.
@@ -316,6 +383,7 @@ impl<S: Storage> Node<S> {
     ) -> Result<(), StorageError> {
         let Some(since) = ring.placement(partition).moving.as_ref().map(|moving| moving.since) else { return Ok(()) };
         self.storage.write_meta(&received_key(partition, from), Some(&since.0.to_be_bytes()))?;
+        self.holds_again(partition)?;
         self.dirty = true;
         self.when_durable(Waiting::Received { partition, since, from }, now, out)
     }
@@ -379,16 +447,23 @@ impl<S: Storage> Node<S> {
     /// The receiver has all of the batch on stable storage: the walk goes on behind it.
     pub(super) fn on_batch_done(&mut self, of: WalkOf, sent: Sent, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
-        outgoing.walk = if sent.last { Walk::Done } else { Walk::Ready(sent.to) };
         outgoing.objects += sent.objects;
         outgoing.bytes += sent.bytes;
-        match (sent.last, of) {
-            (false, _) => self.send_next(of, now, out),
-            (true, WalkOf::Transfer(..)) => self.tick_transfers(now, out),
-            (true, WalkOf::Handback(partition, _)) => {
-                self.finish_handback(partition)?;
-                self.tick_handbacks(now, out)
+        if !sent.last {
+            outgoing.walk = Walk::Ready(sent.to);
+            return self.send_next(of, now, out);
+        }
+        match outgoing.pass {
+            Pass::Copy => {
+                outgoing.pass = Pass::Verify;
+                outgoing.walk = Walk::Idle;
             }
+            Pass::Verify => self.on_verified(of, now, out)?,
+            Pass::Confirm => outgoing.walk = Walk::Done,
+        }
+        match of {
+            WalkOf::Transfer(..) => self.tick_transfers(now, out),
+            WalkOf::Handback(..) => self.tick_handbacks(now, out),
         }
     }
 

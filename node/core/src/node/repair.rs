@@ -82,10 +82,10 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let equal = root == self.trees.root(partition);
-        if self.on_owners_tree(from, exchange, partition, equal, leaves, now, out)? {
+        if self.on_receivers_tree(from, exchange, partition, root, leaves, now, out)? {
             return Ok(());
         }
+        let equal = root == self.trees.root(partition);
         let begun = self.exchanges.get(&exchange).map(|begun| (begun.partition, begun.with, matches!(begun.step, Step::Tree(_))));
         if begun != Some((partition, from, true)) {
             return Ok(());

@@ -75,19 +75,6 @@ pub struct PeerStatus {
     pub epoch: Epoch,
 }
 
-/// Proof that a node holds nothing that the cluster still needs.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Receipt {
-    /// Which node.
-    pub node: NodeId,
-    /// The ring by which it holds nothing.
-    pub epoch: Epoch,
-    /// That ring's hash.
-    pub ring_hash: RingHash,
-    /// Objects that it handed over since its start.
-    pub objects_handed_over: u64,
-}
-
 impl<S: Storage> Node<S> {
     /// What this node shows of itself.
     pub fn status(&self, now: Now) -> Status {
@@ -140,39 +127,6 @@ impl<S: Storage> Node<S> {
             (moving.since == *since && sources.iter().all(|source| from.contains(source))).then_some(*partition)
         };
         self.transfers.received.iter().filter_map(complete).collect()
-    }
-
-    /// The receipt that permits this node's removal, or what it still holds.
-    pub fn drain_receipt(&self) -> Result<Receipt, String> {
-        let Some(ring) = &self.ring else { return Err("the node has no ring".into()) };
-        let own = self.identity.node;
-        if let Some(since) = self.declared_lost() {
-            return Err(format!(
-                "it was declared lost in epoch {since}: it needs no receipt, and what it holds counts for nothing"
-            ));
-        }
-        let partitions = ring.partitions_of(own);
-        if partitions > 0 {
-            return Err(format!("epoch {} still gives it {partitions} partitions", ring.epoch));
-        }
-        if self.ring_durable != ring.epoch {
-            return Err(format!("epoch {} is not on its stable storage yet", ring.epoch));
-        }
-        if self.trees.objects_total() > 0 {
-            let (objects, partitions) = (self.trees.objects_total(), self.foreign_partitions().len());
-            return Err(format!("{objects} objects of {partitions} partitions are not handed over yet"));
-        }
-        if self.hints.total() > 0 {
-            return Err(format!("{} hints are not delivered yet", self.hints.total()));
-        }
-        if self.requests.len() > 0 {
-            return Err(format!("{} requests are still under way", self.requests.len()));
-        }
-        if self.dirty || self.durable_ticket < self.last_ticket {
-            return Err("its last writes are not on stable storage yet".into());
-        }
-        let objects_handed_over = self.counters.handback_objects_sent + self.counters.transfer_objects_sent;
-        Ok(Receipt { node: own, epoch: ring.epoch, ring_hash: ring.hash(), objects_handed_over })
     }
 
     /// The root of this node's copy of `partition`, and its number of objects.

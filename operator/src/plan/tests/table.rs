@@ -1,11 +1,12 @@
 //! One state, one step. Each case starts from a cluster at rest, or from nothing, and changes what it is about.
 
 use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::rebalance::{self, Members};
 use dynamo_core::ring::{Member, Ring, RingHash, Stage};
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Carrier, Node, Note, Observed, Pod, Receipt, Record, Set, Volume};
+use crate::observed::{Carrier, Node, Note, Observed, Pod, Record, Set, Volume};
 use crate::plan::{Blocked, Cause, Step, next_step};
 use crate::valid::tests::valid;
 use crate::valid::{Place, ValidCluster};
@@ -73,7 +74,7 @@ fn silence(observed: &mut Observed, ordinal: u32) {
 }
 
 fn receipt(observed: &mut Observed, node: u8, ring: &Ring) {
-    let receipt = Receipt { node: id(node), epoch: ring.epoch, ring_hash: ring.hash() };
+    let receipt = Receipt { node: id(node), epoch: ring.epoch, ring_hash: ring.hash(), handed_over: Vec::new() };
     observed.receipts.insert(id(node), Ok(receipt));
 }
 

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::{Ring, RingHash};
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Carrier, Node, Note, Observed, Pod, Receipt, Record, Set, Volume};
+use crate::observed::{Carrier, Node, Note, Observed, Pod, Record, Set, Volume};
 use crate::plan::{Cause, Step, next_step, receipts_wanted};
 use crate::valid::tests::valid;
 use crate::valid::{Place, ValidCluster};
@@ -128,7 +129,7 @@ impl World {
             let ring = disk.ring.as_ref().expect("asked of nodes that hold the recorded ring");
             assert_eq!(ring.partitions_of(disk.node), 0, "{:#?}", self.log);
             self.receipts.insert(disk.node, ring.epoch);
-            let receipt = Receipt { node: disk.node, epoch: ring.epoch, ring_hash: ring.hash() };
+            let receipt = Receipt { node: disk.node, epoch: ring.epoch, ring_hash: ring.hash(), handed_over: Vec::new() };
             observed.receipts.insert(disk.node, Ok(receipt));
         }
         observed

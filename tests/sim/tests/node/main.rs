@@ -16,7 +16,7 @@ use dynamo_core::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose};
 use dynamo_core::name::Name;
 use dynamo_core::ring::{Move, Ring, Stage};
-use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
+use dynamo_core::version::{Actor, CausalContext, Digest, Dot, Object, Value};
 
 use crate::one::{CLUSTER, One, id, key, newest, ring};
 
@@ -420,20 +420,87 @@ mod nothing_is_dropped_too_early {
         one.adopt(&next);
         one.sync();
         let mut received = Vec::new();
-        for answer in 0..20 {
+        let mut confirmed = false;
+        for answer in 0..30 {
             one.wait(SECOND, &next);
             for (to, message) in one.sent() {
-                let Message::Push { batch, purpose: Purpose::Transfer, objects, .. } = message else { continue };
-                // Every second batch is refused.
-                let refused = answer % 2 == 0;
-                received.extend(objects.into_iter().filter(|_| !refused).map(|named| named.name));
-                one.hear(to.0[0], Message::Pushed { batch, refused, epoch: next.epoch });
+                match message {
+                    Message::TreeRequest { exchange, root, partition: at, .. } if at == partition => {
+                        let root = if received.len() == names.len() { root } else { Digest::default() };
+                        let leaves = HashTrees::new(CLUSTER, next.partition_bits).leaves(partition);
+                        one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+                    }
+                    Message::Push { batch, purpose: Purpose::Transfer, objects, last, .. } => {
+                        // Every second batch is refused.
+                        let refused = answer % 2 == 0;
+                        confirmed |= last && !refused;
+                        received.extend(objects.into_iter().filter(|_| !refused).map(|named| named.name));
+                        one.hear(to.0[0], Message::Pushed { batch, refused, epoch: next.epoch });
+                    }
+                    _ => {}
+                }
             }
         }
         received.sort_unstable();
         let mut names = names;
         names.sort_unstable();
-        assert_eq!(received, names, "each is delivered once");
+        assert_eq!((received, confirmed), (names, true), "each is delivered once");
+    }
+
+    /// A receiver that is not what its acknowledgements say, be it by a mistake of its own or of the walk.
+    #[test]
+    fn a_new_replica_has_the_partition_by_its_hash_tree_and_not_by_its_acknowledgements() {
+        let first = ring(5);
+        let name = key(&first, true);
+        let partition = first.partition_of(&name);
+        let in_partition = |at: &Name| first.partition_of(at) == partition;
+        let names: Vec<Name> = (0..).map(|at| Name::new("carts", format!("k{at}"))).filter(in_partition).take(3).collect();
+        let mut one = One::start(&first);
+        for (at, name) in names.iter().enumerate() {
+            one.hear(2, replicate(at as u64, first.epoch, name, &object(2, at as u64 + 1, "milk"), None));
+        }
+        one.sync();
+        let newcomer = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+        let next = moving(&first, partition, id(1), newcomer);
+        one.adopt(&next);
+        one.sync();
+        let lost = names[1].clone();
+        let mut theirs = HashTrees::new(CLUSTER, next.partition_bits);
+        let (mut story, mut dropped) = (Vec::new(), false);
+        for _ in 0..20 {
+            one.wait(SECOND, &next);
+            for (to, message) in one.sent() {
+                match message {
+                    Message::TreeRequest { exchange, partition: at, .. } if at == partition => {
+                        story.push("compared".to_owned());
+                        let (root, leaves) = (theirs.root(partition), theirs.leaves(partition));
+                        one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+                    }
+                    Message::HistoriesRequest { batch, histories, .. } => {
+                        let names: Vec<Name> = histories.into_iter().map(|named| named.name).collect();
+                        assert!(names.contains(&lost), "{names:?}");
+                        story.push("asked".to_owned());
+                        one.hear(to.0[0], Message::HistoriesResponse { batch, lacking: vec![lost.clone()] });
+                    }
+                    Message::Push { batch, purpose: Purpose::Transfer, objects, last, .. } => {
+                        story.push(if last { "confirmed".to_owned() } else { format!("sent {}", objects.len()) });
+                        for NamedObject { name, object } in objects {
+                            if name == lost && !dropped {
+                                dropped = true;
+                            } else {
+                                theirs.update(partition, &name, Digest::default(), object.digest());
+                            }
+                        }
+                        one.hear(to.0[0], Message::Pushed { batch, refused: false, epoch: next.epoch });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let copied = ["compared", "sent 1", "sent 1", "sent 1"];
+        assert_eq!(story, [&copied[..], &["compared", "asked", "sent 1", "confirmed"]].concat());
+        assert_eq!(theirs.objects(partition), 3);
+        assert_eq!(one.node.counters().transfer_objects_lacking, 1);
     }
 
     #[test]
