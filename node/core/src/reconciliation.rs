@@ -13,11 +13,16 @@
 
 use crate::version::{CausalContext, Dot, Object, Value};
 
-/// Two writes that were both retried may each have replaced an attempt of the other. Then neither is the older one, and the newest
-/// attempt is shown: what both have replaced was acknowledged, perhaps, and must not give way to nothing.
+/// Two writes that were both retried may each have replaced an attempt of the other. Then neither is shown by itself, though one of them
+/// was acknowledged, perhaps, and both must not give way to nothing, nor to what they have replaced: whatever replaced an attempt has a
+/// higher stamp than it, so if nothing that is shown has a higher stamp than a write's first attempt, the write gave way to one of those
+/// that are not shown, and the newest of these is.
 fn newest_value(object: &Object) -> Option<(Dot, &Value)> {
     let stamp = |(dot, value): &(Dot, &Value)| (value.written_ms, *dot);
-    object.shown().max_by_key(stamp).or_else(|| object.values().max_by_key(stamp))
+    let shown = object.shown().max_by_key(stamp);
+    let highest = shown.as_ref().map(stamp);
+    let gave_way_to_none = |(dot, value): &(Dot, &Value)| object.first_stamp(*dot, value) > highest;
+    object.values().filter(gave_way_to_none).max_by_key(stamp).or(shown)
 }
 
 /// What a get shows of `object`: the newest version alone. It is for an answer only: it does not know what it hides.
@@ -104,6 +109,29 @@ mod tests {
         assert_eq!((both.shown().count(), both.values().count()), (0, 2), "each is known to have been replaced");
         assert_eq!(shown(&newest(&both)), [b"one"]);
         assert!(exists(&both));
+    }
+
+    #[test]
+    fn two_retried_writes_that_replaced_each_other_do_not_give_way_to_an_older_one_that_both_replaced() {
+        let of_all = |before: &[&Object], at: Dot, key: u8, written_ms: u64| {
+            let mut object = Object::default();
+            before.iter().for_each(|before| object.join(before));
+            let (covered, _) = cover_all(&object, CausalContext::default());
+            object.update(&covered, at, Value { data: Some(vec![b'0' + key].into()), written_ms });
+            object.remember(RecentWrite { stamp: written_ms, key: RequestKey([key; 16]), dot: at });
+            object
+        };
+        // An attempt of the oldest, which is all that is left of it to be seen: its first one is forgotten.
+        let oldest = of_all(&[], dot(3, 1), 9, 8);
+        let mut both = of_all(&[&of_all(&[], dot(1, 1), 1, 10)], dot(1, 2), 2, 20);
+        both.join(&of_all(&[&of_all(&[], dot(2, 1), 2, 30)], dot(2, 2), 1, 40));
+        both.join(&oldest);
+        assert_eq!(shown(&newest(&both)), [b"1"], "the newest of the two, and not the oldest");
+        // One that is later than a first attempt may be what that gave way to.
+        both.join(&of_all(&[], dot(4, 1), 8, 15));
+        assert_eq!(shown(&newest(&both)), [b"2"], "the first may have given way to it, the second began later");
+        both.join(&of_all(&[], dot(4, 2), 7, 35));
+        assert_eq!(shown(&newest(&both)), [b"7"]);
     }
 
     #[test]

@@ -201,6 +201,14 @@ impl Object {
         others.into_iter().any(|other| !self.is_live(other.dot) || other < own)
     }
 
+    /// The lowest stamp, with its dot, that is known of the write whose attempt is live at `dot`.
+    pub fn first_stamp(&self, dot: Dot, value: &Value) -> Option<(u64, Dot)> {
+        let own = self.0.recent.at(dot).map(|own| own.key);
+        let attempts =
+            self.0.recent.iter().filter(|attempt| Some(attempt.key) == own).map(|attempt| (attempt.stamp, attempt.dot));
+        attempts.chain([(value.written_ms, dot)]).min()
+    }
+
     fn is_live(&self, dot: Dot) -> bool {
         let entry = self.0.entries.get(&dot.actor);
         entry.is_some_and(|entry| entry.values.iter().any(|(counter, _)| *counter == dot.counter))

@@ -300,6 +300,11 @@ impl<S: Storage> Node<S> {
         Ok(piece)
     }
 
+    /// The next batch, behind those that were refused before: they are first, at the next tick.
+    pub(super) fn send_next(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        if self.admission.waits(of.work()) { Ok(()) } else { self.send_batch(of, now, out) }
+    }
+
     /// Tells the receiver of a transfer that it has everything.
     fn confirm(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) {
         let (partition, to) = of.parts();
@@ -309,11 +314,6 @@ impl<S: Storage> Node<S> {
             let (purpose, objects) = (of.purpose(), Vec::new());
             out.push(Output::Send { to, message: Message::Push { batch, epoch, partition, purpose, objects, last: true } });
         }
-    }
-
-    /// The same, behind those that were refused before: they are first, at the next tick.
-    pub(super) fn send_next(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        if self.admission.waits(of.work()) { Ok(()) } else { self.send_batch(of, now, out) }
     }
 
     // --- receiving --------------------------------------------------------------------------------------------------
