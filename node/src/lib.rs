@@ -24,14 +24,16 @@ pub mod storage;
 pub mod telemetry;
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use dynamo_core::node::{Identity, Node};
 use dynamo_core::storage::StorageError;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, interval_at};
 use tracing::info;
 
 use config::{ConfigError, Listen, ValidConfig};
@@ -46,6 +48,8 @@ use storage::syncer::Syncer;
 
 /// How long connections may take to close once the loop has ended.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
+/// A long start says so in the log, so often.
+const OPENING_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a node ended, or did not start.
 #[derive(Debug, Error)]
@@ -69,8 +73,8 @@ pub enum NodeError {
     /// The storage failed while the node ran.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The thread for fsyncs did not start.
-    #[error("no thread for fsyncs: {0}")]
+    /// A thread, for fsyncs or for opening the data, did not start.
+    #[error("a thread does not start: {0}")]
     Thread(std::io::Error),
     /// A port is no longer served.
     #[error("the {port} service ended: {reason}")]
@@ -151,25 +155,35 @@ impl Bound {
             client_address: own.client_address.clone(),
             generation: data.generation,
         };
-        let node = Node::open(identity, config.protocol, data.engine, rand::random(), clock.now())?;
-
-        let space = Space::new(config.data_dir, config.disk_reserve_bytes, config.storage.write_buffer_bytes);
         let (inbox, received) = Inbox::new();
         let (ready, is_ready) = watch::channel(false);
         let (stop_clients, clients_stop) = watch::channel(false);
         let (stop_peers, peers_stop) = watch::channel(false);
+        // Dropping the set ends them all. Who asks whether the process lives hears it from the first moment on: to open may take long.
+        let mut servers = JoinSet::new();
+        let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, SILENCE_MAX);
+        let (opened, is_open) = watch::channel(false);
+        let probes = metrics::serve(http, inbox.clone(), connections.clone(), is_open, is_ready.clone(), peers_stop.clone());
+        servers.spawn(named("http", probes));
+        let opening = opening(move || Node::open(identity, config.protocol, data.engine, rand::random(), clock.now()));
+        tokio::pin!(stop);
+        let node = tokio::select! {
+            node = opening => node?,
+            // Nobody was answered yet; the next start goes on from what was committed.
+            () = &mut stop => return Ok(()),
+            error = failure(&mut servers) => return Err(error),
+        };
+        opened.send_replace(true);
+
+        let space = Space::new(config.data_dir, config.disk_reserve_bytes, config.storage.write_buffer_bytes);
         let shared = Shared::default();
         let kv = KvService::new(inbox.clone(), shared.clone(), clients_stop.clone());
         let admin = AdminService::new(inbox.clone());
         let peers = PeerService::new(own.clone(), inbox.clone(), peers_stop.clone());
         let grpc = |listener, share| Acceptor::new(listener, share, Speaks::Http2, SILENCE_MAX);
         let (client, peer) = (grpc(client, connections.clients.clone()), grpc(peer, connections.peers.clone()));
-        let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, SILENCE_MAX);
-        // Dropping the set ends them all.
-        let mut servers = JoinSet::new();
-        servers.spawn(named("client", server::serve_clients(client, kv, admin, is_ready.clone(), clients_stop)));
-        servers.spawn(named("peer", server::serve_peers(peer, peers, peers_stop.clone())));
-        servers.spawn(named("http", metrics::serve(http, inbox.clone(), connections, is_ready, peers_stop)));
+        servers.spawn(named("client", server::serve_clients(client, kv, admin, is_ready, clients_stop)));
+        servers.spawn(named("peer", server::serve_peers(peer, peers, peers_stop)));
 
         let links = Peers::new(own, config.seeds, inbox);
         let driver = Driver::new(node, syncer, received, links, clock, space, shared, ready);
@@ -208,6 +222,24 @@ fn bound(field: &'static str, address: SocketAddr, listener: &TcpListener) -> Re
 
 async fn named<E: std::error::Error>(port: &'static str, serving: impl Future<Output = Result<(), E>>) -> Result<(), NodeError> {
     serving.await.map_err(|error| NodeError::Service { port, reason: error.to_string() })
+}
+
+/// Opens the data on a thread of its own. What a crash left behind may be much to read: meanwhile probes are answered, and the log says so.
+async fn opening<T: Send + 'static>(open: impl FnOnce() -> Result<T, StorageError> + Send + 'static) -> Result<T, NodeError> {
+    let (tell, mut told) = oneshot::channel();
+    let open = move || drop(tell.send(open()));
+    thread::Builder::new().name("open".into()).spawn(open).map_err(NodeError::Thread)?;
+    let begun = Instant::now();
+    let mut told_every = interval_at(begun + OPENING_TOLD_EVERY, OPENING_TOLD_EVERY);
+    loop {
+        tokio::select! {
+            opened = &mut told => {
+                let ended = |_| StorageError("the thread that opens the data directory ended early".into());
+                return Ok(opened.map_err(ended)??);
+            }
+            now = told_every.tick() => info!(seconds = (now - begun).as_secs(), "reads what the last stop left behind"),
+        }
+    }
 }
 
 /// Completes when a service fails; a graceful end is none.

@@ -28,10 +28,15 @@ use crate::server::wait_for;
 /// Counters of the driver among its gauges: what only grows.
 const GAUGES_THAT_COUNT: [&str; 4] = ["links_overflowed", "messages_without_link", "messages_too_long", "connections_refused"];
 
+/// What is said before the loop answers.
+const OPENING: &str = "not ready: opening the data directory, and reading what the last stop left behind\n";
+
 #[derive(Clone)]
 struct Probed {
     inbox: Inbox,
     connections: Connections,
+    /// The data is read, and the loop answers.
+    open: watch::Receiver<bool>,
     ready: watch::Receiver<bool>,
 }
 
@@ -40,6 +45,7 @@ pub async fn serve(
     acceptor: Acceptor,
     inbox: Inbox,
     connections: Connections,
+    open: watch::Receiver<bool>,
     ready: watch::Receiver<bool>,
     stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
@@ -47,13 +53,15 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz/live", get(|| async { "ok\n" }))
         .route("/healthz/ready", get(readiness))
-        .with_state(Probed { inbox, connections, ready });
+        .with_state(Probed { inbox, connections, open, ready });
     axum::serve(acceptor, router).with_graceful_shutdown(wait_for(stopping)).await
 }
 
 async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
     if *probed.ready.borrow() {
         (StatusCode::OK, "ready\n")
+    } else if !*probed.open.borrow() {
+        (StatusCode::SERVICE_UNAVAILABLE, OPENING)
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -63,6 +71,9 @@ async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(probed): State<Probed>) -> Response {
+    if !*probed.open.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, OPENING).into_response();
+    }
     match probed.inbox.ask(Question::Snapshot).await {
         Ok(mut snapshot) => {
             snapshot.gauges.extend(probed.connections.gauges());
@@ -189,4 +200,40 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64
 fn signed_gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> Result<(), fmt::Error> {
     let metric = ConstGauge::new(value);
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::connections::{SILENCE_MAX, Speaks};
+
+    async fn asked(at: std::net::SocketAddr, page: &str) -> String {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// While the data is read the loop answers nothing, and a node that is killed for that would begin again.
+    #[tokio::test]
+    async fn while_the_data_directory_is_read_the_process_is_alive_and_not_ready_and_says_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let connections = Connections::of(1_024);
+        let acceptor = Acceptor::new(listener, connections.http.clone(), Speaks::Http1, SILENCE_MAX);
+        let (inbox, _never_read) = Inbox::new();
+        let (_open, is_open) = watch::channel(false);
+        let (_ready, is_ready) = watch::channel(false);
+        let (_stop, stopping) = watch::channel(false);
+        tokio::spawn(serve(acceptor, inbox, connections, is_open, is_ready, stopping));
+        assert!(asked(at, "/healthz/live").await.starts_with("HTTP/1.1 200"));
+        for page in ["/healthz/ready", "/metrics"] {
+            let answer = asked(at, page).await;
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("opening the data directory"), "{page}: {answer}");
+        }
+    }
 }

@@ -17,12 +17,16 @@ const CHECKPOINTS_PER_TICK: usize = 16;
 const SCANNED_OBJECTS: usize = 1_024;
 const SCANNED_BYTES: usize = 4 << 20;
 
+/// Objects that a start looks through before what it has computed is committed: one that is cut short does not begin from nothing.
+const COMMITTED_OBJECTS: usize = 4 * SCANNED_OBJECTS;
+
 impl<S: Storage> Node<S> {
     /// Takes the stored trees, and computes what a crash may have left behind. Without a ring there are no copies.
     pub(super) fn load_trees(&mut self) -> Result<(), StorageError> {
         if self.ring.is_none() {
             return Ok(());
         }
+        let (mut scanned, mut computed) = (0, Vec::new());
         for partition in self.storage.partitions()? {
             let tree = self.storage.read_meta(&tree_key(partition))?;
             let mask = self.storage.read_meta(&mask_key(partition))?;
@@ -31,30 +35,41 @@ impl<S: Storage> Node<S> {
                 Some(Ok(dirty)) => {
                     self.counters.trees_loaded += 1;
                     self.counters.tree_leaves_recomputed += dirty.len() as u64;
+                    if dirty.is_empty() {
+                        continue;
+                    }
                     for leaf in dirty {
-                        self.recompute(partition, Some(leaf))?;
+                        scanned += self.recompute(partition, Some(leaf))?;
                     }
                 }
                 Some(Err(_)) | None => {
                     self.counters.trees_recomputed += 1;
-                    self.recompute(partition, None)?;
+                    scanned += self.recompute(partition, None)?;
                 }
+            }
+            computed.push(partition);
+            if scanned >= COMMITTED_OBJECTS {
+                self.checkpoint(&computed)?;
+                self.commit()?;
+                (scanned, computed) = (0, Vec::new());
             }
         }
         Ok(())
     }
 
-    /// Adds what the storage holds of one leaf, or of all, to a tree that has nothing of it.
-    fn recompute(&mut self, partition: PartitionId, only: Option<usize>) -> Result<(), StorageError> {
+    /// Adds what the storage holds of one leaf, or of all, to a tree that has nothing of it. Returns how many objects were looked at.
+    fn recompute(&mut self, partition: PartitionId, only: Option<usize>) -> Result<usize, StorageError> {
         let start = |leaf| Cursor { position: self.trees.leaf_start(partition, leaf), name: Name::new("", "") };
         let mut after: Option<Cursor> = only.map(start);
+        let mut scanned = 0;
         loop {
             let found = self.storage.scan(partition, after.as_ref(), SCANNED_OBJECTS, SCANNED_BYTES)?;
-            let Some((last, _)) = found.last() else { return Ok(()) };
+            let Some((last, _)) = found.last() else { return Ok(scanned) };
             after = Some(last.clone());
+            scanned += found.len();
             for (cursor, object) in &found {
                 if only.is_some_and(|leaf| self.trees.leaf_of(cursor.position) != leaf) {
-                    return Ok(());
+                    return Ok(scanned);
                 }
                 self.trees.update(partition, &cursor.name, Default::default(), object.digest());
             }

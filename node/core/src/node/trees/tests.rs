@@ -5,6 +5,7 @@ use crate::hash_tree::HashTrees;
 use crate::hash_tree::stored::{mask_key, tree_key};
 use crate::id::{ClusterId, Incarnation, NodeId, PartitionId};
 use crate::name::Name;
+use crate::node::trees::COMMITTED_OBJECTS;
 use crate::node::{Identity, Input, Node};
 use crate::random::Random;
 use crate::rebalance::{self, Members};
@@ -170,6 +171,22 @@ fn a_start_after_a_crash_reads_the_leaves_that_changed_since_the_checkpoint() {
     bench.commit_and_sync();
     bench.crash();
     assert_eq!(bench.counted(), (4, 0, 0));
+}
+
+/// A process that is killed while it starts has written what it committed by then.
+#[test]
+fn a_start_that_is_killed_does_not_begin_from_nothing_again() {
+    let mut bench = Bench::new();
+    (0..6 * COMMITTED_OBJECTS).for_each(|key| bench.write(key));
+    bench.commit_and_sync();
+    bench.crash();
+    assert_eq!(bench.counted(), (0, 4, 0), "there was no checkpoint");
+    // Of what the start has done, only what it committed itself is left.
+    let storage = bench.node.storage_mut();
+    storage.synced(storage.last_ticket());
+    bench.crash();
+    assert_eq!(bench.counted(), (4, 0, 0));
+    bench.check("killed while it started");
 }
 
 #[test]
