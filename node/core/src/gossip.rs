@@ -95,6 +95,14 @@ impl Gossip {
         own.generation = own.generation.max(generation.saturating_add(1));
     }
 
+    /// Whom `theirs` knows of a later start than was known here.
+    pub fn restarted(&self, theirs: &[(NodeId, MemberState)]) -> Vec<NodeId> {
+        let later = |(node, state): &&(NodeId, MemberState)| {
+            self.members.get(node).is_some_and(|known| known.generation < state.generation)
+        };
+        theirs.iter().filter(later).map(|(node, _)| *node).collect()
+    }
+
     /// Takes what is newer; true if an address changed or a node is new.
     pub fn merge(&mut self, theirs: Vec<(NodeId, MemberState)>) -> bool {
         let mut readdressed = false;

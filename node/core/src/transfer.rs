@@ -89,6 +89,8 @@ pub struct Outgoing {
     pub walk: Walk,
     /// The leaves that differed when the pass began.
     pub leaves: BTreeSet<usize>,
+    /// The receiver, which holds this ring, refused a batch: it has no room, and is not asked before this.
+    pub refused_until: Option<Instant>,
     /// Objects acknowledged so far.
     pub objects: u64,
     /// Their bytes, names included.
@@ -98,7 +100,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// Nothing of it is done.
     pub fn new(pass: Pass) -> Self {
-        Self { pass, walk: Walk::Idle, leaves: BTreeSet::new(), objects: 0, bytes: 0 }
+        Self { pass, walk: Walk::Idle, leaves: BTreeSet::new(), refused_until: None, objects: 0, bytes: 0 }
     }
 
     /// Something was asked or sent, and something is left.
@@ -108,6 +110,11 @@ impl Outgoing {
             Walk::Idle => self.pass != Pass::Copy,
             _ => true,
         }
+    }
+
+    /// The receiver has no room now.
+    pub fn is_refused(&self, now: Instant) -> bool {
+        self.refused_until.is_some_and(|until| now < until)
     }
 
     /// The receiver's tree is here: a walk through these leaves begins.
@@ -138,14 +145,32 @@ pub struct Transfers {
 }
 
 impl Transfers {
-    /// How many walks to new replicas that can be `reached` are begun.
-    pub fn active(&self, reached: impl Fn(NodeId) -> bool) -> usize {
-        self.outgoing.iter().filter(|((_, to), (_, outgoing))| outgoing.is_begun() && reached(*to)).count()
+    /// How many walks to new replicas that can be `reached`, and have room, are begun.
+    pub fn active(&self, reached: impl Fn(NodeId) -> bool, now: Instant) -> usize {
+        let active = |to: NodeId, outgoing: &Outgoing| outgoing.is_begun() && !outgoing.is_refused(now) && reached(to);
+        self.outgoing.iter().filter(|((_, to), (_, outgoing))| active(*to, outgoing)).count()
     }
 
-    /// How many copies have an owner that can be `reached` and is not known to have everything.
-    pub fn going_home(&self, reached: impl Fn(NodeId) -> bool) -> usize {
-        let lacks = |(owner, outgoing): (&NodeId, &Outgoing)| !matches!(outgoing.walk, Walk::Done) && reached(*owner);
+    /// How many walks to `receiver` are begun.
+    pub fn begun_to(&self, receiver: NodeId) -> usize {
+        self.outgoing.iter().filter(|((_, to), (_, outgoing))| *to == receiver && outgoing.is_begun()).count()
+    }
+
+    /// `receiver` was restarted, and may have less than it said: all walks to it begin anew.
+    pub fn begin_again(&mut self, receiver: NodeId) {
+        for (_, (_, outgoing)) in self.outgoing.iter_mut().filter(|((_, to), _)| *to == receiver) {
+            *outgoing = Outgoing::new(Pass::Copy);
+        }
+        for outgoing in self.handbacks.values_mut().filter_map(|handback| handback.owners.get_mut(&receiver)) {
+            *outgoing = Outgoing::new(Pass::Verify);
+        }
+    }
+
+    /// How many copies have an owner that can be `reached`, has room, and is not known to have everything.
+    pub fn going_home(&self, reached: impl Fn(NodeId) -> bool, now: Instant) -> usize {
+        let lacks = |(owner, outgoing): (&NodeId, &Outgoing)| {
+            !matches!(outgoing.walk, Walk::Done) && !outgoing.is_refused(now) && reached(*owner)
+        };
         self.handbacks.values().filter(|handback| handback.owners.iter().any(lacks)).count()
     }
 

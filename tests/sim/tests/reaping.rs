@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dynamo_core::id::RequestId;
 use dynamo_core::message::{Message, NamedObject, Purpose};
-use dynamo_core::request::{Operation, Success};
+use dynamo_core::request::{Operation, QuorumWish, Success};
 use dynamo_core::version::Object;
 use dynamo_sim::scenario::{Cluster, cluster, name};
 use dynamo_sim::schedule::HostId;
@@ -76,6 +76,20 @@ fn a_tombstone_that_every_replica_has_is_reaped_and_leaves_nothing() {
         assert_eq!(cluster.through(host).get("alice").values, [""; 0], "host {}", host.0);
     }
     assert_eq!(cluster.node(homes[0]).partition_digest(cluster.partition("alice")), Default::default());
+}
+
+/// What is said of names that are not here is no reason to give no context.
+#[test]
+fn a_put_after_a_reap_gives_a_context_that_its_writer_can_go_on_from() {
+    let mut cluster = start(6);
+    let homes = cluster.homes("alice");
+    put_deleted_and_reaped(&mut cluster);
+    let first = cluster.through(homes[0]).put("alice", "tea");
+    cluster.through(homes[0]).put_after(&first.context, "alice", "beer");
+    cluster.settle();
+    for home in homes {
+        assert_eq!(cluster.copied(home, "alice"), ["beer"]);
+    }
 }
 
 #[test]
@@ -251,6 +265,23 @@ fn a_late_message_that_becomes_a_hint_is_stopped_at_its_home() {
     cluster.settle();
     assert_eq!(copies(&cluster, &homes), [None, None, None]);
     assert_eq!(cluster.count(|counters| counters.hints_delivered), 1);
+}
+
+/// Until the hint is home its keeper may be asked, who has not heard that the name is reaped.
+#[test]
+fn a_late_message_that_becomes_a_hint_is_shown_to_nobody() {
+    let mut cluster = start(6);
+    let (homes, fallback) = (cluster.homes("alice"), cluster.fallbacks("alice")[0]);
+    let old = put_deleted_and_reaped(&mut cluster);
+    let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
+    cluster.kill(homes[2]);
+    let (request, name) = (RequestId(7), name("alice"));
+    let message = Message::Replicate { request, epoch, name, object: old, hint_for: Some(home), synced: true };
+    cluster.sim.deliver(homes[0], fallback, message);
+    cluster.run(SECOND);
+    assert_eq!(cluster.hinted(fallback, "alice", homes[2]), ["milk"]);
+    let all = QuorumWish { r: Some(3), ..QuorumWish::default() };
+    assert_eq!(cluster.through(homes[0]).with(all).get("alice").values, [""; 0]);
 }
 
 #[test]

@@ -164,6 +164,11 @@ impl Get {
         self.homes.contains(&node) && node != self.value_from && self.joined.is_empty()
     }
 
+    /// Whether `node` answered that it has nothing.
+    pub fn has_nothing(&self, node: NodeId) -> bool {
+        matches!(self.replicas.get(&node), Some(Replica::Included(digest)) if *digest == Digest::default())
+    }
+
     /// Whether the client has been answered.
     pub fn is_answered(&self) -> bool {
         self.answered

@@ -11,6 +11,7 @@
 //! anything was sent is `Unknown`, never "failed": the write may surface. A write to a home replica that was replaced is not
 //! taken back, its late acknowledgement still counts.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
@@ -124,9 +125,7 @@ impl Put {
                 out.push(Output::Replicate { to: *home, hint_for: None });
             }
         }
-        for home in start.suspected {
-            put.replace(home, out);
-        }
+        put.replace_all(start.suspected, out);
         put
     }
 
@@ -193,14 +192,19 @@ impl Put {
         if now >= self.hint_at {
             let silent = |(node, home): (&NodeId, &Home)| (!home.settled && !home.replaced).then_some(*node);
             let silent: Nodes = self.homes.iter().filter_map(silent).collect();
-            for home in silent {
-                self.replace(home, out);
-            }
+            self.replace_all(silent, out);
         }
         if now >= self.deadline && !self.answered {
             self.answered = true;
             let acknowledged = self.tally.acknowledged(&self.sets) as u32;
             out.push(Output::Answer(Err(Failure::Unknown { acknowledged, required: self.required.total as u32 })));
+        }
+    }
+
+    fn replace_all(&mut self, mut silent: Nodes, out: &mut Vec<Output>) {
+        in_most_sets_first(&self.sets, &mut silent);
+        for home in silent {
+            self.replace(home, out);
         }
     }
 
@@ -224,6 +228,11 @@ impl Put {
         let done = self.answered && (now >= self.deadline || self.homes.values().all(|home| home.settled));
         if done { Progress::Settled } else { Progress::Running }
     }
+}
+
+/// A stand-in counts in every set of the one that it stands in for. So where there are few, the homes that are in more sets get them.
+pub fn in_most_sets_first(sets: &[impl AsRef<[NodeId]>], homes: &mut [NodeId]) {
+    homes.sort_by_key(|home| Reverse(sets.iter().filter(|set| set.as_ref().contains(home)).count()));
 }
 
 #[cfg(test)]
@@ -253,6 +262,21 @@ mod tests {
 
     fn ack(put: &mut Put, by: u8, out: &mut Vec<Output>) -> Progress {
         put.handle(Input::Acknowledged { by: node(by), durable: true }, Instant(1), out)
+    }
+
+    /// A move from the first node to the fourth; the third and the only fallback are up.
+    #[test]
+    fn a_stand_in_goes_to_a_home_that_is_in_both_sets() {
+        let mut out = Vec::new();
+        let suspected = [1, 2, 4].into_iter().map(node).collect();
+        let sets = smallvec![smallvec![node(1), node(2), node(3)], smallvec![node(4), node(2), node(3)]];
+        let (required, hint_at, deadline) = (W2, Instant(100), Instant(1000));
+        let fallbacks = vec![node(5)];
+        let mut put = Put::start(Start { sets, suspected, fallbacks, required, hint_at, deadline }, &mut out);
+        assert!(out.contains(&Output::Replicate { to: node(5), hint_for: Some(node(2)) }), "{out:?}");
+        ack(&mut put, 3, &mut out);
+        ack(&mut put, 5, &mut out);
+        assert!(out.contains(&Output::Answer(Ok(()))), "{out:?}");
     }
 
     #[test]

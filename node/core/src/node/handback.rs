@@ -23,8 +23,8 @@ impl<S: Storage> Node<S> {
         }
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
-        // Copies whose owners are away wait, and keep no others from going home.
-        let mut going_home = self.transfers.going_home(|owner| self.reachable(owner, now));
+        // Copies whose owners are away or have no room wait, and keep no others from going home.
+        let mut going_home = self.transfers.going_home(|owner| self.reachable(owner, now), now.instant);
         for partition in self.begun_anywhere(foreign.into_iter().collect()) {
             let begins = !self.transfers.handbacks.contains_key(&partition);
             let may_begin = || ring.placement(partition).writers().iter().any(|owner| self.reachable(*owner, now));
@@ -74,7 +74,9 @@ impl<S: Storage> Node<S> {
     /// The next batch of a walk, if not too many are under way: nodes that leave have no clients of their own to give way to, and their
     /// owners have.
     pub(super) fn ask_owner(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        if self.transfers.handing_back() < self.config.transfers_max { self.send_batch(of, now, out) } else { Ok(()) }
+        let refused = self.walk_mut(of).is_some_and(|outgoing| outgoing.is_refused(now.instant));
+        let most = self.config.transfers_max;
+        if refused || self.transfers.handing_back() >= most { Ok(()) } else { self.send_batch(of, now, out) }
     }
 
     /// Drops the copy if every owner has all of it, and it is what it was when the comparison began. While every set has a lost

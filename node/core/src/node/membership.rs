@@ -80,6 +80,9 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) {
         self.gossip.remember(from);
+        for node in self.gossip.restarted(&members) {
+            self.transfers.begin_again(node);
+        }
         if self.gossip.merge(members) {
             out.push(Output::AddressesChanged);
         }

@@ -186,15 +186,18 @@ impl<S: Storage> Node<S> {
             .transfers
             .outgoing
             .iter()
-            .filter(|(_, (_, outgoing))| matches!(outgoing.walk, Walk::Idle | Walk::Ready(_)))
+            .filter(|(_, (_, outgoing))| {
+                matches!(outgoing.walk, Walk::Idle | Walk::Ready(_)) && !outgoing.is_refused(now.instant)
+            })
             .map(|(key, _)| *key)
             .collect();
-        // Walks to a receiver that is away stand still, and keep no others from beginning.
-        let mut active = self.transfers.active(|to| self.reachable(to, now));
+        // Walks to a receiver that is away or has no room stand still, and keep none to others from beginning.
+        let mut active = self.transfers.active(|to| self.reachable(to, now), now.instant);
         for (partition, to) in self.begun_anywhere(waiting) {
             let Some((_, outgoing)) = self.transfers.outgoing.get(&(partition, to)) else { continue };
             let (idle, unbegun) = (matches!(outgoing.walk, Walk::Idle), !outgoing.is_begun());
-            if !self.reachable(to, now) || unbegun && active >= self.config.transfers_max {
+            let most = self.config.transfers_max;
+            if !self.reachable(to, now) || unbegun && (active >= most || self.transfers.begun_to(to) >= most) {
                 continue;
             }
             let of = WalkOf::Transfer(partition, to);
@@ -349,7 +352,7 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let Message::Push { batch, epoch, partition, purpose, objects, last } = message else { return Ok(()) };
-        let Some(ring) = self.ring_for_batch((from, batch), epoch, partition, true, out) else { return Ok(()) };
+        let Some(ring) = self.ring_for_batch((from, batch), epoch, partition, !objects.is_empty(), out) else { return Ok(()) };
         let (received, bytes) = (objects.len() as u64, bytes_of(&objects));
         for NamedObject { name, object } in objects {
             if ring.partition_of(&name) == partition {
@@ -428,10 +431,12 @@ impl<S: Storage> Node<S> {
             None => {}
         }
         let Some(of) = self.walk_of(from, batch) else { return Ok(()) };
+        let own_epoch = self.epoch();
         let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
         let sent = match &outgoing.walk {
             Walk::Asked(sent) | Walk::Sent(sent) if refused => {
                 outgoing.walk = Walk::Ready(sent.from.clone());
+                outgoing.refused_until = (epoch == own_epoch).then(|| now.instant + BATCH_TIMEOUT);
                 return self.on_behind(from, epoch, out);
             }
             Walk::Sent(sent) => sent.clone(),

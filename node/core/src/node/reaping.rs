@@ -223,8 +223,9 @@ impl<S: Storage> Node<S> {
         }
         let own = self.identity.node;
         let replicas = placement.replicas.iter().filter(|node| **node != own).copied().collect();
-        // A linked node outside the ring may have coordinated: a newcomer, or one that is about to go.
-        let everyone = ring.members.keys().copied().chain(self.detector.linked_peers()).chain([own]).collect();
+        // A linked node outside the ring may have coordinated: a newcomer, or one that is about to go. Nothing of a lost one is taken.
+        let linked = self.detector.linked_peers().filter(|peer| !ring.is_lost(*peer));
+        let everyone = ring.members.keys().copied().chain(linked).chain([own]).collect();
         let mut wanted = Vec::new();
         let machine = Round::start(everyone, replicas, now.instant, &mut wanted);
         let round = self.next_batch();

@@ -19,7 +19,7 @@ pub struct Receipt {
     pub handed_over: Vec<HandedOver>,
 }
 
-/// A copy that was dropped: every replica of the partition had proven to hold everything in it on stable storage.
+/// A copy that was dropped, of several of a partition the largest: every replica of the partition had proven to hold everything in it on stable storage.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HandedOver {
     /// Which partition.
@@ -63,6 +63,11 @@ impl<S: Storage> Node<S> {
     /// This node's copy is about to be dropped because every replica has everything in it. Written with the drop.
     pub(super) fn note_handed_over(&mut self, partition: PartitionId) -> Result<(), StorageError> {
         let (epoch, objects, root) = (self.epoch(), self.trees.objects(partition), self.trees.root(partition));
+        // What strays in after the copy went, a hint perhaps, is not what the receipt is about.
+        let before = self.storage.read_meta(&key(partition))?.map(|bytes| HandedOver::decode(partition, &bytes)).transpose()?;
+        if before.is_some_and(|before| before.objects > objects) {
+            return Ok(());
+        }
         let handed_over = HandedOver { partition, epoch, objects, root };
         self.storage.write_meta(&key(partition), Some(&handed_over.encode()))
     }

@@ -1,7 +1,8 @@
 //! Hints whose home is another one now (paper 4.6): by a new ring they become copies of this node's.
 //!
 //! A hint for a node that the ring no longer names for the partition becomes a copy, to be handed to whoever owns it now (or kept, if
-//! that is this node). So do all hints of a partition of which a member is lost: it may have acknowledged a write together with this
+//! that is this node). So does one for a replica that a move takes out: it may have said already that the new one has all that it has.
+//! So do all hints of a partition of which a member is lost: it may have acknowledged a write together with this
 //! node alone, and its replacement is filled from copies.
 //!
 //! There may be a gigabyte of hints for one target. So a ring is adopted together with a mark that hints are to be looked at, and
@@ -125,5 +126,6 @@ impl<S: Storage> Node<S> {
 /// Whether `target` is to have what is kept for it of `partition`, by this ring.
 fn waits(ring: &Ring, partition: PartitionId, target: NodeId) -> bool {
     let placement = ring.placement(partition);
-    placement.involves(target) && !placement.writers().iter().any(|node| ring.is_lost(*node))
+    let stays = placement.moving.map_or(placement.replicas, |moving| moving.target).contains(&target);
+    stays && !placement.writers().iter().any(|node| ring.is_lost(*node))
 }

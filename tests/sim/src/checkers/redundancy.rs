@@ -104,7 +104,8 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
             let older = |(hint, since): (&Object, Instant)| {
                 hint.values().any(|(dot, _)| seen.covers(dot)) && sim.now().since(since) > ROUND_TIMEOUT
             };
-            let mut hosts = sim.hosts().filter(|host| !sim.is_removed(*host));
+            // Nothing of a node that was declared lost is taken.
+            let mut hosts = sim.hosts().filter(|host| !sim.is_removed(*host) && !ring.is_lost(sim.node_id(*host)));
             if let Some(host) = hosts.find(|host| sim.disk(*host).hints_with_age(name).any(older)) {
                 return complain(format!("host {} keeps a hint that is older than {dot:?}", host.0));
             }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
+use dynamo_core::hash_tree::HashTrees;
 use dynamo_core::id::{NodeId, PartitionId};
-use dynamo_core::message::Message;
+use dynamo_core::message::{Message, Purpose};
 use dynamo_core::name::Name;
 use dynamo_core::node::Input;
 use dynamo_core::ring::Ring;
 
-use crate::one::{One, gossip, id, ring_of};
+use crate::one::{CLUSTER, One, gossip, id, ring_of};
 use crate::{SECOND, moving, object, replicate};
 
 fn link(one: &mut One, peer: NodeId) {
@@ -56,6 +57,46 @@ fn transfers_to_a_receiver_that_is_away_keep_none_to_others_from_beginning() {
     link(&mut one, away);
     one.wait(30 * SECOND, &ring);
     assert_eq!(begun(&mut one, &ring, away), 4, "they go on when it is back");
+}
+
+/// Its tree can be asked for, and nothing can be stored there.
+#[test]
+fn transfers_to_a_receiver_that_has_no_room_keep_none_to_others_from_beginning() {
+    let mut ring = ring_of(6, 6, 3);
+    let (full, there) = (id(5), id(6));
+    let mut one = One::start(&ring);
+    let mut names = (0..).map(|at| Name::new("carts", format!("k{at}")));
+    for to in [full; 4].into_iter().chain([there]) {
+        let held = |name: &Name| {
+            let placed = ring.placement(ring.partition_of(name));
+            placed.moving.is_none() && placed.replicas.contains(&id(1)) && !placed.replicas.contains(&to)
+        };
+        let name = names.by_ref().find(held).expect("of 64 partitions");
+        one.hear(2, replicate(1, ring.epoch, &name, &object(2, 1, "milk"), None));
+        ring = moving(&ring, ring.partition_of(&name), id(1), to);
+        one.adopt(&ring);
+        one.sync();
+    }
+    let mut begun_there = false;
+    for _ in 0..30 {
+        for (to, message) in one.sent() {
+            match message {
+                Message::TreeRequest { exchange, partition, .. } if ring.placement(partition).moving.is_some() => {
+                    begun_there |= to == there;
+                    let leaves = HashTrees::new(CLUSTER, ring.partition_bits).leaves(partition);
+                    let root = Default::default();
+                    one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+                }
+                Message::Push { batch, purpose: Purpose::Transfer, .. } => {
+                    one.hear(to.0[0], Message::Pushed { batch, refused: to == full, epoch: ring.epoch });
+                }
+                _ => {}
+            }
+        }
+        one.wait(SECOND, &ring);
+    }
+    assert!(begun_there);
+    assert_eq!(one.node.counters().transfer_objects_sent, 1, "to the one that has room");
 }
 
 /// Owners have all that they are asked about.

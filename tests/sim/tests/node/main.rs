@@ -11,6 +11,7 @@ mod retargeting;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_core::gossip::MemberState;
 use dynamo_core::hash_tree::HashTrees;
 use dynamo_core::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose};
@@ -18,7 +19,7 @@ use dynamo_core::name::Name;
 use dynamo_core::ring::{Move, Ring, Stage};
 use dynamo_core::version::{Actor, CausalContext, Digest, Dot, Object, Value};
 
-use crate::one::{CLUSTER, One, id, key, newest, ring};
+use crate::one::{CLUSTER, One, gossip, id, key, newest, ring};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -420,8 +421,8 @@ mod nothing_is_dropped_too_early {
         one.adopt(&next);
         one.sync();
         let mut received = Vec::new();
-        let mut confirmed = false;
-        for answer in 0..30 {
+        let (mut confirmed, mut pushes) = (false, 0);
+        for _ in 0..60 {
             one.wait(SECOND, &next);
             for (to, message) in one.sent() {
                 match message {
@@ -432,7 +433,8 @@ mod nothing_is_dropped_too_early {
                     }
                     Message::Push { batch, purpose: Purpose::Transfer, objects, last, .. } => {
                         // Every second batch is refused.
-                        let refused = answer % 2 == 0;
+                        pushes += 1;
+                        let refused = pushes % 2 == 1;
                         confirmed |= last && !refused;
                         received.extend(objects.into_iter().filter(|_| !refused).map(|named| named.name));
                         one.hear(to.0[0], Message::Pushed { batch, refused, epoch: next.epoch });
@@ -501,6 +503,15 @@ mod nothing_is_dropped_too_early {
         assert_eq!(story, [&copied[..], &["compared", "asked", "sent 1", "confirmed"]].concat());
         assert_eq!(theirs.objects(partition), 3);
         assert_eq!(one.node.counters().transfer_objects_lacking, 1);
+
+        // It is started again, and may have come back with less.
+        one.wait(SECOND, &next);
+        one.sent();
+        let state = MemberState { generation: 2, version: 1, epoch: next.epoch, ..MemberState::default() };
+        one.hear(newcomer.0[0], gossip(vec![(newcomer, state)]));
+        one.wait(SECOND, &next);
+        let compared = |message: &Message| matches!(message, Message::TreeRequest { partition: at, .. } if *at == partition);
+        assert!(one.sent().iter().any(|(to, message)| *to == newcomer && compared(message)));
     }
 
     #[test]

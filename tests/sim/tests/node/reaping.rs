@@ -1,8 +1,9 @@
 //! Which tombstones a round is about.
 
-use dynamo_core::id::Incarnation;
+use dynamo_core::id::{Epoch, Incarnation};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
+use dynamo_core::node::Input;
 use dynamo_core::reaping::{ACTORS_MAX, NAMES_PER_ROUND};
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 
@@ -19,6 +20,35 @@ fn tombstone(actors: usize) -> Object {
     let mut object = Object::default();
     object.update(&seen, Dot { actor: actor(0), counter: 1 }, Value { data: None, written_ms: 0 });
     object
+}
+
+/// It is fenced, answers no such question, and may run for as long as somebody forgets it.
+#[test]
+fn a_lost_node_that_still_runs_keeps_no_tombstone() {
+    let mut ring = ring_of(3, 0, 3);
+    ring.placements[0].replicas.sort_unstable();
+    let ring = ring.successor(|next| drop(next.lost.insert(id(4), Epoch(2))));
+    let mut one = One::start(&ring);
+    one.feed(Input::LinkUp { peer: id(4), peer_address: "four".into(), client_address: "four".into() });
+    one.hear(2, replicate(1, ring.epoch, &Name::new("carts", "z"), &tombstone(1), None));
+    one.sync();
+    one.sent();
+    let mut committed = false;
+    for _ in 0..30 {
+        one.wait(SECOND, &ring);
+        for (to, message) in one.sent() {
+            match message {
+                Message::ReapAsk { round, partition, question, .. } => {
+                    assert_ne!(to, id(4));
+                    one.hear(to.0[0], Message::ReapAnswer { round, partition, question });
+                }
+                Message::ReapCommit { .. } => committed = true,
+                _ => {}
+            }
+        }
+        one.sync();
+    }
+    assert!(committed);
 }
 
 #[test]

@@ -75,6 +75,29 @@ fn a_hint_that_becomes_a_copy_is_not_sent_and_waits_for_room_on_the_disk() {
     assert_eq!((hints(&one), copies(&one)), (0, names.len()));
 }
 
+/// It may have said already that the new replica has all that it has.
+#[test]
+fn a_hint_for_a_replica_that_a_move_takes_out_goes_to_all_writers_as_a_copy() {
+    let (first, _, target, names) = rings(1);
+    let partition = first.partition_of(&names[0]);
+    let spare = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+    let mut one = with_hints(&first, target, &names);
+    let next = moving(&first, partition, target, spare);
+    one.adopt(&next);
+    one.sync();
+    one.all_hold(&next);
+    one.wait(5 * SECOND, &next);
+    assert_eq!((hints(&one), copies(&one)), (0, 1));
+    let sent = one.sent();
+    assert!(!sent.iter().any(|(_, message)| matches!(message, Message::Push { purpose: Purpose::Hint, .. })), "{sent:?}");
+    let compares = |to: NodeId| {
+        sent.iter().any(|(asked, message)| {
+            *asked == to && matches!(message, Message::TreeRequest { partition: at, .. } if *at == partition)
+        })
+    };
+    assert!(compares(spare) && compares(target));
+}
+
 #[test]
 fn what_is_on_its_way_to_a_former_home_is_not_removed_on_its_word() {
     let (first, next, target, names) = rings(1);

@@ -84,7 +84,10 @@ impl<S: Storage> Node<S> {
                         out.push(Output::Send { to: from, message });
                     }
                 }
-                get::Output::Answer(answer) => self.answer_get(number, answer, now, out),
+                get::Output::Answer(answer) => {
+                    let answer = self.without_reaped(number, answer)?;
+                    self.answer_get(number, answer, now, out);
+                }
                 get::Output::Repair { to, object } => self.repair_replica(number, to, object, out)?,
             }
         }
@@ -124,6 +127,23 @@ impl<S: Storage> Node<S> {
             self.requests.deadlines.remove(&(job.deadline, number));
         }
         Ok(())
+    }
+
+    /// A stand-in, or a replica that came lately, does not know what was reaped; a home replica that has nothing of the name does.
+    fn without_reaped(
+        &mut self,
+        number: RequestId,
+        answer: Result<Object, Failure>,
+    ) -> Result<Result<Object, Failure>, StorageError> {
+        let Ok(mut object) = answer else { return Ok(answer) };
+        let Some(job) = self.requests.gets.get(&number) else { return Ok(Ok(object)) };
+        if object.has_values() && job.machine.has_nothing(self.identity.node) {
+            object.join(&self.absent(job.partition)?);
+            if !object.has_values() {
+                object = Object::default();
+            }
+        }
+        Ok(Ok(object))
     }
 
     pub(super) fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, now: Now, out: &mut Vec<Output>) {

@@ -107,11 +107,18 @@ impl<S: Storage> Node<S> {
         required: Required,
         now: Now,
     ) -> Result<(), Failure> {
-        for set in ring.placement(partition).write_sets() {
-            let suspected = self.suspected(set, now).len();
-            let homes = set.len() - suspected;
-            let stand_ins = if suspected == 0 { 0 } else { self.reachable_fallbacks(ring, partition, set, now).len() };
-            let available = homes + stand_ins.min(suspected);
+        let placement = ring.placement(partition);
+        let (sets, writers) = (placement.write_sets(), placement.writers());
+        let mut silent = self.suspected(&writers, now);
+        if silent.is_empty() {
+            return Ok(());
+        }
+        put::in_most_sets_first(&sets, &mut silent);
+        let stand_ins = self.reachable_fallbacks(ring, partition, &writers, now).len();
+        let replaced = &silent[..stand_ins.min(silent.len())];
+        for set in sets {
+            let homes = set.iter().filter(|home| !silent.contains(home)).count();
+            let available = homes + set.iter().filter(|home| replaced.contains(home)).count();
             if available < required.total || homes < required.primary {
                 let required = required.total as u32;
                 return Err(Failure::Unavailable { acknowledged: available as u32, required });
@@ -166,7 +173,7 @@ impl<S: Storage> Node<S> {
         if create_only && exists(&object) {
             return Ok(Err(Failure::Exists));
         }
-        let absent = own_copy && object.is_empty();
+        let absent = own_copy && !object.has_values();
         if absent {
             object = self.absent(partition)?;
         }
