@@ -156,6 +156,8 @@ pub struct Driver {
     /// How long turns took: so long an answer may have waited for others.
     turns: Durations,
     ticks: u64,
+    /// Files of objects are compacted, as RocksDB was told last.
+    compacts: bool,
     stopping: bool,
 }
 
@@ -188,6 +190,7 @@ impl Driver {
             unsynced,
             turns,
             ticks: 0,
+            compacts: true,
             stopping: false,
         }
     }
@@ -360,8 +363,15 @@ impl Driver {
         if !self.space.is_writable() {
             self.node.storage().write_out_removals()?;
         }
+        let writable = self.space.is_writable();
+        if self.compacts != writable {
+            // RocksDB notes it in a file, for which a full disk has no room.
+            match self.node.storage().compact(writable) {
+                Ok(()) => self.compacts = writable,
+                Err(error) => warn!(%error, "tried again at the next look"),
+            }
+        }
         let Some(writable) = changed else { return Ok(()) };
-        self.node.storage().compact(writable)?;
         self.node.handle(Input::Space { writable }, self.clock.now(), &mut self.outputs)
     }
 

@@ -24,11 +24,12 @@ pub mod storage;
 pub mod telemetry;
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use dynamo_core::node::{Identity, Node};
-use dynamo_core::storage::StorageError;
+use dynamo_core::storage::{StorageError, Ticket};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -50,6 +51,8 @@ use storage::syncer::Syncer;
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// A long start says so in the log, so often.
 const OPENING_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// What a long start has done so far is made durable so often.
+const OPENING_SYNCED_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a node ended, or did not start.
 #[derive(Debug, Error)]
@@ -165,13 +168,21 @@ impl Bound {
         let (opened, is_open) = watch::channel(false);
         let probes = metrics::serve(http, inbox.clone(), connections.clone(), is_open, is_ready.clone(), peers_stop.clone());
         servers.spawn(named("http", probes));
-        let opening = opening(move || Node::open(identity, config.protocol, data.engine, rand::random(), clock.now()));
+        let interrupt = data.engine.interrupt();
+        let open = move || Node::open(identity, config.protocol, data.engine, rand::random(), clock.now());
         tokio::pin!(stop);
-        let node = tokio::select! {
-            node = opening => node?,
-            // Nobody was answered yet; the next start goes on from what was committed.
-            () = &mut stop => return Ok(()),
-            error = failure(&mut servers) => return Err(error),
+        let node = {
+            let opening = opening(open, &syncer);
+            tokio::pin!(opening);
+            tokio::select! {
+                node = &mut opening => node?,
+                ended = ended_early(&mut stop, &mut servers) => {
+                    // Nobody was answered yet, and the next start goes on from what was committed. No thread may be in the database at the end.
+                    interrupt.store(true, Ordering::Relaxed);
+                    drop(opening.await);
+                    return ended;
+                }
+            }
         };
         opened.send_replace(true);
 
@@ -225,20 +236,33 @@ async fn named<E: std::error::Error>(port: &'static str, serving: impl Future<Ou
 }
 
 /// Opens the data on a thread of its own. What a crash left behind may be much to read: meanwhile probes are answered, and the log says so.
-async fn opening<T: Send + 'static>(open: impl FnOnce() -> Result<T, StorageError> + Send + 'static) -> Result<T, NodeError> {
+/// What it has computed is made durable each second, so that the next start need not do it again.
+async fn opening<T: Send + 'static>(
+    open: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    syncer: &Syncer,
+) -> Result<T, NodeError> {
     let (tell, mut told) = oneshot::channel();
     let open = move || drop(tell.send(open()));
     thread::Builder::new().name("open".into()).spawn(open).map_err(NodeError::Thread)?;
     let begun = Instant::now();
     let mut told_every = interval_at(begun + OPENING_TOLD_EVERY, OPENING_TOLD_EVERY);
+    let mut synced_every = interval_at(begun + OPENING_SYNCED_EVERY, OPENING_SYNCED_EVERY);
     loop {
         tokio::select! {
             opened = &mut told => {
                 let ended = |_| StorageError("the thread that opens the data directory ended early".into());
                 return Ok(opened.map_err(ended)??);
             }
+            _ = synced_every.tick() => syncer.committed(Ticket(0)),
             now = told_every.tick() => info!(seconds = (now - begun).as_secs(), "reads what the last stop left behind"),
         }
+    }
+}
+
+async fn ended_early(stop: impl Future<Output = ()>, servers: &mut JoinSet<Result<(), NodeError>>) -> Result<(), NodeError> {
+    tokio::select! {
+        () = stop => Ok(()),
+        error = failure(servers) => Err(error),
     }
 }
 

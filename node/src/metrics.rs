@@ -77,6 +77,8 @@ async fn metrics(State(probed): State<Probed>) -> Response {
     match probed.inbox.ask(Question::Snapshot).await {
         Ok(mut snapshot) => {
             snapshot.gauges.extend(probed.connections.gauges());
+            // As the probe says: a node that stands by without a ring serves nobody.
+            snapshot.ready = *probed.ready.borrow();
             match encode(snapshot) {
                 Ok(text) => {
                     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()

@@ -21,6 +21,7 @@ use dynamo_core::message::Message;
 use dynamo_proto::v1;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
+use tonic::metadata::MetadataMap;
 use tracing::warn;
 
 use crate::driver::Inbox;
@@ -55,6 +56,22 @@ impl Own {
             protocol: PROTOCOL,
         };
         v1::PeerFrame { hello: Some(hello), messages: Vec::new() }
+    }
+}
+
+/// In which call metadata a dialler names its cluster: what a stranger sends is not read, let alone decoded.
+pub const CLUSTER_METADATA: &str = "dynamokv-cluster";
+
+/// Whether a dialler is of this node's cluster, before any message of it is read.
+pub fn admit(own: &Own, metadata: &MetadataMap) -> Result<(), String> {
+    let (ours, theirs) = (own.cluster.to_string(), metadata.get(CLUSTER_METADATA));
+    match theirs.map(|theirs| theirs.to_str().unwrap_or("something else")) {
+        Some(theirs) if theirs == ours => Ok(()),
+        Some(theirs) => Err(format!(
+            "{CLUSTER_METADATA}: it belongs to cluster {}, this node to {ours}; correct cluster_id or seeds",
+            theirs.escape_debug()
+        )),
+        None => Err(format!("{CLUSTER_METADATA}: not in the call's metadata; only nodes of cluster {ours} link to this one")),
     }
 }
 
@@ -185,9 +202,13 @@ impl Peers {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = self.dials.keys().cloned().collect();
     }
 
-    /// A link works. False if there is a better one, which is then the one that stays.
+    /// A link works. False if there is a better one, which is then the one that stays, or if its address was given up meanwhile: its task
+    /// has ended, and nobody would say that the link is down.
     pub fn up(&mut self, link: Link) -> bool {
         let told = link.dialled == link.peer_address;
+        if !self.dials.contains_key(&link.dialled) {
+            return false;
+        }
         if !told && self.links.contains_key(&link.node) {
             return false;
         }

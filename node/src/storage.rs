@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use dynamo_core::id::{NodeId, PartitionId};
@@ -114,6 +115,8 @@ pub struct RocksEngine {
     write_options: WriteOptions,
     /// Background errors after which writes went on.
     errors_borne: u64,
+    /// Scans fail: whoever reads much on a thread of its own is to end.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl RocksEngine {
@@ -134,8 +137,9 @@ impl RocksEngine {
         let recovery = watermark.compare(db.latest_sequence_number());
         let (pending, read_options, write_options) = (Pending::default(), options::reads(), write_options());
         let (db, watermark, dropped) = (Arc::new(db), Arc::new(watermark), Arc::default());
+        let (ticket, errors_borne, interrupted) = (Ticket(0), 0, Arc::default());
         let engine =
-            Self { db, watermark, recovery, pending, dropped, ticket: Ticket(0), read_options, write_options, errors_borne: 0 };
+            Self { db, watermark, recovery, pending, dropped, ticket, read_options, write_options, errors_borne, interrupted };
         let emptied = engine.emptied_partitions().map_err(|error| refused(format!("list files: {error}")))?;
         emptied.into_iter().for_each(|partition| engine.dropped.add(partition));
         Ok(engine)
@@ -155,6 +159,11 @@ impl RocksEngine {
             !objects.valid() && objects.status().is_ok()
         });
         Ok(partitions)
+    }
+
+    /// Set, it makes scans fail.
+    pub fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupted)
     }
 
     /// The log, for the thread that fsyncs it.
@@ -260,6 +269,9 @@ impl RocksEngine {
         until: Option<Vec<u8>>,
         mut visit: impl FnMut(&[u8], Bytes) -> Result<ControlFlow<()>, StorageError>,
     ) -> Result<(), StorageError> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(StorageError("scan: the node stops".into()));
+        }
         let mut pending = self.pending.range(family, from, until.as_deref()).peekable();
         let mut options: ReadOptions = options::reads();
         if let Some(until) = until {

@@ -10,10 +10,11 @@ use dynamo_proto::v1::peer_client::PeerClient;
 use rand::seq::SliceRandom as _;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
+use tonic::Request;
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
 
-use super::{Link, LinkEvent, MESSAGE_BYTES_MAX, Own, greet, queue};
+use super::{CLUSTER_METADATA, Link, LinkEvent, MESSAGE_BYTES_MAX, Own, greet, queue};
 use crate::driver::{Event, Inbox};
 
 /// Until a connection, or an answer to the hello, counts as failed.
@@ -165,6 +166,9 @@ async fn link(place: SocketAddr, address: &str, own: &Own, inbox: &Inbox) -> End
         let client = PeerClient::new(channel);
         let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, frames) = queue::new(own.hello());
+        let mut frames = Request::new(frames);
+        let cluster = own.cluster.to_string().parse().map_err(|_| "the cluster's id is no metadata".to_owned())?;
+        frames.metadata_mut().insert(CLUSTER_METADATA, cluster);
         let mut answers = client.link(frames).await.map_err(|status| said(&status))?.into_inner();
         let first = answers.message().await.map_err(|status| said(&status))?;
         let (node, hello) = greet(own, first)?;

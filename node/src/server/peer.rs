@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::wait_for;
 use crate::driver::{Event, Inbox};
-use crate::peers::{LinkEvent, Own, greet};
+use crate::peers::{LinkEvent, Own, admit, greet};
 
 /// Until a dialler that says nothing is sent away.
 const HELLO_MAX: Duration = Duration::from_secs(3);
@@ -40,13 +40,15 @@ impl Peer for PeerService {
     type LinkStream = ReceiverStream<Result<v1::PeerFrame, Status>>;
 
     async fn link(&self, request: tonic::Request<Streaming<v1::PeerFrame>>) -> Result<Response<Self::LinkStream>, Status> {
+        let refused = |reason: String| {
+            warn!(reason, "a dialler was refused");
+            Status::failed_precondition(reason)
+        };
+        admit(&self.own, request.metadata()).map_err(refused)?;
         let mut frames = request.into_inner();
         let first = tokio::time::timeout(HELLO_MAX, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded(format!("no hello within {HELLO_MAX:?}")))??;
-        let (node, hello) = greet(&self.own, first).map_err(|reason| {
-            warn!(reason, "a dialler was refused");
-            Status::failed_precondition(reason)
-        })?;
+        let (node, hello) = greet(&self.own, first).map_err(refused)?;
         let (answers, stream) = mpsc::channel(1);
         // The channel is new and has room for one.
         let _ = answers.try_send(Ok(self.own.hello()));

@@ -74,7 +74,9 @@ async fn a_node_that_comes_back_while_another_is_away_waits_for_it_and_then_serv
     let looks = std::cell::RefCell::new(Vec::new());
     until("it is ready", || async {
         let (_, metrics) = back.http("/metrics").await;
-        let value = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap();
+        // While it opens its data there are no figures.
+        let value =
+            |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or_default();
         looks.borrow_mut().push((value("dynamokv_uptime_seconds "), value("dynamokv_ready ")));
         value("dynamokv_ready ") > 0.0
     })
@@ -117,10 +119,22 @@ async fn a_node_of_another_cluster_is_sent_away() {
     let address = format!("http://{}", cluster.nodes[0].listen.peer);
     let mut peer = v1::peer_client::PeerClient::connect(address).await.unwrap();
     let frames = |hello| tokio_stream::iter([v1::PeerFrame { hello, messages: Vec::new() }]);
-    let refusal = peer.link(frames(Some(hello))).await.unwrap_err();
-    assert_eq!(refusal.code(), Code::FailedPrecondition);
-    assert!(refusal.message().contains("belongs to cluster 00000000"), "{refusal:?}");
-    let silent = peer.link(frames(None)).await.unwrap_err();
+    let ours = cluster.nodes[0].status().await.cluster;
+    let named = |cluster: &[u8], hello| {
+        let mut request = tonic::Request::new(frames(hello));
+        let cluster = dynamo_core::id::ClusterId(cluster.try_into().unwrap()).to_string();
+        request.metadata_mut().insert("dynamokv-cluster", cluster.parse().unwrap());
+        request
+    };
+    // Without the cluster's name nothing is read, not even what never ends.
+    let unnamed = peer.link(tokio_stream::pending()).await.unwrap_err();
+    assert!(unnamed.message().contains("dynamokv-cluster"), "{unnamed:?}");
+    for request in [named(&hello.cluster, Some(hello.clone())), named(&ours, Some(hello.clone()))] {
+        let refusal = peer.link(request).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::FailedPrecondition);
+        assert!(refusal.message().contains("belongs to cluster 00000000"), "{refusal:?}");
+    }
+    let silent = peer.link(named(&ours, None)).await.unwrap_err();
     assert!(silent.message().contains("no hello"), "{silent:?}");
     assert!(cluster.nodes[0].status().await.peers.is_empty());
     assert!(stranger.status().await.peers.is_empty());
