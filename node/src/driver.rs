@@ -60,7 +60,8 @@ const TICKS_PER_CHECK: u64 = 10;
 const FINDS_OTHERS_WITHIN: Duration = Duration::from_secs(5);
 /// Ticks between two looks at the free space: a second, in which a client on a fast link writes less than the reserve.
 const TICKS_PER_LOOK: u64 = 20;
-/// How long requests in flight may take once the node is told to stop. Below the 30 s that Kubernetes gives a pod.
+/// How long requests in flight may take once the node is told to stop. Below what a pod has: 60 s where the operator made it, 30 s where nobody
+/// says, of which its other work takes a few.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What happens to the loop.

@@ -377,7 +377,10 @@ mod tests {
     #[test]
     fn what_would_be_wrong_is_refused_with_the_way_out() {
         let cases = [
-            (refused(&ring(3), 2, &Newcomers::Nobody, &[1, 2, 3]), "answers; a member that answers is drained"),
+            (
+                refused(&ring(3), 2, &Newcomers::Nobody, &[1, 2, 3]),
+                "answers; a member that answers is taken out by `dynamoctl ring commit --remove`",
+            ),
             (refused(&ring(3), 9, &Newcomers::Nobody, &[1, 2, 3]), "is no member of the ring"),
             (refused(&ring(3), 2, &Newcomers::Nobody, &[1, 3]), "start a new node and use `ring replace`"),
             (refused(&ring(3), 2, &Newcomers::StandBy(&[node(7)]), &[1, 3]), "does not answer"),
