@@ -106,9 +106,9 @@ pub struct NodeStatus {
     pub zone: String,
     /// The program's version.
     pub version: String,
-    /// The epoch of its ring; 0 without one.
+    /// The epoch of the ring on its stable storage; 0 without one.
     pub epoch: Epoch,
-    /// The hash of its ring; `None` without one.
+    /// The hash of that ring; `None` without one.
     pub ring_hash: Option<RingHash>,
     /// host:port for peers.
     pub peer_address: String,
@@ -130,7 +130,7 @@ pub struct NodeStatus {
     pub transfers: Vec<Transfer>,
     /// Its peers.
     pub peers: BTreeMap<NodeId, Peer>,
-    /// Partitions it has fully received in `epoch`.
+    /// Moving partitions of which it has everything that their sources had.
     pub received: BTreeSet<PartitionId>,
     /// It serves requests, or stands by for a ring, and its storage works.
     pub ready: bool,
