@@ -1,4 +1,4 @@
-//! The loop that owns the node: it decides nothing.
+//! The loop that owns the node: it decides nothing but when this node calls itself ready.
 //!
 //! ```text
 //! clients, peers, tools ──events──┐
@@ -9,8 +9,9 @@
 //! ```
 //!
 //! One turn is one group of writes: whatever arrived while the last turn ran shares one batch, one fsync and one frame to each
-//! peer. Nothing here waits for a disk or takes a lock, and no operation costs a task. A storage error ends the loop before
-//! its outputs are performed, so that nothing is acknowledged that may not be there.
+//! peer. Nothing here waits for an fsync; the storage is read inline. A lock is held for a few instructions and never while anything
+//! waits, and no operation costs a task. A storage error ends the loop before its outputs are performed, so that nothing is
+//! acknowledged that may not be there.
 
 mod clients;
 mod clock;
