@@ -28,8 +28,6 @@ pub enum Refusal {
     NotOwner,
     /// A bound was hit.
     Overloaded,
-    /// Its storage failed.
-    Storage,
 }
 
 /// Why objects are pushed.

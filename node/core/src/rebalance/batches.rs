@@ -73,11 +73,6 @@ impl Loads {
     }
 }
 
-#[cfg(test)]
-pub(super) fn same_nodes(one: &[NodeId], other: &[NodeId]) -> bool {
-    one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
-}
-
 /// Whether the same nodes have every layer by both lists: in a ring whose buckets all have its N, whatever their order is.
 pub(super) fn same_holders(ring: &Ring, one: &[NodeId], other: &[NodeId]) -> bool {
     let first = |list: &'_ [NodeId], n: u8| list.iter().take(usize::from(n)).copied().collect::<BTreeSet<_>>();
