@@ -1,4 +1,4 @@
-//! Links to peers: one long-lived outgoing stream for each, on which every message rides (design 9).
+//! Links to peers: one long-lived outgoing stream for each, on which every message rides.
 //!
 //! ```text
 //! dial ──connect, Hello──> their Hello: right cluster? not myself? ──> Link up ──stream or queue ends──> Link down ──wait──> dial

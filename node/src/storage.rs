@@ -1,4 +1,4 @@
-//! The storage engine: RocksDB behind one writer (paper 5; design 9).
+//! The storage engine: RocksDB behind one writer (paper 5).
 //!
 //! ```text
 //! write ─> pending ──commit()──> one WriteBatch, one ticket ──Syncer──> fsync of the log, ticket reported durable

@@ -1,4 +1,4 @@
-//! `bench`: YCSB's workloads, with the CPU time that servers and client took, for DynamoKV and for its peers (design 9).
+//! `bench`: YCSB's workloads, with the CPU time that servers and client took, for DynamoKV and for its peers.
 //!
 //! | module | what it holds |
 //! |---|---|

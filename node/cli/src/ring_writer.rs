@@ -1,4 +1,4 @@
-//! The one writer of rings where there is no operator (design 3): the first ring of a cluster of processes.
+//! The one writer of rings where there is no operator: the first ring of a cluster of processes.
 //!
 //! The proposal is recorded in a file, synced, before any node sees it, and a writer that comes back offers the recorded ring
 //! again and never another one of the same epoch. A node that holds a ring already ends it: this writer makes first rings only.

@@ -1,4 +1,4 @@
-//! Spoilt encodings of everything that this crate decodes, from disks, peers and clients (design 10).
+//! Spoilt encodings of everything that this crate decodes, from disks, peers and clients.
 
 use bytes::Bytes;
 use dynamo_fuzz::{Expect, Fuzz};

@@ -186,6 +186,24 @@ fn the_top_level_holds_what_the_layout_names() {
     report("at the top level beyond the layout", &beyond);
 }
 
+/// A reader has the paper, and names.
+#[test]
+fn no_comment_refers_to_a_document_that_is_not_here() {
+    let mut offenders = Vec::new();
+    for source in ["node", "tests"].iter().flat_map(|folder| files(folder, ".rs")) {
+        if source.path.starts_with("tests/tidy") {
+            continue;
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            let numbered = line.split("design ").skip(1).any(|after| after.starts_with(|first: char| first.is_ascii_digit()));
+            if numbered || line.contains("(research") || line.contains("research/") {
+                offenders.push(format!("{}:{}: {}", source.path, number + 1, line.trim_start()));
+            }
+        }
+    }
+    report("refers to what a reader does not have", &offenders);
+}
+
 /// Each promise of GUARANTEES.md names tests that exist.
 #[test]
 fn every_promise_names_a_test_that_exists() {

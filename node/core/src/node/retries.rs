@@ -1,4 +1,4 @@
-//! Writes with request ids: recognised where they are known, and asked of a second replica where they are not answered (design 4).
+//! Writes with request ids: recognised where they are known, and asked of a second replica where they are not answered.
 //!
 //! A write that this node knows to be made gets no second dot: the object is replicated as it is, until as many replicas have it
 //! as the retry asks for, and that acknowledges it. Only what this node knows counts. There is no round of reading before a put:

@@ -1,4 +1,4 @@
-//! How much moves at the same time, and when what has arrived goes on (design 7).
+//! How much moves at the same time, and when what has arrived goes on.
 //!
 //! A plan is not moved all at once: what moves is written twice, lies on two disks, and is for nothing if other members are asked
 //! for. So no node receives, and none sends, more partitions at a time than its limit; whatever is done makes room for more. Nothing

@@ -1,4 +1,4 @@
-//! Members whose disks are gone for ever: declared, fenced, replaced (paper 4.8.1; design 6 and 7).
+//! Members whose disks are gone for ever: declared, fenced, replaced (paper 4.8.1).
 //!
 //! **Who says so.** Only a word: an administrator's, or the operator's on proof that the volume behind the id exists no more.
 //! Never silence: a member that does not answer may come back tomorrow with the only copy of something. [`declare`] refuses a
