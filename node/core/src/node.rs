@@ -489,7 +489,7 @@ impl<S: Storage> Node<S> {
         let refused = self.tick_background(now, out)?;
         if now.instant >= self.next_movement || refused {
             if now.instant >= self.next_movement {
-                self.next_movement = now.instant + self.config.hint_interval;
+                self.next_movement = now.instant + self.config.movement_interval;
             }
             self.tick_hints(now, out)?;
             self.tick_handbacks(now, out)?;
