@@ -10,6 +10,7 @@
 //! | [`server`] | gRPC: clients, administrators, peers |
 //! | [`connections`] | how many connections each port takes, and for how long a silent one |
 //! | [`metrics`] | HTTP: metrics and probes |
+//! | [`telemetry`] | log lines |
 //!
 //! Everything but the fsyncs runs on one thread, in the runtime of whoever awaits [`Bound::run`].
 
