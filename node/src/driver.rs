@@ -261,7 +261,7 @@ impl Driver {
         for queued in batch.drain(..) {
             self.handle(queued.event, now)?;
         }
-        for peer in self.peers.take_overflowed() {
+        for peer in self.peers.take_given_up() {
             self.node.handle(Input::LinkDown { peer }, now, &mut self.outputs)?;
         }
         if ticked {

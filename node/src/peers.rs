@@ -132,7 +132,7 @@ pub struct Peers {
     /// The addresses of `dials`, for the dialling tasks.
     known: dial::Known,
     links: HashMap<NodeId, Link>,
-    overflowed: Vec<NodeId>,
+    given_up: Vec<NodeId>,
     links_overflowed: u64,
     messages_without_link: u64,
     messages_too_long: u64,
@@ -148,7 +148,7 @@ impl Peers {
             dials: BTreeMap::new(),
             known: dial::Known::default(),
             links: HashMap::new(),
-            overflowed: Vec::new(),
+            given_up: Vec::new(),
             links_overflowed: 0,
             messages_without_link: 0,
             messages_too_long: 0,
@@ -170,7 +170,7 @@ impl Peers {
             let lost: Vec<NodeId> = self.links.values().filter(|link| link.dialled == address).map(|link| link.node).collect();
             for node in lost {
                 self.links.remove(&node);
-                self.overflowed.push(node);
+                self.given_up.push(node);
             }
         }
         for address in wanted {
@@ -232,14 +232,14 @@ impl Peers {
                     // A link that has ended by itself is dialled again too.
                     let _ = link.held.send(());
                 }
-                self.overflowed.push(to);
+                self.given_up.push(to);
             }
         }
     }
 
     /// Peers whose link was given up here; the node is to be told.
-    pub fn take_overflowed(&mut self) -> Vec<NodeId> {
-        std::mem::take(&mut self.overflowed)
+    pub fn take_given_up(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.given_up)
     }
 
     /// Whether there is a link to `node`.
