@@ -74,7 +74,7 @@ impl Loads {
 }
 
 /// Whether the same nodes have every layer by both lists: in a ring whose buckets all have its N, whatever their order is.
-pub(super) fn same_holders(ring: &Ring, one: &[NodeId], other: &[NodeId]) -> bool {
+fn same_holders(ring: &Ring, one: &[NodeId], other: &[NodeId]) -> bool {
     let first = |list: &'_ [NodeId], n: u8| list.iter().take(usize::from(n)).copied().collect::<BTreeSet<_>>();
     ring.layers().all(|n| first(one, n) == first(other, n))
 }

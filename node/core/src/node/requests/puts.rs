@@ -68,7 +68,7 @@ impl<S: Storage> Node<S> {
 
     /// A coordinator that is no replica keeps what it made, as a hint: its next version of the object must include it. If it may
     /// not (the quota), its next dots are by a new actor.
-    pub(super) fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
+    fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
         let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return Ok(()) };
         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
         let placement = ring.placement(partition);
@@ -100,13 +100,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// A put that cannot reach its quorum is refused before anything is written.
-    pub(super) fn enough_reachable(
-        &mut self,
-        ring: &Ring,
-        partition: PartitionId,
-        required: Required,
-        now: Now,
-    ) -> Result<(), Failure> {
+    fn enough_reachable(&mut self, ring: &Ring, partition: PartitionId, required: Required, now: Now) -> Result<(), Failure> {
         for set in ring.placement(partition).write_sets() {
             let suspected = self.suspected(set, now).len();
             let homes = set.len() - suspected;
@@ -121,7 +115,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// A node whose clock is wrong makes no stamps that decide anything.
-    pub(super) fn clock_agrees(&self, bucket: &Bytes, now: Now) -> Result<(), Failure> {
+    fn clock_agrees(&self, bucket: &Bytes, now: Now) -> Result<(), Failure> {
         if !self.config.last_writer_wins(bucket) {
             return Ok(());
         }
@@ -129,7 +123,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// The object as it is after this put, on this node's own whole copy, under a fresh dot; and the token for the client.
-    pub(super) fn next_version(
+    fn next_version(
         &mut self,
         ring: &Ring,
         partition: PartitionId,
@@ -313,7 +307,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// The coordinator's own copy, or the one that it keeps for `hint_for`.
-    pub(super) fn write_own(
+    fn write_own(
         &mut self,
         number: RequestId,
         hint_for: Option<NodeId>,
@@ -366,7 +360,7 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    pub(super) fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
+    fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
         let Some(PutJob { job, context, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) else { return };
         let reply = job.reply;
         let latency = now.instant.since(job.begun);
