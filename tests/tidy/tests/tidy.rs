@@ -202,7 +202,6 @@ fn the_top_level_holds_what_the_layout_names() {
         "CHANGELOG.md",
         "GUARANTEES.md",
         "SECURITY.md",
-        "BENCHMARKS.md",
         "deny.toml",
         "rustfmt.toml",
         "clippy.toml",
