@@ -29,6 +29,8 @@ use crate::peers::MESSAGE_BYTES_MAX;
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Calls and sessions at the same time on one connection.
 const STREAMS_MAX: u32 = 1_024;
+/// Headers of one call: gRPC's own, and none of a user's.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Pings on a silent connection; one that answers none is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +43,7 @@ fn builder() -> Server {
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_header_list_size(16 << 10)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
 }
 
 /// What clients, administrators and tools connect to. Ends gracefully when `stopping` turns true.

@@ -31,7 +31,7 @@ use crate::stop::Stop;
 use report::Report;
 use writer::Writer;
 
-/// Until the data of a change that a program makes has moved.
+/// Until the data of a change has moved, if nobody says how long that may take.
 const MOVE_PATIENCE_SECONDS: u64 = 86_400;
 
 /// Arguments of `ring commit`.
@@ -80,7 +80,7 @@ pub struct Drive {
     #[command(flatten)]
     batch: Batch,
     /// Seconds until this command gives up waiting; `ring resume` goes on.
-    #[arg(long, default_value_t = 86_400, value_name = "SECONDS", value_parser = seconds())]
+    #[arg(long, default_value_t = MOVE_PATIENCE_SECONDS, value_name = "SECONDS", value_parser = seconds())]
     wait: u64,
 }
 

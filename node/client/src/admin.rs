@@ -21,6 +21,10 @@ use tonic::{Code, Response, Status};
 /// Bytes of one answer. The largest are the digests of all 65,536 partitions, 2 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
+/// Pings on a connection over which nothing comes; one that answers none is closed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Partitions that one call asks the digests of, so that an answer stays small.
 const DIGESTS_PER_CALL: usize = 4096;
 
@@ -303,8 +307,8 @@ pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
     Ok(endpoint
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
 }
 
