@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError};
 
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::message::Message;
-use dynamo_proto::v1;
+use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tracing::warn;
@@ -28,8 +28,6 @@ use queue::QueueSender;
 
 /// The version of the messages between nodes.
 pub const PROTOCOL: u32 = 1;
-/// The longest message that a node sends or takes: a hundred siblings of the greatest value, with room to spare.
-pub const MESSAGE_BYTES_MAX: usize = 128 << 20;
 
 /// Who this node is, in a handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]

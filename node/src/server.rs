@@ -10,10 +10,10 @@ mod session;
 
 use std::time::Duration;
 
-use dynamo_proto::v1;
 use dynamo_proto::v1::admin_server::AdminServer;
 use dynamo_proto::v1::kv_server::KvServer;
 use dynamo_proto::v1::peer_server::PeerServer;
+use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Server;
@@ -23,7 +23,6 @@ use tonic_health::server::HealthReporter;
 
 use crate::connections::Acceptor;
 use crate::driver::Closed;
-use crate::peers::MESSAGE_BYTES_MAX;
 
 /// The longest message that a client may send: a session's frame of a dozen values of the greatest length.
 const REQUEST_BYTES_MAX: usize = 16 << 20;

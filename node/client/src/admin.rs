@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 /// Bytes of one answer. The largest are the digests of all 65,536 partitions, 2 MiB.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+const ADMIN_ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Pings on a connection over which nothing comes; one that answers none is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -211,7 +211,11 @@ impl AdminClient {
             Ok(Err(error)) => return Err(failed(innermost(&error))),
             Err(_) => return Err(failed(format!("no answer within {} ms", timeout.as_millis()))),
         };
-        Ok(Self { address: address.to_owned(), stub: Stub::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX), timeout })
+        Ok(Self {
+            address: address.to_owned(),
+            stub: Stub::new(channel).max_decoding_message_size(ADMIN_ANSWER_BYTES_MAX),
+            timeout,
+        })
     }
 
     /// host:port that this client is connected to.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dynamo_proto::MESSAGE_BYTES_MAX;
 use dynamo_proto::v1::peer_client::PeerClient;
 use rand::seq::SliceRandom as _;
 use tokio::sync::{Notify, oneshot};
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
 
-use super::{Link, LinkEvent, MESSAGE_BYTES_MAX, Own, greet, queue};
+use super::{Link, LinkEvent, Own, greet, queue};
 use crate::driver::{Event, Inbox};
 
 /// Until a connection, or an answer to the hello, counts as failed.
