@@ -103,6 +103,16 @@ fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) 
     first_ring_with(cluster, plan.partition_bits, plan.replication, buckets, &members).map_err(|error| usage(&error))
 }
 
+/// Where rings are recorded: what was given, or a folder of this user's.
+pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let folder = local::state_folder()?.join("rings");
+    fs::create_dir_all(&folder).map_err(|error| Stop::Failed(format!("{}: {error}", folder.display())))?;
+    Ok(folder)
+}
+
 /// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,
 /// which has its record with its data.
 pub fn record_of(given: &Path, cluster: ClusterId) -> PathBuf {
