@@ -4,6 +4,9 @@
 //! Nothing here concludes a loss from silence, and nothing is done without `--yes`. As for the first ring, each ring is recorded in a
 //! file before any node sees it; a command that was interrupted is simply given again. Where the operator is, it is the writer of
 //! rings, and does this by itself on proof that the volume is gone.
+//!
+//! Unlike a change of members ([`crate::ring_operations`]) this needs no record of the rings before, which may be gone with the disk,
+//! takes no lock, and offers each ring to all at once: one such command at a time, and nobody else who writes rings meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
