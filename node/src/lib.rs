@@ -10,6 +10,7 @@
 //! | [`server`] | gRPC: clients, administrators, peers |
 //! | [`connections`] | how many connections each port takes, and for how long a silent one |
 //! | [`metrics`] | HTTP: metrics and probes |
+//! | [`figure`] | a number that the driver, the links or the engine tell of themselves |
 //! | [`telemetry`] | log lines |
 //!
 //! Everything but the fsyncs runs on one thread, in the runtime of whoever awaits [`Bound::run`].
@@ -17,6 +18,7 @@
 pub mod config;
 pub mod connections;
 pub mod driver;
+pub mod figure;
 pub mod identity;
 pub mod metrics;
 pub mod peers;

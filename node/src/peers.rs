@@ -24,6 +24,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use crate::driver::Inbox;
+use crate::figure::Figure;
 use queue::QueueSender;
 
 /// The version of the messages between nodes.
@@ -245,18 +246,17 @@ impl Peers {
         self.links.contains_key(&node)
     }
 
-    /// Name and value of what is counted here.
-    pub fn gauges(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    /// For metrics.
+    pub fn figures(&self) -> [Figure; 6] {
         let queued = self.links.values().map(|link| link.queue.load());
         let (messages, bytes) = queued.fold((0, 0), |sum, load| (sum.0 + load.0 as u64, sum.1 + load.1 as u64));
         [
-            ("links", self.links.len() as u64),
-            ("links_overflowed", self.links_overflowed),
-            ("link_queue_messages", messages),
-            ("link_queue_bytes", bytes),
-            ("messages_without_link", self.messages_without_link),
-            ("messages_too_long", self.messages_too_long),
+            Figure::varying("links", "Links to peers", self.links.len() as u64),
+            Figure::growing("links_overflowed", "Links given up because their queue was full", self.links_overflowed),
+            Figure::varying("link_queue_messages", "Messages that wait for their link", messages),
+            Figure::varying("link_queue_bytes", "Bytes that wait for their link", bytes),
+            Figure::growing("messages_without_link", "Messages dropped because there was no link", self.messages_without_link),
+            Figure::growing("messages_too_long", "Messages dropped because they were too long", self.messages_too_long),
         ]
-        .into_iter()
     }
 }
