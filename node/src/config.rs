@@ -280,7 +280,7 @@ impl ValidConfig {
             None => Settings::default(),
         };
         flags.apply(&mut settings);
-        validate(settings)
+        validate(&settings)
     }
 }
 
@@ -299,7 +299,7 @@ fn parse(text: &str, path: &str) -> Result<Settings, ConfigError> {
     serde_yaml::from_str(text).map_err(|error| ConfigError::Malformed { path: path.into(), error })
 }
 
-fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
+fn validate(settings: &Settings) -> Result<ValidConfig, ConfigError> {
     let listen = Listen {
         client: address("listen.client", settings.listen.client.as_deref().unwrap_or("0.0.0.0:7400"))?,
         peer: address("listen.peer", settings.listen.peer.as_deref().unwrap_or("0.0.0.0:7401"))?,
@@ -307,24 +307,12 @@ fn validate(settings: Settings) -> Result<ValidConfig, ConfigError> {
     };
     let config = ValidConfig {
         cluster: cluster(settings.cluster_id.as_deref())?,
-        data_dir: data_dir(settings.data_dir)?,
+        data_dir: data_dir(settings.data_dir.clone())?,
         disk_reserve_bytes: settings.disk_reserve_bytes,
-        zone: zone(settings.zone)?,
-        advertise_host: advertise_host(settings.advertise.host, &listen)?,
-        seeds: seeds(settings.seeds)?,
-        protocol: background(
-            protocol(
-                settings.quorum,
-                settings.buckets,
-                settings.request_timeout_ms,
-                settings.hint_after_ms,
-                settings.hint_bytes_max,
-                settings.clock_skew_ms_max,
-            )?,
-            settings.background,
-            settings.tree_checkpoint_interval_ms,
-            settings.reap_interval_ms,
-        )?,
+        zone: zone(settings.zone.clone())?,
+        advertise_host: advertise_host(settings.advertise.host.clone(), &listen)?,
+        seeds: seeds(settings.seeds.clone())?,
+        protocol: protocol(settings)?,
         storage: engine(&settings.storage)?,
         log_level: log_level(settings.log.level.as_deref())?,
         log_format: log_format(settings.log.format.as_deref())?,
@@ -425,54 +413,58 @@ fn seeds(seeds: Vec<String>) -> Result<Vec<String>, ConfigError> {
     Ok(seeds)
 }
 
-fn protocol(
-    cluster: QuorumSettings,
-    buckets: BTreeMap<String, BucketSettings>,
-    request_timeout_ms: Option<u64>,
-    hint_after_ms: Option<u64>,
-    hint_bytes_max: Option<u64>,
-    clock_skew_ms_max: Option<u64>,
-) -> Result<Config, ConfigError> {
+fn protocol(settings: &Settings) -> Result<Config, ConfigError> {
     let mut config = Config::default();
-    config.quorum = quorum("quorum", cluster, config.quorum)?;
+    config.quorum = quorum("quorum", settings.quorum, config.quorum)?;
+    config.buckets = buckets(&settings.buckets, config.quorum)?;
+    timeouts(settings, &mut config)?;
+    config.hint_bytes_max = settings.hint_bytes_max.unwrap_or(config.hint_bytes_max);
+    background(settings.background, &mut config)?;
+    intervals(settings, &mut config)?;
+    Ok(config)
+}
+
+fn buckets(
+    buckets: &BTreeMap<String, BucketSettings>,
+    cluster: QuorumDefaults,
+) -> Result<BTreeMap<Bytes, BucketProperties>, ConfigError> {
+    let mut found = BTreeMap::new();
     for (bucket, settings) in buckets {
         let field = format!("buckets.{bucket}");
         if bucket.len() > BUCKET_BYTES_MAX {
             return wrong(field, format!("{} bytes, a bucket's name has at most {BUCKET_BYTES_MAX}", bucket.len()));
         }
-        let properties = settings.properties(&field, config.quorum)?;
-        config.buckets.insert(Bytes::from(bucket), properties);
+        found.insert(Bytes::from(bucket.clone()), settings.properties(&field, cluster)?);
     }
-    if let Some(timeout) = request_timeout_ms {
+    Ok(found)
+}
+
+/// How long a request, a replica and a wrong clock are borne with.
+fn timeouts(settings: &Settings, config: &mut Config) -> Result<(), ConfigError> {
+    if let Some(timeout) = settings.request_timeout_ms {
         if !(1..=REQUEST_TIMEOUT_MS_MAX).contains(&timeout) {
             return wrong("request_timeout_ms", format!("{timeout}; give 1 to {REQUEST_TIMEOUT_MS_MAX}"));
         }
         config.request_timeout = Duration::from_millis(timeout);
     }
-    if let Some(after) = hint_after_ms {
+    if let Some(after) = settings.hint_after_ms {
         config.hint_after = Duration::from_millis(after);
     }
     if config.hint_after.is_zero() || config.hint_after >= config.request_timeout {
         let (after, timeout) = (config.hint_after.as_millis(), config.request_timeout.as_millis());
         return wrong("hint_after_ms", format!("{after}; give at least 1 and less than request_timeout_ms, which is {timeout}"));
     }
-    config.hint_bytes_max = hint_bytes_max.unwrap_or(config.hint_bytes_max);
-    if let Some(skew) = clock_skew_ms_max {
+    if let Some(skew) = settings.clock_skew_ms_max {
         if skew == 0 {
             return wrong("clock_skew_ms_max", "0; no two clocks agree to the millisecond, give at least 1 (the default is 500)");
         }
         config.clock_skew_ms_max = skew;
     }
-    Ok(config)
+    Ok(())
 }
 
-/// `config` with what is said about background work.
-fn background(
-    mut config: Config,
-    settings: BackgroundSettings,
-    tree_checkpoint_interval_ms: Option<u64>,
-    reap_interval_ms: Option<u64>,
-) -> Result<Config, ConfigError> {
+/// How much hints, transfers and anti-entropy may take.
+fn background(settings: BackgroundSettings, config: &mut Config) -> Result<(), ConfigError> {
     if let Some(p99) = settings.p99_ms_max {
         if p99 == 0 {
             return wrong(
@@ -493,21 +485,26 @@ fn background(
         return wrong("background.bytes_per_second_max", reason);
     }
     (config.background_bytes_per_second_min, config.background_bytes_per_second_max) = (least, most);
-    if let Some(interval) = tree_checkpoint_interval_ms {
+    Ok(())
+}
+
+/// How often trees are stored, and tombstones looked for.
+fn intervals(settings: &Settings, config: &mut Config) -> Result<(), ConfigError> {
+    if let Some(interval) = settings.tree_checkpoint_interval_ms {
         if interval < TREE_CHECKPOINT_INTERVAL_MS_MIN {
             let reason = format!("{interval}; give at least {TREE_CHECKPOINT_INTERVAL_MS_MIN}");
             return wrong("tree_checkpoint_interval_ms", reason);
         }
         config.tree_checkpoint_interval = Duration::from_millis(interval);
     }
-    if let Some(interval) = reap_interval_ms {
+    if let Some(interval) = settings.reap_interval_ms {
         if interval != 0 && interval < REAP_INTERVAL_MS_MIN {
             let reason = format!("{interval}; give at least {REAP_INTERVAL_MS_MIN}, or 0 to keep all tombstones");
             return wrong("reap_interval_ms", reason);
         }
         config.reap_interval = Duration::from_millis(interval);
     }
-    Ok(config)
+    Ok(())
 }
 
 /// `settings` over `default`, with what the default leaves open filled to fit. N belongs to the ring and is checked there.

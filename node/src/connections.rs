@@ -25,6 +25,8 @@ use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::{info, warn};
 
+use crate::figure::Figure;
+
 const CLIENTS_PART: u64 = 4;
 const PEERS_PART: u64 = 8;
 const HTTP_PART: u64 = 32;
@@ -108,14 +110,14 @@ impl Connections {
         Self { clients: share("client", CLIENTS_PART), peers: share("peer", PEERS_PART), http: share("http", HTTP_PART) }
     }
 
-    /// Name and value of what is counted here.
-    pub fn gauges(&self) -> [(&'static str, u64); 4] {
+    /// For metrics.
+    pub fn figures(&self) -> [Figure; 4] {
         let refused = [&self.clients, &self.peers, &self.http].map(|share| share.refused.load(Ordering::Relaxed));
         [
-            ("connections_client", self.clients.open()),
-            ("connections_peer", self.peers.open()),
-            ("connections_http", self.http.open()),
-            ("connections_refused", refused.iter().sum()),
+            Figure::varying("connections_client", "Connections of clients, administrators and tools", self.clients.open()),
+            Figure::varying("connections_peer", "Connections of peers", self.peers.open()),
+            Figure::varying("connections_http", "Connections for metrics and probes", self.http.open()),
+            Figure::growing("connections_refused", "Connections closed at a port's bound", refused.iter().sum()),
         ]
     }
 }
@@ -304,7 +306,7 @@ mod tests {
         let _held = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
         let first = clients.next().await;
         let _second = clients.next().await;
-        assert_eq!(connections.gauges().map(|(_, value)| value), [2, 0, 0, 0]);
+        assert_eq!(connections.figures().map(|figure| figure.value), [2, 0, 0, 0]);
         let beyond = TcpStream::connect(address).await.unwrap();
         tokio::select! {
             _ = clients.next() => panic!("there is no place"),
@@ -313,7 +315,7 @@ mod tests {
         // The peers' port is another one.
         let _peer = TcpStream::connect(peer_address).await.unwrap();
         let _taken = peers.next().await;
-        assert_eq!(connections.gauges().map(|(_, value)| value), [2, 1, 0, 1]);
+        assert_eq!(connections.figures().map(|figure| figure.value), [2, 1, 0, 1]);
         drop(first);
         let _again = TcpStream::connect(address).await.unwrap();
         clients.next().await;

@@ -1,4 +1,4 @@
-//! The loop that owns the node: it decides nothing.
+//! The loop that owns the node: it decides nothing but when this node calls itself ready.
 //!
 //! ```text
 //! clients, peers, tools ──events──┐
@@ -9,8 +9,9 @@
 //! ```
 //!
 //! One turn is one group of writes: whatever arrived while the last turn ran shares one batch, one fsync and one frame to each
-//! peer. Nothing here waits for a disk or takes a lock, and no operation costs a task. A storage error ends the loop before
-//! its outputs are performed, so that nothing is acknowledged that may not be there.
+//! peer. Nothing here waits for an fsync; the storage is read inline. A lock is held for a few instructions and never while anything
+//! waits, and no operation costs a task. A storage error ends the loop before its outputs are performed, so that nothing is
+//! acknowledged that may not be there.
 
 mod clients;
 mod clock;
@@ -60,7 +61,8 @@ const TICKS_PER_CHECK: u64 = 10;
 const FINDS_OTHERS_WITHIN: Duration = Duration::from_secs(5);
 /// Ticks between two looks at the free space: a second, in which a client on a fast link writes less than the reserve.
 const TICKS_PER_LOOK: u64 = 20;
-/// How long requests in flight may take once the node is told to stop. Below the 30 s that Kubernetes gives a pod.
+/// How long requests in flight may take once the node is told to stop. Below what a pod has: 60 s where the operator made it, 30 s where nobody
+/// says, of which its other work takes a few.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What happens to the loop.
@@ -262,7 +264,7 @@ impl Driver {
         for queued in batch.drain(..) {
             self.handle(queued.event, now)?;
         }
-        for peer in self.peers.take_overflowed() {
+        for peer in self.peers.take_given_up() {
             self.node.handle(Input::LinkDown { peer }, now, &mut self.outputs)?;
         }
         if ticked {

@@ -10,12 +10,15 @@
 //! | [`server`] | gRPC: clients, administrators, peers |
 //! | [`connections`] | how many connections each port takes, and for how long a silent one |
 //! | [`metrics`] | HTTP: metrics and probes |
+//! | [`figure`] | a number that the driver, the links or the engine tell of themselves |
+//! | [`telemetry`] | log lines |
 //!
 //! Everything but the fsyncs runs on one thread, in the runtime of whoever awaits [`Bound::run`].
 
 pub mod config;
 pub mod connections;
 pub mod driver;
+pub mod figure;
 pub mod identity;
 pub mod metrics;
 pub mod peers;
@@ -231,8 +234,17 @@ fn bound(field: &'static str, address: SocketAddr, listener: &TcpListener) -> Re
     listener.local_addr().map_err(|error| NodeError::Listen { field, address, error })
 }
 
-async fn named<E: std::error::Error>(port: &'static str, serving: impl Future<Output = Result<(), E>>) -> Result<(), NodeError> {
-    serving.await.map_err(|error| NodeError::Service { port, reason: error.to_string() })
+async fn named<E: std::error::Error + 'static>(
+    port: &'static str,
+    serving: impl Future<Output = Result<(), E>>,
+) -> Result<(), NodeError> {
+    serving.await.map_err(|error| NodeError::Service { port, reason: with_causes(&error) })
+}
+
+/// What an error says, and what each of its causes says: one of a transport says "transport error" and no more.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Opens the data on a thread of its own. What a crash left behind may be much to read: meanwhile probes are answered, and the log says so.
@@ -276,4 +288,20 @@ async fn failure(servers: &mut JoinSet<Result<(), NodeError>>) -> NodeError {
         }
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Error)]
+    #[error("transport error")]
+    struct TransportError(#[source] std::io::Error);
+
+    #[tokio::test]
+    async fn a_service_that_ends_says_what_caused_it() {
+        let serving = async { Err(TransportError(std::io::Error::other("no more files"))) };
+        let ended = named("client", serving).await.unwrap_err();
+        assert_eq!(ended.to_string(), "the client service ended: transport error: no more files");
+    }
 }

@@ -23,10 +23,8 @@ use tokio::sync::watch;
 
 use crate::connections::{Acceptor, Connections};
 use crate::driver::{Closed, Inbox, Question, Snapshot};
+use crate::figure::Figure;
 use crate::server::wait_for;
-
-/// Counters of the driver among its gauges: what only grows.
-const GAUGES_THAT_COUNT: [&str; 4] = ["links_overflowed", "messages_without_link", "messages_too_long", "connections_refused"];
 
 /// What is said before the loop answers.
 const OPENING: &str = "not ready: opening the data directory, and reading what the last stop left behind\n";
@@ -76,7 +74,7 @@ async fn metrics(State(probed): State<Probed>) -> Response {
     }
     match probed.inbox.ask(Question::Snapshot).await {
         Ok(mut snapshot) => {
-            snapshot.gauges.extend(probed.connections.gauges());
+            snapshot.figures.extend(probed.connections.figures());
             // As the probe says: a node that stands by without a ring serves nobody.
             snapshot.ready = *probed.ready.borrow();
             match encode(snapshot) {
@@ -103,7 +101,7 @@ struct Scrape(Snapshot);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Snapshot { status, counters, background, divergence, gauges, ready, uptime_seconds, .. } = &self.0;
+        let Snapshot { status, counters, background, divergence, figures, ready, uptime_seconds, .. } = &self.0;
         for ((name, value), (_, help)) in counters.each().zip(Counters::HELP) {
             counter(&mut encoder, name, help.trim_end_matches('.'), value)?;
         }
@@ -140,13 +138,9 @@ impl Collector for Scrape {
         }
         let help = "Milliseconds by which the wall clock is ahead of most peers', below zero behind them";
         signed_gauge(&mut encoder, "clock_ahead_ms", help, status.clock_ahead_ms)?;
-        for (name, value) in gauges {
-            let help = name.replace('_', " ");
-            if GAUGES_THAT_COUNT.contains(name) {
-                counter(&mut encoder, name, &help, *value)?;
-            } else {
-                gauge(&mut encoder, name, &help, *value)?;
-            }
+        for Figure { name, help, grows, value } in figures {
+            let encode = if *grows { counter } else { gauge };
+            encode(&mut encoder, name, help, *value)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Links to peers: one long-lived outgoing stream for each, on which every message rides (design 9).
+//! Links to peers: one long-lived outgoing stream for each, on which every message rides.
 //!
 //! ```text
 //! dial ──connect, Hello──> their Hello: right cluster? not myself? ──> Link up ──stream or queue ends──> Link down ──wait──> dial
@@ -18,19 +18,18 @@ use std::sync::{Arc, PoisonError};
 
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::message::Message;
-use dynamo_proto::v1;
+use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tonic::metadata::MetadataMap;
 use tracing::warn;
 
 use crate::driver::Inbox;
+use crate::figure::Figure;
 use queue::QueueSender;
 
 /// The version of the messages between nodes.
 pub const PROTOCOL: u32 = 1;
-/// The longest message that a node sends or takes: a hundred siblings of the greatest value, with room to spare.
-pub const MESSAGE_BYTES_MAX: usize = 128 << 20;
 
 /// Who this node is, in a handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -149,7 +148,7 @@ pub struct Peers {
     /// The addresses of `dials`, for the dialling tasks.
     known: dial::Known,
     links: HashMap<NodeId, Link>,
-    overflowed: Vec<NodeId>,
+    given_up: Vec<NodeId>,
     links_overflowed: u64,
     messages_without_link: u64,
     messages_too_long: u64,
@@ -165,7 +164,7 @@ impl Peers {
             dials: BTreeMap::new(),
             known: dial::Known::default(),
             links: HashMap::new(),
-            overflowed: Vec::new(),
+            given_up: Vec::new(),
             links_overflowed: 0,
             messages_without_link: 0,
             messages_too_long: 0,
@@ -187,7 +186,7 @@ impl Peers {
             let lost: Vec<NodeId> = self.links.values().filter(|link| link.dialled == address).map(|link| link.node).collect();
             for node in lost {
                 self.links.remove(&node);
-                self.overflowed.push(node);
+                self.given_up.push(node);
             }
         }
         for address in wanted {
@@ -253,14 +252,14 @@ impl Peers {
                     // A link that has ended by itself is dialled again too.
                     let _ = link.held.send(());
                 }
-                self.overflowed.push(to);
+                self.given_up.push(to);
             }
         }
     }
 
     /// Peers whose link was given up here; the node is to be told.
-    pub fn take_overflowed(&mut self) -> Vec<NodeId> {
-        std::mem::take(&mut self.overflowed)
+    pub fn take_given_up(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.given_up)
     }
 
     /// Whether there is a link to `node`.
@@ -268,18 +267,17 @@ impl Peers {
         self.links.contains_key(&node)
     }
 
-    /// Name and value of what is counted here.
-    pub fn gauges(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    /// For metrics.
+    pub fn figures(&self) -> [Figure; 6] {
         let queued = self.links.values().map(|link| link.queue.load());
         let (messages, bytes) = queued.fold((0, 0), |sum, load| (sum.0 + load.0 as u64, sum.1 + load.1 as u64));
         [
-            ("links", self.links.len() as u64),
-            ("links_overflowed", self.links_overflowed),
-            ("link_queue_messages", messages),
-            ("link_queue_bytes", bytes),
-            ("messages_without_link", self.messages_without_link),
-            ("messages_too_long", self.messages_too_long),
+            Figure::varying("links", "Links to peers", self.links.len() as u64),
+            Figure::growing("links_overflowed", "Links given up because their queue was full", self.links_overflowed),
+            Figure::varying("link_queue_messages", "Messages that wait for their link", messages),
+            Figure::varying("link_queue_bytes", "Bytes that wait for their link", bytes),
+            Figure::growing("messages_without_link", "Messages dropped because there was no link", self.messages_without_link),
+            Figure::growing("messages_too_long", "Messages dropped because they were too long", self.messages_too_long),
         ]
-        .into_iter()
     }
 }

@@ -10,10 +10,10 @@ mod session;
 
 use std::time::Duration;
 
-use dynamo_proto::v1;
 use dynamo_proto::v1::admin_server::AdminServer;
 use dynamo_proto::v1::kv_server::KvServer;
 use dynamo_proto::v1::peer_server::PeerServer;
+use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Server;
@@ -23,12 +23,13 @@ use tonic_health::server::HealthReporter;
 
 use crate::connections::Acceptor;
 use crate::driver::Closed;
-use crate::peers::MESSAGE_BYTES_MAX;
 
 /// The longest message that a client may send: a session's frame of a dozen values of the greatest length.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Calls and sessions at the same time on one connection.
 const STREAMS_MAX: u32 = 1_024;
+/// Headers of one call: gRPC's own, and none of a user's.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Pings on a silent connection; one that answers none is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +42,7 @@ fn builder() -> Server {
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_header_list_size(16 << 10)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
 }
 
 /// What clients, administrators and tools connect to. Ends gracefully when `stopping` turns true.

@@ -1,4 +1,4 @@
-//! The storage engine: RocksDB behind one writer (paper 5; design 9).
+//! The storage engine: RocksDB behind one writer (paper 5).
 //!
 //! ```text
 //! write ─> pending ──commit()──> one WriteBatch, one ticket ──Syncer──> fsync of the log, ticket reported durable
@@ -39,6 +39,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::config::StorageSettings;
+use crate::figure::Figure;
 use dropped::Dropped;
 use pending::Pending;
 use syncer::Log;
@@ -231,17 +232,23 @@ impl RocksEngine {
         self.db.flush_cf_opt(hints, &flush).map_err(failed("write out removals"))
     }
 
-    /// Name and value of what RocksDB tells of itself.
-    pub fn gauges(&self) -> Vec<(&'static str, u64)> {
+    /// What RocksDB tells of itself.
+    pub fn figures(&self) -> Vec<Figure> {
         let data = self.handle(Family::Data);
         let of_data = |name: &str| self.db.property_int_value_cf(data, name).ok().flatten().unwrap_or(0);
+        let bytes = of_data("rocksdb.total-sst-files-size") + of_data("rocksdb.cur-size-all-mem-tables");
+        let memtables = self.property("rocksdb.cur-size-all-mem-tables");
+        let cache = of_data("rocksdb.block-cache-usage");
+        let pending = of_data("rocksdb.estimate-pending-compaction-bytes");
+        let errors = self.property("rocksdb.background-errors");
+        let short = u64::from(matches!(self.recovery, Recovery::Short { .. }));
         vec![
-            ("storage_bytes", of_data("rocksdb.total-sst-files-size") + of_data("rocksdb.cur-size-all-mem-tables")),
-            ("storage_memtable_bytes", self.property("rocksdb.cur-size-all-mem-tables")),
-            ("storage_block_cache_bytes", of_data("rocksdb.block-cache-usage")),
-            ("storage_compaction_pending_bytes", of_data("rocksdb.estimate-pending-compaction-bytes")),
-            ("storage_background_errors", self.property("rocksdb.background-errors")),
-            ("storage_found_short", u64::from(matches!(self.recovery, Recovery::Short { .. }))),
+            Figure::varying("storage_bytes", "Bytes of objects, on disk and in memtables", bytes),
+            Figure::varying("storage_memtable_bytes", "Bytes of memtables", memtables),
+            Figure::varying("storage_block_cache_bytes", "Bytes of cached blocks", cache),
+            Figure::varying("storage_compaction_pending_bytes", "Bytes that compaction is behind by, about", pending),
+            Figure::growing("storage_background_errors", "Errors of flushes and compactions", errors),
+            Figure::varying("storage_found_short", "1 if the log had lost its end at this start", short),
         ]
     }
 

@@ -1,4 +1,4 @@
-//! `bench`: YCSB's workloads, with the CPU time that servers and client took, for DynamoKV and for its peers (design 9).
+//! `bench`: YCSB's workloads, with the CPU time that servers and client took, for DynamoKV and for its peers.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -37,10 +37,10 @@ pub use report::{LATENCY_HEADER, Latencies};
 
 use std::sync::Arc;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::arguments::{Connection, seconds};
+use crate::arguments::{Connection, ReadQuorum, WriteQuorum, seconds};
 use crate::output::{Format, grouped, show};
 use crate::stop::Stop;
 use crate::{local, random};
@@ -49,9 +49,9 @@ use away::{Away, AwayBy};
 use compare::Compare;
 use point::{Distribution, Meanwhile, Point};
 use scale::Scale;
-use session::{Data, Session};
+use session::{Data, Records, Session, Updates};
 use shape::Shape;
-use system::{Options, System};
+use system::{BUCKET, Options, PeerAddresses, Quorums, System};
 
 /// Arguments of `bench`.
 #[derive(Args, Debug)]
@@ -85,9 +85,14 @@ struct Load {
     #[arg(long, value_name = "NAME", value_parser = key_prefix)]
     keys: Option<String>,
     #[command(flatten)]
-    data: Data,
+    records: Records,
+    /// The bucket that they go to.
+    #[arg(short, long, default_value = BUCKET)]
+    bucket: String,
     #[command(flatten)]
-    options: Options,
+    write: WriteQuorum,
+    #[command(flatten)]
+    peers: PeerAddresses,
 }
 
 /// Arguments of `bench run`.
@@ -107,9 +112,6 @@ struct Run {
     /// What to measure.
     #[arg(long, value_enum, default_value_t = System::Dynamokv)]
     system: System,
-    /// How requests to DynamoKV travel.
-    #[arg(long, value_enum, default_value_t = Travel::Stream)]
-    mode: Travel,
     /// Use the records of a `bench load` with these keys, as many as --records says, and load none.
     #[arg(long, value_name = "NAME", value_parser = key_prefix)]
     keys: Option<String>,
@@ -141,14 +143,6 @@ struct Run {
     local: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Travel {
-    /// One pipelined stream a node.
-    Stream,
-    /// One gRPC call a request.
-    Unary,
-}
-
 /// Requests a second, above zero.
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
@@ -165,13 +159,6 @@ fn key_prefix(text: &str) -> Result<String, String> {
 }
 
 impl Run {
-    fn system(&self) -> System {
-        match (self.system, self.mode) {
-            (System::Dynamokv, Travel::Unary) => System::DynamokvUnary,
-            (system, _) => system,
-        }
-    }
-
     /// The processes that were named, if any were.
     fn servers(&self) -> Result<Option<Vec<u32>>, Stop> {
         if self.local && local::running_pids().is_empty() {
@@ -216,9 +203,9 @@ async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Res
     }
     let servers = arguments.servers()?;
     let point = arguments.point();
-    let (system, options) = (arguments.system(), &arguments.options);
+    let (system, options) = (arguments.system, &arguments.options);
     let mut target = match arguments.away {
-        Some(_) => system.connect_retrying(connection, options).await?,
+        Some(_) => system.connect_retrying(connection, &options.quorums).await?,
         None => system.connect(connection, options).await?,
     };
     target.servers = servers.unwrap_or(target.servers);
@@ -229,7 +216,7 @@ async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Res
         session.learn(&mut source).await?;
         None
     } else {
-        Some((session.data.records, session.load(&mut source).await?))
+        Some((session.data.loaded.records, session.load(&mut source).await?))
     };
     let mut report = point::measure(&session, &point, &mut source).await?;
     report.load = loaded;
@@ -237,12 +224,14 @@ async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Res
 }
 
 async fn load_only(connection: &Connection, format: Format, arguments: Load) -> Result<(), Stop> {
-    let target = arguments.system.connect(connection, &arguments.options).await?;
+    let quorums = Quorums { bucket: arguments.bucket, read: ReadQuorum::default(), write: arguments.write };
+    let target = arguments.system.connect(connection, &Options { quorums, peers: arguments.peers }).await?;
     let mut source = random::fresh();
     let keys = arguments.keys.unwrap_or_else(|| Session::fresh_keys(&mut source));
-    let session = Arc::new(Session::new(target, arguments.data, keys, &mut source));
+    let data = Data { loaded: arguments.records, updates: Updates::Context };
+    let session = Arc::new(Session::new(target, data, keys, &mut source));
     let took = session.load(&mut source).await?.as_secs_f64();
-    let (system, records, keys) = (session.target.system.name(), session.data.records, &session.keys);
+    let (system, records, keys) = (session.target.system.name(), session.data.loaded.records, &session.keys);
     let text = || {
         let records = grouped(records);
         format!("{system}: {records} records in {took:.1} s; `bench run --system {system} --keys {keys}` uses them")
@@ -263,16 +252,19 @@ mod tests {
 
     #[test]
     fn a_plain_bench_is_a_run_and_commands_have_arguments_of_their_own() {
-        let plain = Line::parse_from(["bench", "--workload", "b", "--mode", "unary"]).bench;
+        let plain = Line::parse_from(["bench", "--workload", "b", "--system", "dynamokv-unary"]).bench;
         assert!(plain.action.is_none());
-        assert_eq!((plain.run.workload, plain.run.system()), (Shape::B, System::DynamokvUnary));
+        assert_eq!((plain.run.workload, plain.run.system), (Shape::B, System::DynamokvUnary));
         let named = Line::parse_from(["bench", "run", "--system", "etcd", "--keys", "loaded-1"]).bench;
-        assert!(matches!(named.action, Some(Action::Run(run)) if run.system() == System::Etcd));
-        let refused: [&[&str]; 4] = [
+        assert!(matches!(named.action, Some(Action::Run(run)) if run.system == System::Etcd));
+        let refused: [&[&str]; 7] = [
             &["bench", "--workload", "b", "compare"],
             &["bench", "--keys", "a/b"],
             &["bench", "run", "--rate", "0"],
             &["bench", "compare", "--repetitions", "0"],
+            &["bench", "load", "--updates", "blind"],
+            &["bench", "load", "--r", "1"],
+            &["bench", "scale", "--redis", "127.0.0.1:6379"],
         ];
         for line in refused {
             assert!(Line::try_parse_from(line).is_err(), "{line:?}");

@@ -1,4 +1,4 @@
-//! Spoilt files and arguments (design 10).
+//! Spoilt files and arguments.
 
 use dynamo_fuzz::{Expect, Fuzz, unsealed};
 

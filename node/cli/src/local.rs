@@ -132,20 +132,20 @@ fn default_folder() -> Result<PathBuf, Stop> {
     Ok(state_folder()?.join("local"))
 }
 
+/// The nodes of the default cluster; none if there is no such cluster.
+fn nodes() -> Vec<NodeRecord> {
+    let cluster = default_cluster().ok().and_then(|path| folder::read(&path).ok().flatten());
+    cluster.map(|cluster| cluster.nodes).unwrap_or_default()
+}
+
 /// Client addresses of the nodes that run now, of the default cluster; empty if there is none.
 pub fn running_endpoints() -> Vec<String> {
-    let path = std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).or_else(|| default_folder().ok());
-    let cluster = path.and_then(|path| folder::read(&path).ok().flatten());
-    let nodes = cluster.map(|cluster| cluster.nodes).unwrap_or_default();
-    nodes.iter().filter(|node| node.is_running()).map(|node| node.client.clone()).collect()
+    nodes().into_iter().filter(NodeRecord::is_running).map(|node| node.client).collect()
 }
 
 /// The pids of the nodes that run now, of the default cluster.
 pub fn running_pids() -> Vec<u32> {
-    let path = std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).or_else(|| default_folder().ok());
-    let cluster = path.and_then(|path| folder::read(&path).ok().flatten());
-    let nodes = cluster.map(|cluster| cluster.nodes).unwrap_or_default();
-    nodes.iter().filter(|node| node.is_running()).filter_map(|node| node.process).map(|process| process.pid).collect()
+    nodes().into_iter().filter(NodeRecord::is_running).filter_map(|node| node.process).map(|process| process.pid).collect()
 }
 
 /// The folder of the default cluster.
@@ -184,8 +184,7 @@ pub fn has_node(node: usize) -> bool {
 
 /// How many nodes the default cluster has; none if there is no such cluster.
 pub fn node_count() -> usize {
-    let cluster = default_cluster().ok().and_then(|path| folder::read(&path).ok().flatten());
-    cluster.map_or(0, |cluster| cluster.nodes.len())
+    nodes().len()
 }
 
 async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {

@@ -20,7 +20,7 @@ use crate::members::{self, Views};
 use crate::output::{Format, grouped, show, table};
 use crate::ring_writer::{self, Plan};
 use crate::stop::Stop;
-use crate::{connection, local, ring_loss, ring_operations, ring_plan};
+use crate::{connection, ring_loss, ring_operations, ring_plan};
 
 /// Partitions that differ and are named; the others are counted.
 const NAMED_MAX: usize = 50;
@@ -54,7 +54,7 @@ enum Action {
     /// Show the change of members that is under way: what moved, what is left, what it waits for.
     Status,
     /// Let the change of members that is under way wait: nothing more begins.
-    Pause(ring_operations::Drive),
+    Pause(ring_operations::Writing),
     /// Go on with the change of members that is under way, after a pause or after its command was stopped.
     Resume(ring_operations::Drive),
     /// Give up the change of members that is under way, and go back to the members before it.
@@ -117,54 +117,25 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
         Action::Plan(command) => ring_plan::run(&endpoints, format, &command).await,
         Action::Status => ring_operations::status(&endpoints, format).await,
-        Action::Commit(mut commit) => {
-            let record = record_or_default(commit.drive.record.take())?;
-            ring_operations::commit(&endpoints, format, &commit, record).await
-        }
+        Action::Commit(commit) => ring_operations::commit(&endpoints, format, &commit).await,
         Action::Receipt => receipt(&endpoints, format, Duration::from_millis(connection.timeout_ms)).await,
-        Action::Pause(mut drive) => {
-            let record = record_or_default(drive.record.take())?;
-            ring_operations::pause(&endpoints, format, &drive, record).await
-        }
-        Action::Resume(mut drive) => {
-            let record = record_or_default(drive.record.take())?;
-            ring_operations::resume(&endpoints, format, &drive, record).await
-        }
-        Action::Abort(mut drive) => {
-            let record = record_or_default(drive.record.take())?;
-            ring_operations::abort(&endpoints, format, &drive, record).await
-        }
-        Action::Replace(mut replace) => {
-            let record = record_or_default(replace.loss.record.take())?;
-            show_ring(format, &ring_loss::replace(&endpoints, &record, &replace).await?)
-        }
-        Action::Remove(mut loss) => {
-            let record = record_or_default(loss.record.take())?;
-            show_ring(format, &ring_loss::remove(&endpoints, &record, &loss).await?)
-        }
+        Action::Pause(writing) => ring_operations::pause(&endpoints, format, &writing).await,
+        Action::Resume(drive) => ring_operations::resume(&endpoints, format, &drive).await,
+        Action::Abort(drive) => ring_operations::abort(&endpoints, format, &drive).await,
+        Action::Replace(replace) => show_ring(format, &ring_loss::replace(&endpoints, &replace).await?),
+        Action::Remove(loss) => show_ring(format, &ring_loss::remove(&endpoints, &loss).await?),
         Action::Init(init) => {
-            let record = record_or_default(init.record)?;
             let plan = Plan {
                 partition_bits: init.partitions.ilog2() as u8,
                 replication: init.n,
                 bucket_n: init.bucket_n,
                 expect_nodes: init.expect_nodes,
                 patience: Duration::from_secs(init.wait),
-                record,
+                record: ring_writer::record_or_default(init.record.as_deref())?,
             };
             show_ring(format, &ring_writer::make_first_ring(&endpoints, &plan).await?)
         }
     }
-}
-
-fn record_or_default(given: Option<PathBuf>) -> Result<PathBuf, Stop> {
-    given.map_or_else(prepared_record_folder, Ok)
-}
-
-fn prepared_record_folder() -> Result<PathBuf, Stop> {
-    let folder = local::state_folder()?.join("rings");
-    std::fs::create_dir_all(&folder).map_err(|error| Stop::Failed(format!("{}: {error}", folder.display())))?;
-    Ok(folder)
 }
 
 fn ring_of(views: Views) -> Result<Ring, Stop> {

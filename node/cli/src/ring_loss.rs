@@ -4,6 +4,9 @@
 //! Nothing here concludes a loss from silence, and nothing is done without `--yes`. As for the first ring, each ring is recorded in a
 //! file before any node sees it; a command that was interrupted is simply given again. Where the operator is, it is the writer of
 //! rings, and does this by itself on proof that the volume is gone.
+//!
+//! Unlike a change of members ([`crate::ring_operations`]) this needs no record of the rings before, which may be gone with the disk,
+//! takes no lock, and offers each ring to all at once: one such command at a time, and nobody else who writes rings meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -46,7 +49,7 @@ pub struct Loss {
     /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name; for
     /// the cluster of `local up`, in its folder.
     #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    record: Option<PathBuf>,
     /// Seconds until the ring must have come to rest; the command may be given again afterwards.
     #[arg(long, default_value_t = 3600, value_name = "SECONDS", value_parser = seconds())]
     wait: u64,
@@ -56,7 +59,7 @@ pub struct Loss {
 #[derive(Args, Debug)]
 pub struct Replace {
     #[command(flatten)]
-    pub loss: Loss,
+    loss: Loss,
     /// A node that stands by and is to take the place; may be given more than once. Default: those that stand by, if they are as many
     /// as are lost.
     #[arg(long, value_name = "NODE", value_parser = node)]
@@ -74,20 +77,20 @@ enum Newcomers<'a> {
 }
 
 /// Declares members lost and fills others in their place.
-pub async fn replace(endpoints: &[String], record: &Path, replace: &Replace) -> Result<Ring, Stop> {
-    run(endpoints, record, &replace.loss, &Newcomers::StandBy(&replace.with)).await
+pub async fn replace(endpoints: &[String], replace: &Replace) -> Result<Ring, Stop> {
+    run(endpoints, &replace.loss, &Newcomers::StandBy(&replace.with)).await
 }
 
 /// Declares members lost and spreads what they held over the members that are left.
-pub async fn remove(endpoints: &[String], record: &Path, loss: &Loss) -> Result<Ring, Stop> {
-    run(endpoints, record, loss, &Newcomers::Nobody).await
+pub async fn remove(endpoints: &[String], loss: &Loss) -> Result<Ring, Stop> {
+    run(endpoints, loss, &Newcomers::Nobody).await
 }
 
-async fn run(endpoints: &[String], record: &Path, loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Ring, Stop> {
+async fn run(endpoints: &[String], loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Ring, Stop> {
     let views = members::ask(endpoints).await?;
     let missing = || Stop::Failed("the cluster has no ring yet; nothing can be lost from it".to_owned());
     let held = views.ring.clone().ok_or_else(missing)?;
-    let path = ring_writer::record_of(record, held.cluster);
+    let path = ring_writer::record_of(&ring_writer::record_or_default(loss.record.as_deref())?, held.cluster);
     let ring = newest(&path, held)?;
     let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
     let desired = desired(&ring, &loss.lost, newcomers, &zones)?;
@@ -377,7 +380,10 @@ mod tests {
     #[test]
     fn what_would_be_wrong_is_refused_with_the_way_out() {
         let cases = [
-            (refused(&ring(3), 2, &Newcomers::Nobody, &[1, 2, 3]), "answers; a member that answers is drained"),
+            (
+                refused(&ring(3), 2, &Newcomers::Nobody, &[1, 2, 3]),
+                "answers; a member that answers is taken out by `dynamoctl ring commit --remove`",
+            ),
             (refused(&ring(3), 9, &Newcomers::Nobody, &[1, 2, 3]), "is no member of the ring"),
             (refused(&ring(3), 2, &Newcomers::Nobody, &[1, 3]), "start a new node and use `ring replace`"),
             (refused(&ring(3), 2, &Newcomers::StandBy(&[node(7)]), &[1, 3]), "does not answer"),

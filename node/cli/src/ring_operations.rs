@@ -27,11 +27,12 @@ use crate::members::{self, Views};
 use crate::output::{Format, show};
 use crate::ring_loss::node;
 use crate::ring_plan::named;
+use crate::ring_writer;
 use crate::stop::Stop;
 use report::Report;
 use writer::Writer;
 
-/// Until the data of a change that a program makes has moved.
+/// Until the data of a change has moved, if nobody says how long that may take.
 const MOVE_PATIENCE_SECONDS: u64 = 86_400;
 
 /// Arguments of `ring commit`.
@@ -49,7 +50,7 @@ pub struct Commit {
     #[arg(long, value_name = "NODE=WEIGHT", value_parser = weight)]
     weight: Vec<(String, u32)>,
     #[command(flatten)]
-    pub drive: Drive,
+    drive: Drive,
 }
 
 /// How much moves at the same time.
@@ -70,17 +71,24 @@ impl Batch {
 /// How an operation is carried out.
 #[derive(Args, Debug)]
 pub struct Drive {
+    #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
+    batch: Batch,
+}
+
+/// How a ring comes to be written here.
+#[derive(Args, Debug)]
+pub struct Writing {
     /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name; for
     /// the cluster of `local up`, in its folder.
     #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    record: Option<PathBuf>,
     /// Become the writer of a ring that was recorded elsewhere. Only where nobody else writes rings any more.
     #[arg(long)]
     take_over: bool,
-    #[command(flatten)]
-    batch: Batch,
     /// Seconds until this command gives up waiting; `ring resume` goes on.
-    #[arg(long, default_value_t = 86_400, value_name = "SECONDS", value_parser = seconds())]
+    #[arg(long, default_value_t = MOVE_PATIENCE_SECONDS, value_name = "SECONDS", value_parser = seconds())]
     wait: u64,
 }
 
@@ -105,7 +113,7 @@ fn weight(text: &str) -> Result<(String, u32), String> {
 }
 
 /// Begins the change, or goes on with this very one, and carries it out.
-pub async fn commit(endpoints: &[String], format: Format, commit: &Commit, record: PathBuf) -> Result<(), Stop> {
+pub async fn commit(endpoints: &[String], format: Format, commit: &Commit) -> Result<(), Stop> {
     let begins = |ring: &Ring, views: &Views| {
         let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
         let told = |error: operation::OperationError| match error {
@@ -119,28 +127,28 @@ pub async fn commit(endpoints: &[String], format: Format, commit: &Commit, recor
             (Err(error), None) => Err(error),
         }
     };
-    carried_out(endpoints, format, &commit.drive, record, begins).await
+    carried_out(endpoints, format, &commit.drive, begins).await
 }
 
 /// Goes on with what was begun.
-pub async fn resume(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+pub async fn resume(endpoints: &[String], format: Format, drive: &Drive) -> Result<(), Stop> {
     let goes_on = |ring: &Ring, _: &Views| match &ring.operation {
         // What was killed at its very end may have a last ring to offer.
         None => Ok(ring.clone()),
         Some(_) => operation::paused(ring, false).map_err(|error| Stop::Usage(error.to_string())),
     };
-    carried_out(endpoints, format, drive, record, goes_on).await
+    carried_out(endpoints, format, drive, goes_on).await
 }
 
 /// Gives up what was begun, and carries out the way back.
-pub async fn abort(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+pub async fn abort(endpoints: &[String], format: Format, drive: &Drive) -> Result<(), Stop> {
     let goes_back = |ring: &Ring, _: &Views| operation::aborted(ring).map_err(|error| Stop::Usage(error.to_string()));
-    carried_out(endpoints, format, drive, record, goes_back).await
+    carried_out(endpoints, format, drive, goes_back).await
 }
 
 /// Stops what was begun where it is.
-pub async fn pause(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
-    let mut writer = writer_of(endpoints, drive, record);
+pub async fn pause(endpoints: &[String], format: Format, writing: &Writing) -> Result<(), Stop> {
+    let mut writer = writer_of(endpoints, writing, Limits::default())?;
     writer.ask(|ring: &Ring, _: &Views| operation::paused(ring, true).map_err(|error| Stop::Usage(error.to_string()))).await?;
     status(endpoints, format).await
 }
@@ -185,17 +193,17 @@ async fn carried_out(
     endpoints: &[String],
     format: Format,
     drive: &Drive,
-    record: PathBuf,
     change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>,
 ) -> Result<(), Stop> {
-    let mut writer = writer_of(endpoints, drive, record);
+    let mut writer = writer_of(endpoints, &drive.writing, drive.batch.limits())?;
     writer.ask(change).await?;
     writer.carry_out().await?;
     status(endpoints, format).await
 }
 
-fn writer_of<'a>(endpoints: &'a [String], drive: &Drive, record: PathBuf) -> Writer<'a> {
-    Writer::new(endpoints, record, drive.take_over, drive.batch.limits(), drive.wait)
+fn writer_of<'a>(endpoints: &'a [String], writing: &Writing, limits: Limits) -> Result<Writer<'a>, Stop> {
+    let record = ring_writer::record_or_default(writing.record.as_deref())?;
+    Ok(Writer::new(endpoints, record, writing.take_over, limits, writing.wait))
 }
 
 /// The members that the ring is to have: those it is on its way to, with what is asked for.
@@ -255,7 +263,7 @@ mod tests {
     }
 
     fn asked(add: &[Added], remove: &[u8], weight: &[(u8, u32)]) -> Commit {
-        let drive = Drive { record: None, take_over: false, batch: Batch { batch: 8 }, wait: 1 };
+        let drive = Drive { writing: Writing { record: None, take_over: false, wait: 1 }, batch: Batch { batch: 8 } };
         let remove = remove.iter().map(|number| id(*number).to_string()).collect();
         let weight = weight.iter().map(|(number, weight)| (id(*number).to_string(), *weight)).collect();
         Commit { add: add.to_vec(), remove, weight, drive }

@@ -1,4 +1,4 @@
-//! The one writer of rings where there is no operator (design 3): the first ring of a cluster of processes.
+//! The one writer of rings where there is no operator: the first ring of a cluster of processes.
 //!
 //! The proposal is recorded in a file, synced, before any node sees it, and a writer that comes back offers the recorded ring
 //! again and never another one of the same epoch. A node that holds a ring already ends it: this writer makes first rings only.
@@ -101,6 +101,16 @@ fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) 
     let usage = |error: &dyn std::fmt::Display| Stop::Usage(error.to_string());
     let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication).map_err(|error| usage(&error))?;
     first_ring_with(cluster, plan.partition_bits, plan.replication, buckets, &members).map_err(|error| usage(&error))
+}
+
+/// Where rings are recorded: what was given, or a folder of this user's.
+pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let folder = local::state_folder()?.join("rings");
+    fs::create_dir_all(&folder).map_err(|error| Stop::Failed(format!("{}: {error}", folder.display())))?;
+    Ok(folder)
 }
 
 /// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,

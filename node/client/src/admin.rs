@@ -19,7 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 /// Bytes of one answer. The largest are the digests of all 65,536 partitions, 2 MiB.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+const ADMIN_ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Pings on a connection over which nothing comes; one that answers none is closed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Partitions that one call asks the digests of, so that an answer stays small.
 const DIGESTS_PER_CALL: usize = 4096;
@@ -106,9 +110,9 @@ pub struct NodeStatus {
     pub zone: String,
     /// The program's version.
     pub version: String,
-    /// The epoch of its ring; 0 without one.
+    /// The epoch of the ring on its stable storage; 0 without one.
     pub epoch: Epoch,
-    /// The hash of its ring; `None` without one.
+    /// The hash of that ring; `None` without one.
     pub ring_hash: Option<RingHash>,
     /// host:port for peers.
     pub peer_address: String,
@@ -130,7 +134,7 @@ pub struct NodeStatus {
     pub transfers: Vec<Transfer>,
     /// Its peers.
     pub peers: BTreeMap<NodeId, Peer>,
-    /// Partitions it has fully received in `epoch`.
+    /// Moving partitions of which it has everything that their sources had.
     pub received: BTreeSet<PartitionId>,
     /// It serves requests, or stands by for a ring, and its storage works.
     pub ready: bool,
@@ -207,7 +211,11 @@ impl AdminClient {
             Ok(Err(error)) => return Err(failed(innermost(&error))),
             Err(_) => return Err(failed(format!("no answer within {} ms", timeout.as_millis()))),
         };
-        Ok(Self { address: address.to_owned(), stub: Stub::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX), timeout })
+        Ok(Self {
+            address: address.to_owned(),
+            stub: Stub::new(channel).max_decoding_message_size(ADMIN_ANSWER_BYTES_MAX),
+            timeout,
+        })
     }
 
     /// host:port that this client is connected to.
@@ -303,8 +311,8 @@ pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
     Ok(endpoint
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
 }
 

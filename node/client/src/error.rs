@@ -1,4 +1,4 @@
-//! Why a request failed, and what that says of the write: nothing was written, or nobody knows (design 5, "outcomes are honest").
+//! Why a request failed, and what that says of the write: nothing was written, or nobody knows.
 
 use dynamo_core::request::Failure;
 use thiserror::Error;

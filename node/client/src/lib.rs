@@ -11,6 +11,7 @@
 //! | [`error`] | why a request failed, and what that says of the write |
 //! | [`retry`] | what may be tried again on another node, and what the caller is told then |
 //! | `topology` | who holds what, and where they are |
+//! | `silence` | a node that says nothing |
 //! | `link`, `session` | one node's connection; its pipelined stream with opportunistic batching |
 
 pub mod admin;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
-use dynamo_proto::{kv, v1};
+use dynamo_proto::{MESSAGE_BYTES_MAX, kv, v1};
 use tokio::sync::OnceCell;
 use tokio::time::timeout_at;
 use tonic::transport::{Channel, Endpoint};
@@ -26,8 +26,6 @@ use crate::topology::EpochWatch;
 const PROBE_FIRST: Duration = Duration::from_millis(250);
 /// Doublings: at most 8 s.
 const PROBE_DOUBLINGS_MAX: u32 = 5;
-/// Bytes of one answer: the most siblings of the largest values, and what repair may add to them.
-const ANSWER_BYTES_MAX: usize = 128 << 20;
 
 /// A node's address and the connection to it.
 #[derive(Debug)]
@@ -171,7 +169,7 @@ impl Link {
         let connecting = async {
             let began = Instant::now();
             let channel = self.endpoint.connect().await.map_err(|error| admin::innermost(&error))?;
-            let stub = KvClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+            let stub = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
             let epochs = Arc::clone(&self.epochs);
             let way = match self.mode {
                 Mode::Unary => Way::Unary(Box::new(Vigil::new(stub.clone(), began.elapsed(), epochs))),

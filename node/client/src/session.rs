@@ -1,7 +1,7 @@
 //! One pipelined stream to one node: any number of requests in flight, whatever is queued goes out in one message.
 //!
 //! Batching is opportunistic, without a timer: while one message is on its way out, requests queue up and form the next. So a
-//! lone request never waits, and under load the cost of a message is shared (design 9). One task owns the stream; its end is
+//! lone request never waits, and under load the cost of a message is shared. One task owns the stream; its end is
 //! told to every request, and each learns which of two things happened to it: it was never sent, or it was sent and its answer
 //! is lost.
 //!

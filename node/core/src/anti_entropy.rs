@@ -82,12 +82,10 @@ impl Exchange {
     }
 }
 
-/// Walks this node's partitions, one exchange at a time, with a random other replica.
+/// Walks this node's partitions in turn, each with a random other replica.
 #[derive(Clone, Debug, Default)]
 pub struct Rounds {
     next: u32,
-    /// The running exchange's number, and whom it is with.
-    exchange: u64,
 }
 
 impl Rounds {
@@ -98,7 +96,7 @@ impl Rounds {
         own: NodeId,
         random: &mut Random,
         reachable: impl Fn(NodeId) -> bool,
-    ) -> Option<(u64, PartitionId, NodeId)> {
+    ) -> Option<(PartitionId, NodeId)> {
         let count = ring.partition_count_of_layers() as u32;
         for _ in 0..count {
             let partition = PartitionId(self.next % count);
@@ -111,16 +109,10 @@ impl Rounds {
             let others: Vec<NodeId> =
                 placement.replicas.iter().filter(|node| **node != own && reachable(**node)).copied().collect();
             if !others.is_empty() {
-                self.exchange += 1;
-                return Some((self.exchange, partition, others[random.below(others.len())]));
+                return Some((partition, others[random.below(others.len())]));
             }
         }
         None
-    }
-
-    /// Whether `exchange` is the one that runs: answers to earlier ones are dropped.
-    pub fn is_current(&self, exchange: u64) -> bool {
-        self.exchange == exchange
     }
 }
 

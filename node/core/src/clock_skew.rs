@@ -1,4 +1,4 @@
-//! Whose clock is wrong: this node's, or the others'? Asked before a stamp decides which version is shown (design 4).
+//! Whose clock is wrong: this node's, or the others'? Asked before a stamp decides which version is shown.
 //!
 //! Each gossip message carries its sender's wall clock. On arrival it lies behind the sender's present by the time that the
 //! message took, which is never negative: of several, the one that took least comes nearest to the truth. So for each peer

@@ -90,10 +90,10 @@ pub struct Config {
     pub hint_after: Duration,
     /// Between two rounds of gossip (the paper: a second).
     pub gossip_interval: Duration,
-    /// Between two anti-entropy exchanges that this node starts.
+    /// Between two rounds of anti-entropy, each of 16 exchanges at most.
     pub anti_entropy_interval: Duration,
-    /// Between two looks at the hints for a node that is back.
-    pub hint_interval: Duration,
+    /// Between two looks at what is to move: hints, handbacks, transfers, and tombstones to be reaped.
+    pub movement_interval: Duration,
     /// Between two looks for tombstones to be reaped; zero keeps them all. It paces the proofs and never stands for one.
     pub reap_interval: Duration,
     /// Suspicion above which a peer counts as down.
@@ -106,7 +106,8 @@ pub struct Config {
     pub batch_objects_max: usize,
     /// Bytes in one pushed batch.
     pub batch_bytes_max: usize,
-    /// Partitions that one node sends at the same time, those whose receiver is away aside.
+    /// Partitions that one node sends to new replicas at the same time, those whose receiver is away aside; also how many copies it
+    /// hands back, and how many windows of anti-entropy it has asked about, at the same time.
     pub transfers_max: usize,
     /// The 99th percentile of requests above which background work gives way (the paper: 50 ms).
     pub background_p99_max: Duration,
@@ -128,7 +129,7 @@ impl Default for Config {
             hint_after: Duration::from_millis(500),
             gossip_interval: Duration::from_secs(1),
             anti_entropy_interval: Duration::from_millis(250),
-            hint_interval: Duration::from_millis(500),
+            movement_interval: Duration::from_millis(500),
             reap_interval: Duration::from_secs(60),
             phi_threshold: 8.0,
             hint_bytes_max: 1 << 30,

@@ -45,6 +45,7 @@ counters! {
     requests_restarted: "Requests started again under a newer ring.",
     puts_refused_clock_skew: "Puts to last-writer-wins buckets refused because this node's clock differs from most peers'; among those that failed.",
     puts_refused_siblings: "Puts and deletes refused because the key has too many siblings, or too many bytes of them; among those that failed.",
+    puts_refused_actors: "Puts and deletes refused because the key was written by too many actors; among those that failed.",
     last_writer_wins_discarded: "Versions in last-writer-wins buckets replaced by a put whose own context did not cover them.",
     last_writer_wins_hidden: "Versions in last-writer-wins buckets not shown by a get since a newer one was there, at each such get.",
     gets_refused_absent: "Gets refused since this node had just started and had not heard yet which ring others hold.",

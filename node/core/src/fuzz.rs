@@ -1,4 +1,4 @@
-//! Spoilt encodings of everything that this crate decodes, from disks, peers and clients (design 10).
+//! Spoilt encodings of everything that this crate decodes, from disks, peers and clients.
 
 use bytes::Bytes;
 use dynamo_fuzz::{Expect, Fuzz};
@@ -156,7 +156,7 @@ fn rings_are_decoded_or_refused() {
     Fuzz {
         name: "ring",
         corpus: all.iter().map(|ring| ring.encode().to_vec()).collect(),
-        seal: &|bytes| sealed(bytes, ring::CHECKSUM_SEED),
+        seal: &|bytes| sealed(bytes, ring::encoded::CHECKSUM_SEED),
         expect: Expect::Canonical,
         decode: &|bytes| {
             let ring = Ring::decode(Bytes::copy_from_slice(bytes)).ok()?;

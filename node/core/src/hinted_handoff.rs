@@ -6,8 +6,8 @@
 //! that it would have to step over again and again.
 //!
 //! Totals per target are bounded in bytes: over the bound no more hints are taken for it (the put fails over to the next fallback) and
-//! anti-entropy carries the rest. Deviation from the design, by which the oldest go: a hint that was acknowledged is one of the W
-//! copies that were promised, and one that is refused is none.
+//! anti-entropy carries the rest. The oldest are not dropped for new ones: a hint that was acknowledged is one of the W copies that
+//! were promised, and one that is refused is none.
 
 use std::collections::BTreeMap;
 

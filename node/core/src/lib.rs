@@ -15,6 +15,7 @@
 //! | [`recent_writes`] | 4.4 | which writes had which request ids, so that a retry is the same write |
 //! | [`reconciliation`], [`clock_skew`] | 6 | buckets in which the last writer wins, and clocks that may decide that |
 //! | [`version_cache`] | 5 | what recent objects' histories are, without reading them |
+//! | [`request`] | 4.1 | what clients ask, and what they are told |
 //! | [`quorum`] | 4.5 | when enough replicas have answered |
 //! | [`coordinator`] | 4.5, 5 | one put, one get: a machine each |
 //! | [`hash_tree`], [`anti_entropy`] | 4.7 | which objects differ, at the cost of what differs |
@@ -24,6 +25,7 @@
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
 //! | [`reaping`] | 4.4 | tombstones go when nothing older can come |
 //! | [`divergence`], [`durations`] | 6.3, 6.1 | how many versions gets returned, bucket by bucket; how long answers took |
+//! | [`counters`] | | what is counted |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`small_map`], [`codec`], [`time`], [`random`] | | tools |
 //! | [`node`] | all | the composition |

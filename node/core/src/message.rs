@@ -28,8 +28,6 @@ pub enum Refusal {
     NotOwner,
     /// A bound was hit.
     Overloaded,
-    /// Its storage failed.
-    Storage,
 }
 
 /// Why objects are pushed.
@@ -131,7 +129,7 @@ pub enum Message {
     Forward {
         /// The forwarder's number.
         request: RequestId,
-        /// How often it was forwarded; a second time is refused.
+        /// How often it was forwarded: 1. Whoever gets it by a forward coordinates it, replica or not.
         hops: u8,
         /// The client's request.
         body: Request,
@@ -195,8 +193,8 @@ pub enum Message {
         /// The receiver's ring.
         epoch: Epoch,
     },
-    /// Which of these have you not seen all of? Asked by who keeps a copy that is the receiver's, before it sends any of it. One who
-    /// does not hold the partition answers with [`Message::Pushed`], refused.
+    /// Which of these have you not seen all of? Asked before a copy is called received, or is dropped by who handed it back. One
+    /// who does not hold the partition answers with [`Message::Pushed`], refused.
     HistoriesRequest {
         /// The sender's number.
         batch: u64,

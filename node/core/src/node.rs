@@ -6,12 +6,14 @@
 //! | module | what it does |
 //! |---|---|
 //! | `requests` | clients' requests, and the put and get machines |
+//! | `retries` | writes with request ids |
 //! | `replica` | what peers ask of this node's copies |
 //! | `membership` | gossip, rings |
 //! | `absence` | what a member that was away does not answer yet |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
 //! | `lives` | a data directory that came back older than it was, or twice |
 //! | `movement` | hints and transfers on their way |
+//! | `verification` | whether another node has all of a copy |
 //! | `retargeting` | hints whose home is another one now |
 //! | `handback` | copies that the ring gives to others |
 //! | `repair` | anti-entropy |
@@ -20,6 +22,7 @@
 //! | `reaping` | tombstones that nothing older can follow |
 //! | `space` | a disk that is nearly full |
 //! | [`status`] | what it shows of itself |
+//! | [`receipt`] | the proof that nothing is left here |
 //!
 //! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
 
@@ -489,7 +492,7 @@ impl<S: Storage> Node<S> {
         let refused = self.tick_background(now, out)?;
         if now.instant >= self.next_movement || refused {
             if now.instant >= self.next_movement {
-                self.next_movement = now.instant + self.config.hint_interval;
+                self.next_movement = now.instant + self.config.movement_interval;
             }
             self.tick_hints(now, out)?;
             self.tick_handbacks(now, out)?;

@@ -1,4 +1,4 @@
-//! Plans and their safe execution: from one set of members to another (paper 4.9, 6.2; design 3 and 7).
+//! Plans and their safe execution: from one set of members to another (paper 4.9, 6.2).
 //!
 //! [`first_ring`] and [`next`] are what a writer of rings calls: the operator, or `dynamoctl` without Kubernetes. Both are pure
 //! and deterministic, so that a writer that crashed asks again and gets the same answer. [`next`] passes a stage only on

@@ -1,4 +1,4 @@
-//! The last writes of an object that had a request id, so that a retry is the same write (design 4).
+//! The last writes of an object that had a request id, so that a retry is the same write.
 //!
 //! A client that was not told what became of its write sends it again under the same request id. A coordinator that knows of the
 //! first attempt issues no second dot. One that does not know of it does, and then two dots name one write: readers are shown the

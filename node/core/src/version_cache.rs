@@ -1,4 +1,4 @@
-//! The causal part of recently used objects, so that a write need not read what it replaces (design 4).
+//! The causal part of recently used objects, so that a write need not read what it replaces.
 //!
 //! Most writes supersede all that is there, and to see that takes the history and not the values. The cache is bounded by
 //! entries; a miss costs one read and nothing else. It holds what the storage holds, always: it is changed by the same function

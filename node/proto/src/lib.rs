@@ -20,6 +20,10 @@ pub mod v1 {
 /// The compiled .proto files, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dynamo.v1.descriptors.bin"));
 
+/// Bytes of the longest message between nodes, and of the longest answer to a client: a hundred siblings of the greatest value, with
+/// room to spare. Who sends and who takes have to agree.
+pub const MESSAGE_BYTES_MAX: usize = 128 << 20;
+
 /// Why a message from a peer, or an answer from a node, means nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("{field}: {reason}")]

@@ -23,7 +23,7 @@ pub struct Flags {
     /// small disk).
     #[arg(long, env = "DYNAMO_DISK_RESERVE_BYTES", value_name = "BYTES")]
     pub disk_reserve_bytes: Option<u64>,
-    /// Failure domain of this node.
+    /// Failure domain of this node (default "default").
     #[arg(long, env = "DYNAMO_ZONE")]
     pub zone: Option<String>,
     /// Where clients connect (default 0.0.0.0:7400).
@@ -41,29 +41,29 @@ pub struct Flags {
     /// Peers to begin with, separated by commas.
     #[arg(long, env = "DYNAMO_SEEDS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub seeds: Option<Vec<String>>,
-    /// Replicas that must answer a get.
-    #[arg(long, env = "DYNAMO_QUORUM_R")]
+    /// Replicas that must answer a get (default 2).
+    #[arg(long, env = "DYNAMO_QUORUM_R", value_name = "NUMBER")]
     pub quorum_r: Option<u8>,
-    /// Replicas that must acknowledge a put.
-    #[arg(long, env = "DYNAMO_QUORUM_W")]
+    /// Replicas that must acknowledge a put (default 2).
+    #[arg(long, env = "DYNAMO_QUORUM_W", value_name = "NUMBER")]
     pub quorum_w: Option<u8>,
-    /// Of the W, how many must be on stable storage.
-    #[arg(long, env = "DYNAMO_QUORUM_DW")]
+    /// Acknowledgements of a put that must be on stable storage, whoever gives them (default: W of them).
+    #[arg(long, env = "DYNAMO_QUORUM_DW", value_name = "NUMBER")]
     pub quorum_dw: Option<u8>,
-    /// Of the R, how many must be home replicas.
-    #[arg(long, env = "DYNAMO_QUORUM_PR")]
+    /// Home replicas that must answer a get (default 0).
+    #[arg(long, env = "DYNAMO_QUORUM_PR", value_name = "NUMBER")]
     pub quorum_pr: Option<u8>,
-    /// Of the W, how many must be home replicas.
-    #[arg(long, env = "DYNAMO_QUORUM_PW")]
+    /// Home replicas that must acknowledge a put (default 0).
+    #[arg(long, env = "DYNAMO_QUORUM_PW", value_name = "NUMBER")]
     pub quorum_pw: Option<u8>,
-    /// Until a request that names no time-out is answered.
-    #[arg(long, env = "DYNAMO_REQUEST_TIMEOUT_MS")]
+    /// Milliseconds until a request that names no time-out is answered (default 5000).
+    #[arg(long, env = "DYNAMO_REQUEST_TIMEOUT_MS", value_name = "MS")]
     pub request_timeout_ms: Option<u64>,
-    /// How long a replica may be silent before a fallback takes its write.
-    #[arg(long, env = "DYNAMO_HINT_AFTER_MS")]
+    /// Milliseconds that a replica may be silent before a fallback takes its write (default 500).
+    #[arg(long, env = "DYNAMO_HINT_AFTER_MS", value_name = "MS")]
     pub hint_after_ms: Option<u64>,
-    /// Bytes of hints kept for one node.
-    #[arg(long, env = "DYNAMO_HINT_BYTES_MAX")]
+    /// Bytes of hints kept for one node (default 1073741824).
+    #[arg(long, env = "DYNAMO_HINT_BYTES_MAX", value_name = "BYTES")]
     pub hint_bytes_max: Option<u64>,
     /// Milliseconds that one request in a hundred may take before background work gives way (default 50).
     #[arg(long, env = "DYNAMO_BACKGROUND_P99_MS_MAX", value_name = "MS")]
@@ -83,16 +83,16 @@ pub struct Flags {
     /// Milliseconds that clocks may differ before last-writer-wins buckets refuse puts (default 500).
     #[arg(long, env = "DYNAMO_CLOCK_SKEW_MS_MAX", value_name = "MS")]
     pub clock_skew_ms_max: Option<u64>,
-    /// Cache of uncompressed blocks.
-    #[arg(long, env = "DYNAMO_STORAGE_BLOCK_CACHE_BYTES")]
+    /// Bytes of the cache of uncompressed blocks (default 67108864).
+    #[arg(long, env = "DYNAMO_STORAGE_BLOCK_CACHE_BYTES", value_name = "BYTES")]
     pub storage_block_cache_bytes: Option<usize>,
-    /// One write buffer of the storage engine.
-    #[arg(long, env = "DYNAMO_STORAGE_WRITE_BUFFER_BYTES")]
+    /// Bytes of one write buffer of the storage engine; up to three are in memory (default 67108864).
+    #[arg(long, env = "DYNAMO_STORAGE_WRITE_BUFFER_BYTES", value_name = "BYTES")]
     pub storage_write_buffer_bytes: Option<usize>,
-    /// error, warn, info, debug or trace.
+    /// error, warn, info, debug or trace (default info).
     #[arg(long, env = "DYNAMO_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// text or json.
+    /// text or json (default text).
     #[arg(long, env = "DYNAMO_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
 }

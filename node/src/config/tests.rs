@@ -10,7 +10,7 @@ advertise: {host: 10.0.0.3}
 ";
 
 fn load(yaml: &str) -> Result<ValidConfig, ConfigError> {
-    validate(parse(yaml, "node.yaml")?)
+    validate(&parse(yaml, "node.yaml")?)
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_flag_wins_over_the_file() {
         ..Flags::default()
     };
     flags.apply(&mut settings);
-    let config = validate(settings).unwrap();
+    let config = validate(&settings).unwrap();
     assert_eq!((config.zone.as_str(), config.seeds, config.protocol.quorum.w), ("from-flag", vec!["b:2".to_string()], 3));
 }
 

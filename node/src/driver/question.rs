@@ -18,6 +18,7 @@ use dynamo_core::version::Digest;
 use tokio::sync::oneshot;
 
 use super::Driver;
+use crate::figure::Figure;
 
 /// Why something was not done: a sentence for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,8 +43,8 @@ pub struct Snapshot {
     pub background: Report,
     /// How many versions gets found, bucket by bucket.
     pub divergence: Divergence,
-    /// What the loop, the links and the engine tell of themselves: name and value.
-    pub gauges: Vec<(&'static str, u64)>,
+    /// What the loop, the links and the engine tell of themselves.
+    pub figures: Vec<Figure>,
     /// It serves, or stands by for a ring.
     pub ready: bool,
     /// Seconds since its start.
@@ -90,11 +91,12 @@ impl Driver {
     }
 
     fn snapshot(&self, now: Now) -> Snapshot {
-        let mut gauges = self.node.storage().gauges();
-        gauges.push(("clients_waiting", self.clients.len() as u64));
-        gauges.push(("session_answer_bytes", self.shared.answer_bytes() as u64));
-        gauges.extend(self.peers.gauges());
-        gauges.extend(self.space.gauges());
+        let (clients, answer_bytes) = (self.clients.len() as u64, self.shared.answer_bytes() as u64);
+        let mut figures = self.node.storage().figures();
+        figures.push(Figure::varying("clients_waiting", "Requests of clients that wait for an answer", clients));
+        figures.push(Figure::varying("session_answer_bytes", "Bytes of answers that clients have not read yet", answer_bytes));
+        figures.extend(self.peers.figures());
+        figures.extend(self.space.figures());
         Snapshot {
             identity: self.node.identity().clone(),
             status: self.node.status(now),
@@ -104,7 +106,7 @@ impl Driver {
             log_syncs: self.syncer.took(),
             background: self.node.background(now),
             divergence: self.node.divergence().clone(),
-            gauges,
+            figures,
             ready: !self.stopping && self.is_ready(now),
             uptime_seconds: self.clock.uptime_seconds(),
         }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use tracing::{info, warn};
 
+use crate::figure::Figure;
+
 /// The reserve if none is configured: three write buffers to flush, their logs' growth in a second, and some room to compact ...
 const RESERVE_WRITE_BUFFERS: u64 = 4;
 /// ... and not less than this.
@@ -72,8 +74,12 @@ impl Space {
     }
 
     /// For metrics.
-    pub fn gauges(&self) -> [(&'static str, u64); 3] {
-        [("disk_free_bytes", self.free), ("disk_reserve_bytes", self.reserve), ("disk_writable", u64::from(self.writable))]
+    pub fn figures(&self) -> [Figure; 3] {
+        [
+            Figure::varying("disk_free_bytes", "Free space in the data directory", self.free),
+            Figure::varying("disk_reserve_bytes", "Free space below which this node takes no writes", self.reserve),
+            Figure::varying("disk_writable", "1 if there is space for writes", u64::from(self.writable)),
+        ]
     }
 }
 

@@ -19,7 +19,7 @@ const SESSION_REQUESTS_MAX: usize = 1_024;
 /// Bytes of answers that one client may leave unread; the node reads no more of its session until it has read some.
 pub const SESSION_BYTES_MAX: usize = 16 << 20;
 /// Bytes of answers that all clients together may leave unread.
-pub const ANSWER_BYTES_MAX: usize = 256 << 20;
+const UNREAD_BYTES_MAX: usize = 256 << 20;
 /// What an answer is expected to take as long as there was none: a value of the greatest length.
 const EXPECTED_BYTES: usize = 1 << 20;
 /// By this part what is expected falls with each shorter answer.
@@ -132,7 +132,7 @@ impl SessionSender {
     pub fn send(&self, mut answer: v1::SessionResponse) {
         let mut bytes = answer.encoded_len();
         let unread = self.window.all_unread.load(Ordering::Relaxed);
-        if unread + bytes > ANSWER_BYTES_MAX && matches!(answer.response, Some(Response::Get(_))) {
+        if unread + bytes > UNREAD_BYTES_MAX && matches!(answer.response, Some(Response::Get(_))) {
             let full = Failure::Overloaded(format!("{unread} bytes of answers wait at this node for clients to read them"));
             answer.response = Some(Response::Failure(full.into()));
             bytes = answer.encoded_len();
@@ -203,7 +203,7 @@ mod tests {
         let value = 1 << 20;
         let (session, mut answers, window) = SessionSender::new(Arc::clone(&all_unread));
         let mut fits = 0;
-        while all_unread.load(Ordering::Relaxed) + got(value).encoded_len() <= ANSWER_BYTES_MAX {
+        while all_unread.load(Ordering::Relaxed) + got(value).encoded_len() <= UNREAD_BYTES_MAX {
             session.send(got(value));
             fits += 1;
         }

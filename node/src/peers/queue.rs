@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use dynamo_proto::v1;
+use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use futures::Stream;
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use super::MESSAGE_BYTES_MAX;
 use crate::driver::CLIENTS_MAX;
 
 /// Messages that may wait for one peer: one turn of the loop may have some for it from each request that is in flight.

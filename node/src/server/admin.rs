@@ -82,8 +82,8 @@ fn named(mut partitions: Vec<u32>) -> Result<Vec<PartitionId>, Status> {
 }
 
 fn status_response(snapshot: Snapshot) -> v1::StatusResponse {
-    let Snapshot { identity, status, counters, gauges, ready, uptime_seconds, .. } = snapshot;
-    let of = |name: &str| gauges.iter().find(|(gauge, _)| *gauge == name).map_or(0, |(_, value)| *value);
+    let Snapshot { identity, status, counters, figures, ready, uptime_seconds, .. } = snapshot;
+    let of = |name: &str| figures.iter().find(|figure| figure.name == name).map_or(0, |figure| figure.value);
     v1::StatusResponse {
         node: Bytes::copy_from_slice(&identity.node.0),
         cluster: Bytes::copy_from_slice(&identity.cluster.0),

@@ -1,4 +1,4 @@
-//! RocksDB's settings, all in one place, each with its reason (research: what broke in others).
+//! RocksDB's settings, all in one place, each with its reason.
 //!
 //! Two of them are not in the safe interface of the `rocksdb` crate and are set through RocksDB's C interface.
 
@@ -7,6 +7,7 @@ use std::ffi::{c_int, c_void};
 use rocksdb::{
     AsRawPtr, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options, ReadOptions,
 };
+use rustix::process::{Resource, getrlimit};
 
 use super::{Expect, Family};
 use crate::config::StorageSettings;
@@ -139,10 +140,7 @@ pub fn reads() -> ReadOptions {
 
 /// How many files RocksDB may keep open: all (-1) unless this process may open few.
 fn open_files_max() -> c_int {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().nth(3)).and_then(|word| word.parse::<u64>().ok());
-    match soft {
+    match getrlimit(Resource::Nofile).current {
         Some(soft) if soft < OPEN_FILES_PLENTY => c_int::try_from(soft / OPEN_FILES_SHARE).unwrap_or(c_int::MAX),
         _ => -1,
     }

@@ -1,4 +1,4 @@
-//! The settings that no acknowledgement is safe without, as RocksDB says it runs with them (research: what broke in others).
+//! The settings that no acknowledgement is safe without, as RocksDB says it runs with them.
 //!
 //! RocksDB writes the options in effect, after its own corrections, to a file when it opens. Reading that file back catches what
 //! reading our own options cannot: an option that a new version renamed, corrected or no longer knows.

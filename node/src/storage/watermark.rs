@@ -1,4 +1,4 @@
-//! How far the log was on stable storage, remembered outside the log (design 4, "found short").
+//! How far the log was on stable storage, remembered outside the log.
 //!
 //! RocksDB takes a log that ends early for a crash in the middle of a write, and opens. If what is missing had been fsynced, an
 //! acknowledged write is gone from this disk (a restored copy, a file that was cut, a length that rotted), and nobody would say

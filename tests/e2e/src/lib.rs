@@ -1,4 +1,4 @@
-//! The product on a real Kubernetes: real charts, a real API server, kubelets, volumes and Services (design 10).
+//! The product on a real Kubernetes: real charts, a real API server, kubelets, volumes and Services.
 //!
 //! `make e2e` runs [`scenario`] from `tests/kubernetes.rs`. What it does to the product it does the way a user does: `helm`,
 //! `kubectl` and `dynamoctl`, as programs, and nothing else. So this crate depends on none of the product's, and what it

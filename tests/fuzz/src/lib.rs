@@ -1,4 +1,4 @@
-//! Spoils valid encodings and gives them to a decoder (design 10). Whatever comes, it
+//! Spoils valid encodings and gives them to a decoder. Whatever comes, it
 //!
 //! - does not panic,
 //! - holds no more memory at a time than its input explains,

@@ -1,4 +1,4 @@
-//! The promises (research: I1 to I17), each with who checks it in every history.
+//! The promises, each with who checks it in every history.
 //!
 //! | | promise | checked |
 //! |---|---|---|

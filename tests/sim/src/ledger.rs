@@ -1,4 +1,4 @@
-//! What clients did, as they know it: the black box of the checkers (research: I1, I2, I3, I5, I13).
+//! What clients did, as they know it: the black box of the checkers (I1, I2, I3, I5 and I13 of [`crate::checkers`]).
 //!
 //! Every write has a number of its own as its value, and **covers** exactly the writes that the read returned whose context it
 //! carried. From that follows what may be visible, without looking into a context or a node.

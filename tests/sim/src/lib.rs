@@ -5,13 +5,17 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`run`], [`options`] | one seed's history, and what is drawn for it |
 //! | [`simulation`] | the world: hosts that run `dynamo_core::node::Node`, driven as its driver does |
-//! | [`disk`] | storage that loses what was not synced |
+//! | [`schedule`], [`dice`] | simulated time, and every random choice |
+//! | [`disk`], `network` | storage that loses what was not synced; links that are cut, and messages that take their time |
+//! | [`faults`], [`losses`] | what goes wrong, and disks that are gone for ever |
 //! | [`ring_writer`], [`second_thoughts`] | the operator's part, and what is asked of it in the middle of a move |
 //! | [`workload`], [`retries`], [`ledger`] | clients, what they send again, and what they know |
-//! | [`witness`], [`checkers`] | what must hold of every state, every answer, and the end |
+//! | [`witness`], [`checkers`], `ring_history` | what must hold of every state, every answer, every ring, and the end |
+//! | [`violation`], [`trace`] | a promise that was broken, and what happened |
 //! | [`totals`], [`sometimes`] | what was counted, and what must have happened |
-//! | [`output`] | standard output, whose reader may go
+//! | [`output`] | standard output, whose reader may go |
 //! | [`scenario`] | a small language for directed tests |
 //! | [`planning`], [`strategies`] | reports about rings, without a simulation |
 

@@ -95,8 +95,8 @@ pub struct Pace {
     pub hint_after: Duration,
     /// Between two rounds of anti-entropy.
     pub anti_entropy: Duration,
-    /// Between two looks at hints and transfers.
-    pub hint_interval: Duration,
+    /// Between two looks at what is to move.
+    pub movement_interval: Duration,
     /// Between two looks for tombstones to be reaped; zero for a run that keeps them.
     pub reap: Duration,
     /// Objects in a pushed batch.
@@ -357,7 +357,7 @@ impl Options {
                 request_timeout: millis(3_000),
                 hint_after: millis(300),
                 anti_entropy: millis(250),
-                hint_interval: millis(500),
+                movement_interval: millis(500),
                 reap: Duration::ZERO,
                 batch_objects: 16,
                 hint_bytes: 1 << 30,
@@ -415,7 +415,7 @@ impl Options {
             request_timeout: self.pace.request_timeout,
             hint_after: self.pace.hint_after,
             anti_entropy_interval: self.pace.anti_entropy,
-            hint_interval: self.pace.hint_interval,
+            movement_interval: self.pace.movement_interval,
             reap_interval: self.pace.reap,
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
@@ -490,7 +490,7 @@ impl Pace {
             request_timeout: millis(dice.pick(&[1_000, 3_000])),
             hint_after: millis(dice.pick(&[100, 300, 500])),
             anti_entropy: millis(dice.pick(&[250, 1_000, 2_000])),
-            hint_interval: millis(dice.pick(&[200, 500])),
+            movement_interval: millis(dice.pick(&[200, 500])),
             reap: Duration::ZERO,
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),

@@ -1,4 +1,4 @@
-//! `dynamo-sim plan`: how long the planner takes for a change of a large ring, and its verifier (design 3).
+//! `dynamo-sim plan`: how long the planner takes for a change of a large ring, and its verifier.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Tombstones: they go when nothing older can come, and not before (design 4; research/reliability.md, rows 4 and 5).
+//! Tombstones: they go when nothing older can come, and not before.
 
 use std::time::Duration;
 

@@ -105,6 +105,38 @@ fn every_module_opens_with_what_it_is_for() {
 }
 
 #[test]
+fn a_table_of_modules_leaves_none_out() {
+    let sources = ["node", "tests"].iter().flat_map(|folder| files(folder, ".rs"));
+    let missing: Vec<String> = sources
+        .flat_map(|source| {
+            let left_out = modules_left_out(&source.text);
+            left_out.map(|name| format!("{}: {name}", source.path)).collect::<Vec<_>>()
+        })
+        .collect();
+    report("modules that the table at their head does not name", &missing);
+}
+
+/// The modules that a source has and the table in its `//!` does not name, if there is such a table. Those of tests need none.
+fn modules_left_out(text: &str) -> impl Iterator<Item = &str> {
+    let table: Vec<&str> = text.lines().filter(|line| line.starts_with("//! |")).collect();
+    let has_table = table.first().is_some_and(|head| head.starts_with("//! | module |"));
+    let mut before = "";
+    text.lines().filter_map(move |line| {
+        let is_test = std::mem::replace(&mut before, line) == "#[cfg(test)]";
+        let name = line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ")?.strip_suffix(';')?;
+        let is_named = || table.iter().any(|row| row.contains(&format!("`{name}`")));
+        (has_table && !is_test && !is_named()).then_some(name)
+    })
+}
+
+#[test]
+fn modules_are_looked_for_in_the_table() {
+    let text = "//! | module | what |\n//! | `one`, [`two`] | numbers |\n\nmod one;\n#[cfg(test)]\nmod tests;\npub mod two;\nmod three;\n";
+    assert_eq!(modules_left_out(text).collect::<Vec<_>>(), ["three"]);
+    assert_eq!(modules_left_out("//! No table.\n\nmod one;\n").count(), 0);
+}
+
+#[test]
 fn functions_and_files_stay_readable() {
     let mut long = Vec::new();
     for source in sources() {
@@ -170,7 +202,6 @@ fn the_top_level_holds_what_the_layout_names() {
         "CHANGELOG.md",
         "GUARANTEES.md",
         "SECURITY.md",
-        "BENCHMARKS.md",
         "deny.toml",
         "rustfmt.toml",
         "clippy.toml",
@@ -184,6 +215,24 @@ fn the_top_level_holds_what_the_layout_names() {
     let entries = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let beyond: Vec<String> = entries.filter(|name| !expected.contains(&name.as_str())).collect();
     report("at the top level beyond the layout", &beyond);
+}
+
+/// A reader has the paper, and names.
+#[test]
+fn no_comment_refers_to_a_document_that_is_not_here() {
+    let mut offenders = Vec::new();
+    for source in ["node", "tests"].iter().flat_map(|folder| files(folder, ".rs")) {
+        if source.path.starts_with("tests/tidy") {
+            continue;
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            let numbered = line.split("design ").skip(1).any(|after| after.starts_with(|first: char| first.is_ascii_digit()));
+            if numbered || line.contains("(research") || line.contains("research/") {
+                offenders.push(format!("{}:{}: {}", source.path, number + 1, line.trim_start()));
+            }
+        }
+    }
+    report("refers to what a reader does not have", &offenders);
 }
 
 /// Each promise of GUARANTEES.md names tests that exist.

@@ -1,4 +1,4 @@
-//! What must hold at every moment, whatever goes wrong: O1 to O9 of research/reliability.md, and that no acknowledged write is lost.
+//! What must hold at every moment, whatever goes wrong: O1 to O9 of the operator, and that no acknowledged write is lost.
 //!
 //! The checkers know the truth: nodes, disks and objects as they are, not as the operator sees them. A call of the operator is
 //! judged as it arrives, the rest after every round; O4 and O5 are judged in the end ([`crate::play`]).

@@ -41,7 +41,7 @@ impl Window {
 /// Runs until the window ends.
 pub async fn run(running: &Running, mut source: Random, window: Window) -> Measured {
     let mut measured = Measured::new();
-    let mut pace = Pace::new(running.point.rate, running.session.data.clients, &mut source);
+    let mut pace = Pace::new(running.point.rate, running.session.data.loaded.clients, &mut source);
     loop {
         let sent = pace.next(&mut source).await;
         if window.is_over(sent.from) || window.is_over(Instant::now()) {

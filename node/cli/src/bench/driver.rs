@@ -5,7 +5,7 @@
 //! | [`dynamo`] | DynamoKV's own client, on streams or with a call a request |
 //! | [`etcd`] | etcd's v3 API, gRPC |
 //! | [`garage`] | Garage's K2V API, HTTP/1.1 with signed requests ([`sigv4`]) |
-//! | [`redis`] | Redis's protocol, over TCP |
+//! | [`redis`] | Redis's protocol, over TCP; like Garage's on connections from a `pool` |
 //!
 //! A key holds one value. Stores differ in what an update must know of the value it replaces, and [`Causality`] says what: the
 //! benchmark gives each what an application would have to give it, and counts what that costs.

@@ -114,10 +114,10 @@ impl Point {
         format!(
             "{}, {shape}: {} records of {} bytes, {:?} keys, {} clients in {} loop, {updates}",
             session.target.system.name(),
-            grouped(data.records),
-            grouped(data.value_bytes),
+            grouped(data.loaded.records),
+            grouped(data.loaded.value_bytes),
             self.distribution(),
-            data.clients,
+            data.loaded.clients,
             if self.rate.is_some() { "an open" } else { "a closed" },
         )
     }
@@ -200,8 +200,11 @@ async fn settle(servers: &[u32]) {
 
 async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Result<Report, Stop> {
     let servers = &session.target.servers;
-    let running =
-        Arc::new(Running { session: Arc::clone(session), point: point.clone(), chooser: point.chooser(session.data.records) });
+    let running = Arc::new(Running {
+        session: Arc::clone(session),
+        point: point.clone(),
+        chooser: point.chooser(session.data.loaded.records),
+    });
     let begin = Instant::now() + Duration::from_secs(point.warm_up);
     let end = Arc::new(OnceLock::new());
     if !matches!(point.meanwhile, Some(Meanwhile::Scale(_))) {
@@ -217,7 +220,7 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
     let meanwhile =
         meanwhile.map(|(meanwhile, phases)| tokio::spawn(meanwhile.run(phases, begin, Arc::clone(&end), point.seconds)));
     let mut tasks = JoinSet::new();
-    for _ in 0..session.data.clients {
+    for _ in 0..session.data.loaded.clients {
         let window = client::Window { begin, end: Arc::clone(&end), timeline: timeline.clone(), phases: phases.clone() };
         let (running, source) = (Arc::clone(&running), Random::new(source.next_u64()));
         tasks.spawn(async move { client::run(&running, source, window).await });

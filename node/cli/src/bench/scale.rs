@@ -26,7 +26,7 @@ use super::point::{self, Meanwhile, Point};
 use super::report::Report;
 use super::session::{Data, Session};
 use super::shape::Shape;
-use super::system::{Options, System};
+use super::system::{Quorums, System};
 use crate::arguments::{Connection, seconds};
 use crate::output::{Format, grouped, show, size, table};
 use crate::ring_operations::Batch;
@@ -68,7 +68,7 @@ pub struct Scale {
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
-    options: Options,
+    quorums: Quorums,
 }
 
 /// A cluster that grows and shrinks while it is measured.
@@ -239,7 +239,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Scale) -> R
     }
     let disk = disk_bytes_per_second(&local::default_cluster()?)?;
     let copied = Calibration::measure().await?.copied_bytes_per_second();
-    let mut target = System::Dynamokv.connect_retrying(connection, &arguments.options).await?;
+    let mut target = System::Dynamokv.connect_retrying(connection, &arguments.quorums).await?;
     // Servers come and go, so there is no time to account for.
     target.servers.clear();
     let mut source = random::fresh();

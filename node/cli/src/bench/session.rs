@@ -22,9 +22,19 @@ const POOL_BYTES: usize = 8 << 20;
 /// Attempts at one record of the load phase.
 const LOAD_ATTEMPTS_MAX: u32 = 5;
 
-/// What there is to be read and replaced.
+/// What there is to be read and replaced, and how.
 #[derive(Args, Debug, Clone)]
 pub struct Data {
+    #[command(flatten)]
+    pub loaded: Records,
+    /// What updates carry, where a system can be told.
+    #[arg(long, value_enum, default_value_t = Updates::Context)]
+    pub updates: Updates,
+}
+
+/// What is loaded first.
+#[derive(Args, Debug, Clone)]
+pub struct Records {
     /// Records that are loaded first.
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub records: u64,
@@ -35,9 +45,6 @@ pub struct Data {
     /// Clients, each with one request in flight.
     #[arg(long, default_value_t = 64, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub clients: u16,
-    /// What updates carry, where a system can be told.
-    #[arg(long, value_enum, default_value_t = Updates::Context)]
-    pub updates: Updates,
 }
 
 /// What updates carry.
@@ -53,9 +60,9 @@ impl Data {
     /// For the record.
     pub fn document(&self) -> Value {
         json!({
-            "records": self.records,
-            "value_bytes": self.value_bytes,
-            "clients": self.clients,
+            "records": self.loaded.records,
+            "value_bytes": self.loaded.value_bytes,
+            "clients": self.loaded.clients,
             "updates": format!("{:?}", self.updates).to_lowercase(),
         })
     }
@@ -87,8 +94,8 @@ impl Session {
     /// Nothing is loaded yet.
     pub fn new(target: Target, data: Data, keys: String, source: &mut Random) -> Self {
         let pool: Vec<u8> = (0..POOL_BYTES / 8).flat_map(|_| source.next_u64().to_le_bytes()).collect();
-        let tokens = Mutex::new(vec![Bytes::new(); data.records as usize]);
-        let next_insert = AtomicU64::new(data.records);
+        let tokens = Mutex::new(vec![Bytes::new(); data.loaded.records as usize]);
+        let next_insert = AtomicU64::new(data.loaded.records);
         Self { target, data, keys, pool: pool.into(), tokens, next_insert }
     }
 
@@ -104,7 +111,7 @@ impl Session {
 
     /// Random bytes that no compression makes smaller.
     pub fn value(&self, source: &mut Random) -> Bytes {
-        let bytes = self.data.value_bytes as usize;
+        let bytes = self.data.loaded.value_bytes as usize;
         let start = source.below(self.pool.len() - bytes + 1);
         self.pool.slice(start..start + bytes)
     }
@@ -167,7 +174,7 @@ impl Session {
     async fn each_record(self: &Arc<Self>, visit: Visit, source: &mut Random) -> Result<Duration, Stop> {
         let started = Instant::now();
         let what = if visit == Visit::Load { "load" } else { "read" };
-        let (records, clients) = (self.data.records, u64::from(self.data.clients));
+        let (records, clients) = (self.data.loaded.records, u64::from(self.data.loaded.clients));
         let mut progress = Progress::new(what, Some(records));
         let (told, mut done) = tokio::sync::mpsc::channel(1024);
         let mut tasks = JoinSet::new();

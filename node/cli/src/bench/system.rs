@@ -19,6 +19,8 @@ use crate::stop::Stop;
 
 /// A key that no run writes: asked for once, to see whether a system answers.
 const PROBE: &str = "bench-probe";
+/// Where records are unless somebody says otherwise.
+pub const BUCKET: &str = "bench";
 
 /// A system, in one way of using it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
@@ -54,13 +56,27 @@ impl System {
 /// Where the systems are, and how many replicas must answer in ours.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
+    #[command(flatten)]
+    pub quorums: Quorums,
+    #[command(flatten)]
+    pub peers: PeerAddresses,
+}
+
+/// Where the records are, and how many replicas must answer in DynamoKV.
+#[derive(Args, Debug, Clone)]
+pub struct Quorums {
     /// The bucket that the records are in.
-    #[arg(short, long, default_value = "bench")]
+    #[arg(short, long, default_value = BUCKET)]
     pub bucket: String,
     #[command(flatten)]
     pub read: ReadQuorum,
     #[command(flatten)]
     pub write: WriteQuorum,
+}
+
+/// Where the others are.
+#[derive(Args, Debug, Clone)]
+pub struct PeerAddresses {
     /// Members of an etcd.
     #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:2379", value_name = "HOST:PORT,...", help_heading = "Peers")]
     pub etcd: Vec<String>,
@@ -98,25 +114,25 @@ impl System {
         let timeout = connection.timeout();
         let (driver, servers): (Arc<dyn Driver>, _) = match self {
             Self::Dynamokv | Self::DynamokvUnary | Self::DynamokvBuffered => {
-                return self.connect_ours(connection, options, false).await;
+                return self.connect_ours(connection, &options.quorums, false).await;
             }
             Self::Etcd | Self::EtcdSerializable => {
-                let servers = listening_at(&options.etcd);
+                let servers = listening_at(&options.peers.etcd);
                 let said = servers.iter().map(|pid| etcd::durability_of(&command_line(*pid)));
                 let durability = said.max().unwrap_or(Durability::Unknown);
                 let reads = if self == Self::Etcd { Reads::Linearizable } else { Reads::Serializable };
-                let driver = Etcd::new(&options.etcd, timeout, reads, durability)
+                let driver = Etcd::new(&options.peers.etcd, timeout, reads, durability)
                     .map_err(|text| Stop::Usage(format!("--etcd: {text}")))?;
                 (Arc::new(driver), servers)
             }
             Self::GarageK2v => {
-                let servers = listening_at(&options.garage);
+                let servers = listening_at(&options.peers.garage);
                 let driver = Garage::new(access(options)?, timeout, garage_durability(&servers));
                 (Arc::new(driver), servers)
             }
             Self::Redis => {
-                let servers = listening_at([&options.redis]);
-                let driver = Redis::connect(&options.redis, timeout).await.map_err(|error| self.silent(&error.text))?;
+                let servers = listening_at([&options.peers.redis]);
+                let driver = Redis::connect(&options.peers.redis, timeout).await.map_err(|error| self.silent(&error.text))?;
                 (Arc::new(driver), servers)
             }
         };
@@ -129,20 +145,20 @@ impl System {
     }
 
     /// DynamoKV with request ids, so that its client tries again what was not answered, as an application's should.
-    pub async fn connect_retrying(self, connection: &Connection, options: &Options) -> Result<Target, Stop> {
-        self.connect_ours(connection, options, true).await
+    pub async fn connect_retrying(self, connection: &Connection, quorums: &Quorums) -> Result<Target, Stop> {
+        self.connect_ours(connection, quorums, true).await
     }
 
-    async fn connect_ours(self, connection: &Connection, options: &Options, retries: bool) -> Result<Target, Stop> {
+    async fn connect_ours(self, connection: &Connection, quorums: &Quorums, retries: bool) -> Result<Target, Stop> {
         let mode = if self == Self::DynamokvUnary { Mode::Unary } else { Mode::Stream };
         let client = connection::client(connection, mode).await?;
-        let mut write = QuorumWish::from(&options.write);
+        let mut write = QuorumWish::from(&quorums.write);
         if self == Self::DynamokvBuffered {
             write.dw = Some(0);
         }
         let servers = listening_at(client.addresses().values());
-        let read = QuorumWish::from(&options.read);
-        let driver = Arc::new(Dynamo::new(client, mode, &options.bucket, read, write, retries));
+        let read = QuorumWish::from(&quorums.read);
+        let driver = Arc::new(Dynamo::new(client, mode, &quorums.bucket, read, write, retries));
         Ok(Target { system: self, driver, servers })
     }
 }
@@ -153,12 +169,13 @@ fn access(options: &Options) -> Result<Access, Stop> {
             "garage-k2v: needs --garage-access-key and --garage-secret-key (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)";
         Stop::Usage(text.to_owned())
     };
+    let peers = &options.peers;
     Ok(Access {
-        endpoints: options.garage.clone(),
-        bucket: options.bucket.clone(),
-        region: options.garage_region.clone(),
-        access_key: options.garage_access_key.clone().ok_or_else(missing)?,
-        secret_key: options.garage_secret_key.clone().ok_or_else(missing)?,
+        endpoints: peers.garage.clone(),
+        bucket: options.quorums.bucket.clone(),
+        region: peers.garage_region.clone(),
+        access_key: peers.garage_access_key.clone().ok_or_else(missing)?,
+        secret_key: peers.garage_secret_key.clone().ok_or_else(missing)?,
     })
 }
 

@@ -1,4 +1,4 @@
-//! What must be true of a history of reads and writes, whatever happened to the cluster (design 1 and 10, I1, I2, I3).
+//! What must be true of a history of reads and writes, whatever happened to the cluster.
 //!
 //! Every write has an id of its own, which is its value. A write *covers* exactly the ids that the read returned whose context
 //! it carries (or, with the context of an earlier write, that write); a blind write covers nothing. From the outside, then:

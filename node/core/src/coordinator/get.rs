@@ -218,11 +218,15 @@ impl Get {
         self.fetch_differing(out);
     }
 
-    /// Once a value has come, the values that differ from it are asked for, one of each.
+    /// Once a value has come, or none will from whom it was asked of, the values that differ from it are asked for.
     fn fetch_differing(&mut self, out: &mut Vec<Output>) {
-        if self.joined.is_empty() && self.replicas.get(&self.value_from) == Some(&Replica::Asked) {
-            return;
+        if !self.joined.is_empty() || self.replicas.get(&self.value_from) != Some(&Replica::Asked) {
+            self.fetch_all_that_differ(out);
         }
+    }
+
+    /// All that sent digests of something else are asked for their values.
+    fn fetch_all_that_differ(&mut self, out: &mut Vec<Output>) {
         for (node, replica) in self.replicas.iter_mut() {
             if let Replica::Differs(_) = replica {
                 *replica = Replica::Asked;
@@ -261,22 +265,13 @@ impl Get {
                     self.replace(home, out);
                 }
             }
-            self.fetch_silent(out);
+            // The replica that was to send the value is silent.
+            self.fetch_all_that_differ(out);
         }
         if now >= self.deadline && !self.answered {
             self.answered = true;
             let acknowledged = self.tally.acknowledged(std::slice::from_ref(&self.homes)) as u32;
             out.push(Output::Answer(Err(Failure::Unavailable { acknowledged, required: self.required.total as u32 })));
-        }
-    }
-
-    /// The replica that was to send the value is silent: those that sent digests are asked for theirs.
-    fn fetch_silent(&mut self, out: &mut Vec<Output>) {
-        for (node, replica) in self.replicas.iter_mut() {
-            if let Replica::Differs(_) = replica {
-                *replica = Replica::Asked;
-                out.push(Output::Fetch { from: *node, digest_only: false });
-            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Hash trees in the storage: what a start can take as it is, and what it has to compute again (design 6).
+//! Hash trees in the storage: what a start can take as it is, and what it has to compute again.
 //!
 //! Two records for each partition, always written together by a checkpoint: the **tree** (leaves, and objects in each), and its
 //! **mask**, which is clear then. The first change of a leaf after that sets the leaf's bit in the mask, in the same group of

@@ -1,4 +1,4 @@
-//! A node's lives: every start of a data directory is one, and it may be that this one is not the only one after the last (design 4).
+//! A node's lives: every start of a data directory is one, and it may be that this one is not the only one after the last.
 //!
 //! After a clean stop a node goes on under its former actors: its copies are whole. That holds for the directory that was stopped,
 //! and not for a copy of it. A directory that was restored as a whole, or cloned, counts its starts and its dots from where the

@@ -20,6 +20,8 @@ use crate::version::{CausalContext, Digest, Object};
 
 /// Objects looked at between two ticks while the graves of a partition are not known.
 const WALK_OBJECTS: usize = 1_024;
+/// Their bytes, at most, of one scan.
+const WALK_BYTES: usize = 4 << 20;
 
 /// A round that this node leads.
 #[derive(Clone, Debug)]
@@ -170,7 +172,7 @@ impl<S: Storage> Node<S> {
         while left > 0
             && let Some((partition, after)) = self.reaping.graves.next_walk()
         {
-            let found = self.storage.scan(partition, after.as_ref(), left, 4 << 20)?;
+            let found = self.storage.scan(partition, after.as_ref(), left, WALK_BYTES)?;
             left = left.saturating_sub(found.len().max(1));
             self.reaping.graves.walk = found.last().map(|(cursor, _)| (partition, Some(cursor.clone())));
             for (cursor, object) in &found {

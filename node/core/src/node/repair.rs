@@ -35,7 +35,7 @@ impl<S: Storage> Node<S> {
             self.exchanges_owed -= 1;
             let detector = &self.detector;
             let reachable = |node| !ring.is_lost(node) && !detector.suspects(node, now.instant);
-            let Some((_, partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return Ok(()) };
+            let Some((partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return Ok(()) };
             let exchange = self.next_batch();
             self.exchanges.insert(exchange, Exchange::begin(partition, with, now.instant + EXCHANGE_TIMEOUT));
             self.counters.anti_entropy_exchanges += 1;

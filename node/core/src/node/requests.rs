@@ -171,7 +171,7 @@ impl<S: Storage> Node<S> {
                 self.catch_up(from, number, epoch, out);
                 Ok(())
             }
-            Refusal::NotOwner | Refusal::Overloaded | Refusal::Storage => self.fail_request(from, number, now, out),
+            Refusal::NotOwner | Refusal::Overloaded => self.fail_request(from, number, now, out),
         }
     }
 

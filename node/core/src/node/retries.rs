@@ -1,4 +1,4 @@
-//! Writes with request ids: recognised where they are known, and asked of a second replica where they are not answered (design 4).
+//! Writes with request ids: recognised where they are known, and asked of a second replica where they are not answered.
 //!
 //! A write that this node knows to be made gets no second dot: the object is replicated as it is, until as many replicas have it
 //! as the retry asks for, and that acknowledges it. Only what this node knows counts. There is no round of reading before a put:
@@ -9,16 +9,14 @@ use bytes::Bytes;
 use crate::id::{NodeId, PartitionId, RequestKey};
 use crate::name::Name;
 use crate::node::Node;
+use crate::node::requests::in_flight::Prepared;
 use crate::request::{Failure, Outcome};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::version::{CausalContext, Object};
 
-/// The object that a put replicates and its client's token, or why there is none.
-pub(super) type Version = Result<(Object, Bytes), Failure>;
-
 impl<S: Storage> Node<S> {
-    /// The object and the client's token, if the write with this request id is in `object`, all that this node knows.
+    /// What is replicated once more, if the write with this request id is in `object`, all that this node knows.
     pub(super) fn made_before(
         &mut self,
         ring: &Ring,
@@ -27,7 +25,7 @@ impl<S: Storage> Node<S> {
         request_key: Option<RequestKey>,
         seen: &CausalContext,
         object: &Object,
-    ) -> Result<Option<Version>, StorageError> {
+    ) -> Result<Option<Result<Prepared, Failure>>, StorageError> {
         let Some(key) = request_key else { return Ok(None) };
         if let Some(write) = object.recent().first_of(key).copied() {
             self.counters.puts_recognised += 1;
@@ -36,7 +34,7 @@ impl<S: Storage> Node<S> {
             let own_copy = ring.placement(partition).involves(self.identity.node);
             let exact = !whole.has_unseen_below(write.dot, seen);
             let context = if exact { self.context_after(own_copy, name, &whole, seen, write.dot) } else { Bytes::new() };
-            return Ok(Some(Ok((whole, context))));
+            return Ok(Some(Ok(Prepared { object: whole, context })));
         }
         if seen.1.first_of(key).is_some() {
             // Made under a second dot it would supersede its own first one, and readers would be shown neither.

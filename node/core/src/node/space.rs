@@ -1,4 +1,4 @@
-//! A node whose disk is nearly full (design 5: over a bound, an explicit error).
+//! A node whose disk is nearly full: writes are refused with an explicit error, and all else goes on.
 //!
 //! The driver watches the free space and says [`Input::Space`](super::Input::Space); a reserve is left for what goes on: flushes,
 //! compactions, and the records below. Until there is space again this node

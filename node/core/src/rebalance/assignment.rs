@@ -1,4 +1,4 @@
-//! Who holds which partition: balanced first, then the fewest moves (paper 6.2, strategy 3; design 3).
+//! Who holds which partition: balanced first, then the fewest moves (paper 6.2, strategy 3).
 //!
 //! Hard rules: N distinct members for each partition, at most ceil(N / zones) of them in one zone. Each member holds its fair share
 //! (`shares`), rounded down or up: within one replica at equal weight, unless the zones do not allow that. Who of

@@ -1,4 +1,4 @@
-//! How much moves at the same time, and when what has arrived goes on (design 7).
+//! How much moves at the same time, and when what has arrived goes on.
 //!
 //! A plan is not moved all at once: what moves is written twice, lies on two disks, and is for nothing if other members are asked
 //! for. So no node receives, and none sends, more partitions at a time than its limit; whatever is done makes room for more. Nothing
@@ -73,13 +73,8 @@ impl Loads {
     }
 }
 
-#[cfg(test)]
-pub(super) fn same_nodes(one: &[NodeId], other: &[NodeId]) -> bool {
-    one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
-}
-
 /// Whether the same nodes have every layer by both lists: in a ring whose buckets all have its N, whatever their order is.
-pub(super) fn same_holders(ring: &Ring, one: &[NodeId], other: &[NodeId]) -> bool {
+fn same_holders(ring: &Ring, one: &[NodeId], other: &[NodeId]) -> bool {
     let first = |list: &'_ [NodeId], n: u8| list.iter().take(usize::from(n)).copied().collect::<BTreeSet<_>>();
     ring.layers().all(|n| first(one, n) == first(other, n))
 }

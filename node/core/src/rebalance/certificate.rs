@@ -1,5 +1,4 @@
-//! The proof that comes with a plan, and who checks it (design 3: "the certificate is checked by code that shares nothing with the
-//! solver").
+//! The proof that comes with a plan, and who checks it: code that shares nothing with the solver.
 //!
 //! A plan claims four things, and [`Certificate::verify`] believes none of them:
 //!

@@ -1,5 +1,5 @@
-//! The cheapest way to place replicas under given shares: an exact min-cost flow (research: any balanced plan can be had, so the one
-//! that moves least is looked for among all of them).
+//! The cheapest way to place replicas under given shares: an exact min-cost flow. Any balanced plan can be had, so the one
+//! that moves least is looked for among all of them.
 //!
 //! ```text
 //!            N                  per zone              1; costs 0 if kept, else 1        least, most

@@ -1,4 +1,4 @@
-//! Members whose disks are gone for ever: declared, fenced, replaced (paper 4.8.1; design 6 and 7).
+//! Members whose disks are gone for ever: declared, fenced, replaced (paper 4.8.1).
 //!
 //! **Who says so.** Only a word: an administrator's, or the operator's on proof that the volume behind the id exists no more.
 //! Never silence: a member that does not answer may come back tomorrow with the only copy of something. [`declare`] refuses a
@@ -59,7 +59,9 @@ pub enum LossError {
     #[error("{0} is no member of the ring; nothing has to be replaced")]
     NoMember(NodeId),
     /// It is not lost.
-    #[error("{0} answers; a member that answers is drained (`leave`), and never declared lost")]
+    #[error(
+        "{0} answers; a member that answers is taken out by `dynamoctl ring commit --remove`, or by a lower spec.replicas, and is never declared lost"
+    )]
     Answers(NodeId),
     /// Nobody would take the declaring ring yet.
     #[error("no other member holds ring epoch {0} yet; try again when one does")]

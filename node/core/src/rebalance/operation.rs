@@ -1,4 +1,4 @@
-//! A change of members as something that can be begun, paused, gone on with and given up (design 7: `begin / status / pause / abort`).
+//! A change of members as something that can be begun, paused, gone on with and given up.
 //!
 //! The ring itself is the journal ([`crate::ring::Operation`]), so whoever writes rings can do any of these, and nobody has to remember
 //! anything:

@@ -1,4 +1,4 @@
-//! Other members are asked for while partitions move: what still serves goes on, the rest is taken back (design 7 and 8, 1.4).
+//! Other members are asked for while partitions move: what still serves goes on, the rest is taken back.
 //!
 //! Finishing a plan that nobody wants any more moves data twice. So when the members change, the ring is planned anew in two ways:
 //! once with every move that can still be of use counted as moved, once with every move counted as not begun. The plan that has

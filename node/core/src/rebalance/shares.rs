@@ -1,4 +1,4 @@
-//! Each member's fair share of the replicas, by weight (paper 6.1 and 6.2; design 3).
+//! Each member's fair share of the replicas, by weight (paper 6.1 and 6.2).
 //!
 //! Water is poured into vessels as wide as the members' weights. All fill to one **level**, replicas per unit of weight, but for two
 //! limits: a member takes each partition once, and a zone takes each partition as often as the zone rule allows. A vessel or a zone

@@ -1,4 +1,4 @@
-//! The change of members that a ring is on its way through, written down in the ring itself (design 7).
+//! The change of members that a ring is on its way through, written down in the ring itself.
 //!
 //! A writer of rings that has a resource to look at needs no such note: what is asked for stands there. One that is a command, which
 //! may be killed and given again on another day, finds here what it was about: who was a member before, who is to be one, and

@@ -744,6 +744,7 @@ mod contexts_are_bounded {
         let mut one = One::start(&ring);
         one.try_put(&name, "milk", token(&of(OBJECT_ACTORS_MAX)));
         assert!(matches!(&one.answers[..], [Err(Failure::Overloaded(_))]), "{:?}", one.answers);
+        assert_eq!(one.node.counters().puts_refused_actors, 1);
         assert_eq!(one.node.storage().objects().count(), 0);
         let (_, mut object) = one.put_with(&name, "milk", token(&of(OBJECT_ACTORS_MAX - 1)));
         for value in ["eggs", "flour"] {

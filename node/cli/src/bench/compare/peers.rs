@@ -88,7 +88,7 @@ impl Peers {
         if wanted(&[System::Etcd, System::EtcdSerializable])
             && let Some(program) = found("etcd", &programs.etcd_binary)
         {
-            options.etcd = self.start_etcd(&program)?;
+            options.peers.etcd = self.start_etcd(&program)?;
             self.wait(System::Etcd, options).await?;
         }
         if wanted(&[System::GarageK2v])
@@ -100,7 +100,7 @@ impl Peers {
         if wanted(&[System::Redis])
             && let Some(program) = found("redis", &programs.redis_binary)
         {
-            options.redis = self.start_redis(&program)?;
+            options.peers.redis = self.start_redis(&program)?;
             self.wait(System::Redis, options).await?;
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Peers {
             let name = format!("garage-{node}");
             let folder = self.own_folder(&name)?;
             let file = folder.join("garage.toml");
-            let text = garage_configuration(&folder, &options.garage_region, [&rpc[node], &s3[node], &k2v[node]]);
+            let text = garage_configuration(&folder, &options.peers.garage_region, [&rpc[node], &s3[node], &k2v[node]]);
             fs::write(&file, text).map_err(|error| Stop::Failed(format!("{}: {error}", file.display())))?;
             let mut command = Command::new(program);
             command.arg("-c").arg(&file).arg("server").env("RUST_LOG", "garage=warn");
@@ -178,11 +178,11 @@ impl Peers {
         }
         self.garage(program, first, &["layout", "apply", "--version", "1"]).await?;
         let [key, secret] = GARAGE_KEY;
-        self.garage(program, first, &["bucket", "create", &options.bucket]).await?;
+        self.garage(program, first, &["bucket", "create", &options.quorums.bucket]).await?;
         self.garage(program, first, &["key", "import", "--yes", "-n", "bench", key, secret]).await?;
-        self.garage(program, first, &["bucket", "allow", "--read", "--write", "--key", key, &options.bucket]).await?;
-        options.garage = k2v.to_vec();
-        (options.garage_access_key, options.garage_secret_key) = (Some(key.to_owned()), Some(secret.to_owned()));
+        self.garage(program, first, &["bucket", "allow", "--read", "--write", "--key", key, &options.quorums.bucket]).await?;
+        options.peers.garage = k2v.to_vec();
+        (options.peers.garage_access_key, options.peers.garage_secret_key) = (Some(key.to_owned()), Some(secret.to_owned()));
         Ok(())
     }
 

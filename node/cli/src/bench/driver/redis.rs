@@ -14,7 +14,7 @@ use super::pool::Pool;
 use super::{Base, Causality, Driver, Durability, Found, OperationError};
 
 /// The longest answer that is read: the greatest value of the benchmark, and room for its frame.
-const ANSWER_BYTES_MAX: usize = 2 << 20;
+const REPLY_BYTES_MAX: usize = 2 << 20;
 
 /// One server.
 pub struct Redis {
@@ -104,7 +104,7 @@ impl Connection {
                     drop(self.buffer.split_to(used));
                     return Ok(answer);
                 }
-                Err(Unreadable::Incomplete) if self.buffer.len() < ANSWER_BYTES_MAX => {}
+                Err(Unreadable::Incomplete) if self.buffer.len() < REPLY_BYTES_MAX => {}
                 Err(_) => return Err(std::io::Error::other("it answers what no Redis answers")),
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
@@ -149,7 +149,7 @@ fn read(rest: &mut &[u8]) -> Result<Answer, Unreadable> {
         "-" => Ok(Answer::Error(text.to_owned())),
         "$" => {
             let Ok(length) = usize::try_from(length()?) else { return Ok(Answer::Bulk(None)) };
-            if length > ANSWER_BYTES_MAX {
+            if length > REPLY_BYTES_MAX {
                 return Err(Unreadable::Wrong);
             }
             let value = rest.get(..length + 2).ok_or(Unreadable::Incomplete)?;

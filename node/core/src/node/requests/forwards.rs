@@ -15,6 +15,9 @@ use crate::request::{Failure, Operation, Outcome, Request};
 use crate::storage::{Storage, StorageError};
 use crate::time::Now;
 
+/// A coordinator answers at its deadline; this much later its answer has arrived.
+const WAY_BACK: Duration = Duration::from_millis(500);
+
 impl<S: Storage> Node<S> {
     pub(in crate::node) fn on_forward(
         &mut self,
@@ -57,8 +60,7 @@ impl<S: Storage> Node<S> {
     pub(super) fn forward(&mut self, reply: ReplyTo, to: NodeId, request: Request, now: Now, out: &mut Vec<Output>) {
         let number = self.requests.number();
         let writes = !matches!(request.operation, Operation::Get);
-        // The coordinator answers at its deadline; the extra time is for the answer's way back.
-        let deadline = now.instant + self.timeout(&request) + Duration::from_millis(500);
+        let deadline = now.instant + self.timeout(&request) + WAY_BACK;
         let again = (!writes || request.request_key.is_some()).then(|| request.clone());
         self.requests.forwards.insert(number, ForwardJob { reply, to, writes, deadline, again, earlier: None });
         self.arm(number, deadline, now);

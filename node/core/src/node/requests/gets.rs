@@ -95,13 +95,7 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    pub(super) fn read_own(
-        &mut self,
-        number: RequestId,
-        digest_only: bool,
-        now: Now,
-        out: &mut Vec<Output>,
-    ) -> Result<(), StorageError> {
+    fn read_own(&mut self, number: RequestId, digest_only: bool, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let Some(job) = self.requests.gets.get(&number) else { return Ok(()) };
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         let object = self.known(&ring, job.partition, &job.name)?;
@@ -146,7 +140,7 @@ impl<S: Storage> Node<S> {
         Ok(Ok(object))
     }
 
-    pub(super) fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, now: Now, out: &mut Vec<Output>) {
+    fn answer_get(&mut self, number: RequestId, answer: Result<Object, Failure>, now: Now, out: &mut Vec<Output>) {
         let Some(job) = self.requests.gets.get(&number) else { return };
         let latency = now.instant.since(job.begun);
         self.admission.answered(latency, now.instant);
@@ -180,7 +174,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// Read repair: what the get found goes to a replica that is behind.
-    pub(super) fn repair_replica(
+    fn repair_replica(
         &mut self,
         number: RequestId,
         to: NodeId,

@@ -49,11 +49,18 @@ pub(super) struct Job<M> {
     pub(super) machine: M,
 }
 
+/// What a put replicates, and the token for its client: what its own context covered, and the new version.
+#[derive(Clone, Debug)]
+pub(in crate::node) struct Prepared {
+    pub(in crate::node) object: Object,
+    pub(in crate::node) context: Bytes,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct PutJob {
     pub(super) job: Job<put::Put>,
     pub(super) object: Object,
-    /// The token for the client, until it has it: what its own context covered, and the new version.
+    /// The token for the client, until it has it.
     pub(super) context: Bytes,
 }
 

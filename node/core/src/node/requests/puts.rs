@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::in_flight::{Job, PutJob, ReplyTo};
+use super::in_flight::{Job, Prepared, PutJob, ReplyTo};
 use crate::config::{OBJECT_ACTORS_MAX, OBJECT_BYTES_MAX, SIBLINGS_MAX};
 use crate::context;
 use crate::coordinator::{Progress, put};
@@ -48,8 +48,8 @@ impl<S: Storage> Node<S> {
         };
         let deadline = now.instant + self.timeout(&request);
         let name = request.name.clone();
-        let (object, context) = match self.next_version(ring, partition, request, now)? {
-            Ok(version) => version,
+        let Prepared { object, context } = match self.next_version(ring, partition, request, now)? {
+            Ok(prepared) => prepared,
             Err(failure) => {
                 self.counters.puts_failed += 1;
                 self.respond(reply, Err(failure), out);
@@ -68,7 +68,7 @@ impl<S: Storage> Node<S> {
 
     /// A coordinator that is no replica keeps what it made, as a hint: its next version of the object must include it. If it may
     /// not (the quota), its next dots are by a new actor.
-    pub(super) fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
+    fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
         let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return Ok(()) };
         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
         let placement = ring.placement(partition);
@@ -100,21 +100,12 @@ impl<S: Storage> Node<S> {
     }
 
     /// A put that cannot reach its quorum is refused before anything is written.
-    pub(super) fn enough_reachable(
-        &mut self,
-        ring: &Ring,
-        partition: PartitionId,
-        required: Required,
-        now: Now,
-    ) -> Result<(), Failure> {
+    fn enough_reachable(&mut self, ring: &Ring, partition: PartitionId, required: Required, now: Now) -> Result<(), Failure> {
         let placement = ring.placement(partition);
         let (sets, writers) = (placement.write_sets(), placement.writers());
         let mut silent = self.suspected(&writers, now);
-        if silent.is_empty() {
-            return Ok(());
-        }
         put::in_most_sets_first(&sets, &mut silent);
-        let stand_ins = self.reachable_fallbacks(ring, partition, &writers, now).len();
+        let stand_ins = if silent.is_empty() { 0 } else { self.reachable_fallbacks(ring, partition, &writers, now).len() };
         let replaced = &silent[..stand_ins.min(silent.len())];
         for set in sets {
             let homes = set.iter().filter(|home| !silent.contains(home)).count();
@@ -128,7 +119,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// A node whose clock is wrong makes no stamps that decide anything.
-    pub(super) fn clock_agrees(&self, bucket: &Bytes, now: Now) -> Result<(), Failure> {
+    fn clock_agrees(&self, bucket: &Bytes, now: Now) -> Result<(), Failure> {
         if !self.config.last_writer_wins(bucket) {
             return Ok(());
         }
@@ -136,13 +127,13 @@ impl<S: Storage> Node<S> {
     }
 
     /// The object as it is after this put, on this node's own whole copy, under a fresh dot; and the token for the client.
-    pub(super) fn next_version(
+    fn next_version(
         &mut self,
         ring: &Ring,
         partition: PartitionId,
         request: Request,
         now: Now,
-    ) -> Result<Result<(Object, Bytes), Failure>, StorageError> {
+    ) -> Result<Result<Prepared, Failure>, StorageError> {
         let Request { name, operation, request_key, .. } = request;
         let (data, token, create_only) = match operation {
             Operation::Put { data, context, create_only } => (Some(data), context, create_only),
@@ -155,14 +146,7 @@ impl<S: Storage> Node<S> {
         };
         let last_writer_wins = self.config.last_writer_wins(&name.bucket);
         let own_copy = ring.placement(partition).involves(self.identity.node);
-        let mut object = if own_copy {
-            let (history, _) = self.history(partition, &name)?;
-            let superseded = last_writer_wins || history.values().all(|(dot, _)| seen.covers(dot));
-            // What is superseded anyway need not be read; a create looks at the values.
-            if superseded && !create_only { history } else { self.known(ring, partition, &name)? }
-        } else {
-            self.known(ring, partition, &name)?
-        };
+        let mut object = self.base(ring, partition, &name, &seen, create_only)?;
         if let Some(made) = self.made_before(ring, partition, &name, request_key, &seen, &object)? {
             return Ok(made);
         }
@@ -186,22 +170,38 @@ impl<S: Storage> Node<S> {
             self.counters.last_writer_wins_discarded += discarded;
         }
         self.dot_next = dot.counter;
-        let actors = object.actors();
+        let actors_before = object.actors();
         let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
         if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
         }
-        if let Err(failure) = self.within_bounds(ring, partition, &name, &object)? {
+        if let Err(failure) = self.within_bounds(ring, partition, &name, &object, actors_before)? {
             return Ok(Err(failure));
-        }
-        if object.actors() > OBJECT_ACTORS_MAX.max(actors) {
-            let refused = format!("the key was written by {OBJECT_ACTORS_MAX} actors or more, use another key");
-            return Ok(Err(Failure::Overloaded(refused)));
         }
         let covered = self.context_after(own_copy, &name, &object, &seen, dot);
         let context = if exact { covered } else { Bytes::new() };
-        Ok(Ok((object, context)))
+        Ok(Ok(Prepared { object, context }))
+    }
+
+    /// What a put goes on from: all that is known of the object, or its history where that is enough.
+    fn base(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        name: &Name,
+        seen: &CausalContext,
+        create_only: bool,
+    ) -> Result<Object, StorageError> {
+        // A create looks at the values.
+        if ring.placement(partition).involves(self.identity.node) && !create_only {
+            let (history, _) = self.history(partition, name)?;
+            // What is superseded anyway need not be read.
+            if self.config.last_writer_wins(&name.bucket) || history.values().all(|(dot, _)| seen.covers(dot)) {
+                return Ok(history);
+            }
+        }
+        self.known(ring, partition, name)
     }
 
     /// A put makes no object larger that is beyond a bound after it. Joins do, and a put may make one smaller that is beyond it still.
@@ -211,11 +211,12 @@ impl<S: Storage> Node<S> {
         partition: PartitionId,
         name: &Name,
         object: &Object,
+        actors_before: usize,
     ) -> Result<Result<(), Failure>, StorageError> {
         // Made here, before it is copied: its own copy and all messages share the bytes.
         let (siblings, bytes) = (object.values().count(), object.encode().len());
         if siblings <= SIBLINGS_MAX && bytes <= OBJECT_BYTES_MAX {
-            return Ok(Ok(()));
+            return Ok(self.within_actors(object, actors_before));
         }
         let before = self.known(ring, partition, name)?;
         let over = if siblings > SIBLINGS_MAX.max(before.values().count()) {
@@ -223,11 +224,19 @@ impl<S: Storage> Node<S> {
         } else if bytes > OBJECT_BYTES_MAX.max(before.encoded_len()) {
             format!("{bytes} bytes in its siblings, the limit is {OBJECT_BYTES_MAX}")
         } else {
-            return Ok(Ok(()));
+            return Ok(self.within_actors(object, actors_before));
         };
         self.counters.puts_refused_siblings += 1;
         let refused = format!("the key would have {over}; get it and put the merged value with its context");
         Ok(Err(Failure::Overloaded(refused)))
+    }
+
+    fn within_actors(&mut self, object: &Object, actors_before: usize) -> Result<(), Failure> {
+        if object.actors() <= OBJECT_ACTORS_MAX.max(actors_before) {
+            return Ok(());
+        }
+        self.counters.puts_refused_actors += 1;
+        Err(Failure::Overloaded(format!("the key was written by {OBJECT_ACTORS_MAX} actors or more, use another key")))
     }
 
     /// The token that covers what the client knows after its put: what it had seen, and its own version. A counter covers all
@@ -302,7 +311,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// The coordinator's own copy, or the one that it keeps for `hint_for`.
-    pub(super) fn write_own(
+    fn write_own(
         &mut self,
         number: RequestId,
         hint_for: Option<NodeId>,
@@ -355,7 +364,7 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    pub(super) fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
+    fn answer_put(&mut self, number: RequestId, answer: Result<(), Failure>, now: Now, out: &mut Vec<Output>) {
         let Some(PutJob { job, context, .. }) = self.requests.puts.get_mut(&number).map(Box::as_mut) else { return };
         let reply = job.reply;
         let latency = now.instant.since(job.begun);

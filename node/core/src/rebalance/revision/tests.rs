@@ -1,14 +1,17 @@
 //! What becomes of moves when other members are asked for in the middle of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::id::PartitionId;
-use crate::rebalance::batches::same_nodes;
 use crate::rebalance::tests::{all_caught_up, members, rings, settled, step};
 use crate::rebalance::{Next, View, next_within};
 use crate::ring::placed::{Moving, Placed};
 use crate::ring::tests::node;
+
+fn same_nodes(one: &[NodeId], other: &[NodeId]) -> bool {
+    one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
+}
 
 /// All rings on the way from `ring` to `desired`, and that each is one stage from the one before.
 fn on_the_way(ring: &Ring, desired: &Members) -> Vec<Ring> {
