@@ -115,6 +115,10 @@ pub struct Volume {
     pub made_for: String,
     /// The size it asks for.
     pub size: String,
+    /// The size it has; empty while that is not known.
+    pub capacity: String,
+    /// What Kubernetes says of its growing.
+    pub growth: Option<String>,
     /// There is a volume behind it.
     pub bound: bool,
     /// It is marked to be deleted.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::NodeId;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::build::pod::CONTAINER;
@@ -120,6 +120,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
     };
     let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|needs| needs.requests.as_ref());
     let size = requests.and_then(|requests| requests.get("storage")).map(|size| size.0.clone());
+    let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
     let volume = Volume {
         uid: metadata.uid.clone().unwrap_or_default(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),
@@ -127,6 +128,8 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         ours: made_for == Some(&cluster.data_uid),
         made_for: made_for.cloned().unwrap_or_default(),
         size: size.unwrap_or_default(),
+        capacity: capacity.map(|size| size.0.clone()).unwrap_or_default(),
+        growth: growth(claim),
         bound: claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound"),
         released: annotation(labels::RELEASED).is_some(),
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
@@ -134,6 +137,18 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         deleting: metadata.deletion_timestamp.is_some(),
     };
     Some((place, volume))
+}
+
+/// Why a volume is not yet as large as its claim asks: Resizing, FileSystemResizePending, ControllerResizeError, NodeResizeError.
+fn growth(claim: &PersistentVolumeClaim) -> Option<String> {
+    let conditions = claim.status.as_ref()?.conditions.as_ref()?;
+    let of_growth = |condition: &&PersistentVolumeClaimCondition| condition.status == "True" && condition.type_.contains("Resiz");
+    let told = conditions.iter().filter(of_growth).map(|condition| match condition.message.as_deref().unwrap_or_default() {
+        "" => condition.type_.clone(),
+        message => format!("{}: {message}", condition.type_),
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// The place that an object's name stands for: PREFIX, the StatefulSet's name, the ordinal.
@@ -257,6 +272,31 @@ mod tests {
         for (annotations, note, ours) in cases {
             let (_, volume) = volume(&cluster, &claim(annotations)).unwrap();
             assert_eq!((volume.note, volume.ours), (note, ours));
+        }
+    }
+
+    #[test]
+    fn a_volume_has_what_its_status_says_and_not_what_its_claim_asks_for() {
+        let claim = |status: Value| -> PersistentVolumeClaim {
+            let spec = json!({ "resources": { "requests": { "storage": "20Gi" } } });
+            serde_json::from_value(json!({ "metadata": { "name": "data-cart-0" }, "spec": spec, "status": status })).unwrap()
+        };
+        let condition = |type_: &str, status: &str, message: &str| json!({ "type": type_, "status": status, "message": message });
+        let cases = [
+            (json!({ "phase": "Pending" }), "", None),
+            (json!({ "capacity": { "storage": "20Gi" } }), "20Gi", None),
+            (
+                json!({ "capacity": { "storage": "10Gi" }, "conditions": [
+                    condition("Resizing", "False", ""), condition("ModifyingVolume", "True", ""),
+                    condition("FileSystemResizePending", "True", "waits for the pod to restart"),
+                ] }),
+                "10Gi",
+                Some("FileSystemResizePending: waits for the pod to restart"),
+            ),
+        ];
+        for (status, capacity, growth) in cases {
+            let (_, volume) = volume(&valid(3, &[]), &claim(status)).unwrap();
+            assert_eq!((volume.size.as_str(), volume.capacity.as_str(), volume.growth.as_deref()), ("20Gi", capacity, growth));
         }
     }
 

@@ -135,8 +135,28 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         Step::Converged if !report.waiting_zones.is_empty() => {
             ("RollingOut", format!("next: {}", list(report.waiting_zones.iter().cloned())))
         }
-        Step::Converged => ("AsAsked", as_asked(report)),
+        Step::Converged => match growing(report) {
+            volumes if volumes.is_empty() => ("AsAsked", as_asked(report)),
+            volumes => ("GrowingVolumes", format!("volumes grow: {}", list(volumes))),
+        },
     }
+}
+
+/// Nothing is left to do, and nothing to wait for.
+fn is_at_rest(report: &Report<'_>) -> bool {
+    *report.step == Step::Converged && report.waiting_zones.is_empty() && growing(report).is_empty()
+}
+
+/// The volumes that are not as large yet as their claims ask, and why.
+fn growing(report: &Report<'_>) -> Vec<String> {
+    let grows = |place: Place| {
+        let volume = report.observed.volumes.get(&place)?;
+        let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(&volume.size)?;
+        let why = volume.growth.as_ref().map(|growth| format!(" [{growth}]")).unwrap_or_default();
+        let name = report.cluster.claim_name(&place);
+        is_smaller.then(|| format!("{name} from {} to {}{why}", volume.capacity, volume.size))
+    };
+    report.cluster.places().filter_map(grows).collect()
 }
 
 /// A volume cannot become smaller, so one that is larger than asked is as good as it gets.
@@ -200,11 +220,15 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
         Blocked::NoPlan(reason) => ("NoPlan", reason.clone()),
         Blocked::InsufficientCapacity { nodes, each, volume } => {
             let megabytes = |bytes: u64| super::rounded(bytes / 1_000_000);
+            let way_on = match growing(report) {
+                volumes if volumes.is_empty() => "ask for more nodes or for larger volumes".to_owned(),
+                volumes => format!("volumes grow: {}", list(volumes)),
+            };
             (
                 "InsufficientCapacity",
                 format!(
                     "no node leaves: the {nodes} that are to stay would hold about {} MB each, and data may take {FILLED_PERCENT_MAX} % of \
-                     a volume, which has {} MB; ask for more nodes or for larger volumes",
+                     a volume, which has {} MB; {way_on}",
                     megabytes(*each),
                     megabytes(*volume)
                 ),
@@ -244,14 +268,14 @@ fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
     if let Some(complaint) = report.complaints.first() {
         return no("Failed", complaint);
     }
-    if *report.step == Step::Converged && report.waiting_zones.is_empty() {
+    if is_at_rest(report) {
         return yes("AsAsked", message);
     }
     no(if report.paused { "Paused" } else { reason }, message)
 }
 
 fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
-    let at_rest = *report.step == Step::Converged && report.waiting_zones.is_empty();
+    let at_rest = is_at_rest(report);
     if report.paused && !at_rest {
         return no("Paused", format!("spec.reconciliation is Paused; otherwise next: {message}"));
     }

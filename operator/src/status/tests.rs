@@ -274,6 +274,25 @@ fn volumes_that_are_larger_than_asked_are_told_and_are_no_fault() {
 }
 
 #[test]
+fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
+    let three = valid(3, &[]);
+    let mut growing = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let volume = growing.volumes.get_mut(&at(1)).unwrap();
+    (volume.size, volume.capacity, volume.growth) = ("20Gi".into(), "10Gi".into(), Some("FileSystemResizePending".into()));
+    let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
+    let message = "volumes grow: data-cart-1 from 10Gi to 20Gi [FileSystemResizePending]";
+    for condition in ["Ready=False", "Progressing=True"] {
+        assert!(told.contains(&format!("{condition} GrowingVolumes: {message}\n")), "{told}");
+    }
+    let step = Step::Blocked(Blocked::InsufficientCapacity { nodes: 3, each: 9_510_000_000, volume: 10_737_418_240 });
+    let told = shown(&status(&report(&three, &growing, &step), None, &time(1)));
+    assert!(told.contains(&format!("which has 10000 MB; {message}\n")), "{told}");
+    growing.volumes.get_mut(&at(1)).unwrap().capacity = "20Gi".into();
+    let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
+    assert!(told.contains("Ready=True AsAsked"), "{told}");
+}
+
+#[test]
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
         assert_eq!(rounded(count), shown);

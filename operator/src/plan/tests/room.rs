@@ -36,7 +36,9 @@ fn at_rest(cluster: &ValidCluster, bytes: u64) -> (Observed, Ring) {
             bytes_sent: 0,
         };
         observed.pods.insert(place.clone(), Pod { ready: true, node: Some(node), ..Pod::default() });
-        let volume = Volume { note: Note::Node(id), size: "10Gi".into(), uid: place.to_string(), ..Volume::default() };
+        let size = || "10Gi".to_owned();
+        let uid = place.to_string();
+        let volume = Volume { note: Note::Node(id), size: size(), capacity: size(), uid, ..Volume::default() };
         volumes.insert(id, Carrier { place: place.clone(), uid: place.to_string() });
         observed.volumes.insert(place, volume);
     }
@@ -63,8 +65,10 @@ fn members_leave_only_if_their_data_has_room_on_those_that_stay() {
         assert_eq!(step, Step::Blocked(Blocked::InsufficientCapacity { nodes, each: 10 * GIB, volume: 10 * GIB }));
         let mut roomy = small.clone();
         roomy.storage.size = "20Gi".into();
-        assert_eq!(next_step(&roomy, &full), step, "asked for and not there yet");
+        assert_eq!(next_step(&roomy, &full), step, "asked of us and of nobody else yet");
         full.volumes.values_mut().for_each(|volume| volume.size = "20Gi".into());
+        assert_eq!(next_step(&roomy, &full), step, "asked for and not there yet");
+        full.volumes.values_mut().for_each(|volume| volume.capacity = "20Gi".into());
         assert!(matches!(next_step(&small, &full), Step::RecordRing { cause: Cause::Rebalance, .. }));
     }
 }
