@@ -234,18 +234,24 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
                 ),
             )
         }
-        Blocked::DataAtRisk { nodes, at_risk, gone } => ("DataAtRisk", data_at_risk(report, nodes, *at_risk, *gone)),
+        Blocked::DataAtRisk { nodes, at_risk, gone, buckets } => {
+            ("DataAtRisk", data_at_risk(report, nodes, (*at_risk, *gone), buckets))
+        }
     }
 }
 
-fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], at_risk: usize, gone: usize) -> String {
+fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], (at_risk, gone): (usize, usize), buckets: &[String]) -> String {
     let volumes = report.observed.record.volumes();
     let pods = nodes.iter().filter_map(|node| Some(report.cluster.pod_name(&volumes.get(node)?.place)));
     let all = report.observed.record.ring().map_or(0, Ring::partition_count);
     let ids: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    let of_buckets = match buckets {
+        [] => String::new(),
+        buckets => format!(" of {}", list(buckets.iter().map(|bucket| format!("bucket {bucket:?}")))),
+    };
     format!(
         "the volumes of {} are gone: {at_risk} of {all} partitions have lost as many copies as W or more ({gone} of them all copies), so \
-         writes that only those had acknowledged may be lost. Restore a volume if you can; to go on with what is left, annotate the \
+         writes{of_buckets} that only those had acknowledged may be lost. Restore a volume if you can; to go on with what is left, annotate the \
          DynamoCluster with {ACCEPT_DATA_LOSS}={}",
         list(pods),
         ids.join(",")

@@ -157,13 +157,14 @@ fn a_lost_member_is_named_by_its_pod_until_it_is_replaced_and_data_at_risk_names
     assert!(told.contains("Degraded=True ReplacingLostMember: replacing the lost node of cart-1: its volume is gone"), "{told}");
 
     let nodes = vec![id(1), id(2)];
-    let at_risk = Step::Blocked(Blocked::DataAtRisk { nodes, at_risk: 16, gone: 0 });
+    let at_risk = Step::Blocked(Blocked::DataAtRisk { nodes, at_risk: 16, gone: 0, buckets: vec!["logs".into()] });
     let told = shown(&status(&report(&three, &observed(3, Some(&ring)), &at_risk), None, &time(1)));
     let way_on = format!("dynamokv.io/accept-data-loss={},{}", id(1), id(2));
     assert!(
         told.contains("Degraded=True DataAtRisk: the volumes of cart-1, cart-2 are gone") && told.contains(&way_on),
         "{told}"
     );
+    assert!(told.contains("so writes of bucket \"logs\" that only those had acknowledged may be lost"), "{told}");
 }
 
 #[test]
