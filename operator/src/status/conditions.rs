@@ -322,6 +322,16 @@ fn silent_members(observed: &Observed) -> Vec<NodeId> {
     members.filter(|node| !answered.contains(node)).collect()
 }
 
+/// The claims of members that somebody has deleted, and that their pods keep.
+fn deleted_claims(report: &Report<'_>, names: &Names<'_>) -> Vec<String> {
+    let members = report.observed.record.ring().into_iter().flat_map(Ring::survivors);
+    let places = members.filter_map(|node| names.places.get(&node)).filter(|place| report.cluster.keeps(place));
+    let deleted = places.filter(|place| report.observed.volumes.get(place).is_some_and(|volume| volume.deleting));
+    let mut claims: Vec<String> = deleted.map(|place| report.cluster.claim_name(place)).collect();
+    claims.sort();
+    claims
+}
+
 fn degraded(report: &Report<'_>) -> Verdict {
     if let Some(complaint) = report.complaints.first() {
         return yes("Failed", complaint);
@@ -363,6 +373,16 @@ fn degraded(report: &Report<'_>) -> Verdict {
     if silent.len() > excused {
         let silent = names.silent_nodes(observed, &silent);
         return yes("MembersUnreachable", format!("no answer from {silent}; writes for them are kept as hints"));
+    }
+    let deleted = deleted_claims(report, &names);
+    if !deleted.is_empty() {
+        let message = format!(
+            "{}: being deleted, and gone with their volumes as soon as their pods are, which no rollout restarts meanwhile. Let their \
+             volumes have the reclaim policy Retain; then delete one of these pods alone, wait until RingStable is True again, and go on \
+             with the next: its data is copied from the other replicas",
+            list(deleted)
+        );
+        return yes("ClaimBeingDeleted", message);
     }
     let in_trouble = |place: Place| {
         let pod = observed.pods.get(&place).filter(|pod| pod.node.is_none())?;

@@ -294,6 +294,17 @@ fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
 }
 
 #[test]
+fn the_deleted_claim_of_a_member_is_a_fault_and_names_what_to_do() {
+    let (three, four) = (valid(3, &[]), valid(4, &[]));
+    let mut deleted = observed(4, Some(&rebalance::first_ring(three.id, 4, 3, &members(4)).unwrap()));
+    deleted.volumes.get_mut(&at(3)).unwrap().deleting = true;
+    let told = shown(&status_of(&four, &deleted));
+    assert!(told.contains("Degraded=True ClaimBeingDeleted: data-cart-3: being deleted"), "{told}");
+    assert!(told.contains("delete one of these pods alone, wait until RingStable is True again"), "{told}");
+    assert!(shown(&status_of(&three, &deleted)).contains("Degraded=False AsExpected"), "it is to leave");
+}
+
+#[test]
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
         assert_eq!(rounded(count), shown);
