@@ -243,7 +243,7 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
 fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], (at_risk, gone): (usize, usize), buckets: &[String]) -> String {
     let volumes = report.observed.record.volumes();
     let pods = nodes.iter().filter_map(|node| Some(report.cluster.pod_name(&volumes.get(node)?.place)));
-    let all = report.observed.record.ring().map_or(0, Ring::partition_count);
+    let all = report.observed.record.ring().map_or(0, Ring::partition_count_of_layers);
     let ids: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
     let of_buckets = match buckets {
         [] => String::new(),

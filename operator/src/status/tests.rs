@@ -304,6 +304,17 @@ fn the_deleted_claim_of_a_member_is_a_fault_and_names_what_to_do() {
     assert!(shown(&status_of(&three, &deleted)).contains("Degraded=False AsExpected"), "it is to leave");
 }
 
+/// Of a node that holds 800 bytes in 8 partitions and sends 2 of them, 200 are left.
+#[test]
+fn the_bytes_that_are_left_are_those_of_the_partitions_of_all_layers() {
+    let three = valid(3, &[]);
+    let mut moving = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let node = moving.pods.get_mut(&at(0)).unwrap().node.as_mut().unwrap();
+    (node.bytes, node.copies, node.bytes_sent) = (800, 8, 50);
+    let left = Left { sent: [(id(0), 2)].into(), ..Left::default() };
+    assert_eq!(bytes_left(&moving, &left), 150);
+}
+
 #[test]
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
