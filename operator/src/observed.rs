@@ -217,6 +217,20 @@ impl Observed {
         behind
     }
 
+    /// There is to be a pod at `place` and there is none, though the StatefulSet controller knows: it cannot make it.
+    pub fn lacks_pod(&self, place: &Place) -> bool {
+        let told = self.sets.get(&place.zone).is_some_and(|set| !set.unseen && place.ordinal < set.replicas);
+        told && !self.pods.contains_key(place)
+    }
+
+    /// A member of the recorded ring is at `place`, or was when it was seen last.
+    pub fn has_member(&self, place: &Place) -> bool {
+        let Some(ring) = self.record.ring() else { return false };
+        let member = |node: NodeId| ring.members.contains_key(&node) && !ring.is_lost(node);
+        let recorded = self.record.volumes().into_iter().any(|(node, carrier)| carrier.place == *place && member(node));
+        recorded || matches!(self.note(place), Note::Node(node) if member(node))
+    }
+
     /// What is noted on the volume at `place`.
     pub fn note(&self, place: &Place) -> Note {
         self.volumes.get(place).map_or(Note::None, |volume| volume.note)

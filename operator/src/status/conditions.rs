@@ -385,8 +385,15 @@ fn degraded(report: &Report<'_>) -> Verdict {
         return yes("ClaimBeingDeleted", message);
     }
     let in_trouble = |place: Place| {
-        let pod = observed.pods.get(&place).filter(|pod| pod.node.is_none())?;
-        Some(format!("{} {}", report.cluster.pod_name(&place), pod.trouble.as_deref()?))
+        let trouble = match observed.pods.get(&place) {
+            Some(pod) => pod.trouble.clone().filter(|_| pod.node.is_none())?,
+            // A member's is one that restarts, or its node was told above.
+            None if observed.lacks_pod(&place) && !observed.has_member(&place) => {
+                format!("has no pod: see the Events of StatefulSet {}", report.cluster.set_name(&place.zone))
+            }
+            None => return None,
+        };
+        Some(format!("{} {trouble}", report.cluster.pod_name(&place)))
     };
     let in_trouble: Vec<String> = report.cluster.places().filter_map(in_trouble).collect();
     if !in_trouble.is_empty() {

@@ -244,6 +244,11 @@ fn a_wanted_pod_that_cannot_run_is_a_fault_though_the_others_join_without_it() {
     assert!(told.contains("Degraded=True PodsInTrouble: cart-4 is not scheduled (Unschedulable): 0/3 nodes"), "{told}");
     assert!(told.contains("Progressing=True MovingData"), "{told}");
     assert!(shown(&status_of(&three, &growing)).contains("Degraded=False AsExpected"), "nobody wants it");
+    growing.pods.remove(&at(4));
+    let told = shown(&status_of(&five, &growing));
+    assert!(told.contains("Degraded=True PodsInTrouble: cart-4 has no pod: see the Events of StatefulSet cart\n"), "{told}");
+    growing.sets.get_mut("default").unwrap().unseen = true;
+    assert!(shown(&status_of(&five, &growing)).contains("Degraded=False AsExpected"), "it may be made any moment");
 }
 
 #[test]

@@ -130,6 +130,11 @@ fn growing_starts_pods_and_waits_for_all_that_can_run_before_the_ring_changes() 
     growing.pods.get_mut(&at(4)).unwrap().trouble = Some("Unschedulable".into());
     let Step::RecordRing { ring: without, cause: Cause::Rebalance } = next_step(&large, &growing) else { panic!() };
     assert_eq!(without.members, members(0..4), "one that cannot run is not waited for");
+    growing.pods.remove(&at(4));
+    let step = next_step(&large, &growing);
+    assert!(matches!(step, Step::RecordRing { ring, .. } if ring.members == members(0..4)), "nor is one that cannot be made");
+    growing.sets.get_mut("default").unwrap().unseen = true;
+    assert_eq!(waits_for(next_step(&large, &growing)), "4 has no pod yet", "it may be made any moment");
     let mut grown = observed(5, 5, Some(&first_ring(&large, 4)));
     silence(&mut grown, 4);
     grown.pods.get_mut(&at(4)).unwrap().trouble = Some("Unschedulable".into());
