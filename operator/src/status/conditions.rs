@@ -8,6 +8,7 @@ use dynamo_core::ring::placed::Placed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Names, Report, joined, list};
+use crate::build::PORT_CLIENT;
 use crate::observed::{Note, Observed};
 use crate::plan::room::FILLED_PERCENT_MAX;
 use crate::plan::{Blocked, Cause, Step};
@@ -322,6 +323,26 @@ fn silent_members(observed: &Observed) -> Vec<NodeId> {
     members.filter(|node| !answered.contains(node)).collect()
 }
 
+/// What to do about members whose loss nothing can prove, since no volume is known that carried them: as where a cluster was adopted with
+/// one volume less. Two writers of rings would stand in each other's way, so the operator makes room for the other.
+fn without_proof(report: &Report<'_>, names: &Names<'_>, silent: &[NodeId]) -> String {
+    let carriers = report.observed.record.volumes();
+    let unknown = |node: &&NodeId| !names.places.contains_key(*node) && !carriers.contains_key(*node);
+    let unknown: Vec<NodeId> = silent.iter().filter(unknown).copied().collect();
+    if unknown.is_empty() {
+        return String::new();
+    }
+    let lost: Vec<String> = unknown.iter().map(|node| format!("--lost {node}")).collect();
+    format!(
+        "; nothing will ever prove that the disk of {} is lost: bring it back if there is one; else set spec.reconciliation to Paused, run \
+         `dynamoctl --endpoint {}.{}.svc:{PORT_CLIENT} ring replace {} --yes` where pods can be reached, and set it to Active again",
+        names.nodes(&unknown),
+        report.cluster.name(),
+        report.cluster.namespace,
+        lost.join(" "),
+    )
+}
+
 /// The claims of members that somebody has deleted, and that their pods keep.
 fn deleted_claims(report: &Report<'_>, names: &Names<'_>) -> Vec<String> {
     let members = report.observed.record.ring().into_iter().flat_map(Ring::survivors);
@@ -371,8 +392,8 @@ fn degraded(report: &Report<'_>) -> Verdict {
     };
     let excused = usize::from(silent.iter().any(told) && !silent.iter().any(fails));
     if silent.len() > excused {
-        let silent = names.silent_nodes(observed, &silent);
-        return yes("MembersUnreachable", format!("no answer from {silent}; writes for them are kept as hints"));
+        let (nodes, way_on) = (names.silent_nodes(observed, &silent), without_proof(report, &names, &silent));
+        return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{way_on}"));
     }
     let deleted = deleted_claims(report, &names);
     if !deleted.is_empty() {
@@ -458,7 +479,8 @@ fn scale_in_blocked(report: &Report<'_>) -> Verdict {
             "MemberUnknown",
             format!(
                 "no answer from {nodes}; unknown is not gone, so nothing is removed until it comes, or until the claim and the pod of \
-                 one whose volume is lost for ever are deleted and an empty one takes its place"
+                 one whose volume is lost for ever are deleted and an empty one takes its place{}",
+                without_proof(report, &names, &silent)
             ),
         );
     }

@@ -321,6 +321,21 @@ fn the_bytes_that_are_left_are_those_of_the_partitions_of_all_layers() {
 }
 
 #[test]
+fn a_member_of_which_no_volume_is_known_is_told_with_the_command_that_replaces_it() {
+    let three = valid(3, &[]);
+    let mut adopted = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    adopted.volumes.insert(at(1), Volume { note: Note::Node(id(7)), ..Volume::default() });
+    adopted.pods.get_mut(&at(1)).unwrap().node.as_mut().unwrap().id = id(7);
+    let told = shown(&status_of(&three, &adopted));
+    assert!(told.contains("Degraded=True MembersUnreachable") && !told.contains("dynamoctl"), "its loss can be proven: {told}");
+    let Record::Held { volumes, .. } = &mut adopted.record else { panic!() };
+    volumes.remove(&id(1));
+    let told = shown(&status_of(&three, &adopted));
+    let command = format!("run `dynamoctl --endpoint cart.shop.svc:7400 ring replace --lost {} --yes`", id(1));
+    assert!(told.contains(&format!("set spec.reconciliation to Paused, {command}")), "{told}");
+}
+
+#[test]
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
         assert_eq!(rounded(count), shown);
