@@ -15,6 +15,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client};
 
@@ -78,7 +79,8 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let (pods, claims) = tokio::try_join!(pods.list(&selector), claims.list(&selector))?;
-    observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod)).collect();
+    let now = Timestamp::now();
+    observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
     observed.volumes = claims.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
     ask_nodes(nodes, cluster, &mut observed).await;
     Ok((observed, live))

@@ -115,6 +115,10 @@ pub struct Volume {
     pub made_for: String,
     /// The size it asks for.
     pub size: String,
+    /// The size it has; empty while that is not known.
+    pub capacity: String,
+    /// What Kubernetes says of its growing.
+    pub growth: Option<String>,
     /// There is a volume behind it.
     pub bound: bool,
     /// It is marked to be deleted.
@@ -211,6 +215,20 @@ impl Observed {
         let kept = self.nodes().flat_map(|(_, node)| &node.hints).filter(|(_, hints)| **hints > 0);
         kept.for_each(|(node, hints)| *behind.entry(*node).or_default() += hints);
         behind
+    }
+
+    /// There is to be a pod at `place` and there is none, though the StatefulSet controller knows: it cannot make it.
+    pub fn lacks_pod(&self, place: &Place) -> bool {
+        let told = self.sets.get(&place.zone).is_some_and(|set| !set.unseen && place.ordinal < set.replicas);
+        told && !self.pods.contains_key(place)
+    }
+
+    /// A member of the recorded ring is at `place`, or was when it was seen last.
+    pub fn has_member(&self, place: &Place) -> bool {
+        let Some(ring) = self.record.ring() else { return false };
+        let member = |node: NodeId| ring.members.contains_key(&node) && !ring.is_lost(node);
+        let recorded = self.record.volumes().into_iter().any(|(node, carrier)| carrier.place == *place && member(node));
+        recorded || matches!(self.note(place), Note::Node(node) if member(node))
     }
 
     /// What is noted on the volume at `place`.

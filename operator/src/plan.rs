@@ -44,6 +44,7 @@
 //!
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
 
+mod risk;
 pub mod rollout;
 pub mod room;
 mod situation;
@@ -54,7 +55,7 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance::batches::{self, Left};
-use dynamo_core::rebalance::loss::{self, Consequences, LossError};
+use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next};
 use dynamo_core::ring::Ring;
 
@@ -213,6 +214,8 @@ pub enum Blocked {
         at_risk: usize,
         /// Those of which all are.
         gone: usize,
+        /// The buckets whose W it is; none if it is the W of all that have none of their own.
+        buckets: Vec<String>,
     },
 }
 
@@ -382,11 +385,9 @@ fn lost_members_are_declared(situation: &Situation<'_>) -> Option<Step> {
     if nodes.is_empty() {
         return None;
     }
-    let w = usize::try_from(situation.cluster.quorum.w).unwrap_or(1);
-    let Consequences { at_risk, gone, .. } = loss::consequences(ring, &nodes, w);
     let accepted = nodes.iter().all(|node| situation.cluster.accepted_losses.contains(node));
-    if !at_risk.is_empty() && !accepted {
-        return Some(Step::Blocked(Blocked::DataAtRisk { nodes, at_risk: at_risk.len(), gone: gone.len() }));
+    if let Some(blocked) = risk::of(situation.cluster, ring, &nodes).filter(|_| !accepted) {
+        return Some(Step::Blocked(blocked));
     }
     Some(match loss::declare(ring, &nodes, &situation.views()) {
         Ok(ring) => Step::RecordRing { ring: Box::new(ring), cause: Cause::Lost(nodes) },

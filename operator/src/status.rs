@@ -71,7 +71,7 @@ fn left(report: &Report<'_>) -> Option<Left> {
 /// By what each node still sends, and the size of its partitions on average.
 fn bytes_left(observed: &Observed, left: &Left) -> u64 {
     let of_node = |node: &crate::observed::Node| {
-        let sends = left.loads.send.get(&node.id).copied().unwrap_or(0) as u64;
+        let sends = left.sent.get(&node.id).copied().unwrap_or(0) as u64;
         (node.bytes * sends).checked_div(u64::from(node.copies)).unwrap_or(0).saturating_sub(node.bytes_sent)
     };
     observed.nodes().map(|(_, node)| of_node(node)).sum()

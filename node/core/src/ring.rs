@@ -220,9 +220,15 @@ impl Ring {
         ids.map(|partition| (partition, self.placement(partition)))
     }
 
-    /// How many preference lists have `node` in the old or the new set. A node in none holds nothing of any layer.
+    /// How many preference lists have `node` in the old or the new set. A node in none holds nothing of any layer. How much it holds is
+    /// another number: [`Ring::copies_of`].
     pub fn partitions_of(&self, node: NodeId) -> usize {
         self.placements.iter().filter(|placement| placement.whole().involves(node)).count()
+    }
+
+    /// Of how many partitions, of all layers, `node` is in the old or the new set.
+    pub fn copies_of(&self, node: NodeId) -> usize {
+        self.partitions().filter(|(_, placed)| placed.involves(node)).count()
     }
 
     /// The partitions of every layer that are on the move.

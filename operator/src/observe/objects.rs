@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::NodeId;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::build::pod::CONTAINER;
 use crate::build::{PORT_CLIENT, labels};
@@ -14,6 +15,9 @@ use crate::valid::{Place, ValidCluster};
 
 /// Kubernetes' label for the template that a pod was made from.
 const REVISION: &str = "controller-revision-hash";
+
+/// How long a pod may take to start once it has a machine, and to end once its grace is over.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// The object of this metadata is controlled by the owner with this UID.
 pub fn is_owned(metadata: &ObjectMeta, uid: &str) -> bool {
@@ -40,8 +44,8 @@ pub fn set(set: &StatefulSet) -> Set {
     }
 }
 
-/// A pod of one of `sets`, with its place; `None` for any other pod.
-pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> Option<(Place, observed::Pod)> {
+/// A pod of one of `sets`, as it is at `now`, with its place; `None` for any other pod.
+pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now: Timestamp) -> Option<(Place, observed::Pod)> {
     let place = place_of(cluster, pod.metadata.name.as_deref()?, "")?;
     if !is_owned(&pod.metadata, &sets.get(&place.zone)?.uid) {
         return None;
@@ -69,12 +73,27 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> O
         starved: broken.is_some() && node.is_some_and(starved),
         idle: broken.is_some() || (pending && !going),
         // One that is to end and ends is in no trouble.
-        trouble: unscheduled.filter(|_| !going).or(broken),
+        trouble: unscheduled.filter(|_| !going).or(broken).or_else(|| hangs(pod, now)),
         silence: None,
         revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION)).cloned().unwrap_or_default(),
         node: None,
     };
     Some((place, observed))
+}
+
+/// What takes longer than [`PATIENCE`] and says nothing of itself: an end, as on a machine that is dead, or a start, as for want of a
+/// volume.
+fn hangs(pod: &Pod, now: Timestamp) -> Option<String> {
+    let is_late = |since: Option<&Time>| since.is_some_and(|since| now.duration_since(since.0) > PATIENCE);
+    if let Some(due) = pod.metadata.deletion_timestamp.as_ref() {
+        return is_late(Some(due)).then(|| "does not end; its machine may be dead".to_owned());
+    }
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
+    let prepares = |init: &ContainerStatus| init.state.as_ref().is_some_and(|state| state.running.is_some());
+    let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled");
+    let since = scheduled.and_then(|condition| condition.last_transition_time.as_ref());
+    let waits = is_late(since) && !status.init_container_statuses.iter().flatten().any(prepares);
+    waits.then(|| "does not start; its Events say what it waits for".to_owned())
 }
 
 fn address(host: &str) -> String {
@@ -120,6 +139,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
     };
     let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|needs| needs.requests.as_ref());
     let size = requests.and_then(|requests| requests.get("storage")).map(|size| size.0.clone());
+    let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
     let volume = Volume {
         uid: metadata.uid.clone().unwrap_or_default(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),
@@ -127,6 +147,8 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         ours: made_for == Some(&cluster.data_uid),
         made_for: made_for.cloned().unwrap_or_default(),
         size: size.unwrap_or_default(),
+        capacity: capacity.map(|size| size.0.clone()).unwrap_or_default(),
+        growth: growth(claim),
         bound: claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound"),
         released: annotation(labels::RELEASED).is_some(),
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
@@ -134,6 +156,18 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         deleting: metadata.deletion_timestamp.is_some(),
     };
     Some((place, volume))
+}
+
+/// Why a volume is not yet as large as its claim asks: Resizing, FileSystemResizePending, ControllerResizeError, NodeResizeError.
+fn growth(claim: &PersistentVolumeClaim) -> Option<String> {
+    let conditions = claim.status.as_ref()?.conditions.as_ref()?;
+    let of_growth = |condition: &&PersistentVolumeClaimCondition| condition.status == "True" && condition.type_.contains("Resiz");
+    let told = conditions.iter().filter(of_growth).map(|condition| match condition.message.as_deref().unwrap_or_default() {
+        "" => condition.type_.clone(),
+        message => format!("{}: {message}", condition.type_),
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// The place that an object's name stands for: PREFIX, the StatefulSet's name, the ordinal.
@@ -158,6 +192,11 @@ mod tests {
         let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": "set", "controller": true });
         let metadata = json!({ "name": "cart-1", "ownerReferences": [owner], "labels": { REVISION: "cart-7" } });
         serde_json::from_value(json!({ "metadata": metadata, "status": status })).unwrap()
+    }
+
+    /// It is seen at the second 1000.
+    fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod) -> Option<(Place, observed::Pod)> {
+        super::pod(cluster, sets, pod, Timestamp::from_second(1000).unwrap())
     }
 
     fn sets() -> BTreeMap<String, Set> {
@@ -232,6 +271,31 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_starts_or_ends_for_too_long_is_in_trouble() {
+        let time = |second: i64| json!(Timestamp::from_second(second).unwrap().to_string());
+        let trouble = |object: &Pod| {
+            let (_, pod) = pod(&valid(3, &[]), &sets(), object).unwrap();
+            assert!(!pod.stuck);
+            pod.trouble
+        };
+        let starting = |since: i64, init: Value| {
+            let scheduled = json!({ "type": "PodScheduled", "status": "True", "lastTransitionTime": time(since) });
+            pod_of(json!({ "phase": "Pending", "conditions": [scheduled], "initContainerStatuses": init }))
+        };
+        assert_eq!(trouble(&starting(700, json!([]))), None);
+        assert_eq!(trouble(&starting(699, json!([]))).as_deref(), Some("does not start; its Events say what it waits for"));
+        let prepares = json!({
+            "name": "early", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": { "running": {} }
+        });
+        assert_eq!(trouble(&starting(0, json!([prepares]))), None, "something runs");
+        let mut ending = pod_of(json!({ "phase": "Running" }));
+        for (due, late) in [(700, None), (699, Some("does not end; its machine may be dead"))] {
+            ending.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(due).unwrap()));
+            assert_eq!(trouble(&ending).as_deref(), late);
+        }
+    }
+
+    #[test]
     fn a_pod_of_another_owner_is_none_of_ours() {
         let stranger = [("default".to_owned(), Set { uid: "another".into(), ..Set::default() })].into();
         assert_eq!(pod(&valid(3, &[]), &stranger, &pod_of(json!({}))), None);
@@ -257,6 +321,31 @@ mod tests {
         for (annotations, note, ours) in cases {
             let (_, volume) = volume(&cluster, &claim(annotations)).unwrap();
             assert_eq!((volume.note, volume.ours), (note, ours));
+        }
+    }
+
+    #[test]
+    fn a_volume_has_what_its_status_says_and_not_what_its_claim_asks_for() {
+        let claim = |status: Value| -> PersistentVolumeClaim {
+            let spec = json!({ "resources": { "requests": { "storage": "20Gi" } } });
+            serde_json::from_value(json!({ "metadata": { "name": "data-cart-0" }, "spec": spec, "status": status })).unwrap()
+        };
+        let condition = |type_: &str, status: &str, message: &str| json!({ "type": type_, "status": status, "message": message });
+        let cases = [
+            (json!({ "phase": "Pending" }), "", None),
+            (json!({ "capacity": { "storage": "20Gi" } }), "20Gi", None),
+            (
+                json!({ "capacity": { "storage": "10Gi" }, "conditions": [
+                    condition("Resizing", "False", ""), condition("ModifyingVolume", "True", ""),
+                    condition("FileSystemResizePending", "True", "waits for the pod to restart"),
+                ] }),
+                "10Gi",
+                Some("FileSystemResizePending: waits for the pod to restart"),
+            ),
+        ];
+        for (status, capacity, growth) in cases {
+            let (_, volume) = volume(&valid(3, &[]), &claim(status)).unwrap();
+            assert_eq!((volume.size.as_str(), volume.capacity.as_str(), volume.growth.as_deref()), ("20Gi", capacity, growth));
         }
     }
 

@@ -116,7 +116,12 @@ impl<'a> Rollout<'a> {
     /// Two cases are let through: it is down already; or it stands between the newest template and a pod below it in its zone that does not
     /// start and that the template may cure. A set hands out a template from the highest ordinal down and no other way, so all above the
     /// one that is ill get it first. Those below it and those of other zones are not needed for its cure, and wait.
+    ///
+    /// In no case is it one whose member's volume would go with it.
     pub fn may_restart(&self, place: &Place) -> bool {
+        if self.keeps_a_volume(place) {
+            return false;
+        }
         // That it did not answer us does not make it down.
         let is_on_the_way = self.cures.get(place.zone.as_str()).is_some_and(|ill| place.ordinal >= *ill);
         if !self.is_up(place) || is_on_the_way {
@@ -135,6 +140,17 @@ impl<'a> Rollout<'a> {
             };
             ring.partitions().all(|(_, placement)| placement.write_sets().into_iter().all(kept))
         })
+    }
+
+    /// Somebody has deleted the claim of a member, and what runs in the pod at `place` is all that keeps it.
+    fn keeps_a_volume(&self, place: &Place) -> bool {
+        let runs = self.observed.pods.get(place).is_some_and(|pod| !pod.idle);
+        let deleting = self.observed.volumes.get(place).is_some_and(|volume| volume.deleting);
+        let listed = |node: NodeId| {
+            let lists = |ring: &Ring| ring.members.contains_key(&node) && !ring.is_lost(node);
+            self.rings().is_none_or(|rings| rings.into_iter().any(lists))
+        };
+        runs && deleting && self.node_at(place).is_some_and(listed)
     }
 
     /// No ring lists a node of `zone`.
@@ -275,6 +291,23 @@ mod tests {
         assert!((0..4).all(|ordinal| may(&observed, ordinal)));
         keep(&mut observed, 1, 99, 5);
         assert!((0..4).all(|ordinal| may(&observed, ordinal)), "for a node that is not there");
+    }
+
+    #[test]
+    fn no_pod_is_restarted_that_alone_keeps_a_members_volume() {
+        let (cluster, mut observed) = look(&[]);
+        let may = |observed: &Observed, ordinal: u32| Rollout::of(&cluster, observed, &BTreeSet::new()).may_restart(&at(ordinal));
+        observed.volumes.insert(at(3), Volume { deleting: true, ..Volume::default() });
+        assert!(!may(&observed, 3) && may(&observed, 2));
+        assert_eq!(Rollout::of(&cluster, &observed, &BTreeSet::new()).first_pod("default"), 4);
+        observed.pods.get_mut(&at(3)).unwrap().ready = false;
+        assert!(!may(&observed, 3), "it runs still");
+        observed.pods.get_mut(&at(3)).unwrap().idle = true;
+        assert!(may(&observed, 3), "nothing runs in it");
+        let (_, mut observed) = look(&[]);
+        observed.volumes.insert(at(3), Volume { deleting: true, ..Volume::default() });
+        observed.pods.get_mut(&at(3)).unwrap().node.as_mut().unwrap().id = NodeId([9; 16]);
+        assert!(may(&observed, 3), "its node is in no ring");
     }
 
     #[test]

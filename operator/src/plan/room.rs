@@ -1,7 +1,8 @@
 //! Whether the data of nodes that are to leave has room on those that stay. A node whose disk is full refuses writes, and what moves to
 //! it would never arrive.
 //!
-//! How large a copy is, nodes say; how large a volume is, its claim. What a rebalance holds twice on its way counts once.
+//! How large a copy is, nodes say; how large a volume is, the status of its claim, which may have asked for more and not got it yet. What
+//! a rebalance holds twice on its way counts once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +55,8 @@ impl Situation<'_> {
     /// The size of the volume of `node`.
     fn volume_bytes(&self, node: NodeId) -> Option<u64> {
         let volume = self.place_of(node).and_then(|place| self.observed.volumes.get(place));
-        let size = volume.map(|volume| volume.size.as_str()).filter(|size| !size.is_empty());
-        quantity::parse(size.unwrap_or(&self.cluster.storage.size)).map(|size| size as u64)
+        let sizes = volume.into_iter().flat_map(|volume| [volume.capacity.as_str(), volume.size.as_str()]);
+        let size = sizes.chain([self.cluster.storage.size.as_str()]).find(|size| !size.is_empty())?;
+        quantity::parse(size).map(|size| size as u64)
     }
 }

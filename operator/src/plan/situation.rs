@@ -23,21 +23,20 @@ pub(super) struct Situation<'a> {
     places: BTreeMap<NodeId, Place>,
 }
 
-/// The pod at `place` cannot run as things are, and no member was ever there: the others do not wait for it, and its node joins when it
-/// is there.
-fn is_left_out(observed: &Observed, ring: &Ring, place: &Place) -> bool {
-    if observed.pods.get(place).is_none_or(|pod| pod.node.is_some() || pod.trouble.is_none()) {
-        return false;
-    }
-    let member = |node: &NodeId| ring.members.contains_key(node) && !ring.is_lost(*node);
-    let noted = matches!(observed.note(place), Note::Node(node) if member(&node));
-    !noted && !observed.record.volumes().iter().any(|(node, carrier)| carrier.place == *place && member(node))
+/// The pod at `place` cannot run as things are, or cannot even be made, and no member was ever there: the others do not wait for it, and
+/// its node joins when it is there.
+fn is_left_out(observed: &Observed, place: &Place) -> bool {
+    let cannot_run = match observed.pods.get(place) {
+        Some(pod) => pod.node.is_none() && pod.trouble.is_some(),
+        None => observed.lacks_pod(place),
+    };
+    cannot_run && !observed.has_member(place)
 }
 
 impl<'a> Situation<'a> {
     pub fn of(cluster: &'a ValidCluster, observed: &'a Observed) -> Self {
         let ring = observed.record.ring();
-        let left_out = |place: &Place| ring.is_some_and(|ring| is_left_out(observed, ring, place));
+        let left_out = |place: &Place| ring.is_some() && is_left_out(observed, place);
         let complete = cluster.places().all(|place| observed.node(&place).is_some() || left_out(&place));
         Self { cluster, observed, ring, complete, places: observed.places() }
     }

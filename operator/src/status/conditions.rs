@@ -8,6 +8,7 @@ use dynamo_core::ring::placed::Placed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Names, Report, joined, list};
+use crate::build::PORT_CLIENT;
 use crate::observed::{Note, Observed};
 use crate::plan::room::FILLED_PERCENT_MAX;
 use crate::plan::{Blocked, Cause, Step};
@@ -135,8 +136,28 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         Step::Converged if !report.waiting_zones.is_empty() => {
             ("RollingOut", format!("next: {}", list(report.waiting_zones.iter().cloned())))
         }
-        Step::Converged => ("AsAsked", as_asked(report)),
+        Step::Converged => match growing(report) {
+            volumes if volumes.is_empty() => ("AsAsked", as_asked(report)),
+            volumes => ("GrowingVolumes", format!("volumes grow: {}", list(volumes))),
+        },
     }
+}
+
+/// Nothing is left to do, and nothing to wait for.
+fn is_at_rest(report: &Report<'_>) -> bool {
+    *report.step == Step::Converged && report.waiting_zones.is_empty() && growing(report).is_empty()
+}
+
+/// The volumes that are not as large yet as their claims ask, and why.
+fn growing(report: &Report<'_>) -> Vec<String> {
+    let grows = |place: Place| {
+        let volume = report.observed.volumes.get(&place)?;
+        let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(&volume.size)?;
+        let why = volume.growth.as_ref().map(|growth| format!(" [{growth}]")).unwrap_or_default();
+        let name = report.cluster.claim_name(&place);
+        is_smaller.then(|| format!("{name} from {} to {}{why}", volume.capacity, volume.size))
+    };
+    report.cluster.places().filter_map(grows).collect()
 }
 
 /// A volume cannot become smaller, so one that is larger than asked is as good as it gets.
@@ -200,28 +221,38 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
         Blocked::NoPlan(reason) => ("NoPlan", reason.clone()),
         Blocked::InsufficientCapacity { nodes, each, volume } => {
             let megabytes = |bytes: u64| super::rounded(bytes / 1_000_000);
+            let way_on = match growing(report) {
+                volumes if volumes.is_empty() => "ask for more nodes or for larger volumes".to_owned(),
+                volumes => format!("volumes grow: {}", list(volumes)),
+            };
             (
                 "InsufficientCapacity",
                 format!(
                     "no node leaves: the {nodes} that are to stay would hold about {} MB each, and data may take {FILLED_PERCENT_MAX} % of \
-                     a volume, which has {} MB; ask for more nodes or for larger volumes",
+                     a volume, which has {} MB; {way_on}",
                     megabytes(*each),
                     megabytes(*volume)
                 ),
             )
         }
-        Blocked::DataAtRisk { nodes, at_risk, gone } => ("DataAtRisk", data_at_risk(report, nodes, *at_risk, *gone)),
+        Blocked::DataAtRisk { nodes, at_risk, gone, buckets } => {
+            ("DataAtRisk", data_at_risk(report, nodes, (*at_risk, *gone), buckets))
+        }
     }
 }
 
-fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], at_risk: usize, gone: usize) -> String {
+fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], (at_risk, gone): (usize, usize), buckets: &[String]) -> String {
     let volumes = report.observed.record.volumes();
     let pods = nodes.iter().filter_map(|node| Some(report.cluster.pod_name(&volumes.get(node)?.place)));
-    let all = report.observed.record.ring().map_or(0, Ring::partition_count);
+    let all = report.observed.record.ring().map_or(0, Ring::partition_count_of_layers);
     let ids: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    let of_buckets = match buckets {
+        [] => String::new(),
+        buckets => format!(" of {}", list(buckets.iter().map(|bucket| format!("bucket {bucket:?}")))),
+    };
     format!(
         "the volumes of {} are gone: {at_risk} of {all} partitions have lost as many copies as W or more ({gone} of them all copies), so \
-         writes that only those had acknowledged may be lost. Restore a volume if you can; to go on with what is left, annotate the \
+         writes{of_buckets} that only those had acknowledged may be lost. Restore a volume if you can; to go on with what is left, annotate the \
          DynamoCluster with {ACCEPT_DATA_LOSS}={}",
         list(pods),
         ids.join(",")
@@ -244,14 +275,14 @@ fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
     if let Some(complaint) = report.complaints.first() {
         return no("Failed", complaint);
     }
-    if *report.step == Step::Converged && report.waiting_zones.is_empty() {
+    if is_at_rest(report) {
         return yes("AsAsked", message);
     }
     no(if report.paused { "Paused" } else { reason }, message)
 }
 
 fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
-    let at_rest = *report.step == Step::Converged && report.waiting_zones.is_empty();
+    let at_rest = is_at_rest(report);
     if report.paused && !at_rest {
         return no("Paused", format!("spec.reconciliation is Paused; otherwise next: {message}"));
     }
@@ -290,6 +321,36 @@ fn silent_members(observed: &Observed) -> Vec<NodeId> {
     let answered: BTreeSet<_> = observed.nodes().map(|(_, node)| node.id).collect();
     let members = observed.record.ring().into_iter().flat_map(Ring::survivors);
     members.filter(|node| !answered.contains(node)).collect()
+}
+
+/// What to do about members whose loss nothing can prove, since no volume is known that carried them: as where a cluster was adopted with
+/// one volume less. Two writers of rings would stand in each other's way, so the operator makes room for the other.
+fn without_proof(report: &Report<'_>, names: &Names<'_>, silent: &[NodeId]) -> String {
+    let carriers = report.observed.record.volumes();
+    let unknown = |node: &&NodeId| !names.places.contains_key(*node) && !carriers.contains_key(*node);
+    let unknown: Vec<NodeId> = silent.iter().filter(unknown).copied().collect();
+    if unknown.is_empty() {
+        return String::new();
+    }
+    let lost: Vec<String> = unknown.iter().map(|node| format!("--lost {node}")).collect();
+    format!(
+        "; nothing will ever prove that the disk of {} is lost: bring it back if there is one; else set spec.reconciliation to Paused, run \
+         `dynamoctl --endpoint {}.{}.svc:{PORT_CLIENT} ring replace {} --yes` where pods can be reached, and set it to Active again",
+        names.nodes(&unknown),
+        report.cluster.name(),
+        report.cluster.namespace,
+        lost.join(" "),
+    )
+}
+
+/// The claims of members that somebody has deleted, and that their pods keep.
+fn deleted_claims(report: &Report<'_>, names: &Names<'_>) -> Vec<String> {
+    let members = report.observed.record.ring().into_iter().flat_map(Ring::survivors);
+    let places = members.filter_map(|node| names.places.get(&node)).filter(|place| report.cluster.keeps(place));
+    let deleted = places.filter(|place| report.observed.volumes.get(place).is_some_and(|volume| volume.deleting));
+    let mut claims: Vec<String> = deleted.map(|place| report.cluster.claim_name(place)).collect();
+    claims.sort();
+    claims
 }
 
 fn degraded(report: &Report<'_>) -> Verdict {
@@ -331,12 +392,29 @@ fn degraded(report: &Report<'_>) -> Verdict {
     };
     let excused = usize::from(silent.iter().any(told) && !silent.iter().any(fails));
     if silent.len() > excused {
-        let silent = names.silent_nodes(observed, &silent);
-        return yes("MembersUnreachable", format!("no answer from {silent}; writes for them are kept as hints"));
+        let (nodes, way_on) = (names.silent_nodes(observed, &silent), without_proof(report, &names, &silent));
+        return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{way_on}"));
+    }
+    let deleted = deleted_claims(report, &names);
+    if !deleted.is_empty() {
+        let message = format!(
+            "{}: being deleted, and gone with their volumes as soon as their pods are, which no rollout restarts meanwhile. Let their \
+             volumes have the reclaim policy Retain; then delete one of these pods alone, wait until RingStable is True again, and go on \
+             with the next: its data is copied from the other replicas",
+            list(deleted)
+        );
+        return yes("ClaimBeingDeleted", message);
     }
     let in_trouble = |place: Place| {
-        let pod = observed.pods.get(&place).filter(|pod| pod.node.is_none())?;
-        Some(format!("{} {}", report.cluster.pod_name(&place), pod.trouble.as_deref()?))
+        let trouble = match observed.pods.get(&place) {
+            Some(pod) => pod.trouble.clone().filter(|_| pod.node.is_none())?,
+            // A member's is one that restarts, or its node was told above.
+            None if observed.lacks_pod(&place) && !observed.has_member(&place) => {
+                format!("has no pod: see the Events of StatefulSet {}", report.cluster.set_name(&place.zone))
+            }
+            None => return None,
+        };
+        Some(format!("{} {trouble}", report.cluster.pod_name(&place)))
     };
     let in_trouble: Vec<String> = report.cluster.places().filter_map(in_trouble).collect();
     if !in_trouble.is_empty() {
@@ -401,7 +479,8 @@ fn scale_in_blocked(report: &Report<'_>) -> Verdict {
             "MemberUnknown",
             format!(
                 "no answer from {nodes}; unknown is not gone, so nothing is removed until it comes, or until the claim and the pod of \
-                 one whose volume is lost for ever are deleted and an empty one takes its place"
+                 one whose volume is lost for ever are deleted and an empty one takes its place{}",
+                without_proof(report, &names, &silent)
             ),
         );
     }

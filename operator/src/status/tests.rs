@@ -157,13 +157,14 @@ fn a_lost_member_is_named_by_its_pod_until_it_is_replaced_and_data_at_risk_names
     assert!(told.contains("Degraded=True ReplacingLostMember: replacing the lost node of cart-1: its volume is gone"), "{told}");
 
     let nodes = vec![id(1), id(2)];
-    let at_risk = Step::Blocked(Blocked::DataAtRisk { nodes, at_risk: 16, gone: 0 });
+    let at_risk = Step::Blocked(Blocked::DataAtRisk { nodes, at_risk: 16, gone: 0, buckets: vec!["logs".into()] });
     let told = shown(&status(&report(&three, &observed(3, Some(&ring)), &at_risk), None, &time(1)));
     let way_on = format!("dynamokv.io/accept-data-loss={},{}", id(1), id(2));
     assert!(
         told.contains("Degraded=True DataAtRisk: the volumes of cart-1, cart-2 are gone") && told.contains(&way_on),
         "{told}"
     );
+    assert!(told.contains("so writes of bucket \"logs\" that only those had acknowledged may be lost"), "{told}");
 }
 
 #[test]
@@ -243,6 +244,11 @@ fn a_wanted_pod_that_cannot_run_is_a_fault_though_the_others_join_without_it() {
     assert!(told.contains("Degraded=True PodsInTrouble: cart-4 is not scheduled (Unschedulable): 0/3 nodes"), "{told}");
     assert!(told.contains("Progressing=True MovingData"), "{told}");
     assert!(shown(&status_of(&three, &growing)).contains("Degraded=False AsExpected"), "nobody wants it");
+    growing.pods.remove(&at(4));
+    let told = shown(&status_of(&five, &growing));
+    assert!(told.contains("Degraded=True PodsInTrouble: cart-4 has no pod: see the Events of StatefulSet cart\n"), "{told}");
+    growing.sets.get_mut("default").unwrap().unseen = true;
+    assert!(shown(&status_of(&five, &growing)).contains("Degraded=False AsExpected"), "it may be made any moment");
 }
 
 #[test]
@@ -271,6 +277,62 @@ fn volumes_that_are_larger_than_asked_are_told_and_are_no_fault() {
     three.storage.size = "20480Mi".into();
     let told = shown(&status_of(&three, &at_rest));
     assert!(told.contains("Ready=True AsAsked: everything is as asked\n"), "{told}");
+}
+
+#[test]
+fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
+    let three = valid(3, &[]);
+    let mut growing = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let volume = growing.volumes.get_mut(&at(1)).unwrap();
+    (volume.size, volume.capacity, volume.growth) = ("20Gi".into(), "10Gi".into(), Some("FileSystemResizePending".into()));
+    let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
+    let message = "volumes grow: data-cart-1 from 10Gi to 20Gi [FileSystemResizePending]";
+    for condition in ["Ready=False", "Progressing=True"] {
+        assert!(told.contains(&format!("{condition} GrowingVolumes: {message}\n")), "{told}");
+    }
+    let step = Step::Blocked(Blocked::InsufficientCapacity { nodes: 3, each: 9_510_000_000, volume: 10_737_418_240 });
+    let told = shown(&status(&report(&three, &growing, &step), None, &time(1)));
+    assert!(told.contains(&format!("which has 10000 MB; {message}\n")), "{told}");
+    growing.volumes.get_mut(&at(1)).unwrap().capacity = "20Gi".into();
+    let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
+    assert!(told.contains("Ready=True AsAsked"), "{told}");
+}
+
+#[test]
+fn the_deleted_claim_of_a_member_is_a_fault_and_names_what_to_do() {
+    let (three, four) = (valid(3, &[]), valid(4, &[]));
+    let mut deleted = observed(4, Some(&rebalance::first_ring(three.id, 4, 3, &members(4)).unwrap()));
+    deleted.volumes.get_mut(&at(3)).unwrap().deleting = true;
+    let told = shown(&status_of(&four, &deleted));
+    assert!(told.contains("Degraded=True ClaimBeingDeleted: data-cart-3: being deleted"), "{told}");
+    assert!(told.contains("delete one of these pods alone, wait until RingStable is True again"), "{told}");
+    assert!(shown(&status_of(&three, &deleted)).contains("Degraded=False AsExpected"), "it is to leave");
+}
+
+/// Of a node that holds 800 bytes in 8 partitions and sends 2 of them, 200 are left.
+#[test]
+fn the_bytes_that_are_left_are_those_of_the_partitions_of_all_layers() {
+    let three = valid(3, &[]);
+    let mut moving = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let node = moving.pods.get_mut(&at(0)).unwrap().node.as_mut().unwrap();
+    (node.bytes, node.copies, node.bytes_sent) = (800, 8, 50);
+    let left = Left { sent: [(id(0), 2)].into(), ..Left::default() };
+    assert_eq!(bytes_left(&moving, &left), 150);
+}
+
+#[test]
+fn a_member_of_which_no_volume_is_known_is_told_with_the_command_that_replaces_it() {
+    let three = valid(3, &[]);
+    let mut adopted = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    adopted.volumes.insert(at(1), Volume { note: Note::Node(id(7)), ..Volume::default() });
+    adopted.pods.get_mut(&at(1)).unwrap().node.as_mut().unwrap().id = id(7);
+    let told = shown(&status_of(&three, &adopted));
+    assert!(told.contains("Degraded=True MembersUnreachable") && !told.contains("dynamoctl"), "its loss can be proven: {told}");
+    let Record::Held { volumes, .. } = &mut adopted.record else { panic!() };
+    volumes.remove(&id(1));
+    let told = shown(&status_of(&three, &adopted));
+    let command = format!("run `dynamoctl --endpoint cart.shop.svc:7400 ring replace --lost {} --yes`", id(1));
+    assert!(told.contains(&format!("set spec.reconciliation to Paused, {command}")), "{told}");
 }
 
 #[test]

@@ -140,6 +140,15 @@ fn an_autoscaled_cluster_leaves_its_size_to_the_autoscaler() {
     insta::assert_snapshot!(object(&rendered, "HorizontalPodAutoscaler").unwrap());
 }
 
+/// Where the API server's default would be refused, one of the sizes that the autoscaler may choose is asked for at first.
+#[test]
+fn an_autoscaled_cluster_of_more_copies_than_the_default_size_begins_with_the_least() {
+    let autoscaled = ["autoscaling.enabled=true", "resources.requests.cpu=1", "autoscaling.minReplicas=5"];
+    let rendered = render("dynamo-cluster", &[&autoscaled[..], &["replication.factor=4"]].concat()).unwrap();
+    let cluster = object(&rendered, "DynamoCluster").unwrap();
+    assert!(cluster.contains("\n  replicas: 5\n"), "{cluster}");
+}
+
 #[test]
 fn a_wrong_value_is_refused_by_its_name() {
     let cases: [(&str, &[&str], &str); 19] = [

@@ -1,22 +1,73 @@
 //! A cluster that is created again over the volumes that the former one left.
 #![allow(clippy::unwrap_used)]
 
+use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::{self, Members, Next, View, loss};
+use dynamo_core::ring::Member;
 use dynamo_scenarios::Create;
+use dynamo_world::nodes::Running;
 use dynamo_world::{ROUNDS_MAX, World};
+use serde_json::json;
 
 const KEYS: u32 = 40;
 
 /// A cluster of five nodes with data was deleted, and one of three goes on with its volumes.
 fn adopted() -> World {
-    let mut world = World::settled_with(5, KEYS);
+    let mut world = deleted(5);
+    adopt(&mut world);
+    world
+}
+
+/// A cluster with data was deleted, and its volumes are there.
+fn deleted(nodes: u32) -> World {
+    let mut world = World::settled_with(nodes, KEYS);
     world.delete();
     let gone = (0..ROUNDS_MAX).any(|_| {
         world.round();
         world.stage().is_empty()
     });
     assert!(gone, "{}", world.stage().trace());
-    world.adopt(&Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() });
     world
+}
+
+fn adopt(world: &mut World) {
+    world.adopt(&Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() });
+}
+
+/// As `dynamoctl ring replace --lost` does: declares the loss, and writes rings until the other is in the place of the lost one.
+fn replace(world: &mut World, lost: NodeId, by: NodeId) {
+    for _ in 0..ROUNDS_MAX {
+        world.round();
+        let mut stage = world.stage();
+        let view = |running: &Running| {
+            let status = running.node.status(stage.nodes.now());
+            View { epoch: status.epoch, ring_hash: status.ring_hash, received: status.received }
+        };
+        let views = stage.nodes.running().values().map(|running| (running.node.identity().node, view(running))).collect();
+        let rings = stage.nodes.running().values().filter_map(|running| running.node.ring());
+        let ring = rings.max_by_key(|ring| ring.epoch).unwrap().clone();
+        let mut wanted: Members =
+            ring.members.iter().map(|(node, member)| (*node, Member { weight: 1, ..member.clone() })).collect();
+        if let Some(member) = wanted.remove(&lost) {
+            wanted.insert(by, member);
+        }
+        let Ok(declared) = loss::declare(&ring, &[lost], &views) else { continue };
+        let next = match rebalance::next(&ring, &wanted, &views) {
+            _ if declared != *ring => declared,
+            Ok(Next::Propose(next)) => next,
+            Ok(Next::Settled) => return,
+            waits => {
+                assert!(matches!(waits, Ok(Next::AwaitEpoch(_) | Next::AwaitData { .. })), "{waits:?}");
+                continue;
+            }
+        };
+        let pods: Vec<String> = stage.nodes.running().keys().cloned().collect();
+        for pod in pods {
+            // One that has not heard of the ring before is offered this one again, or hears of it from the others.
+            let _ = stage.nodes.offer(&pod, &next);
+        }
+    }
+    panic!("{lost} is not replaced:\n{}", world.stage().trace());
 }
 
 #[test]
@@ -40,5 +91,33 @@ fn an_operator_that_dies_in_the_middle_of_every_step_goes_on_with_it_all_the_sam
     });
     world.lives();
     assert_eq!(world.ring().unwrap().members.len(), 3);
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+/// Nothing can prove that a node is lost whose volume was never seen; the condition names what can be done, and it works.
+#[test]
+fn where_it_lacks_a_volume_the_command_that_is_named_replaces_the_node() {
+    let mut world = deleted(3);
+    let lost = world.node_of("cart-1").unwrap();
+    world.lose_volume("cart-1");
+    adopt(&mut world);
+    let rounds = |world: &mut World| (0..500).for_each(|_| world.round());
+    rounds(&mut world);
+    let cluster = world.stage().cluster().unwrap();
+    let conditions = cluster["status"]["conditions"].as_array().unwrap();
+    let degraded = conditions.iter().find(|condition| condition["type"] == "Degraded").unwrap()["message"].to_string();
+    assert!(
+        degraded.contains(&format!("Paused, run `dynamoctl --endpoint cart.shop.svc:7400 ring replace --lost {lost}")),
+        "{degraded}"
+    );
+    world.ask("reconciliation", json!("Paused")).unwrap();
+    rounds(&mut world);
+    let replacement = world.node_of("cart-1").unwrap();
+    replace(&mut world, lost, replacement);
+    world.ask("reconciliation", json!("Active")).unwrap();
+    world.settle(|_| ());
+    let ring = world.ring().unwrap();
+    assert!(ring.is_lost(lost) && ring.members.contains_key(&replacement));
+    assert_eq!((ring.members.len(), ring.moving().count()), (3, 0));
     assert_eq!(world.unread(), [""; 0]);
 }

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use dynamo_api_server::{number, text};
 use dynamo_scenarios::Create;
 use dynamo_world::faults::Faults;
-use dynamo_world::kubernetes::{IMAGE_MISSING, PODS, SETS, is_ready};
+use dynamo_world::kubernetes::{CLAIMS, IMAGE_MISSING, PODS, SETS, is_ready};
 use dynamo_world::{World, image};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const KEYS: u32 = 40;
 /// Rounds that are enough for whatever is going to happen by itself.
@@ -104,4 +104,32 @@ fn a_cluster_whose_first_image_is_bad_takes_the_next_one_in_every_pod() {
     world.settle(|_| ());
     assert_eq!(images(&world), "next next next");
     assert_eq!(world.write(KEYS), KEYS);
+}
+
+/// Pods are all that keeps claims which somebody has deleted: each restart would destroy a volume.
+#[test]
+fn a_rollout_destroys_no_volume_and_deleted_claims_are_replaced_one_by_one() {
+    let mut world = World::settled_with(4, KEYS);
+    let pods = ["cart-3", "cart-2", "cart-1", "cart-0"];
+    let members: Vec<_> = pods.map(|pod| world.node_of(pod).unwrap()).into();
+    for pod in pods {
+        world.stage().kubernetes.api.delete(&format!("{CLAIMS}/data-{pod}"), &Value::Null).unwrap();
+    }
+    ask(&mut world, "next");
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "first first first first");
+    assert_eq!(pods.map(|pod| world.node_of(pod).unwrap()).to_vec(), members);
+    for pod in pods {
+        let degraded = world.condition("Degraded");
+        assert!(matches!(&degraded, Some((_, reason, _)) if reason == "ClaimBeingDeleted"), "{degraded:?}");
+        world.kill(pod);
+        rounds(&mut world, LONG);
+        let (ring, replacement) = (world.ring().unwrap(), world.node_of(pod).unwrap());
+        assert!(ring.members.contains_key(&replacement) && !members.contains(&replacement));
+        assert_eq!((ring.members.len(), ring.moving().count()), (4, 0));
+        assert_eq!(world.unread(), [""; 0]);
+    }
+    world.settle(|_| ());
+    assert_eq!(images(&world), "next next next next");
+    assert_eq!(world.unread(), [""; 0]);
 }

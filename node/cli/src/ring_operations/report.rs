@@ -153,7 +153,7 @@ fn row(node: NodeId, ring: &Ring, wanted: &Members, left: &Left, answer: Option<
     let held = answer.map_or(0, |answer| u64::from(answer.status.partitions + answer.status.foreign_partitions));
     let bytes = answer.map_or(0, |answer| answer.status.bytes);
     let sent: u64 = transfers.iter().map(|transfer| transfer.bytes_sent).sum();
-    let whole = (bytes * of(&left.loads.send) as u64).checked_div(held).unwrap_or(0);
+    let whole = (bytes * of(&left.sent) as u64).checked_div(held).unwrap_or(0);
     Row {
         node,
         role,

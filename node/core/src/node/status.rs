@@ -17,7 +17,7 @@ pub struct Status {
     pub epoch: Epoch,
     /// That ring's hash.
     pub ring_hash: RingHash,
-    /// Partitions it is a replica of.
+    /// Partitions, of all layers, that it is a replica of.
     pub partitions: usize,
     /// Partitions that lie here though the ring gives them to others.
     pub foreign_partitions: usize,
@@ -87,7 +87,7 @@ impl<S: Storage> Node<S> {
         Status {
             epoch: self.ring_durable,
             ring_hash: durable.map_or(RingHash::default(), |ring| ring.hash()),
-            partitions: self.ring.as_ref().map_or(0, |ring| ring.partitions_of(own)),
+            partitions: self.ring.as_ref().map_or(0, |ring| ring.copies_of(own)),
             foreign_partitions: self.foreign_partitions().len(),
             objects: self.trees.objects_total(),
             hints: self.hints.totals().clone(),
@@ -132,5 +132,39 @@ impl<S: Storage> Node<S> {
     /// The root of this node's copy of `partition`, and its number of objects.
     pub fn partition_digest(&self, partition: PartitionId) -> (Digest, u64) {
         (self.trees.root(partition), self.trees.objects(partition))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::id::ClusterId;
+    use crate::node::Identity;
+    use crate::rebalance::{Members, first_ring_with};
+    use crate::ring::Member;
+    use crate::ring::bucket_replication::BucketReplication;
+    use crate::storage::MemoryStorage;
+    use crate::time::Instant;
+
+    #[test]
+    fn a_partition_of_each_layer_counts_as_one_of_which_a_node_is_a_replica() {
+        let (cluster, now) = (ClusterId([7; 16]), Now { instant: Instant(1), wall_ms: 0 });
+        let own = NodeId([1; 16]);
+        let members: Members = (1..=2).map(|id| (NodeId([id; 16]), Member { zone: "z".into(), weight: 1 })).collect();
+        let buckets = BucketReplication::new([("cache".into(), 1)], 2).unwrap();
+        let ring = first_ring_with(cluster, 4, 2, buckets, &members).unwrap();
+        let identity = Identity {
+            node: own,
+            cluster,
+            zone: "z".into(),
+            peer_address: "a:1".into(),
+            client_address: "a:2".into(),
+            generation: 1,
+        };
+        let mut node = Node::open(identity, Config::default(), MemoryStorage::default(), 1, now).unwrap();
+        node.propose_ring(ring.clone(), now, &mut Vec::new()).unwrap();
+        assert_eq!(ring.partitions_of(own), 16);
+        assert_eq!(node.status(now).partitions, 16 + 8, "and half of those with one copy");
     }
 }

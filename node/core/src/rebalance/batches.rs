@@ -33,7 +33,7 @@ impl Default for Limits {
     }
 }
 
-/// What moves ask of each node, in partitions.
+/// What moves ask of each node, in preference lists.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Loads {
     /// What each receives.
@@ -97,6 +97,8 @@ pub struct Left {
     pub copies: usize,
     /// The same by node.
     pub loads: Loads,
+    /// Partitions of all layers that each node sends, once for each copy that they fill.
+    pub sent: BTreeMap<NodeId, usize>,
 }
 
 /// What is left on the way from `ring` to `wanted`, by the plan that a writer of rings would follow now.
@@ -120,6 +122,8 @@ pub fn left(ring: &Ring, wanted: &Members) -> Result<Left, PlanError> {
         left.partitions += usize::from(fills > 0 || placement.moving.is_some());
         left.copies += fills;
         left.loads.add(&rest, ring);
+        let sources = ring.layers().flat_map(|n| rest.first(n).fills(&ring.lost)).flat_map(|(_, sources)| sources);
+        sources.for_each(|source| *left.sent.entry(source).or_default() += 1);
     }
     Ok(left)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance;
+use dynamo_core::ring::bucket_replication::BucketReplication;
 use dynamo_core::ring::{Member, Ring};
 
 use crate::observed::{Carrier, Node, Note, Observed, Pod, Record, Set, Volume};
@@ -17,7 +18,8 @@ const GIB: u64 = 1 << 30;
 fn at_rest(cluster: &ValidCluster, bytes: u64) -> (Observed, Ring) {
     let nodes: Vec<(NodeId, Place)> = (1..).map(|id| NodeId([id; 16])).zip(cluster.places()).collect();
     let members = nodes.iter().map(|(node, place)| (*node, Member { zone: place.zone.clone(), weight: 1 })).collect();
-    let ring = rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &members).unwrap();
+    let buckets = cluster.bucket_replication.clone();
+    let ring = rebalance::first_ring_with(cluster.id, cluster.partition_bits, cluster.replication, buckets, &members).unwrap();
     let mut observed = Observed::default();
     for zone in cluster.zones() {
         observed.sets.insert(zone.name.clone(), Set { replicas: zone.replicas, ..Set::default() });
@@ -32,11 +34,13 @@ fn at_rest(cluster: &ValidCluster, bytes: u64) -> (Observed, Ring) {
             objects: 0,
             hints: BTreeMap::new(),
             bytes,
-            copies: ring.partitions_of(id) as u32,
+            copies: ring.copies_of(id) as u32,
             bytes_sent: 0,
         };
         observed.pods.insert(place.clone(), Pod { ready: true, node: Some(node), ..Pod::default() });
-        let volume = Volume { note: Note::Node(id), size: "10Gi".into(), uid: place.to_string(), ..Volume::default() };
+        let size = || "10Gi".to_owned();
+        let uid = place.to_string();
+        let volume = Volume { note: Note::Node(id), size: size(), capacity: size(), uid, ..Volume::default() };
         volumes.insert(id, Carrier { place: place.clone(), uid: place.to_string() });
         observed.volumes.insert(place, volume);
     }
@@ -63,10 +67,27 @@ fn members_leave_only_if_their_data_has_room_on_those_that_stay() {
         assert_eq!(step, Step::Blocked(Blocked::InsufficientCapacity { nodes, each: 10 * GIB, volume: 10 * GIB }));
         let mut roomy = small.clone();
         roomy.storage.size = "20Gi".into();
-        assert_eq!(next_step(&roomy, &full), step, "asked for and not there yet");
+        assert_eq!(next_step(&roomy, &full), step, "asked of us and of nobody else yet");
         full.volumes.values_mut().for_each(|volume| volume.size = "20Gi".into());
+        assert_eq!(next_step(&roomy, &full), step, "asked for and not there yet");
+        full.volumes.values_mut().for_each(|volume| volume.capacity = "20Gi".into());
         assert!(matches!(next_step(&small, &full), Step::RecordRing { cause: Cause::Rebalance, .. }));
     }
+}
+
+/// With an n of 2 beside the N of 3 there are two thirds as many copies again, and nodes count them too.
+#[test]
+fn buckets_with_an_n_of_their_own_count_as_the_partitions_that_they_have() {
+    let layered = |replicas| {
+        let mut cluster = valid(replicas, &[]);
+        cluster.bucket_replication = BucketReplication::new([("cache".into(), 2)], cluster.replication).unwrap();
+        cluster
+    };
+    let (small, large) = (layered(3), layered(5));
+    let step = next_step(&small, &at_rest(&large, 5 * GIB).0);
+    assert!(matches!(step, Step::RecordRing { cause: Cause::Rebalance, .. }), "{step:?}");
+    let step = next_step(&small, &at_rest(&large, 6 * GIB).0);
+    assert_eq!(step, Step::Blocked(Blocked::InsufficientCapacity { nodes: 3, each: 10 * GIB, volume: 10 * GIB }));
 }
 
 #[test]
@@ -85,7 +106,7 @@ fn a_growth_is_taken_back_however_full_the_nodes_are_while_all_data_is_still_whe
     let Step::RecordRing { ring: moving, .. } = next_step(&large, &growing) else { panic!() };
     for pod in growing.pods.values_mut() {
         let node = pod.node.as_mut().unwrap();
-        (node.epoch, node.ring_hash, node.copies) = (moving.epoch, moving.hash(), moving.partitions_of(node.id) as u32);
+        (node.epoch, node.ring_hash, node.copies) = (moving.epoch, moving.hash(), moving.copies_of(node.id) as u32);
         node.bytes = node.bytes.max(3 * GIB);
     }
     let volumes = growing.volumes.iter().map(|(place, volume)| {

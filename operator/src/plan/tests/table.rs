@@ -130,6 +130,11 @@ fn growing_starts_pods_and_waits_for_all_that_can_run_before_the_ring_changes() 
     growing.pods.get_mut(&at(4)).unwrap().trouble = Some("Unschedulable".into());
     let Step::RecordRing { ring: without, cause: Cause::Rebalance } = next_step(&large, &growing) else { panic!() };
     assert_eq!(without.members, members(0..4), "one that cannot run is not waited for");
+    growing.pods.remove(&at(4));
+    let step = next_step(&large, &growing);
+    assert!(matches!(step, Step::RecordRing { ring, .. } if ring.members == members(0..4)), "nor is one that cannot be made");
+    growing.sets.get_mut("default").unwrap().unseen = true;
+    assert_eq!(waits_for(next_step(&large, &growing)), "4 has no pod yet", "it may be made any moment");
     let mut grown = observed(5, 5, Some(&first_ring(&large, 4)));
     silence(&mut grown, 4);
     grown.pods.get_mut(&at(4)).unwrap().trouble = Some("Unschedulable".into());
@@ -574,12 +579,31 @@ fn a_loss_beyond_the_promise_waits_until_somebody_accepts_it() {
     }
     let nodes = vec![id(1), id(2)];
     let Step::Blocked(blocked) = next_step(&cluster, &lost) else { panic!() };
-    let Blocked::DataAtRisk { nodes: named, at_risk, gone } = blocked else { panic!() };
-    assert_eq!((named, at_risk > 0, gone), (nodes.clone(), true, 0));
+    let Blocked::DataAtRisk { nodes: named, at_risk, gone, buckets } = blocked else { panic!() };
+    assert_eq!((named, at_risk > 0, gone, buckets), (nodes.clone(), true, 0, Vec::new()));
     cluster.accepted_losses.insert(id(1));
     assert!(matches!(next_step(&cluster, &lost), Step::Blocked(Blocked::DataAtRisk { .. })), "of one of them only");
     cluster.accepted_losses.insert(id(2));
     assert!(matches!(next_step(&cluster, &lost), Step::RecordRing { cause: Cause::Lost(named), .. } if named == nodes));
+}
+
+#[test]
+fn a_loss_beyond_what_a_bucket_promises_waits_too_and_names_the_bucket() {
+    let bucket = |name: &str, w: Option<i32>| serde_json::json!({ "name": name, "w": w });
+    for (w, at_risk) in [(Some(1), 16), (None, 0), (Some(3), 0)] {
+        let mut cluster = valid(3, &[]);
+        cluster.buckets = [bucket("logs", w), bucket("carts", Some(2))].map(|json| serde_json::from_value(json).unwrap()).into();
+        let (mut lost, _) = at_rest_on_volumes(&cluster, 3);
+        lose_volume(&mut lost, 1, 7);
+        lost.volumes.get_mut(&at(1)).unwrap().note = Note::Node(id(7));
+        let (nodes, buckets) = (vec![id(1)], vec!["logs".to_owned()]);
+        let blocked = Step::Blocked(Blocked::DataAtRisk { nodes: nodes.clone(), at_risk, gone: 0, buckets });
+        let step = next_step(&cluster, &lost);
+        assert_eq!(step == blocked, at_risk > 0, "w {w:?}: {step:?}");
+        cluster.accepted_losses.insert(id(1));
+        let step = next_step(&cluster, &lost);
+        assert!(matches!(step, Step::RecordRing { cause: Cause::Lost(named), .. } if named == nodes));
+    }
 }
 
 #[test]

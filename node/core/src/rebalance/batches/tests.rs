@@ -136,6 +136,18 @@ pub(in crate::rebalance) fn with_layers() -> Ring {
 }
 
 #[test]
+fn what_is_left_to_send_counts_the_partitions_of_each_layer() {
+    let ring = with_layers();
+    let left = left(&ring, &members(5)).unwrap();
+    let (lists, partitions): (usize, usize) = (left.loads.send.values().sum(), left.sent.values().sum());
+    let first = next_within(&ring, &members(5), &all_caught_up(&ring), &limits(usize::MAX, usize::MAX));
+    let Ok(Next::Propose(moving)) = first else { panic!() };
+    let fills = moving.moving().flat_map(|(_, placed, _)| placed.fills(&moving.lost)).map(|(_, sources)| sources.len());
+    assert_eq!(partitions, fills.sum::<usize>());
+    assert!(partitions > lists, "{partitions} of {lists} lists");
+}
+
+#[test]
 fn another_order_moves_what_only_the_first_of_a_list_have() {
     for (layered, moves) in [(false, 0), (true, 16)] {
         let ring = if layered { with_layers() } else { with_layers().successor(|next| next.buckets = Default::default()) };
