@@ -142,7 +142,7 @@ fn an_autoscaled_cluster_leaves_its_size_to_the_autoscaler() {
 
 #[test]
 fn a_wrong_value_is_refused_by_its_name() {
-    let cases: [(&str, &[&str], &str); 19] = [
+    let cases: [(&str, &[&str], &str); 20] = [
         ("dynamo-operator", &["replica=1"], "replica"),
         ("dynamo-operator", &["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
         ("dynamo-operator", &["image.digest=latest"], "/image/digest"),
@@ -153,6 +153,7 @@ fn a_wrong_value_is_refused_by_its_name() {
         ("dynamo-cluster", &["partitions=1000"], "/partitions"),
         ("dynamo-cluster", &["replicas=2"], "replicas: 2 nodes cannot hold 3 copies"),
         ("dynamo-cluster", &["replication.w=4"], "replication.w: 4 answers of 3 copies"),
+        ("dynamo-cluster", &["settings.requestTimeoutMs=500"], "settings.hintAfterMs: 500 is not below"),
         ("dynamo-cluster", &["storage.size=lots"], "/storage/size"),
         ("dynamo-cluster", &["resources.claims[0].name=gpu"], "claims"),
         ("dynamo-cluster", &["pod.labels.dynamokv\\.io/zone=a"], "/pod/labels"),
