@@ -14,6 +14,9 @@ use crate::plan::{Blocked, Cause, Step};
 use crate::quantity;
 use crate::valid::{ACCEPT_DATA_LOSS, InvalidSpec, Place};
 
+/// Their types, in order.
+pub const TYPES: [&str; 6] = ["Ready", "Available", "Progressing", "Degraded", "RingStable", "ScaleInBlocked"];
+
 /// A condition's status, reason and message.
 struct Verdict {
     holds: bool,
@@ -32,14 +35,14 @@ fn no(reason: &'static str, message: impl Into<String>) -> Verdict {
 pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec<Condition> {
     let (reason, message) = describe(report);
     let verdicts = [
-        ("Ready", ready(report, reason, &message)),
-        ("Available", available(report)),
-        ("Progressing", progressing(report, reason, &message)),
-        ("Degraded", degraded(report)),
-        ("RingStable", ring_stable(report)),
-        ("ScaleInBlocked", scale_in_blocked(report)),
+        ready(report, reason, &message),
+        available(report),
+        progressing(report, reason, &message),
+        degraded(report),
+        ring_stable(report),
+        scale_in_blocked(report),
     ];
-    let conditions = verdicts.into_iter().map(|(type_, verdict)| {
+    let conditions = TYPES.into_iter().zip(verdicts).map(|(type_, verdict)| {
         let status = if verdict.holds { "True" } else { "False" };
         condition(type_, status, verdict.reason, verdict.message, report.generation, previous, now)
     });
@@ -47,16 +50,10 @@ pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec
 }
 
 pub(super) fn of_invalid(error: &InvalidSpec, previous: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
-    let statuses = [
-        ("Ready", "False"),
-        ("Available", "Unknown"),
-        ("Progressing", "False"),
-        ("Degraded", "True"),
-        ("RingStable", "Unknown"),
-        ("ScaleInBlocked", "Unknown"),
-    ];
-    let conditions = statuses
+    let statuses = ["False", "Unknown", "False", "True", "Unknown", "Unknown"];
+    let conditions = TYPES
         .into_iter()
+        .zip(statuses)
         .map(|(type_, status)| condition(type_, status, "InvalidSpec", error.to_string(), generation, previous, now));
     conditions.collect()
 }

@@ -46,6 +46,11 @@ fn every_value_of_the_operators_chart_finds_its_place() {
         "replicas=2",
         "podDisruptionBudget.enabled=true",
         "metrics.service.enabled=true",
+        "metrics.podMonitors.enabled=true",
+        "metrics.podMonitors.interval=15s",
+        "metrics.podMonitors.labels.release=prometheus",
+        "metrics.rules.enabled=true",
+        "metrics.rules.labels.release=prometheus",
         "image.digest=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         "imagePullSecrets[0].name=registry",
         "priorityClassName=system-cluster-critical",
@@ -88,6 +93,19 @@ fn the_policy_for_replicas_knows_every_operator_and_its_own_namespace_and_can_be
 fn an_operator_of_one_namespace_has_no_rights_elsewhere() {
     let rendered = render("dynamo-operator", &["crds.install=false", "watchNamespace=orders", "rbac.aggregate=false"]).unwrap();
     assert!(!rendered.contains("kind: ClusterRole"), "{rendered}");
+}
+
+#[test]
+fn alerts_ask_for_conditions_that_there_are_and_monitors_for_all_namespaces() {
+    let plain = render("dynamo-operator", &["crds.install=false"]).unwrap();
+    assert!(!plain.contains("monitoring.coreos.com"), "not every Kubernetes has these kinds: {plain}");
+    let watched =
+        render("dynamo-operator", &["crds.install=false", "metrics.podMonitors.enabled=true", "metrics.rules.enabled=true"]);
+    let watched = watched.unwrap();
+    assert!(watched.contains("    any: true"), "{watched}");
+    let rules = object(&watched, "PrometheusRule").unwrap();
+    let types: Vec<&str> = rules.split("type=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(types, ["Available", "Degraded", "Ready", "Progressing"]);
 }
 
 #[test]
