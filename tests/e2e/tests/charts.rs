@@ -90,6 +90,17 @@ fn the_policy_for_replicas_knows_every_operator_and_its_own_namespace_and_can_be
 }
 
 #[test]
+fn the_policy_leaves_templates_to_the_operator_and_says_how_pods_are_restarted() {
+    let rendered = render("dynamo-operator", &["crds.install=false"]).unwrap();
+    let policy = object(&rendered, "ValidatingAdmissionPolicy").unwrap();
+    assert!(policy.contains("dyn(object).spec.template == dyn(oldObject).spec.template"), "{policy}");
+    assert!(
+        policy.contains("spec.pod.annotations of the DynamoCluster"),
+        "kubectl rollout restart is refused with a way: {policy}"
+    );
+}
+
+#[test]
 fn an_operator_of_one_namespace_has_no_rights_elsewhere() {
     let rendered = render("dynamo-operator", &["crds.install=false", "watchNamespace=orders", "rbac.aggregate=false"]).unwrap();
     assert!(!rendered.contains("kind: ClusterRole"), "{rendered}");
