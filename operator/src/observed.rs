@@ -92,6 +92,8 @@ pub struct Node {
     pub objects: u64,
     /// Copies it keeps for others, by whom they are for.
     pub hints: BTreeMap<NodeId, u64>,
+    /// Its disk has space; else it refuses what others keep for it.
+    pub writable: bool,
     /// Bytes it holds.
     pub bytes: u64,
     /// Partitions whose copies take those bytes.
@@ -211,6 +213,12 @@ impl Observed {
         let kept = self.nodes().flat_map(|(_, node)| &node.hints).filter(|(_, hints)| **hints > 0);
         kept.for_each(|(node, hints)| *behind.entry(*node).or_default() += hints);
         behind
+    }
+
+    /// Those of them that refuse it, since their disks are full: only space helps, no waiting.
+    pub fn full(&self) -> impl Iterator<Item = (&Place, &Node)> {
+        let behind = self.behind();
+        self.nodes().filter(move |(_, node)| !node.writable && behind.contains_key(&node.id))
     }
 
     /// What is noted on the volume at `place`.

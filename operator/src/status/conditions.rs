@@ -78,14 +78,17 @@ fn condition(
     }
 }
 
-/// The hints that a rollout waits for.
+/// The hints that a rollout waits for, and those that it does not, or for one of a partition's replicas only.
 fn on_their_way(report: &Report<'_>, names: &Names<'_>) -> String {
-    let behind = report.observed.behind();
-    if behind.is_empty() {
-        return String::new();
-    }
-    let nodes: Vec<NodeId> = behind.keys().copied().collect();
-    format!("; {} hints are on their way to {}", behind.values().sum::<u64>(), names.nodes(&nodes))
+    let full: BTreeSet<NodeId> = report.observed.full().map(|(_, node)| node.id).collect();
+    let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        report.observed.behind().into_iter().partition(|(node, _)| full.contains(node));
+    let told = |hints: &BTreeMap<NodeId, u64>, what: &str| {
+        let nodes: Vec<NodeId> = hints.keys().copied().collect();
+        let count = super::rounded(hints.values().sum());
+        if hints.is_empty() { String::new() } else { format!("; {count} hints {what} {}", names.nodes(&nodes)) }
+    };
+    told(&go, "are on their way to") + &told(&stay, "stay with others for want of space at")
 }
 
 /// What the step means: a reason for machines, a sentence for people.
@@ -130,7 +133,8 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         }
         Step::Blocked(blocked) => describe_blocked(report, blocked),
         Step::Converged if !report.waiting_zones.is_empty() => {
-            ("RollingOut", format!("next: {}", list(report.waiting_zones.iter().cloned())))
+            let zones = list(report.waiting_zones.iter().cloned());
+            ("RollingOut", format!("next: {zones}{}", on_their_way(report, &names)))
         }
         Step::Converged => ("AsAsked", as_asked(report)),
     }

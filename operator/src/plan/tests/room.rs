@@ -34,6 +34,7 @@ fn at_rest(cluster: &ValidCluster, bytes: u64) -> (Observed, Ring) {
             bytes,
             copies: ring.partitions_of(id) as u32,
             bytes_sent: 0,
+            writable: true,
         };
         observed.pods.insert(place.clone(), Pod { ready: true, node: Some(node), ..Pod::default() });
         let volume = Volume { note: Note::Node(id), size: "10Gi".into(), uid: place.to_string(), ..Volume::default() };
