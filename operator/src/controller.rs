@@ -242,6 +242,7 @@ async fn pass(
         info!(cluster = full_name(cluster), "applied {written}");
     }
     context.metrics.wrote(upkeep.written.len() as u64);
+    context.tell(cluster, upkeep.told).await;
     if step.acts() && refused.is_none() && !paused {
         context.metrics.wrote(1);
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;

@@ -127,6 +127,8 @@ pub struct Volume {
     pub drained: bool,
     /// Somebody has deleted it; it goes when its pod does.
     pub deleting: bool,
+    /// It lacks labels by which the cluster's claims are found: it was made by hand, from a snapshot perhaps, and its pod uses it.
+    pub unlabelled: bool,
 }
 
 /// What the operator wrote on a volume before its node joined a ring.

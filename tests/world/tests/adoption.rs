@@ -1,8 +1,10 @@
-//! A cluster that is created again over the volumes that the former one left.
+//! Volumes that the cluster did not make: those that a former cluster left, and those that somebody restored.
 #![allow(clippy::unwrap_used)]
 
 use dynamo_scenarios::Create;
+use dynamo_world::kubernetes::CLAIMS;
 use dynamo_world::{ROUNDS_MAX, World};
+use serde_json::json;
 
 const KEYS: u32 = 40;
 
@@ -40,5 +42,18 @@ fn an_operator_that_dies_in_the_middle_of_every_step_goes_on_with_it_all_the_sam
     });
     world.lives();
     assert_eq!(world.ring().unwrap().members.len(), 3);
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+#[test]
+fn a_claim_that_somebody_restored_without_labels_holds_up_nothing() {
+    let mut world = World::settled_with(3, KEYS);
+    let claim = format!("{CLAIMS}/data-cart-1");
+    world.stage().kubernetes.api.edit(&claim, |claim| claim["metadata"]["labels"] = json!({}));
+    world.scale(4);
+    world.settle(|_| ());
+    assert_eq!(world.ring().unwrap().members.len(), 4);
+    let labels = world.stage().kubernetes.api.get(&claim).unwrap()["metadata"]["labels"].clone();
+    assert_eq!(labels["dynamokv.io/cluster"], "cart");
     assert_eq!(world.unread(), [""; 0]);
 }
