@@ -130,6 +130,10 @@ fn quoted(line: &str) -> String {
         "spec.settings.reapIntervalMs: must be at least 1000, or 0 to keep all tombstones; raise it"
     ),
     validation = (
+        "(has(self.settings.hintAfterMs) ? self.settings.hintAfterMs : 500) < (has(self.settings.requestTimeoutMs) ? self.settings.requestTimeoutMs : 5000)",
+        "spec.settings.hintAfterMs: must be below spec.settings.requestTimeoutMs (500 and 5000 if absent), or no other node could take a write in time; lower it or raise that"
+    ),
+    validation = (
         "self.partitions == oldSelf.partitions",
         "spec.partitions: is fixed for a cluster's life; set it back, or create a new cluster and copy the data"
     ),

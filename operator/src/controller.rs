@@ -3,6 +3,9 @@
 //! A pass starts from a live read of the `DynamoCluster`, never from the watch cache, and is bounded in time; nothing waits inside
 //! it. What failed is tried again with a growing pause, per cluster.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -128,8 +131,12 @@ pub async fn run(
         .run(reconcile, retry, Arc::clone(&context))
         .for_each(|result| {
             match result {
-                // Told by `retry`; one that is gone is no fault.
-                Ok(_) | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) => {}
+                // A failure was told by `retry`.
+                Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+                // One that is gone is no fault.
+                Err(ControllerError::ObjectNotFound(gone)) => {
+                    context.metrics.forget(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+                }
                 Err(error) => warn!(%error, "watching failed; is the CRD dynamoclusters.dynamokv.io installed?"),
             }
             std::future::ready(())
@@ -157,16 +164,11 @@ pub async fn reconcile(cluster: Arc<DynamoCluster>, context: Arc<Context>) -> Re
     let pass = timeout(Duration::from_secs(PASS_SECONDS_MAX), live_pass(&cluster, &context)).await;
     let result = pass.unwrap_or(Err(ReconcileError::Timeout));
     let uid = cluster.uid().unwrap_or_default();
-    let outcome = match &result {
-        Ok(action) if *action == Action::requeue(AT_REST) => Outcome::Converged,
-        Ok(_) => Outcome::Progressing,
-        Err(_) => Outcome::Failed,
-    };
-    context.metrics.reconciled(outcome, started.elapsed());
+    context.metrics.reconciled(result.as_ref().map_or(Outcome::Failed, |(outcome, _)| *outcome), started.elapsed());
     if result.is_ok() {
         context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     }
-    result
+    result.map(|(_, action)| action)
 }
 
 /// When a pass that failed is tried again.
@@ -180,9 +182,14 @@ pub fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<C
 }
 
 /// The watch's copy only says which cluster; what it asks for is read live.
-async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
-    let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
-    let Some(cluster) = clusters.get_opt(&cached.name_any()).await? else { return Ok(Action::requeue(AT_REST)) };
+async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<(Outcome, Action), ReconcileError> {
+    let (namespace, name) = (cached.namespace().unwrap_or_default(), cached.name_any());
+    let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let gone = (Outcome::Converged, Action::requeue(AT_REST));
+    let Some(cluster) = clusters.get_opt(&name).await? else {
+        context.metrics.forget(&namespace, &name);
+        return Ok(gone);
+    };
     match (cleanup::is_held(&cluster), cleanup::is_to_be_held(&cluster)) {
         (true, false) => {
             if cluster.metadata.deletion_timestamp.is_some() {
@@ -196,22 +203,27 @@ async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<Action, 
             context.metrics.wrote(1);
         }
         // It goes, and whatever was to be done before is done.
-        (false, false) if cluster.metadata.deletion_timestamp.is_some() => return Ok(Action::requeue(AT_REST)),
+        (false, false) if cluster.metadata.deletion_timestamp.is_some() => return Ok(gone),
         (true, true) | (false, false) => return pass(&clusters, &cluster, context).await,
     }
     // The watch tells, but a watch may miss something.
-    Ok(Action::requeue(WAITING))
+    Ok((Outcome::Progressing, Action::requeue(WAITING)))
 }
 
-async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &Context) -> Result<Action, ReconcileError> {
+async fn pass(
+    clusters: &Api<DynamoCluster>,
+    cluster: &DynamoCluster,
+    context: &Context,
+) -> Result<(Outcome, Action), ReconcileError> {
     let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
     let previous = cluster.status.as_ref();
     let valid = match ValidCluster::of(cluster) {
         Ok(valid) => valid,
         Err(error) => {
             let told = status::invalid(&error, previous, cluster.metadata.generation, &now);
+            let outcome = Outcome::of(&told.conditions);
             publish_status(clusters, cluster, told, context).await?;
-            return Ok(Action::requeue(AT_REST));
+            return Ok((outcome, Action::requeue(AT_REST)));
         }
     };
     let (observed, live) = observe(&context.client, &*context.nodes, &valid).await?;
@@ -230,6 +242,7 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
         info!(cluster = full_name(cluster), "applied {written}");
     }
     context.metrics.wrote(upkeep.written.len() as u64);
+    context.tell(cluster, upkeep.told).await;
     if step.acts() && refused.is_none() && !paused {
         context.metrics.wrote(1);
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
@@ -247,11 +260,13 @@ async fn pass(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, context: &
         complaints: &complaints,
         generation: cluster.metadata.generation,
     };
-    publish_status(clusters, cluster, status::status(&report, previous, &now), context).await?;
+    let told = status::status(&report, previous, &now);
+    let outcome = Outcome::of(&told.conditions);
+    publish_status(clusters, cluster, told, context).await?;
     match failures.into_iter().next() {
         Some(failure) => Err(failure.into()),
-        None if !upkeep.written.is_empty() => Ok(Action::requeue(AFTER_STEP)),
-        None => Ok(Action::requeue(pause_after(&step, paused, &upkeep.waiting))),
+        None if !upkeep.written.is_empty() => Ok((outcome, Action::requeue(AFTER_STEP))),
+        None => Ok((outcome, Action::requeue(pause_after(&step, paused, &upkeep.waiting)))),
     }
 }
 
@@ -272,6 +287,7 @@ async fn publish_status(
     status: DynamoClusterStatus,
     context: &Context,
 ) -> Result<(), kube::Error> {
+    context.metrics.told(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), &status.conditions);
     if cluster.status.as_ref() == Some(&status) {
         return Ok(());
     }

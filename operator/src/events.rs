@@ -28,6 +28,12 @@ fn normal(reason: &'static str, action: String, note: String) -> Option<Told> {
     Some(Told { warning: false, reason, action, note })
 }
 
+/// The Event of a claim that was found by its name and got the labels of the others.
+pub fn volume_labelled(claim: &str, pod: &str) -> Told {
+    let note = format!("{claim} had not the labels of this cluster's claims and has them now, since {pod} uses it");
+    Told { warning: false, reason: "VolumeFound", action: format!("Label-{claim}"), note }
+}
+
 /// The Event of a step that was carried out.
 pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Option<Told> {
     let pods = |places: &[Place]| places.iter().map(|place| cluster.pod_name(place)).collect::<Vec<_>>().join(", ");

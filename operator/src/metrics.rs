@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -10,15 +11,39 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::status::conditions;
+
 /// How a pass ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
 pub enum Outcome {
-    /// Nothing was left to do.
+    /// Nothing was left to do, and everything is as asked.
     Converged,
     /// A step was taken or waited for.
     Progressing,
+    /// Not everything is as asked, and nothing will change until somebody does something: the spec is wrong, the operator is paused, or
+    /// only a person can decide.
+    Blocked,
     /// It failed and will be tried again.
     Failed,
+}
+
+impl Outcome {
+    /// Of a pass that told these conditions.
+    pub fn of(told: &[Condition]) -> Self {
+        let holds = |type_: &str| told.iter().any(|condition| condition.type_ == type_ && condition.status == "True");
+        match (holds("Ready"), holds("Progressing")) {
+            (true, _) => Self::Converged,
+            (false, true) => Self::Progressing,
+            (false, false) => Self::Blocked,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ConditionLabels {
+    namespace: String,
+    cluster: String,
+    r#type: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -39,19 +64,22 @@ pub struct Metrics {
     steps: Family<StepLabel, Counter>,
     writes: Counter,
     leader: Gauge,
+    conditions: Family<ConditionLabels, Gauge>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("dynamo_operator");
-        let (reconciles, steps, writes, leader) = Default::default();
+        let (reconciles, steps, writes, leader, conditions) = Default::default();
         let seconds = Histogram::new(exponential_buckets(0.01, 2.0, 13));
         registry.register("reconciles", "Passes over a cluster, by how they ended", Family::clone(&reconciles));
         registry.register_with_unit("reconcile", "Time of one pass", Unit::Seconds, seconds.clone());
         registry.register("steps", "Steps, by kind, taken or waited for", Family::clone(&steps));
         registry.register("writes", "Writes to the API server; none while all clusters are at rest", Counter::clone(&writes));
         registry.register("leader", "1 while this process acts", Gauge::clone(&leader));
-        Self { registry, reconciles, seconds, steps, writes, leader }
+        let help = "1 if the condition of this type is True, 0 if it is False; absent while that is unknown";
+        registry.register("cluster_condition", help, Family::clone(&conditions));
+        Self { registry, reconciles, seconds, steps, writes, leader, conditions }
     }
 }
 
@@ -77,6 +105,26 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
+    /// These conditions hold for a cluster, or do not.
+    pub fn told(&self, namespace: &str, cluster: &str, told: &[Condition]) {
+        for type_ in conditions::TYPES {
+            let labels = ConditionLabels { namespace: namespace.to_owned(), cluster: cluster.to_owned(), r#type: type_ };
+            match told.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status.as_str()) {
+                Some(status @ ("True" | "False")) => {
+                    self.conditions.get_or_create(&labels).set(i64::from(status == "True"));
+                }
+                _ => {
+                    self.conditions.remove(&labels);
+                }
+            }
+        }
+    }
+
+    /// A cluster is no more.
+    pub fn forget(&self, namespace: &str, cluster: &str) {
+        self.told(namespace, cluster, &[]);
+    }
+
     /// The text.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -87,7 +135,21 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
+
+    fn condition(type_: &str, status: &str) -> Condition {
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: String::new(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }
+    }
 
     #[test]
     fn the_metrics_are_named_in_prometheus_manner() {
@@ -96,6 +158,13 @@ mod tests {
         metrics.step("RaisePods");
         metrics.wrote(2);
         metrics.leads(true);
+        metrics.told(
+            "shop",
+            "cart",
+            &[condition("Ready", "True"), condition("Available", "Unknown"), condition("Degraded", "False")],
+        );
+        metrics.told("shop", "gone", &[condition("Ready", "True")]);
+        metrics.forget("shop", "gone");
         let text = metrics.text().unwrap();
         for line in [
             "dynamo_operator_reconciles_total{outcome=\"Converged\"} 1",
@@ -103,8 +172,15 @@ mod tests {
             "dynamo_operator_steps_total{step=\"RaisePods\"} 1",
             "dynamo_operator_writes_total 2",
             "dynamo_operator_leader 1",
+            "dynamo_operator_cluster_condition{namespace=\"shop\",cluster=\"cart\",type=\"Ready\"} 1",
+            "dynamo_operator_cluster_condition{namespace=\"shop\",cluster=\"cart\",type=\"Degraded\"} 0",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+        assert_eq!(
+            text.matches("dynamo_operator_cluster_condition{").count(),
+            2,
+            "nothing is said of what is unknown or gone: {text}"
+        );
     }
 }

@@ -75,6 +75,7 @@ async fn status(cluster: &ValidCluster, address: &str) -> Result<Node, String> {
         received: status.received,
         objects: status.objects,
         hints: status.hints.iter().map(|(node, backlog)| (*node, backlog.hints)).collect(),
+        writable: status.writable,
         bytes: status.bytes,
         copies: status.partitions + status.foreign_partitions,
         bytes_sent: status.transfers.iter().map(|transfer| transfer.bytes_sent).sum(),

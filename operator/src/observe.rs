@@ -78,12 +78,28 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let selector = ListParams::default().labels(&labels::selector_text(cluster));
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let (pods, claims) = tokio::try_join!(pods.list(&selector), claims.list(&selector))?;
+    let (pods, listed) = tokio::try_join!(pods.list(&selector), claims.list(&selector))?;
     let now = Timestamp::now();
     observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
-    observed.volumes = claims.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
+    observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
+    let unlisted = read_unlisted(&claims, cluster, &observed).await?;
+    observed.volumes.extend(unlisted.iter().filter_map(|claim| objects::volume(cluster, claim)));
     ask_nodes(nodes, cluster, &mut observed).await;
     Ok((observed, live))
+}
+
+/// The claims of pods that no list shows: Kubernetes gives a pod the claim of its name, whatever labels that has.
+async fn read_unlisted(
+    claims: &Api<PersistentVolumeClaim>,
+    cluster: &ValidCluster,
+    observed: &Observed,
+) -> Result<Vec<PersistentVolumeClaim>, kube::Error> {
+    let unlisted = observed.pods.keys().filter(|place| !observed.volumes.contains_key(place));
+    let reads = unlisted.map(|place| {
+        let name = cluster.claim_name(place);
+        async move { claims.get_opt(&name).await }
+    });
+    Ok(try_join_all(reads).await?.into_iter().flatten().collect())
 }
 
 async fn read_sets(client: &Client, cluster: &ValidCluster) -> Result<BTreeMap<String, StatefulSet>, kube::Error> {

@@ -92,6 +92,8 @@ pub struct Node {
     pub objects: u64,
     /// Copies it keeps for others, by whom they are for.
     pub hints: BTreeMap<NodeId, u64>,
+    /// Its disk has space; else it refuses what others keep for it.
+    pub writable: bool,
     /// Bytes it holds.
     pub bytes: u64,
     /// Partitions whose copies take those bytes.
@@ -129,6 +131,8 @@ pub struct Volume {
     pub drained: bool,
     /// Somebody has deleted it; it goes when its pod does.
     pub deleting: bool,
+    /// It lacks labels by which the cluster's claims are found: it was made by hand, from a snapshot perhaps, and its pod uses it.
+    pub unlabelled: bool,
 }
 
 /// What the operator wrote on a volume before its node joined a ring.
@@ -229,6 +233,12 @@ impl Observed {
         let member = |node: NodeId| ring.members.contains_key(&node) && !ring.is_lost(node);
         let recorded = self.record.volumes().into_iter().any(|(node, carrier)| carrier.place == *place && member(node));
         recorded || matches!(self.note(place), Note::Node(node) if member(node))
+    }
+
+    /// Those of them that refuse it, since their disks are full: only space helps, no waiting.
+    pub fn full(&self) -> impl Iterator<Item = (&Place, &Node)> {
+        let behind = self.behind();
+        self.nodes().filter(move |(_, node)| !node.writable && behind.contains_key(&node.id))
     }
 
     /// What is noted on the volume at `place`.

@@ -4,7 +4,7 @@
 //! `helm --wait` never take an old answer for a new question. A condition's time changes with its status only, and numbers that
 //! clients move are rounded, so a cluster at rest costs no write.
 
-mod conditions;
+pub mod conditions;
 #[cfg(test)]
 mod tests;
 

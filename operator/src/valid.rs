@@ -7,8 +7,9 @@ mod pod;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
-use dynamo_core::config::BUCKET_BYTES_MAX;
+use dynamo_core::config::{BUCKET_BYTES_MAX, Config};
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::ring::PARTITION_BITS_MAX;
 use dynamo_core::ring::bucket_replication::BucketReplication;
@@ -299,6 +300,16 @@ fn check_settings(settings: &Settings, storage: &Storage) -> Result<(), InvalidS
     if settings.reap_interval_ms.is_some_and(|interval| interval != 0 && interval < 1_000) {
         return Err(invalid("spec.settings.reapIntervalMs", "must be at least 1000, or 0 to keep all tombstones; raise it"));
     }
+    let unless_set = |set: Option<i32>, default: Duration| set.map_or(default.as_millis() as i64, i64::from);
+    let Config { hint_after, request_timeout, .. } = Config::default();
+    let after = unless_set(settings.hint_after_ms, hint_after);
+    let timeout = unless_set(settings.request_timeout_ms, request_timeout);
+    if after < 1 || after >= timeout {
+        let reason = format!(
+            "is {after}, must be at least 1 and below spec.settings.requestTimeoutMs, which is {timeout}; lower it or raise that"
+        );
+        return Err(invalid("spec.settings.hintAfterMs", reason));
+    }
     let size = quantity::parse(&storage.size).unwrap_or_default();
     if settings.disk_reserve_bytes.is_some_and(|reserve| reserve < 0 || reserve as f64 > size / 2.0) {
         let reason = format!("must be 0 to half of spec.storage.size, which is {}; lower it", storage.size);
@@ -436,7 +447,7 @@ pub(crate) mod tests {
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
         let tolerations = |tolerations| serde_json::from_value(tolerations).unwrap();
-        let cases: [(&str, Damage); 34] = [
+        let cases: [(&str, Damage); 35] = [
             ("spec.adoptCluster", &|cluster| cluster.spec.adopt_cluster = Some("the former".into())),
             ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),
@@ -449,6 +460,7 @@ pub(crate) mod tests {
             ("spec.partitions", &|cluster| cluster.spec.partitions = i32::MIN),
             ("spec.storage.size", &|cluster| cluster.spec.storage.size = "big".into()),
             ("spec.settings.reapIntervalMs", &|cluster| cluster.spec.settings.reap_interval_ms = Some(1)),
+            ("spec.settings.hintAfterMs", &|cluster| cluster.spec.settings.request_timeout_ms = Some(500)),
             ("spec.settings.diskReserveBytes", &|cluster| cluster.spec.settings.disk_reserve_bytes = Some(6_000_000_000)),
             ("spec.settings.diskReserveBytes", &|cluster| cluster.spec.settings.disk_reserve_bytes = Some(-1)),
             ("spec.resources.limits", &|cluster| cluster.spec.resources = resources(json!({ "limits": { "memory": "much" } }))),

@@ -25,6 +25,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if gt (int .Values.replication.w) $n -}}
 {{- fail (printf "replication.w: %d answers of %d copies are not possible; set it to at most replication.factor" (int .Values.replication.w) $n) -}}
 {{- end -}}
+{{- $after := int (dig "hintAfterMs" 500 .Values.settings) -}}
+{{- $timeout := int (dig "requestTimeoutMs" 5000 .Values.settings) -}}
+{{- if ge $after $timeout -}}
+{{- fail (printf "settings.hintAfterMs: %d is not below settings.requestTimeoutMs, which is %d; lower it or raise that" $after $timeout) -}}
+{{- end -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- if lt (int .Values.autoscaling.minReplicas) $n -}}
 {{- fail (printf "autoscaling.minReplicas: %d nodes cannot hold %d copies; set it to at least replication.factor" (int .Values.autoscaling.minReplicas) $n) -}}

@@ -138,6 +138,8 @@ pub struct NodeStatus {
     pub received: BTreeSet<PartitionId>,
     /// It serves requests, or stands by for a ring, and its storage works.
     pub ready: bool,
+    /// Its disk has space; else it stores nothing that others send, and hints for it stay where they are. A node that does not say so has.
+    pub writable: bool,
     /// The protocol's counters, by name.
     pub counters: BTreeMap<String, u64>,
     /// Grows at each start of its process.
@@ -375,6 +377,7 @@ fn node_status(answer: v1::StatusResponse) -> Result<NodeStatus, String> {
         peers: answer.peers.into_iter().map(peer).collect::<Result<_, _>>()?,
         received: answer.received.into_iter().map(PartitionId).collect(),
         ready: answer.ready,
+        writable: !answer.refuses_writes,
         counters: answer.counters.into_iter().collect(),
         generation: answer.generation,
     })

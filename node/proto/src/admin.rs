@@ -27,6 +27,7 @@ impl From<Status> for v1::StatusResponse {
             transfers: status.transfers.into_iter().map(v1::TransferStatus::from).collect(),
             peers: status.peers.into_iter().map(v1::PeerStatus::from).collect(),
             received: status.received.iter().map(|partition| partition.0).collect(),
+            refuses_writes: !status.writable,
             ..Self::default()
         }
     }
@@ -160,6 +161,7 @@ mod tests {
             requests: 0,
             clock_ahead_ms: 0,
             ready: true,
+            writable: false,
         }
     }
 
@@ -172,6 +174,7 @@ mod tests {
         assert_eq!(view.received, BTreeSet::from([PartitionId(4), PartitionId(7)]));
         assert_eq!(wire.peers[0].phi_milli, 1500);
         assert_eq!((wire.hints[0].hints, wire.hints[0].bytes), (5, 500));
+        assert!(wire.refuses_writes);
     }
 
     #[test]

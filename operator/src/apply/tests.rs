@@ -352,6 +352,28 @@ async fn a_volume_is_called_drained_when_its_pod_goes_and_not_on_an_old_look() {
 }
 
 #[tokio::test]
+async fn a_claim_that_was_restored_without_labels_is_found_by_its_pod_and_labelled() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
+    let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
+    let pod = json!({ "metadata": { "name": "cart-3", "labels": labels::selecting(&cluster), "ownerReferences": owner } });
+    api.put("/api/v1/namespaces/shop/pods/cart-3", pod);
+    api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3", "labels": { "restored-by": "somebody" } } }));
+    api.writes();
+    let client = api.client();
+    let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+    let done = upkeep(&client, &cluster, &observed, &live).await;
+    assert_eq!((done.failures.len(), done.told.len()), (0, 1), "it is told");
+    assert_eq!(api.writes(), [format!("PATCH {CLAIM}")]);
+    let mut labels = labels::with_zone(labels::all(&cluster), "default");
+    labels.insert("restored-by".into(), "somebody".into());
+    assert_eq!(api.object(CLAIM).unwrap()["metadata"]["labels"], json!(labels));
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     let (api, mut cluster) = (FakeApi::default(), valid(3, &[]));
     pass(&api, &cluster).await;

@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 
 use super::difference::covers;
 use super::{ApplyError, FIELD_MANAGER, failed, guarded_delete, patching, sets};
-use crate::build::{client_service, config_map, headless_service, pod_disruption_budget, service_account};
+use crate::build::{client_service, config_map, headless_service, labels, pod_disruption_budget, service_account};
+use crate::events::{self, Told};
 use crate::observe::Live;
 use crate::observed::Observed;
 use crate::plan::rollout::Rollout;
@@ -37,6 +38,8 @@ pub struct Upkeep {
     pub complaints: Vec<String>,
     /// Zones whose pod template is to be another one, or was until this pass.
     pub waiting: Vec<String>,
+    /// What is worth an Event.
+    pub told: Vec<Told>,
 }
 
 impl Upkeep {
@@ -70,6 +73,7 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
         done.failures.push(failure);
     }
     replace_pods(client, cluster, observed, &mut done).await;
+    label_volumes(client, cluster, observed, &mut done).await;
     grow_volumes(client, cluster, observed, &mut done).await;
     done
 }
@@ -85,6 +89,26 @@ async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observ
             Ok(_) => done.written.push(format!("Pod {name}")),
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
             Err(error) => done.failures.push(failed(format!("Pod {name}: delete"))(error)),
+        }
+    }
+}
+
+/// Gives claims that pods use the labels that the others have: whoever looks for the cluster's claims finds them too.
+async fn label_volumes(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    for (place, volume) in observed.volumes.iter().filter(|(_, volume)| volume.unlabelled) {
+        let name = cluster.claim_name(place);
+        let patch = json!({ "metadata": {
+            "uid": volume.uid,
+            "resourceVersion": volume.resource_version,
+            "labels": labels::with_zone(labels::all(cluster), &place.zone),
+        } });
+        match claims.patch(&name, &patching(), &Patch::Merge(patch)).await {
+            Ok(_) => {
+                done.written.push(format!("PersistentVolumeClaim {name}"));
+                done.told.push(events::volume_labelled(&name, &cluster.pod_name(place)));
+            }
+            Err(error) => done.failures.push(failed(format!("PersistentVolumeClaim {name}: label"))(error)),
         }
     }
 }

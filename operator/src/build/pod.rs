@@ -1,13 +1,14 @@
-//! The pod of a node: restricted (no root, no capabilities, a read-only root file system), probed by gRPC.
+//! The pod of a node: restricted (no root, no capabilities, a read-only root file system), probed over HTTP.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, GRPCAction, Lifecycle, LifecycleHandler,
-    LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    SeccompProfile, SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
+    LifecycleHandler, LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{PORT_CLIENT, PORT_HTTP, PORT_PEER, config_map, labels, service_account};
 use crate::api::{ImagePullPolicy, Resources};
@@ -27,6 +28,10 @@ const GRACE_SECONDS: i64 = 60;
 const PRE_STOP_SECONDS: i64 = 3;
 /// A store that was not closed replays its log before it answers; 10 minutes are enough for any log.
 const START_SECONDS_MAX: i32 = 600;
+
+/// Whether the process answers, and whether clients should come.
+const LIVE: &str = "/healthz/live";
+const READY: &str = "/healthz/ready";
 
 /// The template of `zone`'s pods.
 pub fn template(cluster: &ValidCluster, zone: &Zone) -> PodTemplateSpec {
@@ -116,10 +121,10 @@ fn container(cluster: &ValidCluster, zone: &Zone) -> Container {
             EnvVar { name: "DYNAMO_ZONE".to_owned(), value: Some(zone.name.clone()), ..EnvVar::default() },
         ]),
         ports: Some(vec![port("client", PORT_CLIENT), port("peer", PORT_PEER), port("http", PORT_HTTP)]),
-        startup_probe: Some(Probe { failure_threshold: Some(START_SECONDS_MAX / 2), ..probe("", 2) }),
-        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe("dynamo.v1.Kv", 2) }),
+        startup_probe: Some(Probe { failure_threshold: Some(START_SECONDS_MAX / 2), ..probe(LIVE, 2) }),
+        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe(READY, 2) }),
         // It only asks whether the process lives, never about peers: a restart would not help them.
-        liveness_probe: Some(Probe { failure_threshold: Some(6), ..probe("", 10) }),
+        liveness_probe: Some(Probe { failure_threshold: Some(6), ..probe(LIVE, 10) }),
         resources: cluster.resources.as_ref().map(resources),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -143,9 +148,14 @@ fn from_field(name: &str, field_path: &str) -> EnvVar {
     }
 }
 
-fn probe(service: &str, period_seconds: i32) -> Probe {
+/// On the HTTP port, which has connections of its own: a crowd of clients that takes all that their port may have makes no node look dead.
+fn probe(path: &str, period_seconds: i32) -> Probe {
     Probe {
-        grpc: Some(GRPCAction { port: PORT_CLIENT, service: Some(service.to_owned()) }),
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(PORT_HTTP),
+            ..HTTPGetAction::default()
+        }),
         period_seconds: Some(period_seconds),
         timeout_seconds: Some(5),
         ..Probe::default()

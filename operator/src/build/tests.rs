@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::rebalance;
 use dynamo_core::ring::Member;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
 use super::*;
@@ -101,6 +102,21 @@ fn what_the_spec_says_of_pods_replaces_nothing_of_the_operators_own() {
     assert!(spec.topology_spread_constraints.is_some() && spec.affinity.is_some());
     assert!(labels::with_zone(labels::all(&cluster), "a").keys().all(|key| labels::is_reserved(key)));
     assert!([labels::CONFIG_HASH, labels::NODE].iter().all(|key| key.starts_with(labels::OWN)));
+}
+
+#[test]
+fn probes_take_no_connection_from_clients() {
+    let cluster = full();
+    let template = stateful_set::build(&cluster, &cluster.zones[0], 3).spec.unwrap().template;
+    let node = template.spec.unwrap().containers.remove(0);
+    let asked = |probe: Option<Probe>| {
+        let http = probe.unwrap().http_get.unwrap();
+        assert_eq!(http.port, IntOrString::Int(PORT_HTTP));
+        http.path.unwrap()
+    };
+    assert_eq!(asked(node.startup_probe), "/healthz/live");
+    assert_eq!(asked(node.liveness_probe), "/healthz/live");
+    assert_eq!(asked(node.readiness_probe), "/healthz/ready");
 }
 
 #[test]

@@ -131,6 +131,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
     let metadata = &claim.metadata;
     let place = place_of(cluster, metadata.name.as_deref()?, "data-")?;
     let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
+    let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key));
     let made_for = annotation(labels::CLUSTER_UID);
     let note = match annotation(labels::NODE).and_then(|node| NodeId::parse(node)) {
         _ if made_for.is_some_and(|uid| *uid != cluster.data_uid) => Note::OtherCluster,
@@ -154,6 +155,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
         drained: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_YES),
         deleting: metadata.deletion_timestamp.is_some(),
+        unlabelled: labels::selecting(cluster).iter().any(|(key, value)| label(key) != Some(value)),
     };
     Some((place, volume))
 }

@@ -111,7 +111,8 @@ impl<'a> Rollout<'a> {
     }
 
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
-    /// have got what others kept for them, or all but one where that is more than N - 1.
+    /// have got what others kept for them, or all but one where that is more than N - 1. One of them may be a node that others keep
+    /// something for and whose disk takes none of it: waiting would not help, and what makes space may be what is rolled out.
     ///
     /// Two cases are let through: it is down already; or it stands between the newest template and a pod below it in its zone that does not
     /// start and that the template may cure. A set hands out a template from the highest ordinal down and no other way, so all above the
@@ -130,13 +131,17 @@ impl<'a> Rollout<'a> {
         let Some(rings) = self.rings() else { return false };
         let Some(restarted) = self.node_at(place) else { return true };
         let behind = self.observed.behind();
+        let full = self.observed.full().filter(|(place, _)| self.is_up(place)).map(|(_, node)| node.id).collect();
         let serving = self.observed.nodes().filter(|(place, node)| self.is_up(place) && !behind.contains_key(&node.id));
         let serving: BTreeSet<NodeId> = serving.map(|(_, node)| node.id).collect();
         let quorum = usize::try_from(self.cluster.quorum.r.max(self.cluster.quorum.w)).unwrap_or(1);
         rings.into_iter().all(|ring| {
             let kept = |set: &[NodeId]| {
-                let left = |node: &&NodeId| **node != restarted && serving.contains(node) && !ring.is_lost(**node);
-                !set.contains(&restarted) || set.iter().filter(left).count() >= quorum.min(set.len() - 1)
+                let left = |nodes: &BTreeSet<NodeId>| {
+                    let counts = |node: &&NodeId| **node != restarted && nodes.contains(node) && !ring.is_lost(**node);
+                    set.iter().filter(counts).count()
+                };
+                !set.contains(&restarted) || left(&serving) + left(&full).min(1) >= quorum.min(set.len() - 1)
             };
             ring.partitions().all(|(_, placement)| placement.write_sets().into_iter().all(kept))
         })
@@ -212,6 +217,7 @@ mod tests {
                 received: BTreeSet::new(),
                 objects: 0,
                 hints: BTreeMap::new(),
+                writable: true,
                 bytes: 0,
                 copies: 0,
                 bytes_sent: 0,
@@ -308,6 +314,27 @@ mod tests {
         observed.volumes.insert(at(3), Volume { deleting: true, ..Volume::default() });
         observed.pods.get_mut(&at(3)).unwrap().node.as_mut().unwrap().id = NodeId([9; 16]);
         assert!(may(&observed, 3), "its node is in no ring");
+    }
+
+    #[test]
+    fn hints_that_a_full_disk_refuses_are_not_waited_for() {
+        let (cluster, mut observed) = look(&[]);
+        let may = |observed: &Observed, ordinal: u32| Rollout::of(&cluster, observed, &BTreeSet::new()).may_restart(&at(ordinal));
+        fn node(observed: &mut Observed, ordinal: u32) -> &mut Node {
+            observed.pods.get_mut(&at(ordinal)).unwrap().node.as_mut().unwrap()
+        }
+        node(&mut observed, 1).hints.insert(NodeId([1; 16]), 5);
+        assert!(!may(&observed, 3), "0 lacks writes, and will get them");
+        node(&mut observed, 0).writable = false;
+        assert!((0..4).all(|ordinal| may(&observed, ordinal)), "it takes none of them");
+        assert_eq!(Rollout::of(&cluster, &observed, &BTreeSet::new()).first_pod("default"), 3);
+        node(&mut observed, 2).writable = false;
+        assert!(may(&observed, 3), "2 lacks nothing");
+        node(&mut observed, 1).hints.insert(NodeId([3; 16]), 1);
+        assert!(!may(&observed, 3) && !may(&observed, 1), "some partition would have no copy of what both lack");
+        node(&mut observed, 1).hints.remove(&NodeId([3; 16]));
+        observed.pods.get_mut(&at(0)).unwrap().ready = false;
+        assert!(!may(&observed, 3), "it is down");
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::plan::{Blocked, Cause, Step};
 use crate::quantity;
 use crate::valid::{ACCEPT_DATA_LOSS, InvalidSpec, Place};
 
+/// Their types, in order.
+pub const TYPES: [&str; 6] = ["Ready", "Available", "Progressing", "Degraded", "RingStable", "ScaleInBlocked"];
+
 /// A condition's status, reason and message.
 struct Verdict {
     holds: bool,
@@ -33,14 +36,14 @@ fn no(reason: &'static str, message: impl Into<String>) -> Verdict {
 pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec<Condition> {
     let (reason, message) = describe(report);
     let verdicts = [
-        ("Ready", ready(report, reason, &message)),
-        ("Available", available(report)),
-        ("Progressing", progressing(report, reason, &message)),
-        ("Degraded", degraded(report)),
-        ("RingStable", ring_stable(report)),
-        ("ScaleInBlocked", scale_in_blocked(report)),
+        ready(report, reason, &message),
+        available(report),
+        progressing(report, reason, &message),
+        degraded(report),
+        ring_stable(report),
+        scale_in_blocked(report),
     ];
-    let conditions = verdicts.into_iter().map(|(type_, verdict)| {
+    let conditions = TYPES.into_iter().zip(verdicts).map(|(type_, verdict)| {
         let status = if verdict.holds { "True" } else { "False" };
         condition(type_, status, verdict.reason, verdict.message, report.generation, previous, now)
     });
@@ -48,16 +51,10 @@ pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec
 }
 
 pub(super) fn of_invalid(error: &InvalidSpec, previous: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
-    let statuses = [
-        ("Ready", "False"),
-        ("Available", "Unknown"),
-        ("Progressing", "False"),
-        ("Degraded", "True"),
-        ("RingStable", "Unknown"),
-        ("ScaleInBlocked", "Unknown"),
-    ];
-    let conditions = statuses
+    let statuses = ["False", "Unknown", "False", "True", "Unknown", "Unknown"];
+    let conditions = TYPES
         .into_iter()
+        .zip(statuses)
         .map(|(type_, status)| condition(type_, status, "InvalidSpec", error.to_string(), generation, previous, now));
     conditions.collect()
 }
@@ -82,14 +79,17 @@ fn condition(
     }
 }
 
-/// The hints that a rollout waits for.
+/// The hints that a rollout waits for, and those that it does not, or for one of a partition's replicas only.
 fn on_their_way(report: &Report<'_>, names: &Names<'_>) -> String {
-    let behind = report.observed.behind();
-    if behind.is_empty() {
-        return String::new();
-    }
-    let nodes: Vec<NodeId> = behind.keys().copied().collect();
-    format!("; {} hints are on their way to {}", behind.values().sum::<u64>(), names.nodes(&nodes))
+    let full: BTreeSet<NodeId> = report.observed.full().map(|(_, node)| node.id).collect();
+    let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        report.observed.behind().into_iter().partition(|(node, _)| full.contains(node));
+    let told = |hints: &BTreeMap<NodeId, u64>, what: &str| {
+        let nodes: Vec<NodeId> = hints.keys().copied().collect();
+        let count = super::rounded(hints.values().sum());
+        if hints.is_empty() { String::new() } else { format!("; {count} hints {what} {}", names.nodes(&nodes)) }
+    };
+    told(&go, "are on their way to") + &told(&stay, "stay with others for want of space at")
 }
 
 /// What the step means: a reason for machines, a sentence for people.
@@ -134,7 +134,8 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         }
         Step::Blocked(blocked) => describe_blocked(report, blocked),
         Step::Converged if !report.waiting_zones.is_empty() => {
-            ("RollingOut", format!("next: {}", list(report.waiting_zones.iter().cloned())))
+            let zones = list(report.waiting_zones.iter().cloned());
+            ("RollingOut", format!("next: {zones}{}", on_their_way(report, &names)))
         }
         Step::Converged => match growing(report) {
             volumes if volumes.is_empty() => ("AsAsked", as_asked(report)),

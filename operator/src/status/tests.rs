@@ -34,6 +34,7 @@ fn observed(pods: u8, ring: Option<&Ring>) -> Observed {
             received: Default::default(),
             objects: 4321,
             hints: BTreeMap::new(),
+            writable: true,
             bytes: 0,
             copies: 0,
             bytes_sent: 0,
@@ -189,6 +190,27 @@ fn the_status_of_a_cluster_that_nobody_has_looked_at_counts_for_nothing() {
     let told = status(&report(&three, &at_rest, &Step::Converged), Some(&unseen), &time(1));
     assert_eq!(told, status(&report(&three, &at_rest, &Step::Converged), None, &time(1)));
     assert_ne!(told.observed_generation, unseen.observed_generation);
+}
+
+#[test]
+fn a_rollout_that_waits_names_the_hints_and_the_pods_that_it_waits_for() {
+    let four = valid(4, &[]);
+    let ring = rebalance::first_ring(four.id, 4, 3, &members(4)).unwrap();
+    let mut waiting = observed(4, Some(&ring));
+    fn node(observed: &mut Observed, node: u8) -> &mut Node {
+        observed.pods.get_mut(&at(node)).unwrap().node.as_mut().unwrap()
+    }
+    node(&mut waiting, 3).hints = [(id(0), 1234), (id(1), 5)].into();
+    let zones = ["default".to_owned()];
+    let ready = |observed: &Observed| {
+        let report = Report { waiting_zones: &zones, ..report(&four, observed, &Step::Converged) };
+        let ready = &status(&report, None, &time(1)).conditions[0];
+        format!("{} {}: {}", ready.status, ready.reason, ready.message)
+    };
+    assert_eq!(ready(&waiting), "False RollingOut: next: default; 1200 hints are on their way to cart-0, cart-1");
+    node(&mut waiting, 0).writable = false;
+    let told = "next: default; 5 hints are on their way to cart-1; 1200 hints stay with others for want of space at cart-0";
+    assert_eq!(ready(&waiting), format!("False RollingOut: {told}"));
 }
 
 #[test]

@@ -46,6 +46,11 @@ fn every_value_of_the_operators_chart_finds_its_place() {
         "replicas=2",
         "podDisruptionBudget.enabled=true",
         "metrics.service.enabled=true",
+        "metrics.podMonitors.enabled=true",
+        "metrics.podMonitors.interval=15s",
+        "metrics.podMonitors.labels.release=prometheus",
+        "metrics.rules.enabled=true",
+        "metrics.rules.labels.release=prometheus",
         "image.digest=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         "imagePullSecrets[0].name=registry",
         "priorityClassName=system-cluster-critical",
@@ -85,9 +90,33 @@ fn the_policy_for_replicas_knows_every_operator_and_its_own_namespace_and_can_be
 }
 
 #[test]
+fn the_policy_leaves_templates_to_the_operator_and_says_how_pods_are_restarted() {
+    let rendered = render("dynamo-operator", &["crds.install=false"]).unwrap();
+    let policy = object(&rendered, "ValidatingAdmissionPolicy").unwrap();
+    assert!(policy.contains("dyn(object).spec.template == dyn(oldObject).spec.template"), "{policy}");
+    assert!(
+        policy.contains("spec.pod.annotations of the DynamoCluster"),
+        "kubectl rollout restart is refused with a way: {policy}"
+    );
+}
+
+#[test]
 fn an_operator_of_one_namespace_has_no_rights_elsewhere() {
     let rendered = render("dynamo-operator", &["crds.install=false", "watchNamespace=orders", "rbac.aggregate=false"]).unwrap();
     assert!(!rendered.contains("kind: ClusterRole"), "{rendered}");
+}
+
+#[test]
+fn alerts_ask_for_conditions_that_there_are_and_monitors_for_all_namespaces() {
+    let plain = render("dynamo-operator", &["crds.install=false"]).unwrap();
+    assert!(!plain.contains("monitoring.coreos.com"), "not every Kubernetes has these kinds: {plain}");
+    let watched =
+        render("dynamo-operator", &["crds.install=false", "metrics.podMonitors.enabled=true", "metrics.rules.enabled=true"]);
+    let watched = watched.unwrap();
+    assert!(watched.contains("    any: true"), "{watched}");
+    let rules = object(&watched, "PrometheusRule").unwrap();
+    let types: Vec<&str> = rules.split("type=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(types, ["Available", "Degraded", "Ready", "Progressing"]);
 }
 
 #[test]
@@ -151,7 +180,7 @@ fn an_autoscaled_cluster_of_more_copies_than_the_default_size_begins_with_the_le
 
 #[test]
 fn a_wrong_value_is_refused_by_its_name() {
-    let cases: [(&str, &[&str], &str); 19] = [
+    let cases: [(&str, &[&str], &str); 20] = [
         ("dynamo-operator", &["replica=1"], "replica"),
         ("dynamo-operator", &["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
         ("dynamo-operator", &["image.digest=latest"], "/image/digest"),
@@ -162,6 +191,7 @@ fn a_wrong_value_is_refused_by_its_name() {
         ("dynamo-cluster", &["partitions=1000"], "/partitions"),
         ("dynamo-cluster", &["replicas=2"], "replicas: 2 nodes cannot hold 3 copies"),
         ("dynamo-cluster", &["replication.w=4"], "replication.w: 4 answers of 3 copies"),
+        ("dynamo-cluster", &["settings.requestTimeoutMs=500"], "settings.hintAfterMs: 500 is not below"),
         ("dynamo-cluster", &["storage.size=lots"], "/storage/size"),
         ("dynamo-cluster", &["resources.claims[0].name=gpu"], "claims"),
         ("dynamo-cluster", &["pod.labels.dynamokv\\.io/zone=a"], "/pod/labels"),

@@ -145,6 +145,7 @@ impl Nodes for Link {
                     received: status.received,
                     objects: status.objects,
                     hints: status.hints.iter().map(|(node, (hints, _))| (*node, *hints)).collect(),
+                    writable: status.writable,
                     // Simulated disks do not say how full they are; these figures are for people only.
                     bytes: 0,
                     copies: 0,

@@ -1,10 +1,11 @@
-//! A cluster that is created again over the volumes that the former one left.
+//! Volumes that the cluster did not make: those that a former cluster left, and those that somebody restored.
 #![allow(clippy::unwrap_used)]
 
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::{self, Members, Next, View, loss};
 use dynamo_core::ring::Member;
 use dynamo_scenarios::Create;
+use dynamo_world::kubernetes::CLAIMS;
 use dynamo_world::nodes::Running;
 use dynamo_world::{ROUNDS_MAX, World};
 use serde_json::json;
@@ -119,5 +120,18 @@ fn where_it_lacks_a_volume_the_command_that_is_named_replaces_the_node() {
     let ring = world.ring().unwrap();
     assert!(ring.is_lost(lost) && ring.members.contains_key(&replacement));
     assert_eq!((ring.members.len(), ring.moving().count()), (3, 0));
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+#[test]
+fn a_claim_that_somebody_restored_without_labels_holds_up_nothing() {
+    let mut world = World::settled_with(3, KEYS);
+    let claim = format!("{CLAIMS}/data-cart-1");
+    world.stage().kubernetes.api.edit(&claim, |claim| claim["metadata"]["labels"] = json!({}));
+    world.scale(4);
+    world.settle(|_| ());
+    assert_eq!(world.ring().unwrap().members.len(), 4);
+    let labels = world.stage().kubernetes.api.get(&claim).unwrap()["metadata"]["labels"].clone();
+    assert_eq!(labels["dynamokv.io/cluster"], "cart");
     assert_eq!(world.unread(), [""; 0]);
 }

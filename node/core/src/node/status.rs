@@ -37,6 +37,8 @@ pub struct Status {
     pub clock_ahead_ms: i64,
     /// It issues dots and was not declared lost: puts can be coordinated here.
     pub ready: bool,
+    /// Its disk has space; else it stores nothing that others send, hints among it.
+    pub writable: bool,
 }
 
 /// A transfer to a new replica.
@@ -97,6 +99,7 @@ impl<S: Storage> Node<S> {
             requests: self.requests.len(),
             clock_ahead_ms: self.clocks.median_ahead_ms(now),
             ready: self.dot_next < self.dot_leased && self.declared_lost().is_none(),
+            writable: self.writable,
         }
     }
 

@@ -36,6 +36,7 @@ fn at_rest(cluster: &ValidCluster, bytes: u64) -> (Observed, Ring) {
             bytes,
             copies: ring.copies_of(id) as u32,
             bytes_sent: 0,
+            writable: true,
         };
         observed.pods.insert(place.clone(), Pod { ready: true, node: Some(node), ..Pod::default() });
         let size = || "10Gi".to_owned();

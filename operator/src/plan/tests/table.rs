@@ -35,6 +35,7 @@ fn answer(node: u8, ring: Option<&Ring>) -> Node {
         received: Default::default(),
         objects: 0,
         hints: Default::default(),
+        writable: true,
         bytes: 0,
         copies: 0,
         bytes_sent: 0,

@@ -98,6 +98,7 @@ impl World {
                 received: ring.into_iter().flat_map(Ring::moving).map(|(partition, _, _)| partition).collect(),
                 objects: 0,
                 hints: BTreeMap::new(),
+                writable: true,
                 bytes: 0,
                 copies: 0,
                 bytes_sent: 0,
