@@ -41,7 +41,7 @@ pub struct Commit {
     #[arg(long, value_name = "NODE|all", value_parser = added)]
     add: Vec<Added>,
     /// A member that is to leave, by its id or the first digits of it: its data moves first, and its process may be stopped when this
-    /// is done. May be given more than once.
+    /// has ended with 0. May be given more than once.
     #[arg(long, value_name = "NODE")]
     remove: Vec<String>,
     /// The capacity of a member, new or not, relative to the others, by its id or the first digits of it. Default: 1. May be given
@@ -152,7 +152,8 @@ pub async fn status(endpoints: &[String], format: Format) -> Result<(), Stop> {
 }
 
 /// [`commit`] and [`resume`] in one, for programs: the cluster is to have just these members. Begins the change unless it is under way,
-/// carries it out, and prints nothing but progress. Afterwards nothing is left on `leaving`, which are not among them.
+/// carries it out, and prints nothing but progress. Unless it fails, nothing is left on `leaving`, which are not among them, and the ring
+/// does not name them.
 pub async fn become_these(
     endpoints: &[String],
     nodes: &[NodeId],

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::batches::{Limits, left};
-use dynamo_core::rebalance::{self, Next, operation};
+use dynamo_core::rebalance::{self, Members, Next, operation};
 use dynamo_core::ring::Ring;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
@@ -30,6 +30,8 @@ pub struct Writer<'a> {
     take_over: bool,
     limits: Limits,
     deadline: Instant,
+    /// The members that were asked for.
+    asked: Option<Members>,
     departed: Departed,
 }
 
@@ -43,7 +45,7 @@ enum Look {
 impl<'a> Writer<'a> {
     pub fn new(endpoints: &'a [String], record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
         let deadline = Instant::now() + Duration::from_secs(wait);
-        Self { endpoints, record, take_over, limits, deadline, departed: Departed::default() }
+        Self { endpoints, record, take_over, limits, deadline, asked: None, departed: Departed::default() }
     }
 
     /// These have to prove that they hold nothing, should they be out of the ring already.
@@ -63,7 +65,10 @@ impl<'a> Writer<'a> {
                 false => turn.propose(&asked, &views).await?,
             };
             match refusal {
-                None => return Ok(()),
+                None => {
+                    self.asked = Some(operation::wanted(&asked));
+                    return Ok(());
+                }
                 Some(refusal) if Instant::now() >= self.deadline => return Err(Stop::Failed(refusal)),
                 Some(refusal) => eprintln!("{refusal}"),
             }
@@ -72,14 +77,15 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Until the ring has come to rest, and those that left it on the way have proven since that they hold nothing. An error names
-    /// those that do not answer.
+    /// Until the ring has come to rest with the members that were asked for, and those that left it on the way have proven since that
+    /// they hold nothing. An error says that somebody else asked for others, or names those that do not answer.
     pub async fn carry_out(&mut self) -> Result<(), Stop> {
         let mut progress: Option<Progress> = None;
         let (mut planned, mut reached) = ((0, 0), None);
         loop {
             let views = members::ask(self.endpoints).await?;
             let turn = self.turn(&views)?;
+            self.check_asked(&turn.ring)?;
             self.departed.saw_ring(&turn.ring, &views);
             if reached != Some(turn.ring.epoch) {
                 reached = Some(turn.ring.epoch);
@@ -108,6 +114,26 @@ impl<'a> Writer<'a> {
             }
             sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// `ring` is on its way to the members that were asked for, or has come to them.
+    fn check_asked(&self, ring: &Ring) -> Result<(), Stop> {
+        if self.asked.as_ref().is_none_or(|asked| *asked == operation::wanted(ring)) {
+            return Ok(());
+        }
+        Err(Stop::Failed(match &ring.operation {
+            Some(operation) if operation.aborted => {
+                format!("operation {} was given up by `dynamoctl ring abort`; the members before it stay", operation.since)
+            }
+            Some(operation) => format!(
+                "operation {} is on its way to other members than were asked for: somebody else began or changed it; \
+                 `dynamoctl ring status` shows it",
+                operation.since
+            ),
+            None => "the ring has other members than were asked for: the operation was given up by `dynamoctl ring abort`, or \
+                     somebody else made another one; `dynamoctl ring show` shows them"
+                .to_owned(),
+        }))
     }
 
     /// The newest ring, with the right to write the next one until this is dropped.
@@ -249,7 +275,7 @@ mod tests {
     use super::*;
     use crate::double::Double;
     use dynamo_core::id::{ClusterId, Epoch};
-    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::rebalance::first_ring;
     use dynamo_core::ring::{Member, Operation};
 
     fn ring() -> Ring {
@@ -335,5 +361,39 @@ mod tests {
         writer.removes(&[NodeId([4; 16])]);
         writer.carry_out().await.unwrap();
         assert_eq!(doubles[3].state().receipts, [3]);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_somebody_else_gave_up_or_replaced_does_not_end_well() {
+        let settled = without_the_fourth().successor(|next| {
+            next.members = next.operation.as_ref().unwrap().before.clone();
+            next.operation = None;
+        });
+        let at_rest = |next: &Ring| next.successor(|next| next.operation = None);
+        let aborted = |begun: &Ring| operation::aborted(begun).unwrap();
+        let other = |begun: &Ring| {
+            let mut wanted = operation::wanted(begun);
+            wanted.entry(NodeId([1; 16])).and_modify(|member| member.weight = 2);
+            operation::begun(&at_rest(begun), &wanted).unwrap()
+        };
+        let cases: [(&str, &dyn Fn(&Ring) -> Ring); 4] = [
+            ("was given up by `dynamoctl ring abort`", &aborted),
+            ("the operation was given up", &|begun| at_rest(&aborted(begun))),
+            ("on its way to other members", &other),
+            ("other members than were asked for", &|begun| at_rest(&other(begun))),
+        ];
+        for (expected, elsewhere) in cases {
+            let (doubles, endpoints) = doubles(4).await;
+            doubles.iter().for_each(|double| double.state().ring = settled.clone());
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+            let wanted = ring().members;
+            writer.ask(|ring, _| Ok(operation::begun(ring, &wanted).unwrap())).await.unwrap();
+            let newest = elsewhere(&doubles[0].state().ring);
+            doubles.iter().for_each(|double| double.state().ring = newest.clone());
+            let stop = writer.carry_out().await.unwrap_err().to_string();
+            assert!(stop.contains(expected), "{stop}");
+            assert_eq!(doubles[0].state().ring, newest, "it is left to whoever wrote it");
+        }
     }
 }
