@@ -52,7 +52,11 @@ enum Action {
     /// Add, remove or weigh members, and move the data. Outside Kubernetes; there this is `spec.replicas`.
     Commit(ring_operations::Commit),
     /// Show the change of members that is under way: what moved, what is left, what it waits for.
-    Status,
+    Status {
+        /// File in which rings are recorded before they are offered: one that no node holds yet is shown too. Default: as for `commit`.
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
+    },
     /// Let the change of members that is under way wait: nothing more begins.
     Pause(ring_operations::Drive),
     /// Go on with the change of members that is under way, after a pause or after its command was stopped.
@@ -116,7 +120,11 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
         Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
         Action::Plan(command) => ring_plan::run(&endpoints, format, &command).await,
-        Action::Status => ring_operations::status(&endpoints, format).await,
+        Action::Status { record } => {
+            // Without a state folder nothing is recorded here.
+            let record = record_or_default(record).ok();
+            ring_operations::status(&endpoints, format, record.as_deref()).await
+        }
         Action::Commit(mut commit) => {
             let record = record_or_default(commit.drive.record.take())?;
             ring_operations::commit(&endpoints, format, &commit, record).await

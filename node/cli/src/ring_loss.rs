@@ -252,6 +252,13 @@ impl Writer<'_> {
             follows.map_err(|error| Stop::Failed(format!("another writer is at work: {error}")))?;
             self.ring = held.clone();
         }
+        if views.ring.as_ref().is_none_or(|held| held.epoch < self.ring.epoch) {
+            // Nothing is built on it before a node holds it.
+            let refusals = self.offer(views).await;
+            let missing = ring_writer::missing_between(&self.path, &self.ring, views).map(|missing| format!("; {missing}"));
+            let (epoch, missing) = (self.ring.epoch, missing.unwrap_or_default());
+            return Ok(Some(format!("ring epoch {epoch} is offered, which no node held yet{refusals}{missing}")));
+        }
         self.departed.saw_ring(&self.ring, views);
         let heard = heard(views);
         let declared = match loss::declare(&self.ring, self.lost, &heard) {
@@ -307,6 +314,7 @@ impl Writer<'_> {
     }
 
     async fn propose(&mut self, ring: Ring, views: &Views, what: &str) -> Result<String, Stop> {
+        ring_writer::assert_follows(&ring, views);
         ring_writer::record(&self.path, &ring)?;
         self.ring = ring;
         let refusals = self.offer(views).await;
@@ -343,6 +351,7 @@ pub(crate) fn list(nodes: &[NodeId]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::double::Double;
     use dynamo_core::id::{ClusterId, Epoch};
 
     fn node(id: u8) -> NodeId {
@@ -416,5 +425,28 @@ mod tests {
         assert_eq!(newest(&path, held.clone()).unwrap(), recorded);
         let fork = held.successor(|next| next.members.values_mut().for_each(|member| member.weight = 2));
         assert!(newest(&path, fork).is_err(), "two rings of one epoch");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_built_on_a_ring_that_no_node_holds() {
+        let mut weighed = ring(4).members;
+        weighed.entry(node(2)).and_modify(|member| member.weight = 2);
+        let begun = operation::begun(&ring(4), &weighed).unwrap();
+        let view = View { epoch: begun.epoch, ring_hash: begun.hash(), received: BTreeSet::new() };
+        let declared = loss::declare(&begun, &[node(1)], &BTreeMap::from([(node(2), view)])).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        ring_writer::record(&record, &declared).unwrap();
+        let mut doubles = Vec::new();
+        for id in 2..=4 {
+            doubles.push(Double::start(node(id), begun.clone(), 0).await);
+        }
+        let endpoints: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
+        let lost = vec![node(1)];
+        let loss = Loss { lost, w: None, accept_data_loss: false, yes: true, record: None, wait: 0 };
+        let waits = remove(&endpoints, &record, &loss).await.unwrap_err().to_string();
+        assert!(waits.contains("ring epoch 3 is offered"), "{waits}");
+        assert_eq!(ring_writer::recorded(&record, begun.cluster).unwrap().unwrap(), declared);
+        assert!(doubles.iter().all(|double| double.state().ring == declared));
     }
 }

@@ -14,7 +14,7 @@ mod report;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dynamo_core::id::NodeId;
@@ -27,6 +27,7 @@ use crate::members::{self, Views};
 use crate::output::{Format, show};
 use crate::ring_loss::node;
 use crate::ring_plan::named;
+use crate::ring_writer;
 use crate::stop::Stop;
 use report::Report;
 use writer::Writer;
@@ -140,14 +141,19 @@ pub async fn abort(endpoints: &[String], format: Format, drive: &Drive, record: 
 
 /// Stops what was begun where it is.
 pub async fn pause(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
-    let mut writer = writer_of(endpoints, drive, record);
+    let mut writer = writer_of(endpoints, drive, record.clone());
     writer.ask(|ring: &Ring, _: &Views| operation::paused(ring, true).map_err(|error| Stop::Usage(error.to_string()))).await?;
-    status(endpoints, format).await
+    status(endpoints, format, Some(&record)).await
 }
 
-/// Shows what is under way, what is left of it, and what it waits for. Writes nothing.
-pub async fn status(endpoints: &[String], format: Format) -> Result<(), Stop> {
-    let report = Report::of(&members::ask(endpoints).await?)?;
+/// Shows what is under way, what is left of it, and what it waits for; and what is recorded here that no node holds yet. Writes nothing.
+pub async fn status(endpoints: &[String], format: Format, record: Option<&Path>) -> Result<(), Stop> {
+    let views = members::ask(endpoints).await?;
+    let recorded = match (&views.ring, record) {
+        (Some(held), Some(record)) => ring_writer::recorded(&ring_writer::record_of(record, held.cluster), held.cluster)?,
+        _ => None,
+    };
+    let report = Report::of(&views, recorded.as_ref())?;
     show(format, || report.text(), &report.document())
 }
 
@@ -189,10 +195,10 @@ async fn carried_out(
     record: PathBuf,
     change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>,
 ) -> Result<(), Stop> {
-    let mut writer = writer_of(endpoints, drive, record);
+    let mut writer = writer_of(endpoints, drive, record.clone());
     writer.ask(change).await?;
     writer.carry_out().await?;
-    status(endpoints, format).await
+    status(endpoints, format, Some(&record)).await
 }
 
 fn writer_of<'a>(endpoints: &'a [String], drive: &Drive, record: PathBuf) -> Writer<'a> {

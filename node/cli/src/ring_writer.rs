@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_core::rebalance::{Members, first_ring_with};
 use dynamo_core::ring::bucket_replication::BucketReplication;
 use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
 use crate::local;
-use crate::members::{self, Answer};
+use crate::members::{self, Answer, Views};
 use crate::stop::Stop;
 
 /// Between two looks at who is there.
@@ -130,6 +130,26 @@ pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
 /// Records `ring`, so that a crash leaves the old record or the new one.
 pub fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
     replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+}
+
+/// A ring is recorded only if it is one that nodes hold, or follows on it: a node takes no other, and what was recorded before is gone.
+pub fn assert_follows(ring: &Ring, views: &Views) {
+    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
+    assert!(ring.epoch <= held.next(), "ring epoch {} would be recorded and the nodes hold {held}", ring.epoch);
+}
+
+/// What to do about a recorded ring that is further on than the successor of what the nodes hold.
+pub fn missing_between(path: &Path, recorded: &Ring, views: &Views) -> Option<String> {
+    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
+    let told = || {
+        format!(
+            "{} records ring epoch {}, and the nodes that answer hold epoch {held}: none takes it without the rings between them. Start \
+             the nodes that do not answer; if all answer, remove that file, and say --take-over with the next `ring commit`",
+            path.display(),
+            recorded.epoch
+        )
+    };
+    (recorded.epoch > held.next()).then(told)
 }
 
 /// Writes a file so that a crash leaves the old one or the new one.

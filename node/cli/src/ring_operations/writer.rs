@@ -35,6 +35,25 @@ pub struct Writer<'a> {
     departed: Departed,
 }
 
+/// What came of offering a ring.
+enum Offered {
+    /// No node is known to hold it, and why.
+    Nowhere(String),
+    /// One holds it that the others follow. Why one of them did not take it, if so.
+    Taken { but: Option<String> },
+}
+
+impl Offered {
+    /// What is waited for, and what stands in its way.
+    fn told(self, what: &str) -> String {
+        match self {
+            Self::Nowhere(reason) => reason,
+            Self::Taken { but: Some(refusal) } => format!("{what}: {refusal}"),
+            Self::Taken { but: None } => what.to_owned(),
+        }
+    }
+}
+
 /// What a look came to.
 enum Look {
     Done,
@@ -53,26 +72,36 @@ impl<'a> Writer<'a> {
         self.departed.saw(nodes.iter().copied());
     }
 
-    /// Records and offers what `change` makes of the newest ring, unless it is that ring. Another writer may be faster; then it is asked
-    /// again.
+    /// Records and offers what `change` makes of the newest ring, unless it is that ring. A ring that was recorded and that no node holds
+    /// yet is offered before anything is built on it: it may have been taken by one that does not answer. Another writer may be
+    /// faster; then it is asked again.
     pub async fn ask(&mut self, change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>) -> Result<(), Stop> {
+        let mut told = String::new();
         loop {
             let views = members::ask(self.endpoints).await?;
             let turn = self.turn(&views)?;
             let asked = change(&turn.ring, &views)?;
-            let refusal = match asked == turn.ring {
-                true => turn.offer(&turn.ring, &views).await,
-                false => turn.propose(&asked, &views).await?,
+            let is_held = views.ring.as_ref().is_some_and(|held| held.epoch >= turn.ring.epoch);
+            let offered = match asked != turn.ring && is_held {
+                true => turn.propose(&asked, &views).await?,
+                false => turn.offer(&turn.ring, &views).await,
             };
-            match refusal {
-                None => {
+            let reason = match offered {
+                Offered::Taken { .. } if asked == turn.ring || is_held => {
                     self.asked = Some(operation::wanted(&asked));
                     return Ok(());
                 }
-                Some(refusal) if Instant::now() >= self.deadline => return Err(Stop::Failed(refusal)),
-                Some(refusal) => eprintln!("{refusal}"),
-            }
+                Offered::Taken { .. } => continue,
+                Offered::Nowhere(reason) => reason,
+            };
             drop(turn);
+            if Instant::now() >= self.deadline {
+                return Err(Stop::Failed(reason));
+            }
+            if reason != told {
+                eprintln!("{reason}");
+                told = reason;
+            }
             sleep(LOOK_INTERVAL).await;
         }
     }
@@ -204,22 +233,21 @@ struct Turn {
 impl Turn {
     async fn look(&self, views: &Views, limits: &Limits, departed: &mut Departed) -> Result<Look, Stop> {
         let waits = |for_what: String| Ok(Look::Waits { for_what, received: 0 });
-        let refused = |what: &str, refusal: Option<String>| refusal.unwrap_or_else(|| what.to_owned());
         let next = operation::next(&self.ring, &heard(views), limits).map_err(|error| Stop::Failed(error.to_string()))?;
         if next.as_ref().is_some_and(|next| is_at_its_end(&self.ring, next)) {
             let holding = departed.holding(&self.ring, views).await;
             if !holding.is_empty() {
                 let out = format!("waiting for {} to hold nothing, out of the ring", list(&holding));
-                return waits(refused(&out, self.offer(&self.ring, views).await));
+                return waits(self.offer(&self.ring, views).await.told(&out));
             }
         }
         match next {
             None => Ok(Look::Paused),
             Some(Next::Settled) => Ok(Look::Done),
-            Some(Next::Propose(ring)) => waits(refused("the next stage is offered", self.propose(&ring, views).await?)),
+            Some(Next::Propose(ring)) => waits(self.propose(&ring, views).await?.told("the next stage is offered")),
             Some(Next::AwaitEpoch(nodes)) => {
                 let behind = format!("waiting for {} to hold the ring", list(&nodes));
-                waits(refused(&behind, self.offer(&self.ring, views).await))
+                waits(self.offer(&self.ring, views).await.told(&behind))
             }
             Some(Next::AwaitData { received, moving, waiting_for }) => {
                 let nodes = list(&waiting_for);
@@ -232,19 +260,20 @@ impl Turn {
                     return waits(format!("waiting for the drain receipts of {}", list(&nodes)));
                 }
                 let ring = rebalance::without(&self.ring, &drained);
-                waits(refused("drained nodes are out", self.propose(&ring, views).await?))
+                waits(self.propose(&ring, views).await?.told("drained nodes are out"))
             }
         }
     }
 
-    async fn propose(&self, ring: &Ring, views: &Views) -> Result<Option<String>, Stop> {
+    async fn propose(&self, ring: &Ring, views: &Views) -> Result<Offered, Stop> {
+        ring_writer::assert_follows(ring, views);
         ring_writer::record(&self.path, ring)?;
         Ok(self.offer(ring, views).await)
     }
 
     /// Gives the ring to all that answer, first to the one that decides between two writers. One that does not take it is offered it
-    /// again, or hears of it from the others. Returns why it cannot be spread, if so.
-    async fn offer(&self, ring: &Ring, views: &Views) -> Option<String> {
+    /// again, or hears of it from the others.
+    async fn offer(&self, ring: &Ring, views: &Views) -> Offered {
         let hash = ring.hash();
         let behind: BTreeMap<NodeId, &members::Answer> = views
             .answered
@@ -252,22 +281,35 @@ impl Turn {
             .filter(|(_, answer)| answer.status.epoch < ring.epoch)
             .map(|(node, answer)| (*node, answer))
             .collect();
-        let before = views.ring.as_ref().filter(|held| held.epoch.next() == ring.epoch);
-        if let Some(first) = before.and_then(|before| before.survivors().find(|node| !ring.is_lost(*node))) {
+        if let Some(missing) = ring_writer::missing_between(&self.path, ring, views) {
+            return Offered::Nowhere(missing);
+        }
+        if let Some(first) = decides(ring, views) {
+            let takes_first = format!("member {first} has to take each ring first");
             let Some(answer) = behind.get(&first) else {
-                return Some(format!("member {first} has to take each ring first, and does not answer"));
+                return Offered::Nowhere(format!(
+                    "{takes_first}, and does not answer: start it; if its disk is gone for ever, `dynamoctl ring replace --lost {first}`"
+                ));
             };
             match answer.client.propose_ring(ring).await {
                 Ok((_, held)) if held == hash => {}
                 Ok((epoch, _)) => {
-                    return Some(format!("another writer was faster: member {first} holds its ring of epoch {epoch}"));
+                    return Offered::Nowhere(format!(
+                        "another writer was faster: member {first} holds its ring of epoch {epoch}"
+                    ));
                 }
-                Err(error) => return Some(format!("member {first} has to take each ring first: {error}")),
+                Err(error) => return Offered::Nowhere(format!("{takes_first}: {error}")),
             }
         }
-        join_all(behind.values().map(|answer| answer.client.propose_ring(ring))).await;
-        None
+        let answers = join_all(behind.values().map(|answer| answer.client.propose_ring(ring))).await;
+        Offered::Taken { but: answers.into_iter().find_map(|answer| answer.err().map(|error| error.to_string())) }
     }
+}
+
+/// Who decides between two writers of `ring`: the member with the lowest id of the ring before. `None` if nodes hold `ring` already.
+pub(super) fn decides(ring: &Ring, views: &Views) -> Option<NodeId> {
+    let before = views.ring.as_ref().filter(|held| held.epoch.next() == ring.epoch)?;
+    before.survivors().find(|node| !ring.is_lost(*node))
 }
 
 #[cfg(test)]
@@ -395,5 +437,64 @@ mod tests {
             assert!(stop.contains(expected), "{stop}");
             assert_eq!(doubles[0].state().ring, newest, "it is left to whoever wrote it");
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_built_on_a_ring_that_no_node_holds_and_that_one_may_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let mut doubles = Vec::new();
+        for id in 1..=3 {
+            doubles.push(Double::start(NodeId([id; 16]), ring(), 0).await);
+        }
+        let endpoints: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
+        let recorded = || ring_writer::recorded(&record, ring().cluster).unwrap().unwrap();
+        let mut wanted = ring().members;
+        wanted.entry(NodeId([2; 16])).and_modify(|member| member.weight = 2);
+        let begins = |ring: &Ring, _: &Views| Ok(operation::begun(ring, &wanted).unwrap());
+        let aborts = |ring: &Ring, _: &Views| Ok(operation::aborted(ring).unwrap());
+        let pauses = |ring: &Ring, _: &Views| Ok(operation::paused(ring, true).unwrap());
+
+        // The member with the lowest id does not answer.
+        let mut without_it = Writer::new(&endpoints[1..], record.clone(), true, Limits::default(), 0);
+        let silent = without_it.ask(begins).await.unwrap_err().to_string();
+        for way in ["start it", &format!("ring replace --lost {}", NodeId([1; 16]))] {
+            assert!(silent.contains(way), "{silent}");
+        }
+        let begun = recorded();
+        assert_eq!(begun.epoch, Epoch(2));
+        assert_eq!(without_it.ask(aborts).await.unwrap_err().to_string(), silent);
+        assert_eq!(without_it.ask(pauses).await.unwrap_err().to_string(), silent);
+        assert_eq!(recorded(), begun, "what may have been taken is offered still");
+
+        let mut writer = Writer::new(&endpoints, record.clone(), false, Limits::default(), 60);
+        writer.ask(aborts).await.unwrap();
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.epoch, held.parent, held.operation.as_ref().unwrap().aborted), (Epoch(3), begun.hash(), true));
+        assert!(doubles.iter().all(|double| double.state().ring == held) && recorded() == held);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_no_node_can_follow_is_named() {
+        let (doubles, endpoints) = doubles(3).await;
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let ahead = without_the_fourth().successor(|_| ()).successor(|_| ());
+        ring_writer::record(&record, &ahead).unwrap();
+        let mut writer = Writer::new(&endpoints, record.clone(), false, Limits::default(), 0);
+        let stop = writer.ask(|ring, _| Ok(ring.clone())).await.unwrap_err().to_string();
+        assert!(stop.contains(&record.display().to_string()) && stop.contains("hold epoch 2"), "{stop}");
+        assert_eq!(doubles[0].state().ring, without_the_fourth());
+    }
+
+    #[tokio::test]
+    async fn the_word_of_a_node_that_refuses_a_ring_is_what_it_waits_for() {
+        let (doubles, endpoints) = doubles(3).await;
+        doubles[2].state().ring = ring().successor(|next| next.members.values_mut().for_each(|member| member.weight = 3));
+        doubles.iter().take(2).for_each(|double| double.state().ring = without_the_fourth().successor(|_| ()));
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 0);
+        let stop = writer.carry_out().await.unwrap_err().to_string();
+        assert!(stop.contains("to hold the ring: ") && stop.contains("ProposeRing refused"), "{stop}");
     }
 }
