@@ -132,6 +132,27 @@ fn default_folder() -> Result<PathBuf, Stop> {
     Ok(state_folder()?.join("local"))
 }
 
+/// Client addresses of the nodes that run now, of the default cluster; `None` if there is no such cluster. One that is stopped, or of
+/// which nothing is known for its file is damaged, is an error.
+pub fn default_endpoints() -> Result<Option<Vec<String>>, Stop> {
+    // Without a state folder there is no cluster in it.
+    default_cluster().ok().map_or(Ok(None), |path| endpoints_in(&path))
+}
+
+fn endpoints_in(path: &Path) -> Result<Option<Vec<String>>, Stop> {
+    let Some(cluster) = folder::read(path)? else { return Ok(None) };
+    let running = cluster.nodes.iter().filter(|node| node.is_running());
+    let endpoints: Vec<String> = running.map(|node| node.client.clone()).collect();
+    if endpoints.is_empty() {
+        return Err(Stop::Failed(format!(
+            "the cluster of `local up` in {} is stopped: start it with `dynamoctl local up`, or name the nodes of another one with \
+             --endpoint",
+            path.display()
+        )));
+    }
+    Ok(Some(endpoints))
+}
+
 /// Client addresses of the nodes that run now, of the default cluster; empty if there is none.
 pub fn running_endpoints() -> Vec<String> {
     let path = std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).or_else(|| default_folder().ok());
@@ -297,7 +318,7 @@ fn is_whole(views: &Views, endpoints: &[String]) -> bool {
 }
 
 async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> {
-    let mut folder = Folder::open(path)?;
+    let mut folder = if purge { Folder::open_to_purge(path)? } else { Folder::open(path)? };
     let processes: Vec<_> = folder.cluster.nodes.iter().filter_map(|node| node.process).collect();
     let signal = |signal| {
         let failed = |error| Stop::Failed(format!("cannot signal a node: {error}"));
@@ -426,6 +447,22 @@ mod tests {
         assert!(!is_whole(&views, &addresses[..3]), "the stand-by is no substitute for a node that is not seen");
         let views = members::ask(&addresses[..2]).await.unwrap();
         assert!(!is_whole(&views, &addresses[..3]), "one does not answer");
+    }
+
+    #[test]
+    fn a_cluster_that_is_stopped_or_damaged_is_not_taken_for_none() {
+        let place = tempfile::tempdir().unwrap();
+        assert_eq!(endpoints_in(place.path()).unwrap(), None);
+        let cluster = planned(&up(2)).unwrap();
+        let mut folder = Folder::open_or_create(place.path(), || Ok(cluster)).unwrap();
+        let stopped = endpoints_in(place.path()).unwrap_err().to_string();
+        assert!(stopped.contains("is stopped") && stopped.contains("dynamoctl local up"), "{stopped}");
+        folder.cluster.nodes[1].process = crate::process::Process::with_pid(std::process::id());
+        folder.save().unwrap();
+        assert_eq!(endpoints_in(place.path()).unwrap(), Some(vec!["127.0.0.1:7410".to_owned()]));
+        std::fs::write(place.path().join("cluster.json"), "{").unwrap();
+        let damaged = endpoints_in(place.path()).unwrap_err().to_string();
+        assert!(damaged.contains("cluster.json") && damaged.contains("local down --purge"), "{damaged}");
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn bucket_n(text: &str) -> Result<(Bytes, u8), String> {
 
 /// Shows, verifies or makes the ring.
 pub async fn run(connection: &Connection, format: Format, command: RingCommand) -> Result<(), Stop> {
-    let endpoints = connection::endpoints(connection);
+    let endpoints = connection::endpoints(connection)?;
     match command.action.unwrap_or(Action::Show) {
         Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,

@@ -85,3 +85,15 @@ fn a_port_that_is_not_for_clients_is_told_from_one_that_is() {
         assert!(said.contains("Unimplemented") && said.contains("client port") && said.contains("7400"), "{command:?}: {said}");
     }
 }
+
+#[test]
+fn a_local_cluster_whose_file_is_damaged_is_not_taken_for_none_and_an_empty_variable_is_none() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("cluster.json"), "{").unwrap();
+    for command in [&["put", "k", "v"][..], &["status"], &["ring", "show"]] {
+        let mut dynamoctl = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+        let output = dynamoctl.args(command).env("DYNAMO_ENDPOINT", "").env("DYNAMO_LOCAL_DIR", place.path()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.contains("cluster.json: is damaged")), (Some(1), true), "{command:?}: {said}");
+    }
+}
