@@ -4,6 +4,7 @@ use dynamo_client::{Client, ClientConfig, Mode};
 
 use crate::arguments::Connection;
 use crate::local;
+use crate::members::Endpoints;
 use crate::stop::Stop;
 
 /// Where a node listens if nobody said otherwise.
@@ -17,6 +18,11 @@ pub fn endpoints(connection: &Connection) -> Result<Vec<String>, Stop> {
     }
     let running = local::default_endpoints()?;
     Ok(running.unwrap_or_else(|| vec![ENDPOINT_DEFAULT.to_owned()]))
+}
+
+/// The same endpoints, to be asked about themselves and the ring.
+pub fn asked(connection: &Connection) -> Result<Endpoints, Stop> {
+    Ok(Endpoints { addresses: endpoints(connection)?, call_timeout: connection.timeout() })
 }
 
 /// A client that has learned the ring.

@@ -16,7 +16,8 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::members::{self, Views};
+use crate::arguments::Connection;
+use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::ring::partitions;
 use crate::ring_operations::Batch;
@@ -105,16 +106,17 @@ struct Up {
 }
 
 /// Starts, stops and shows.
-pub async fn run(format: Format, arguments: Local) -> Result<(), Stop> {
+pub async fn run(connection: &Connection, format: Format, arguments: Local) -> Result<(), Stop> {
+    let call_timeout = connection.timeout();
     let path = arguments.dir.map_or_else(default_folder, Ok)?;
     match arguments.action {
-        Action::Up(up) => start_all(format, &path, &up).await,
+        Action::Up(up) => start_all(format, &path, &up, call_timeout).await,
         Action::Scale { nodes, batch, node_binary } => {
-            let cluster = scale::to(&path, usize::from(nodes), batch, node_binary.as_deref()).await?;
-            status(format, &cluster).await
+            let cluster = scale::to(&path, usize::from(nodes), batch, node_binary.as_deref(), call_timeout).await?;
+            status(format, &cluster, call_timeout).await
         }
         Action::Down { purge } => stop_all(format, &path, purge).await,
-        Action::Status => status(format, &Folder::open(&path)?.cluster).await,
+        Action::Status => status(format, &Folder::open(&path)?.cluster, call_timeout).await,
         Action::Kill { node } => kill(format, &path, node).await,
         Action::Start { node, node_binary } => start_one(format, &path, node, node_binary).await,
     }
@@ -209,7 +211,7 @@ pub fn node_count() -> usize {
     cluster.map_or(0, |cluster| cluster.nodes.len())
 }
 
-async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
+async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration) -> Result<(), Stop> {
     let binary = launch::find_binary(up.node_binary.as_deref())?;
     let mut folder = Folder::open_or_create(path, || new_cluster(up))?;
     let cluster = &folder.cluster;
@@ -228,7 +230,7 @@ async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
         children.push(launch::start(&mut folder, node, &binary)?);
     }
     let deadline = Instant::now() + READY_PATIENCE;
-    let endpoints = folder.cluster.endpoints();
+    let endpoints = Endpoints { addresses: folder.cluster.endpoints(), call_timeout };
     launch::wait_until_ready(&folder, &mut children, deadline).await?;
     let views = members::ask(&endpoints).await?;
     if views.ring.is_none() {
@@ -242,8 +244,8 @@ async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
         };
         ring_writer::make_first_ring(&endpoints, &plan).await?;
     }
-    wait_until_whole(&folder.cluster, deadline).await?;
-    status(format, &folder.cluster).await
+    wait_until_whole(&folder.cluster, deadline, call_timeout).await?;
+    status(format, &folder.cluster, call_timeout).await
 }
 
 fn planned(up: &Up) -> Result<Cluster, Stop> {
@@ -286,10 +288,11 @@ fn new_cluster(up: &Up) -> Result<Cluster, Stop> {
 }
 
 /// Until every node holds the newest ring, and sees every other.
-async fn wait_until_whole(cluster: &Cluster, deadline: Instant) -> Result<(), Stop> {
+async fn wait_until_whole(cluster: &Cluster, deadline: Instant, call_timeout: Duration) -> Result<(), Stop> {
+    let endpoints = Endpoints { addresses: cluster.endpoints(), call_timeout };
     loop {
-        let views = members::ask(&cluster.endpoints()).await;
-        if views.as_ref().is_ok_and(|views| is_whole(views, &cluster.endpoints())) {
+        let views = members::ask(&endpoints).await;
+        if views.as_ref().is_ok_and(|views| is_whole(views, &endpoints.addresses)) {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -401,8 +404,8 @@ async fn start_again(path: &Path, node: usize, binary: Option<PathBuf>) -> Resul
     Ok((name, pid))
 }
 
-async fn status(format: Format, cluster: &Cluster) -> Result<(), Stop> {
-    let views = members::ask(&cluster.endpoints()).await;
+async fn status(format: Format, cluster: &Cluster, call_timeout: Duration) -> Result<(), Stop> {
+    let views = members::ask(&Endpoints { addresses: cluster.endpoints(), call_timeout }).await;
     let report = views.map(|views| Report::of(&views));
     let process = |node: &NodeRecord| {
         let pid = node.process.filter(|_| node.is_running()).map(|process| process.pid);
@@ -440,12 +443,12 @@ mod tests {
             }
         };
         see(&[1, 2, 3, 4]);
-        let views = members::ask(&addresses).await.unwrap();
+        let views = members::ask(&Endpoints::from(addresses.clone())).await.unwrap();
         assert!(is_whole(&views, &addresses[..3]) && is_whole(&views, &addresses));
         see(&[1, 3, 4]);
-        let views = members::ask(&addresses).await.unwrap();
+        let views = members::ask(&Endpoints::from(addresses.clone())).await.unwrap();
         assert!(!is_whole(&views, &addresses[..3]), "the stand-by is no substitute for a node that is not seen");
-        let views = members::ask(&addresses[..2]).await.unwrap();
+        let views = members::ask(&Endpoints::from(addresses[..2].to_vec())).await.unwrap();
         assert!(!is_whole(&views, &addresses[..3]), "one does not answer");
     }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::arguments::{Connection, seconds};
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, grouped, show, table};
 use crate::ring_writer::{self, Plan};
 use crate::stop::Stop;
@@ -115,7 +115,7 @@ fn bucket_n(text: &str) -> Result<(Bytes, u8), String> {
 
 /// Shows, verifies or makes the ring.
 pub async fn run(connection: &Connection, format: Format, command: RingCommand) -> Result<(), Stop> {
-    let endpoints = connection::endpoints(connection)?;
+    let endpoints = connection::asked(connection)?;
     match command.action.unwrap_or(Action::Show) {
         Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
@@ -129,7 +129,7 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
             let record = record_or_default(commit.drive.record.take())?;
             ring_operations::commit(&endpoints, format, &commit, record).await
         }
-        Action::Receipt => receipt(&endpoints, format, Duration::from_millis(connection.timeout_ms)).await,
+        Action::Receipt => receipt(&endpoints, format).await,
         Action::Pause(mut drive) => {
             let record = record_or_default(drive.record.take())?;
             ring_operations::pause(&endpoints, format, &drive, record).await
@@ -180,14 +180,14 @@ fn ring_of(views: Views) -> Result<Ring, Stop> {
     views.ring.ok_or_else(|| Stop::Failed(missing.to_owned()))
 }
 
-async fn receipt(endpoints: &[String], format: Format, timeout: Duration) -> Result<(), Stop> {
-    let [address] = endpoints else {
+async fn receipt(endpoints: &Endpoints, format: Format) -> Result<(), Stop> {
+    let [address] = endpoints.addresses.as_slice() else {
         return Err(Stop::Usage(format!(
             "a receipt is one node's: give its address with --endpoint, and not {} of them",
-            endpoints.len()
+            endpoints.addresses.len()
         )));
     };
-    let receipt = AdminClient::connect(address, timeout).await?.drain_receipt().await?;
+    let receipt = AdminClient::connect(address, endpoints.call_timeout).await?.drain_receipt().await?;
     let copies = |copy: &HandedOver| json!({ "partition": copy.partition.0, "epoch": copy.epoch.0, "objects": copy.objects, "root": copy.root.to_string() });
     let document = json!({
         "node": receipt.node.to_string(),
@@ -289,7 +289,7 @@ struct Difference {
     copies: Vec<(NodeId, PartitionDigest)>,
 }
 
-async fn verify(endpoints: &[String], format: Format, wait: Duration) -> Result<(), Stop> {
+async fn verify(endpoints: &Endpoints, format: Format, wait: Duration) -> Result<(), Stop> {
     let deadline = Instant::now() + wait;
     loop {
         let compared = compare(endpoints).await;
@@ -307,7 +307,7 @@ async fn verify(endpoints: &[String], format: Format, wait: Duration) -> Result<
     }
 }
 
-async fn compare(endpoints: &[String]) -> Result<Comparison, Stop> {
+async fn compare(endpoints: &Endpoints) -> Result<Comparison, Stop> {
     let views = members::ask(endpoints).await?;
     let Views { answered, silent, ring } = views;
     let ring = ring_of(Views { answered: BTreeMap::new(), silent: BTreeMap::new(), ring })?;

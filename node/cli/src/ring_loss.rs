@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::arguments::seconds;
 use crate::departed::{Departed, advice, drained, is_at_its_end};
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
 use crate::ring_writer;
 use crate::stop::Stop;
 
@@ -74,16 +74,16 @@ enum Newcomers<'a> {
 }
 
 /// Declares members lost and fills others in their place.
-pub async fn replace(endpoints: &[String], record: &Path, replace: &Replace) -> Result<Ring, Stop> {
+pub async fn replace(endpoints: &Endpoints, record: &Path, replace: &Replace) -> Result<Ring, Stop> {
     run(endpoints, record, &replace.loss, &Newcomers::StandBy(&replace.with)).await
 }
 
 /// Declares members lost and spreads what they held over the members that are left.
-pub async fn remove(endpoints: &[String], record: &Path, loss: &Loss) -> Result<Ring, Stop> {
+pub async fn remove(endpoints: &Endpoints, record: &Path, loss: &Loss) -> Result<Ring, Stop> {
     run(endpoints, record, loss, &Newcomers::Nobody).await
 }
 
-async fn run(endpoints: &[String], record: &Path, loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Ring, Stop> {
+async fn run(endpoints: &Endpoints, record: &Path, loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Ring, Stop> {
     let views = members::ask(endpoints).await?;
     let missing = || Stop::Failed("the cluster has no ring yet; nothing can be lost from it".to_owned());
     let held = views.ring.clone().ok_or_else(missing)?;
@@ -208,7 +208,7 @@ fn told(ring: &Ring, loss: &Loss, desired: &Members, consequences: &Consequences
 
 /// Writes rings until the ring has come to rest.
 struct Writer<'a> {
-    endpoints: &'a [String],
+    endpoints: &'a Endpoints,
     path: PathBuf,
     lost: &'a [NodeId],
     desired: Members,
@@ -441,10 +441,10 @@ mod tests {
         for id in 2..=4 {
             doubles.push(Double::start(node(id), begun.clone(), 0).await);
         }
-        let endpoints: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
+        let addresses: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
         let lost = vec![node(1)];
         let loss = Loss { lost, w: None, accept_data_loss: false, yes: true, record: None, wait: 0 };
-        let waits = remove(&endpoints, &record, &loss).await.unwrap_err().to_string();
+        let waits = remove(&Endpoints::from(addresses), &record, &loss).await.unwrap_err().to_string();
         assert!(waits.contains("ring epoch 3 is offered"), "{waits}");
         assert_eq!(ring_writer::recorded(&record, begun.cluster).unwrap().unwrap(), declared);
         assert!(doubles.iter().all(|double| double.state().ring == declared));

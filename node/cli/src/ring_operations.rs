@@ -23,7 +23,7 @@ use dynamo_core::rebalance::{Members, operation};
 use dynamo_core::ring::{Member, Ring};
 
 use crate::arguments::seconds;
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::ring_loss::node;
 use crate::ring_plan::named;
@@ -106,7 +106,7 @@ fn weight(text: &str) -> Result<(String, u32), String> {
 }
 
 /// Begins the change, or goes on with this very one, and carries it out.
-pub async fn commit(endpoints: &[String], format: Format, commit: &Commit, record: PathBuf) -> Result<(), Stop> {
+pub async fn commit(endpoints: &Endpoints, format: Format, commit: &Commit, record: PathBuf) -> Result<(), Stop> {
     let begins = |ring: &Ring, views: &Views| {
         let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
         let told = |error: operation::OperationError| match error {
@@ -124,7 +124,7 @@ pub async fn commit(endpoints: &[String], format: Format, commit: &Commit, recor
 }
 
 /// Goes on with what was begun.
-pub async fn resume(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+pub async fn resume(endpoints: &Endpoints, format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
     let goes_on = |ring: &Ring, _: &Views| match &ring.operation {
         // What was killed at its very end may have a last ring to offer.
         None => Ok(ring.clone()),
@@ -134,20 +134,20 @@ pub async fn resume(endpoints: &[String], format: Format, drive: &Drive, record:
 }
 
 /// Gives up what was begun, and carries out the way back.
-pub async fn abort(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+pub async fn abort(endpoints: &Endpoints, format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
     let goes_back = |ring: &Ring, _: &Views| operation::aborted(ring).map_err(|error| Stop::Usage(error.to_string()));
     carried_out(endpoints, format, drive, record, goes_back).await
 }
 
 /// Stops what was begun where it is.
-pub async fn pause(endpoints: &[String], format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
+pub async fn pause(endpoints: &Endpoints, format: Format, drive: &Drive, record: PathBuf) -> Result<(), Stop> {
     let mut writer = writer_of(endpoints, drive, record.clone());
     writer.ask(|ring: &Ring, _: &Views| operation::paused(ring, true).map_err(|error| Stop::Usage(error.to_string()))).await?;
     status(endpoints, format, Some(&record)).await
 }
 
 /// Shows what is under way, what is left of it, and what it waits for; and what is recorded here that no node holds yet. Writes nothing.
-pub async fn status(endpoints: &[String], format: Format, record: Option<&Path>) -> Result<(), Stop> {
+pub async fn status(endpoints: &Endpoints, format: Format, record: Option<&Path>) -> Result<(), Stop> {
     let views = members::ask(endpoints).await?;
     let recorded = match (&views.ring, record) {
         (Some(held), Some(record)) => ring_writer::recorded(&ring_writer::record_of(record, held.cluster), held.cluster)?,
@@ -161,7 +161,7 @@ pub async fn status(endpoints: &[String], format: Format, record: Option<&Path>)
 /// carries it out, and prints nothing but progress. Unless it fails, nothing is left on `leaving`, which are not among them, and the ring
 /// does not name them.
 pub async fn become_these(
-    endpoints: &[String],
+    endpoints: &Endpoints,
     nodes: &[NodeId],
     leaving: &[NodeId],
     record: PathBuf,
@@ -189,7 +189,7 @@ pub async fn become_these(
 }
 
 async fn carried_out(
-    endpoints: &[String],
+    endpoints: &Endpoints,
     format: Format,
     drive: &Drive,
     record: PathBuf,
@@ -201,7 +201,7 @@ async fn carried_out(
     status(endpoints, format, Some(&record)).await
 }
 
-fn writer_of<'a>(endpoints: &'a [String], drive: &Drive, record: PathBuf) -> Writer<'a> {
+fn writer_of<'a>(endpoints: &'a Endpoints, drive: &Drive, record: PathBuf) -> Writer<'a> {
     Writer::new(endpoints, record, drive.take_over, drive.batch.limits(), drive.wait)
 }
 

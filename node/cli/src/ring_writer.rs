@@ -17,7 +17,7 @@ use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
 use crate::local;
-use crate::members::{self, Answer, Views};
+use crate::members::{self, Answer, Endpoints, Views};
 use crate::stop::Stop;
 
 /// Between two looks at who is there.
@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 /// Waits for the nodes, records the ring, gives it to all of them. Returns the ring that they hold.
-pub async fn make_first_ring(endpoints: &[String], plan: &Plan) -> Result<Ring, Stop> {
+pub async fn make_first_ring(endpoints: &Endpoints, plan: &Plan) -> Result<Ring, Stop> {
     let deadline = Instant::now() + plan.patience;
     let answers = gather(endpoints, plan, deadline).await?;
     let cluster = one_cluster(&answers)?;
@@ -58,7 +58,7 @@ pub async fn make_first_ring(endpoints: &[String], plan: &Plan) -> Result<Ring, 
 }
 
 /// Until the expected nodes answer: the endpoints, and those that they know.
-async fn gather(endpoints: &[String], plan: &Plan, deadline: Instant) -> Result<BTreeMap<NodeId, Answer>, Stop> {
+async fn gather(endpoints: &Endpoints, plan: &Plan, deadline: Instant) -> Result<BTreeMap<NodeId, Answer>, Stop> {
     loop {
         let problem = match members::ask(endpoints).await {
             Ok(views) if views.answered.len() == plan.expect_nodes => return Ok(views.answered),

@@ -55,6 +55,15 @@ fn where_nobody_answers_at_all_nothing_was_sent_and_every_command_says_so_with_1
 }
 
 #[test]
+fn what_is_asked_of_a_node_about_itself_has_the_deadline_that_was_given() {
+    let server = Server::start(Manner::Mute);
+    for arguments in [&["status"][..], &["ring", "show"], &["ring", "verify"]] {
+        let (code, said) = dynamoctl(&server, arguments);
+        assert_eq!((code, said.contains("within 500 ms")), (Some(1), true), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn a_command_that_makes_no_sense_ends_with_2_whoever_it_asks() {
     let cases: [(&[&str], &str); 5] = [
         (&["get", "k", "-e", "localhost"], "give host:port"),

@@ -117,7 +117,7 @@ pub async fn wait_until_ready(folder: &Folder, children: &mut [Child], deadline:
                     tail(&log)
                 )));
             }
-            let problem = match members::ask_one(&node.client).await {
+            let problem = match members::ask_one(&node.client, members::CALL_TIMEOUT).await {
                 Ok(answer) if answer.status.ready => break,
                 Ok(_) => "it is not ready".to_owned(),
                 Err(error) => error.to_string(),

@@ -4,6 +4,7 @@
 //! What there is to do follows from the folder and the ring alone, so a command that was killed is given again.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::operation;
@@ -11,24 +12,24 @@ use tokio::time::Instant;
 
 use super::folder::{Cluster, Folder, NodeRecord};
 use super::{PORT_STEP, READY_PATIENCE, STOP_PATIENCE, launch, wait_until_gone, wait_until_whole};
-use crate::members;
+use crate::members::{self, Endpoints};
 use crate::ring_operations::{self, Batch};
 use crate::stop::Stop;
 use rustix::process::Signal;
 
 /// Ends when `nodes` nodes hold all data and no other is left.
-pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>) -> Result<Cluster, Stop> {
+pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>, call_timeout: Duration) -> Result<Cluster, Stop> {
     start_up_to(path, nodes, binary).await?;
     let (endpoints, record) = {
         let folder = Folder::open(path)?;
-        (folder.cluster.endpoints(), folder.record())
+        (Endpoints { addresses: folder.cluster.endpoints(), call_timeout }, folder.record())
     };
     let ids = ids(&endpoints).await?;
     let changed = ring_operations::become_these(&endpoints, &ids[..nodes], &ids[nodes..], record, batch).await;
     changed.map_err(|stop| if ids.len() > nodes { stop.of("no node was stopped, and no data removed") } else { stop })?;
     stop_from(path, nodes, &endpoints, &ids).await?;
     let cluster = Folder::open(path)?.cluster.clone();
-    wait_until_whole(&cluster, Instant::now() + READY_PATIENCE).await?;
+    wait_until_whole(&cluster, Instant::now() + READY_PATIENCE, call_timeout).await?;
     Ok(cluster)
 }
 
@@ -81,26 +82,27 @@ fn next_node(cluster: &Cluster) -> Result<NodeRecord, Stop> {
 }
 
 /// Who the nodes are, in order.
-pub async fn ids(endpoints: &[String]) -> Result<Vec<NodeId>, Stop> {
+pub async fn ids(endpoints: &Endpoints) -> Result<Vec<NodeId>, Stop> {
     let mut ids = Vec::new();
-    for endpoint in endpoints {
-        ids.push(members::ask_one(endpoint).await?.status.node);
+    for endpoint in &endpoints.addresses {
+        ids.push(members::ask_one(endpoint, endpoints.call_timeout).await?.status.node);
     }
     Ok(ids)
 }
 
 /// Stops the nodes that left, and removes what they had: they have proven, out of the ring, that others hold it all. `ids` are those of
 /// the nodes at `endpoints`; one that the ring names is not touched.
-async fn stop_from(path: &Path, nodes: usize, endpoints: &[String], ids: &[NodeId]) -> Result<(), Stop> {
+async fn stop_from(path: &Path, nodes: usize, endpoints: &Endpoints, ids: &[NodeId]) -> Result<(), Stop> {
     let mut folder = Folder::open(path)?;
-    if folder.cluster.endpoints() != endpoints {
+    if folder.cluster.endpoints() != endpoints.addresses {
         return Err(Stop::Failed("another `dynamoctl local` changed the cluster meanwhile; give the command again".to_owned()));
     }
+    let staying = Endpoints { addresses: endpoints.addresses[..nodes].to_vec(), ..endpoints.clone() };
     while folder.cluster.nodes.len() > nodes {
         let left = folder.cluster.nodes.len() - 1;
         let record = folder.cluster.nodes[left].clone();
         let failed = |error: &dyn std::fmt::Display| Stop::Failed(format!("{}: {error}", record.name));
-        let ring = members::ask(&endpoints[..nodes]).await?.ring;
+        let ring = members::ask(&staying).await?.ring;
         if ring.is_none_or(|ring| ring.members.contains_key(&ids[left]) || operation::wanted(&ring).contains_key(&ids[left])) {
             return Err(failed(&"is in the ring still, or again; it was not stopped, and its data is kept"));
         }
@@ -141,7 +143,7 @@ mod tests {
             doubles.push(double);
         }
         let cluster = Cluster { cluster_id: "id".to_owned(), partitions: 4, replication: 3, nodes };
-        let endpoints = cluster.endpoints();
+        let endpoints = Endpoints::from(cluster.endpoints());
         let place = tempfile::tempdir().unwrap();
         drop(Folder::open_or_create(place.path(), || Ok(cluster.clone())).unwrap());
         let last = place.path().join("node-3");
@@ -157,7 +159,8 @@ mod tests {
             assert!(last.exists() && Folder::open(place.path()).unwrap().cluster == cluster);
         }
         hold(&out);
-        let others = stop_from(place.path(), 3, &endpoints[..3], &ids).await.unwrap_err().to_string();
+        let others =
+            stop_from(place.path(), 3, &Endpoints::from(endpoints.addresses[..3].to_vec()), &ids).await.unwrap_err().to_string();
         assert!(others.contains("give the command again") && last.exists(), "{others}");
         stop_from(place.path(), 3, &endpoints, &ids).await.unwrap();
         assert!(!last.exists() && Folder::open(place.path()).unwrap().cluster.nodes.len() == 3);

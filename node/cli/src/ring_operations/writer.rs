@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use crate::departed::{Departed, advice, drained, is_at_its_end};
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
 use crate::output::grouped;
 use crate::progress::Progress;
 use crate::ring_loss::{heard, list};
@@ -25,7 +25,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// One writer of one cluster's rings.
 pub struct Writer<'a> {
-    endpoints: &'a [String],
+    endpoints: &'a Endpoints,
     record: PathBuf,
     take_over: bool,
     limits: Limits,
@@ -62,7 +62,7 @@ enum Look {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(endpoints: &'a [String], record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
+    pub fn new(endpoints: &'a Endpoints, record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
         let deadline = Instant::now() + Duration::from_secs(wait);
         Self { endpoints, record, take_over, limits, deadline, asked: None, departed: Departed::default() }
     }
@@ -334,7 +334,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let turn = |take_over| {
             let record = folder.path().join("r.ring");
-            Writer::new(&[], record, take_over, Limits::default(), 1).turn(&views(ring())).map(|turn| turn.ring)
+            Writer::new(&Endpoints::from(Vec::new()), record, take_over, Limits::default(), 1)
+                .turn(&views(ring()))
+                .map(|turn| turn.ring)
         };
         let refused = turn(false).unwrap_err().to_string();
         for way in ["spec.rebalancing.paused", "--record DIR/first.ring", "--take-over"] {
@@ -361,13 +363,17 @@ mod tests {
         ring().successor(|next| next.operation = Some(operation))
     }
 
+    fn addresses(doubles: &[Double]) -> Endpoints {
+        Endpoints::from(doubles.iter().map(|double| double.address.clone()).collect::<Vec<_>>())
+    }
+
     /// The nodes 1 to `count` hold that ring; the last refuses its receipt once.
-    async fn doubles(count: u8) -> (Vec<Double>, Vec<String>) {
+    async fn doubles(count: u8) -> (Vec<Double>, Endpoints) {
         let mut doubles = Vec::new();
         for id in 1..=count {
             doubles.push(Double::start(NodeId([id; 16]), without_the_fourth(), usize::from(id == 4)).await);
         }
-        let endpoints = doubles.iter().map(|double| double.address.clone()).collect();
+        let endpoints = addresses(&doubles);
         (doubles, endpoints)
     }
 
@@ -447,7 +453,7 @@ mod tests {
         for id in 1..=3 {
             doubles.push(Double::start(NodeId([id; 16]), ring(), 0).await);
         }
-        let endpoints: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
+        let endpoints = addresses(&doubles);
         let recorded = || ring_writer::recorded(&record, ring().cluster).unwrap().unwrap();
         let mut wanted = ring().members;
         wanted.entry(NodeId([2; 16])).and_modify(|member| member.weight = 2);
@@ -456,7 +462,8 @@ mod tests {
         let pauses = |ring: &Ring, _: &Views| Ok(operation::paused(ring, true).unwrap());
 
         // The member with the lowest id does not answer.
-        let mut without_it = Writer::new(&endpoints[1..], record.clone(), true, Limits::default(), 0);
+        let others = addresses(&doubles[1..]);
+        let mut without_it = Writer::new(&others, record.clone(), true, Limits::default(), 0);
         let silent = without_it.ask(begins).await.unwrap_err().to_string();
         for way in ["start it", &format!("ring replace --lost {}", NodeId([1; 16]))] {
             assert!(silent.contains(way), "{silent}");
