@@ -35,6 +35,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Ports between those of one node and those of the next.
 const PORT_STEP: u16 = 10;
 
+/// What a new cluster has where nothing else is asked for.
+const NODES_DEFAULT: u16 = 3;
+const PARTITIONS_DEFAULT: u32 = 64;
+const BASE_PORT_DEFAULT: u16 = 7400;
+/// A node takes no longer name for its zone.
+const ZONE_BYTES_MAX: usize = 63;
+
 /// Arguments of `local`.
 #[derive(Args, Debug)]
 pub struct Local {
@@ -85,21 +92,21 @@ enum Action {
 
 #[derive(Args, Debug)]
 struct Up {
-    /// How many nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=200))]
-    nodes: u16,
-    /// Partitions of the ring, a power of two.
-    #[arg(long, default_value_t = 64, value_parser = partitions)]
-    partitions: u32,
+    /// How many nodes. Default: 3. This and the rest is for a new cluster; one that is there keeps what it was made with.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=200))]
+    nodes: Option<u16>,
+    /// Partitions of the ring, a power of two. Default: 64.
+    #[arg(long, value_parser = partitions)]
+    partitions: Option<u32>,
     /// Replicas of each partition. Default: 3, or the number of nodes if that is smaller.
     #[arg(long)]
     n: Option<u8>,
-    /// Zones that the nodes are put in, in turn.
-    #[arg(long, value_delimiter = ',', default_value = "default", value_name = "ZONE,...")]
+    /// Zones that the nodes are put in, in turn. Default: one, "default".
+    #[arg(long, value_delimiter = ',', value_name = "ZONE,...")]
     zones: Vec<String>,
-    /// The first node's client port; the next node's is ten higher.
-    #[arg(long, default_value_t = 7400, value_name = "PORT")]
-    base_port: u16,
+    /// The first node's client port; the next node's is ten higher. Default: 7400.
+    #[arg(long, value_name = "PORT")]
+    base_port: Option<u16>,
     /// The program. Default: dynamo-node beside this program.
     #[arg(long, env = "DYNAMO_NODE_BINARY", value_name = "FILE")]
     node_binary: Option<PathBuf>,
@@ -215,10 +222,10 @@ async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration)
     let binary = launch::find_binary(up.node_binary.as_deref())?;
     let mut folder = Folder::open_or_create(path, || new_cluster(up))?;
     let cluster = &folder.cluster;
-    if cluster.nodes.len() != usize::from(up.nodes) {
-        let (path, have) = (path.display(), cluster.nodes.len());
+    if let Some((option, have)) = differs(cluster, up) {
         return Err(Stop::Usage(format!(
-            "{path}: holds a cluster of {have} nodes; say --nodes {have}, another --dir, or `local down --purge`"
+            "{}: holds a cluster that was made with {option} {have}; leave {option} out, or say another --dir, or `local down --purge`",
+            path.display()
         )));
     }
     let stopped: Vec<usize> = (0..cluster.nodes.len()).filter(|node| !cluster.nodes[*node].is_running()).collect();
@@ -248,24 +255,49 @@ async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration)
     status(format, &folder.cluster, call_timeout).await
 }
 
+/// The first option that asks for something else than `cluster` has, and what that has.
+fn differs(cluster: &Cluster, up: &Up) -> Option<(&'static str, String)> {
+    let nodes = &cluster.nodes;
+    let port = nodes.first().and_then(|node| node.client.rsplit_once(':')?.1.parse::<u16>().ok());
+    let in_turn = |(node, zone): (&NodeRecord, &String)| node.zone == *zone;
+    match () {
+        () if up.nodes.is_some_and(|given| usize::from(given) != nodes.len()) => Some(("--nodes", nodes.len().to_string())),
+        () if up.partitions.is_some_and(|given| given != cluster.partitions) => {
+            Some(("--partitions", cluster.partitions.to_string()))
+        }
+        () if up.n.is_some_and(|given| given != cluster.replication) => Some(("--n", cluster.replication.to_string())),
+        () if !nodes.iter().zip(up.zones.iter().cycle()).all(in_turn) => {
+            let zones: Vec<&str> = nodes.iter().map(|node| node.zone.as_str()).collect();
+            Some(("--zones", zones.join(",")))
+        }
+        () if up.base_port.is_some_and(|given| Some(given) != port) => {
+            Some(("--base-port", port.map_or_else(String::new, |port| port.to_string())))
+        }
+        () => None,
+    }
+}
+
 fn planned(up: &Up) -> Result<Cluster, Stop> {
-    let n = up.n.unwrap_or_else(|| up.nodes.min(3) as u8);
-    if n == 0 || u16::from(n) > up.nodes {
-        return Err(Stop::Usage(format!("--n {n}: give at least 1 and at most the number of nodes, {}", up.nodes)));
+    let (nodes, base_port) = (up.nodes.unwrap_or(NODES_DEFAULT), up.base_port.unwrap_or(BASE_PORT_DEFAULT));
+    let one_zone = ["default".to_owned()];
+    let zones = if up.zones.is_empty() { &one_zone[..] } else { &up.zones[..] };
+    let n = up.n.unwrap_or_else(|| nodes.min(3) as u8);
+    if n == 0 || u16::from(n) > nodes {
+        return Err(Stop::Usage(format!("--n {n}: give at least 1 and at most the number of nodes, {nodes}")));
     }
-    if up.zones.iter().any(String::is_empty) {
-        return Err(Stop::Usage("--zones: has an empty name".to_owned()));
+    if let Some(zone) = zones.iter().find(|zone| zone.is_empty() || zone.len() > ZONE_BYTES_MAX) {
+        return Err(Stop::Usage(format!("--zones: {zone:?} has {} bytes; give 1 to {ZONE_BYTES_MAX}", zone.len())));
     }
-    let last = u32::from(up.base_port) + u32::from(PORT_STEP) * u32::from(up.nodes);
-    if up.base_port == 0 || last > u32::from(u16::MAX) {
-        return Err(Stop::Usage(format!("--base-port {}: the nodes' ports must lie between 1 and 65535", up.base_port)));
+    let last = u32::from(base_port) + u32::from(PORT_STEP) * u32::from(nodes);
+    if base_port == 0 || last > u32::from(u16::MAX) {
+        return Err(Stop::Usage(format!("--base-port {base_port}: the nodes' ports must lie between 1 and 65535")));
     }
     let node = |index: u16| {
-        let port = up.base_port + index * PORT_STEP;
+        let port = base_port + index * PORT_STEP;
         let address = |offset| format!("127.0.0.1:{}", port + offset);
         NodeRecord {
             name: format!("node-{index}"),
-            zone: up.zones[usize::from(index) % up.zones.len()].clone(),
+            zone: zones[usize::from(index) % zones.len()].clone(),
             client: address(0),
             peer: address(1),
             http: address(2),
@@ -274,9 +306,9 @@ fn planned(up: &Up) -> Result<Cluster, Stop> {
     };
     Ok(Cluster {
         cluster_id: uuid::Uuid::new_v4().to_string(),
-        partitions: up.partitions,
+        partitions: up.partitions.unwrap_or(PARTITIONS_DEFAULT),
         replication: n,
-        nodes: (0..up.nodes).map(node).collect(),
+        nodes: (0..nodes).map(node).collect(),
     })
 }
 
@@ -473,7 +505,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let base_port = listener.local_addr().unwrap().port();
         let place = tempfile::tempdir().unwrap();
-        let up = Up { base_port, ..up(1) };
+        let up = Up { base_port: Some(base_port), ..up(1) };
         let refused = Folder::open_or_create(place.path(), || new_cluster(&up)).map(drop).unwrap_err().to_string();
         assert!(refused.contains("--base-port"), "{refused}");
         assert_eq!(folder::read(place.path()).unwrap(), None);
@@ -481,7 +513,7 @@ mod tests {
 
     fn up(nodes: u16) -> Up {
         let zones = vec!["zone-a".to_owned(), "zone-b".to_owned()];
-        Up { nodes, partitions: 64, n: None, zones, base_port: 7400, node_binary: None }
+        Up { nodes: Some(nodes), partitions: None, n: None, zones, base_port: None, node_binary: None }
     }
 
     #[test]
@@ -496,11 +528,33 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_that_is_there_is_not_asked_to_be_another_one() {
+        let cluster = planned(&up(3)).unwrap();
+        let nothing = || Up { nodes: None, partitions: None, n: None, zones: Vec::new(), base_port: None, node_binary: None };
+        let zones = |zones: &[&str]| zones.iter().map(|zone| (*zone).to_owned()).collect();
+        let cases = [
+            (nothing(), None),
+            (up(3), None),
+            (Up { partitions: Some(64), n: Some(3), base_port: Some(7400), ..up(3) }, None),
+            (up(5), Some("--nodes")),
+            (Up { partitions: Some(128), ..nothing() }, Some("--partitions")),
+            (Up { n: Some(2), ..nothing() }, Some("--n")),
+            (Up { zones: zones(&["zone-b", "zone-a"]), ..nothing() }, Some("--zones")),
+            (Up { zones: zones(&["zone-a"]), ..nothing() }, Some("--zones")),
+            (Up { base_port: Some(9000), ..nothing() }, Some("--base-port")),
+        ];
+        for (up, expected) in cases {
+            assert_eq!(differs(&cluster, &up).map(|(option, _)| option), expected, "{up:?}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_started_is_refused_by_name() {
         let cases = [
             ("--n", Up { n: Some(4), ..up(3) }),
             ("--zones", Up { zones: vec![String::new()], ..up(3) }),
-            ("--base-port", Up { base_port: 65_530, ..up(3) }),
+            ("--zones", Up { zones: vec!["z".repeat(64)], ..up(3) }),
+            ("--base-port", Up { base_port: Some(65_530), ..up(3) }),
         ];
         for (field, up) in cases {
             let error = planned(&up).unwrap_err().to_string();

@@ -46,7 +46,7 @@ pub async fn make_first_ring(endpoints: &Endpoints, plan: &Plan) -> Result<Ring,
     let cluster = one_cluster(&answers)?;
     let path = record_of(&plan.record, cluster);
     let ring = match recorded(&path, cluster)? {
-        Some(ring) => ring,
+        Some(ring) => as_planned(ring, plan)?,
         None => {
             let ring = planned(&answers, cluster, plan)?;
             record(&path, &ring)?;
@@ -101,6 +101,24 @@ fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) 
     let usage = |error: &dyn std::fmt::Display| Stop::Usage(error.to_string());
     let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication).map_err(|error| usage(&error))?;
     first_ring_with(cluster, plan.partition_bits, plan.replication, buckets, &members).map_err(|error| usage(&error))
+}
+
+/// The ring that an earlier run recorded, if it has what is asked for now of all that is for the cluster's life.
+fn as_planned(ring: Ring, plan: &Plan) -> Result<Ring, Stop> {
+    let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication);
+    let buckets = buckets.map_err(|error| Stop::Usage(error.to_string()))?;
+    let differs = match () {
+        () if ring.partition_bits != plan.partition_bits => {
+            format!("{} partitions, not {}", ring.partition_count(), 1_u32 << plan.partition_bits)
+        }
+        () if ring.replication != plan.replication => format!("N = {}, not {}", ring.replication, plan.replication),
+        () if ring.buckets != buckets => "other buckets with an N of their own".to_owned(),
+        () => return Ok(ring),
+    };
+    Err(Stop::Usage(format!(
+        "the ring of cluster {} was made with {differs}: that is fixed for the cluster's life (`dynamoctl ring show`)",
+        ring.cluster
+    )))
 }
 
 /// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,
@@ -198,5 +216,27 @@ mod tests {
         record(&path, &ring).unwrap();
         assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));
         assert!(matches!(recorded(&path, ClusterId([2; 16])), Err(Stop::Usage(_))));
+    }
+
+    #[test]
+    fn what_is_for_a_clusters_life_is_not_asked_for_anew() {
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 5, 3, &members).unwrap();
+        let plan = |partition_bits, replication, bucket_n: &[(Bytes, u8)]| Plan {
+            partition_bits,
+            replication,
+            bucket_n: bucket_n.to_vec(),
+            expect_nodes: 3,
+            patience: Duration::ZERO,
+            record: PathBuf::new(),
+        };
+        assert_eq!(as_planned(ring.clone(), &plan(5, 3, &[])).unwrap(), ring);
+        let cart = [(Bytes::from_static(b"cart"), 2)];
+        let cases =
+            [(plan(6, 3, &[]), "32 partitions, not 64"), (plan(5, 2, &[]), "N = 3, not 2"), (plan(5, 3, &cart), "other buckets")];
+        for (plan, expected) in cases {
+            let refused = as_planned(ring.clone(), &plan).unwrap_err();
+            assert!(matches!(&refused, Stop::Usage(said) if said.contains(expected)), "{refused}");
+        }
     }
 }
