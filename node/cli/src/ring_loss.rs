@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::arguments::seconds;
 use crate::departed::{Departed, advice, drained, is_at_its_end};
 use crate::members::{self, Endpoints, Views};
+use crate::output::tell;
 use crate::ring_writer;
 use crate::stop::Stop;
 
@@ -93,7 +94,7 @@ async fn run(endpoints: &Endpoints, record: &Path, loss: &Loss, newcomers: &Newc
     let desired = desired(&ring, &loss.lost, newcomers, &zones)?;
     let w = loss.w.map_or(usize::from(ring.replication) / 2 + 1, usize::from);
     let consequences = loss::consequences(&ring, &loss.lost, w);
-    eprintln!("{}", told(&ring, loss, &desired, &consequences, w));
+    tell(told(&ring, loss, &desired, &consequences, w));
     if !consequences.at_risk.is_empty() && !loss.accept_data_loss {
         return Err(Stop::Usage("acknowledged writes may be lost; nothing was done. Say --accept-data-loss to go on".to_owned()));
     }
@@ -230,7 +231,7 @@ impl Writer<'_> {
                 Err(stop) => stop.to_string(),
             };
             if waits_for != self.told {
-                eprintln!("epoch {}: {waits_for}", self.ring.epoch);
+                tell(format_args!("epoch {}: {waits_for}", self.ring.epoch));
                 self.told.clone_from(&waits_for);
             }
             if Instant::now() >= deadline {

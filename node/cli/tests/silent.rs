@@ -38,6 +38,17 @@ fn a_write_that_was_taken_and_not_answered_ends_with_3_and_the_way_to_send_it_ag
 }
 
 #[test]
+fn an_exit_code_is_what_it_is_though_nothing_can_be_said() {
+    let server = Server::start(Manner::Deaf);
+    for (arguments, expected) in [(PUT, 3), (GET, 1), (&["get", "k", "--context", "x"][..], 2)] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut dynamoctl = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+        dynamoctl.args(arguments).args(["--endpoint", &server.address, "--timeout-ms", "500"]).stderr(full);
+        assert_eq!(dynamoctl.status().unwrap().code(), Some(expected), "{arguments:?}");
+    }
+}
+
+#[test]
 fn where_nobody_answers_at_all_nothing_was_sent_and_every_command_says_so_with_1() {
     for manner in [Manner::Mute, Manner::Closing] {
         let server = Server::start(manner);

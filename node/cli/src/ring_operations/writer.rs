@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::departed::{Departed, advice, drained, is_at_its_end};
 use crate::members::{self, Endpoints, Views};
-use crate::output::grouped;
+use crate::output::{grouped, tell};
 use crate::progress::Progress;
 use crate::ring_loss::{heard, list};
 use crate::ring_writer;
@@ -99,7 +99,7 @@ impl<'a> Writer<'a> {
                 return Err(Stop::Failed(reason));
             }
             if reason != told {
-                eprintln!("{reason}");
+                tell(&reason);
                 told = reason;
             }
             sleep(LOOK_INTERVAL).await;
