@@ -1,5 +1,6 @@
 //! `dynamo-node`: reads the configuration, runs a node until SIGTERM or SIGINT, and tells its parent how it ended.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dynamo-node: {error}");
+            // Where that cannot be written, the exit code says it still.
+            let _ = writeln!(std::io::stderr(), "dynamo-node: {error}");
             ExitCode::from(error.downcast_ref::<NodeError>().map_or(1, NodeError::exit_code))
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dynamo_core::request::QuorumWish;
 
@@ -35,7 +36,11 @@ impl Arguments {
             command = command.bin_name("kubectl dynamo");
         }
         let matches = command.try_get_matches_from_mut(words)?;
-        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+        let mut arguments = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        if matches.value_source("endpoints") == Some(ValueSource::EnvVariable) {
+            arguments.connection.unset_if_empty();
+        }
+        Ok(arguments)
     }
 }
 
@@ -55,6 +60,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// A variable that is empty counts as none.
+    fn unset_if_empty(&mut self) {
+        if self.endpoints.iter().all(String::is_empty) {
+            self.endpoints.clear();
+        }
+    }
+
     /// Deadline of each request.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)

@@ -1,5 +1,5 @@
-//! A node's `Admin` service without the node, for tests: a real socket on loopback that holds a ring, and gives a drain receipt when it
-//! is told to.
+//! A node's `Admin` service without the node, for tests: a real socket on loopback that holds a ring, takes the successor of it and no
+//! other, and gives a drain receipt when it is told to.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -76,6 +76,11 @@ impl Admin for Double {
 
     async fn propose_ring(&self, request: Request<v1::ProposeRingRequest>) -> Result<Response<v1::ProposeRingResponse>, Status> {
         let ring = Ring::decode(request.into_inner().ring).unwrap();
+        let held = self.state().ring.clone();
+        let follows = ring.check_follows(Some(&held), held.cluster).is_ok() && ring.epoch == held.epoch.next();
+        if ring != held && !follows {
+            return Err(Status::failed_precondition(format!("does not follow epoch {}", held.epoch)));
+        }
         let (epoch, ring_hash) = (ring.epoch.0, bytes(&ring.hash().0));
         self.state().ring = ring;
         Ok(Response::new(v1::ProposeRingResponse { epoch, ring_hash }))

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use dynamo_client::{Client, GetOptions, Mode, PutOptions, RequestError};
 use dynamo_core::name::Name;
-use dynamo_core::request::{Failure, QuorumWish};
+use dynamo_core::request::{Evidence, Failure, QuorumWish};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -40,6 +40,8 @@ pub struct Import {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stored {
     Created,
+    /// Created as far as those that answered knew, some of which stood in for replicas: one of those may have had the key.
+    CreatedByStandIns,
     Replaced,
     Unchanged,
 }
@@ -47,6 +49,8 @@ enum Stored {
 #[derive(Default)]
 struct Counts {
     created: u64,
+    /// Of those.
+    created_by_stand_ins: u64,
     replaced: u64,
     unchanged: u64,
     retried: u64,
@@ -84,6 +88,10 @@ pub async fn run(connection: &Connection, format: Format, arguments: Import) -> 
         let (stored, retries, bytes) = write?;
         match stored {
             Stored::Created => counts.created += 1,
+            Stored::CreatedByStandIns => {
+                counts.created += 1;
+                counts.created_by_stand_ins += 1;
+            }
             Stored::Replaced => counts.replaced += 1,
             Stored::Unchanged => counts.unchanged += 1,
         }
@@ -136,8 +144,8 @@ async fn store_once(
 ) -> Result<Stored, RequestError> {
     if !look_first {
         let options = PutOptions { quorum: *quorum, create_only: true, ..PutOptions::default() };
-        client.put(name, value.clone(), &options).await?;
-        return Ok(Stored::Created);
+        let written = client.put(name, value.clone(), &options).await?;
+        return Ok(created(&written.evidence));
     }
     let found = client.get(name, &GetOptions::default()).await?;
     if let [only] = found.siblings.as_slice()
@@ -146,8 +154,16 @@ async fn store_once(
         return Ok(Stored::Unchanged);
     }
     let options = PutOptions { quorum: *quorum, context: found.context, ..PutOptions::default() };
-    client.put(name, value.clone(), &options).await?;
-    Ok(if found.siblings.is_empty() { Stored::Created } else { Stored::Replaced })
+    let written = client.put(name, value.clone(), &options).await?;
+    match found.siblings.is_empty() {
+        true if found.evidence.hinted > 0 => Ok(Stored::CreatedByStandIns),
+        true => Ok(created(&written.evidence)),
+        false => Ok(Stored::Replaced),
+    }
+}
+
+fn created(evidence: &Evidence) -> Stored {
+    if evidence.hinted > 0 { Stored::CreatedByStandIns } else { Stored::Created }
 }
 
 fn rate(done: u64, elapsed: Duration) -> String {
@@ -159,6 +175,10 @@ fn report(format: Format, counts: &Counts, duplicates: u64, elapsed: Duration) -
         let stored = format!("{} records, {}", grouped(counts.done()), size(counts.bytes));
         let parts = [
             (counts.created, "created"),
+            (
+                counts.created_by_stand_ins,
+                "of them in place of replicas that could not be reached, and siblings of what those have of their keys",
+            ),
             (counts.replaced, "replaced"),
             (counts.unchanged, "unchanged"),
             (duplicates, "earlier records of a key that comes again left out"),
@@ -173,6 +193,7 @@ fn report(format: Format, counts: &Counts, duplicates: u64, elapsed: Duration) -
         "records": counts.done(),
         "bytes": counts.bytes,
         "created": counts.created,
+        "created_by_stand_ins": counts.created_by_stand_ins,
         "replaced": counts.replaced,
         "unchanged": counts.unchanged,
         "duplicates": duplicates,
@@ -180,4 +201,15 @@ fn report(format: Format, counts: &Counts, duplicates: u64, elapsed: Duration) -
         "seconds": elapsed.as_secs_f64(),
     });
     show(format, text, &document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stand_ins_created_is_told_from_what_the_replicas_did_not_have() {
+        assert_eq!(created(&Evidence::default()), Stored::Created);
+        assert_eq!(created(&Evidence { hinted: 1, ..Evidence::default() }), Stored::CreatedByStandIns);
+    }
 }

@@ -65,7 +65,7 @@ async fn run(arguments: Arguments) -> Result<(), Stop> {
         Command::Verify(arguments) => verify::run(&connection, output, arguments).await,
         Command::Status => status::run(&connection, output).await,
         Command::Ring(arguments) => ring::run(&connection, output, arguments).await,
-        Command::Local(arguments) => local::run(output, arguments).await,
+        Command::Local(arguments) => local::run(&connection, output, arguments).await,
         Command::Bench(arguments) => bench::run(&connection, output, *arguments).await,
         Command::Workload(arguments) => workload::run(&connection, output, arguments).await,
     }

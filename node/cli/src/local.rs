@@ -16,7 +16,8 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::members::{self, Views};
+use crate::arguments::Connection;
+use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::ring::partitions;
 use crate::ring_operations::Batch;
@@ -33,6 +34,13 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Ports between those of one node and those of the next.
 const PORT_STEP: u16 = 10;
+
+/// What a new cluster has where nothing else is asked for.
+const NODES_DEFAULT: u16 = 3;
+const PARTITIONS_DEFAULT: u32 = 64;
+const BASE_PORT_DEFAULT: u16 = 7400;
+/// A node takes no longer name for its zone.
+const ZONE_BYTES_MAX: usize = 63;
 
 /// Arguments of `local`.
 #[derive(Args, Debug)]
@@ -84,37 +92,38 @@ enum Action {
 
 #[derive(Args, Debug)]
 struct Up {
-    /// How many nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=200))]
-    nodes: u16,
-    /// Partitions of the ring, a power of two.
-    #[arg(long, default_value_t = 64, value_parser = partitions)]
-    partitions: u32,
+    /// How many nodes. Default: 3. This and the rest is for a new cluster; one that is there keeps what it was made with.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=200))]
+    nodes: Option<u16>,
+    /// Partitions of the ring, a power of two. Default: 64.
+    #[arg(long, value_parser = partitions)]
+    partitions: Option<u32>,
     /// Replicas of each partition. Default: 3, or the number of nodes if that is smaller.
     #[arg(long)]
     n: Option<u8>,
-    /// Zones that the nodes are put in, in turn.
-    #[arg(long, value_delimiter = ',', default_value = "default", value_name = "ZONE,...")]
+    /// Zones that the nodes are put in, in turn. Default: one, "default".
+    #[arg(long, value_delimiter = ',', value_name = "ZONE,...")]
     zones: Vec<String>,
-    /// The first node's client port; the next node's is ten higher.
-    #[arg(long, default_value_t = 7400, value_name = "PORT")]
-    base_port: u16,
+    /// The first node's client port; the next node's is ten higher. Default: 7400.
+    #[arg(long, value_name = "PORT")]
+    base_port: Option<u16>,
     /// The program. Default: dynamo-node beside this program.
     #[arg(long, env = "DYNAMO_NODE_BINARY", value_name = "FILE")]
     node_binary: Option<PathBuf>,
 }
 
 /// Starts, stops and shows.
-pub async fn run(format: Format, arguments: Local) -> Result<(), Stop> {
+pub async fn run(connection: &Connection, format: Format, arguments: Local) -> Result<(), Stop> {
+    let call_timeout = connection.timeout();
     let path = arguments.dir.map_or_else(default_folder, Ok)?;
     match arguments.action {
-        Action::Up(up) => start_all(format, &path, &up).await,
+        Action::Up(up) => start_all(format, &path, &up, call_timeout).await,
         Action::Scale { nodes, batch, node_binary } => {
-            let cluster = scale::to(&path, usize::from(nodes), batch, node_binary.as_deref()).await?;
-            status(format, &cluster).await
+            let cluster = scale::to(&path, usize::from(nodes), batch, node_binary.as_deref(), call_timeout).await?;
+            status(format, &cluster, call_timeout).await
         }
         Action::Down { purge } => stop_all(format, &path, purge).await,
-        Action::Status => status(format, &Folder::open(&path)?.cluster).await,
+        Action::Status => status(format, &Folder::open(&path)?.cluster, call_timeout).await,
         Action::Kill { node } => kill(format, &path, node).await,
         Action::Start { node, node_binary } => start_one(format, &path, node, node_binary).await,
     }
@@ -136,6 +145,27 @@ fn default_folder() -> Result<PathBuf, Stop> {
 fn nodes() -> Vec<NodeRecord> {
     let cluster = default_cluster().ok().and_then(|path| folder::read(&path).ok().flatten());
     cluster.map(|cluster| cluster.nodes).unwrap_or_default()
+}
+
+/// Client addresses of the nodes that run now, of the default cluster; `None` if there is no such cluster. One that is stopped, or of
+/// which nothing is known for its file is damaged, is an error.
+pub fn default_endpoints() -> Result<Option<Vec<String>>, Stop> {
+    // Without a state folder there is no cluster in it.
+    default_cluster().ok().map_or(Ok(None), |path| endpoints_in(&path))
+}
+
+fn endpoints_in(path: &Path) -> Result<Option<Vec<String>>, Stop> {
+    let Some(cluster) = folder::read(path)? else { return Ok(None) };
+    let running = cluster.nodes.iter().filter(|node| node.is_running());
+    let endpoints: Vec<String> = running.map(|node| node.client.clone()).collect();
+    if endpoints.is_empty() {
+        return Err(Stop::Failed(format!(
+            "the cluster of `local up` in {} is stopped: start it with `dynamoctl local up`, or name the nodes of another one with \
+             --endpoint",
+            path.display()
+        )));
+    }
+    Ok(Some(endpoints))
 }
 
 /// Client addresses of the nodes that run now, of the default cluster; empty if there is none.
@@ -187,14 +217,14 @@ pub fn node_count() -> usize {
     nodes().len()
 }
 
-async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
+async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration) -> Result<(), Stop> {
     let binary = launch::find_binary(up.node_binary.as_deref())?;
     let mut folder = Folder::open_or_create(path, || new_cluster(up))?;
     let cluster = &folder.cluster;
-    if cluster.nodes.len() != usize::from(up.nodes) {
-        let (path, have) = (path.display(), cluster.nodes.len());
+    if let Some((option, have)) = differs(cluster, up) {
         return Err(Stop::Usage(format!(
-            "{path}: holds a cluster of {have} nodes; say --nodes {have}, another --dir, or `local down --purge`"
+            "{}: holds a cluster that was made with {option} {have}; leave {option} out, or say another --dir, or `local down --purge`",
+            path.display()
         )));
     }
     let stopped: Vec<usize> = (0..cluster.nodes.len()).filter(|node| !cluster.nodes[*node].is_running()).collect();
@@ -206,7 +236,7 @@ async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
         children.push(launch::start(&mut folder, node, &binary)?);
     }
     let deadline = Instant::now() + READY_PATIENCE;
-    let endpoints = folder.cluster.endpoints();
+    let endpoints = Endpoints { addresses: folder.cluster.endpoints(), call_timeout };
     launch::wait_until_ready(&folder, &mut children, deadline).await?;
     let views = members::ask(&endpoints).await?;
     if views.ring.is_none() {
@@ -220,28 +250,53 @@ async fn start_all(format: Format, path: &Path, up: &Up) -> Result<(), Stop> {
         };
         ring_writer::make_first_ring(&endpoints, &plan).await?;
     }
-    wait_until_whole(&folder.cluster, deadline).await?;
-    status(format, &folder.cluster).await
+    wait_until_whole(&folder.cluster, deadline, call_timeout).await?;
+    status(format, &folder.cluster, call_timeout).await
+}
+
+/// The first option that asks for something else than `cluster` has, and what that has.
+fn differs(cluster: &Cluster, up: &Up) -> Option<(&'static str, String)> {
+    let nodes = &cluster.nodes;
+    let port = nodes.first().and_then(|node| node.client.rsplit_once(':')?.1.parse::<u16>().ok());
+    let in_turn = |(node, zone): (&NodeRecord, &String)| node.zone == *zone;
+    match () {
+        () if up.nodes.is_some_and(|given| usize::from(given) != nodes.len()) => Some(("--nodes", nodes.len().to_string())),
+        () if up.partitions.is_some_and(|given| given != cluster.partitions) => {
+            Some(("--partitions", cluster.partitions.to_string()))
+        }
+        () if up.n.is_some_and(|given| given != cluster.replication) => Some(("--n", cluster.replication.to_string())),
+        () if !nodes.iter().zip(up.zones.iter().cycle()).all(in_turn) => {
+            let zones: Vec<&str> = nodes.iter().map(|node| node.zone.as_str()).collect();
+            Some(("--zones", zones.join(",")))
+        }
+        () if up.base_port.is_some_and(|given| Some(given) != port) => {
+            Some(("--base-port", port.map_or_else(String::new, |port| port.to_string())))
+        }
+        () => None,
+    }
 }
 
 fn planned(up: &Up) -> Result<Cluster, Stop> {
-    let n = up.n.unwrap_or_else(|| up.nodes.min(3) as u8);
-    if n == 0 || u16::from(n) > up.nodes {
-        return Err(Stop::Usage(format!("--n {n}: give at least 1 and at most the number of nodes, {}", up.nodes)));
+    let (nodes, base_port) = (up.nodes.unwrap_or(NODES_DEFAULT), up.base_port.unwrap_or(BASE_PORT_DEFAULT));
+    let one_zone = ["default".to_owned()];
+    let zones = if up.zones.is_empty() { &one_zone[..] } else { &up.zones[..] };
+    let n = up.n.unwrap_or_else(|| nodes.min(3) as u8);
+    if n == 0 || u16::from(n) > nodes {
+        return Err(Stop::Usage(format!("--n {n}: give at least 1 and at most the number of nodes, {nodes}")));
     }
-    if up.zones.iter().any(String::is_empty) {
-        return Err(Stop::Usage("--zones: has an empty name".to_owned()));
+    if let Some(zone) = zones.iter().find(|zone| zone.is_empty() || zone.len() > ZONE_BYTES_MAX) {
+        return Err(Stop::Usage(format!("--zones: {zone:?} has {} bytes; give 1 to {ZONE_BYTES_MAX}", zone.len())));
     }
-    let last = u32::from(up.base_port) + u32::from(PORT_STEP) * u32::from(up.nodes);
-    if up.base_port == 0 || last > u32::from(u16::MAX) {
-        return Err(Stop::Usage(format!("--base-port {}: the nodes' ports must lie between 1 and 65535", up.base_port)));
+    let last = u32::from(base_port) + u32::from(PORT_STEP) * u32::from(nodes);
+    if base_port == 0 || last > u32::from(u16::MAX) {
+        return Err(Stop::Usage(format!("--base-port {base_port}: the nodes' ports must lie between 1 and 65535")));
     }
     let node = |index: u16| {
-        let port = up.base_port + index * PORT_STEP;
+        let port = base_port + index * PORT_STEP;
         let address = |offset| format!("127.0.0.1:{}", port + offset);
         NodeRecord {
             name: format!("node-{index}"),
-            zone: up.zones[usize::from(index) % up.zones.len()].clone(),
+            zone: zones[usize::from(index) % zones.len()].clone(),
             client: address(0),
             peer: address(1),
             http: address(2),
@@ -250,9 +305,9 @@ fn planned(up: &Up) -> Result<Cluster, Stop> {
     };
     Ok(Cluster {
         cluster_id: uuid::Uuid::new_v4().to_string(),
-        partitions: up.partitions,
+        partitions: up.partitions.unwrap_or(PARTITIONS_DEFAULT),
         replication: n,
-        nodes: (0..up.nodes).map(node).collect(),
+        nodes: (0..nodes).map(node).collect(),
     })
 }
 
@@ -264,10 +319,11 @@ fn new_cluster(up: &Up) -> Result<Cluster, Stop> {
 }
 
 /// Until every node holds the newest ring, and sees every other.
-async fn wait_until_whole(cluster: &Cluster, deadline: Instant) -> Result<(), Stop> {
+async fn wait_until_whole(cluster: &Cluster, deadline: Instant, call_timeout: Duration) -> Result<(), Stop> {
+    let endpoints = Endpoints { addresses: cluster.endpoints(), call_timeout };
     loop {
-        let views = members::ask(&cluster.endpoints()).await;
-        if views.as_ref().is_ok_and(|views| is_whole(views, &cluster.endpoints())) {
+        let views = members::ask(&endpoints).await;
+        if views.as_ref().is_ok_and(|views| is_whole(views, &endpoints.addresses)) {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -296,7 +352,7 @@ fn is_whole(views: &Views, endpoints: &[String]) -> bool {
 }
 
 async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> {
-    let mut folder = Folder::open(path)?;
+    let mut folder = if purge { Folder::open_to_purge(path)? } else { Folder::open(path)? };
     let processes: Vec<_> = folder.cluster.nodes.iter().filter_map(|node| node.process).collect();
     let signal = |signal| {
         let failed = |error| Stop::Failed(format!("cannot signal a node: {error}"));
@@ -379,8 +435,8 @@ async fn start_again(path: &Path, node: usize, binary: Option<PathBuf>) -> Resul
     Ok((name, pid))
 }
 
-async fn status(format: Format, cluster: &Cluster) -> Result<(), Stop> {
-    let views = members::ask(&cluster.endpoints()).await;
+async fn status(format: Format, cluster: &Cluster, call_timeout: Duration) -> Result<(), Stop> {
+    let views = members::ask(&Endpoints { addresses: cluster.endpoints(), call_timeout }).await;
     let report = views.map(|views| Report::of(&views));
     let process = |node: &NodeRecord| {
         let pid = node.process.filter(|_| node.is_running()).map(|process| process.pid);
@@ -418,13 +474,29 @@ mod tests {
             }
         };
         see(&[1, 2, 3, 4]);
-        let views = members::ask(&addresses).await.unwrap();
+        let views = members::ask(&Endpoints::from(addresses.clone())).await.unwrap();
         assert!(is_whole(&views, &addresses[..3]) && is_whole(&views, &addresses));
         see(&[1, 3, 4]);
-        let views = members::ask(&addresses).await.unwrap();
+        let views = members::ask(&Endpoints::from(addresses.clone())).await.unwrap();
         assert!(!is_whole(&views, &addresses[..3]), "the stand-by is no substitute for a node that is not seen");
-        let views = members::ask(&addresses[..2]).await.unwrap();
+        let views = members::ask(&Endpoints::from(addresses[..2].to_vec())).await.unwrap();
         assert!(!is_whole(&views, &addresses[..3]), "one does not answer");
+    }
+
+    #[test]
+    fn a_cluster_that_is_stopped_or_damaged_is_not_taken_for_none() {
+        let place = tempfile::tempdir().unwrap();
+        assert_eq!(endpoints_in(place.path()).unwrap(), None);
+        let cluster = planned(&up(2)).unwrap();
+        let mut folder = Folder::open_or_create(place.path(), || Ok(cluster)).unwrap();
+        let stopped = endpoints_in(place.path()).unwrap_err().to_string();
+        assert!(stopped.contains("is stopped") && stopped.contains("dynamoctl local up"), "{stopped}");
+        folder.cluster.nodes[1].process = crate::process::Process::with_pid(std::process::id());
+        folder.save().unwrap();
+        assert_eq!(endpoints_in(place.path()).unwrap(), Some(vec!["127.0.0.1:7410".to_owned()]));
+        std::fs::write(place.path().join("cluster.json"), "{").unwrap();
+        let damaged = endpoints_in(place.path()).unwrap_err().to_string();
+        assert!(damaged.contains("cluster.json") && damaged.contains("local down --purge"), "{damaged}");
     }
 
     #[test]
@@ -432,7 +504,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let base_port = listener.local_addr().unwrap().port();
         let place = tempfile::tempdir().unwrap();
-        let up = Up { base_port, ..up(1) };
+        let up = Up { base_port: Some(base_port), ..up(1) };
         let refused = Folder::open_or_create(place.path(), || new_cluster(&up)).map(drop).unwrap_err().to_string();
         assert!(refused.contains("--base-port"), "{refused}");
         assert_eq!(folder::read(place.path()).unwrap(), None);
@@ -440,7 +512,7 @@ mod tests {
 
     fn up(nodes: u16) -> Up {
         let zones = vec!["zone-a".to_owned(), "zone-b".to_owned()];
-        Up { nodes, partitions: 64, n: None, zones, base_port: 7400, node_binary: None }
+        Up { nodes: Some(nodes), partitions: None, n: None, zones, base_port: None, node_binary: None }
     }
 
     #[test]
@@ -455,11 +527,33 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_that_is_there_is_not_asked_to_be_another_one() {
+        let cluster = planned(&up(3)).unwrap();
+        let nothing = || Up { nodes: None, partitions: None, n: None, zones: Vec::new(), base_port: None, node_binary: None };
+        let zones = |zones: &[&str]| zones.iter().map(|zone| (*zone).to_owned()).collect();
+        let cases = [
+            (nothing(), None),
+            (up(3), None),
+            (Up { partitions: Some(64), n: Some(3), base_port: Some(7400), ..up(3) }, None),
+            (up(5), Some("--nodes")),
+            (Up { partitions: Some(128), ..nothing() }, Some("--partitions")),
+            (Up { n: Some(2), ..nothing() }, Some("--n")),
+            (Up { zones: zones(&["zone-b", "zone-a"]), ..nothing() }, Some("--zones")),
+            (Up { zones: zones(&["zone-a"]), ..nothing() }, Some("--zones")),
+            (Up { base_port: Some(9000), ..nothing() }, Some("--base-port")),
+        ];
+        for (up, expected) in cases {
+            assert_eq!(differs(&cluster, &up).map(|(option, _)| option), expected, "{up:?}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_started_is_refused_by_name() {
         let cases = [
             ("--n", Up { n: Some(4), ..up(3) }),
             ("--zones", Up { zones: vec![String::new()], ..up(3) }),
-            ("--base-port", Up { base_port: 65_530, ..up(3) }),
+            ("--zones", Up { zones: vec!["z".repeat(64)], ..up(3) }),
+            ("--base-port", Up { base_port: Some(65_530), ..up(3) }),
         ];
         for (field, up) in cases {
             let error = planned(&up).unwrap_err().to_string();

@@ -7,11 +7,27 @@ use dynamo_client::{AdminClient, AdminError, NodeStatus};
 use dynamo_core::id::NodeId;
 use dynamo_core::ring::Ring;
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use crate::stop::Stop;
 
-/// Deadline of one administrative call.
+/// Deadline of one administrative call, where nobody asked for another.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Whom to ask first.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    /// Client addresses, host:port.
+    pub addresses: Vec<String>,
+    /// Deadline of each call, to them and to those that they know.
+    pub call_timeout: Duration,
+}
+
+impl From<Vec<String>> for Endpoints {
+    fn from(addresses: Vec<String>) -> Self {
+        Self { addresses, call_timeout: CALL_TIMEOUT }
+    }
+}
 
 /// What the nodes of a cluster say.
 pub struct Views {
@@ -41,32 +57,37 @@ pub struct Silence {
 }
 
 /// How often the endpoints are asked before none counts as answering: behind a Service, the next connection may lead to a node
-/// that lives where the last one led to a pod that just went.
+/// that lives where the last one led to a pod that just went. Not again once the deadline of a call has passed: they do not answer.
 const ATTEMPTS: usize = 3;
 
-/// Asks the endpoints, and everyone they know. An error if nobody answers.
-pub async fn ask(endpoints: &[String]) -> Result<Views, Stop> {
+/// Asks the endpoints, and everyone they know, each once if one answers. An error if nobody does.
+pub async fn ask(endpoints: &Endpoints) -> Result<Views, Stop> {
     let mut views = Views { ring: None, answered: BTreeMap::new(), silent: BTreeMap::new() };
-    let mut reasons = Vec::new();
+    let addresses: BTreeSet<String> = endpoints.addresses.iter().cloned().collect();
+    let mut failures = BTreeMap::new();
+    let over = Instant::now() + endpoints.call_timeout;
     for _ in 0..ATTEMPTS {
-        reasons.clear();
-        for (_, asked) in ask_all(endpoints.iter().cloned().collect()).await {
+        failures.clear();
+        for (address, asked) in ask_all(addresses.clone(), endpoints.call_timeout).await {
             match asked {
                 Ok(answer) => {
                     views.answered.insert(answer.status.node, answer);
                 }
                 Err(error @ AdminError::Address { .. }) => return Err(error.into()),
-                Err(error) => reasons.push(error.to_string()),
+                Err(error) => {
+                    failures.insert(address, error.to_string());
+                }
             }
         }
-        if !views.answered.is_empty() {
+        if !views.answered.is_empty() || Instant::now() >= over {
             break;
         }
     }
     if views.answered.is_empty() {
+        let reasons: Vec<String> = failures.into_values().collect();
         return Err(Stop::Failed(format!("no node answers: {}", reasons.join("; "))));
     }
-    ask_peers(&mut views).await;
+    ask_peers(&mut views, failures, endpoints.call_timeout).await;
     let newest = views.answered.values().max_by_key(|answer| answer.status.epoch);
     if let Some(answer) = newest.filter(|answer| answer.status.ring_hash.is_some()) {
         views.ring = answer.client.ring().await?;
@@ -80,8 +101,8 @@ pub async fn ask(endpoints: &[String]) -> Result<Views, Stop> {
     Ok(views)
 }
 
-/// Asks those that the ones who answered know of, and that were not asked yet.
-async fn ask_peers(views: &mut Views) {
+/// Asks those that the ones who answered know of, and that were not asked yet. `failures` are the addresses that did not answer, and why.
+async fn ask_peers(views: &mut Views, mut failures: BTreeMap<String, String>, call_timeout: Duration) {
     let mut known = BTreeMap::new();
     for answer in views.answered.values() {
         for (node, peer) in &answer.status.peers {
@@ -90,9 +111,8 @@ async fn ask_peers(views: &mut Views) {
             }
         }
     }
-    let addresses: BTreeSet<String> = known.values().cloned().collect();
-    let mut failures = BTreeMap::new();
-    for (address, asked) in ask_all(addresses).await {
+    let addresses: BTreeSet<String> = known.values().filter(|address| !failures.contains_key(*address)).cloned().collect();
+    for (address, asked) in ask_all(addresses, call_timeout).await {
         match asked {
             Ok(answer) => {
                 views.answered.insert(answer.status.node, answer);
@@ -110,17 +130,43 @@ async fn ask_peers(views: &mut Views) {
     }
 }
 
-async fn ask_all(addresses: BTreeSet<String>) -> Vec<(String, Result<Answer, AdminError>)> {
+async fn ask_all(addresses: BTreeSet<String>, call_timeout: Duration) -> Vec<(String, Result<Answer, AdminError>)> {
     join_all(addresses.into_iter().map(|address| async move {
-        let asked = ask_one(&address).await;
+        let asked = ask_one(&address, call_timeout).await;
         (address, asked)
     }))
     .await
 }
 
 /// One node's answer.
-pub async fn ask_one(address: &str) -> Result<Answer, AdminError> {
-    let client = AdminClient::connect(address, CALL_TIMEOUT).await?;
+pub async fn ask_one(address: &str, call_timeout: Duration) -> Result<Answer, AdminError> {
+    let client = AdminClient::connect(address, call_timeout).await?;
     let status = client.status().await?;
     Ok(Answer { status, client })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::double::Double;
+    use dynamo_client::admin::Peer;
+    use dynamo_core::id::{ClusterId, Epoch};
+    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::ring::Member;
+
+    #[tokio::test]
+    async fn an_address_that_did_not_answer_is_not_asked_again() {
+        let (own, other) = (NodeId([1; 16]), NodeId([2; 16]));
+        let members = Members::from([(own, Member { zone: "z".to_owned(), weight: 1 })]);
+        let double = Double::start(own, first_ring(ClusterId([9; 16]), 1, 1, &members).unwrap(), 0).await;
+        let mut answer = ask_one(&double.address, CALL_TIMEOUT).await.unwrap();
+        let address = "127.0.0.1:1".to_owned();
+        let (peer_address, client_address, zone) = (String::new(), address.clone(), "z".to_owned());
+        let peer = Peer { peer_address, client_address, zone, connected: false, suspected: true, phi: 9.0, epoch: Epoch(1) };
+        answer.status.peers = BTreeMap::from([(other, peer)]);
+        let mut views = Views { ring: None, answered: BTreeMap::from([(own, answer)]), silent: BTreeMap::new() };
+        let failures = BTreeMap::from([(address, "what it came to the first time".to_owned())]);
+        ask_peers(&mut views, failures, CALL_TIMEOUT).await;
+        assert_eq!(views.silent[&other].reason, "what it came to the first time");
+    }
 }

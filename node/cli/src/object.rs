@@ -89,7 +89,7 @@ pub async fn get(connection: &Connection, format: Format, arguments: Get) -> Res
     let options = GetOptions { quorum: QuorumWish::from(&arguments.quorum), timeout: None };
     let name = arguments.which.name();
     let found = client.get(&name, &options).await?;
-    let missing = || Stop::Failed(format!("{}: does not exist", title(&name)));
+    let missing = || Stop::Failed(format!("{}: {}", title(&name), absence(&found.evidence)));
     if arguments.raw {
         return match found.siblings.as_slice() {
             [] => Err(missing()),
@@ -161,7 +161,7 @@ fn repeatable(error: RequestError, same: &str) -> Stop {
 async fn current_context(client: &Client, name: &Name) -> Result<Bytes, Stop> {
     let found = client.get(name, &GetOptions::default()).await?;
     if found.siblings.is_empty() {
-        return Err(Stop::Failed(format!("{}: does not exist", title(name))));
+        return Err(Stop::Failed(format!("{}: {}", title(name), absence(&found.evidence))));
     }
     Ok(found.context)
 }
@@ -237,6 +237,19 @@ fn evidence(evidence: &Evidence) -> Value {
     })
 }
 
+/// What it means that no value was found. Who stands in for a replica does not know what that one has.
+pub fn absence(evidence: &Evidence) -> String {
+    let (answered, hinted) = (evidence.nodes.len(), evidence.hinted as usize);
+    if hinted == 0 {
+        return "does not exist".to_owned();
+    }
+    let homes = if hinted < answered { answered } else { 1 };
+    format!(
+        "was not found, but {hinted} of the {answered} nodes that answered stand in for replicas that cannot be reached: it may exist; \
+         get it with --pr {homes}, which only home replicas can answer"
+    )
+}
+
 /// What an answer rests on, in one line.
 fn basis(evidence: &Evidence) -> String {
     let nodes: Vec<String> = evidence.nodes.iter().map(|node| node.to_string()[..8].to_owned()).collect();
@@ -281,6 +294,16 @@ mod tests {
         ");
         let json = document(&Name::new("carts", "alice"), &found(&["milk"]));
         assert_eq!((&json["siblings"][0]["value"], &json["context"]), (&json!("milk"), &json!("AQID")));
+    }
+
+    #[test]
+    fn what_stand_ins_do_not_have_may_exist() {
+        let absence = |hinted| absence(&Evidence { hinted, ..found(&[]).evidence });
+        assert_eq!(absence(0), "does not exist");
+        for (hinted, way) in [(1, "--pr 2"), (2, "--pr 1")] {
+            let told = absence(hinted);
+            assert!(told.contains("it may exist") && told.contains(way) && !told.contains("does not exist"), "{told}");
+        }
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub fn print(text: &[u8]) -> Result<(), Stop> {
     }
 }
 
+/// A line on the standard error. Where that cannot be written nobody reads it, and the work goes on.
+pub fn tell(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Prints text with a line end, or the JSON.
 pub fn show(format: Format, text: impl FnOnce() -> String, document: &Value) -> Result<(), Stop> {
     match format {

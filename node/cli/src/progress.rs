@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::grouped;
+use crate::output::{grouped, tell};
 
 /// Between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ impl Progress {
         } else if self.shown.elapsed() >= LINE_INTERVAL {
             self.shown = Instant::now();
             self.note = note();
-            eprintln!("{}", self.line());
+            tell(self.line());
         }
     }
 

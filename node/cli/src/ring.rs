@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::arguments::{Connection, seconds};
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, grouped, show, table};
 use crate::ring_writer::{self, Plan};
 use crate::stop::Stop;
@@ -52,7 +52,11 @@ enum Action {
     /// Add, remove or weigh members, and move the data. Outside Kubernetes; there this is `spec.replicas`.
     Commit(ring_operations::Commit),
     /// Show the change of members that is under way: what moved, what is left, what it waits for.
-    Status,
+    Status {
+        /// File in which rings are recorded before they are offered: one that no node holds yet is shown too. Default: as for `commit`.
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
+    },
     /// Let the change of members that is under way wait: nothing more begins.
     Pause(ring_operations::Writing),
     /// Go on with the change of members that is under way, after a pause or after its command was stopped.
@@ -111,14 +115,18 @@ fn bucket_n(text: &str) -> Result<(Bytes, u8), String> {
 
 /// Shows, verifies or makes the ring.
 pub async fn run(connection: &Connection, format: Format, command: RingCommand) -> Result<(), Stop> {
-    let endpoints = connection::endpoints(connection);
+    let endpoints = connection::asked(connection)?;
     match command.action.unwrap_or(Action::Show) {
         Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
         Action::Plan(command) => ring_plan::run(&endpoints, format, &command).await,
-        Action::Status => ring_operations::status(&endpoints, format).await,
+        Action::Status { record } => {
+            // Without a state folder nothing is recorded here.
+            let record = ring_writer::record_or_default(record.as_deref()).ok();
+            ring_operations::status(&endpoints, format, record.as_deref()).await
+        }
         Action::Commit(commit) => ring_operations::commit(&endpoints, format, &commit).await,
-        Action::Receipt => receipt(&endpoints, format, Duration::from_millis(connection.timeout_ms)).await,
+        Action::Receipt => receipt(&endpoints, format).await,
         Action::Pause(writing) => ring_operations::pause(&endpoints, format, &writing).await,
         Action::Resume(drive) => ring_operations::resume(&endpoints, format, &drive).await,
         Action::Abort(drive) => ring_operations::abort(&endpoints, format, &drive).await,
@@ -143,14 +151,14 @@ fn ring_of(views: Views) -> Result<Ring, Stop> {
     views.ring.ok_or_else(|| Stop::Failed(missing.to_owned()))
 }
 
-async fn receipt(endpoints: &[String], format: Format, timeout: Duration) -> Result<(), Stop> {
-    let [address] = endpoints else {
+async fn receipt(endpoints: &Endpoints, format: Format) -> Result<(), Stop> {
+    let [address] = endpoints.addresses.as_slice() else {
         return Err(Stop::Usage(format!(
             "a receipt is one node's: give its address with --endpoint, and not {} of them",
-            endpoints.len()
+            endpoints.addresses.len()
         )));
     };
-    let receipt = AdminClient::connect(address, timeout).await?.drain_receipt().await?;
+    let receipt = AdminClient::connect(address, endpoints.call_timeout).await?.drain_receipt().await?;
     let copies = |copy: &HandedOver| json!({ "partition": copy.partition.0, "epoch": copy.epoch.0, "objects": copy.objects, "root": copy.root.to_string() });
     let document = json!({
         "node": receipt.node.to_string(),
@@ -252,7 +260,7 @@ struct Difference {
     copies: Vec<(NodeId, PartitionDigest)>,
 }
 
-async fn verify(endpoints: &[String], format: Format, wait: Duration) -> Result<(), Stop> {
+async fn verify(endpoints: &Endpoints, format: Format, wait: Duration) -> Result<(), Stop> {
     let deadline = Instant::now() + wait;
     loop {
         let compared = compare(endpoints).await;
@@ -265,12 +273,12 @@ async fn verify(endpoints: &[String], format: Format, wait: Duration) -> Result<
         show(format, || comparison.text(), &comparison.document())?;
         return match equal {
             true => Ok(()),
-            false => Err(Stop::Failed("the replicas are not equal".to_owned())),
+            false => Err(Stop::Failed(comparison.flaw().to_owned())),
         };
     }
 }
 
-async fn compare(endpoints: &[String]) -> Result<Comparison, Stop> {
+async fn compare(endpoints: &Endpoints) -> Result<Comparison, Stop> {
     let views = members::ask(endpoints).await?;
     let Views { answered, silent, ring } = views;
     let ring = ring_of(Views { answered: BTreeMap::new(), silent: BTreeMap::new(), ring })?;
@@ -321,13 +329,18 @@ impl Comparison {
         self.different.is_empty() && self.silent.is_empty()
     }
 
+    /// What is wrong where they are not equal.
+    fn flaw(&self) -> &'static str {
+        if self.different.is_empty() { "not all replicas could be compared" } else { "the replicas are not equal" }
+    }
+
     fn text(&self) -> String {
         let counts = format!("{} copies of {} partitions", grouped(self.copies as u64), grouped(self.partitions as u64));
         if self.is_equal() {
             return format!("replicas equal: {counts} with {} objects at epoch {}", grouped(self.objects), self.epoch);
         }
-        let mut text =
-            format!("replicas not equal: {} partitions differ ({counts} compared, epoch {})\n", self.different.len(), self.epoch);
+        let (flaw, different) = (self.flaw(), self.different.len());
+        let mut text = format!("{flaw}: {different} partitions differ ({counts} compared, epoch {})\n", self.epoch);
         for (node, reason) in &self.silent {
             text.push_str(&format!("not compared: node {node}: {reason}\n"));
         }
@@ -387,7 +400,7 @@ mod tests {
         let equal = Comparison::of(&ring(), &digests(2), BTreeMap::new());
         assert_eq!(equal.text(), "replicas equal: 6 copies of 2 partitions with 10 objects at epoch 1");
         let different = Comparison::of(&ring(), &digests(3), BTreeMap::new());
-        assert!(!different.is_equal());
+        assert!(!different.is_equal() && different.text().starts_with("the replicas are not equal: 1 partitions differ"));
         assert!(different.text().contains("03030303-0303-0303-0303-030303030303"), "{}", different.text());
         assert_eq!(different.document()["different"], json!([1]));
     }
@@ -399,7 +412,8 @@ mod tests {
         let silent = BTreeMap::from([(NodeId([3; 16]), "cannot connect".to_owned())]);
         let comparison = Comparison::of(&ring(), &known, silent);
         assert!(!comparison.is_equal());
-        assert!(comparison.text().contains("not compared"), "{}", comparison.text());
+        let text = comparison.text();
+        assert!(text.starts_with("not all replicas could be compared: 0 ") && text.contains("not compared: node"), "{text}");
     }
 
     #[test]

@@ -22,7 +22,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::arguments::seconds;
 use crate::departed::{Departed, advice, drained, is_at_its_end};
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
+use crate::output::tell;
 use crate::ring_writer;
 use crate::stop::Stop;
 
@@ -77,16 +78,16 @@ enum Newcomers<'a> {
 }
 
 /// Declares members lost and fills others in their place.
-pub async fn replace(endpoints: &[String], replace: &Replace) -> Result<Ring, Stop> {
+pub async fn replace(endpoints: &Endpoints, replace: &Replace) -> Result<Ring, Stop> {
     run(endpoints, &replace.loss, &Newcomers::StandBy(&replace.with)).await
 }
 
 /// Declares members lost and spreads what they held over the members that are left.
-pub async fn remove(endpoints: &[String], loss: &Loss) -> Result<Ring, Stop> {
+pub async fn remove(endpoints: &Endpoints, loss: &Loss) -> Result<Ring, Stop> {
     run(endpoints, loss, &Newcomers::Nobody).await
 }
 
-async fn run(endpoints: &[String], loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Ring, Stop> {
+async fn run(endpoints: &Endpoints, loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Ring, Stop> {
     let views = members::ask(endpoints).await?;
     let missing = || Stop::Failed("the cluster has no ring yet; nothing can be lost from it".to_owned());
     let held = views.ring.clone().ok_or_else(missing)?;
@@ -96,7 +97,7 @@ async fn run(endpoints: &[String], loss: &Loss, newcomers: &Newcomers<'_>) -> Re
     let desired = desired(&ring, &loss.lost, newcomers, &zones)?;
     let w = loss.w.map_or(usize::from(ring.replication) / 2 + 1, usize::from);
     let consequences = loss::consequences(&ring, &loss.lost, w);
-    eprintln!("{}", told(&ring, loss, &desired, &consequences, w));
+    tell(told(&ring, loss, &desired, &consequences, w));
     if !consequences.at_risk.is_empty() && !loss.accept_data_loss {
         return Err(Stop::Usage("acknowledged writes may be lost; nothing was done. Say --accept-data-loss to go on".to_owned()));
     }
@@ -211,7 +212,7 @@ fn told(ring: &Ring, loss: &Loss, desired: &Members, consequences: &Consequences
 
 /// Writes rings until the ring has come to rest.
 struct Writer<'a> {
-    endpoints: &'a [String],
+    endpoints: &'a Endpoints,
     path: PathBuf,
     lost: &'a [NodeId],
     desired: Members,
@@ -233,7 +234,7 @@ impl Writer<'_> {
                 Err(stop) => stop.to_string(),
             };
             if waits_for != self.told {
-                eprintln!("epoch {}: {waits_for}", self.ring.epoch);
+                tell(format_args!("epoch {}: {waits_for}", self.ring.epoch));
                 self.told.clone_from(&waits_for);
             }
             if Instant::now() >= deadline {
@@ -254,6 +255,13 @@ impl Writer<'_> {
             let follows = held.check_follows(Some(&self.ring), self.ring.cluster);
             follows.map_err(|error| Stop::Failed(format!("another writer is at work: {error}")))?;
             self.ring = held.clone();
+        }
+        if views.ring.as_ref().is_none_or(|held| held.epoch < self.ring.epoch) {
+            // Nothing is built on it before a node holds it.
+            let refusals = self.offer(views).await;
+            let missing = ring_writer::missing_between(&self.path, &self.ring, views).map(|missing| format!("; {missing}"));
+            let (epoch, missing) = (self.ring.epoch, missing.unwrap_or_default());
+            return Ok(Some(format!("ring epoch {epoch} is offered, which no node held yet{refusals}{missing}")));
         }
         self.departed.saw_ring(&self.ring, views);
         let heard = heard(views);
@@ -310,6 +318,7 @@ impl Writer<'_> {
     }
 
     async fn propose(&mut self, ring: Ring, views: &Views, what: &str) -> Result<String, Stop> {
+        ring_writer::assert_follows(&ring, views);
         ring_writer::record(&self.path, &ring)?;
         self.ring = ring;
         let refusals = self.offer(views).await;
@@ -346,6 +355,7 @@ pub(crate) fn list(nodes: &[NodeId]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::double::Double;
     use dynamo_core::id::{ClusterId, Epoch};
 
     fn node(id: u8) -> NodeId {
@@ -422,5 +432,28 @@ mod tests {
         assert_eq!(newest(&path, held.clone()).unwrap(), recorded);
         let fork = held.successor(|next| next.members.values_mut().for_each(|member| member.weight = 2));
         assert!(newest(&path, fork).is_err(), "two rings of one epoch");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_built_on_a_ring_that_no_node_holds() {
+        let mut weighed = ring(4).members;
+        weighed.entry(node(2)).and_modify(|member| member.weight = 2);
+        let begun = operation::begun(&ring(4), &weighed).unwrap();
+        let view = View { epoch: begun.epoch, ring_hash: begun.hash(), received: BTreeSet::new() };
+        let declared = loss::declare(&begun, &[node(1)], &BTreeMap::from([(node(2), view)])).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        ring_writer::record(&record, &declared).unwrap();
+        let mut doubles = Vec::new();
+        for id in 2..=4 {
+            doubles.push(Double::start(node(id), begun.clone(), 0).await);
+        }
+        let addresses: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
+        let lost = vec![node(1)];
+        let loss = Loss { lost, w: None, accept_data_loss: false, yes: true, record: Some(record.clone()), wait: 0 };
+        let waits = remove(&Endpoints::from(addresses), &loss).await.unwrap_err().to_string();
+        assert!(waits.contains("ring epoch 3 is offered"), "{waits}");
+        assert_eq!(ring_writer::recorded(&record, begun.cluster).unwrap().unwrap(), declared);
+        assert!(doubles.iter().all(|double| double.state().ring == declared));
     }
 }

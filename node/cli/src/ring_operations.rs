@@ -14,7 +14,7 @@ mod report;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dynamo_core::id::NodeId;
@@ -23,7 +23,7 @@ use dynamo_core::rebalance::{Members, operation};
 use dynamo_core::ring::{Member, Ring};
 
 use crate::arguments::seconds;
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::ring_loss::node;
 use crate::ring_plan::named;
@@ -42,7 +42,7 @@ pub struct Commit {
     #[arg(long, value_name = "NODE|all", value_parser = added)]
     add: Vec<Added>,
     /// A member that is to leave, by its id or the first digits of it: its data moves first, and its process may be stopped when this
-    /// is done. May be given more than once.
+    /// has ended with 0. May be given more than once.
     #[arg(long, value_name = "NODE")]
     remove: Vec<String>,
     /// The capacity of a member, new or not, relative to the others, by its id or the first digits of it. Default: 1. May be given
@@ -113,7 +113,7 @@ fn weight(text: &str) -> Result<(String, u32), String> {
 }
 
 /// Begins the change, or goes on with this very one, and carries it out.
-pub async fn commit(endpoints: &[String], format: Format, commit: &Commit) -> Result<(), Stop> {
+pub async fn commit(endpoints: &Endpoints, format: Format, commit: &Commit) -> Result<(), Stop> {
     let begins = |ring: &Ring, views: &Views| {
         let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
         let told = |error: operation::OperationError| match error {
@@ -131,7 +131,7 @@ pub async fn commit(endpoints: &[String], format: Format, commit: &Commit) -> Re
 }
 
 /// Goes on with what was begun.
-pub async fn resume(endpoints: &[String], format: Format, drive: &Drive) -> Result<(), Stop> {
+pub async fn resume(endpoints: &Endpoints, format: Format, drive: &Drive) -> Result<(), Stop> {
     let goes_on = |ring: &Ring, _: &Views| match &ring.operation {
         // What was killed at its very end may have a last ring to offer.
         None => Ok(ring.clone()),
@@ -141,28 +141,35 @@ pub async fn resume(endpoints: &[String], format: Format, drive: &Drive) -> Resu
 }
 
 /// Gives up what was begun, and carries out the way back.
-pub async fn abort(endpoints: &[String], format: Format, drive: &Drive) -> Result<(), Stop> {
+pub async fn abort(endpoints: &Endpoints, format: Format, drive: &Drive) -> Result<(), Stop> {
     let goes_back = |ring: &Ring, _: &Views| operation::aborted(ring).map_err(|error| Stop::Usage(error.to_string()));
     carried_out(endpoints, format, drive, goes_back).await
 }
 
 /// Stops what was begun where it is.
-pub async fn pause(endpoints: &[String], format: Format, writing: &Writing) -> Result<(), Stop> {
-    let mut writer = writer_of(endpoints, writing, Limits::default())?;
+pub async fn pause(endpoints: &Endpoints, format: Format, writing: &Writing) -> Result<(), Stop> {
+    let record = ring_writer::record_or_default(writing.record.as_deref())?;
+    let mut writer = writer_of(endpoints, writing, Limits::default(), record.clone());
     writer.ask(|ring: &Ring, _: &Views| operation::paused(ring, true).map_err(|error| Stop::Usage(error.to_string()))).await?;
-    status(endpoints, format).await
+    status(endpoints, format, Some(&record)).await
 }
 
-/// Shows what is under way, what is left of it, and what it waits for. Writes nothing.
-pub async fn status(endpoints: &[String], format: Format) -> Result<(), Stop> {
-    let report = Report::of(&members::ask(endpoints).await?)?;
+/// Shows what is under way, what is left of it, and what it waits for; and what is recorded here that no node holds yet. Writes nothing.
+pub async fn status(endpoints: &Endpoints, format: Format, record: Option<&Path>) -> Result<(), Stop> {
+    let views = members::ask(endpoints).await?;
+    let recorded = match (&views.ring, record) {
+        (Some(held), Some(record)) => ring_writer::recorded(&ring_writer::record_of(record, held.cluster), held.cluster)?,
+        _ => None,
+    };
+    let report = Report::of(&views, recorded.as_ref())?;
     show(format, || report.text(), &report.document())
 }
 
 /// [`commit`] and [`resume`] in one, for programs: the cluster is to have just these members. Begins the change unless it is under way,
-/// carries it out, and prints nothing but progress. Afterwards nothing is left on `leaving`, which are not among them.
+/// carries it out, and prints nothing but progress. Unless it fails, nothing is left on `leaving`, which are not among them, and the ring
+/// does not name them.
 pub async fn become_these(
-    endpoints: &[String],
+    endpoints: &Endpoints,
     nodes: &[NodeId],
     leaving: &[NodeId],
     record: PathBuf,
@@ -190,20 +197,20 @@ pub async fn become_these(
 }
 
 async fn carried_out(
-    endpoints: &[String],
+    endpoints: &Endpoints,
     format: Format,
     drive: &Drive,
     change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>,
 ) -> Result<(), Stop> {
-    let mut writer = writer_of(endpoints, &drive.writing, drive.batch.limits())?;
+    let record = ring_writer::record_or_default(drive.writing.record.as_deref())?;
+    let mut writer = writer_of(endpoints, &drive.writing, drive.batch.limits(), record.clone());
     writer.ask(change).await?;
     writer.carry_out().await?;
-    status(endpoints, format).await
+    status(endpoints, format, Some(&record)).await
 }
 
-fn writer_of<'a>(endpoints: &'a [String], writing: &Writing, limits: Limits) -> Result<Writer<'a>, Stop> {
-    let record = ring_writer::record_or_default(writing.record.as_deref())?;
-    Ok(Writer::new(endpoints, record, writing.take_over, limits, writing.wait))
+fn writer_of<'a>(endpoints: &'a Endpoints, writing: &Writing, limits: Limits, record: PathBuf) -> Writer<'a> {
+    Writer::new(endpoints, record, writing.take_over, limits, writing.wait)
 }
 
 /// The members that the ring is to have: those it is on its way to, with what is asked for.

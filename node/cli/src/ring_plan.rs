@@ -18,7 +18,7 @@ use dynamo_core::rebalance::{assignment, order};
 use dynamo_core::ring::{Member, Move, Placement, Ring, Stage};
 use futures::future::join_all;
 
-use crate::members::{self, Views};
+use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::stop::Stop;
 
@@ -89,7 +89,7 @@ fn weight(text: &str) -> Result<(String, u32), String> {
 }
 
 /// Plans the change and shows it.
-pub async fn run(endpoints: &[String], format: Format, command: &PlanCommand) -> Result<(), Stop> {
+pub async fn run(endpoints: &Endpoints, format: Format, command: &PlanCommand) -> Result<(), Stop> {
     let views = members::ask(endpoints).await?;
     let missing = "the cluster has no ring yet; the operator, or `dynamoctl ring init`, makes the first one";
     let ring = views.ring.clone().ok_or_else(|| Stop::Failed(missing.to_owned()))?;
@@ -115,7 +115,7 @@ pub struct Bound {
 }
 
 /// What a change to `add` more nodes, or without those in `remove`, moves at least.
-pub async fn bound(endpoints: &[String], add: usize, remove: &[NodeId]) -> Result<Bound, Stop> {
+pub async fn bound(endpoints: &Endpoints, add: usize, remove: &[NodeId]) -> Result<Bound, Stop> {
     let views = members::ask(endpoints).await?;
     let ring = views.ring.clone().ok_or_else(|| Stop::Failed("the cluster has no ring yet".to_owned()))?;
     let add = if add > 0 { vec![Addition::Number(add)] } else { Vec::new() };

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_core::rebalance::{Members, first_ring_with};
 use dynamo_core::ring::bucket_replication::BucketReplication;
 use dynamo_core::ring::{Member, Ring};
 use tokio::time::{Instant, sleep};
 
 use crate::local;
-use crate::members::{self, Answer};
+use crate::members::{self, Answer, Endpoints, Views};
 use crate::stop::Stop;
 
 /// Between two looks at who is there.
@@ -40,13 +40,13 @@ pub struct Plan {
 }
 
 /// Waits for the nodes, records the ring, gives it to all of them. Returns the ring that they hold.
-pub async fn make_first_ring(endpoints: &[String], plan: &Plan) -> Result<Ring, Stop> {
+pub async fn make_first_ring(endpoints: &Endpoints, plan: &Plan) -> Result<Ring, Stop> {
     let deadline = Instant::now() + plan.patience;
     let answers = gather(endpoints, plan, deadline).await?;
     let cluster = one_cluster(&answers)?;
     let path = record_of(&plan.record, cluster);
     let ring = match recorded(&path, cluster)? {
-        Some(ring) => ring,
+        Some(ring) => as_planned(ring, plan)?,
         None => {
             let ring = planned(&answers, cluster, plan)?;
             record(&path, &ring)?;
@@ -58,7 +58,7 @@ pub async fn make_first_ring(endpoints: &[String], plan: &Plan) -> Result<Ring, 
 }
 
 /// Until the expected nodes answer: the endpoints, and those that they know.
-async fn gather(endpoints: &[String], plan: &Plan, deadline: Instant) -> Result<BTreeMap<NodeId, Answer>, Stop> {
+async fn gather(endpoints: &Endpoints, plan: &Plan, deadline: Instant) -> Result<BTreeMap<NodeId, Answer>, Stop> {
     loop {
         let problem = match members::ask(endpoints).await {
             Ok(views) if views.answered.len() == plan.expect_nodes => return Ok(views.answered),
@@ -113,6 +113,24 @@ pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
     Ok(folder)
 }
 
+/// The ring that an earlier run recorded, if it has what is asked for now of all that is for the cluster's life.
+fn as_planned(ring: Ring, plan: &Plan) -> Result<Ring, Stop> {
+    let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication);
+    let buckets = buckets.map_err(|error| Stop::Usage(error.to_string()))?;
+    let differs = match () {
+        () if ring.partition_bits != plan.partition_bits => {
+            format!("{} partitions, not {}", ring.partition_count(), 1_u32 << plan.partition_bits)
+        }
+        () if ring.replication != plan.replication => format!("N = {}, not {}", ring.replication, plan.replication),
+        () if ring.buckets != buckets => "other buckets with an N of their own".to_owned(),
+        () => return Ok(ring),
+    };
+    Err(Stop::Usage(format!(
+        "the ring of cluster {} was made with {differs}: that is fixed for the cluster's life (`dynamoctl ring show`)",
+        ring.cluster
+    )))
+}
+
 /// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,
 /// which has its record with its data.
 pub fn record_of(given: &Path, cluster: ClusterId) -> PathBuf {
@@ -140,6 +158,26 @@ pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
 /// Records `ring`, so that a crash leaves the old record or the new one.
 pub fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
     replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+}
+
+/// A ring is recorded only if it is one that nodes hold, or follows on it: a node takes no other, and what was recorded before is gone.
+pub fn assert_follows(ring: &Ring, views: &Views) {
+    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
+    assert!(ring.epoch <= held.next(), "ring epoch {} would be recorded and the nodes hold {held}", ring.epoch);
+}
+
+/// What to do about a recorded ring that is further on than the successor of what the nodes hold.
+pub fn missing_between(path: &Path, recorded: &Ring, views: &Views) -> Option<String> {
+    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
+    let told = || {
+        format!(
+            "{} records ring epoch {}, and the nodes that answer hold epoch {held}: none takes it without the rings between them. Start \
+             the nodes that do not answer; if all answer, remove that file, and say --take-over with the next `ring commit`",
+            path.display(),
+            recorded.epoch
+        )
+    };
+    (recorded.epoch > held.next()).then(told)
 }
 
 /// Writes a file so that a crash leaves the old one or the new one.
@@ -188,5 +226,27 @@ mod tests {
         record(&path, &ring).unwrap();
         assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));
         assert!(matches!(recorded(&path, ClusterId([2; 16])), Err(Stop::Usage(_))));
+    }
+
+    #[test]
+    fn what_is_for_a_clusters_life_is_not_asked_for_anew() {
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 5, 3, &members).unwrap();
+        let plan = |partition_bits, replication, bucket_n: &[(Bytes, u8)]| Plan {
+            partition_bits,
+            replication,
+            bucket_n: bucket_n.to_vec(),
+            expect_nodes: 3,
+            patience: Duration::ZERO,
+            record: PathBuf::new(),
+        };
+        assert_eq!(as_planned(ring.clone(), &plan(5, 3, &[])).unwrap(), ring);
+        let cart = [(Bytes::from_static(b"cart"), 2)];
+        let cases =
+            [(plan(6, 3, &[]), "32 partitions, not 64"), (plan(5, 2, &[]), "N = 3, not 2"), (plan(5, 3, &cart), "other buckets")];
+        for (plan, expected) in cases {
+            let refused = as_planned(ring.clone(), &plan).unwrap_err();
+            assert!(matches!(&refused, Stop::Usage(said) if said.contains(expected)), "{refused}");
+        }
     }
 }

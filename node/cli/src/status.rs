@@ -14,7 +14,7 @@ use crate::stop::Stop;
 
 /// Asks every node and shows what they say.
 pub async fn run(connection: &Connection, format: Format) -> Result<(), Stop> {
-    let views = members::ask(&connection::endpoints(connection)).await?;
+    let views = members::ask(&connection::asked(connection)?).await?;
     let report = Report::of(&views);
     show(format, || report.text(), &report.document())
 }

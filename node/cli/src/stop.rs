@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use dynamo_client::{AdminError, RequestError};
 use thiserror::Error;
 
+use crate::output::tell;
+
 /// Why there is nothing more to do.
 #[derive(Debug, Error)]
 pub enum Stop {
@@ -22,7 +24,7 @@ pub enum Stop {
 impl Stop {
     /// Says why, and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("dynamoctl: {self}");
+        tell(format_args!("dynamoctl: {self}"));
         ExitCode::from(self.code())
     }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::arguments::{Connection, ReadQuorum};
 use crate::connection;
+use crate::object::absence;
 use crate::output::{Format, grouped, readable, show, size, table};
 use crate::progress::Progress;
 use crate::records::{RecordError, Source};
@@ -90,6 +91,7 @@ async fn look(client: &Client, name: &Name, value: &Bytes, options: &GetOptions)
 fn compare(found: &GetResult, value: &Bytes) -> Found {
     let siblings = found.siblings.len();
     match siblings {
+        0 if found.evidence.hinted > 0 => Found::Unread { reason: absence(&found.evidence) },
         0 => Found::Missing,
         _ if found.siblings.iter().all(|sibling| sibling.value == *value) => Found::Equal { siblings },
         _ => Found::Differs { siblings },
@@ -199,6 +201,9 @@ mod tests {
         assert_eq!(compare(&get(&["v", "v"]), &value), Found::Equal { siblings: 2 });
         assert_eq!(compare(&get(&["v", "w"]), &value), Found::Differs { siblings: 2 });
         assert_eq!(compare(&get(&[]), &value), Found::Missing);
+        let evidence = Evidence { hinted: 1, ..Evidence::default() };
+        let by_stand_ins = compare(&GetResult { evidence, ..get(&[]) }, &value);
+        assert!(matches!(by_stand_ins, Found::Unread { .. }), "{by_stand_ins:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "the client's tests use more of it")]
 mod server;
 
+use std::io::{Read, Write};
 use std::process::Command;
 
 use server::{Manner, Server};
@@ -38,6 +39,17 @@ fn a_write_that_was_taken_and_not_answered_ends_with_3_and_the_way_to_send_it_ag
 }
 
 #[test]
+fn an_exit_code_is_what_it_is_though_nothing_can_be_said() {
+    let server = Server::start(Manner::Deaf);
+    for (arguments, expected) in [(PUT, 3), (GET, 1), (&["get", "k", "--context", "x"][..], 2)] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut dynamoctl = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+        dynamoctl.args(arguments).args(["--endpoint", &server.address, "--timeout-ms", "500"]).stderr(full);
+        assert_eq!(dynamoctl.status().unwrap().code(), Some(expected), "{arguments:?}");
+    }
+}
+
+#[test]
 fn where_nobody_answers_at_all_nothing_was_sent_and_every_command_says_so_with_1() {
     for manner in [Manner::Mute, Manner::Closing] {
         let server = Server::start(manner);
@@ -51,6 +63,15 @@ fn where_nobody_answers_at_all_nothing_was_sent_and_every_command_says_so_with_1
             assert_eq!(code, Some(1), "{manner:?} {arguments:?}: {said}");
             assert!(said.contains(expected) && said.contains(&server.address), "{manner:?} {arguments:?}: {said}");
         }
+    }
+}
+
+#[test]
+fn what_is_asked_of_a_node_about_itself_has_the_deadline_that_was_given() {
+    let server = Server::start(Manner::Mute);
+    for arguments in [&["status"][..], &["ring", "show"], &["ring", "verify"]] {
+        let (code, said) = dynamoctl(&server, arguments);
+        assert_eq!((code, said.contains("within 500 ms")), (Some(1), true), "{arguments:?}: {said}");
     }
 }
 
@@ -84,4 +105,35 @@ fn a_port_that_is_not_for_clients_is_told_from_one_that_is() {
         assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
         assert!(said.contains("Unimplemented") && said.contains("client port") && said.contains("7400"), "{command:?}: {said}");
     }
+}
+
+#[test]
+fn a_local_cluster_whose_file_is_damaged_is_not_taken_for_none_and_an_empty_variable_is_none() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("cluster.json"), "{").unwrap();
+    for command in [&["put", "k", "v"][..], &["status"], &["ring", "show"]] {
+        let mut dynamoctl = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+        let output = dynamoctl.args(command).env("DYNAMO_ENDPOINT", "").env("DYNAMO_LOCAL_DIR", place.path()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.contains("cluster.json: is damaged")), (Some(1), true), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn a_server_of_http_is_told_from_a_node() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let answered = stream.and_then(|mut stream| {
+                let read = stream.read(&mut [0; 1024])?;
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").map(|()| read)
+            });
+            // Whoever hangs up first has asked enough.
+            drop(answered);
+        }
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_dynamoctl")).args(["status", "-e", &address]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.contains("client port")), (Some(1), true), "{said}");
 }

@@ -94,6 +94,17 @@ async fn a_change_of_members_survives_its_command_and_can_be_paused_and_given_up
     assert_eq!((back.members.len(), back.moving().count(), back.operation), (4, 0, None));
     expect_all(&client).await;
 
+    // Given up by another command while it runs: the node that was to leave stays, and nobody may take it for gone.
+    let running =
+        cluster.dynamoctl_command(&[0], &arguments).unwrap().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until_under_way(&cluster, "some have moved off it again", cluster.newest_ring().await.unwrap().epoch.0 + 1).await;
+    said(&cluster, &["ring", "abort"]);
+    let output = running.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("given up by `dynamoctl ring abort`"), "{told}");
+    assert_eq!(cluster.newest_ring().await.unwrap().members.len(), 4);
+    expect_all(&client).await;
+
     // And all the way.
     said(&cluster, &["ring", "commit", "--remove", &fourth]);
     let shrunk = cluster.newest_ring().await.unwrap();

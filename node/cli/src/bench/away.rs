@@ -81,6 +81,6 @@ impl Away {
 }
 
 async fn hints_waiting() -> Result<u64, Stop> {
-    let views = members::ask(&local::running_endpoints()).await?;
+    let views = members::ask(&local::running_endpoints().into()).await?;
     Ok(views.answered.values().flat_map(|answer| answer.status.hints.values()).map(|backlog| backlog.hints).sum())
 }

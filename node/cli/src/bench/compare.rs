@@ -24,7 +24,7 @@ use super::shape::Shape;
 use super::system::{Options, System};
 use super::{machine, point};
 use crate::arguments::{Connection, seconds};
-use crate::output::{Format, print};
+use crate::output::{Format, print, tell};
 use crate::random;
 use crate::stop::Stop;
 use peers::{Peers, Programs};
@@ -134,7 +134,7 @@ async fn compare(
         peers.start(&arguments.programs, &arguments.systems, &mut options, &mut notes).await?;
     }
     let sessions = sessions(connection, &arguments, &options, &mut notes).await?;
-    notes.iter().for_each(|note| eprintln!("{note}"));
+    notes.iter().for_each(tell);
     let mut source = random::fresh();
     for session in &sessions {
         session.load(&mut source).await?;
@@ -227,11 +227,11 @@ async fn measure_quietly(
 
 fn say(arguments: &Compare, shape: Shape, repetition: u32, report: &Report) {
     let marked = if report.surroundings.is_marked() { ", and the machine changed meanwhile" } else { "" };
-    eprintln!(
+    tell(format_args!(
         "{shape:?} {repetition}/{}: {}: {} us/op of servers, {:.0} ops/s{marked}",
         arguments.repetitions,
         report.system.name(),
         report.servers_cpu_us().map_or("unknown".to_owned(), |cpu| format!("{cpu:.1}")),
         report.per_second(),
-    );
+    ));
 }

@@ -163,14 +163,14 @@ async fn beside<T: Send + 'static>(work: impl Future<Output = Result<T, Stop>> +
 /// Changes the number of nodes, and watches what moves.
 async fn changed(from: usize, to: usize, batch: Batch) -> Result<Change, Stop> {
     let folder = local::default_cluster()?;
-    let ids = local::scale::ids(&local::running_endpoints()).await?;
+    let ids = local::scale::ids(&local::running_endpoints().into()).await?;
     let leave: &[NodeId] = ids.get(to..).unwrap_or_default();
-    let bound = ring_plan::bound(&local::running_endpoints(), to.saturating_sub(from), leave).await?;
+    let bound = ring_plan::bound(&local::running_endpoints().into(), to.saturating_sub(from), leave).await?;
     let (stop, stopped) = watch::channel(false);
     let moved = Moved::look().await;
     let watching = tokio::spawn(moved.watch(stopped));
     let began = Instant::now();
-    let scaled = local::scale::to(&folder, to, batch, None).await;
+    let scaled = local::scale::to(&folder, to, batch, None, members::CALL_TIMEOUT).await;
     let took = began.elapsed();
     // Nobody listens only if the watcher is gone, and then joining it says why.
     let _ = stop.send(true);
@@ -197,7 +197,7 @@ impl Moved {
     }
 
     async fn count(&mut self, first: bool) {
-        let Ok(views) = members::ask(&local::running_endpoints()).await else { return };
+        let Ok(views) = members::ask(&local::running_endpoints().into()).await else { return };
         for (node, answer) in views.answered {
             let counter = |name: &str| answer.status.counters.get(name).copied().unwrap_or_default();
             let now = (counter("transfer_objects_received"), counter("background_transfers_bytes"));

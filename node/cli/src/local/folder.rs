@@ -87,13 +87,51 @@ pub fn read(path: &Path) -> Result<Option<Cluster>, Stop> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&file, &error)),
     };
-    serde_json::from_slice(&text).map(Some).map_err(|error| Stop::Failed(format!("{}: {error}", file.display())))
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        let file = file.display();
+        Stop::Failed(format!(
+            "{file}: is damaged ({error}); mend it, or remove the cluster and its data: `dynamoctl local down --purge`"
+        ))
+    })
+}
+
+/// The folders that `dynamoctl local` gave nodes.
+fn node_folders(path: &Path) -> Result<Vec<String>, Stop> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(|error| failed(path, &error))? {
+        let name = entry.map_err(|error| failed(path, &error))?.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix("node-").is_some_and(|number| number.parse::<u16>().is_ok()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// A process has the database of the node in `folder` open.
+fn is_in_use(folder: &Path) -> bool {
+    let lock = File::options().write(true).open(folder.join("data/rocksdb/LOCK"));
+    lock.is_ok_and(|lock| rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
 /// The record of the rings of `cluster`, if the folder is that cluster's.
 pub fn record_in(path: &Path, cluster: ClusterId) -> Option<PathBuf> {
     let held = read(path).ok().flatten()?;
     (ClusterId::parse(&held.cluster_id) == Some(cluster)).then(|| path.join(RECORD_FILE))
+}
+
+/// The folder's absolute path, and its lock.
+fn locked(path: &Path) -> Result<(PathBuf, File), Stop> {
+    fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
+    let path = path.canonicalize().map_err(|error| failed(path, &error))?;
+    let lock_path = path.join("lock");
+    let lock = File::create(&lock_path).map_err(|error| failed(&lock_path, &error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok((path, lock)),
+        Err(TryLockError::WouldBlock) => {
+            Err(Stop::Failed(format!("{}: another `dynamoctl local` is at work there", path.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(&lock_path, &error)),
+    }
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Stop {
@@ -110,19 +148,34 @@ impl Folder {
         Self::open_or_create(path, || Err(nothing()))
     }
 
+    /// The folder of a cluster that is to be removed. Where `cluster.json` is damaged its nodes are those that have folders; nobody knows
+    /// their processes, so none of them may run.
+    pub fn open_to_purge(path: &Path) -> Result<Self, Stop> {
+        if !path.join(CLUSTER_FILE).exists() || read(path).is_ok() {
+            return Self::open(path);
+        }
+        let (path, lock) = locked(path)?;
+        let mut nodes = Vec::new();
+        for name in node_folders(&path)? {
+            let own = path.join(&name);
+            if is_in_use(&own) {
+                let file = path.join(CLUSTER_FILE);
+                return Err(Stop::Failed(format!(
+                    "{} is in use by a process that {} should name; end it first",
+                    own.display(),
+                    file.display()
+                )));
+            }
+            let nothing = String::new;
+            nodes.push(NodeRecord { name, zone: nothing(), client: nothing(), peer: nothing(), http: nothing(), process: None });
+        }
+        let cluster = Cluster { cluster_id: String::new(), partitions: 0, replication: 0, nodes };
+        Ok(Self { path, cluster, _lock: lock })
+    }
+
     /// The folder of a cluster; a new one is what `plan` says.
     pub fn open_or_create(path: &Path, plan: impl FnOnce() -> Result<Cluster, Stop>) -> Result<Self, Stop> {
-        fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
-        let path = path.canonicalize().map_err(|error| failed(path, &error))?;
-        let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(|error| failed(&lock_path, &error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Stop::Failed(format!("{}: another `dynamoctl local` is at work there", path.display())));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(&lock_path, &error)),
-        }
+        let (path, lock) = locked(path)?;
         if let Some(cluster) = read(&path)? {
             return Ok(Self { path, cluster, _lock: lock });
         }
@@ -211,6 +264,23 @@ mod tests {
         fs::remove_file(path.join("notes.txt")).unwrap();
         Folder::open_or_create(&path, cluster).unwrap().purge().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_cluster_whose_file_is_damaged_can_be_purged() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("local");
+        drop(Folder::open_or_create(&path, cluster).unwrap());
+        for folder in ["node-0/data/rocksdb", "node-1", "node-mine"] {
+            fs::create_dir_all(path.join(folder)).unwrap();
+        }
+        fs::write(path.join("node-0/data/rocksdb/LOCK"), "").unwrap();
+        fs::write(path.join(CLUSTER_FILE), "{").unwrap();
+        assert!(matches!(Folder::open(&path), Err(Stop::Failed(_))));
+        Folder::open_to_purge(&path).unwrap().purge().unwrap();
+        let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["node-mine"]);
+        assert!(Folder::open_to_purge(&path).is_err(), "there is none");
     }
 
     #[test]

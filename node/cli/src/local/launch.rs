@@ -17,6 +17,8 @@ use crate::process::Process;
 use crate::ring_writer::replace_file;
 use crate::stop::Stop;
 
+/// What whoever opens the file has to know.
+const HEADING: &str = "# Written anew by `dynamoctl local` at each start: what is changed here is lost.\n";
 /// Lines of a node's log that are shown when it ended.
 const LOG_LINES: usize = 8;
 
@@ -95,7 +97,8 @@ fn configuration(folder: &Folder, node: &NodeRecord) -> Result<String, Stop> {
         seeds: cluster.nodes.iter().map(|node| node.peer.as_str()).collect(),
         quorum: BTreeMap::from([("r", majority), ("w", majority)]),
     };
-    serde_yaml::to_string(&configuration).map_err(|error| Stop::Failed(format!("configuration: {error}")))
+    let text = serde_yaml::to_string(&configuration).map_err(|error| Stop::Failed(format!("configuration: {error}")))?;
+    Ok(format!("{HEADING}{text}"))
 }
 
 /// Until each of the started nodes serves. One that ended instead is an error with the end of its log.
@@ -117,7 +120,7 @@ pub async fn wait_until_ready(folder: &Folder, children: &mut [Child], deadline:
                     tail(&log)
                 )));
             }
-            let problem = match members::ask_one(&node.client).await {
+            let problem = match members::ask_one(&node.client, members::CALL_TIMEOUT).await {
                 Ok(answer) if answer.status.ready => break,
                 Ok(_) => "it is not ready".to_owned(),
                 Err(error) => error.to_string(),
@@ -164,6 +167,7 @@ mod tests {
         let text = configuration(&folder, &folder.cluster.nodes[1]).unwrap();
         let text = text.replace(&folder.path.display().to_string(), "DIR");
         insta::assert_snapshot!(text, @r"
+        # Written anew by `dynamoctl local` at each start: what is changed here is lost.
         cluster_id: 6f9619ff-8b86-d011-b42d-00c04fc964ff
         data_dir: DIR/node-1/data
         zone: zone-a

@@ -4,29 +4,32 @@
 //! What there is to do follows from the folder and the ring alone, so a command that was killed is given again.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::operation;
 use tokio::time::Instant;
 
 use super::folder::{Cluster, Folder, NodeRecord};
 use super::{PORT_STEP, READY_PATIENCE, STOP_PATIENCE, launch, wait_until_gone, wait_until_whole};
-use crate::members;
+use crate::members::{self, Endpoints};
 use crate::ring_operations::{self, Batch};
 use crate::stop::Stop;
 use rustix::process::Signal;
 
 /// Ends when `nodes` nodes hold all data and no other is left.
-pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>) -> Result<Cluster, Stop> {
+pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>, call_timeout: Duration) -> Result<Cluster, Stop> {
     start_up_to(path, nodes, binary).await?;
     let (endpoints, record) = {
         let folder = Folder::open(path)?;
-        (folder.cluster.endpoints(), folder.record())
+        (Endpoints { addresses: folder.cluster.endpoints(), call_timeout }, folder.record())
     };
     let ids = ids(&endpoints).await?;
-    ring_operations::become_these(&endpoints, &ids[..nodes], &ids[nodes..], record, batch).await?;
-    stop_from(path, nodes).await?;
+    let changed = ring_operations::become_these(&endpoints, &ids[..nodes], &ids[nodes..], record, batch).await;
+    changed.map_err(|stop| if ids.len() > nodes { stop.of("no node was stopped, and no data removed") } else { stop })?;
+    stop_from(path, nodes, &endpoints, &ids).await?;
     let cluster = Folder::open(path)?.cluster.clone();
-    wait_until_whole(&cluster, Instant::now() + READY_PATIENCE).await?;
+    wait_until_whole(&cluster, Instant::now() + READY_PATIENCE, call_timeout).await?;
     Ok(cluster)
 }
 
@@ -79,21 +82,30 @@ fn next_node(cluster: &Cluster) -> Result<NodeRecord, Stop> {
 }
 
 /// Who the nodes are, in order.
-pub async fn ids(endpoints: &[String]) -> Result<Vec<NodeId>, Stop> {
+pub async fn ids(endpoints: &Endpoints) -> Result<Vec<NodeId>, Stop> {
     let mut ids = Vec::new();
-    for endpoint in endpoints {
-        ids.push(members::ask_one(endpoint).await?.status.node);
+    for endpoint in &endpoints.addresses {
+        ids.push(members::ask_one(endpoint, endpoints.call_timeout).await?.status.node);
     }
     Ok(ids)
 }
 
-/// Stops the nodes that left, and removes what they had: they have proven, out of the ring, that others hold it all.
-async fn stop_from(path: &Path, nodes: usize) -> Result<(), Stop> {
+/// Stops the nodes that left, and removes what they had: they have proven, out of the ring, that others hold it all. `ids` are those of
+/// the nodes at `endpoints`; one that the ring names is not touched.
+async fn stop_from(path: &Path, nodes: usize, endpoints: &Endpoints, ids: &[NodeId]) -> Result<(), Stop> {
     let mut folder = Folder::open(path)?;
+    if folder.cluster.endpoints() != endpoints.addresses {
+        return Err(Stop::Failed("another `dynamoctl local` changed the cluster meanwhile; give the command again".to_owned()));
+    }
+    let staying = Endpoints { addresses: endpoints.addresses[..nodes].to_vec(), ..endpoints.clone() };
     while folder.cluster.nodes.len() > nodes {
         let left = folder.cluster.nodes.len() - 1;
         let record = folder.cluster.nodes[left].clone();
         let failed = |error: &dyn std::fmt::Display| Stop::Failed(format!("{}: {error}", record.name));
+        let ring = members::ask(&staying).await?.ring;
+        if ring.is_none_or(|ring| ring.members.contains_key(&ids[left]) || operation::wanted(&ring).contains_key(&ids[left])) {
+            return Err(failed(&"is in the ring still, or again; it was not stopped, and its data is kept"));
+        }
         if let Some(process) = record.process {
             process.signal(Signal::TERM).map_err(|error| failed(&error))?;
             if !wait_until_gone(&[process], STOP_PATIENCE).await {
@@ -111,6 +123,48 @@ async fn stop_from(path: &Path, nodes: usize) -> Result<(), Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::double::Double;
+    use dynamo_core::id::ClusterId;
+    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::ring::Member;
+
+    #[tokio::test]
+    async fn a_node_that_the_ring_names_is_neither_stopped_nor_removed() {
+        let ids: Vec<NodeId> = (1..=4).map(|id| NodeId([id; 16])).collect();
+        let members =
+            |ids: &[NodeId]| -> Members { ids.iter().map(|id| (*id, Member { zone: "z".to_owned(), weight: 1 })).collect() };
+        let all = first_ring(ClusterId([9; 16]), 2, 3, &members(&ids)).unwrap();
+        let (mut doubles, mut nodes) = (Vec::new(), Vec::new());
+        for (number, id) in ids.iter().enumerate() {
+            let double = Double::start(*id, all.clone(), 0).await;
+            let (name, client) = (format!("node-{number}"), double.address.clone());
+            let (peer, http, zone) = (String::new(), String::new(), "z".to_owned());
+            nodes.push(NodeRecord { name, zone, client, peer, http, process: None });
+            doubles.push(double);
+        }
+        let cluster = Cluster { cluster_id: "id".to_owned(), partitions: 4, replication: 3, nodes };
+        let endpoints = Endpoints::from(cluster.endpoints());
+        let place = tempfile::tempdir().unwrap();
+        drop(Folder::open_or_create(place.path(), || Ok(cluster.clone())).unwrap());
+        let last = place.path().join("node-3");
+        std::fs::create_dir(&last).unwrap();
+
+        let hold = |ring: &dynamo_core::ring::Ring| doubles.iter().for_each(|double| double.state().ring = ring.clone());
+        let out = first_ring(all.cluster, 2, 3, &members(&ids[..3])).unwrap();
+        let comes_back = operation::begun(&out, &all.members).unwrap();
+        for ring in [&all, &comes_back] {
+            hold(ring);
+            let refused = stop_from(place.path(), 3, &endpoints, &ids).await.unwrap_err().to_string();
+            assert!(refused.starts_with("node-3: is in the ring"), "{refused}");
+            assert!(last.exists() && Folder::open(place.path()).unwrap().cluster == cluster);
+        }
+        hold(&out);
+        let others =
+            stop_from(place.path(), 3, &Endpoints::from(endpoints.addresses[..3].to_vec()), &ids).await.unwrap_err().to_string();
+        assert!(others.contains("give the command again") && last.exists(), "{others}");
+        stop_from(place.path(), 3, &endpoints, &ids).await.unwrap();
+        assert!(!last.exists() && Folder::open(place.path()).unwrap().cluster.nodes.len() == 3);
+    }
 
     #[tokio::test]
     async fn nodes_whose_ports_are_taken_are_not_kept() {

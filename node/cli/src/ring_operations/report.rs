@@ -13,6 +13,8 @@ use crate::output::{grouped, size, table};
 use crate::ring_loss::{heard, list};
 use crate::stop::Stop;
 
+use super::writer::decides;
+
 /// One look at an operation.
 #[derive(Debug)]
 pub struct Report {
@@ -23,6 +25,8 @@ pub struct Report {
     left: Left,
     bytes_left: u64,
     waits_for: String,
+    /// The ring that is recorded here, if no node holds it yet.
+    recorded: Option<Epoch>,
     nodes: Vec<Row>,
 }
 
@@ -42,9 +46,10 @@ struct Row {
 }
 
 impl Report {
-    pub fn of(views: &Views) -> Result<Self, Stop> {
+    pub fn of(views: &Views, recorded: Option<&Ring>) -> Result<Self, Stop> {
         let missing = "the cluster has no ring yet; the operator, or `dynamoctl ring init`, makes the first one";
         let ring = views.ring.as_ref().ok_or_else(|| Stop::Failed(missing.to_owned()))?;
+        let recorded = recorded.filter(|recorded| recorded.epoch > ring.epoch);
         let wanted = operation::wanted(ring);
         let left = left(ring, &wanted).map_err(|error| Stop::Failed(error.to_string()))?;
         let all = ring.members.keys().chain(wanted.keys().filter(|node| !ring.members.contains_key(node)));
@@ -56,7 +61,8 @@ impl Report {
             reads_from_new: ring.moving().filter(|(_, _, moving)| moving.stage == Stage::WriteBothReadNew).count(),
             bytes_left: nodes.iter().map(|row| row.bytes_left).sum(),
             left,
-            waits_for: waits_for(ring, views),
+            waits_for: recorded.map_or_else(|| waits_for(ring, views), |recorded| waits_to_be_taken(recorded, views)),
+            recorded: recorded.map(|recorded| recorded.epoch),
             nodes,
         })
     }
@@ -136,6 +142,7 @@ impl Report {
             "copies_left": self.left.copies,
             "bytes_left": self.bytes_left,
             "waits_for": self.waits_for,
+            "recorded_epoch": self.recorded.map(|epoch| epoch.0),
             "nodes": self.nodes.iter().map(row).collect::<Vec<_>>(),
         })
     }
@@ -145,6 +152,8 @@ fn row(node: NodeId, ring: &Ring, wanted: &Members, left: &Left, answer: Option<
     let of = |loads: &BTreeMap<NodeId, usize>| loads.get(&node).copied().unwrap_or(0);
     let role = match (ring.members.contains_key(&node), wanted.contains_key(&node)) {
         _ if ring.is_lost(node) => "lost",
+        // It is in the ring from the first move to it on.
+        (true, true) if ring.operation.as_ref().is_some_and(|operation| !operation.before.contains_key(&node)) => "joins",
         (true, true) => "stays",
         (false, _) => "joins",
         (true, false) => "leaves",
@@ -179,6 +188,20 @@ fn changes(operation: &Operation) -> String {
     let lines = [("joins", joins), ("leaves", leaves), ("has another weight", weighed)];
     let named = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     lines.iter().filter(|(_, nodes)| !nodes.is_empty()).map(|(what, nodes)| format!("  {what}: {}\n", named(nodes))).collect()
+}
+
+fn waits_to_be_taken(recorded: &Ring, views: &Views) -> String {
+    let operation = recorded.operation.as_ref().map(|operation| format!(" (operation {})", operation.since));
+    let first = decides(recorded, views).map(|first| {
+        let silent = if views.answered.contains_key(&first) { "" } else { " and does not answer" };
+        format!(": waits for {}, which takes each ring first{silent}", list(&[first]))
+    });
+    format!(
+        "recorded here and held by no node yet: ring epoch {}{}{}; `dynamoctl ring resume` offers it again",
+        recorded.epoch,
+        operation.unwrap_or_default(),
+        first.unwrap_or_default()
+    )
 }
 
 fn waits_for(ring: &Ring, views: &Views) -> String {
@@ -216,7 +239,7 @@ mod tests {
     fn an_operation_is_told_with_who_joins_what_is_left_and_what_it_waits_for() {
         let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(3)).unwrap();
         let begun = operation::begun(&ring, &members(4)).unwrap();
-        let report = Report::of(&views(begun)).unwrap();
+        let report = Report::of(&views(begun), None).unwrap();
         insta::assert_snapshot!(report.text(), @r"
         operation 2 is under way; ring epoch 2
           joins: 04040404-0404-0404-0404-040404040404
@@ -235,9 +258,33 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_receives_its_first_partitions_joins() {
+        let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(3)).unwrap();
+        let begun = operation::begun(&ring, &members(4)).unwrap();
+        let moves = begun.successor(|next| next.members = members(4));
+        let nodes = Report::of(&views(moves), None).unwrap().document()["nodes"].clone();
+        assert_eq!((&nodes[2]["role"], &nodes[3]["role"]), (&json!("stays"), &json!("joins")), "{nodes}");
+    }
+
+    #[test]
     fn without_an_operation_the_ring_is_said_to_be_at_rest_or_not() {
         let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(3)).unwrap();
-        let text = Report::of(&views(ring)).unwrap().text();
+        let text = Report::of(&views(ring), None).unwrap().text();
         assert!(text.starts_with("no operation is under way; ring epoch 1\nwaits for "), "{text}");
+    }
+
+    #[test]
+    fn a_ring_that_is_recorded_and_that_no_node_holds_is_shown_with_whom_it_waits_for() {
+        let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(3)).unwrap();
+        let begun = operation::begun(&ring, &members(4)).unwrap();
+        let report = Report::of(&views(ring), Some(&begun)).unwrap();
+        let text = report.text();
+        assert!(text.starts_with("no operation is under way; ring epoch 1\n"), "{text}");
+        let expected = "recorded here and held by no node yet: ring epoch 2 (operation 2): waits for 01010101, which takes each ring \
+                        first and does not answer; `dynamoctl ring resume` offers it again";
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(report.document()["recorded_epoch"], json!(2));
+        let held = Report::of(&views(begun.clone()), Some(&begun)).unwrap();
+        assert_eq!(held.document()["recorded_epoch"], json!(null));
     }
 }

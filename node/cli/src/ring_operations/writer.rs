@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::batches::{Limits, left};
-use dynamo_core::rebalance::{self, Next, operation};
+use dynamo_core::rebalance::{self, Members, Next, operation};
 use dynamo_core::ring::Ring;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use crate::departed::{Departed, advice, drained, is_at_its_end};
-use crate::members::{self, Views};
-use crate::output::grouped;
+use crate::members::{self, Endpoints, Views};
+use crate::output::{grouped, tell};
 use crate::progress::Progress;
 use crate::ring_loss::{heard, list};
 use crate::ring_writer;
@@ -25,12 +25,33 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// One writer of one cluster's rings.
 pub struct Writer<'a> {
-    endpoints: &'a [String],
+    endpoints: &'a Endpoints,
     record: PathBuf,
     take_over: bool,
     limits: Limits,
     deadline: Instant,
+    /// The members that were asked for.
+    asked: Option<Members>,
     departed: Departed,
+}
+
+/// What came of offering a ring.
+enum Offered {
+    /// No node is known to hold it, and why.
+    Nowhere(String),
+    /// One holds it that the others follow. Why one of them did not take it, if so.
+    Taken { but: Option<String> },
+}
+
+impl Offered {
+    /// What is waited for, and what stands in its way.
+    fn told(self, what: &str) -> String {
+        match self {
+            Self::Nowhere(reason) => reason,
+            Self::Taken { but: Some(refusal) } => format!("{what}: {refusal}"),
+            Self::Taken { but: None } => what.to_owned(),
+        }
+    }
 }
 
 /// What a look came to.
@@ -41,9 +62,9 @@ enum Look {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(endpoints: &'a [String], record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
+    pub fn new(endpoints: &'a Endpoints, record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
         let deadline = Instant::now() + Duration::from_secs(wait);
-        Self { endpoints, record, take_over, limits, deadline, departed: Departed::default() }
+        Self { endpoints, record, take_over, limits, deadline, asked: None, departed: Departed::default() }
     }
 
     /// These have to prove that they hold nothing, should they be out of the ring already.
@@ -51,35 +72,49 @@ impl<'a> Writer<'a> {
         self.departed.saw(nodes.iter().copied());
     }
 
-    /// Records and offers what `change` makes of the newest ring, unless it is that ring. Another writer may be faster; then it is asked
-    /// again.
+    /// Records and offers what `change` makes of the newest ring, unless it is that ring. A ring that was recorded and that no node holds
+    /// yet is offered before anything is built on it: it may have been taken by one that does not answer. Another writer may be
+    /// faster; then it is asked again.
     pub async fn ask(&mut self, change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>) -> Result<(), Stop> {
+        let mut told = String::new();
         loop {
             let views = members::ask(self.endpoints).await?;
             let turn = self.turn(&views)?;
             let asked = change(&turn.ring, &views)?;
-            let refusal = match asked == turn.ring {
-                true => turn.offer(&turn.ring, &views).await,
-                false => turn.propose(&asked, &views).await?,
+            let is_held = views.ring.as_ref().is_some_and(|held| held.epoch >= turn.ring.epoch);
+            let offered = match asked != turn.ring && is_held {
+                true => turn.propose(&asked, &views).await?,
+                false => turn.offer(&turn.ring, &views).await,
             };
-            match refusal {
-                None => return Ok(()),
-                Some(refusal) if Instant::now() >= self.deadline => return Err(Stop::Failed(refusal)),
-                Some(refusal) => eprintln!("{refusal}"),
-            }
+            let reason = match offered {
+                Offered::Taken { .. } if asked == turn.ring || is_held => {
+                    self.asked = Some(operation::wanted(&asked));
+                    return Ok(());
+                }
+                Offered::Taken { .. } => continue,
+                Offered::Nowhere(reason) => reason,
+            };
             drop(turn);
+            if Instant::now() >= self.deadline {
+                return Err(Stop::Failed(reason));
+            }
+            if reason != told {
+                tell(&reason);
+                told = reason;
+            }
             sleep(LOOK_INTERVAL).await;
         }
     }
 
-    /// Until the ring has come to rest, and those that left it on the way have proven since that they hold nothing. An error names
-    /// those that do not answer.
+    /// Until the ring has come to rest with the members that were asked for, and those that left it on the way have proven since that
+    /// they hold nothing. An error says that somebody else asked for others, or names those that do not answer.
     pub async fn carry_out(&mut self) -> Result<(), Stop> {
         let mut progress: Option<Progress> = None;
         let (mut planned, mut reached) = ((0, 0), None);
         loop {
             let views = members::ask(self.endpoints).await?;
             let turn = self.turn(&views)?;
+            self.check_asked(&turn.ring)?;
             self.departed.saw_ring(&turn.ring, &views);
             if reached != Some(turn.ring.epoch) {
                 reached = Some(turn.ring.epoch);
@@ -108,6 +143,26 @@ impl<'a> Writer<'a> {
             }
             sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// `ring` is on its way to the members that were asked for, or has come to them.
+    fn check_asked(&self, ring: &Ring) -> Result<(), Stop> {
+        if self.asked.as_ref().is_none_or(|asked| *asked == operation::wanted(ring)) {
+            return Ok(());
+        }
+        Err(Stop::Failed(match &ring.operation {
+            Some(operation) if operation.aborted => {
+                format!("operation {} was given up by `dynamoctl ring abort`; the members before it stay", operation.since)
+            }
+            Some(operation) => format!(
+                "operation {} is on its way to other members than were asked for: somebody else began or changed it; \
+                 `dynamoctl ring status` shows it",
+                operation.since
+            ),
+            None => "the ring has other members than were asked for: the operation was given up by `dynamoctl ring abort`, or \
+                     somebody else made another one; `dynamoctl ring show` shows them"
+                .to_owned(),
+        }))
     }
 
     /// The newest ring, with the right to write the next one until this is dropped.
@@ -178,22 +233,21 @@ struct Turn {
 impl Turn {
     async fn look(&self, views: &Views, limits: &Limits, departed: &mut Departed) -> Result<Look, Stop> {
         let waits = |for_what: String| Ok(Look::Waits { for_what, received: 0 });
-        let refused = |what: &str, refusal: Option<String>| refusal.unwrap_or_else(|| what.to_owned());
         let next = operation::next(&self.ring, &heard(views), limits).map_err(|error| Stop::Failed(error.to_string()))?;
         if next.as_ref().is_some_and(|next| is_at_its_end(&self.ring, next)) {
             let holding = departed.holding(&self.ring, views).await;
             if !holding.is_empty() {
                 let out = format!("waiting for {} to hold nothing, out of the ring", list(&holding));
-                return waits(refused(&out, self.offer(&self.ring, views).await));
+                return waits(self.offer(&self.ring, views).await.told(&out));
             }
         }
         match next {
             None => Ok(Look::Paused),
             Some(Next::Settled) => Ok(Look::Done),
-            Some(Next::Propose(ring)) => waits(refused("the next stage is offered", self.propose(&ring, views).await?)),
+            Some(Next::Propose(ring)) => waits(self.propose(&ring, views).await?.told("the next stage is offered")),
             Some(Next::AwaitEpoch(nodes)) => {
                 let behind = format!("waiting for {} to hold the ring", list(&nodes));
-                waits(refused(&behind, self.offer(&self.ring, views).await))
+                waits(self.offer(&self.ring, views).await.told(&behind))
             }
             Some(Next::AwaitData { received, moving, waiting_for }) => {
                 let nodes = list(&waiting_for);
@@ -206,19 +260,20 @@ impl Turn {
                     return waits(format!("waiting for the drain receipts of {}", list(&nodes)));
                 }
                 let ring = rebalance::without(&self.ring, &drained);
-                waits(refused("drained nodes are out", self.propose(&ring, views).await?))
+                waits(self.propose(&ring, views).await?.told("drained nodes are out"))
             }
         }
     }
 
-    async fn propose(&self, ring: &Ring, views: &Views) -> Result<Option<String>, Stop> {
+    async fn propose(&self, ring: &Ring, views: &Views) -> Result<Offered, Stop> {
+        ring_writer::assert_follows(ring, views);
         ring_writer::record(&self.path, ring)?;
         Ok(self.offer(ring, views).await)
     }
 
     /// Gives the ring to all that answer, first to the one that decides between two writers. One that does not take it is offered it
-    /// again, or hears of it from the others. Returns why it cannot be spread, if so.
-    async fn offer(&self, ring: &Ring, views: &Views) -> Option<String> {
+    /// again, or hears of it from the others.
+    async fn offer(&self, ring: &Ring, views: &Views) -> Offered {
         let hash = ring.hash();
         let behind: BTreeMap<NodeId, &members::Answer> = views
             .answered
@@ -226,22 +281,35 @@ impl Turn {
             .filter(|(_, answer)| answer.status.epoch < ring.epoch)
             .map(|(node, answer)| (*node, answer))
             .collect();
-        let before = views.ring.as_ref().filter(|held| held.epoch.next() == ring.epoch);
-        if let Some(first) = before.and_then(|before| before.survivors().find(|node| !ring.is_lost(*node))) {
+        if let Some(missing) = ring_writer::missing_between(&self.path, ring, views) {
+            return Offered::Nowhere(missing);
+        }
+        if let Some(first) = decides(ring, views) {
+            let takes_first = format!("member {first} has to take each ring first");
             let Some(answer) = behind.get(&first) else {
-                return Some(format!("member {first} has to take each ring first, and does not answer"));
+                return Offered::Nowhere(format!(
+                    "{takes_first}, and does not answer: start it; if its disk is gone for ever, `dynamoctl ring replace --lost {first}`"
+                ));
             };
             match answer.client.propose_ring(ring).await {
                 Ok((_, held)) if held == hash => {}
                 Ok((epoch, _)) => {
-                    return Some(format!("another writer was faster: member {first} holds its ring of epoch {epoch}"));
+                    return Offered::Nowhere(format!(
+                        "another writer was faster: member {first} holds its ring of epoch {epoch}"
+                    ));
                 }
-                Err(error) => return Some(format!("member {first} has to take each ring first: {error}")),
+                Err(error) => return Offered::Nowhere(format!("{takes_first}: {error}")),
             }
         }
-        join_all(behind.values().map(|answer| answer.client.propose_ring(ring))).await;
-        None
+        let answers = join_all(behind.values().map(|answer| answer.client.propose_ring(ring))).await;
+        Offered::Taken { but: answers.into_iter().find_map(|answer| answer.err().map(|error| error.to_string())) }
     }
+}
+
+/// Who decides between two writers of `ring`: the member with the lowest id of the ring before. `None` if nodes hold `ring` already.
+pub(super) fn decides(ring: &Ring, views: &Views) -> Option<NodeId> {
+    let before = views.ring.as_ref().filter(|held| held.epoch.next() == ring.epoch)?;
+    before.survivors().find(|node| !ring.is_lost(*node))
 }
 
 #[cfg(test)]
@@ -249,7 +317,7 @@ mod tests {
     use super::*;
     use crate::double::Double;
     use dynamo_core::id::{ClusterId, Epoch};
-    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::rebalance::first_ring;
     use dynamo_core::ring::{Member, Operation};
 
     fn ring() -> Ring {
@@ -266,7 +334,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let turn = |take_over| {
             let record = folder.path().join("r.ring");
-            Writer::new(&[], record, take_over, Limits::default(), 1).turn(&views(ring())).map(|turn| turn.ring)
+            Writer::new(&Endpoints::from(Vec::new()), record, take_over, Limits::default(), 1)
+                .turn(&views(ring()))
+                .map(|turn| turn.ring)
         };
         let refused = turn(false).unwrap_err().to_string();
         for way in ["spec.rebalancing.paused", "--record DIR/first.ring", "--take-over"] {
@@ -293,13 +363,17 @@ mod tests {
         ring().successor(|next| next.operation = Some(operation))
     }
 
+    fn addresses(doubles: &[Double]) -> Endpoints {
+        Endpoints::from(doubles.iter().map(|double| double.address.clone()).collect::<Vec<_>>())
+    }
+
     /// The nodes 1 to `count` hold that ring; the last refuses its receipt once.
-    async fn doubles(count: u8) -> (Vec<Double>, Vec<String>) {
+    async fn doubles(count: u8) -> (Vec<Double>, Endpoints) {
         let mut doubles = Vec::new();
         for id in 1..=count {
             doubles.push(Double::start(NodeId([id; 16]), without_the_fourth(), usize::from(id == 4)).await);
         }
-        let endpoints = doubles.iter().map(|double| double.address.clone()).collect();
+        let endpoints = addresses(&doubles);
         (doubles, endpoints)
     }
 
@@ -335,5 +409,99 @@ mod tests {
         writer.removes(&[NodeId([4; 16])]);
         writer.carry_out().await.unwrap();
         assert_eq!(doubles[3].state().receipts, [3]);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_somebody_else_gave_up_or_replaced_does_not_end_well() {
+        let settled = without_the_fourth().successor(|next| {
+            next.members = next.operation.as_ref().unwrap().before.clone();
+            next.operation = None;
+        });
+        let at_rest = |next: &Ring| next.successor(|next| next.operation = None);
+        let aborted = |begun: &Ring| operation::aborted(begun).unwrap();
+        let other = |begun: &Ring| {
+            let mut wanted = operation::wanted(begun);
+            wanted.entry(NodeId([1; 16])).and_modify(|member| member.weight = 2);
+            operation::begun(&at_rest(begun), &wanted).unwrap()
+        };
+        let cases: [(&str, &dyn Fn(&Ring) -> Ring); 4] = [
+            ("was given up by `dynamoctl ring abort`", &aborted),
+            ("the operation was given up", &|begun| at_rest(&aborted(begun))),
+            ("on its way to other members", &other),
+            ("other members than were asked for", &|begun| at_rest(&other(begun))),
+        ];
+        for (expected, elsewhere) in cases {
+            let (doubles, endpoints) = doubles(4).await;
+            doubles.iter().for_each(|double| double.state().ring = settled.clone());
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+            let wanted = ring().members;
+            writer.ask(|ring, _| Ok(operation::begun(ring, &wanted).unwrap())).await.unwrap();
+            let newest = elsewhere(&doubles[0].state().ring);
+            doubles.iter().for_each(|double| double.state().ring = newest.clone());
+            let stop = writer.carry_out().await.unwrap_err().to_string();
+            assert!(stop.contains(expected), "{stop}");
+            assert_eq!(doubles[0].state().ring, newest, "it is left to whoever wrote it");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_built_on_a_ring_that_no_node_holds_and_that_one_may_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let mut doubles = Vec::new();
+        for id in 1..=3 {
+            doubles.push(Double::start(NodeId([id; 16]), ring(), 0).await);
+        }
+        let endpoints = addresses(&doubles);
+        let recorded = || ring_writer::recorded(&record, ring().cluster).unwrap().unwrap();
+        let mut wanted = ring().members;
+        wanted.entry(NodeId([2; 16])).and_modify(|member| member.weight = 2);
+        let begins = |ring: &Ring, _: &Views| Ok(operation::begun(ring, &wanted).unwrap());
+        let aborts = |ring: &Ring, _: &Views| Ok(operation::aborted(ring).unwrap());
+        let pauses = |ring: &Ring, _: &Views| Ok(operation::paused(ring, true).unwrap());
+
+        // The member with the lowest id does not answer.
+        let others = addresses(&doubles[1..]);
+        let mut without_it = Writer::new(&others, record.clone(), true, Limits::default(), 0);
+        let silent = without_it.ask(begins).await.unwrap_err().to_string();
+        for way in ["start it", &format!("ring replace --lost {}", NodeId([1; 16]))] {
+            assert!(silent.contains(way), "{silent}");
+        }
+        let begun = recorded();
+        assert_eq!(begun.epoch, Epoch(2));
+        assert_eq!(without_it.ask(aborts).await.unwrap_err().to_string(), silent);
+        assert_eq!(without_it.ask(pauses).await.unwrap_err().to_string(), silent);
+        assert_eq!(recorded(), begun, "what may have been taken is offered still");
+
+        let mut writer = Writer::new(&endpoints, record.clone(), false, Limits::default(), 60);
+        writer.ask(aborts).await.unwrap();
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.epoch, held.parent, held.operation.as_ref().unwrap().aborted), (Epoch(3), begun.hash(), true));
+        assert!(doubles.iter().all(|double| double.state().ring == held) && recorded() == held);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_no_node_can_follow_is_named() {
+        let (doubles, endpoints) = doubles(3).await;
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let ahead = without_the_fourth().successor(|_| ()).successor(|_| ());
+        ring_writer::record(&record, &ahead).unwrap();
+        let mut writer = Writer::new(&endpoints, record.clone(), false, Limits::default(), 0);
+        let stop = writer.ask(|ring, _| Ok(ring.clone())).await.unwrap_err().to_string();
+        assert!(stop.contains(&record.display().to_string()) && stop.contains("hold epoch 2"), "{stop}");
+        assert_eq!(doubles[0].state().ring, without_the_fourth());
+    }
+
+    #[tokio::test]
+    async fn the_word_of_a_node_that_refuses_a_ring_is_what_it_waits_for() {
+        let (doubles, endpoints) = doubles(3).await;
+        doubles[2].state().ring = ring().successor(|next| next.members.values_mut().for_each(|member| member.weight = 3));
+        doubles.iter().take(2).for_each(|double| double.state().ring = without_the_fourth().successor(|_| ()));
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 0);
+        let stop = writer.carry_out().await.unwrap_err().to_string();
+        assert!(stop.contains("to hold the ring: ") && stop.contains("ProposeRing refused"), "{stop}");
     }
 }
