@@ -366,6 +366,9 @@ impl Shared {
             true => current.ring.clone(),
             false => Some(Arc::new(Ring::decode(answer.ring).map_err(|error| format!("ring: {error}"))?)),
         };
+        if let Some(ring) = &ring {
+            self.epochs.check_cluster(ring.cluster)?;
+        }
         let mut members = BTreeMap::new();
         for v1::MemberAddress { node, client_address, suspected } in answer.members {
             let node = NodeId::from_slice(&node).ok_or("members.node: is not 16 bytes")?;
@@ -373,7 +376,9 @@ impl Shared {
                 members.insert(node, Member { link: self.link_to(current, node, &client_address)?, suspected });
             }
         }
-        self.epochs.holds(ring.as_ref().map_or(Epoch(0), |ring| ring.epoch));
+        if let Some(ring) = &ring {
+            self.epochs.holds(ring);
+        }
         self.topology.store(Arc::new(Topology { ring, members, endpoints: current.endpoints.clone() }));
         Ok(())
     }

@@ -3,18 +3,26 @@
 //! A connection is made by one caller while the others wait for the same one. A node that failed is avoided until it has answered
 //! again; whether it does is found out by a question of the client's own ([`Link::probe`]), less often each time, so that no request
 //! pays for it. It is still tried when nobody else is left.
+//!
+//! Addresses change hands. Every call names the client's cluster, so that a node of another refuses it ([`ForCluster`]), and the
+//! word of such a node counts as none. A connection from before the client knew its cluster is made anew.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dynamo_core::id::{ClusterId, Epoch};
 use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
 use dynamo_proto::{kv, v1};
 use tokio::sync::OnceCell;
 use tokio::time::timeout_at;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::admin;
 use crate::client::Mode;
@@ -43,6 +51,30 @@ pub(crate) struct Link {
     failures: AtomicU32,
 }
 
+/// A node's service.
+pub(crate) type Stub = KvClient<InterceptedService<Channel, ForCluster>>;
+
+/// Names a cluster in the metadata of each call.
+#[derive(Clone, Debug)]
+pub(crate) struct ForCluster(Option<AsciiMetadataValue>);
+
+impl ForCluster {
+    /// Without a cluster it names none, and a node of any takes the call.
+    fn new(cluster: Option<ClusterId>) -> Result<Self, String> {
+        let named = cluster.map(|cluster| AsciiMetadataValue::try_from(cluster.to_string()));
+        named.transpose().map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl Interceptor for ForCluster {
+    fn call(&mut self, mut call: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(cluster) = &self.0 {
+            call.metadata_mut().insert(kv::CLUSTER_METADATA, cluster.clone());
+        }
+        Ok(call)
+    }
+}
+
 /// How requests go over a connection.
 #[derive(Debug)]
 enum Way {
@@ -52,7 +84,9 @@ enum Way {
 
 #[derive(Debug)]
 struct Connection {
-    stub: KvClient<Channel>,
+    stub: Stub,
+    /// What its calls name.
+    cluster: Option<ClusterId>,
     way: Way,
     broken: AtomicBool,
 }
@@ -149,16 +183,15 @@ impl Link {
     pub(crate) async fn topology(&self, known_epoch: u64) -> Result<v1::TopologyResponse, String> {
         let cell = self.connected().await?;
         let Some(connection) = cell.get() else { return Err("the connection has ended".to_owned()) };
-        let mut stub = connection.stub.clone();
-        let answer = stub.topology(v1::TopologyRequest { known_epoch }).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| format!("{:?}: {}", status.code(), admin::words(&status)))
+        topology(connection.stub.clone(), Epoch(known_epoch), &self.epochs).await
     }
 
     /// A cell that holds a connection, made now if there is none.
     async fn connected(&self) -> Result<Arc<OnceCell<Connection>>, String> {
         let cell = {
             let mut current = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.get().is_some_and(Connection::is_closed) {
+            let cluster = self.epochs.cluster();
+            if current.get().is_some_and(|connection| connection.is_closed() || connection.cluster != cluster) {
                 *current = Arc::default();
             }
             Arc::clone(&current)
@@ -171,7 +204,8 @@ impl Link {
         let connecting = async {
             let began = Instant::now();
             let channel = self.endpoint.connect().await.map_err(|error| admin::innermost(&error))?;
-            let stub = KvClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+            let cluster = self.epochs.cluster();
+            let stub = KvClient::with_interceptor(channel, ForCluster::new(cluster)?).max_decoding_message_size(ANSWER_BYTES_MAX);
             let epochs = Arc::clone(&self.epochs);
             let way = match self.mode {
                 Mode::Unary => Way::Unary(Box::new(Vigil::new(stub.clone(), began.elapsed(), epochs))),
@@ -183,11 +217,21 @@ impl Link {
                     Way::Stream(opened.map_err(refused)?)
                 }
             };
-            Ok(Connection { stub, way, broken: AtomicBool::new(false) })
+            Ok(Connection { stub, cluster, way, broken: AtomicBool::new(false) })
         };
         let timed_out = |_| format!("cannot connect within {} ms", self.connect_timeout.as_millis());
         tokio::time::timeout(self.connect_timeout, connecting).await.map_err(timed_out).flatten()
     }
+}
+
+/// The ring and the members' addresses, as the node behind `stub` knows them. One of an earlier version does not tell its cluster.
+pub(crate) async fn topology(mut stub: Stub, known: Epoch, epochs: &EpochWatch) -> Result<v1::TopologyResponse, String> {
+    let answer = stub.topology(v1::TopologyRequest { known_epoch: known.0 }).await;
+    let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), admin::words(&status)))?.into_inner();
+    if !answer.cluster.is_empty() {
+        epochs.check_cluster(ClusterId::from_slice(&answer.cluster).ok_or("cluster: is not 16 bytes")?)?;
+    }
+    Ok(answer)
 }
 
 /// In milliseconds, rounded up: no time is none.
@@ -210,7 +254,9 @@ async fn call_unary(connection: &Connection, request: Request) -> Reply {
             Some(failure) => Reply::Answer(Response::Failure(failure.into())),
             None => {
                 connection.broken.store(true, Ordering::Relaxed);
-                Reply::Lost(format!("{:?}: {}", status.code(), admin::words(&status)))
+                let reason = format!("{:?}: {}", status.code(), admin::words(&status));
+                // Of what answers a call only a node of another cluster says this, and it did not read the request.
+                if status.code() == Code::FailedPrecondition { Reply::NotSent(reason) } else { Reply::Lost(reason) }
             }
         },
     }

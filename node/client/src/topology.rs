@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dynamo_core::context;
-use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::request::Operation;
 use dynamo_core::ring::Ring;
@@ -13,22 +14,37 @@ use tokio::sync::Notify;
 
 use crate::link::Link;
 
-/// The epoch of the ring that the client holds, and word of newer ones.
+/// The cluster and the epoch of the ring that the client holds, and word of newer ones.
 #[derive(Debug, Default)]
 pub(crate) struct EpochWatch {
+    cluster: OnceLock<ClusterId>,
     held: AtomicU64,
     stale: Notify,
 }
 
 impl EpochWatch {
+    /// The cluster of the first ring that the client held. It holds none of another.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.cluster.get().copied()
+    }
+
+    /// Refuses the word of a node of another cluster: its address has changed hands.
+    pub(crate) fn check_cluster(&self, theirs: ClusterId) -> Result<(), String> {
+        match self.cluster().filter(|ours| *ours != theirs) {
+            Some(ours) => Err(format!("it is of cluster {theirs}, this client of {ours}")),
+            None => Ok(()),
+        }
+    }
+
     /// The epoch of the ring that the client holds, 0 without one.
     pub(crate) fn held(&self) -> Epoch {
         Epoch(self.held.load(Ordering::Relaxed))
     }
 
-    /// The client holds a ring of this epoch now.
-    pub(crate) fn holds(&self, epoch: Epoch) {
-        self.held.store(epoch.0, Ordering::Relaxed);
+    /// The client holds this ring now.
+    pub(crate) fn holds(&self, ring: &Ring) {
+        self.cluster.get_or_init(|| ring.cluster);
+        self.held.store(ring.epoch.0, Ordering::Relaxed);
     }
 
     /// An answer was given under this epoch.

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use dynamo_core::id::ClusterId;
+use dynamo_proto::kv::CLUSTER_METADATA;
 use dynamo_proto::v1;
 use dynamo_proto::v1::kv_server::{Kv, KvServer};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What it does with who comes.
@@ -71,7 +74,7 @@ impl Server {
         self.service.taken.load(Ordering::SeqCst)
     }
 
-    /// Returns when it was asked for its topology so often again.
+    /// Returns when it was asked for its topology, or for what it refused, so often again.
     pub async fn asked_again(&self, times: usize) {
         let mut asked = self.service.asked.subscribe();
         let enough = *asked.borrow() + times;
@@ -143,6 +146,17 @@ fn written() -> v1::PutResponse {
 }
 
 impl Service {
+    /// Refuses what is for another cluster than it tells of. It tells everyone, as nodes of earlier versions do.
+    fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let own = ClusterId::from_slice(&self.topology.lock().unwrap().cluster);
+        let named = metadata.get(CLUSTER_METADATA).map(|named| ClusterId::parse(named.to_str().unwrap()).unwrap());
+        if named.is_some_and(|named| own.is_some_and(|own| own != named)) {
+            self.asked.send_modify(|asked| *asked += 1);
+            return Err(Status::failed_precondition("this node is of another cluster"));
+        }
+        Ok(())
+    }
+
     /// What it says to a single call, if anything.
     async fn take<T>(&self, answer: T) -> Result<Response<T>, Status> {
         self.taken.fetch_add(1, Ordering::SeqCst);
@@ -170,19 +184,23 @@ impl Service {
 impl Kv for Service {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponses, Status>> + Send>>;
 
-    async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+    async fn get(&self, call: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        self.check(call.metadata())?;
         self.take(found_nothing()).await
     }
 
-    async fn put(&self, _: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+    async fn put(&self, call: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.check(call.metadata())?;
         self.take(written()).await
     }
 
-    async fn delete(&self, _: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
+    async fn delete(&self, call: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.check(call.metadata())?;
         self.take(written()).await
     }
 
     async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
+        self.check(incoming.metadata())?;
         let service = self.clone();
         let heard = incoming.into_inner().filter_map(move |message| service.hear(message.ok()?.requests));
         Ok(Response::new(Box::pin(heard)))
