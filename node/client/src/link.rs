@@ -45,6 +45,8 @@ pub(crate) struct Link {
     mode: Mode,
     connect_timeout: Duration,
     epochs: Arc<EpochWatch>,
+    /// That an answer of this node carried, if newer than the client's own.
+    newest_epoch: AtomicU64,
     connection: Mutex<Arc<OnceCell<Connection>>>,
     origin: Instant,
     probe_at_ms: AtomicU64,
@@ -111,6 +113,7 @@ impl Link {
             mode,
             connect_timeout,
             epochs,
+            newest_epoch: AtomicU64::new(0),
             connection: Mutex::default(),
             origin: Instant::now(),
             probe_at_ms: AtomicU64::new(0),
@@ -121,6 +124,19 @@ impl Link {
     /// It failed and has not answered since: others should be asked first.
     pub(crate) fn is_avoided(&self) -> bool {
         self.failures.load(Ordering::Relaxed) > 0
+    }
+
+    /// An answer of it was given under this epoch.
+    pub(crate) fn heard_of(&self, epoch: Epoch) {
+        if epoch > self.epochs.held() {
+            self.newest_epoch.fetch_max(epoch.0, Ordering::Relaxed);
+            self.epochs.heard_of(epoch);
+        }
+    }
+
+    /// It has a newer ring than the client.
+    pub(crate) fn is_ahead(&self) -> bool {
+        Epoch(self.newest_epoch.load(Ordering::Relaxed)) > self.epochs.held()
     }
 
     /// It is time to ask whether it is back.
@@ -172,6 +188,7 @@ impl Link {
         match reply {
             Reply::Answer(response) => {
                 self.worked();
+                epoch_of(&response).into_iter().for_each(|epoch| self.heard_of(epoch));
                 Reply::Answer(response)
             }
             Reply::NotSent(reason) => Reply::NotSent(named(reason)),
@@ -232,6 +249,16 @@ pub(crate) async fn topology(mut stub: Stub, known: Epoch, epochs: &EpochWatch) 
         epochs.check_cluster(ClusterId::from_slice(&answer.cluster).ok_or("cluster: is not 16 bytes")?)?;
     }
     Ok(answer)
+}
+
+/// Under which an answer was given. A failure does not tell.
+fn epoch_of(response: &Response) -> Option<Epoch> {
+    let evidence = match response {
+        Response::Get(found) => &found.evidence,
+        Response::Put(written) => &written.evidence,
+        Response::Failure(_) => return None,
+    };
+    evidence.as_ref().map(|evidence| Epoch(evidence.epoch))
 }
 
 /// In milliseconds, rounded up: no time is none.

@@ -206,6 +206,36 @@ async fn every_request_names_the_cluster() {
     }
 }
 
+/// Each is answered.
+async fn gets_until_epoch_2(client: &Client) {
+    while client.ring().unwrap().epoch < Epoch(2) {
+        client.get(&Name::new("b", "k"), &GetOptions::default()).await.unwrap();
+    }
+}
+
+/// It has the ring on its disk, and nobody's address: its network takes clients to it, and not it to its peers.
+#[tokio::test]
+async fn a_node_that_sees_nobody_does_not_take_the_client_away_from_the_others() {
+    let (alone, well, client) = cluster_whose_first_is(Manner::NotServing, Mode::Stream).await;
+    let mut its_view = topology(CLUSTER, 2, [&alone, &well]);
+    its_view.members.truncate(1);
+    alone.tells(its_view);
+    let name = Name::new("b", "k");
+    // Its answers carry the newer epoch, so it is the one whose view the client goes by.
+    in_time(gets_until_epoch_2(&client)).await;
+    in_time(client.get(&name, &GetOptions::default())).await.unwrap();
+    assert_eq!(client.addresses().into_values().collect::<Vec<_>>(), [alone.address.clone(), well.address.clone()]);
+}
+
+#[tokio::test]
+async fn a_ring_that_one_node_does_not_have_yet_is_asked_of_the_next() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (behind, well, client) = cluster_whose_first_is(Manner::NotServing, mode).await;
+        well.tells(topology(CLUSTER, 2, [&behind, &well]));
+        in_time(gets_until_epoch_2(&client)).await;
+    }
+}
+
 #[tokio::test]
 async fn an_address_with_a_scheme_is_refused_before_anybody_is_asked() {
     let config = ClientConfig::new(vec!["http://127.0.0.1:7400".to_owned()]);

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dynamo_core::id::ClusterId;
-use dynamo_proto::kv::CLUSTER_METADATA;
+use dynamo_core::request::Failure;
+use dynamo_proto::kv::{CLUSTER_METADATA, status};
 use dynamo_proto::v1;
 use dynamo_proto::v1::kv_server::{Kv, KvServer};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +31,8 @@ pub enum Manner {
     HangingUp,
     /// Tells its topology until the first request for an object comes, and nothing from then on.
     StandingStill,
+    /// Says of every request that it does not serve.
+    NotServing,
     /// Answers.
     Well,
 }
@@ -57,7 +60,7 @@ impl Server {
             match manner {
                 Manner::Mute => keep(listener).await,
                 Manner::Closing => close(listener).await,
-                Manner::Deaf | Manner::StandingStill | Manner::Well => serve(listener, served).await,
+                Manner::Deaf | Manner::StandingStill | Manner::NotServing | Manner::Well => serve(listener, served).await,
                 Manner::HangingUp => serve_until_asked(listener, served).await,
             }
         });
@@ -137,12 +140,8 @@ struct Service {
     topology: Arc<Mutex<v1::TopologyResponse>>,
 }
 
-fn found_nothing() -> v1::GetResponse {
-    v1::GetResponse { evidence: Some(v1::Evidence::default()), ..Default::default() }
-}
-
-fn written() -> v1::PutResponse {
-    v1::PutResponse { evidence: Some(v1::Evidence::default()), ..Default::default() }
+fn not_serving() -> v1::Failure {
+    Failure::NotServing("it is not its day".to_owned()).into()
 }
 
 impl Service {
@@ -161,7 +160,25 @@ impl Service {
     async fn take<T>(&self, answer: T) -> Result<Response<T>, Status> {
         self.taken.fetch_add(1, Ordering::SeqCst);
         self.hang_up.notify_waiters();
-        if self.manner == Manner::Well { Ok(Response::new(answer)) } else { std::future::pending().await }
+        match self.manner {
+            Manner::Well => Ok(Response::new(answer)),
+            Manner::NotServing => Err(status(not_serving())),
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.topology.lock().unwrap().epoch
+    }
+
+    fn found_nothing(&self) -> v1::GetResponse {
+        let evidence = v1::Evidence { epoch: self.epoch(), ..Default::default() };
+        v1::GetResponse { evidence: Some(evidence), ..Default::default() }
+    }
+
+    fn written(&self) -> v1::PutResponse {
+        let evidence = v1::Evidence { epoch: self.epoch(), ..Default::default() };
+        v1::PutResponse { evidence: Some(evidence), ..Default::default() }
     }
 
     /// What it says to a frame of requests, if anything.
@@ -170,13 +187,15 @@ impl Service {
         if !requests.is_empty() {
             self.hang_up.notify_waiters();
         }
-        let response = |request| match request {
-            Some(v1::session_request::Request::Get(_)) => v1::session_response::Response::Get(found_nothing()),
-            _ => v1::session_response::Response::Put(written()),
+        let response = |request| match (self.manner, request) {
+            (Manner::NotServing, _) => v1::session_response::Response::Failure(not_serving()),
+            (_, Some(v1::session_request::Request::Get(_))) => v1::session_response::Response::Get(self.found_nothing()),
+            _ => v1::session_response::Response::Put(self.written()),
         };
         let answer = |v1::SessionRequest { id, request }| v1::SessionResponse { id, response: Some(response(request)) };
         let responses = || requests.into_iter().map(answer).collect();
-        (self.manner == Manner::Well).then(|| Ok(v1::SessionResponses { responses: responses(), epoch: 1 }))
+        let answers = matches!(self.manner, Manner::Well | Manner::NotServing);
+        answers.then(|| Ok(v1::SessionResponses { responses: responses(), epoch: self.epoch() }))
     }
 }
 
@@ -186,17 +205,17 @@ impl Kv for Service {
 
     async fn get(&self, call: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         self.check(call.metadata())?;
-        self.take(found_nothing()).await
+        self.take(self.found_nothing()).await
     }
 
     async fn put(&self, call: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
         self.check(call.metadata())?;
-        self.take(written()).await
+        self.take(self.written()).await
     }
 
     async fn delete(&self, call: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
         self.check(call.metadata())?;
-        self.take(written()).await
+        self.take(self.written()).await
     }
 
     async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
