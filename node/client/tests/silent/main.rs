@@ -153,6 +153,26 @@ async fn a_write_with_an_id_goes_on_to_the_next_node_and_says_that_it_was_sent_t
     }
 }
 
+/// One attempt to connect is for all who wait, and so is its end. Each on his own would try until the last is out of time.
+#[tokio::test]
+async fn requests_that_wait_for_a_node_that_cannot_be_reached_go_elsewhere_together() {
+    let (mute, well) = (Server::start(Manner::Mute), Server::start(Manner::Well));
+    well.tells(topology(CLUSTER, 1, [&mute, &well]));
+    let (connect_timeout, requests) = (Duration::from_millis(500), 100);
+    let config = ClientConfig { connect_timeout, ..config(&well, Mode::Stream) };
+    let client = in_time(Client::connect(config)).await.unwrap();
+    let mut puts = JoinSet::new();
+    for _ in 0..requests {
+        let client = client.clone();
+        let options = PutOptions { timeout: Some(connect_timeout * requests / 2), ..PutOptions::default() };
+        puts.spawn(async move { client.put(&Name::new("b", "k"), "v", &options).await });
+    }
+    while let Some(put) = in_time(puts.join_next()).await {
+        put.unwrap().unwrap();
+    }
+    assert_eq!(well.taken(), 100);
+}
+
 /// The address of a node that is away may pass to a node of another cluster.
 #[tokio::test]
 async fn a_client_is_not_led_into_another_cluster() {
