@@ -191,7 +191,7 @@ impl Bound {
 
         let space = Space::new(config.data_dir, config.disk_reserve_bytes, config.storage.write_buffer_bytes);
         let shared = Shared::default();
-        let kv = KvService::new(inbox.clone(), shared.clone(), clients_stop.clone());
+        let kv = KvService::new(own.cluster, inbox.clone(), shared.clone(), clients_stop.clone());
         let admin = AdminService::new(inbox.clone());
         let peers = PeerService::new(own.clone(), inbox.clone(), peers_stop.clone());
         let grpc = |listener, share| Acceptor::new(listener, share, Speaks::Http2, SILENCE_MAX);

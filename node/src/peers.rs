@@ -58,10 +58,7 @@ impl Own {
     }
 }
 
-/// In which call metadata a dialler names its cluster: what a stranger sends is not read, let alone decoded.
-pub const CLUSTER_METADATA: &str = "dynamokv-cluster";
-
-/// Whether a dialler is of this node's cluster, before any message of it is read.
+/// Whether a dialler is of this node's cluster, by its call's metadata: what a stranger sends is not read, let alone decoded.
 pub fn admit(own: &Own, metadata: &MetadataMap) -> Result<(), String> {
     let (ours, theirs) = (own.cluster.to_string(), metadata.get(CLUSTER_METADATA));
     match theirs.map(|theirs| theirs.to_str().unwrap_or("something else")) {

@@ -10,12 +10,14 @@ mod session;
 
 use std::time::Duration;
 
+use dynamo_core::id::ClusterId;
 use dynamo_proto::v1::admin_server::AdminServer;
 use dynamo_proto::v1::kv_server::KvServer;
 use dynamo_proto::v1::peer_server::PeerServer;
 use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::watch;
 use tonic::Status;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
@@ -28,7 +30,7 @@ use crate::driver::Closed;
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Calls and sessions at the same time on one connection.
 const STREAMS_MAX: u32 = 1_024;
-/// Headers of one call: gRPC's own, and none of a user's.
+/// Headers of one call: gRPC's own and the cluster's name.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Pings on a silent connection; one that answers none is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -55,7 +57,9 @@ pub async fn serve_clients(
 ) -> Result<(), tonic::transport::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let reporting = report_health(reporter, ready);
+    let for_own_cluster = kv.for_own_cluster();
     let kv = KvServer::new(kv).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let kv = InterceptedService::new(kv, for_own_cluster);
     let admin = AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = with_reflection(builder().add_service(kv).add_service(admin).add_service(health));
     let serving = router.serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping));
@@ -116,11 +120,12 @@ fn stopping(_: Closed) -> Status {
 }
 
 /// The ring and the addresses of its members, without the ring if the asker has it.
-fn topology_response((ring, members): crate::driver::Topology, known_epoch: u64) -> v1::TopologyResponse {
+fn topology_response(cluster: ClusterId, (ring, members): crate::driver::Topology, known_epoch: u64) -> v1::TopologyResponse {
     let member = |(node, (address, suspected)): (dynamo_core::id::NodeId, (dynamo_core::node::Address, bool))| {
         v1::MemberAddress { node: bytes::Bytes::copy_from_slice(&node.0), client_address: address.client, suspected }
     };
     let epoch = ring.as_ref().map_or(0, |ring| ring.epoch.0);
     let ring = ring.filter(|_| epoch != known_epoch).map(|ring| ring.encode()).unwrap_or_default();
-    v1::TopologyResponse { ring, epoch, members: members.into_iter().map(member).collect() }
+    let cluster = bytes::Bytes::copy_from_slice(&cluster.0);
+    v1::TopologyResponse { ring, epoch, members: members.into_iter().map(member).collect(), cluster }
 }

@@ -234,7 +234,6 @@ impl Client {
             Response::Get(v1::GetResponse { siblings, context, evidence }) => {
                 let sibling = |sibling: v1::Sibling| Sibling { value: sibling.value, written_ms: sibling.written_ms };
                 let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
-                self.shared.epochs.heard_of(evidence.epoch);
                 Ok(GetResult { siblings: siblings.into_iter().map(sibling).collect(), context: apart(&context), evidence })
             }
             _ => Err(RequestError::Protocol("a get was answered as a put".to_owned())),
@@ -266,7 +265,6 @@ impl Client {
         match response {
             Response::Put(v1::PutResponse { context, evidence }) => {
                 let evidence = evidence_in(evidence).map_err(RequestError::Lost)?;
-                self.shared.epochs.heard_of(evidence.epoch);
                 Ok(PutResult { context: apart(&context), evidence, sent: open + 1 })
             }
             _ => Err(RequestError::Lost("a write was answered as a get".to_owned())),
@@ -325,16 +323,21 @@ impl Shared {
         Err(tries.told())
     }
 
-    /// Asks for the topology, one node after the other until one knows it. If none has a ring, the cluster has none yet.
+    /// Asks for the topology, one node after the other until one has the newest ring that was heard of. If none has, the newest that one
+    /// has is gone by. If none has a ring, the cluster has none yet.
     async fn refresh(&self) -> Result<(), String> {
         let current = self.topology.load_full();
-        let mut without_ring = None;
+        let wanted = self.epochs.newest().max(Epoch(1));
+        let mut second_best: Option<v1::TopologyResponse> = None;
         let mut reasons = Vec::new();
-        for link in current.links() {
+        for link in current.links_from(rand::random::<u16>().into()) {
             let reason = match timeout(self.config.connect_timeout * 2, link.topology(self.epochs.held().0)).await {
-                Ok(Ok(answer)) if answer.epoch == 0 => {
-                    without_ring.get_or_insert(answer);
-                    "it has no ring".to_owned()
+                Ok(Ok(answer)) if Epoch(answer.epoch) < wanted => {
+                    let epoch = answer.epoch;
+                    if second_best.as_ref().is_none_or(|best| best.epoch < epoch) {
+                        second_best = Some(answer);
+                    }
+                    if epoch == 0 { "it has no ring".to_owned() } else { format!("it has ring {epoch}, and not {wanted}") }
                 }
                 Ok(Ok(answer)) => match self.adopt(&current, answer) {
                     Ok(()) => return Ok(()),
@@ -351,21 +354,21 @@ impl Shared {
             };
             reasons.push(format!("{}: {reason}", link.address));
         }
-        match without_ring.filter(|_| current.ring.is_none()) {
+        match second_best.filter(|answer| Epoch(answer.epoch) >= self.epochs.held()) {
             Some(answer) => self.adopt(&current, answer),
             None => Err(reasons.join("; ")),
         }
     }
 
-    /// Goes by `answer` from now on, unless it is older than what is known.
+    /// Goes by `answer` from now on.
     fn adopt(&self, current: &Topology, answer: v1::TopologyResponse) -> Result<(), String> {
-        if Epoch(answer.epoch) < self.epochs.held() {
-            return Err("it has an older ring".to_owned());
-        }
         let ring = match answer.ring.is_empty() {
             true => current.ring.clone(),
             false => Some(Arc::new(Ring::decode(answer.ring).map_err(|error| format!("ring: {error}"))?)),
         };
+        if let Some(ring) = &ring {
+            self.epochs.check_cluster(ring.cluster)?;
+        }
         let mut members = BTreeMap::new();
         for v1::MemberAddress { node, client_address, suspected } in answer.members {
             let node = NodeId::from_slice(&node).ok_or("members.node: is not 16 bytes")?;
@@ -373,7 +376,10 @@ impl Shared {
                 members.insert(node, Member { link: self.link_to(current, node, &client_address)?, suspected });
             }
         }
-        self.epochs.holds(ring.as_ref().map_or(Epoch(0), |ring| ring.epoch));
+        if let Some(ring) = &ring {
+            members = current.members_by(ring, members);
+            self.epochs.holds(ring);
+        }
         self.topology.store(Arc::new(Topology { ring, members, endpoints: current.endpoints.clone() }));
         Ok(())
     }
@@ -406,7 +412,7 @@ async fn keep_probing(shared: Arc<Shared>) {
         sleep(TOPOLOGY_AGE_MIN).await;
         // One round at a time: a node that hangs is not asked again before it had its time.
         let epoch = shared.epochs.held().0;
-        let links = shared.topology.load().links().into_iter().filter(|link| link.is_to_be_probed());
+        let links = shared.topology.load().links_from(0).into_iter().filter(|link| link.is_to_be_probed());
         links.for_each(|link| drop(probes.spawn(async move { link.probe(epoch).await })));
         while probes.join_next().await.is_some() {}
     }

@@ -1,20 +1,30 @@
 //! One node, as this client reaches it: an address, a connection that is made when it is needed, and what experience says.
 //!
-//! A connection is made by one caller while the others wait for the same one. A node that failed is avoided until it has answered
-//! again; whether it does is found out by a question of the client's own ([`Link::probe`]), less often each time, so that no request
-//! pays for it. It is still tried when nobody else is left.
+//! All who want a connection wait for one attempt to make it, which is nobody's own: who gives up ends only his waiting, and if it
+//! fails, all hear of it together and go elsewhere. A node that failed is avoided until it has answered again; whether it does is
+//! found out by a question of the client's own ([`Link::probe`]), less often each time, so that no request pays for it. It is still
+//! tried when nobody else is left.
+//!
+//! Addresses change hands. Every call names the client's cluster, so that a node of another refuses it ([`ForCluster`]), and the
+//! word of such a node counts as none. A connection from before the client knew its cluster is made anew.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dynamo_core::id::{ClusterId, Epoch};
 use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
 use dynamo_proto::{MESSAGE_BYTES_MAX, kv, v1};
-use tokio::sync::OnceCell;
-use tokio::time::timeout_at;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{timeout, timeout_at};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::admin;
 use crate::client::Mode;
@@ -35,10 +45,36 @@ pub(crate) struct Link {
     mode: Mode,
     connect_timeout: Duration,
     epochs: Arc<EpochWatch>,
-    connection: Mutex<Arc<OnceCell<Connection>>>,
+    /// That an answer of this node carried, if newer than the client's own.
+    newest_epoch: AtomicU64,
+    connection: Mutex<Option<Connecting>>,
     origin: Instant,
     probe_at_ms: AtomicU64,
     failures: AtomicU32,
+}
+
+/// A node's service.
+pub(crate) type Stub = KvClient<InterceptedService<Channel, ForCluster>>;
+
+/// Names a cluster in the metadata of each call.
+#[derive(Clone, Debug)]
+pub(crate) struct ForCluster(Option<AsciiMetadataValue>);
+
+impl ForCluster {
+    /// Without a cluster it names none, and a node of any takes the call.
+    fn new(cluster: Option<ClusterId>) -> Result<Self, String> {
+        let named = cluster.map(|cluster| AsciiMetadataValue::try_from(cluster.to_string()));
+        named.transpose().map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl Interceptor for ForCluster {
+    fn call(&mut self, mut call: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(cluster) = &self.0 {
+            call.metadata_mut().insert(kv::CLUSTER_METADATA, cluster.clone());
+        }
+        Ok(call)
+    }
 }
 
 /// How requests go over a connection.
@@ -50,7 +86,9 @@ enum Way {
 
 #[derive(Debug)]
 struct Connection {
-    stub: KvClient<Channel>,
+    stub: Stub,
+    /// What its calls name.
+    cluster: Option<ClusterId>,
     way: Way,
     broken: AtomicBool,
 }
@@ -65,6 +103,39 @@ impl Connection {
     }
 }
 
+/// A connection, or why there is none.
+type Outcome = Result<Arc<Connection>, String>;
+
+/// An attempt to connect: under way, or what came of it.
+#[derive(Debug)]
+struct Connecting {
+    outcome: watch::Receiver<Option<Outcome>>,
+    task: AbortHandle,
+}
+
+impl Connecting {
+    fn begin(attempt: impl Future<Output = Outcome> + Send + 'static) -> Self {
+        let (tell, outcome) = watch::channel(None);
+        let task = tokio::spawn(async move { drop(tell.send(Some(attempt.await))) }).abort_handle();
+        Self { outcome, task }
+    }
+
+    /// It is under way, or its connection can be used for `cluster`.
+    fn serves(&self, cluster: Option<ClusterId>) -> bool {
+        match &*self.outcome.borrow() {
+            Some(Ok(connection)) => !connection.is_closed() && connection.cluster == cluster,
+            Some(Err(_)) => false,
+            None => !self.task.is_finished(),
+        }
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 impl Link {
     /// A link to host:port; nothing is connected yet.
     pub(crate) fn new(address: &str, mode: Mode, connect_timeout: Duration, epochs: Arc<EpochWatch>) -> Result<Self, String> {
@@ -75,6 +146,7 @@ impl Link {
             mode,
             connect_timeout,
             epochs,
+            newest_epoch: AtomicU64::new(0),
             connection: Mutex::default(),
             origin: Instant::now(),
             probe_at_ms: AtomicU64::new(0),
@@ -87,14 +159,31 @@ impl Link {
         self.failures.load(Ordering::Relaxed) > 0
     }
 
+    /// An answer of it was given under this epoch.
+    pub(crate) fn heard_of(&self, epoch: Epoch) {
+        if epoch > self.epochs.held() {
+            self.newest_epoch.fetch_max(epoch.0, Ordering::Relaxed);
+            self.epochs.heard_of(epoch);
+        }
+    }
+
+    /// It has a newer ring than the client.
+    pub(crate) fn is_ahead(&self) -> bool {
+        Epoch(self.newest_epoch.load(Ordering::Relaxed)) > self.epochs.held()
+    }
+
     /// It is time to ask whether it is back.
     pub(crate) fn is_to_be_probed(&self) -> bool {
-        self.is_avoided() && self.probe_at_ms.load(Ordering::Relaxed) <= self.origin.elapsed().as_millis() as u64
+        self.is_to_be_probed_at(self.origin.elapsed())
+    }
+
+    fn is_to_be_probed_at(&self, elapsed: Duration) -> bool {
+        self.is_avoided() && self.probe_at_ms.load(Ordering::Relaxed) <= elapsed.as_millis() as u64
     }
 
     /// Asks whether the node answers. A question that the node has to take from the same queue as requests.
     pub(crate) async fn probe(&self, known_epoch: u64) {
-        match tokio::time::timeout(self.connect_timeout.max(SILENCE_MAX), self.topology(known_epoch)).await {
+        match timeout(self.connect_timeout.max(SILENCE_MAX), self.topology(known_epoch)).await {
             Ok(Ok(_)) => self.worked(),
             Ok(Err(_)) | Err(_) => self.failed(),
         }
@@ -102,8 +191,16 @@ impl Link {
 
     /// The node did not answer, or not in time.
     pub(crate) fn failed(&self) {
+        self.failed_at(self.origin.elapsed());
+    }
+
+    /// Of many that fail before the next question, all are one: each would put it off further.
+    fn failed_at(&self, elapsed: Duration) {
+        if self.is_avoided() && !self.is_to_be_probed_at(elapsed) {
+            return;
+        }
         let doublings = self.failures.fetch_add(1, Ordering::Relaxed).min(PROBE_DOUBLINGS_MAX);
-        let at = self.origin.elapsed() + PROBE_FIRST * (1 << doublings);
+        let at = elapsed + PROBE_FIRST * (1 << doublings);
         self.probe_at_ms.store(at.as_millis() as u64, Ordering::Relaxed);
     }
 
@@ -119,16 +216,15 @@ impl Link {
     pub(crate) async fn call(&self, request: Request, on_silence: OnSilence, patience: Duration) -> Reply {
         let deadline = tokio::time::Instant::now() + patience;
         let named = |reason: String| format!("{}: {reason}", self.address);
-        let cell = match timeout_at(deadline, self.connected()).await {
-            Ok(Ok(cell)) => cell,
+        let connection = match timeout_at(deadline, self.connected()).await {
+            Ok(Ok(connection)) => connection,
             Ok(Err(reason)) => return Reply::NotSent(named(reason)),
             Err(_) => return Reply::NotSent(named(format!("cannot connect within {} ms", in_ms(patience)))),
         };
-        let Some(connection) = cell.get() else { return Reply::NotSent(named("the connection has ended".to_owned())) };
         let sent = async {
             match &connection.way {
                 Way::Stream(session) => session.call(request, on_silence).await,
-                Way::Unary(vigil) => vigil.over(call_unary(connection, request), on_silence).await,
+                Way::Unary(vigil) => vigil.over(call_unary(&connection, request), on_silence).await,
             }
         };
         let silence = |_| Reply::Lost(format!("no answer within {} ms", in_ms(patience)));
@@ -136,6 +232,7 @@ impl Link {
         match reply {
             Reply::Answer(response) => {
                 self.worked();
+                epoch_of(&response).into_iter().for_each(|epoch| self.heard_of(epoch));
                 Reply::Answer(response)
             }
             Reply::NotSent(reason) => Reply::NotSent(named(reason)),
@@ -145,47 +242,71 @@ impl Link {
 
     /// The ring and the members' addresses, as the node knows them.
     pub(crate) async fn topology(&self, known_epoch: u64) -> Result<v1::TopologyResponse, String> {
-        let cell = self.connected().await?;
-        let Some(connection) = cell.get() else { return Err("the connection has ended".to_owned()) };
-        let mut stub = connection.stub.clone();
-        let answer = stub.topology(v1::TopologyRequest { known_epoch }).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| format!("{:?}: {}", status.code(), admin::words(&status)))
+        let connection = self.connected().await?;
+        topology(connection.stub.clone(), Epoch(known_epoch), &self.epochs).await
     }
 
-    /// A cell that holds a connection, made now if there is none.
-    async fn connected(&self) -> Result<Arc<OnceCell<Connection>>, String> {
-        let cell = {
+    /// The connection, made now if there is none.
+    async fn connected(&self) -> Outcome {
+        let mut outcome = {
+            let cluster = self.epochs.cluster();
             let mut current = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.get().is_some_and(Connection::is_closed) {
-                *current = Arc::default();
+            current.take_if(|connecting| !connecting.serves(cluster));
+            let connecting = current.get_or_insert_with(|| Connecting::begin(self.connect()));
+            if let Some(Ok(connection)) = &*connecting.outcome.borrow() {
+                return Ok(Arc::clone(connection));
             }
-            Arc::clone(&current)
+            connecting.outcome.clone()
         };
-        cell.get_or_try_init(|| self.connect()).await?;
-        Ok(cell)
+        let outcome = outcome.wait_for(Option::is_some).await;
+        outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err("the client was closed".to_owned()))
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
-        let connecting = async {
-            let began = Instant::now();
-            let channel = self.endpoint.connect().await.map_err(|error| admin::innermost(&error))?;
-            let stub = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-            let epochs = Arc::clone(&self.epochs);
-            let way = match self.mode {
-                Mode::Unary => Way::Unary(Box::new(Vigil::new(stub.clone(), began.elapsed(), epochs))),
-                Mode::Stream => {
-                    let opened = Session::open(stub.clone(), epochs).await;
-                    let refused = |status: tonic::Status| {
-                        format!("the stream was refused ({:?}): {}", status.code(), admin::words(&status))
-                    };
-                    Way::Stream(opened.map_err(refused)?)
-                }
-            };
-            Ok(Connection { stub, way, broken: AtomicBool::new(false) })
-        };
-        let timed_out = |_| format!("cannot connect within {} ms", self.connect_timeout.as_millis());
-        tokio::time::timeout(self.connect_timeout, connecting).await.map_err(timed_out).flatten()
+    /// One attempt.
+    fn connect(&self) -> impl Future<Output = Outcome> + Send + use<> {
+        let (endpoint, mode, epochs, limit) = (self.endpoint.clone(), self.mode, Arc::clone(&self.epochs), self.connect_timeout);
+        async move {
+            let timed_out = |_| format!("cannot connect within {} ms", limit.as_millis());
+            timeout(limit, open(endpoint, mode, epochs)).await.map_err(timed_out).flatten().map(Arc::new)
+        }
     }
+}
+
+async fn open(endpoint: Endpoint, mode: Mode, epochs: Arc<EpochWatch>) -> Result<Connection, String> {
+    let began = Instant::now();
+    let channel = endpoint.connect().await.map_err(|error| admin::innermost(&error))?;
+    let cluster = epochs.cluster();
+    let stub = KvClient::with_interceptor(channel, ForCluster::new(cluster)?).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let way = match mode {
+        Mode::Unary => Way::Unary(Box::new(Vigil::new(stub.clone(), began.elapsed(), epochs))),
+        Mode::Stream => {
+            let opened = Session::open(stub.clone(), epochs).await;
+            let refused =
+                |status: tonic::Status| format!("the stream was refused ({:?}): {}", status.code(), admin::words(&status));
+            Way::Stream(opened.map_err(refused)?)
+        }
+    };
+    Ok(Connection { stub, cluster, way, broken: AtomicBool::new(false) })
+}
+
+/// The ring and the members' addresses, as the node behind `stub` knows them. One of an earlier version does not tell its cluster.
+pub(crate) async fn topology(mut stub: Stub, known: Epoch, epochs: &EpochWatch) -> Result<v1::TopologyResponse, String> {
+    let answer = stub.topology(v1::TopologyRequest { known_epoch: known.0 }).await;
+    let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), admin::words(&status)))?.into_inner();
+    if !answer.cluster.is_empty() {
+        epochs.check_cluster(ClusterId::from_slice(&answer.cluster).ok_or("cluster: is not 16 bytes")?)?;
+    }
+    Ok(answer)
+}
+
+/// Under which an answer was given. A failure does not tell.
+fn epoch_of(response: &Response) -> Option<Epoch> {
+    let evidence = match response {
+        Response::Get(found) => &found.evidence,
+        Response::Put(written) => &written.evidence,
+        Response::Failure(_) => return None,
+    };
+    evidence.as_ref().map(|evidence| Epoch(evidence.epoch))
 }
 
 /// In milliseconds, rounded up: no time is none.
@@ -208,7 +329,9 @@ async fn call_unary(connection: &Connection, request: Request) -> Reply {
             Some(failure) => Reply::Answer(Response::Failure(failure.into())),
             None => {
                 connection.broken.store(true, Ordering::Relaxed);
-                Reply::Lost(format!("{:?}: {}", status.code(), admin::words(&status)))
+                let reason = format!("{:?}: {}", status.code(), admin::words(&status));
+                // Of what answers a call only a node of another cluster says this, and it did not read the request.
+                if status.code() == Code::FailedPrecondition { Reply::NotSent(reason) } else { Reply::Lost(reason) }
             }
         },
     }
@@ -217,6 +340,38 @@ async fn call_unary(connection: &Connection, request: Request) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_requests_that_fail_together_put_the_question_whether_it_is_back_off_once() {
+        let link = Link::new("node:1", Mode::Stream, Duration::from_secs(1), Arc::default()).unwrap();
+        let asked = |at| link.is_to_be_probed_at(at);
+        for _ in 0..20 {
+            link.failed_at(Duration::ZERO);
+        }
+        assert!(!asked(PROBE_FIRST / 2) && asked(PROBE_FIRST));
+        // The answer to the question: it is not.
+        link.failed_at(PROBE_FIRST);
+        assert!(!asked(PROBE_FIRST * 2) && asked(PROBE_FIRST * 3));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_gives_up_ends_no_attempt_and_the_next_begins_none() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let link = Link::new(&address, Mode::Stream, Duration::from_secs(3600), Arc::default()).unwrap();
+        let patience = Duration::from_millis(50);
+        let gives_up = async || {
+            let reply = link.call(Request::Get(v1::GetRequest::default()), OnSilence::Wait, patience).await;
+            assert!(matches!(reply, Reply::NotSent(reason) if reason.contains("cannot connect within 50 ms")));
+        };
+        // It connects, and hears nothing.
+        let (accepted, ()) = tokio::join!(listener.accept(), gives_up());
+        let _accepted = accepted.unwrap();
+        tokio::select! {
+            _ = listener.accept() => panic!("it connects once more"),
+            () = gives_up() => {}
+        }
+    }
 
     #[test]
     fn a_part_of_a_millisecond_is_not_told_as_none() {

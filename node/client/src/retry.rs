@@ -2,7 +2,7 @@
 //!
 //! | what came of a try | a get | a write | a write with a request id |
 //! |---|---|---|---|
-//! | it was not sent | next node | next node | next node |
+//! | it was not sent, or to a node of another cluster | next node | next node | next node |
 //! | the node starts or stops, has no ring, no room or a wrong clock, or cannot reach enough replicas: nothing was written | next node | next node | next node |
 //! | it was sent and not answered, or the outcome is unknown | next node | told | next node |
 //! | any other failure: the request is wrong, the key exists, a bound was hit | told | told | told |

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use dynamo_core::id::Epoch;
 use dynamo_proto::v1;
-use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
 use tokio::sync::{mpsc, oneshot};
@@ -22,8 +21,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::link::Stub;
 use crate::silence::{OnSilence, Question, Silence, Suspicion};
 use crate::topology::EpochWatch;
 
@@ -76,7 +75,7 @@ impl Drop for Session {
 
 impl Session {
     /// Opens a stream on `stub`. Epochs in its answers are told to `epochs`.
-    pub(crate) async fn open(mut stub: KvClient<Channel>, epochs: Arc<EpochWatch>) -> Result<Self, tonic::Status> {
+    pub(crate) async fn open(mut stub: Stub, epochs: Arc<EpochWatch>) -> Result<Self, tonic::Status> {
         let (outbound, messages) = mpsc::channel(1);
         // The node learns our epoch, and an answer to the call does not depend on a first request.
         let hello = v1::SessionRequests { requests: Vec::new(), epoch: epochs.held().0 };
@@ -127,7 +126,7 @@ impl Stream {
             tokio::select! {
                 () = sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => match self.silence.passed_a_check() {
                     Suspicion::Early => {}
-                    Suspicion::Ask => self.question.ask(self.epochs.held()),
+                    Suspicion::Ask => self.question.ask(&self.epochs),
                     Suspicion::Gone => self.pipeline.is_silent(self.silence.limit()),
                 },
                 epoch = self.question.answered() => {

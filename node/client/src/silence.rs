@@ -13,12 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dynamo_core::id::Epoch;
-use dynamo_proto::v1;
-use dynamo_proto::v1::kv_client::KvClient;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tonic::transport::Channel;
 
+use crate::link::{Stub, topology};
 use crate::session::Reply;
 use crate::topology::EpochWatch;
 
@@ -48,24 +46,21 @@ pub(crate) enum OnSilence {
 /// Whether the node is there, while that is asked.
 #[derive(Debug)]
 pub(crate) struct Question {
-    stub: KvClient<Channel>,
-    asked: JoinSet<Result<Epoch, tonic::Status>>,
+    stub: Stub,
+    asked: JoinSet<Result<Epoch, String>>,
 }
 
 impl Question {
     /// On the connection of `stub`.
-    pub(crate) fn of(stub: KvClient<Channel>) -> Self {
+    pub(crate) fn of(stub: Stub) -> Self {
         Self { stub, asked: JoinSet::new() }
     }
 
     /// One at a time. The node takes it from the queue in which requests wait for it.
-    pub(crate) fn ask(&mut self, known: Epoch) {
+    pub(crate) fn ask(&mut self, epochs: &Arc<EpochWatch>) {
         if self.asked.is_empty() {
-            let mut stub = self.stub.clone();
-            self.asked.spawn(async move {
-                let answer = stub.topology(v1::TopologyRequest { known_epoch: known.0 }).await?;
-                Ok(Epoch(answer.into_inner().epoch))
-            });
+            let (stub, epochs) = (self.stub.clone(), Arc::clone(epochs));
+            self.asked.spawn(async move { Ok(Epoch(topology(stub, epochs.held(), &epochs).await?.epoch)) });
         }
     }
 
@@ -162,7 +157,7 @@ pub(crate) struct Vigil {
 
 impl Vigil {
     /// Over the connection of `stub`, which took `round_trip` to make.
-    pub(crate) fn new(stub: KvClient<Channel>, round_trip: Duration, epochs: Arc<EpochWatch>) -> Self {
+    pub(crate) fn new(stub: Stub, round_trip: Duration, epochs: Arc<EpochWatch>) -> Self {
         Self { round_trip, words: AtomicU64::new(0), question: Mutex::new(Question::of(stub)), epochs }
     }
 
@@ -192,7 +187,7 @@ impl Vigil {
             }
             match silence.passed_a_check() {
                 Suspicion::Early => {}
-                Suspicion::Ask => self.question().ask(self.epochs.held()),
+                Suspicion::Ask => self.question().ask(&self.epochs),
                 Suspicion::Gone => break,
             }
         }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dynamo_core::context;
-use dynamo_core::id::{Epoch, NodeId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::request::Operation;
 use dynamo_core::ring::Ring;
@@ -13,27 +14,49 @@ use tokio::sync::Notify;
 
 use crate::link::Link;
 
-/// The epoch of the ring that the client holds, and word of newer ones.
+/// The cluster and the epoch of the ring that the client holds, and word of newer ones.
 #[derive(Debug, Default)]
 pub(crate) struct EpochWatch {
+    cluster: OnceLock<ClusterId>,
     held: AtomicU64,
+    newest: AtomicU64,
     stale: Notify,
 }
 
 impl EpochWatch {
+    /// The cluster of the first ring that the client held. It holds none of another.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.cluster.get().copied()
+    }
+
+    /// Refuses the word of a node of another cluster: its address has changed hands.
+    pub(crate) fn check_cluster(&self, theirs: ClusterId) -> Result<(), String> {
+        match self.cluster().filter(|ours| *ours != theirs) {
+            Some(ours) => Err(format!("it is of cluster {theirs}, this client of {ours}")),
+            None => Ok(()),
+        }
+    }
+
     /// The epoch of the ring that the client holds, 0 without one.
     pub(crate) fn held(&self) -> Epoch {
         Epoch(self.held.load(Ordering::Relaxed))
     }
 
-    /// The client holds a ring of this epoch now.
-    pub(crate) fn holds(&self, epoch: Epoch) {
-        self.held.store(epoch.0, Ordering::Relaxed);
+    /// The client holds this ring now.
+    pub(crate) fn holds(&self, ring: &Ring) {
+        self.cluster.get_or_init(|| ring.cluster);
+        self.held.store(ring.epoch.0, Ordering::Relaxed);
+    }
+
+    /// The newest epoch that the client holds a ring of, or heard of; 0 if none.
+    pub(crate) fn newest(&self) -> Epoch {
+        Epoch(self.newest.load(Ordering::Relaxed)).max(self.held())
     }
 
     /// An answer was given under this epoch.
     pub(crate) fn heard_of(&self, epoch: Epoch) {
         if epoch > self.held() {
+            self.newest.fetch_max(epoch.0, Ordering::Relaxed);
             self.refresh();
         }
     }
@@ -101,12 +124,31 @@ impl Topology {
         self.members.get(&node).filter(|_| replica)
     }
 
-    /// Every link, those that work lately first: whom to ask for a newer topology.
-    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
-        let members = self.members.values().map(|member| &member.link);
-        let mut links: Vec<Arc<Link>> = members.chain(&self.endpoints).map(Arc::clone).collect();
-        links.sort_by_key(|link| link.is_avoided());
+    /// Every link: whom to ask for a newer topology. Those that failed lately come last, and those first whose answers carried a newer
+    /// epoch. Else members come in their order from the `start`th on, then the endpoints: no node is the one whose word all go by.
+    pub(crate) fn links_from(&self, start: usize) -> Vec<Arc<Link>> {
+        let mut links: Vec<Arc<Link>> = self.members.values().map(|member| Arc::clone(&member.link)).collect();
+        let start = start.checked_rem(links.len()).unwrap_or(0);
+        links.rotate_left(start);
+        links.extend(self.endpoints.iter().map(Arc::clone));
+        links.sort_by_key(|link| (link.is_avoided(), !link.is_ahead()));
         links
+    }
+
+    /// What is known of the members of `ring` when a node has told of `members`. Those that it lacks stay where they were; and one
+    /// that sees less than half of the ring may itself be cut off, and does not decide who is down.
+    pub(crate) fn members_by(&self, ring: &Ring, mut members: BTreeMap<NodeId, Member>) -> BTreeMap<NodeId, Member> {
+        let is_member = |node: &NodeId| ring.members.contains_key(node);
+        let seen = members.iter().filter(|(node, member)| is_member(node) && !member.suspected).count();
+        if seen * 2 < ring.members.len() {
+            for (node, member) in &mut members {
+                member.suspected = self.members.get(node).is_some_and(|known| known.suspected);
+            }
+        }
+        for (node, member) in self.members.iter().filter(|(node, _)| is_member(node)) {
+            members.entry(*node).or_insert_with(|| member.clone());
+        }
+        members
     }
 }
 
@@ -192,6 +234,49 @@ mod tests {
         topology.members.get_mut(&NodeId([3; 16])).unwrap().suspected = true;
         topology.members[&NodeId([1; 16])].link.failed();
         assert_eq!(order(&topology), ["node-2", "node-4", "service", "node-3", "node-1"]);
+    }
+
+    #[test]
+    fn the_topology_is_asked_of_who_is_ahead_then_of_any_and_last_of_who_failed() {
+        let topology = topology();
+        let order = |start| {
+            let links = topology.links_from(start);
+            links.iter().map(|link| link.address.trim_end_matches(":1").to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(order(0), ["node-1", "node-2", "node-3", "node-4", "service"]);
+        assert_eq!(order(6), ["node-3", "node-4", "node-1", "node-2", "service"]);
+        topology.members[&NodeId([3; 16])].link.failed();
+        topology.members[&NodeId([4; 16])].link.heard_of(Epoch(2));
+        assert_eq!(order(1), ["node-4", "node-2", "node-1", "service", "node-3"]);
+    }
+
+    #[test]
+    fn a_node_that_sees_few_others_takes_no_member_away_and_decides_no_suspicion() {
+        let mut known = topology();
+        known.members.get_mut(&NodeId([4; 16])).unwrap().suspected = true;
+        let ring = known.ring.clone().unwrap();
+        // Those that are told of, those of them that are told to be down, those that are taken for down then.
+        let cases: [(&[u8], &[u8], &[u8]); 5] = [
+            (&[1], &[], &[4]),
+            (&[1, 2, 3, 4], &[2, 3, 4], &[4]),
+            (&[1, 2, 3, 4], &[2, 3], &[2, 3]),
+            (&[1, 2], &[], &[4]),
+            (&[1, 2, 3, 4, 9], &[2, 3, 4], &[4]),
+        ];
+        for (told, down, expected) in cases {
+            let member = |id: &u8| Member { link: link(&format!("new-{id}:1")), suspected: down.contains(id) };
+            let members = known.members_by(&ring, told.iter().map(|id| (NodeId([*id; 16]), member(id))).collect());
+            let taken_for_down: Vec<u8> =
+                members.iter().filter(|(_, member)| member.suspected).map(|(node, _)| node.0[0]).collect();
+            assert_eq!(taken_for_down, expected, "{told:?}, {down:?}");
+            for id in 1..=4 {
+                let from = if told.contains(&id) { "new" } else { "node" };
+                assert_eq!(members[&NodeId([id; 16])].link.address, format!("{from}-{id}:1"), "{told:?}");
+            }
+        }
+        let mut smaller = Ring::clone(&ring);
+        smaller.members.remove(&NodeId([2; 16]));
+        assert!(!known.members_by(&smaller, BTreeMap::new()).contains_key(&NodeId([2; 16])), "it left");
     }
 
     #[test]

@@ -16,6 +16,9 @@ use tonic::{Code, Status};
 use crate::v1::{self, failure::Kind, session_request, session_response};
 use crate::{WireError, id, name};
 
+/// The metadata in which a call names the cluster that it is for.
+pub const CLUSTER_METADATA: &str = "dynamokv-cluster";
+
 impl TryFrom<v1::GetRequest> for Request {
     type Error = Failure;
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dynamo_proto::MESSAGE_BYTES_MAX;
+use dynamo_proto::kv::CLUSTER_METADATA;
 use dynamo_proto::v1::peer_client::PeerClient;
 use rand::seq::SliceRandom as _;
 use tokio::sync::{Notify, oneshot};
@@ -15,7 +16,7 @@ use tonic::Request;
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
 
-use super::{CLUSTER_METADATA, Link, LinkEvent, Own, greet, queue};
+use super::{Link, LinkEvent, Own, greet, queue};
 use crate::driver::{Event, Inbox};
 
 /// Until a connection, or an answer to the hello, counts as failed.

@@ -1,7 +1,10 @@
 //! The client service (paper 4.1): unary calls, and sessions.
 
+use std::sync::Arc;
+
+use dynamo_core::id::ClusterId;
 use dynamo_core::request::{Failure, Outcome, Request};
-use dynamo_proto::kv::{get_response, put_response, status};
+use dynamo_proto::kv::{CLUSTER_METADATA, get_response, put_response, status};
 use dynamo_proto::v1;
 use dynamo_proto::v1::kv_server::Kv;
 use tokio::sync::{oneshot, watch};
@@ -14,15 +17,28 @@ use crate::driver::{Event, Inbox, Question, Reply, Shared};
 /// Hands clients' requests to the loop.
 #[derive(Clone)]
 pub struct KvService {
+    cluster: ClusterId,
     inbox: Inbox,
     shared: Shared,
     stopping: watch::Receiver<bool>,
 }
 
 impl KvService {
-    /// A service that asks the loop behind `inbox`.
-    pub fn new(inbox: Inbox, shared: Shared, stopping: watch::Receiver<bool>) -> Self {
-        Self { inbox, shared, stopping }
+    /// A service of a node of `cluster` that asks the loop behind `inbox`.
+    pub fn new(cluster: ClusterId, inbox: Inbox, shared: Shared, stopping: watch::Receiver<bool>) -> Self {
+        Self { cluster, inbox, shared, stopping }
+    }
+
+    /// Refuses a call that names another cluster, before its message is read.
+    pub fn for_own_cluster(&self) -> impl FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, Status> + Clone + use<> {
+        let own: Arc<str> = self.cluster.to_string().into();
+        move |call| match call.metadata().get(CLUSTER_METADATA) {
+            Some(named) if !named.as_bytes().eq_ignore_ascii_case(own.as_bytes()) => {
+                let reason = format!("the call is for cluster {named:?} and this node is of {own}; nothing was read or written");
+                Err(Status::failed_precondition(reason))
+            }
+            _ => Ok(call),
+        }
     }
 
     async fn run<R>(&self, wire: R) -> Result<Outcome, Status>
@@ -69,6 +85,6 @@ impl Kv for KvService {
 
     async fn topology(&self, request: tonic::Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyResponse>, Status> {
         let topology = self.inbox.ask(Question::Topology).await.map_err(stopping)?;
-        Ok(Response::new(topology_response(topology, request.into_inner().known_epoch)))
+        Ok(Response::new(topology_response(self.cluster, topology, request.into_inner().known_epoch)))
     }
 }

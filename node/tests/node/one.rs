@@ -3,9 +3,11 @@
 use dynamo_core::request::Failure;
 use dynamo_node::config::Flags;
 use dynamo_proto::v1::admin_client::AdminClient;
+use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::{kv, v1};
 use tempfile::TempDir;
 use tonic::Code;
+use tonic::metadata::MetadataValue;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -26,6 +28,7 @@ async fn a_node_stands_by_without_a_ring_and_says_so() {
     assert_eq!(status.client_address, node.listen.client.to_string());
     let topology = node.kv().await.topology(v1::TopologyRequest { known_epoch: 0 }).await.unwrap().into_inner();
     assert_eq!((topology.epoch, topology.ring.len(), topology.members.len()), (0, 0, 1));
+    assert_eq!(topology.cluster, status.cluster);
     let digests = node.admin().await.partition_digests(v1::PartitionDigestsRequest::default()).await.unwrap_err();
     assert_eq!(digests.code(), Code::FailedPrecondition);
 }
@@ -55,6 +58,36 @@ async fn nodes_with_ipv6_alone_are_reached_and_find_each_other() {
     })
     .await;
     assert!(by_address.status(v1::StatusRequest {}).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_call_for_another_cluster_is_refused_whatever_it_asks() {
+    let cluster = TestCluster::start(1).await;
+    let calling = async |named: &'static str| {
+        let name = move |mut call: tonic::Request<()>| {
+            call.metadata_mut().insert(kv::CLUSTER_METADATA, MetadataValue::from_static(named));
+            Ok(call)
+        };
+        KvClient::with_interceptor(cluster.nodes[0].channel().await, name)
+    };
+    let frames = || tokio_stream::once(v1::SessionRequests::default());
+    for other in ["5f9619ff-8b86-d011-b42d-00c04fc964ff", "", "no cluster"] {
+        let mut foreign = calling(other).await;
+        let refusals = [
+            foreign.put(put("k", "foreign")).await.unwrap_err(),
+            foreign.delete(v1::DeleteRequest::default()).await.unwrap_err(),
+            foreign.get(get("k")).await.unwrap_err(),
+            foreign.session(frames()).await.unwrap_err(),
+            foreign.topology(v1::TopologyRequest::default()).await.unwrap_err(),
+        ];
+        for refusal in refusals {
+            assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal}");
+            assert!(refusal.message().contains(CLUSTER), "{refusal}");
+        }
+    }
+    let mut own = calling(CLUSTER).await;
+    assert!(values(&own.get(get("k")).await.unwrap().into_inner()).is_empty(), "nothing was written");
+    assert!(own.session(frames()).await.is_ok());
 }
 
 #[tokio::test]

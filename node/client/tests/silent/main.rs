@@ -12,6 +12,7 @@ use dynamo_core::name::Name;
 use dynamo_core::ring::{Member, Placement, Ring, RingHash};
 use dynamo_proto::v1;
 use server::{Manner, Server};
+use tokio::task::JoinSet;
 
 /// Of one request. The client's own default is longer than any test may take: what ends a request is this.
 const DEADLINE: Option<Duration> = Some(Duration::from_millis(400));
@@ -66,13 +67,15 @@ async fn a_node_that_says_nothing_to_a_connection_is_no_node_and_nothing_is_sent
     }
 }
 
-/// A cluster of two, of which `servers` tell; every request goes to the first of them first.
-fn form_a_cluster(servers: [&Server; 2]) {
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+/// Of a cluster of two; every request goes to the first of `servers` first.
+fn topology(cluster: ClusterId, epoch: u64, servers: [&Server; 2]) -> v1::TopologyResponse {
     let nodes = [NodeId([1; 16]), NodeId([2; 16])];
     let ring = Ring {
-        cluster: ClusterId([7; 16]),
-        epoch: Epoch(1),
-        parent: RingHash::default(),
+        cluster,
+        epoch: Epoch(epoch),
+        parent: if epoch == 1 { RingHash::default() } else { RingHash([1; 32]) },
         partition_bits: 0,
         replication: 2,
         members: nodes.map(|node| (node, Member { zone: "z".to_owned(), weight: 1 })).into(),
@@ -87,14 +90,15 @@ fn form_a_cluster(servers: [&Server; 2]) {
         suspected: false,
     };
     let members = nodes.into_iter().zip(servers).map(member).collect();
-    let topology = v1::TopologyResponse { ring: ring.encode(), epoch: 1, members };
-    servers.iter().for_each(|server| server.tells(topology.clone()));
+    v1::TopologyResponse { ring: ring.encode(), epoch, members, cluster: Bytes::copy_from_slice(&cluster.0) }
 }
 
 /// Two nodes, of which the second is well, and a client that asks the first one first.
 async fn cluster_whose_first_is(manner: Manner, mode: Mode) -> (Server, Server, Client) {
     let (first, well) = (Server::start(manner), Server::start(Manner::Well));
-    form_a_cluster([&first, &well]);
+    for server in [&first, &well] {
+        server.tells(topology(CLUSTER, 1, [&first, &well]));
+    }
     let client = in_time(Client::connect(config(&well, mode))).await.unwrap();
     (first, well, client)
 }
@@ -146,6 +150,109 @@ async fn a_write_with_an_id_goes_on_to_the_next_node_and_says_that_it_was_sent_t
         };
         assert_eq!((put().await, still.taken(), well.taken()), (2, 1, 1), "{mode:?}");
         assert_eq!((put().await, well.taken()), (1, 2), "{mode:?}: the first is left out now");
+    }
+}
+
+/// One attempt to connect is for all who wait, and so is its end. Each on his own would try until the last is out of time.
+#[tokio::test]
+async fn requests_that_wait_for_a_node_that_cannot_be_reached_go_elsewhere_together() {
+    let (mute, well) = (Server::start(Manner::Mute), Server::start(Manner::Well));
+    well.tells(topology(CLUSTER, 1, [&mute, &well]));
+    let (connect_timeout, requests) = (Duration::from_millis(500), 100);
+    let config = ClientConfig { connect_timeout, ..config(&well, Mode::Stream) };
+    let client = in_time(Client::connect(config)).await.unwrap();
+    let mut puts = JoinSet::new();
+    for _ in 0..requests {
+        let client = client.clone();
+        let options = PutOptions { timeout: Some(connect_timeout * requests / 2), ..PutOptions::default() };
+        puts.spawn(async move { client.put(&Name::new("b", "k"), "v", &options).await });
+    }
+    while let Some(put) = in_time(puts.join_next()).await {
+        put.unwrap().unwrap();
+    }
+    assert_eq!(well.taken(), 100);
+}
+
+/// The address of a node that is away may pass to a node of another cluster.
+#[tokio::test]
+async fn a_client_is_not_led_into_another_cluster() {
+    let mut rounds = JoinSet::new();
+    for mode in [Mode::Stream, Mode::Unary] {
+        for epoch in [1, 2] {
+            rounds.spawn(is_not_led_into_another_cluster_of(mode, epoch));
+        }
+    }
+    while let Some(round) = rounds.join_next().await {
+        round.unwrap();
+    }
+}
+
+async fn is_not_led_into_another_cluster_of(mode: Mode, epoch: u64) {
+    let (foreign, well, client) = cluster_whose_first_is(Manner::Well, mode).await;
+    let mut theirs = topology(ClusterId([8; 16]), epoch, [&foreign, &foreign]);
+    if epoch == 1 {
+        // As nodes answer whoever has a ring of this epoch.
+        theirs.ring.clear();
+    }
+    foreign.tells(theirs);
+    let name = Name::new("b", "k");
+    for _ in 0..2 {
+        in_time(client.put(&name, "v", &PutOptions::default())).await.unwrap();
+        in_time(foreign.asked_again(1)).await;
+    }
+    assert_eq!((foreign.taken(), well.taken()), (0, 2), "{mode:?} {epoch}");
+    let addresses = client.addresses();
+    // Nobody else is left.
+    drop(well);
+    let put = PutOptions { timeout: DEADLINE, ..PutOptions::default() };
+    in_time(client.put(&name, "v", &put)).await.unwrap_err();
+    in_time(foreign.asked_again(2)).await;
+    let error = in_time(client.put(&name, "v", &put)).await.unwrap_err();
+    assert_eq!((error.kind(), foreign.taken()), ("unreachable", 0), "{mode:?} {epoch}: {error}");
+    assert_eq!((client.ring().unwrap().cluster, client.addresses()), (CLUSTER, addresses), "{mode:?} {epoch}");
+}
+
+/// The connection over which the client learned its cluster names it too, before anything else is asked there.
+#[tokio::test]
+async fn every_request_names_the_cluster() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let server = Server::start(Manner::Well);
+        server.tells(topology(CLUSTER, 1, [&server, &server]));
+        let client = in_time(Client::connect(ClientConfig { direct: false, ..config(&server, mode) })).await.unwrap();
+        server.tells(topology(ClusterId([8; 16]), 1, [&server, &server]));
+        let put = PutOptions { timeout: DEADLINE, ..PutOptions::default() };
+        let error = in_time(client.put(&Name::new("b", "k"), "v", &put)).await.unwrap_err();
+        assert_eq!((error.kind(), server.taken()), ("unreachable", 0), "{mode:?}: {error}");
+    }
+}
+
+/// Each is answered.
+async fn gets_until_epoch_2(client: &Client) {
+    while client.ring().unwrap().epoch < Epoch(2) {
+        client.get(&Name::new("b", "k"), &GetOptions::default()).await.unwrap();
+    }
+}
+
+/// It has the ring on its disk, and nobody's address: its network takes clients to it, and not it to its peers.
+#[tokio::test]
+async fn a_node_that_sees_nobody_does_not_take_the_client_away_from_the_others() {
+    let (alone, well, client) = cluster_whose_first_is(Manner::NotServing, Mode::Stream).await;
+    let mut its_view = topology(CLUSTER, 2, [&alone, &well]);
+    its_view.members.truncate(1);
+    alone.tells(its_view);
+    let name = Name::new("b", "k");
+    // Its answers carry the newer epoch, so it is the one whose view the client goes by.
+    in_time(gets_until_epoch_2(&client)).await;
+    in_time(client.get(&name, &GetOptions::default())).await.unwrap();
+    assert_eq!(client.addresses().into_values().collect::<Vec<_>>(), [alone.address.clone(), well.address.clone()]);
+}
+
+#[tokio::test]
+async fn a_ring_that_one_node_does_not_have_yet_is_asked_of_the_next() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (behind, well, client) = cluster_whose_first_is(Manner::NotServing, mode).await;
+        well.tells(topology(CLUSTER, 2, [&behind, &well]));
+        in_time(gets_until_epoch_2(&client)).await;
     }
 }
 

@@ -5,6 +5,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use dynamo_core::id::ClusterId;
+use dynamo_core::request::Failure;
+use dynamo_proto::kv::{CLUSTER_METADATA, status};
 use dynamo_proto::v1;
 use dynamo_proto::v1::kv_server::{Kv, KvServer};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What it does with who comes.
@@ -27,6 +31,8 @@ pub enum Manner {
     HangingUp,
     /// Tells its topology until the first request for an object comes, and nothing from then on.
     StandingStill,
+    /// Says of every request that it does not serve.
+    NotServing,
     /// Answers.
     Well,
 }
@@ -54,7 +60,7 @@ impl Server {
             match manner {
                 Manner::Mute => keep(listener).await,
                 Manner::Closing => close(listener).await,
-                Manner::Deaf | Manner::StandingStill | Manner::Well => serve(listener, served).await,
+                Manner::Deaf | Manner::StandingStill | Manner::NotServing | Manner::Well => serve(listener, served).await,
                 Manner::HangingUp => serve_until_asked(listener, served).await,
             }
         });
@@ -71,7 +77,7 @@ impl Server {
         self.service.taken.load(Ordering::SeqCst)
     }
 
-    /// Returns when it was asked for its topology so often again.
+    /// Returns when it was asked for its topology, or for what it refused, so often again.
     pub async fn asked_again(&self, times: usize) {
         let mut asked = self.service.asked.subscribe();
         let enough = *asked.borrow() + times;
@@ -134,20 +140,45 @@ struct Service {
     topology: Arc<Mutex<v1::TopologyResponse>>,
 }
 
-fn found_nothing() -> v1::GetResponse {
-    v1::GetResponse { evidence: Some(v1::Evidence::default()), ..Default::default() }
-}
-
-fn written() -> v1::PutResponse {
-    v1::PutResponse { evidence: Some(v1::Evidence::default()), ..Default::default() }
+fn not_serving() -> v1::Failure {
+    Failure::NotServing("it is not its day".to_owned()).into()
 }
 
 impl Service {
+    /// Refuses what is for another cluster than it tells of. It tells everyone, as nodes of earlier versions do.
+    fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let own = ClusterId::from_slice(&self.topology.lock().unwrap().cluster);
+        let named = metadata.get(CLUSTER_METADATA).map(|named| ClusterId::parse(named.to_str().unwrap()).unwrap());
+        if named.is_some_and(|named| own.is_some_and(|own| own != named)) {
+            self.asked.send_modify(|asked| *asked += 1);
+            return Err(Status::failed_precondition("this node is of another cluster"));
+        }
+        Ok(())
+    }
+
     /// What it says to a single call, if anything.
     async fn take<T>(&self, answer: T) -> Result<Response<T>, Status> {
         self.taken.fetch_add(1, Ordering::SeqCst);
         self.hang_up.notify_waiters();
-        if self.manner == Manner::Well { Ok(Response::new(answer)) } else { std::future::pending().await }
+        match self.manner {
+            Manner::Well => Ok(Response::new(answer)),
+            Manner::NotServing => Err(status(not_serving())),
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.topology.lock().unwrap().epoch
+    }
+
+    fn found_nothing(&self) -> v1::GetResponse {
+        let evidence = v1::Evidence { epoch: self.epoch(), ..Default::default() };
+        v1::GetResponse { evidence: Some(evidence), ..Default::default() }
+    }
+
+    fn written(&self) -> v1::PutResponse {
+        let evidence = v1::Evidence { epoch: self.epoch(), ..Default::default() };
+        v1::PutResponse { evidence: Some(evidence), ..Default::default() }
     }
 
     /// What it says to a frame of requests, if anything.
@@ -156,13 +187,15 @@ impl Service {
         if !requests.is_empty() {
             self.hang_up.notify_waiters();
         }
-        let response = |request| match request {
-            Some(v1::session_request::Request::Get(_)) => v1::session_response::Response::Get(found_nothing()),
-            _ => v1::session_response::Response::Put(written()),
+        let response = |request| match (self.manner, request) {
+            (Manner::NotServing, _) => v1::session_response::Response::Failure(not_serving()),
+            (_, Some(v1::session_request::Request::Get(_))) => v1::session_response::Response::Get(self.found_nothing()),
+            _ => v1::session_response::Response::Put(self.written()),
         };
         let answer = |v1::SessionRequest { id, request }| v1::SessionResponse { id, response: Some(response(request)) };
         let responses = || requests.into_iter().map(answer).collect();
-        (self.manner == Manner::Well).then(|| Ok(v1::SessionResponses { responses: responses(), epoch: 1 }))
+        let answers = matches!(self.manner, Manner::Well | Manner::NotServing);
+        answers.then(|| Ok(v1::SessionResponses { responses: responses(), epoch: self.epoch() }))
     }
 }
 
@@ -170,19 +203,23 @@ impl Service {
 impl Kv for Service {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponses, Status>> + Send>>;
 
-    async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        self.take(found_nothing()).await
+    async fn get(&self, call: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        self.check(call.metadata())?;
+        self.take(self.found_nothing()).await
     }
 
-    async fn put(&self, _: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        self.take(written()).await
+    async fn put(&self, call: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.check(call.metadata())?;
+        self.take(self.written()).await
     }
 
-    async fn delete(&self, _: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        self.take(written()).await
+    async fn delete(&self, call: Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.check(call.metadata())?;
+        self.take(self.written()).await
     }
 
     async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
+        self.check(incoming.metadata())?;
         let service = self.clone();
         let heard = incoming.into_inner().filter_map(move |message| service.hear(message.ok()?.requests));
         Ok(Response::new(Box::pin(heard)))
