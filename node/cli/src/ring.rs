@@ -302,7 +302,7 @@ async fn verify(endpoints: &Endpoints, format: Format, wait: Duration) -> Result
         show(format, || comparison.text(), &comparison.document())?;
         return match equal {
             true => Ok(()),
-            false => Err(Stop::Failed("the replicas are not equal".to_owned())),
+            false => Err(Stop::Failed(comparison.flaw().to_owned())),
         };
     }
 }
@@ -358,13 +358,18 @@ impl Comparison {
         self.different.is_empty() && self.silent.is_empty()
     }
 
+    /// What is wrong where they are not equal.
+    fn flaw(&self) -> &'static str {
+        if self.different.is_empty() { "not all replicas could be compared" } else { "the replicas are not equal" }
+    }
+
     fn text(&self) -> String {
         let counts = format!("{} copies of {} partitions", grouped(self.copies as u64), grouped(self.partitions as u64));
         if self.is_equal() {
             return format!("replicas equal: {counts} with {} objects at epoch {}", grouped(self.objects), self.epoch);
         }
-        let mut text =
-            format!("replicas not equal: {} partitions differ ({counts} compared, epoch {})\n", self.different.len(), self.epoch);
+        let (flaw, different) = (self.flaw(), self.different.len());
+        let mut text = format!("{flaw}: {different} partitions differ ({counts} compared, epoch {})\n", self.epoch);
         for (node, reason) in &self.silent {
             text.push_str(&format!("not compared: node {node}: {reason}\n"));
         }
@@ -424,7 +429,7 @@ mod tests {
         let equal = Comparison::of(&ring(), &digests(2), BTreeMap::new());
         assert_eq!(equal.text(), "replicas equal: 6 copies of 2 partitions with 10 objects at epoch 1");
         let different = Comparison::of(&ring(), &digests(3), BTreeMap::new());
-        assert!(!different.is_equal());
+        assert!(!different.is_equal() && different.text().starts_with("the replicas are not equal: 1 partitions differ"));
         assert!(different.text().contains("03030303-0303-0303-0303-030303030303"), "{}", different.text());
         assert_eq!(different.document()["different"], json!([1]));
     }
@@ -436,7 +441,8 @@ mod tests {
         let silent = BTreeMap::from([(NodeId([3; 16]), "cannot connect".to_owned())]);
         let comparison = Comparison::of(&ring(), &known, silent);
         assert!(!comparison.is_equal());
-        assert!(comparison.text().contains("not compared"), "{}", comparison.text());
+        let text = comparison.text();
+        assert!(text.starts_with("not all replicas could be compared: 0 ") && text.contains("not compared: node"), "{text}");
     }
 
     #[test]

@@ -296,8 +296,12 @@ pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
     if let Some((scheme, _)) = address.split_once("://") {
         return Err(format!("leave out {scheme}://"));
     }
-    if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+    let (host, port) = address.rsplit_once(':').unwrap_or_default();
+    if host.is_empty() || port.is_empty() {
         return Err("it has no host or no port".to_owned());
+    }
+    if port.parse::<u16>().is_err() {
+        return Err(format!("its port {port:?} is no number up to 65535"));
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| innermost(&error))?;
     Ok(endpoint
@@ -308,11 +312,17 @@ pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
         .keep_alive_while_idle(true))
 }
 
-/// What a status says, for people. Who knows no such service is somebody else than was meant.
+/// How those speak that speak another protocol: a server of HTTP/1 to a client of HTTP/2, and one of HTTP without gRPC.
+const OTHER_PROTOCOLS: [&str; 2] = ["h2 protocol error: http2 error", "grpc-status header missing"];
+
+/// What a status says, for people. Who knows no such service is somebody else than was meant, and so may be who speaks otherwise.
 pub(crate) fn words(status: &Status) -> String {
     match (status.message(), status.code()) {
         ("", Code::Unimplemented) => "no node's client port listens there; it is 7400 unless configured otherwise".to_owned(),
         ("", _) => "no reason was given".to_owned(),
+        (message, _) if OTHER_PROTOCOLS.iter().any(|other| message.starts_with(other)) => {
+            format!("{message}: is that a node's client port? It is 7400 unless configured otherwise")
+        }
         (message, _) => message.to_owned(),
     }
 }
@@ -435,6 +445,7 @@ mod tests {
         let refused = |address| endpoint(address, Duration::from_secs(1)).map(drop);
         assert_eq!(refused("http://127.0.0.1:7400"), Err("leave out http://".to_owned()));
         assert_eq!(refused("localhost"), Err("it has no host or no port".to_owned()));
+        assert_eq!(refused("localhost:99999"), Err("its port \"99999\" is no number up to 65535".to_owned()));
         assert_eq!(refused("localhost:7400"), Ok(()));
     }
 
@@ -444,6 +455,15 @@ mod tests {
             (Status::unavailable("stops"), "stops"),
             (Status::unimplemented(""), "no node's client port listens there; it is 7400 unless configured otherwise"),
             (Status::internal(""), "no reason was given"),
+            (
+                Status::internal("h2 protocol error: http2 error"),
+                "h2 protocol error: http2 error: is that a node's client port? It is 7400 unless configured otherwise",
+            ),
+            (
+                Status::unimplemented("grpc-status header missing, mapped from HTTP status code 404"),
+                "grpc-status header missing, mapped from HTTP status code 404: is that a node's client port? It is 7400 unless \
+                 configured otherwise",
+            ),
         ];
         for (status, expected) in cases {
             assert_eq!(words(&status), expected);

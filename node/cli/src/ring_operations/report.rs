@@ -152,6 +152,8 @@ fn row(node: NodeId, ring: &Ring, wanted: &Members, left: &Left, answer: Option<
     let of = |loads: &BTreeMap<NodeId, usize>| loads.get(&node).copied().unwrap_or(0);
     let role = match (ring.members.contains_key(&node), wanted.contains_key(&node)) {
         _ if ring.is_lost(node) => "lost",
+        // It is in the ring from the first move to it on.
+        (true, true) if ring.operation.as_ref().is_some_and(|operation| !operation.before.contains_key(&node)) => "joins",
         (true, true) => "stays",
         (false, _) => "joins",
         (true, false) => "leaves",
@@ -253,6 +255,15 @@ mod tests {
         ");
         assert_eq!(report.document()["copies_left"], json!(12));
         assert_eq!(report.document()["operation"]["id"], json!(2));
+    }
+
+    #[test]
+    fn a_node_that_receives_its_first_partitions_joins() {
+        let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(3)).unwrap();
+        let begun = operation::begun(&ring, &members(4)).unwrap();
+        let moves = begun.successor(|next| next.members = members(4));
+        let nodes = Report::of(&views(moves), None).unwrap().document()["nodes"].clone();
+        assert_eq!((&nodes[2]["role"], &nodes[3]["role"]), (&json!("stays"), &json!("joins")), "{nodes}");
     }
 
     #[test]
