@@ -18,6 +18,7 @@ use std::sync::{Arc, PoisonError};
 
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::message::Message;
+use dynamo_proto::kv::CLUSTER_METADATA;
 use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;

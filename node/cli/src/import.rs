@@ -187,7 +187,8 @@ fn report(format: Format, counts: &Counts, duplicates: u64, elapsed: Duration) -
         let parts: Vec<String> =
             parts.iter().filter(|(count, _)| *count > 0).map(|(n, what)| format!("{} {what}", grouped(*n))).collect();
         let seconds = elapsed.as_secs_f64();
-        format!("imported {stored} in {seconds:.1} s ({}): {}", rate(counts.done(), elapsed), parts.join(", "))
+        let parts = if parts.is_empty() { "the file has none".to_owned() } else { parts.join(", ") };
+        format!("imported {stored} in {seconds:.1} s ({}): {parts}", rate(counts.done(), elapsed))
     };
     let document = json!({
         "records": counts.done(),

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use dynamo_client::{Client, DeleteOptions, GetOptions, GetResult, Mode, PutOptions, PutResult, RequestError, fresh_request_id};
 use dynamo_core::config::VALUE_BYTES_MAX;
 use dynamo_core::id::RequestKey;
@@ -22,7 +23,7 @@ pub struct Which {
     /// The key.
     pub key: String,
     /// The bucket that it is in.
-    #[arg(short, long, default_value = "default")]
+    #[arg(short, long, default_value = "default", value_parser = NonEmptyStringValueParser::new())]
     pub bucket: String,
 }
 
@@ -49,7 +50,8 @@ pub struct Get {
 pub struct Put {
     #[command(flatten)]
     which: Which,
-    /// The value; `@FILE` takes a file's bytes, `-` the standard input's.
+    /// The value; `@FILE` takes a file's bytes, `-` the standard input's. A value that begins with `@` or is `-` comes from there:
+    /// `printf %s @alice | dynamoctl put KEY -`.
     #[arg(allow_hyphen_values = true)]
     value: String,
     /// The context that `get` showed: the put replaces what that get returned. Without it, other versions stay as siblings.
@@ -174,7 +176,8 @@ fn read_value(argument: &str) -> Result<Vec<u8>, Stop> {
         (_, Some(path)) => std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut value)),
         (text, None) => return Ok(text.as_bytes().to_vec()),
     };
-    read.map_err(|error| Stop::Usage(format!("value {argument}: {error}")))?;
+    let advice = "to store a value that begins with @, give it on the standard input (`put KEY -`)";
+    read.map_err(|error| Stop::Usage(format!("value {argument}: {error}; {advice}")))?;
     if value.len() > VALUE_BYTES_MAX {
         return Err(Stop::Usage(format!("value {argument}: is larger than {} bytes", grouped(VALUE_BYTES_MAX as u64))));
     }
@@ -209,8 +212,8 @@ fn document(name: &Name, found: &GetResult) -> Value {
         fields
     };
     json!({
-        "bucket": readable(&name.bucket),
-        "key": readable(&name.key),
+        "bucket": String::from_utf8_lossy(&name.bucket),
+        "key": String::from_utf8_lossy(&name.key),
         "siblings": found.siblings.iter().map(sibling).collect::<Vec<_>>(),
         "context": encode_context(&found.context),
         "evidence": evidence(&found.evidence),
@@ -294,6 +297,8 @@ mod tests {
         ");
         let json = document(&Name::new("carts", "alice"), &found(&["milk"]));
         assert_eq!((&json["siblings"][0]["value"], &json["context"]), (&json!("milk"), &json!("AQID")));
+        let control = document(&Name::new("b\u{1b}", "a\nb\u{1b}"), &found(&["milk"]));
+        assert_eq!((&control["bucket"], &control["key"]), (&json!("b\u{1b}"), &json!("a\nb\u{1b}")), "what was given");
     }
 
     #[test]

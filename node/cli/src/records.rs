@@ -14,6 +14,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use dynamo_core::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use dynamo_core::name::Name;
@@ -23,6 +24,9 @@ use lines::Lines;
 
 /// Keys of one file; a table of this many takes about 600 MB.
 const KEYS_MAX: usize = 10_000_000;
+
+/// What some editors put before the first line of a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How the file is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -44,7 +48,7 @@ pub struct Source {
     #[arg(long, value_enum, default_value_t = FileFormat::Auto)]
     pub format: FileFormat,
     /// The bucket that the records are in.
-    #[arg(short, long, default_value = "default")]
+    #[arg(short, long, default_value = "default", value_parser = NonEmptyStringValueParser::new())]
     pub bucket: String,
     /// The field that is the key. Default: `key` of JSON lines, `Package` of control data.
     #[arg(long, value_name = "NAME")]
@@ -120,6 +124,8 @@ pub struct Records<R> {
     path: PathBuf,
     lines: Lines<R>,
     kind: Kind,
+    /// Nobody said the kind.
+    guessed: bool,
     key_field: String,
 }
 
@@ -169,10 +175,11 @@ impl Source {
 
     fn open(&self) -> Result<Records<BufReader<File>>, RecordError> {
         let failed = |error| RecordError::Read { path: self.file.clone(), error };
-        let file = File::open(&self.file).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
+        // Looked at before it is opened: opening a pipe waits for whoever writes into it.
+        if !std::fs::metadata(&self.file).map_err(failed)?.is_file() {
             return Err(failed(std::io::Error::other("is not a regular file; it is read twice, so a pipe will not do")));
         }
+        let file = File::open(&self.file).map_err(failed)?;
         Records::open(&self.file, BufReader::with_capacity(1 << 18, file), self.format, self.key_field.as_deref())
     }
 }
@@ -183,7 +190,11 @@ fn position(key: &Bytes) -> u128 {
 
 impl<R: BufRead> Records<R> {
     fn open(path: &Path, mut reader: R, format: FileFormat, key_field: Option<&str>) -> Result<Self, RecordError> {
-        let start = reader.fill_buf().map_err(|error| RecordError::Read { path: path.to_owned(), error })?;
+        let failed = |error| RecordError::Read { path: path.to_owned(), error };
+        if reader.fill_buf().map_err(failed)?.starts_with(BYTE_ORDER_MARK) {
+            reader.consume(BYTE_ORDER_MARK.len());
+        }
+        let start = reader.fill_buf().map_err(failed)?;
         if let Some((algorithm, program)) = compression(start) {
             let command = format!("{program} {} > Packages", path.display());
             return Err(RecordError::Compressed { path: path.to_owned(), algorithm, command });
@@ -196,7 +207,8 @@ impl<R: BufRead> Records<R> {
             FileFormat::Auto => (Kind::Deb822, "Package"),
         };
         let key_field = key_field.unwrap_or(key_default).to_owned();
-        Ok(Self { path: path.to_owned(), lines: Lines::new(reader), kind, key_field })
+        let guessed = format == FileFormat::Auto;
+        Ok(Self { path: path.to_owned(), lines: Lines::new(reader), kind, guessed, key_field })
     }
 
     fn read(&mut self) -> Result<Option<Record>, RecordError> {
@@ -207,6 +219,10 @@ impl<R: BufRead> Records<R> {
         let wrong = |line, reason: String| RecordError::Record { path: self.path.clone(), line, reason };
         match read {
             Err(lines::Problem::Read(error)) => Err(RecordError::Read { path: self.path.clone(), error }),
+            Err(lines::Problem::Record { line, reason }) if self.guessed && matches!(self.kind, Kind::Deb822) => Err(wrong(
+                line,
+                format!("{reason} (the file was taken for Debian control data; for JSON lines say --format jsonl)"),
+            )),
             Err(lines::Problem::Record { line, reason }) => Err(wrong(line, reason)),
             Ok(None) => Ok(None),
             Ok(Some((line, record))) => match (record.key.len(), record.value.len()) {
@@ -276,6 +292,35 @@ mod tests {
     fn json_lines_are_known_by_their_brace() {
         let (_file, source) = source(b"\n{\"key\": \"a\", \"value\": \"1\"}\n");
         assert_eq!(source.survey().unwrap().keys, 1);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_record() {
+        for contents in ["\u{feff}{\"key\": \"a\", \"value\": 1}\n", "\u{feff}Package: a\n"] {
+            let (_file, source) = source(contents.as_bytes());
+            let survey = source.survey().unwrap();
+            let records: Vec<Record> = source.last_records(&survey).unwrap().map(Result::unwrap).collect();
+            assert_eq!(records[0].key, "a", "{contents}");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_kind_was_guessed_says_so_where_it_is_wrong() {
+        let (_file, source) = source(b"[{\"key\": \"a\", \"value\": 1}]\n");
+        let error = source.survey().unwrap_err().to_string();
+        assert!(error.contains("taken for Debian control data") && error.contains("--format jsonl"), "{error}");
+        let told = Source { format: FileFormat::Deb822, ..source };
+        assert!(!told.survey().unwrap_err().to_string().contains("was taken for"));
+    }
+
+    #[test]
+    fn a_pipe_is_refused_before_it_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let pipe = place.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (_file, source) = source(b"");
+        let error = Source { file: pipe, ..source }.survey().unwrap_err().to_string();
+        assert!(error.contains("is not a regular file"), "{error}");
     }
 
     #[test]

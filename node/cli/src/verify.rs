@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use dynamo_client::{Client, GetOptions, GetResult, Mode};
 use dynamo_core::name::Name;
 use dynamo_core::request::QuorumWish;
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arguments::{Connection, ReadQuorum};
 use crate::connection;
@@ -66,6 +68,9 @@ pub async fn run(connection: &Connection, format: Format, arguments: Verify) -> 
     progress.end();
     tally.report(format, started.elapsed())?;
     match tally.different() {
+        0 if tally.records == 0 => {
+            Err(Stop::Failed(format!("{}: has no records, so nothing was compared", source.file.display())))
+        }
         0 => Ok(()),
         different => Err(Stop::Failed(format!("{} of {} records differ", grouped(different), grouped(tally.records)))),
     }
@@ -98,6 +103,14 @@ fn compare(found: &GetResult, value: &Bytes) -> Found {
     }
 }
 
+/// For programs: the key as it is, in base64 if it is no text.
+fn difference(key: &Bytes, what: &str) -> Value {
+    match std::str::from_utf8(key) {
+        Ok(key) => json!({ "key": key, "difference": what }),
+        Err(_) => json!({ "key_base64": STANDARD.encode(key), "difference": what }),
+    }
+}
+
 #[derive(Default)]
 struct Tally {
     records: u64,
@@ -106,7 +119,7 @@ struct Tally {
     differs: u64,
     unread: u64,
     with_siblings: u64,
-    named: Vec<(String, String)>,
+    named: Vec<(Bytes, String)>,
 }
 
 impl Tally {
@@ -140,7 +153,7 @@ impl Tally {
             }
         };
         if self.named.len() < NAMED_MAX {
-            self.named.push((readable(key), difference));
+            self.named.push((key.clone(), difference));
         }
     }
 
@@ -153,7 +166,7 @@ impl Tally {
             "missing": self.missing,
             "different": self.differs,
             "unread": self.unread,
-            "differences": self.named.iter().map(|(key, what)| json!({ "key": key, "difference": what })).collect::<Vec<_>>(),
+            "differences": self.named.iter().map(|(key, what)| difference(key, what)).collect::<Vec<_>>(),
             "seconds": elapsed.as_secs_f64(),
         });
         show(format, || self.text(elapsed), &document)
@@ -161,6 +174,9 @@ impl Tally {
 
     fn text(&self, elapsed: Duration) -> String {
         let read = format!("{} records, {} in {:.1} s", grouped(self.records), size(self.bytes), elapsed.as_secs_f64());
+        if self.records == 0 {
+            return format!("verified {read}: nothing was compared");
+        }
         if self.different() == 0 {
             let siblings = match self.with_siblings {
                 0 => String::new(),
@@ -173,7 +189,7 @@ impl Tally {
         let mut text = format!("verified {read}: {}\n\n", counts.collect::<Vec<_>>().join(", "));
         text.push_str(&table(
             &["KEY", "DIFFERENCE"],
-            self.named.iter().map(|(key, what)| vec![key.clone(), what.clone()]).collect(),
+            self.named.iter().map(|(key, what)| vec![readable(key), what.clone()]).collect(),
         ));
         let unnamed = self.different() - self.named.len() as u64;
         if unnamed > 0 {
@@ -204,6 +220,13 @@ mod tests {
         let evidence = Evidence { hinted: 1, ..Evidence::default() };
         let by_stand_ins = compare(&GetResult { evidence, ..get(&[]) }, &value);
         assert!(matches!(by_stand_ins, Found::Unread { .. }), "{by_stand_ins:?}");
+    }
+
+    #[test]
+    fn a_key_is_told_to_programs_as_it_is_and_no_record_is_no_proof() {
+        assert_eq!(difference(&Bytes::from_static(b"a\nb"), "missing"), json!({ "key": "a\nb", "difference": "missing" }));
+        assert_eq!(difference(&Bytes::from_static(b"\xff"), "missing"), json!({ "key_base64": "/w==", "difference": "missing" }));
+        assert!(Tally::default().text(Duration::ZERO).ends_with("nothing was compared"));
     }
 
     #[test]

@@ -77,12 +77,13 @@ fn what_is_asked_of_a_node_about_itself_has_the_deadline_that_was_given() {
 
 #[test]
 fn a_command_that_makes_no_sense_ends_with_2_whoever_it_asks() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["get", "k", "-e", "localhost"], "give host:port"),
         (&["status", "-e", "localhost"], "give host:port"),
         (&["get", "k", "-e", "http://127.0.0.1:7400"], "leave out http://"),
         (&["status", "-e", "http://127.0.0.1:7400"], "leave out http://"),
         (&["put", "k", "v", "--context", "", "-e", "127.0.0.1:1"], "get the key first"),
+        (&["put", "k", "v", "-b", "", "-e", "127.0.0.1:1"], "a value is required for '--bucket"),
     ];
     for (arguments, expected) in cases {
         let output = Command::new(env!("CARGO_BIN_EXE_dynamoctl")).args(arguments).output().unwrap();

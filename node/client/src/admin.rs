@@ -467,6 +467,10 @@ mod tests {
             (Status::unimplemented(""), "no node's client port listens there; it is 7400 unless configured otherwise"),
             (Status::internal(""), "no reason was given"),
             (
+                Status::internal("h2 protocol error: http2 error"),
+                "h2 protocol error: http2 error: is that a node's client port? It is 7400 unless configured otherwise",
+            ),
+            (
                 Status::unimplemented("grpc-status header missing, mapped from HTTP status code 404"),
                 "grpc-status header missing, mapped from HTTP status code 404: is that a node's client port? It is 7400 unless \
                  configured otherwise",

@@ -170,6 +170,9 @@ impl<'a> Writer<'a> {
         let missing = "the cluster has no ring yet; `dynamoctl ring init` makes the first one";
         let held = views.ring.clone().ok_or_else(|| Stop::Failed(missing.to_owned()))?;
         let path = ring_writer::record_of(&self.record, held.cluster);
+        if !self.take_over && !path.exists() {
+            return Err(Stop::Usage(not_its_writer(&path, &held)));
+        }
         let lock = locked(&path)?;
         let ring = match ring_writer::recorded(&path, held.cluster)? {
             None if self.take_over => held,
@@ -339,6 +342,7 @@ mod tests {
                 .map(|turn| turn.ring)
         };
         let refused = turn(false).unwrap_err().to_string();
+        assert!(!folder.path().join("r.lock").exists(), "nothing is left of what was refused");
         for way in ["spec.rebalancing.paused", "--record DIR/first.ring", "--take-over"] {
             assert!(refused.contains(way), "{refused}");
         }

@@ -27,7 +27,9 @@ fn tombstone(actors: usize) -> Object {
 fn a_lost_node_that_still_runs_keeps_no_tombstone() {
     let mut ring = ring_of(3, 0, 3);
     ring.placements[0].replicas.sort_unstable();
-    let ring = ring.successor(|next| drop(next.lost.insert(id(4), Epoch(2))));
+    let ring = ring.successor(|next| {
+        next.lost.insert(id(4), Epoch(2));
+    });
     let mut one = One::start(&ring);
     one.feed(Input::LinkUp { peer: id(4), peer_address: "four".into(), client_address: "four".into() });
     one.hear(2, replicate(1, ring.epoch, &Name::new("carts", "z"), &tombstone(1), None));
