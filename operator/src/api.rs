@@ -1,4 +1,4 @@
-//! `DynamoCluster`: what a user asks for, and what the operator answers (design 8).
+//! `DynamoCluster`: what a user asks for, and what the operator answers.
 //!
 //! The comments on fields are what `kubectl explain` prints. What may not be is refused by the API server itself, by CEL rules
 //! whose messages name the field and the fix; [`crate::valid`] refuses the same again, for objects stored under an older CRD.

@@ -1,4 +1,4 @@
-//! Spoilt resources and records: what is accepted can be built, and nothing panics (design 10).
+//! Spoilt resources and records: what is accepted can be built, and nothing panics.
 
 use std::collections::BTreeMap;
 

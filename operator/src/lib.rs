@@ -1,4 +1,4 @@
-//! The operator: makes what is there what a `DynamoCluster` asks for, without ever losing data (design 8).
+//! The operator: makes what is there what a `DynamoCluster` asks for, without ever losing data.
 //!
 //! `observe -> next_step -> apply`, and tell. Everything that decides is a pure function; what may not be lost lives in the API
 //! server or in the nodes' ring, and nothing in this process.
@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | [`api`] | the `DynamoCluster` resource and its CRD | no |
 //! | [`valid`] | a spec that holds together | no |
-//! | [`observed`], [`observe`] | one look: live objects, and each node's own view | reads |
+//! | [`quantity`] | amounts as Kubernetes writes them | no |
+//! | [`observed`], [`observe`], [`nodes`] | one look: live objects, and each node's own view | reads |
 //! | [`plan`] | the next step: the heart | no |
 //! | [`build`] | the Kubernetes objects | no |
 //! | [`apply`] | upkeep and the step | writes |

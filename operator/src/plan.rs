@@ -1,4 +1,4 @@
-//! What to do next: [`next_step`], a pure function of what is asked for and what is there (design 8).
+//! What to do next: [`next_step`], a pure function of what is asked for and what is there.
 //!
 //! The conditions below are looked at in this order, and the first one that is not met gives the step. Nothing is remembered
 //! between two looks: an operator that dies between any two calls looks again and goes on.

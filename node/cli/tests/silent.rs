@@ -5,7 +5,6 @@
 #[allow(dead_code, reason = "the client's tests use more of it")]
 mod server;
 
-use std::io::{Read, Write};
 use std::process::Command;
 
 use server::{Manner, Server};
@@ -118,23 +117,4 @@ fn a_local_cluster_whose_file_is_damaged_is_not_taken_for_none_and_an_empty_vari
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), said.contains("cluster.json: is damaged")), (Some(1), true), "{command:?}: {said}");
     }
-}
-
-#[test]
-fn a_server_of_http_is_told_from_a_node() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let answered = stream.and_then(|mut stream| {
-                let read = stream.read(&mut [0; 1024])?;
-                stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").map(|()| read)
-            });
-            // Whoever hangs up first has asked enough.
-            drop(answered);
-        }
-    });
-    let output = Command::new(env!("CARGO_BIN_EXE_dynamoctl")).args(["status", "-e", &address]).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), said.contains("client port")), (Some(1), true), "{said}");
 }

@@ -22,7 +22,7 @@ const CONFIG_VOLUME: &str = "config";
 const CONFIG_DIR: &str = "/etc/dynamokv";
 /// The user and group of the image.
 const USER: i64 = 65532;
-/// For the node to finish requests, hand over its hints' state and close its store.
+/// For the preStop hook, requests that are under way, and the close of the node's store.
 const GRACE_SECONDS: i64 = 60;
 /// A pod that goes serves on until every kube-proxy has heard that no new connection should come to it.
 const PRE_STOP_SECONDS: i64 = 3;
