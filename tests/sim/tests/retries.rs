@@ -49,6 +49,23 @@ fn a_retry_where_the_write_is_known_gets_no_second_dot() {
     assert_eq!(cluster.through(cluster.hosts()[0]).get("alice").values, ["milk", "tea"], "another id is another write");
 }
 
+/// Acknowledged as the same write it would be lost, and nobody would have said so.
+#[test]
+fn an_id_that_names_another_write_of_the_key_is_refused() {
+    let mut cluster = cluster(3).start();
+    let homes = cluster.homes("alice");
+    let first = cluster.through(homes[0]).with_id(1).put("alice", "milk");
+    cluster.settle();
+    for home in &homes {
+        let other = cluster.through(*home).with_id(1).try_put(&none(), "alice", "tea");
+        assert!(matches!(&other, Err(Failure::Invalid(why)) if why.contains("another value")), "{other:?}");
+        let deleted = cluster.through(*home).with_id(1).ask("alice", Operation::Delete { context: first.context.clone() });
+        assert!(matches!(&deleted, Err(Failure::Invalid(_))), "{deleted:?}");
+    }
+    assert_eq!(cluster.through(homes[1]).get("alice").values, ["milk"]);
+    assert_eq!(cluster.count(|counters| counters.puts_recognised), 0);
+}
+
 #[test]
 fn a_retry_where_the_write_is_not_known_is_shown_once_and_replaced_as_one() {
     let mut cluster = cluster(3).start();

@@ -22,18 +22,23 @@ impl<S: Storage> Node<S> {
         ring: &Ring,
         partition: PartitionId,
         name: &Name,
-        request_key: Option<RequestKey>,
+        (request_key, data): (Option<RequestKey>, &Option<Bytes>),
         seen: &CausalContext,
         object: &Object,
     ) -> Result<Option<Result<Prepared, Failure>>, StorageError> {
         let Some(key) = request_key else { return Ok(None) };
         if let Some(write) = object.recent().first_of(key).copied() {
-            self.counters.puts_recognised += 1;
             // `object` may be the history only; the other replicas need the values.
             let whole = self.known(ring, partition, name)?;
+            let made = whole.values().find(|(dot, _)| *dot == write.dot);
+            if made.is_some_and(|(_, value)| value.data != *data) {
+                let other = "request_id: it names another write of this key, with another value; give this one an id of its own";
+                return Ok(Some(Err(Failure::Invalid(other.into()))));
+            }
             let own_copy = ring.placement(partition).involves(self.identity.node);
             let exact = !whole.has_unseen_below(write.dot, seen);
             let context = if exact { self.context_after(own_copy, name, &whole, seen, write.dot) } else { Bytes::new() };
+            self.counters.puts_recognised += 1;
             return Ok(Some(Ok(Prepared { object: whole, context })));
         }
         if seen.1.first_of(key).is_some() {

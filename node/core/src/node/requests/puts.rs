@@ -147,7 +147,7 @@ impl<S: Storage> Node<S> {
         let last_writer_wins = self.config.last_writer_wins(&name.bucket);
         let own_copy = ring.placement(partition).involves(self.identity.node);
         let mut object = self.base(ring, partition, &name, &seen, create_only)?;
-        if let Some(made) = self.made_before(ring, partition, &name, request_key, &seen, &object)? {
+        if let Some(made) = self.made_before(ring, partition, &name, (request_key, &data), &seen, &object)? {
             return Ok(made);
         }
         let exists = |object: &Object| match last_writer_wins {
