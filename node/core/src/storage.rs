@@ -217,6 +217,8 @@ impl Storage for MemoryStorage {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<(PartitionId, Name, Object)>, StorageError> {
+        // An engine on a disk has two bytes for it.
+        assert!(after.is_none_or(|(partition, _)| partition.0 < 1 << 16), "there is no such partition");
         let mut found = Vec::new();
         let mut size = 0;
         for ((owner, partition, name), object) in self.now.hints.range((target, PartitionId(0), Name::new("", ""))..) {

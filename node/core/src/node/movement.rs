@@ -99,7 +99,10 @@ impl<S: Storage> Node<S> {
         };
         let partition = *partition;
         if let Some(behind) = self.passes_over(partition, target) {
-            self.hints.skip_to(target, behind);
+            match behind {
+                Some(behind) => self.hints.skip_to(target, behind),
+                None => self.hints.at_end(target),
+            }
             return Ok(());
         }
         let found: Vec<_> = found.into_iter().take_while(|(at, _, _)| *at == partition).collect();

@@ -112,14 +112,15 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    /// The partition with which the hints for `target` go on, if those of `partition` become copies and are not sent.
-    pub(super) fn passes_over(&self, partition: PartitionId, target: NodeId) -> Option<PartitionId> {
+    /// If the hints of `partition` become copies and are not sent: the partition behind it with which those for `target` go on, if there is
+    /// one.
+    pub(super) fn passes_over(&self, partition: PartitionId, target: NodeId) -> Option<Option<PartitionId>> {
         let ring = self.ring.as_ref().filter(|_| self.retargeting.0.contains_key(&target))?;
         if waits(ring, partition, target) {
             return None;
         }
         let mut behind = (partition.0 + 1..ring.partition_count_of_layers() as u32).map(PartitionId);
-        Some(behind.find(|partition| waits(ring, *partition, target)).unwrap_or(PartitionId(u32::MAX)))
+        Some(behind.find(|partition| waits(ring, *partition, target)))
     }
 }
 
