@@ -404,8 +404,16 @@ mod nothing_is_dropped_too_early {
         assert_eq!((asked, one.node.storage().objects().count()), (3 * foreign.len(), 0));
     }
 
-    #[test]
-    fn a_refused_batch_is_sent_again() {
+    /// A node that sends a partition with three objects to a newcomer.
+    struct Sender {
+        one: One,
+        ring: Ring,
+        partition: PartitionId,
+        newcomer: NodeId,
+        names: Vec<Name>,
+    }
+
+    fn sender() -> Sender {
         let first = ring(5);
         let name = key(&first, true);
         let partition = first.partition_of(&name);
@@ -420,6 +428,12 @@ mod nothing_is_dropped_too_early {
         let next = moving(&first, partition, id(1), newcomer);
         one.adopt(&next);
         one.sync();
+        Sender { one, ring: next, partition, newcomer, names }
+    }
+
+    #[test]
+    fn a_refused_batch_is_sent_again() {
+        let Sender { mut one, ring: next, partition, names, .. } = sender();
         let mut received = Vec::new();
         let (mut confirmed, mut pushes) = (false, 0);
         for _ in 0..60 {
@@ -452,20 +466,7 @@ mod nothing_is_dropped_too_early {
     /// A receiver that is not what its acknowledgements say, be it by a mistake of its own or of the walk.
     #[test]
     fn a_new_replica_has_the_partition_by_its_hash_tree_and_not_by_its_acknowledgements() {
-        let first = ring(5);
-        let name = key(&first, true);
-        let partition = first.partition_of(&name);
-        let in_partition = |at: &Name| first.partition_of(at) == partition;
-        let names: Vec<Name> = (0..).map(|at| Name::new("carts", format!("k{at}"))).filter(in_partition).take(3).collect();
-        let mut one = One::start(&first);
-        for (at, name) in names.iter().enumerate() {
-            one.hear(2, replicate(at as u64, first.epoch, name, &object(2, at as u64 + 1, "milk"), None));
-        }
-        one.sync();
-        let newcomer = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
-        let next = moving(&first, partition, id(1), newcomer);
-        one.adopt(&next);
-        one.sync();
+        let Sender { mut one, ring: next, partition, newcomer, names } = sender();
         let lost = names[1].clone();
         let mut theirs = HashTrees::new(CLUSTER, next.partition_bits);
         let (mut story, mut dropped) = (Vec::new(), false);
