@@ -477,6 +477,8 @@ impl Storage for Disk {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<(PartitionId, Name, Object)>, StorageError> {
+        // An engine on a disk has two bytes for it.
+        assert!(after.is_none_or(|(partition, _)| partition.0 < 1 << 16), "there is no such partition");
         let (partition, name) = after.cloned().unwrap_or((PartitionId(0), Name::new("", "")));
         let mut found = Vec::new();
         let mut size = 0;
