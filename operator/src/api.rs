@@ -243,7 +243,7 @@ pub struct DynamoClusterSpec {
     #[serde(default)]
     pub settings: Settings,
 
-    /// How many nodes a drain of Kubernetes nodes may take down at a time.
+    /// How many storage nodes may be down at once while Kubernetes nodes are drained.
     #[serde(default)]
     pub pod_disruption_budget: PodDisruptionBudget,
 
@@ -311,8 +311,8 @@ pub struct Zone {
     )
 )]
 pub struct Storage {
-    /// How large. Volumes grow with it where the storage class allows that. A smaller size leaves the volumes that there are as they
-    /// are. Default 10Gi.
+    /// The size of each node's volume. Raising it grows the volumes where the storage class allows that; lowering it changes no
+    /// existing volume. Default 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(max = 32), regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
     pub size: String,
@@ -424,8 +424,8 @@ pub struct Bucket {
 }
 
 /// What becomes of concurrent versions. siblings, the default: a get returns all of them, and none is lost. last-writer-wins: a get
-/// returns the one with the newest time, and the others are lost, which suits what can be made anew, such as sessions; the nodes'
-/// clocks have to agree (see settings.clockSkewMsMax).
+/// returns the one with the newest time, and the others are lost, which suits data that can be recreated, such as sessions; the
+/// nodes' clocks have to agree (see settings.clockSkewMsMax).
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum BucketReconciliation {
@@ -455,8 +455,8 @@ pub struct Settings {
     #[schemars(range(min = 1, max = 3_600_000))]
     pub clock_skew_ms_max: Option<i32>,
 
-    /// Between two looks for tombstones, which deletes leave behind, that can go: milliseconds from 1000 on. It decides how often is
-    /// looked and never whether one goes, which takes proof that nothing older can come back. 0 keeps them all. Default 60000.
+    /// How often, in milliseconds (at least 1000), nodes look for tombstones, which deletes leave behind, that can be removed. It never
+    /// decides whether one is removed: that takes proof that nothing older can come back. 0 keeps them all. Default 60000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400_000))]
     pub reap_interval_ms: Option<i32>,
@@ -488,7 +488,7 @@ pub enum LogLevel {
     Trace,
 }
 
-/// How many nodes a drain may take down at a time.
+/// How many storage nodes may be down at once while Kubernetes nodes are drained.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct PodDisruptionBudget {

@@ -30,7 +30,7 @@ fn normal(reason: &'static str, action: String, note: String) -> Option<Told> {
 
 /// The Event of a claim that was found by its name and got the labels of the others.
 pub fn volume_labelled(claim: &str, pod: &str) -> Told {
-    let note = format!("{claim} had not the labels of this cluster's claims and has them now, since {pod} uses it");
+    let note = format!("added this cluster's labels to claim {claim}, which {pod} uses");
     Told { warning: false, reason: "VolumeFound", action: format!("Label-{claim}"), note }
 }
 
@@ -48,7 +48,7 @@ pub fn of_step(cluster: &ValidCluster, observed: &Observed, step: &Step) -> Opti
         return None;
     }
     match step {
-        Step::RaisePods(zones) => normal("ScaleUp", format!("RunPods{}", total(zones)), format!("pods of {}", sets(zones))),
+        Step::RaisePods(zones) => normal("ScaledUp", format!("RunPods{}", total(zones)), format!("pods of {}", sets(zones))),
         Step::LowerPods(zones) => {
             let receipts = zones.iter().flat_map(|(zone, pods)| observed.proven_volumes(zone, *pods));
             let receipts = receipts.filter_map(|(_, volume)| observed.receipt_of(volume)).map(Receipt::handed_over_in_all);
@@ -112,11 +112,11 @@ fn of_ring(cluster: &ValidCluster, observed: &Observed, ring: &Ring, cause: &Cau
         (Cause::Rebalance, moving) if !leaving.is_empty() => {
             ("Draining", format!("{moving} partitions move, off {}", names(leaving)))
         }
-        (Cause::Rebalance, 0) => ("RingProposed", "all data is in its place".to_owned()),
+        (Cause::Rebalance, 0) => ("RebalanceDone", "all data is in its place".to_owned()),
         (Cause::Rebalance, moving) if ring.moving().all(|(_, _, moving)| moving.stage == Stage::WriteBothReadNew) => {
-            ("RingProposed", format!("{moving} partitions have been received and are read from their new replicas"))
+            ("RebalanceStep", format!("{moving} partitions have been received and are read from their new replicas"))
         }
-        (Cause::Rebalance, moving) => ("RingProposed", format!("{moving} partitions move")),
+        (Cause::Rebalance, moving) => ("RebalanceStep", format!("{moving} partitions move")),
     };
     normal(reason, format!("RecordEpoch{}", ring.epoch), format!("epoch {}: {note}", ring.epoch))
 }
@@ -162,7 +162,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::observed::{Note, Record, Volume};
+    use crate::observed::{Note, Record, Set, Volume};
     use crate::valid::tests::valid;
 
     #[test]
@@ -190,6 +190,55 @@ mod tests {
         assert_eq!(told(&ring, Cause::First).note, "epoch 1: the first ring, 4 nodes");
         assert_eq!(told(&ring, Cause::Left(vec![node(3)])).note, "epoch 1: cart-3 handed everything over and left");
         assert_eq!(of_step(&cluster, &observed, &Step::Converged), None, "waiting is no event");
+    }
+
+    #[test]
+    fn growth_and_shrinking_and_what_moves_between_them_have_names_that_go_together() {
+        let cluster = valid(3, &[]);
+        let node = |id: u8| NodeId([id; 16]);
+        let member = |id: u8| (node(id), Member { zone: "default".into(), weight: 1 });
+        let three: BTreeMap<_, _> = (0..3).map(member).collect();
+        let four: BTreeMap<_, _> = (0..4).map(member).collect();
+        let settled = rebalance::first_ring(cluster.id, 4, 3, &three).unwrap();
+        let views = |ring: &Ring| {
+            let view = rebalance::View {
+                epoch: ring.epoch,
+                ring_hash: ring.hash(),
+                received: ring.moving().map(|(id, ..)| id).collect(),
+            };
+            ring.members.keys().map(|node| (*node, view.clone())).collect::<BTreeMap<_, _>>()
+        };
+        let next = |ring: &Ring| match rebalance::next(ring, &four, &views(ring)).unwrap() {
+            rebalance::Next::Propose(ring) => ring,
+            other => panic!("{other:?}"),
+        };
+        let begun = next(&settled);
+        let read_from_new = next(&begun);
+        let done = next(&read_from_new);
+        let mut observed = Observed::default();
+        observed.sets.insert("default".to_owned(), Set { replicas: 4, lowering: Some(3), ..Set::default() });
+        let rebalance = |ring: Ring| Step::RecordRing { ring: Box::new(ring), cause: Cause::Rebalance };
+        let zones = |pods| BTreeMap::from([("default".to_owned(), pods)]);
+        let cases = [
+            (Step::RaisePods(zones(5)), "ScaledUp", "pods of cart from 4 to 5"),
+            (Step::LowerPods(zones(3)), "ScaledDown", "pods of cart from 4 to 3: by their drain receipts"),
+            (rebalance(begun), "RebalanceStep", "partitions move"),
+            (rebalance(read_from_new), "RebalanceStep", "are read from their new replicas"),
+            (rebalance(done), "RebalanceDone", "epoch 4: all data is in its place"),
+        ];
+        for (step, reason, words) in cases {
+            let told = of_step(&cluster, &observed, &step).unwrap_or_else(|| panic!("no Event of {step:?}"));
+            assert!(told.reason == reason && told.note.contains(words), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_got_its_labels_is_told_by_its_name() {
+        let told = volume_labelled("data-cart-2", "cart-2");
+        assert_eq!(
+            (told.reason, told.note.as_str()),
+            ("VolumeFound", "added this cluster's labels to claim data-cart-2, which cart-2 uses")
+        );
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub enum Command {
     Import(import::Import),
     /// Read every record of a file back, and compare.
     Verify(verify::Verify),
-    /// Show how the cluster is.
+    /// Show the cluster's health: who answers, hints, transfers.
     Status,
     /// Show, check or make the ring.
     Ring(ring::RingCommand),

@@ -79,7 +79,7 @@ struct Init {
     /// Replicas of each partition.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     n: u8,
-    /// A bucket whose objects have another N than the others, 1 to --n; fixed for the cluster's life. May be given again and again.
+    /// A bucket whose objects have another N than the others, 1 to --n; fixed for the cluster's life. May be given more than once.
     /// With 1 an object is lost with the one disk it is on.
     #[arg(long = "bucket-n", value_name = "BUCKET=N", value_parser = bucket_n)]
     bucket_n: Vec<(Bytes, u8)>,
