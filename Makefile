@@ -10,6 +10,8 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dynamokv
 export CARGO_TARGET_DIR ?= $(cache)/target
 bin := $(CARGO_TARGET_DIR)/debug
 images := $(CARGO_TARGET_DIR)/images
+# Where `make install` puts programs: the folder bin in it.
+prefix := $(or $(PREFIX),$(HOME)/.local)
 cluster := tests/e2e/cluster
 
 # The whole workspace in every build: with a part of it, Cargo may choose other features for a dependency, and RocksDB's build
@@ -31,6 +33,13 @@ tools:
 build: tools ## build every program
 	$(build)
 	$(build_preload)
+	@echo "the programs are in $(bin)" >&2
+
+.PHONY: install
+install: build ## put dynamoctl (as kubectl-dynamo too) and dynamo-node into PREFIX/bin (~/.local/bin)
+	install -D -t '$(prefix)/bin' $(bin)/dynamoctl $(bin)/dynamo-node
+	ln -sf dynamoctl '$(prefix)/bin/kubectl-dynamo'
+	@case ":$$PATH:" in *':$(prefix)/bin:'*) ;; *) echo 'not on your PATH yet: export PATH="$(prefix)/bin:$$PATH"' >&2 ;; esac
 
 .PHONY: build-tests
 build-tests: tools

@@ -29,6 +29,40 @@ fn render(chart: &str, values: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
+/// What `helm install` says at its end.
+fn notes(chart: &str, values: &[&str]) -> String {
+    let mut command = Command::new(helm());
+    command.args(["install", "demo", &format!("charts/{chart}"), "--namespace", "shop", "--dry-run=client"]);
+    for value in values {
+        command.args(["--set", value]);
+    }
+    let output = command.current_dir(repository()).output().expect("helm; build it with: tests/e2e/cluster build");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text.split_once("\nNOTES:\n").expect("NOTES").1.to_owned()
+}
+
+#[test]
+fn the_notes_name_the_nodes_image_where_the_operators_comes_from() {
+    let cases: [(&[&str], &str); 4] = [
+        (&[], "localhost/dynamo-node:dev"),
+        (&["image.repository=registry.shop/kv/dynamo-operator", "image.tag=v2"], "registry.shop/kv/dynamo-node:v2"),
+        (&["image.digest=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"], "localhost/dynamo-node:TAG"),
+        (&["image.repository=registry.shop/operator-of-kv"], "REGISTRY/dynamo-node:TAG"),
+    ];
+    for (values, image) in cases {
+        let notes = notes("dynamo-operator", values);
+        assert!(notes.starts_with("dynamo-operator ") && notes.contains(&format!("image: \"{image}\",")), "{values:?}: {notes}");
+    }
+}
+
+#[test]
+fn the_notes_of_a_cluster_name_its_service_for_those_outside() {
+    let notes = notes("dynamo-cluster", &["name=cart"]);
+    let forward = "kubectl -n shop port-forward service/cart 7400 &\n   dynamoctl --endpoint 127.0.0.1:7400 --through-endpoint get greeting";
+    assert!(notes.contains(forward), "{notes}");
+}
+
 /// The first object of a kind in what was rendered.
 fn object<'a>(rendered: &'a str, kind: &str) -> Option<&'a str> {
     rendered.split("\n---\n").find(|object| object.lines().any(|line| line == format!("kind: {kind}")))
