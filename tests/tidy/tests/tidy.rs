@@ -6,6 +6,8 @@ use dynamo_tidy::{Source, files, functions, root};
 
 const FUNCTION_LINES_MAX: usize = 90;
 const FILE_LINES_MAX: usize = 900;
+/// The head of each table of promises.
+const PROMISES_HEAD: &str = "| promise | mode | tests |";
 
 /// Rust sources of the product and its tests.
 fn sources() -> Vec<Source> {
@@ -240,8 +242,8 @@ fn no_comment_refers_to_a_document_that_is_not_here() {
 fn every_promise_names_a_test_that_exists() {
     let guarantees = std::fs::read_to_string(root().join("GUARANTEES.md")).unwrap();
     let tests: BTreeSet<String> = sources().iter().flat_map(|source| tests_of(&source.text)).collect();
-    let rows: Vec<&str> = guarantees.lines().filter(|line| line.starts_with('|')).skip(2).collect();
-    assert!(rows.len() > 50, "only {} rows: the table is not being read", rows.len());
+    let rows = promises(&guarantees);
+    assert!(rows.len() > 50, "only {} rows: the tables are not being read", rows.len());
     let mut missing = Vec::new();
     for row in rows {
         let [promise, _mode, named] = row.trim_matches('|').split('|').collect::<Vec<_>>()[..] else {
@@ -254,6 +256,117 @@ fn every_promise_names_a_test_that_exists() {
         missing.extend(named.into_iter().filter(|name| !tests.contains(*name)).map(str::to_owned));
     }
     report("promised in GUARANTEES.md and tested nowhere", &missing);
+}
+
+/// The rows of all tables, without the two lines at the head of each.
+fn promises(guarantees: &str) -> Vec<&str> {
+    let is_row = |line: &&str| line.starts_with('|') && *line != PROMISES_HEAD && !line.starts_with("|---");
+    guarantees.lines().filter(is_row).collect()
+}
+
+/// Every heading of GUARANTEES.md but the last has one table, and no row stands outside of one.
+#[test]
+fn every_promise_stands_in_the_table_of_a_heading() {
+    let guarantees = std::fs::read_to_string(root().join("GUARANTEES.md")).unwrap();
+    let (promised, _not_promised) = guarantees.split_once("\n## Not promised\n").expect("it ends with what is not promised");
+    let mut sections = promised.split("\n## ");
+    assert_eq!(promises(sections.next().unwrap()), [""; 0], "rows before the first heading");
+    let mut odd = Vec::new();
+    for section in sections {
+        let heading = section.lines().next().unwrap_or_default();
+        let table = format!("{heading}\n\n{PROMISES_HEAD}\n|---|---|---|\n| ");
+        if !section.starts_with(&table) || section.trim_end().lines().skip(2).any(|line| !line.starts_with('|')) {
+            odd.push(heading.to_owned());
+        }
+    }
+    report("headings without one table of promises", &odd);
+}
+
+#[test]
+fn promises_are_told_from_the_heads_of_their_tables() {
+    let text = format!(
+        "text\n\n{PROMISES_HEAD}\n|---|---|---|\n| a | all | `b` |\n\n{PROMISES_HEAD}\n|---|---|---|\n| c | all | `d` |\n"
+    );
+    assert_eq!(promises(&text), ["| a | all | `b` |", "| c | all | `d` |"]);
+}
+
+/// The commands of README's `sh` blocks: programs that `make install` or the text around them brings, and targets of the Makefile.
+#[test]
+fn every_command_of_the_readme_can_be_given() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (readme, makefile) = (read("README.md"), read("Makefile"));
+    let targets: BTreeSet<&str> = makefile.lines().filter_map(|line| line.strip_prefix(".PHONY: ")).collect();
+    let installed: Vec<&str> = makefile.lines().filter(|line| line.starts_with("\tinstall -D ")).collect();
+    let mut unknown = Vec::new();
+    let is_begun = |line: &&str| !line.starts_with("  ");
+    let commands = blocks(&readme, "sh")
+        .into_iter()
+        .filter(is_begun)
+        .flat_map(|line| line.split('#').next().unwrap_or_default().split("&&"));
+    for command in commands.map(str::trim).filter(|command| !command.is_empty()) {
+        let mut words = command.split_whitespace();
+        let is_known = match words.next().unwrap_or_default() {
+            "make" => words.next().is_some_and(|target| targets.contains(target)),
+            "cargo" | "export" | "helm" => true,
+            program if program.starts_with("tests/") || program.starts_with(".ci/") => root().join(program).is_file(),
+            program => installed.iter().any(|line| line.contains(&format!("$(bin)/{program}"))),
+        };
+        if !is_known {
+            unknown.push(command.to_owned());
+        }
+    }
+    report("commands of README.md that nothing brings", &unknown);
+    let documents = [".md", ".txt"].iter().flat_map(|ending| files("", ending));
+    let named = documents.flat_map(|document| {
+        let named: Vec<String> =
+            document.text.split("`make ").skip(1).filter_map(|rest| rest.split(['`', ' ']).next()).map(str::to_owned).collect();
+        named.into_iter().map(move |target| (document.path.clone(), target))
+    });
+    let missing =
+        named.filter(|(_, target)| !targets.contains(target.as_str())).map(|(path, target)| format!("{path}: make {target}"));
+    report("targets that the Makefile has not", &missing.collect::<Vec<_>>());
+}
+
+/// What README and the client's documentation show of a program is in the program that is built and tested.
+#[test]
+fn the_program_that_is_shown_is_the_example() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let example = read("node/client/examples/cart.rs");
+    let lines: BTreeSet<&str> = example.lines().map(|line| line.trim().trim_start_matches("pub ")).collect();
+    let library: String = read("node/client/src/lib.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    for (path, text, language) in [("README.md", read("README.md"), "rust"), ("node/client/src/lib.rs", library, "")] {
+        let shown = blocks(&text, language);
+        assert!(shown.len() > 8, "{path} shows no program: {shown:?}");
+        let is_shown_only = |line: &&str| !line.is_empty() && !line.starts_with("use ") && !lines.contains(line);
+        let foreign: Vec<String> = shown.iter().map(|line| line.trim()).filter(is_shown_only).map(str::to_owned).collect();
+        report(&format!("{path} shows what the example has not"), &foreign);
+    }
+}
+
+/// The lines of a document's fenced blocks of `language`.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let opening = format!("```{language}");
+    let mut found = Vec::new();
+    let mut within: Option<bool> = None;
+    for line in text.lines() {
+        match within {
+            None if line.starts_with("```") => within = Some(line == opening),
+            Some(_) if line == "```" => within = None,
+            Some(true) => found.push(line),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn blocks_are_found_by_their_language() {
+    let text = "```sh\nmake demo\n```\n\n```text\nno\n```\n\n```sh\nmake test\n```\n";
+    assert_eq!(blocks(text, "sh"), ["make demo", "make test"]);
 }
 
 /// The functions that a test runner calls, properties among them: those under an attribute that ends in `test`.
