@@ -95,12 +95,23 @@ fn only_what_a_node_reads_changes_the_pod_template() {
 
 #[test]
 fn what_the_spec_says_of_pods_replaces_nothing_of_the_operators_own() {
-    let cluster = full();
-    let set = stateful_set::build(&cluster, &cluster.zones[0], 3).spec.unwrap();
-    let spec = set.template.spec.unwrap();
+    let plain = full();
+    let template = |cluster: &ValidCluster| stateful_set::build(cluster, &cluster.zones[0], 3).spec.unwrap().template;
+    let own = template(&plain);
+    // What validation refuses, as if it had been let through: the builder does not rely on it.
+    let mut bold = plain.clone();
+    let all_labels = labels::with_zone(labels::all(&plain), "zone0");
+    bold.pod.labels.extend(all_labels.keys().map(|key| (key.clone(), "the users".to_owned())));
+    bold.pod.annotations.insert(labels::CONFIG_HASH.to_owned(), "the users".to_owned());
+    assert_eq!(template(&bold).metadata, own.metadata);
+    let metadata = own.metadata.unwrap();
+    assert!(all_labels.iter().all(|(key, value)| metadata.labels.as_ref().unwrap()[key] == *value));
+    assert_eq!(metadata.labels.unwrap()["team"], "shop", "the user's own are there beside them");
+    assert_eq!(metadata.annotations.unwrap()["example.org/note"], "blue");
+    let spec = own.spec.unwrap();
     assert_eq!(spec.node_selector.unwrap()["topology.kubernetes.io/zone"], "zone0", "the zone's own place");
-    assert!(spec.topology_spread_constraints.is_some() && spec.affinity.is_some());
-    assert!(labels::with_zone(labels::all(&cluster), "a").keys().all(|key| labels::is_reserved(key)));
+    assert!(spec.topology_spread_constraints.is_some(), "an affinity of the user's stands beside the operator's spreading");
+    assert!(all_labels.keys().all(|key| labels::is_reserved(key)), "what the operator sets is what validation refuses");
     assert!([labels::CONFIG_HASH, labels::NODE].iter().all(|key| key.starts_with(labels::OWN)));
 }
 
