@@ -358,41 +358,6 @@ mod tests {
         assert_eq!(newest(mine.clone(), ring(), &views(ring())).unwrap(), mine);
     }
 
-    /// The first of them reaches one node before the other comes. The other's ring is then nowhere, though two nodes would take it.
-    #[tokio::test]
-    async fn of_two_writers_the_member_that_decides_lets_one_go_on() {
-        let (doubles, endpoints) = doubles(3).await;
-        let before = without_the_fourth();
-        let mut views = members::ask(&endpoints).await.unwrap();
-        let records = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let turn = |record: &tempfile::TempDir, views: &Views| {
-            let path = record.path().join("r.ring");
-            Writer::new(&endpoints, path, true, Limits::default(), 1).turn(views).unwrap()
-        };
-        let (one, other) = (turn(&records[0], &views), turn(&records[1], &views));
-        let mine = before.successor(|_| ());
-        let theirs = before.successor(|next| next.members.get_mut(&NodeId([2; 16])).unwrap().weight = 2);
-
-        let mut cut_off = members::ask(&endpoints).await.unwrap();
-        cut_off.answered.retain(|node, _| *node == NodeId([1; 16]));
-        assert!(matches!(one.propose(&mine, &cut_off).await.unwrap(), Offered::Taken { but: None }));
-        let offered = other.propose(&theirs, &views).await.unwrap();
-        assert!(
-            matches!(&offered, Offered::Nowhere(reason) if reason.contains("another writer was faster")),
-            "{}",
-            offered.told("")
-        );
-        let held: Vec<Ring> = doubles.iter().map(|double| double.state().ring.clone()).collect();
-        assert_eq!(held, [mine.clone(), before.clone(), before]);
-
-        // Where members hold both, of a copied volume for example, that is said and nothing is built on either.
-        doubles[1].state().ring = mine.clone();
-        doubles[2].state().ring = theirs.clone();
-        views = members::ask(&endpoints).await.unwrap();
-        let named = newest(mine, theirs, &views).unwrap_err().to_string();
-        assert!(named.contains("nodes hold two different rings of epoch 3"), "{named}");
-    }
-
     /// The members 1 to 3, on a ring that has just been written without a fourth.
     fn without_the_fourth() -> Ring {
         let mut before = ring().members;
