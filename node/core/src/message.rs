@@ -181,8 +181,18 @@ pub enum Message {
         purpose: Purpose,
         /// The objects.
         objects: Vec<NamedObject>,
-        /// The receiver of this transfer has everything of the sender's copy: hash trees were compared.
-        last: bool,
+    },
+    /// You have everything of my copy: hash trees were compared. It counts as received from me once this is on stable storage, and is
+    /// acknowledged like a batch.
+    Confirm {
+        /// The sender's number.
+        batch: u64,
+        /// The sender's ring.
+        epoch: Epoch,
+        /// The partition.
+        partition: PartitionId,
+        /// What the sender has reaped of the partition. Names that are not in its copy need not be in the receiver's.
+        reaped: Option<Reaped>,
     },
     /// The batch is on stable storage, or was refused.
     Pushed {

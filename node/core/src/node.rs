@@ -458,6 +458,9 @@ impl<S: Storage> Node<S> {
             Message::Ping { answer: false } => out.push(Output::Send { to: from, message: Message::Ping { answer: true } }),
             Message::Ping { answer: true } => {}
             Message::Push { .. } => return self.on_push(from, message, now, out),
+            Message::Confirm { batch, epoch, partition, reaped } => {
+                return self.on_confirm(from, batch, epoch, partition, reaped, now, out);
+            }
             Message::Pushed { batch, refused, epoch } => return self.on_pushed(from, batch, refused, epoch, now, out),
             Message::HistoriesRequest { .. } => return self.on_histories_request(from, message, now, out),
             Message::HistoriesResponse { batch, lacking } => return self.on_histories_response(from, batch, lacking, now, out),

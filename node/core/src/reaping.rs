@@ -25,12 +25,14 @@
 //! covers is superseded, or was never acknowledged and never will be.* An absent name is then not nothing, it is an object
 //! without values that has seen `upto` ([`Object::superseded`]); whatever arrives is joined with that. What is older falls away
 //! in the join and is acknowledged (the fence); what is newer stays and carries the watermarks on, so that no replica takes the
-//! older part back from another. A name that is here has its own, whole history and is not touched. There are three ways to
+//! older part back from another. A name that is here has its own, whole history and is not touched. There are four ways to
 //! come to it, each by a copy that is known to be complete:
 //! - by leading the round that proved it;
 //! - by having agreed to Equal in that very round, which is a durable record, and hearing that it was proven: from the commit,
 //!   or from any tree exchange with one who has adopted it;
-//! - by having the same tree as one who has adopted it: then the same names are absent at both.
+//! - by having the same tree as one who has adopted it: then the same names are absent at both;
+//! - by having been filled from one who has adopted it, once trees say that nothing is missing. Until its sources have said so a new
+//!   replica takes no copy that another hands back: that may be older.
 //!
 //! A copy that is dropped takes both records with it; a wiped node has none. One that is filled from a replica (or restored from
 //! a snapshot) may bring tombstones and older versions that are gone elsewhere. Whoever has adopted answers those in a tree

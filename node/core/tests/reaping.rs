@@ -107,7 +107,7 @@ fn version(counter: u64, data: Option<&'static str>, over: &Object) -> Object {
 
 fn push(name: &Name, object: &Object) -> Message {
     let objects = vec![NamedObject { name: name.clone(), object: object.clone() }];
-    Message::Push { batch: 1, epoch: Epoch(1), partition: PARTITION, purpose: Purpose::Repair, objects, last: false }
+    Message::Push { batch: 1, epoch: Epoch(1), partition: PARTITION, purpose: Purpose::Repair, objects }
 }
 
 #[test]

@@ -105,7 +105,7 @@ totals! {
     splits_while_moving: "sometimes: the network split while partitions moved",
     messages_outlived_links: "sometimes: a message arrived after its connection was replaced",
     messages_two_rings_old: "sometimes: a request arrived that was two rings old",
-    transfers_in_batches: "sometimes: a transfer took more than one batch",
+    transfers_in_batches: "sometimes: a batch of a transfer arrived",
     copies_handed_back: "sometimes: a copy that the ring gives to others had to be sent",
     forwards_answered: "sometimes: a forwarded request was answered",
     second_fallbacks: "sometimes: a fallback behind the first stood in",

@@ -105,10 +105,10 @@ pub fn describe(message: &Message) -> String {
         Message::RingRequest { epoch } => format!("RingRequest epoch {epoch}"),
         Message::RingUpdate { ring } => format!("RingUpdate epoch {}", ring.epoch),
         Message::Ping { answer } => format!("Ping answer {answer}"),
-        Message::Push { batch, epoch, partition, purpose, objects, last } => {
+        Message::Push { batch, epoch, partition, purpose, objects } => {
             let describe = |named: &NamedObject| format!("{:?} {}", named.name, describe_object(&named.object));
             let names: Vec<_> = objects.iter().map(describe).collect();
-            format!("Push #{batch} epoch {epoch} p{partition} {purpose:?} last {last} [{}]", names.join(" "))
+            format!("Push #{batch} epoch {epoch} p{partition} {purpose:?} [{}]", names.join(" "))
         }
         Message::HistoriesRequest { batch, epoch, partition, histories } => {
             let describe = |named: &NamedHistory| format!("{:?} {}", named.name, describe_object(&named.history));
@@ -116,6 +116,7 @@ pub fn describe(message: &Message) -> String {
             format!("HistoriesRequest #{batch} epoch {epoch} p{partition} [{}]", names.join(" "))
         }
         Message::HistoriesResponse { batch, lacking } => format!("HistoriesResponse #{batch} lacking {lacking:?}"),
+        Message::Confirm { batch, epoch, partition, .. } => format!("Confirm #{batch} epoch {epoch} p{partition}"),
         Message::Pushed { batch, refused, epoch } => format!("Pushed #{batch} refused {refused} epoch {epoch}"),
         Message::TreeRequest { exchange, epoch, partition, .. } => format!("TreeRequest #{exchange} epoch {epoch} p{partition}"),
         Message::TreeResponse { exchange, partition, leaves, .. } => {
@@ -163,5 +164,6 @@ pub(crate) fn kind(message: &Message) -> u8 {
         Message::ReapCommit { .. } => 19,
         Message::HistoriesRequest { .. } => 20,
         Message::HistoriesResponse { .. } => 21,
+        Message::Confirm { .. } => 22,
     }
 }

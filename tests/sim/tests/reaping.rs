@@ -59,7 +59,7 @@ fn late_messages(cluster: &Cluster, old: &Object) -> Vec<Message> {
     let (name, request) = (name("alice"), RequestId(7));
     let push = |purpose| {
         let objects = vec![NamedObject { name: name.clone(), object: old.clone() }];
-        Message::Push { batch: 7, epoch, partition, purpose, objects, last: true }
+        Message::Push { batch: 7, epoch, partition, purpose, objects }
     };
     let (object, synced) = (old.clone(), true);
     let replicate = Message::Replicate { request, epoch, name: name.clone(), object, hint_for: None, synced };
@@ -312,6 +312,37 @@ fn a_new_replica_learns_what_was_reaped_from_its_equals() {
     assert_eq!(cluster.copy(newcomer, "alice"), None);
     cluster.settle();
     assert_eq!(cluster.through(newcomer).get("alice").values, [""; 0]);
+}
+
+/// The hint becomes a copy, which goes home to those who know that the name is reaped, and to one who came in the place of its target.
+#[test]
+fn a_late_message_that_becomes_a_copy_brings_nothing_back_to_a_new_replica() {
+    let mut cluster = cluster(6)
+        .tune(|options| {
+            options.pace.reap = SECOND;
+            options.pace.anti_entropy = SECOND * 3_600;
+        })
+        .start();
+    let (homes, fallback) = (cluster.homes("alice"), cluster.fallbacks("alice")[0]);
+    let old = put_deleted_and_reaped(&mut cluster);
+    let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
+    cluster.kill(homes[2]);
+    let (request, name) = (RequestId(7), name("alice"));
+    let message = Message::Replicate { request, epoch, name, object: old, hint_for: Some(home), synced: true };
+    cluster.sim.deliver(homes[0], fallback, message);
+    cluster.until("the hint", |cluster| cluster.hinted(fallback, "alice", homes[2]) == ["milk"]);
+    cluster.wipe(homes[2]);
+    cluster.until("the place is filled", |cluster| {
+        let placement = cluster.placement("alice");
+        placement.moving.is_none() && !placement.replicas.contains(&home)
+    });
+    cluster.run(SECOND * 20);
+    let now = cluster.homes("alice");
+    assert!(!now.contains(&homes[2]) && !now.contains(&fallback), "{now:?}");
+    assert_eq!(copies(&cluster, &now), [None, None, None]);
+    for home in now {
+        assert_eq!(cluster.through(home).get("alice").values, [""; 0], "through {}", home.0);
+    }
 }
 
 #[test]

@@ -83,3 +83,22 @@ fn a_fallback_whose_disk_is_full_is_passed_over_and_its_hints_still_go_home() {
     assert_eq!(cluster.copied(homes[2], "alice"), ["tea"]);
     assert!(cluster.hinted(fallbacks[0], "alice", homes[2]).is_empty(), "delivered and removed though the disk is full");
 }
+
+/// The loss is made good by what the stand-in has, and nothing but that frees its disk.
+#[test]
+fn a_stand_in_that_hints_for_a_lost_member_have_filled_hands_them_over() {
+    let mut cluster = cluster(6).tune(|options| options.pace.anti_entropy = SECOND * 3_600).start();
+    let (homes, fallback) = (cluster.homes("alice"), cluster.fallbacks("alice")[0]);
+    cluster.kill(homes[2]);
+    let all = QuorumWish { w: Some(3), ..QuorumWish::default() };
+    cluster.through(homes[0]).with(all).put("alice", "milk");
+    assert_eq!(cluster.hinted(fallback, "alice", homes[2]), ["milk"]);
+    cluster.fill(fallback);
+    cluster.wipe(homes[2]);
+    cluster.until("the hint has become a copy and gone home", |cluster| {
+        let kept = cluster.sim.disk(fallback).hints().count();
+        let whole = cluster.placement("alice").moving.is_none();
+        let home = cluster.homes("alice").iter().all(|home| cluster.copied(*home, "alice") == ["milk"]);
+        kept == 0 && whole && home && cluster.copied(fallback, "alice").is_empty()
+    });
+}

@@ -238,7 +238,10 @@ impl Get {
     fn include(&mut self, by: NodeId, digest: Digest) {
         self.replicas.insert(by, Replica::Included(digest));
         let home = self.stands_in.get(&by).copied().unwrap_or(by);
-        self.tally.add(home, Answer { by, durable: false });
+        // A stand-in that was given up counts for nobody.
+        if self.homes.contains(&home) {
+            self.tally.add(home, Answer { by, durable: false });
+        }
     }
 
     fn on_failed(&mut self, by: NodeId, out: &mut Vec<Output>) {
@@ -385,6 +388,17 @@ mod tests {
         fetched(&mut get, 1, &Object::default(), true, &mut out);
         fetched(&mut get, 4, &hinted, true, &mut out);
         assert_eq!(out, [Output::Answer(Ok(hinted))]);
+    }
+
+    #[test]
+    fn a_stand_in_that_was_given_up_is_no_evidence() {
+        let known = object(1, 1);
+        let (mut get, mut out) = start(&[2]);
+        get.handle(Input::Failed { by: node(4) }, Instant(1), &mut out);
+        for by in [4, 1, 3] {
+            fetched(&mut get, by, &known, true, &mut out);
+        }
+        assert_eq!(get.evidence(), (vec![node(1), node(3)], 0, 0));
     }
 
     #[test]

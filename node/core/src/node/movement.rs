@@ -11,7 +11,7 @@
 //!         sender: HistoriesRequest(what it knows of the objects in leaves that differ, without their values), batch by batch
 //!              -> receiver: HistoriesResponse(names of which it has not seen everything), once what it has is on stable storage
 //!         sender: Push(these objects) -> receiver: Pushed
-//! Confirm sender: Push(last) -> receiver: notes that it holds the partition; Pushed
+//! Confirm sender: Confirm(what it has reaped) -> receiver: adopts that, notes that it holds the partition; Pushed
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,7 @@ use crate::message::{Message, NamedObject, Purpose};
 use crate::name::Name;
 use crate::node::background::{READ_SHARE, bytes_of};
 use crate::node::{Node, Output, Waiting};
+use crate::reaping::Reaped;
 use crate::ring::{Ring, Stage};
 use crate::storage::{Cursor, Storage, StorageError};
 use crate::time::Now;
@@ -112,7 +113,7 @@ impl<S: Storage> Node<S> {
         let objects: Vec<NamedObject> = found.into_iter().map(|(_, name, object)| NamedObject { name, object }).collect();
         self.moved(Work::Hints, bytes_of(&objects), now);
         let epoch = self.epoch();
-        let message = Message::Push { batch, epoch, partition, purpose: Purpose::Hint, objects, last: false };
+        let message = Message::Push { batch, epoch, partition, purpose: Purpose::Hint, objects };
         out.push(Output::Send { to: target, message });
         Ok(())
     }
@@ -242,8 +243,7 @@ impl<S: Storage> Node<S> {
         };
         let (pass, from, leaves) = (*pass, from.clone(), leaves.clone());
         if pass == Pass::Confirm {
-            self.confirm(of, now, out);
-            return Ok(());
+            return self.confirm(of, now, out);
         }
         let limit = self.config.batch_objects_max;
         let Some(bytes) = self.admit(of.work(), now) else { return Ok(()) };
@@ -262,7 +262,7 @@ impl<S: Storage> Node<S> {
         let message = if asks {
             self.asking_about(of, batch, objects, now)
         } else {
-            Message::Push { batch, epoch, partition, purpose: of.purpose(), objects, last: false }
+            Message::Push { batch, epoch, partition, purpose: of.purpose(), objects }
         };
         out.push(Output::Send { to, message });
         Ok(())
@@ -311,15 +311,14 @@ impl<S: Storage> Node<S> {
         if self.admission.waits(of.work()) { Ok(()) } else { self.send_batch(of, now, out) }
     }
 
-    /// Tells the receiver of a transfer that it has everything.
-    fn confirm(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) {
+    /// Tells the receiver of a transfer that it has everything, and what may never come back.
+    fn confirm(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let (partition, to) = of.parts();
         let (batch, epoch, deadline) = (self.next_batch(), self.epoch(), now.instant + BATCH_TIMEOUT);
-        if let Some(outgoing) = self.walk_mut(of) {
-            outgoing.walk = Walk::Sent(Sent { batch, from: None, to: None, objects: 0, bytes: 0, last: true, deadline });
-            let (purpose, objects) = (of.purpose(), Vec::new());
-            out.push(Output::Send { to, message: Message::Push { batch, epoch, partition, purpose, objects, last: true } });
-        }
+        let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
+        outgoing.walk = Walk::Sent(Sent { batch, from: None, to: None, objects: 0, bytes: 0, last: true, deadline });
+        let reaped = self.reaped(partition)?.cloned();
+        self.send_after_reaping(to, partition, Message::Confirm { batch, epoch, partition, reaped }, now, out)
     }
 
     // --- receiving --------------------------------------------------------------------------------------------------
@@ -354,8 +353,12 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let Message::Push { batch, epoch, partition, purpose, objects, last } = message else { return Ok(()) };
+        let Message::Push { batch, epoch, partition, purpose, objects } = message else { return Ok(()) };
         let Some(ring) = self.ring_for_batch((from, batch), epoch, partition, !objects.is_empty(), out) else { return Ok(()) };
+        if purpose == Purpose::Handback && self.is_being_filled(&ring, partition) {
+            out.push(Output::Send { to: from, message: Message::Pushed { batch, refused: true, epoch: ring.epoch } });
+            return Ok(());
+        }
         let (received, bytes) = (objects.len() as u64, bytes_of(&objects));
         for NamedObject { name, object } in objects {
             if ring.partition_of(&name) == partition {
@@ -366,9 +369,6 @@ impl<S: Storage> Node<S> {
         }
         if purpose == Purpose::Transfer {
             self.counters.transfer_objects_received += received;
-            if last {
-                self.note_received(&ring, partition, from, now, out)?;
-            }
         }
         match purpose {
             // Repair follows a client's get or an exchange that was granted, and waits for no acknowledgement.
@@ -377,8 +377,39 @@ impl<S: Storage> Node<S> {
         }
     }
 
-    /// `from` has sent all of its copy: recorded in the same group of writes as the last objects, and told to the writer of
-    /// rings only when that group is on stable storage.
+    /// Whether a source of this new replica has not confirmed yet. What others hand back waits until then: it may be older than what was
+    /// reaped here, which only the sources know.
+    fn is_being_filled(&self, ring: &Ring, partition: PartitionId) -> bool {
+        let placement = ring.placement(partition);
+        let Some(moving) = placement.moving else { return false };
+        let received = self.transfers.received.get(&partition).filter(|(since, _)| *since == moving.since);
+        let confirmed = |source: &NodeId| received.is_some_and(|(_, from)| from.contains(source));
+        let fills = placement.fills(&ring.lost);
+        fills.iter().any(|(to, sources)| *to == self.identity.node && !sources.iter().all(confirmed))
+    }
+
+    /// `from` says that this copy has everything of its own. What it has reaped holds here as well: of a name that is in neither copy all of
+    /// that is superseded, and one that is newer in `from`'s comes by a write to both sets.
+    pub(super) fn on_confirm(
+        &mut self,
+        from: NodeId,
+        batch: u64,
+        epoch: Epoch,
+        partition: PartitionId,
+        reaped: Option<Reaped>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(ring) = self.ring_for_batch((from, batch), epoch, partition, false, out) else { return Ok(()) };
+        if let Some(reaped) = reaped {
+            self.disown(partition, &reaped.upto)?;
+            self.adopt_reaped(partition, reaped)?;
+        }
+        self.note_received(&ring, partition, from, now, out)?;
+        self.acknowledge_batch((from, batch), 0, now, out)
+    }
+
+    /// Recorded in the same group of writes as what was adopted, and told to the writer of rings only when that group is on stable storage.
     fn note_received(
         &mut self,
         ring: &Ring,

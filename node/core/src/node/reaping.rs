@@ -343,7 +343,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// From now on `reaped` holds of every name that is not here.
-    fn adopt_reaped(&mut self, partition: PartitionId, mut reaped: Reaped) -> Result<(), StorageError> {
+    pub(super) fn adopt_reaped(&mut self, partition: PartitionId, mut reaped: Reaped) -> Result<(), StorageError> {
         if let Some(known) = self.reaped(partition)? {
             if known.upto.includes(&reaped.upto) {
                 return Ok(());

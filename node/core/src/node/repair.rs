@@ -289,7 +289,7 @@ impl<S: Storage> Node<S> {
         self.moved(Work::AntiEntropy, received + bytes_of(&pushed), now);
         if !pushed.is_empty() {
             let (batch, epoch) = (self.next_batch(), ring.epoch);
-            let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed, last: false };
+            let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed };
             self.send_after_reaping(from, partition, message, now, out)?;
         }
         if self.exchanges.get_mut(&number).is_some_and(|exchange| exchange.advance(reached, now.instant)) {

@@ -6,9 +6,11 @@
 //! node alone, and its replacement is filled from copies.
 //!
 //! There may be a gigabyte of hints for one target. So a ring is adopted together with a mark that hints are to be looked at, and
-//! each tick looks at a bounded piece, as long as the disk has room. Until then such a hint stays what it is: it counts as one (no
-//! drain receipt, no reaping), it is not sent, and [`Node::known`] finds it. The mark goes with the last of them; a start that finds
-//! it looks at all hints.
+//! each tick looks at a bounded piece. Until then such a hint stays what it is: it counts as one (no drain receipt, no reaping), it is
+//! not sent, and [`Node::known`] finds it. The mark goes with the last of them; a start that finds it looks at all hints.
+//!
+//! A disk without room may be so for these very hints. Then only those become copies that go home again, and no more while some
+//! have not gone: little of what is kept free is in use. Those of partitions that this node is to hold itself wait for room.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +24,8 @@ use crate::storage::{Storage, StorageError};
 const HINTS_PER_TICK: usize = 256;
 /// Their bytes: a gigabyte takes a minute.
 const BYTES_PER_TICK: usize = 1 << 20;
+/// Copies that may wait to go home while a disk without room makes more of them. Each began as a piece of this size at most.
+const COPIES_WITHOUT_ROOM: usize = 16;
 
 /// The record that says that hints are to be looked at.
 const MARK: &[u8] = b"retargeting";
@@ -48,6 +52,13 @@ impl Retargeting {
     fn look_at(&mut self, target: NodeId) {
         let look = self.0.entry(target).or_default();
         look.again = look.after.is_some();
+    }
+
+    /// A hint that becomes a copy stayed a hint: another look follows.
+    fn pass(&mut self, target: NodeId) {
+        if let Some(look) = self.0.get_mut(&target) {
+            look.again = true;
+        }
     }
 
     /// All hints up to `reached` were looked at, or all there are.
@@ -91,13 +102,21 @@ impl<S: Storage> Node<S> {
 
     /// Looks at the next piece.
     pub(super) fn tick_retargeting(&mut self) -> Result<(), StorageError> {
-        let Some((target, look)) = self.retargeting.0.first_key_value().filter(|_| self.writable) else { return Ok(()) };
+        let Some((target, look)) = self.retargeting.0.first_key_value() else { return Ok(()) };
         let Some(ring) = self.ring.clone() else { return Ok(()) };
+        if !self.writable && self.foreign_partitions().len() >= COPIES_WITHOUT_ROOM {
+            return Ok(());
+        }
         let target = *target;
         let found = self.storage.scan_hints(target, look.after.as_ref(), HINTS_PER_TICK, BYTES_PER_TICK)?;
         let reached = found.last().map(|(partition, name, _)| (*partition, name.clone()));
         for (partition, name, object) in found {
-            if !waits(&ring, partition, target) {
+            if waits(&ring, partition, target) {
+                continue;
+            }
+            if !self.writable && ring.placement(partition).involves(self.identity.node) {
+                self.retargeting.pass(target);
+            } else {
                 let _accepted = self.apply(partition, &name, &object)?;
                 self.storage.remove_hint(target, partition, &name)?;
                 self.hints.removed(target, (partition, &name), object.encoded_len());

@@ -165,7 +165,7 @@ impl<S: Storage> Node<S> {
         if let Some(outgoing) = self.walk_mut(of) {
             outgoing.walk = Walk::Sent(sent);
         }
-        let message = Message::Push { batch, epoch, partition, purpose: of.purpose(), objects, last: false };
+        let message = Message::Push { batch, epoch, partition, purpose: of.purpose(), objects };
         out.push(Output::Send { to: from, message });
         Ok(())
     }

@@ -58,6 +58,12 @@ impl TryFrom<v1::PeerMessage> for Message {
                 reaped: reaping::read_reaped(wire.reaped)?,
             }),
             Kind::TreeResponse(wire) => tree_response(wire),
+            Kind::Confirm(wire) => Ok(Self::Confirm {
+                batch: wire.batch,
+                epoch: Epoch(wire.epoch),
+                partition: partition(wire.partition)?,
+                reaped: reaping::read_reaped(wire.reaped)?,
+            }),
             Kind::KeysRequest(wire) => Ok(Self::KeysRequest {
                 exchange: wire.exchange,
                 partition: partition(wire.partition)?,
@@ -175,7 +181,6 @@ fn pushed_batch(wire: v1::Push) -> Result<Message, WireError> {
         partition: partition(wire.partition)?,
         purpose,
         objects: named_objects(wire.objects)?,
-        last: wire.last,
     })
 }
 

@@ -42,9 +42,13 @@ fn kind(message: Message) -> Kind {
         Message::RingRequest { epoch } => Kind::RingRequest(v1::RingRequest { epoch: epoch.0 }),
         Message::RingUpdate { ring } => Kind::RingUpdate(v1::RingUpdate { ring: ring.encode() }),
         Message::Ping { answer } => Kind::Ping(v1::Ping { answer }),
-        Message::Push { batch, epoch, partition, purpose, objects, last } => {
+        Message::Push { batch, epoch, partition, purpose, objects } => {
             let (epoch, partition, purpose) = (epoch.0, partition.0, wire_purpose(purpose).into());
-            Kind::Push(v1::Push { batch, epoch, partition, purpose, objects: named_objects(objects), last })
+            Kind::Push(v1::Push { batch, epoch, partition, purpose, objects: named_objects(objects) })
+        }
+        Message::Confirm { batch, epoch, partition, reaped } => {
+            let reaped = reaping::reaped(reaped);
+            Kind::Confirm(v1::Confirm { batch, epoch: epoch.0, partition: partition.0, reaped })
         }
         Message::HistoriesRequest { batch, epoch, partition, histories } => {
             let wire = |NamedHistory { name, history }| v1::PushedObject {

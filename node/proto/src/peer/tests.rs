@@ -108,7 +108,7 @@ fn messages() -> Vec<Message> {
         objects: 4,
         hints: 5,
     };
-    let push = |purpose| Message::Push { batch: 1, epoch, partition, purpose, objects: objects.clone(), last: true };
+    let push = |purpose| Message::Push { batch: 1, epoch, partition, purpose, objects: objects.clone() };
     let refused = |reason| Message::Refused { request, reason, epoch };
     let replicate =
         |hint_for| Message::Replicate { request, epoch, name: name.clone(), object: object(), hint_for, synced: true };
@@ -125,6 +125,8 @@ fn messages() -> Vec<Message> {
         Message::RingRequest { epoch },
         Message::RingUpdate { ring: Arc::new(ring()) },
         Message::Ping { answer: true },
+        Message::Confirm { batch: 3, epoch, partition, reaped: None },
+        Message::Confirm { batch: 3, epoch, partition, reaped: Some(reaped()) },
         Message::Pushed { batch: 3, refused: true, epoch },
         Message::HistoriesRequest { batch: 4, epoch, partition, histories },
         Message::HistoriesResponse { batch: 4, lacking: vec![name.clone()] },

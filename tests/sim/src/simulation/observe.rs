@@ -14,6 +14,7 @@ fn epoch_of(message: &Message) -> Option<Epoch> {
         Message::Replicate { epoch, .. }
         | Message::Fetch { epoch, .. }
         | Message::Push { epoch, .. }
+        | Message::Confirm { epoch, .. }
         | Message::TreeRequest { epoch, .. } => Some(*epoch),
         _ => None,
     }
@@ -59,7 +60,7 @@ impl Simulation {
             self.totals.messages_two_rings_old += u64::from(epoch.0 > 0 && epoch.0 + 2 <= held.0);
         }
         match message {
-            Message::Push { purpose: Purpose::Transfer, last: false, .. } => self.totals.transfers_in_batches += 1,
+            Message::Push { purpose: Purpose::Transfer, .. } => self.totals.transfers_in_batches += 1,
             Message::Push { purpose: Purpose::Handback, .. } => self.totals.copies_handed_back += 1,
             Message::Forwarded { .. } => self.totals.forwards_answered += 1,
             _ => {}

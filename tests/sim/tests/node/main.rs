@@ -110,18 +110,18 @@ mod stable_storage_comes_first {
         one.sync();
         let received =
             |one: &One| !one.node.status(dynamo_core::time::Now { instant: Default::default(), wall_ms: 0 }).received.is_empty();
-        let push = |batch, value: &str, last| Message::Push {
+        let push = |batch, value: &str| Message::Push {
             batch,
             epoch: next.epoch,
             partition,
             purpose: Purpose::Transfer,
             objects: vec![NamedObject { name: name.clone(), object: object(2, batch, value) }],
-            last,
         };
-        one.hear(source.0[0], push(1, "milk", false));
+        one.hear(source.0[0], push(1, "milk"));
         one.sync();
         assert!(!received(&one), "more is to come");
-        one.hear(source.0[0], push(2, "eggs", true));
+        one.hear(source.0[0], push(2, "eggs"));
+        one.hear(source.0[0], Message::Confirm { batch: 3, epoch: next.epoch, partition, reaped: None });
         assert!(!received(&one), "a power loss would take the last batch");
         one.sync();
         assert!(received(&one));
@@ -445,11 +445,16 @@ mod nothing_is_dropped_too_early {
                         let leaves = HashTrees::new(CLUSTER, next.partition_bits).leaves(partition);
                         one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
                     }
-                    Message::Push { batch, purpose: Purpose::Transfer, objects, last, .. } => {
+                    Message::Confirm { batch, .. } => {
+                        pushes += 1;
+                        let refused = pushes % 2 == 1;
+                        confirmed |= !refused;
+                        one.hear(to.0[0], Message::Pushed { batch, refused, epoch: next.epoch });
+                    }
+                    Message::Push { batch, purpose: Purpose::Transfer, objects, .. } => {
                         // Every second batch is refused.
                         pushes += 1;
                         let refused = pushes % 2 == 1;
-                        confirmed |= last && !refused;
                         received.extend(objects.into_iter().filter(|_| !refused).map(|named| named.name));
                         one.hear(to.0[0], Message::Pushed { batch, refused, epoch: next.epoch });
                     }
@@ -485,8 +490,12 @@ mod nothing_is_dropped_too_early {
                         story.push("asked".to_owned());
                         one.hear(to.0[0], Message::HistoriesResponse { batch, lacking: vec![lost.clone()] });
                     }
-                    Message::Push { batch, purpose: Purpose::Transfer, objects, last, .. } => {
-                        story.push(if last { "confirmed".to_owned() } else { format!("sent {}", objects.len()) });
+                    Message::Confirm { batch, .. } => {
+                        story.push("confirmed".to_owned());
+                        one.hear(to.0[0], Message::Pushed { batch, refused: false, epoch: next.epoch });
+                    }
+                    Message::Push { batch, purpose: Purpose::Transfer, objects, .. } => {
+                        story.push(format!("sent {}", objects.len()));
                         for NamedObject { name, object } in objects {
                             if name == lost && !dropped {
                                 dropped = true;

@@ -1,14 +1,14 @@
-//! Which tombstones a round is about.
+//! Which tombstones a round is about, and who knows what was reaped.
 
 use dynamo_core::id::{Epoch, Incarnation};
-use dynamo_core::message::Message;
+use dynamo_core::message::{Message, NamedObject, Purpose};
 use dynamo_core::name::Name;
 use dynamo_core::node::Input;
-use dynamo_core::reaping::{ACTORS_MAX, NAMES_PER_ROUND};
+use dynamo_core::reaping::{ACTORS_MAX, NAMES_PER_ROUND, Proof, Reaped};
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 
 use crate::one::{One, id, ring_of};
-use crate::{SECOND, replicate};
+use crate::{SECOND, key, moving, object, replicate};
 
 /// A tombstone over versions of so many actors.
 fn tombstone(actors: usize) -> Object {
@@ -69,4 +69,36 @@ fn tombstones_that_may_not_go_keep_no_others_from_a_round() {
     assert!(!asks(&mut one), "a round's worth of those that stay");
     one.wait(61 * SECOND, &ring);
     assert!(asks(&mut one));
+}
+
+/// It may be older than what was reaped, and only the sources know that.
+#[test]
+fn a_new_replica_takes_nothing_that_is_handed_back_before_its_source_said_what_was_reaped() {
+    let first = ring_of(5, 0, 3);
+    let name = key(&first, false);
+    let partition = first.partition_of(&name);
+    let source = first.placement(partition).replicas[0];
+    let mut one = One::start(&first);
+    let next = moving(&first, partition, source, id(1));
+    one.adopt(&next);
+    one.sync();
+    one.sent();
+    let milk = object(2, 7, "milk");
+    let hand_back = |one: &mut One, batch| {
+        let objects = vec![NamedObject { name: name.clone(), object: milk.clone() }];
+        one.hear(5, Message::Push { batch, epoch: next.epoch, partition, purpose: Purpose::Handback, objects });
+        one.sync();
+        one.wait(SECOND, &next);
+        let answer = |(_, message)| match message {
+            Message::Pushed { batch: of, refused, .. } if of == batch => Some(refused),
+            _ => None,
+        };
+        one.sent().into_iter().find_map(answer)
+    };
+    assert_eq!(hand_back(&mut one, 1), Some(true));
+    let reaped = Reaped { proof: Proof { leader: source, round: 1 }, upto: object(2, 7, "milk").context() };
+    one.hear(source.0[0], Message::Confirm { batch: 2, epoch: next.epoch, partition, reaped: Some(reaped) });
+    one.sync();
+    assert_eq!(hand_back(&mut one, 3), Some(false));
+    assert_eq!(one.node.storage().objects().count(), 0, "all of it is superseded");
 }

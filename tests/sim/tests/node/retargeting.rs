@@ -59,8 +59,10 @@ fn a_ring_is_adopted_at_once_and_each_tick_makes_some_hints_copies_over_a_restar
 }
 
 #[test]
-fn a_hint_that_becomes_a_copy_is_not_sent_and_waits_for_room_on_the_disk() {
-    let (first, next, target, names) = rings(3);
+fn a_hint_that_becomes_a_copy_to_be_kept_is_not_sent_and_waits_for_room_on_the_disk() {
+    let (first, _, target, names) = rings(3);
+    let partition = first.partition_of(&names[0]);
+    let next = first.successor(|next| next.placements[partition.0 as usize].replicas[0] = id(1));
     let mut one = with_hints(&first, target, &names);
     one.feed(Input::Space { writable: false });
     one.adopt(&next);

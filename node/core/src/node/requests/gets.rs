@@ -189,7 +189,7 @@ impl<S: Storage> Node<S> {
         }
         let objects = vec![NamedObject { name, object }];
         let batch = self.next_batch();
-        let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects, last: false };
+        let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects };
         out.push(Output::Send { to, message });
         Ok(())
     }
