@@ -32,7 +32,7 @@ use dynamo_core::request::{Failure, Request};
 use dynamo_core::ring::Ring;
 use dynamo_core::storage::{StorageError, Ticket};
 use dynamo_core::time::Now;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
@@ -153,6 +153,8 @@ pub struct Driver {
     /// When this process had a ring for the first time.
     ring_since: Option<Now>,
     outputs: Vec<Output>,
+    /// Rings that are held, and who offered them and waits until they are on stable storage.
+    proposals: Vec<(Epoch, oneshot::Sender<Result<(), Refused>>)>,
     /// The newest group that the syncer was not told of: at most a tick old.
     unsynced: Option<Ticket>,
     /// How long turns took: so long an answer may have waited for others.
@@ -189,6 +191,7 @@ impl Driver {
             ready,
             ring_since: None,
             outputs,
+            proposals: Vec::new(),
             unsynced,
             turns,
             ticks: 0,
@@ -279,6 +282,7 @@ impl Driver {
             self.syncer.committed(ticket);
         }
         self.perform();
+        self.answer_proposals(now);
         self.turns.record(self.clock.now().instant.since(now.instant));
         Ok(())
     }

@@ -110,7 +110,7 @@ pub fn open(config: &ValidConfig) -> Result<DataDir, IdentityError> {
 }
 
 /// A database that lacks what it once had has forgotten writes that others may hold: even if its last stop was clean, it does not
-/// go on under its former actors. The mark goes in the node's first group of writes, and the watermark stays until that is synced.
+/// go on under its former actors. The marks are in the log before any later watermark.
 fn distrust_if_short(engine: &mut RocksEngine) -> Result<(), StorageError> {
     match engine.recovery() {
         Recovery::Whole => return Ok(()),
@@ -126,7 +126,8 @@ fn distrust_if_short(engine: &mut RocksEngine) -> Result<(), StorageError> {
     for partition in engine.partitions()? {
         engine.write_meta(&mask_key(partition), None)?;
     }
-    engine.write_meta(CLEAN_STOP, None)
+    engine.write_meta(CLEAN_STOP, None)?;
+    engine.commit().map(drop)
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> IdentityError {
@@ -259,6 +260,11 @@ mod tests {
         let longer = || Watermark::open(&synced).unwrap().record(1 << 40).unwrap();
         assert_eq!(trusted_after(&longer), [false; 2], "something is missing");
         assert_eq!(trusted_after(&|| fs::remove_file(&synced).unwrap()), [false; 2], "nobody can tell");
+        let synced_and_killed = || {
+            longer();
+            open(&config).unwrap().engine.log().sync().unwrap();
+        };
+        assert_eq!(trusted_after(&synced_and_killed), [false; 2], "the start after the one that noticed");
         assert_eq!(trusted_after(&|| {}), [true; 2]);
     }
 }

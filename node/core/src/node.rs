@@ -199,6 +199,10 @@ enum Waiting {
     DotLease(u64),
     /// An answer that speaks of writes which must not be forgotten once it is given.
     Answer { to: NodeId, message: Box<Message> },
+    /// A ring that the writer of rings offered: everybody is to have it.
+    Spread(Epoch),
+    /// A replica that was behind this ring refused a request.
+    CatchUp { to: NodeId, request: RequestId, epoch: Epoch },
 }
 
 /// A node.
@@ -432,6 +436,8 @@ impl<S: Storage> Node<S> {
             Waiting::Received { partition, since, from } => self.on_received_durable(partition, since, from),
             Waiting::Answer { to, message } => out.push(Output::Send { to, message: *message }),
             Waiting::DotLease(leased) => self.dot_leased = self.dot_leased.max(leased),
+            Waiting::Spread(epoch) => self.spread_ring(epoch, out),
+            Waiting::CatchUp { to, request, epoch } => self.catch_up(to, request, epoch, out),
         }
         Ok(())
     }

@@ -81,13 +81,25 @@ impl Driver {
             Question::Ring(reply) => drop(reply.send(self.node.ring().cloned())),
             Question::Topology(reply) => drop(reply.send(self.topology(now))),
             Question::ProposeRing(ring, reply) => {
-                let proposed = self.propose(*ring, now)?;
-                drop(reply.send(proposed));
+                let epoch = ring.epoch;
+                match self.propose(*ring, now)? {
+                    Ok(()) => self.proposals.push((epoch, reply)),
+                    refused @ Err(_) => drop(reply.send(refused)),
+                }
             }
             Question::DrainReceipt(reply) => drop(reply.send(self.node.drain_receipt().map_err(Refused))),
             Question::PartitionDigests(partitions, reply) => drop(reply.send(self.digests(partitions))),
         }
         Ok(())
+    }
+
+    /// Tells the writer of rings that a ring is held, once no loss of power can take it back.
+    pub(super) fn answer_proposals(&mut self, now: Now) {
+        if !self.proposals.is_empty() {
+            let durable = self.node.status(now).epoch;
+            let held = self.proposals.extract_if(.., |(epoch, _)| *epoch <= durable);
+            held.for_each(|(_, reply)| drop(reply.send(Ok(()))));
+        }
     }
 
     fn snapshot(&self, now: Now) -> Snapshot {
@@ -138,5 +150,68 @@ impl Driver {
             (partition, digest, objects)
         };
         Ok(partitions.into_iter().map(digest).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynamo_core::node::Node;
+    use dynamo_core::rebalance::first_ring;
+    use dynamo_core::ring::{Member, Members};
+    use tokio::sync::oneshot::error::TryRecvError;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::config::{Flags, ValidConfig};
+    use crate::driver::{Clock, Inbox, Shared, Space};
+    use crate::identity;
+    use crate::peers::{Own, Peers};
+    use crate::storage::syncer::Syncer;
+
+    fn driver(dir: &tempfile::TempDir) -> (Driver, Own) {
+        let flags = Flags {
+            cluster_id: Some("6f9619ff-8b86-d011-b42d-00c04fc964ff".into()),
+            data_dir: Some(dir.path().join("data")),
+            advertise_host: Some("h".into()),
+            ..Flags::default()
+        };
+        let config = ValidConfig::load(flags).unwrap();
+        let data = identity::open(&config).unwrap();
+        let (peer_address, client_address) = ("h:7401".to_owned(), "h:7400".to_owned());
+        let own = Own { cluster: config.cluster, node: data.node, peer_address, client_address };
+        let identity = Identity {
+            node: own.node,
+            cluster: own.cluster,
+            zone: config.zone,
+            peer_address: own.peer_address.clone(),
+            client_address: own.client_address.clone(),
+            generation: data.generation,
+        };
+        let (clock, syncer) = (Clock::start(), Syncer::start(data.engine.log()).unwrap());
+        let node = Node::open(identity, config.protocol, data.engine, 7, clock.now()).unwrap();
+        let (inbox, events) = Inbox::new();
+        let space = Space::new(config.data_dir, Some(0), 0);
+        let (peers, ready) = (Peers::new(own.clone(), Vec::new(), inbox), watch::channel(false).0);
+        (Driver::new(node, syncer, events, peers, clock, space, Shared::default(), ready), own)
+    }
+
+    /// Of two writers that ask the same node the first to be told so goes on, and a node that forgot it would tell the other.
+    #[tokio::test]
+    async fn a_ring_is_said_to_be_held_when_no_power_loss_can_take_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut driver, own) = driver(&dir);
+        let members = Members::from([(own.node, Member { zone: "z".into(), weight: 1 })]);
+        let ring = first_ring(own.cluster, 0, 1, &members).unwrap();
+        let mut reports = driver.syncer.reports();
+        let (reply, mut said) = oneshot::channel();
+        let now = driver.clock.now();
+        driver.answer(Question::ProposeRing(Box::new(ring.clone()), reply), now).unwrap();
+        driver.turn(&mut Vec::new(), &mut reports, false).unwrap();
+        assert_eq!(driver.node.ring().map(|held| held.epoch), Some(ring.epoch));
+        assert_eq!(said.try_recv(), Err(TryRecvError::Empty), "nobody has said that it is on stable storage");
+        reports.changed().await.unwrap();
+        reports.mark_changed();
+        driver.turn(&mut Vec::new(), &mut reports, false).unwrap();
+        assert_eq!(said.try_recv(), Ok(Ok(())));
     }
 }

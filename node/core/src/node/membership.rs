@@ -95,11 +95,37 @@ impl<S: Storage> Node<S> {
     }
 
     pub(super) fn on_ring_request(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) {
-        if let Some(ring) = &self.ring
+        if let Some(ring) = self.ring.clone()
             && ring.epoch > epoch
         {
-            out.push(Output::Send { to: from, message: Message::RingUpdate { ring: ring.clone() } });
+            self.send_ring(from, ring, out);
         }
+    }
+
+    /// Sends a ring that this node holds, once no loss of power can take it back: one that some hold and their source has forgotten could get a
+    /// twin of the same epoch.
+    pub(super) fn send_ring(&mut self, to: NodeId, ring: Arc<Ring>, out: &mut Vec<Output>) {
+        let (durable, message) = (self.ring_durable >= ring.epoch, Message::RingUpdate { ring });
+        if durable {
+            out.push(Output::Send { to, message });
+        } else {
+            self.with_ring_durable(Waiting::Answer { to, message: Box::new(message) });
+        }
+    }
+
+    /// The ring is not on stable storage yet: this waits with it.
+    pub(super) fn with_ring_durable(&mut self, waiting: Waiting) {
+        if self.dirty {
+            self.group.push(waiting);
+        } else {
+            self.waiting.push_back((self.last_ticket, vec![waiting]));
+        }
+    }
+
+    pub(super) fn spread_ring(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
+        let Some(ring) = self.ring.clone().filter(|ring| ring.epoch == epoch) else { return };
+        let peers = self.detector.linked_peers();
+        out.extend(peers.map(|to| Output::Send { to, message: Message::RingUpdate { ring: ring.clone() } }));
     }
 
     pub(super) fn on_ring_update(&mut self, ring: Arc<Ring>, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
@@ -115,7 +141,8 @@ impl<S: Storage> Node<S> {
         }
     }
 
-    /// The writer of rings offers a ring. Idempotent for the ring that is held.
+    /// The writer of rings offers a ring. Idempotent for the ring that is held. It may be told so when the status names the ring: until then
+    /// this node may still forget its word.
     pub fn propose_ring(&mut self, ring: Ring, now: Now, out: &mut Vec<Output>) -> Result<(), ProposeError> {
         ring.validate()?;
         if self.ring.as_deref() == Some(&ring) {
@@ -134,11 +161,9 @@ impl<S: Storage> Node<S> {
             return Err(error.into());
         }
         let ring = Arc::new(ring);
-        self.adopt(ring.clone(), now, out)?;
-        for to in self.detector.linked_peers() {
-            out.push(Output::Send { to, message: Message::RingUpdate { ring: ring.clone() } });
-        }
-        Ok(())
+        let epoch = ring.epoch;
+        self.adopt(ring, now, out)?;
+        Ok(self.when_durable(Waiting::Spread(epoch), now, out)?)
     }
 
     /// Where this node becomes a replica or stops being one, its copy is another one: it held hints, now it holds the data, or

@@ -508,10 +508,10 @@ impl<S: Storage> Node<S> {
 
     /// A receiver with an older ring gets this one; the batch goes again later.
     fn on_behind(&mut self, to: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        if let Some(ring) = &self.ring
+        if let Some(ring) = self.ring.clone()
             && ring.epoch > epoch
         {
-            out.push(Output::Send { to, message: Message::RingUpdate { ring: ring.clone() } });
+            self.send_ring(to, ring, out);
         }
         Ok(())
     }

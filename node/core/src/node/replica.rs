@@ -16,11 +16,11 @@ use std::sync::Arc;
 impl<S: Storage> Node<S> {
     /// The ring, if `epoch` is this node's; else what is wrong, after sending what helps.
     pub(super) fn fence(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> Result<Arc<Ring>, Refusal> {
-        match &self.ring {
-            Some(ring) if ring.epoch == epoch => Ok(ring.clone()),
+        match self.ring.clone() {
+            Some(ring) if ring.epoch == epoch => Ok(ring),
             Some(ring) if ring.epoch > epoch => {
                 self.counters.stale_epoch_refused += 1;
-                out.push(Output::Send { to: from, message: Message::RingUpdate { ring: ring.clone() } });
+                self.send_ring(from, ring, out);
                 Err(Refusal::StaleEpoch)
             }
             _ => {

@@ -18,7 +18,7 @@ use crate::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, QuorumDe
 use crate::coordinator::{get, put};
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::message::{Message, Refusal};
-use crate::node::{Node, Output};
+use crate::node::{Node, Output, Waiting};
 use crate::preference_list::Nodes;
 use crate::request::{ClientHandle, Failure, Operation, Outcome, Request};
 use crate::ring::Ring;
@@ -176,10 +176,13 @@ impl<S: Storage> Node<S> {
     }
 
     /// A replica has an older ring: it gets this one, and the request again behind it.
-    fn catch_up(&mut self, to: NodeId, number: RequestId, epoch: Epoch, out: &mut Vec<Output>) {
+    pub(super) fn catch_up(&mut self, to: NodeId, number: RequestId, epoch: Epoch, out: &mut Vec<Output>) {
         let Some(ring) = self.ring.clone() else { return };
         if epoch >= ring.epoch {
             return;
+        }
+        if self.ring_durable < ring.epoch {
+            return self.with_ring_durable(Waiting::CatchUp { to, request: number, epoch });
         }
         out.push(Output::Send { to, message: Message::RingUpdate { ring } });
         if let Some(job) = self.requests.puts.get(&number).map(|put| &put.job) {
