@@ -64,20 +64,20 @@ pub fn snapshot(pids: &[u32]) -> BTreeMap<u32, Usage> {
     pids.iter().filter_map(|pid| Some((*pid, Usage::of(*pid)?))).collect()
 }
 
-/// The processes that listen at these addresses, host:port, as far as they are on this machine and ours to look into.
+/// The processes that listen at these addresses, host:port. None if one of them is on another machine, or is not ours to look into: what
+/// the others take is not what an operation takes. Where nobody listens nobody takes anything.
 pub fn listening_at<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Vec<u32> {
-    let ports: BTreeSet<u16> = addresses.into_iter().filter_map(|address| local_port(address)).collect();
-    if ports.is_empty() {
-        return Vec::new();
-    }
+    let ports: Option<BTreeSet<u16>> = addresses.into_iter().map(|address| local_port(address)).collect();
+    let Some(ports) = ports.filter(|ports| !ports.is_empty()) else { return Vec::new() };
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let sockets: BTreeSet<String> =
         tables.iter().flat_map(|table| sockets_on(table, &ports)).map(|inode| format!("socket:[{inode}]")).collect();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut found: Vec<u32> = pids.filter(|pid| holds(*pid, &sockets)).collect();
-    found.sort_unstable();
-    found
+    let held: BTreeMap<u32, BTreeSet<String>> =
+        pids.map(|pid| (pid, held_by(pid, &sockets))).filter(|(_, held)| !held.is_empty()).collect();
+    let all: BTreeSet<&String> = held.values().flatten().collect();
+    if all.len() == sockets.len() { held.into_keys().collect() } else { Vec::new() }
 }
 
 /// The port of an address on this machine.
@@ -98,10 +98,11 @@ fn sockets_on<'a>(table: &'a str, ports: &BTreeSet<u16>) -> impl Iterator<Item =
     })
 }
 
-fn holds(pid: u32, sockets: &BTreeSet<String>) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    let mut targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
-    targets.any(|target| target.to_str().is_some_and(|target| sockets.contains(target)))
+/// Those of the sockets that the process has open.
+fn held_by(pid: u32, sockets: &BTreeSet<String>) -> BTreeSet<String> {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
+    let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+    targets.filter_map(|target| sockets.get(target.to_str()?).cloned()).collect()
 }
 
 /// The words that the process was started with.
@@ -119,9 +120,11 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         assert_eq!(listening_at([&address]), [std::process::id()]);
+        let elsewhere = "db.example.com:80".to_owned();
+        assert_eq!(listening_at([&address, &elsewhere]), Vec::<u32>::new(), "the figure would be that of a part");
         drop(listener);
         assert_eq!(listening_at([&address]), Vec::<u32>::new());
-        assert_eq!(listening_at([&"db.example.com:80".to_owned()]), Vec::<u32>::new());
+        assert_eq!(listening_at([&elsewhere]), Vec::<u32>::new());
     }
 
     #[test]
