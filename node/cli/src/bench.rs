@@ -5,7 +5,7 @@
 //! | [`driver`], [`system`] | what can be measured: one interface, and how each is reached |
 //! | [`session`] | a system with its records |
 //! | [`point`], [`client`], [`pace`] | one measurement; in a closed loop, or with `--rate` in an open one |
-//! | [`shape`], [`zipfian`] | which operations, on which records |
+//! | [`shape`], [`zipfian`], [`inserts`] | which operations, on which records |
 //! | [`report`], [`timeline`], [`phases`] | what it came to |
 //! | [`away`], [`scale`] | what happens to the cluster meanwhile |
 //! | [`interruption`] | that somebody wants it to end |
@@ -22,6 +22,7 @@ mod calibration;
 mod client;
 mod compare;
 mod driver;
+mod inserts;
 mod interruption;
 mod machine;
 mod pace;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use crate::process::cpu_time;
+use crate::process::{Process, cpu_time};
 
 /// The state of a socket that listens, in /proc/net/tcp.
 const LISTENS: &str = "0A";
@@ -23,8 +23,9 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of the process now; `None` if it is not there.
+    /// Of the process now; `None` if it is not there, or has ended and nobody has asked how.
     pub fn of(pid: u32) -> Option<Self> {
+        Process::with_pid(pid)?;
         let cpu = cpu_time(pid)?;
         let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
         let disk_bytes = field(&io, "write_bytes:");
@@ -62,6 +63,18 @@ fn field(text: &str, name: &str) -> u64 {
 /// What each of the processes has taken so far; those that are not there are left out.
 pub fn snapshot(pids: &[u32]) -> BTreeMap<u32, Usage> {
     pids.iter().filter_map(|pid| Some((*pid, Usage::of(*pid)?))).collect()
+}
+
+/// What all of `servers` have taken, from a snapshot of them; nothing if one is not there. What it took has gone with it, and who came in
+/// its place is not among them: a sum of the others would pass for that of all.
+pub fn sum(servers: &[u32], snapshot: &BTreeMap<u32, Usage>) -> Option<Usage> {
+    servers.iter().map(|pid| snapshot.get(pid).copied()).sum()
+}
+
+/// What each of `servers` took from one snapshot to another; nothing of any if one is missing in either.
+pub fn taken(servers: &[u32], before: &BTreeMap<u32, Usage>, after: &BTreeMap<u32, Usage>) -> BTreeMap<u32, Usage> {
+    let of = |pid: &u32| Some((*pid, after.get(pid)?.since(*before.get(pid)?)));
+    servers.iter().map(of).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The processes that listen at these addresses, host:port. None if one of them is on another machine, or is not ours to look into: what
@@ -135,6 +148,33 @@ mod tests {
             2: 0100007F:1CE9 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
         let found: Vec<_> = sockets_on(table, &BTreeSet::from([0x1CE8])).collect();
         assert_eq!(found, ["4711"]);
+    }
+
+    #[test]
+    fn nobody_is_accounted_for_where_a_server_ended_meanwhile() {
+        let usage = |cpu_us| Usage { cpu: Duration::from_micros(cpu_us), ..Usage::default() };
+        let before = BTreeMap::from([(1, usage(100)), (2, usage(200)), (3, usage(300))]);
+        let all = BTreeMap::from([(1, usage(110)), (2, usage(220)), (3, usage(330))]);
+        let without = BTreeMap::from([(1, usage(110)), (2, usage(220)), (4, usage(7))]);
+        let servers = [1, 2, 3];
+        assert_eq!(taken(&servers, &before, &all), BTreeMap::from([(1, usage(10)), (2, usage(20)), (3, usage(30))]));
+        assert_eq!(taken(&servers, &before, &without), BTreeMap::new());
+        assert_eq!(taken(&servers, &without, &all), BTreeMap::new());
+        assert_eq!((sum(&servers, &all), sum(&servers, &without)), (Some(usage(660)), None));
+    }
+
+    #[test]
+    fn a_process_that_ended_and_was_not_asked_for_takes_nothing_more() {
+        let mut ended = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = ended.id();
+        assert!(Usage::of(pid).is_some());
+        drop(ended.stdin.take());
+        // Until it has ended, and not until somebody has asked how: it stays in /proc.
+        let id = rustix::process::Pid::from_raw(pid as i32).map(rustix::process::WaitId::Pid).unwrap();
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(id, options).unwrap();
+        assert_eq!(Usage::of(pid), None);
+        ended.wait().unwrap();
     }
 
     #[test]
