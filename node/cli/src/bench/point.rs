@@ -308,3 +308,29 @@ async fn wait(progress: &mut Progress, left: impl Fn() -> (Duration, &'static st
         progress.at(0, || format!("{what}, {} s to go", left.as_secs()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_fails_meanwhile_ends_the_run_and_what_ends_well_does_not() {
+        let mut meanwhile = JoinSet::new();
+        meanwhile.spawn(async { Err(Stop::Failed("no node answers".to_owned())) });
+        assert_eq!(failure(&mut meanwhile).await.to_string(), "no node answers");
+        meanwhile.spawn(async { Ok(()) });
+        tokio::select! {
+            biased;
+            stop = failure(&mut meanwhile) => panic!("{stop}"),
+            () = a_few_turns() => {}
+        }
+        assert!(all_well(&mut meanwhile).await.is_ok());
+    }
+
+    /// Long enough for a task that has nothing to do.
+    async fn a_few_turns() {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -443,4 +443,20 @@ mod tests {
         let named = ["schema", "kind", "system", "durability", "began_ms"].map(|field| document[field].clone());
         assert_eq!(named, [json!(SCHEMA), json!("run"), json!("dynamokv"), json!("fsync"), json!(0)]);
     }
+
+    #[test]
+    fn an_open_loop_tells_what_was_late_and_what_it_did_not_send() {
+        let mut report = report();
+        (report.rate, report.measured.late) = (Some(2.5), 7);
+        let text = report.text();
+        assert!(text.contains("open loop of 2.500 a second: 7 were sent late, and counted from their time\n"), "{text}");
+        report.measured.unsent = 1234;
+        let text = report.text();
+        assert!(
+            text.contains("time; 1,234 were due and still not sent 5 s after the end, so the latencies are too short\n"),
+            "{text}"
+        );
+        let document = report.document();
+        assert_eq!([&document["late"], &document["unsent"]], [&json!(7), &json!(1234)]);
+    }
 }

@@ -52,7 +52,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// None yet, and a folder for what they keep: beside this one, or with others that are removed one day if there is no such place.
+    /// None yet, and a folder for what they keep: beside this one, or among the temporary ones if there is no such folder.
     pub fn none(beside: &Path) -> Result<Self, Stop> {
         let mut named = tempfile::Builder::new();
         named.prefix("dynamokv-peers.");
