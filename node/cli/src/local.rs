@@ -21,7 +21,7 @@ use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::ring::partitions;
 use crate::ring_operations::Batch;
-use crate::ring_writer::{self, Plan};
+use crate::ring_init::{self, Plan};
 use crate::status::Report;
 use crate::stop::Stop;
 use folder::{Cluster, Folder, NodeRecord};
@@ -248,7 +248,7 @@ async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration)
             patience: READY_PATIENCE,
             record: folder.record(),
         };
-        ring_writer::make_first_ring(&endpoints, &plan).await?;
+        ring_init::make_first_ring(&endpoints, &plan).await?;
     }
     wait_until_whole(&folder.cluster, deadline, call_timeout).await?;
     status(format, &folder.cluster, call_timeout).await

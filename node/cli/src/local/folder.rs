@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output::table;
 use crate::process::Process;
-use crate::ring_writer::replace_file;
+use crate::ring_record::replace_file;
 use crate::stop::Stop;
 
 const CLUSTER_FILE: &str = "cluster.json";

@@ -14,7 +14,7 @@ use super::LOOK_INTERVAL;
 use super::folder::{Folder, NodeRecord};
 use crate::members;
 use crate::process::Process;
-use crate::ring_writer::replace_file;
+use crate::ring_record::replace_file;
 use crate::stop::Stop;
 
 /// What whoever opens the file has to know.
