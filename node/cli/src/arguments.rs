@@ -10,11 +10,12 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dynamo_core::request::QuorumWish;
 
 use crate::output::Format;
+use crate::stop::EXIT_CODES;
 use crate::{bench, import, local, object, ring, verify, workload};
 
 /// The command-line client of DynamoKV.
 #[derive(Parser, Debug)]
-#[command(name = "dynamoctl", version, about, disable_help_subcommand = true)]
+#[command(name = "dynamoctl", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,
@@ -149,6 +150,14 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_says_what_each_exit_code_means() {
+        let help = Arguments::command().render_long_help().to_string();
+        for told in [EXIT_CODES, "3  a write may or may not have happened", "a document without siblings"] {
+            assert!(help.contains(told), "{help}");
+        }
     }
 
     #[test]

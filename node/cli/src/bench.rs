@@ -5,9 +5,10 @@
 //! | [`driver`], [`system`] | what can be measured: one interface, and how each is reached |
 //! | [`session`] | a system with its records |
 //! | [`point`], [`client`], [`pace`] | one measurement; in a closed loop, or with `--rate` in an open one |
-//! | [`shape`], [`zipfian`] | which operations, on which records |
+//! | [`shape`], [`zipfian`], [`inserts`] | which operations, on which records |
 //! | [`report`], [`timeline`], [`phases`] | what it came to |
 //! | [`away`], [`scale`] | what happens to the cluster meanwhile |
+//! | [`interruption`] | that somebody wants it to end |
 //! | [`accounting`], [`machine`], [`calibration`] | what it took, and how quiet the machine was |
 //! | [`compare`] | several systems, one after the other and again |
 //!
@@ -21,6 +22,8 @@ mod calibration;
 mod client;
 mod compare;
 mod driver;
+mod inserts;
+mod interruption;
 mod machine;
 mod pace;
 mod phases;
@@ -161,6 +164,12 @@ fn key_prefix(text: &str) -> Result<String, String> {
 impl Run {
     /// The processes that were named, if any were.
     fn servers(&self) -> Result<Option<Vec<u32>>, Stop> {
+        if (self.local || self.away.is_some()) && !self.system.is_ours() {
+            let (option, name) = (if self.local { "--local" } else { "--away" }, self.system.name());
+            return Err(Stop::Usage(format!(
+                "{option}: is about the nodes of `local up`, and --system {name} is not; leave one out"
+            )));
+        }
         if self.local && local::running_pids().is_empty() {
             return Err(Stop::Usage("--local: no cluster of `local up` runs; start one, or give --pids".to_owned()));
         }
@@ -196,12 +205,12 @@ pub async fn run(connection: &Connection, format: Format, arguments: Bench) -> R
 }
 
 async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Result<(), Stop> {
+    let servers = arguments.servers()?;
     if let Some(node) = arguments.away
         && !local::has_node(node)
     {
         return Err(Stop::Usage(format!("--away {node}: the cluster of `local up` has no such node")));
     }
-    let servers = arguments.servers()?;
     let point = arguments.point();
     let (system, options) = (arguments.system, &arguments.options);
     let mut target = match arguments.away {
@@ -268,6 +277,16 @@ mod tests {
         ];
         for line in refused {
             assert!(Line::try_parse_from(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_not_measured_by_what_happens_to_our_nodes_or_what_they_take() {
+        let refused: [(&str, &[&str]); 2] =
+            [("--away", &["bench", "--system", "etcd", "--away", "1"]), ("--local", &["bench", "--system", "redis", "--local"])];
+        for (option, line) in refused {
+            let error = Line::parse_from(line).bench.run.servers().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{option}: ")) && error.contains("--system"), "{error}");
         }
     }
 }

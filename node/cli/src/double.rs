@@ -19,6 +19,12 @@ pub struct State {
     pub refusals: usize,
     /// Peers that it is connected to.
     pub sees: Vec<NodeId>,
+    /// So many questions for its status are refused, as if it started.
+    pub away: usize,
+    /// It does not give its ring, as if it went between two questions.
+    pub keeps_its_ring: bool,
+    /// The address that it gives for a peer.
+    pub knows: Vec<(NodeId, String)>,
     /// Epochs under which it gave one.
     pub receipts: Vec<u64>,
 }
@@ -35,7 +41,15 @@ impl Double {
     pub async fn start(node: NodeId, ring: Ring, refusals: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(Mutex::new(State { ring, refusals, sees: Vec::new(), receipts: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            ring,
+            refusals,
+            sees: Vec::new(),
+            away: 0,
+            keeps_its_ring: false,
+            knows: Vec::new(),
+            receipts: Vec::new(),
+        }));
         let double = Self { address, node, state };
         let served = tonic::transport::Server::builder().add_service(AdminServer::new(double.clone()));
         tokio::spawn(served.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -54,9 +68,20 @@ fn bytes(of: &[u8]) -> Bytes {
 #[tonic::async_trait]
 impl Admin for Double {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let ring = self.state().ring.clone();
-        let peer = |node: &NodeId| v1::PeerStatus { node: bytes(&node.0), connected: true, ..v1::PeerStatus::default() };
-        let peers = self.state().sees.iter().map(peer).collect();
+        let mut state = self.state();
+        if state.away > 0 {
+            state.away -= 1;
+            return Err(Status::unavailable("is away"));
+        }
+        let ring = state.ring.clone();
+        let peer = |node: &NodeId, client_address: &str| v1::PeerStatus {
+            node: bytes(&node.0),
+            client_address: client_address.to_owned(),
+            connected: true,
+            ..v1::PeerStatus::default()
+        };
+        let seen = state.sees.iter().map(|node| peer(node, ""));
+        let peers = seen.chain(state.knows.iter().map(|(node, address)| peer(node, address))).collect();
         Ok(Response::new(v1::StatusResponse {
             node: bytes(&self.node.0),
             cluster: bytes(&ring.cluster.0),
@@ -71,7 +96,11 @@ impl Admin for Double {
     }
 
     async fn ring(&self, _: Request<v1::RingViewRequest>) -> Result<Response<v1::RingViewResponse>, Status> {
-        Ok(Response::new(v1::RingViewResponse { ring: self.state().ring.encode() }))
+        let state = self.state();
+        if state.keeps_its_ring {
+            return Err(Status::unavailable("has gone"));
+        }
+        Ok(Response::new(v1::RingViewResponse { ring: state.ring.encode() }))
     }
 
     async fn propose_ring(&self, request: Request<v1::ProposeRingRequest>) -> Result<Response<v1::ProposeRingResponse>, Status> {

@@ -18,7 +18,7 @@ use crate::arguments::{Connection, WriteQuorum, seconds};
 use crate::connection;
 use crate::output::{Format, grouped, readable, show, size};
 use crate::progress::Progress;
-use crate::records::{RecordError, Source};
+use crate::records::Source;
 use crate::stop::Stop;
 
 /// Between two attempts at one record; doubled up to eight times as long.
@@ -66,17 +66,16 @@ impl Counts {
 /// Writes the file's records.
 pub async fn run(connection: &Connection, format: Format, arguments: Import) -> Result<(), Stop> {
     let Import { source, quorum, give_up_after } = arguments;
-    let unusable = |error: RecordError| Stop::Usage(error.to_string());
-    let survey = source.survey().map_err(unusable)?;
+    let survey = source.survey()?;
     let client = connection::client(connection, Mode::Stream).await?;
     let quorum = QuorumWish::from(&quorum);
     let patience = Duration::from_secs(give_up_after);
     let started = Instant::now();
     let mut progress = Progress::new("import", Some(survey.keys));
     let mut counts = Counts::default();
-    let records = source.last_records(&survey).map_err(unusable)?;
+    let records = source.last_records(&survey)?;
     let writes = futures::stream::iter(records).map(|record| async {
-        let record = record.map_err(unusable)?;
+        let record = record?;
         let name = source.name(&record);
         let bytes = record.value.len() as u64;
         let stored = store(&client, &name, &record.value, &quorum, patience).await;

@@ -1,7 +1,8 @@
 //! `local`: a cluster of real processes on this machine, on loopback, with its data in a folder.
 //!
 //! The folder's `cluster.json` says what there is and which process each node is. Only processes that it names are ever
-//! stopped, and only if their start time is theirs.
+//! stopped, and only if their start time is theirs; one that runs with the configuration of a node and is not named, since the command that
+//! started it was interrupted, is found and named first.
 
 mod folder;
 mod launch;
@@ -20,8 +21,8 @@ use crate::arguments::Connection;
 use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::ring::partitions;
+use crate::ring_init::{self, Plan};
 use crate::ring_operations::Batch;
-use crate::ring_writer::{self, Plan};
 use crate::status::Report;
 use crate::stop::Stop;
 use folder::{Cluster, Folder, NodeRecord};
@@ -80,7 +81,7 @@ enum Action {
         /// The node's number, from 0.
         node: usize,
     },
-    /// Start one node again.
+    /// Start one node again, or let it go on if it was stopped by a signal.
     Start {
         /// The node's number, from 0.
         node: usize,
@@ -227,6 +228,9 @@ async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration)
             path.display()
         )));
     }
+    for node in &cluster.nodes {
+        wake(node)?;
+    }
     let stopped: Vec<usize> = (0..cluster.nodes.len()).filter(|node| !cluster.nodes[*node].is_running()).collect();
     for node in &stopped {
         launch::check_ports(&folder.cluster.nodes[*node], launch::SAME_PORTS)?;
@@ -248,7 +252,7 @@ async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration)
             patience: READY_PATIENCE,
             record: folder.record(),
         };
-        ring_writer::make_first_ring(&endpoints, &plan).await?;
+        ring_init::make_first_ring(&endpoints, &plan).await?;
     }
     wait_until_whole(&folder.cluster, deadline, call_timeout).await?;
     status(format, &folder.cluster, call_timeout).await
@@ -360,6 +364,8 @@ async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> 
     };
     let running = processes.iter().filter(|process| process.is_running()).count();
     signal(Signal::TERM)?;
+    // One that stands still would not hear of it.
+    signal(Signal::CONT)?;
     let mut forced = 0;
     let gone = |patience| wait_until_gone(&processes, patience);
     if !gone(STOP_PATIENCE).await {
@@ -373,6 +379,7 @@ async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> 
         node.process = None;
     }
     folder.save()?;
+    folder.cluster.nodes.iter().try_for_each(|node| folder.check_unused(node))?;
     let display = folder.path.display().to_string();
     if purge {
         folder.purge()?;
@@ -419,13 +426,24 @@ async fn start_one(format: Format, path: &Path, node: usize, binary: Option<Path
     show(format, || format!("started {name} (process {pid})"), &json!({ "started": name, "pid": pid }))
 }
 
+/// Lets a process go on that was stopped by a signal; whether it was.
+fn wake(node: &NodeRecord) -> Result<bool, Stop> {
+    let Some(process) = node.process.filter(crate::process::Process::is_stopped) else { return Ok(false) };
+    process.signal(Signal::CONT).map_err(|error| Stop::Failed(format!("{}: {error}", node.name)))
+}
+
 /// The node's name, and the pid that it has now.
 async fn start_again(path: &Path, node: usize, binary: Option<PathBuf>) -> Result<(String, u32), Stop> {
     let binary = launch::find_binary(binary.as_deref())?;
     let mut folder = Folder::open(path)?;
     let record = folder.node_mut(node)?;
-    if record.is_running() {
-        return Err(Stop::Failed(format!("{}: runs already", record.name)));
+    if let Some(process) = record.process.filter(crate::process::Process::is_running) {
+        if !wake(record)? {
+            return Err(Stop::Failed(format!("{}: runs already", record.name)));
+        }
+        let ended = || (!process.is_running()).then(|| Stop::Failed(format!("{}: ended as it went on", record.name)));
+        launch::wait_until_it_serves(record, ended, Instant::now() + READY_PATIENCE).await?;
+        return Ok((record.name.clone(), process.pid));
     }
     launch::check_ports(record, launch::SAME_PORTS)?;
     let name = record.name.clone();

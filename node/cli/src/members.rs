@@ -1,10 +1,12 @@
-//! Every node's own view, asked of each at the same time. A node that does not answer is shown as that, never as gone.
+//! Every node's own view, asked of each at the same time. A node that does not answer is shown as that, never as gone; one of another
+//! cluster, at an address that a node of this one had, counts as not answering.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dynamo_client::{AdminClient, AdminError, NodeStatus};
-use dynamo_core::id::NodeId;
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::rebalance::View;
 use dynamo_core::ring::Ring;
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -31,6 +33,8 @@ impl From<Vec<String>> for Endpoints {
 
 /// What the nodes of a cluster say.
 pub struct Views {
+    /// The cluster that the endpoints are of.
+    pub cluster: ClusterId,
     /// The newest ring that any of them holds.
     pub ring: Option<Ring>,
     /// The answers.
@@ -62,7 +66,7 @@ const ATTEMPTS: usize = 3;
 
 /// Asks the endpoints, and everyone they know, each once if one answers. An error if nobody does.
 pub async fn ask(endpoints: &Endpoints) -> Result<Views, Stop> {
-    let mut views = Views { ring: None, answered: BTreeMap::new(), silent: BTreeMap::new() };
+    let mut answered = BTreeMap::new();
     let addresses: BTreeSet<String> = endpoints.addresses.iter().cloned().collect();
     let mut failures = BTreeMap::new();
     let over = Instant::now() + endpoints.call_timeout;
@@ -71,7 +75,7 @@ pub async fn ask(endpoints: &Endpoints) -> Result<Views, Stop> {
         for (address, asked) in ask_all(addresses.clone(), endpoints.call_timeout).await {
             match asked {
                 Ok(answer) => {
-                    views.answered.insert(answer.status.node, answer);
+                    answered.insert(answer.status.node, answer);
                 }
                 Err(error @ AdminError::Address { .. }) => return Err(error.into()),
                 Err(error) => {
@@ -79,19 +83,14 @@ pub async fn ask(endpoints: &Endpoints) -> Result<Views, Stop> {
                 }
             }
         }
-        if !views.answered.is_empty() || Instant::now() >= over {
+        if !answered.is_empty() || Instant::now() >= over {
             break;
         }
     }
-    if views.answered.is_empty() {
-        let reasons: Vec<String> = failures.into_values().collect();
-        return Err(Stop::Failed(format!("no node answers: {}", reasons.join("; "))));
-    }
+    let Some(cluster) = one_cluster(&answered)? else { return Err(nobody(failures.into_values())) };
+    let mut views = Views { cluster, ring: None, answered, silent: BTreeMap::new() };
     ask_peers(&mut views, failures, endpoints.call_timeout).await;
-    let newest = views.answered.values().max_by_key(|answer| answer.status.epoch);
-    if let Some(answer) = newest.filter(|answer| answer.status.ring_hash.is_some()) {
-        views.ring = answer.client.ring().await?;
-    }
+    learn_ring(&mut views).await?;
     for node in views.ring.iter().flat_map(|ring| ring.members.keys()) {
         if !views.answered.contains_key(node) {
             let reason = "no node knows its address".to_owned();
@@ -99,6 +98,53 @@ pub async fn ask(endpoints: &Endpoints) -> Result<Views, Stop> {
         }
     }
     Ok(views)
+}
+
+fn nobody(reasons: impl Iterator<Item = String>) -> Stop {
+    Stop::Failed(format!("no node answers: {}", reasons.collect::<Vec<_>>().join("; ")))
+}
+
+/// The cluster that all are of; `None` if nobody answered.
+fn one_cluster(answered: &BTreeMap<NodeId, Answer>) -> Result<Option<ClusterId>, Stop> {
+    let mut clusters = BTreeMap::<ClusterId, &str>::new();
+    for answer in answered.values() {
+        clusters.entry(answer.status.cluster).or_insert(answer.client.address());
+    }
+    if clusters.len() > 1 {
+        let named: Vec<String> = clusters.iter().map(|(cluster, address)| format!("{address} to {cluster}")).collect();
+        return Err(Stop::Usage(format!(
+            "the nodes belong to {} clusters ({}); name those of one with --endpoint, and give a node that is to join it its \
+             cluster_id",
+            clusters.len(),
+            named.join(", ")
+        )));
+    }
+    Ok(clusters.into_keys().next())
+}
+
+/// Asks for the newest ring that somebody still gives. Who said that it holds a newer one, and does not give it, has gone since.
+async fn learn_ring(views: &mut Views) -> Result<(), Stop> {
+    let mut reasons = Vec::new();
+    loop {
+        let Some((node, answer)) = views.answered.iter().max_by_key(|(_, answer)| answer.status.epoch) else {
+            return Err(nobody(reasons.into_iter()));
+        };
+        if answer.status.ring_hash.is_none() {
+            return Ok(());
+        }
+        match answer.client.ring().await {
+            Ok(ring) => {
+                views.ring = ring;
+                return Ok(());
+            }
+            Err(error) => {
+                let (node, address, reason) = (*node, Some(answer.client.address().to_owned()), error.to_string());
+                views.answered.remove(&node);
+                reasons.push(reason.clone());
+                views.silent.insert(node, Silence { address, reason });
+            }
+        }
+    }
 }
 
 /// Asks those that the ones who answered know of, and that were not asked yet. `failures` are the addresses that did not answer, and why.
@@ -114,6 +160,10 @@ async fn ask_peers(views: &mut Views, mut failures: BTreeMap<String, String>, ca
     let addresses: BTreeSet<String> = known.values().filter(|address| !failures.contains_key(*address)).cloned().collect();
     for (address, asked) in ask_all(addresses, call_timeout).await {
         match asked {
+            Ok(answer) if answer.status.cluster != views.cluster => {
+                let reason = format!("{address}: a node of another cluster ({}) answers there", answer.status.cluster);
+                failures.insert(address, reason);
+            }
             Ok(answer) => {
                 views.answered.insert(answer.status.node, answer);
             }
@@ -145,6 +195,22 @@ pub async fn ask_one(address: &str, call_timeout: Duration) -> Result<Answer, Ad
     Ok(Answer { status, client })
 }
 
+/// The answers as far as a plan rests on them.
+pub fn heard(views: &Views) -> BTreeMap<NodeId, View> {
+    let view = |answer: &Answer| View {
+        epoch: answer.status.epoch,
+        ring_hash: answer.status.ring_hash.unwrap_or_default(),
+        received: answer.status.received.clone(),
+    };
+    views.answered.iter().map(|(node, answer)| (*node, view(answer))).collect()
+}
+
+/// Nodes for people, each by the first digits of its id.
+pub fn list(nodes: &[NodeId]) -> String {
+    let nodes: BTreeSet<String> = nodes.iter().map(|node| node.to_string()[..8].to_owned()).collect();
+    nodes.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,9 +230,45 @@ mod tests {
         let (peer_address, client_address, zone) = (String::new(), address.clone(), "z".to_owned());
         let peer = Peer { peer_address, client_address, zone, connected: false, suspected: true, phi: 9.0, epoch: Epoch(1) };
         answer.status.peers = BTreeMap::from([(other, peer)]);
-        let mut views = Views { ring: None, answered: BTreeMap::from([(own, answer)]), silent: BTreeMap::new() };
+        let answered = BTreeMap::from([(own, answer)]);
+        let mut views = Views { cluster: ClusterId([9; 16]), ring: None, answered, silent: BTreeMap::new() };
         let failures = BTreeMap::from([(address, "what it came to the first time".to_owned())]);
         ask_peers(&mut views, failures, CALL_TIMEOUT).await;
         assert_eq!(views.silent[&other].reason, "what it came to the first time");
+    }
+
+    fn ring_of(cluster: u8) -> Ring {
+        let members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect::<Members>();
+        first_ring(ClusterId([cluster; 16]), 1, 3, &members).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_of_another_cluster_is_refused_as_an_endpoint_and_silent_as_a_peer() {
+        let own = Double::start(NodeId([1; 16]), ring_of(9), 0).await;
+        // The newest ring of all is the other cluster's.
+        let other = Double::start(NodeId([7; 16]), ring_of(8).successor(|_| ()), 0).await;
+        let stop = ask(&Endpoints::from(vec![own.address.clone(), other.address.clone()])).await.map(drop).unwrap_err();
+        assert!(matches!(stop, Stop::Usage(_)), "{stop}");
+        for named in [&own.address, &other.address, &ring_of(9).cluster.to_string(), &ring_of(8).cluster.to_string()] {
+            assert!(stop.to_string().contains(named), "{stop}");
+        }
+        // It has the address that member 2 had.
+        own.state().knows = vec![(NodeId([2; 16]), other.address.clone())];
+        let views = ask(&Endpoints::from(vec![own.address.clone()])).await.unwrap();
+        assert_eq!((views.cluster, views.answered.len(), views.ring.unwrap()), (ring_of(9).cluster, 1, ring_of(9)));
+        let reason = &views.silent[&NodeId([2; 16])].reason;
+        assert!(reason.contains("another cluster") && reason.contains(&other.address), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_goes_before_it_has_given_its_ring_is_silent_and_the_next_one_is_asked() {
+        let (old, new) = (ring_of(9), ring_of(9).successor(|_| ()));
+        let doubles = [Double::start(NodeId([1; 16]), old.clone(), 0).await, Double::start(NodeId([2; 16]), new, 0).await];
+        doubles[1].state().keeps_its_ring = true;
+        let views = ask(&Endpoints::from(doubles.each_ref().map(|double| double.address.clone()).to_vec())).await.unwrap();
+        assert_eq!((views.ring, views.answered.len()), (Some(old), 1));
+        assert!(views.silent[&NodeId([2; 16])].reason.contains("has gone"), "{}", views.silent[&NodeId([2; 16])].reason);
+        let alone = ask(&Endpoints::from(vec![doubles[1].address.clone()])).await.map(drop).unwrap_err().to_string();
+        assert!(alone.starts_with("no node answers: ") && alone.contains("has gone"), "{alone}");
     }
 }

@@ -1,9 +1,10 @@
 //! Processes by their pid and start time, from /proc: so that a pid that has passed to somebody else is never taken for ours.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// One process, for ever.
@@ -19,6 +20,8 @@ pub struct Process {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     zombie: bool,
+    /// By a signal, as SIGSTOP; SIGCONT lets it go on.
+    stopped: bool,
     cpu_ticks: u64,
     start_ticks: u64,
 }
@@ -32,6 +35,23 @@ impl Process {
     /// It has not ended.
     pub fn is_running(&self) -> bool {
         Self::with_pid(self.pid).as_ref() == Some(self)
+    }
+
+    /// It stands still until it is sent SIGCONT.
+    pub fn is_stopped(&self) -> bool {
+        self.is_running() && stat(self.pid).is_some_and(|stat| stat.stopped)
+    }
+
+    /// A process that was started with the option `--config` and `path`, if there is one.
+    pub fn with_configuration(path: &Path) -> Option<Self> {
+        let names_it = |words: &[&[u8]]| words == [b"--config", path.as_os_str().as_encoded_bytes()];
+        let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let mut found = pids.filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            words.windows(2).any(names_it)
+        });
+        found.find_map(Self::with_pid)
     }
 
     /// Sends `signal`; `false` if the process has ended already.
@@ -54,6 +74,14 @@ impl Process {
     }
 }
 
+/// The pid of a process that has a lock on `file` (by fcntl, as databases have), which is none of this process's own.
+pub fn pid_with_lock_on(file: &Path) -> Option<u32> {
+    let file = File::open(file).ok()?;
+    let held = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).ok()??;
+    // One in another namespace has no number here.
+    Some(held.pid.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs()))
+}
+
 /// CPU time (user and system) that the process `pid` has taken since its start.
 pub fn cpu_time(pid: u32) -> Option<Duration> {
     let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
@@ -69,7 +97,13 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let after_name = &text[text.rfind(')')? + 1..];
     let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    Some(Stat { zombie: matches!(*fields.first()?, "Z" | "X"), cpu_ticks: number(14)? + number(15)?, start_ticks: number(22)? })
+    let state = *fields.first()?;
+    Some(Stat {
+        zombie: matches!(state, "Z" | "X"),
+        stopped: state == "T",
+        cpu_ticks: number(14)? + number(15)?,
+        start_ticks: number(22)?,
+    })
 }
 
 #[cfg(test)]
@@ -79,7 +113,8 @@ mod tests {
     #[test]
     fn a_program_with_a_strange_name_is_read_correctly() {
         let text = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 70 30 0 0 20 0 4 0 987654 1000 10";
-        assert_eq!(parse_stat(text), Some(Stat { zombie: false, cpu_ticks: 100, start_ticks: 987_654 }));
+        assert_eq!(parse_stat(text), Some(Stat { zombie: false, stopped: false, cpu_ticks: 100, start_ticks: 987_654 }));
+        assert!(parse_stat(&text.replace(") S", ") T")).is_some_and(|stat| stat.stopped));
         assert_eq!(parse_stat("nonsense"), None);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The file is read twice. The first pass checks all of it and learns which record of each key is the last: only that one is
 //! used, so that no key is written twice and the order in which writes complete does not matter. Memory: one entry for each key
-//! (its 128-bit position), never the file.
+//! (128 bits that stand for it), never the file. A file that has become another one between the passes is an error at its end.
 
 pub mod deb822;
 pub mod jsonl;
@@ -10,6 +10,7 @@ pub mod lines;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ use dynamo_core::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use dynamo_core::name::Name;
 use thiserror::Error;
 
+use crate::stop::Stop;
 use lines::Lines;
 
 /// Keys of one file; a table of this many takes about 600 MB.
@@ -33,7 +35,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub enum FileFormat {
     /// By its first byte: JSON lines start with a brace.
     Auto,
-    /// One JSON object a line, with the fields `key` and `value`.
+    /// One JSON object a line, with the fields `key` and `value` or `value_base64`, or as `dynamoctl get -o json` prints it.
     Jsonl,
     /// Debian control data: stanzas of fields, separated by empty lines. The stanza is the value.
     Deb822,
@@ -98,12 +100,27 @@ pub enum RecordError {
         /// What is wrong.
         reason: String,
     },
+    /// The second pass found other records than the first.
+    #[error("{path}: changed while it was read; nothing is known of the records that it has now: give the command again")]
+    Changed {
+        /// Which.
+        path: PathBuf,
+    },
     /// More keys than are held in memory.
     #[error("{path}: has more than {KEYS_MAX} keys; split it")]
     TooMany {
         /// Which.
         path: PathBuf,
     },
+}
+
+impl From<RecordError> for Stop {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Changed { .. } => Stop::Failed(error.to_string()),
+            _ => Stop::Usage(error.to_string()),
+        }
+    }
 }
 
 /// What the first pass found.
@@ -115,8 +132,17 @@ pub struct Survey {
     pub duplicates: u64,
     /// Bytes of the values that are used.
     pub bytes: u64,
-    /// Where the last record of each key is and how many bytes its value has, by the key's position.
+    /// Where the last record of each key is and how many bytes its value has, by the key's mark.
     last: HashMap<u128, (u64, u64)>,
+    salts: [RandomState; 2],
+}
+
+impl Survey {
+    /// What stands for a key, in this survey: nobody can make two keys of one mark, as anybody can of one MD5.
+    fn mark(&self, key: &Bytes) -> u128 {
+        let [high, low] = &self.salts;
+        u128::from(high.hash_one(key)) << 64 | u128::from(low.hash_one(key))
+    }
 }
 
 /// An open file and its records.
@@ -141,10 +167,10 @@ impl Source {
         let mut survey = Survey::default();
         for (index, record) in self.open()?.enumerate() {
             let record = record?;
-            let position = position(&record.key);
+            let mark = survey.mark(&record.key);
             let size = record.value.len() as u64;
             survey.bytes += size;
-            if let Some((_, size_before)) = survey.last.insert(position, (index as u64, size)) {
+            if let Some((_, size_before)) = survey.last.insert(mark, (index as u64, size)) {
                 survey.duplicates += 1;
                 survey.bytes -= size_before;
             }
@@ -156,15 +182,23 @@ impl Source {
         Ok(survey)
     }
 
-    /// The last record of each key, in the order of the file.
+    /// The last record of each key, in the order of the file; at its end an error, if these are not the records of the survey.
     pub fn last_records(&self, survey: &Survey) -> Result<impl Iterator<Item = Result<Record, RecordError>>, RecordError> {
-        let records = self.open()?.enumerate();
-        Ok(records.filter_map(|(index, record)| match record {
-            Ok(record) => {
-                let last = survey.last.get(&position(&record.key)).map(|(last, _)| *last);
-                (last == Some(index as u64)).then_some(Ok(record))
+        let mut records = self.open()?.enumerate();
+        let (mut keys, mut bytes, mut ended) = (0, 0, false);
+        Ok(std::iter::from_fn(move || {
+            for (index, record) in records.by_ref() {
+                let Ok(record) = record else { return Some(record) };
+                let last = survey.last.get(&survey.mark(&record.key)).map(|(last, _)| *last);
+                if last == Some(index as u64) {
+                    keys += 1;
+                    bytes += record.value.len() as u64;
+                    return Some(Ok(record));
+                }
             }
-            Err(error) => Some(Err(error)),
+            let changed = !ended && (keys, bytes) != (survey.keys, survey.bytes);
+            ended = true;
+            changed.then(|| Err(RecordError::Changed { path: self.file.clone() }))
         }))
     }
 
@@ -182,10 +216,6 @@ impl Source {
         let file = File::open(&self.file).map_err(failed)?;
         Records::open(&self.file, BufReader::with_capacity(1 << 18, file), self.format, self.key_field.as_deref())
     }
-}
-
-fn position(key: &Bytes) -> u128 {
-    Name::new(Bytes::new(), key.clone()).position().0
 }
 
 impl<R: BufRead> Records<R> {
@@ -286,6 +316,36 @@ mod tests {
             records.iter().map(|record| &record.value[..]).collect::<Vec<_>>(),
             [&b"Package: b\n"[..], b"Package: a\nVersion: 22\n"]
         );
+    }
+
+    #[test]
+    fn a_file_that_has_become_another_one_is_an_error_at_its_end() {
+        let first = b"Package: a\n\nPackage: b\n\nPackage: a\nVersion: 22\n";
+        let others: [&[u8]; 5] = [
+            b"",
+            b"Package: a\n\nPackage: b\n",
+            b"Package: 0\n\nPackage: a\n\nPackage: b\n\nPackage: a\nVersion: 22\n",
+            b"Package: a\n\nPackage: b\n\nPackage: a\nVersion: 2\n",
+            b"Package: a\n\nPackage: c\n\nPackage: a\nVersion: 22\n",
+        ];
+        for other in others {
+            let (file, source) = source(first);
+            let survey = source.survey().unwrap();
+            assert!(source.last_records(&survey).unwrap().all(|record| record.is_ok()));
+            std::fs::write(file.path(), other).unwrap();
+            let mut records = source.last_records(&survey).unwrap();
+            let stop = records.find_map(Result::err).map(Stop::from).unwrap();
+            assert!(matches!(&stop, Stop::Failed(said) if said.contains("changed while it was read")), "{stop}");
+            assert!(records.next().is_none());
+        }
+    }
+
+    #[test]
+    fn nobody_can_make_two_keys_that_count_as_one() {
+        let key = Bytes::from_static(b"a");
+        assert_ne!(Survey::default().mark(&key), Survey::default().mark(&key), "it is another one in each survey");
+        let survey = Survey::default();
+        assert_eq!(survey.mark(&key), survey.mark(&Bytes::from("a".to_owned())));
     }
 
     #[test]

@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep};
 use crate::arguments::{Connection, seconds};
 use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, grouped, show, table};
-use crate::ring_writer::{self, Plan};
+use crate::ring_init::{self, Plan};
 use crate::stop::Stop;
-use crate::{connection, ring_loss, ring_operations, ring_plan};
+use crate::{connection, ring_loss, ring_operations, ring_plan, ring_record};
 
 /// Partitions that differ and are named; the others are counted.
 const NAMED_MAX: usize = 50;
@@ -122,7 +122,7 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
         Action::Plan(command) => ring_plan::run(&endpoints, format, &command).await,
         Action::Status { record } => {
             // Without a state folder nothing is recorded here.
-            let record = ring_writer::record_or_default(record.as_deref()).ok();
+            let record = ring_record::record_or_default(record.as_deref()).ok();
             ring_operations::status(&endpoints, format, record.as_deref()).await
         }
         Action::Commit(commit) => ring_operations::commit(&endpoints, format, &commit).await,
@@ -139,9 +139,9 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
                 bucket_n: init.bucket_n,
                 expect_nodes: init.expect_nodes,
                 patience: Duration::from_secs(init.wait),
-                record: ring_writer::record_or_default(init.record.as_deref())?,
+                record: ring_record::record_or_default(init.record.as_deref())?,
             };
-            show_ring(format, &ring_writer::make_first_ring(&endpoints, &plan).await?)
+            show_ring(format, &ring_init::make_first_ring(&endpoints, &plan).await?)
         }
     }
 }
@@ -280,8 +280,8 @@ async fn verify(endpoints: &Endpoints, format: Format, wait: Duration) -> Result
 
 async fn compare(endpoints: &Endpoints) -> Result<Comparison, Stop> {
     let views = members::ask(endpoints).await?;
-    let Views { answered, silent, ring } = views;
-    let ring = ring_of(Views { answered: BTreeMap::new(), silent: BTreeMap::new(), ring })?;
+    let Views { answered, silent, cluster, ring } = views;
+    let ring = ring_of(Views { answered: BTreeMap::new(), silent: BTreeMap::new(), cluster, ring })?;
     let asked = join_all(answered.into_iter().map(|(node, answer)| {
         let held: Vec<PartitionId> =
             ring.partitions().filter(|(_, placement)| placement.read_set().contains(&node)).map(|(id, _)| id).collect();

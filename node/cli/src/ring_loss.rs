@@ -1,34 +1,29 @@
 //! `ring replace --lost` and `ring remove --lost`: an administrator's word that a member's disk is gone for ever, and the writing of
 //! rings until others have taken its place ([`dynamo_core::rebalance::loss`] says why that is safe, and when it is not).
 //!
-//! Nothing here concludes a loss from silence, and nothing is done without `--yes`. As for the first ring, each ring is recorded in a
-//! file before any node sees it; a command that was interrupted is simply given again. Where the operator is, it is the writer of
-//! rings, and does this by itself on proof that the volume is gone.
+//! Nothing here concludes a loss from silence, and nothing is done without `--yes`. A command that was interrupted is simply given again.
+//! Where the operator is, it is the writer of rings, and does this by itself on proof that the volume is gone.
 //!
-//! Unlike a change of members ([`crate::ring_operations`]) this needs no record of the rings before, which may be gone with the disk,
-//! takes no lock, and offers each ring to all at once: one such command at a time, and nobody else who writes rings meanwhile.
+//! Rings are written by [`crate::ring_writer`], as for a change of members ([`crate::ring_operations`]), but this needs no record of the
+//! rings before, which may be gone with the disk. Of the members that have to take each ring first the lost ones count for nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use clap::Args;
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::batches::Limits;
 use dynamo_core::rebalance::loss::{self, Consequences, LossError};
-use dynamo_core::rebalance::{self, Members, Next, View, first_ring, operation};
+use dynamo_core::rebalance::{self, Members, Next, PlanError, View, first_ring, operation};
 use dynamo_core::ring::{Member, Ring};
-use tokio::time::{Instant, sleep};
 
 use crate::arguments::seconds;
-use crate::departed::{Departed, advice, drained, is_at_its_end};
-use crate::members::{self, Endpoints, Views};
+use crate::members::{self, Endpoints};
 use crate::output::tell;
-use crate::ring_writer;
+use crate::ring_record;
+use crate::ring_writer::{Course, First, Writer, newest};
 use crate::stop::Stop;
 
-/// Between two looks at the nodes.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Partitions that are named where data may be lost; the others are counted.
 const NAMED_MAX: usize = 20;
 
@@ -61,10 +56,26 @@ pub struct Loss {
 pub struct Replace {
     #[command(flatten)]
     loss: Loss,
-    /// A node that stands by and is to take the place; may be given more than once. Default: those that stand by, if they are as many
-    /// as are lost.
-    #[arg(long, value_name = "NODE", value_parser = node)]
-    with: Vec<NodeId>,
+    /// A node that stands by and is to take the place, with its weight, if that is to be another than the lost one's; may be given more
+    /// than once. Default: those that stand by, if they are as many as are lost. Of several, each takes the weight of a lost one of its
+    /// zone, if there is one.
+    #[arg(long, value_name = "NODE[=WEIGHT]", value_parser = substitute)]
+    with: Vec<Substitute>,
+}
+
+/// Who is to take a place, and the weight that was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Substitute {
+    node: NodeId,
+    weight: Option<u32>,
+}
+
+fn substitute(text: &str) -> Result<Substitute, String> {
+    let Some((id, number)) = text.split_once('=') else { return Ok(Substitute { node: node(text)?, weight: None }) };
+    match number.parse() {
+        Ok(0) | Err(_) => Err(format!("the weight {number:?} is no number of at least 1")),
+        weight => Ok(Substitute { node: node(id)?, weight: weight.ok() }),
+    }
 }
 
 pub(crate) fn node(text: &str) -> Result<NodeId, String> {
@@ -74,7 +85,7 @@ pub(crate) fn node(text: &str) -> Result<NodeId, String> {
 /// Who comes in the place of the lost.
 enum Newcomers<'a> {
     Nobody,
-    StandBy(&'a [NodeId]),
+    StandBy(&'a [Substitute]),
 }
 
 /// Declares members lost and fills others in their place.
@@ -91,41 +102,32 @@ async fn run(endpoints: &Endpoints, loss: &Loss, newcomers: &Newcomers<'_>) -> R
     let views = members::ask(endpoints).await?;
     let missing = || Stop::Failed("the cluster has no ring yet; nothing can be lost from it".to_owned());
     let held = views.ring.clone().ok_or_else(missing)?;
-    let path = ring_writer::record_of(&ring_writer::record_or_default(loss.record.as_deref())?, held.cluster);
-    let ring = newest(&path, held)?;
+    let record = ring_record::record_or_default(loss.record.as_deref())?;
+    let ring = match ring_record::recorded(&ring_record::record_of(&record, held.cluster), held.cluster)? {
+        Some(recorded) => newest(recorded, held, &views)?,
+        None => held,
+    };
     let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
-    let desired = desired(&ring, &loss.lost, newcomers, &zones)?;
+    let course = making_good(&ring, &loss.lost, newcomers, &zones)?;
     let w = loss.w.map_or(usize::from(ring.replication) / 2 + 1, usize::from);
     let consequences = loss::consequences(&ring, &loss.lost, w);
-    tell(told(&ring, loss, &desired, &consequences, w));
+    tell(told(&ring, loss, &course.newcomers, &consequences, w));
     if !consequences.at_risk.is_empty() && !loss.accept_data_loss {
         return Err(Stop::Usage("acknowledged writes may be lost; nothing was done. Say --accept-data-loss to go on".to_owned()));
     }
     if !loss.yes {
         return Err(Stop::Usage("nothing was done; say --yes to do this".to_owned()));
     }
-    let deadline = Instant::now() + Duration::from_secs(loss.wait);
-    let departed = Departed::default();
-    Writer { endpoints, path, lost: &loss.lost, desired, ring, told: String::new(), departed }.write(deadline).await
+    Writer::new(endpoints, record, true, Limits::default(), loss.wait).carry_out(&course).await
 }
 
-/// The newer of what is recorded and what the nodes hold: a ring that was recorded may not have reached any of them.
-fn newest(path: &Path, held: Ring) -> Result<Ring, Stop> {
-    match ring_writer::recorded(path, held.cluster)? {
-        Some(recorded) if recorded.epoch > held.epoch => Ok(recorded),
-        Some(recorded) if recorded.epoch == held.epoch && recorded.hash() != held.hash() => {
-            let path = path.display();
-            let epoch = held.epoch;
-            Err(Stop::Failed(format!(
-                "{path} records another ring of epoch {epoch} than the nodes hold: there is another writer"
-            )))
-        }
-        _ => Ok(held),
-    }
-}
-
-/// The members that the ring is to have.
-fn desired(ring: &Ring, lost: &[NodeId], newcomers: &Newcomers<'_>, zones: &BTreeMap<NodeId, String>) -> Result<Members, Stop> {
+/// What is to be done about the loss.
+fn making_good<'a>(
+    ring: &Ring,
+    lost: &'a [NodeId],
+    newcomers: &Newcomers<'_>,
+    zones: &BTreeMap<NodeId, String>,
+) -> Result<MakingGood<'a>, Stop> {
     for node in lost {
         if zones.contains_key(node) {
             return Err(Stop::Usage(format!("--lost {node}: {}", LossError::Answers(*node))));
@@ -134,22 +136,47 @@ fn desired(ring: &Ring, lost: &[NodeId], newcomers: &Newcomers<'_>, zones: &BTre
             return Err(Stop::Usage(format!("--lost {node}: {}", LossError::NoMember(*node))));
         }
     }
-    let mut desired = operation::wanted(ring);
-    desired.retain(|node, _| !lost.contains(node));
+    let mut course = MakingGood { lost, newcomers: Members::new() };
     if let Newcomers::StandBy(named) = newcomers {
-        for node in chosen(ring, lost, named, zones)? {
-            desired.insert(node, Member { zone: zones[&node].clone(), weight: 1 });
-        }
+        course.newcomers = members_of(ring, lost, &chosen(ring, lost, named, zones)?, zones);
     }
-    match first_ring(ring.cluster, ring.partition_bits, ring.replication, &desired) {
-        Ok(_) => Ok(desired),
+    match first_ring(ring.cluster, ring.partition_bits, ring.replication, &course.wanted(ring)) {
+        Ok(_) => Ok(course),
         Err(error) => Err(Stop::Usage(format!("{error}; start a new node and use `ring replace`"))),
     }
 }
 
+/// The chosen as members: each with the weight that was given, else the one that it has as a member since the command was given first,
+/// else that of the lost one whose place it takes. The ring of the loss itself no longer tells that one's weight: then it is 1.
+fn members_of(ring: &Ring, lost: &[NodeId], chosen: &[Substitute], zones: &BTreeMap<NodeId, String>) -> Members {
+    let before = ring.operation.as_ref().map_or(&ring.members, |operation| &operation.before);
+    let weighs = |node: &NodeId| {
+        [&ring.members, before].into_iter().find_map(|members| members.get(node).filter(|member| member.weight > 0))
+    };
+    let mut places: Vec<&Member> = lost.iter().filter_map(weighs).collect();
+    let has = operation::wanted(ring);
+    // Those of a zone first: whom its own zone leaves without a place takes what is left.
+    let mut weights = BTreeMap::<NodeId, u32>::new();
+    for same_zone in [true, false] {
+        for Substitute { node, .. } in chosen {
+            let fits = |place: &&Member| !same_zone || place.zone == zones[node];
+            if !weights.contains_key(node)
+                && let Some(place) = places.iter().position(fits)
+            {
+                weights.insert(*node, places.remove(place).weight);
+            }
+        }
+    }
+    let weight = |substitute: &Substitute| {
+        let held = has.get(&substitute.node).map(|member| member.weight);
+        substitute.weight.or(held).or(weights.get(&substitute.node).copied()).unwrap_or(1)
+    };
+    chosen.iter().map(|new| (new.node, Member { zone: zones[&new.node].clone(), weight: weight(new) })).collect()
+}
+
 /// The nodes that take the places of the lost: those named, or all that stand by if they are as many.
-fn chosen(ring: &Ring, lost: &[NodeId], named: &[NodeId], zones: &BTreeMap<NodeId, String>) -> Result<Vec<NodeId>, Stop> {
-    for node in named {
+fn chosen(ring: &Ring, lost: &[NodeId], named: &[Substitute], zones: &BTreeMap<NodeId, String>) -> Result<Vec<Substitute>, Stop> {
+    for Substitute { node, .. } in named {
         let problem = match () {
             () if ring.is_lost(*node) => "was declared lost once and never becomes a member again; wipe its data directory",
             () if ring.members.get(node).is_some_and(|member| member.weight == 0) => "is leaving the ring",
@@ -166,7 +193,7 @@ fn chosen(ring: &Ring, lost: &[NodeId], named: &[NodeId], zones: &BTreeMap<NodeI
     // Given again after an interruption: the newcomers are members by now.
     let begun = lost.iter().all(|node| ring.is_lost(*node)) && standing.is_empty();
     if begun || standing.len() == lost.len() {
-        return Ok(standing);
+        return Ok(standing.into_iter().map(|node| Substitute { node, weight: None }).collect());
     }
     let ids: Vec<String> = standing.iter().map(NodeId::to_string).collect();
     let (count, wanted) = (standing.len(), lost.len());
@@ -177,14 +204,15 @@ fn chosen(ring: &Ring, lost: &[NodeId], named: &[NodeId], zones: &BTreeMap<NodeI
 }
 
 /// What will be done, and what it means.
-fn told(ring: &Ring, loss: &Loss, desired: &Members, consequences: &Consequences, w: usize) -> String {
+fn told(ring: &Ring, loss: &Loss, newcomers: &Members, consequences: &Consequences, w: usize) -> String {
     let ids = |nodes: Vec<&NodeId>| nodes.into_iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
     let all = ring.partition_count_of_layers();
-    let new: Vec<&NodeId> = desired.keys().filter(|node| !ring.members.contains_key(node)).collect();
+    let new = newcomers.iter().filter(|(node, _)| !ring.members.contains_key(node));
+    let new: Vec<String> = new.map(|(node, member)| format!("{node}, of weight {}", member.weight)).collect();
     let mut text = format!("declared lost, for ever: {}\n", ids(loss.lost.iter().collect()));
     text.push_str("  if one of them runs after all, it is fenced: it stops serving, and what only it holds is not used\n");
     if !new.is_empty() {
-        text.push_str(&format!("filled in their place: {}\n", ids(new)));
+        text.push_str(&format!("filled in their place: {}\n", new.join("; ")));
     }
     text.push_str(&format!(
         "{} of {all} partitions have lost a copy and are filled from those that are left",
@@ -210,146 +238,54 @@ fn told(ring: &Ring, loss: &Loss, desired: &Members, consequences: &Consequences
     text
 }
 
-/// Writes rings until the ring has come to rest.
-struct Writer<'a> {
-    endpoints: &'a Endpoints,
-    path: PathBuf,
+/// What makes the loss good.
+struct MakingGood<'a> {
     lost: &'a [NodeId],
-    desired: Members,
-    ring: Ring,
-    /// What was said last.
-    told: String,
-    departed: Departed,
+    newcomers: Members,
 }
 
-impl Writer<'_> {
-    async fn write(mut self, deadline: Instant) -> Result<Ring, Stop> {
-        loop {
-            let waits_for = match members::ask(self.endpoints).await {
-                Ok(views) => match self.step(&views).await? {
-                    None => return self.end(),
-                    Some(waits_for) => waits_for,
-                },
-                Err(Stop::Usage(reason)) => return Err(Stop::Usage(reason)),
-                Err(stop) => stop.to_string(),
-            };
-            if waits_for != self.told {
-                tell(format_args!("epoch {}: {waits_for}", self.ring.epoch));
-                self.told.clone_from(&waits_for);
-            }
-            if Instant::now() >= deadline {
-                return Err(Stop::Failed(format!("not done in time: {waits_for}; give the command again")));
-            }
-            sleep(LOOK_INTERVAL).await;
-        }
-    }
-
-    fn end(self) -> Result<Ring, Stop> {
-        let silent = self.departed.unproven(&self.ring);
-        if silent.is_empty() { Ok(self.ring) } else { Err(Stop::Failed(advice(&silent))) }
-    }
-
-    /// One look and what follows; `None` when there is nothing more to do.
-    async fn step(&mut self, views: &Views) -> Result<Option<String>, Stop> {
-        if let Some(held) = views.ring.as_ref().filter(|held| held.epoch > self.ring.epoch) {
-            let follows = held.check_follows(Some(&self.ring), self.ring.cluster);
-            follows.map_err(|error| Stop::Failed(format!("another writer is at work: {error}")))?;
-            self.ring = held.clone();
-        }
-        if views.ring.as_ref().is_none_or(|held| held.epoch < self.ring.epoch) {
-            // Nothing is built on it before a node holds it.
-            let refusals = self.offer(views).await;
-            let missing = ring_writer::missing_between(&self.path, &self.ring, views).map(|missing| format!("; {missing}"));
-            let (epoch, missing) = (self.ring.epoch, missing.unwrap_or_default());
-            return Ok(Some(format!("ring epoch {epoch} is offered, which no node held yet{refusals}{missing}")));
-        }
-        self.departed.saw_ring(&self.ring, views);
-        let heard = heard(views);
-        let declared = match loss::declare(&self.ring, self.lost, &heard) {
+impl Course for MakingGood<'_> {
+    fn first(&self, ring: &Ring, heard: &BTreeMap<NodeId, View>) -> Result<First, Stop> {
+        let declared = match loss::declare(ring, self.lost, heard) {
             Ok(declared) => declared,
-            Err(error @ LossError::NobodyHolds(_)) => {
-                let refusals = self.offer(views).await;
-                return Ok(Some(format!("{error}{refusals}")));
-            }
+            Err(error @ LossError::NobodyHolds(_)) => return Ok(First::Waits(error.to_string())),
             Err(error) => return Err(Stop::Failed(error.to_string())),
         };
-        if declared != self.ring {
-            return self.propose(declared, views, "the loss is declared").await.map(Some);
+        if declared != *ring {
+            return Ok(First::Write(Box::new(declared), "the loss is declared"));
         }
         // A change of members that is under way is gone on with, without the lost and with those in their places.
-        let amended = operation::amended(&self.ring, &self.desired);
-        if amended != self.ring {
-            return self.propose(amended, views, "what is under way goes on without the lost").await.map(Some);
-        }
-        let next = match &self.ring.operation {
-            None => rebalance::next(&self.ring, &self.desired, &heard).map(Some),
-            Some(_) => operation::next(&self.ring, &heard, &Limits::default()),
-        };
-        let Some(next) = next.map_err(|error| Stop::Failed(error.to_string()))? else {
-            return Err(Stop::Failed("the operation that is under way is paused; `dynamoctl ring resume` goes on".to_owned()));
-        };
-        if is_at_its_end(&self.ring, &next) {
-            let holding = self.departed.holding(&self.ring, views).await;
-            if !holding.is_empty() {
-                let refusals = self.offer(views).await;
-                return Ok(Some(format!("waiting for {} to hold nothing, out of the ring{refusals}", list(&holding))));
-            }
-        }
-        Ok(match next {
-            Next::Settled => None,
-            Next::Propose(ring) => Some(self.propose(ring, views, "the next stage is offered").await?),
-            Next::AwaitEpoch(nodes) => {
-                let refusals = self.offer(views).await;
-                Some(format!("waiting for {} to hold the ring{refusals}", list(&nodes)))
-            }
-            Next::AwaitData { received, moving, waiting_for } => {
-                Some(format!("{received} of {moving} replicas are filled; {} still receive", list(&waiting_for)))
-            }
-            Next::AwaitReceipts(nodes) => {
-                let drained = drained(&self.ring, &nodes, views).await;
-                if drained.is_empty() {
-                    Some(format!("waiting for the drain receipts of {}", list(&nodes)))
-                } else {
-                    let ring = rebalance::without(&self.ring, &drained);
-                    Some(self.propose(ring, views, "drained nodes are out").await?)
-                }
-            }
+        let amended = operation::amended(ring, &self.wanted(ring));
+        Ok(match amended == *ring {
+            true => First::Nothing,
+            false => First::Write(Box::new(amended), "what is under way goes on without the lost"),
         })
     }
 
-    async fn propose(&mut self, ring: Ring, views: &Views, what: &str) -> Result<String, Stop> {
-        ring_writer::assert_follows(&ring, views);
-        ring_writer::record(&self.path, &ring)?;
-        self.ring = ring;
-        let refusals = self.offer(views).await;
-        Ok(format!("{what}{refusals}"))
+    /// Those of the newest ring: another member may have been declared lost, and replaced, meanwhile.
+    fn wanted(&self, ring: &Ring) -> Members {
+        let mut wanted = operation::wanted(ring);
+        wanted.retain(|node, _| !self.lost.contains(node));
+        wanted.extend(
+            self.newcomers.iter().filter(|(node, _)| !ring.is_lost(**node)).map(|(node, member)| (*node, member.clone())),
+        );
+        wanted
     }
 
-    /// Gives the ring to all that answer; one that does not take it is offered it again, or hears of it from the others. Returns their
-    /// words, for people.
-    async fn offer(&self, views: &Views) -> String {
-        let mut refusals = String::new();
-        for answer in views.answered.values().filter(|answer| answer.status.epoch < self.ring.epoch) {
-            if let Err(error) = answer.client.propose_ring(&self.ring).await {
-                refusals.push_str(&format!("; {error}"));
-            }
+    fn next(&self, ring: &Ring, heard: &BTreeMap<NodeId, View>, limits: &Limits) -> Result<Option<Next>, PlanError> {
+        match &ring.operation {
+            None => rebalance::next_within(ring, &self.wanted(ring), heard, limits).map(Some),
+            Some(_) => operation::next(ring, heard, limits),
         }
-        refusals
     }
-}
 
-pub(crate) fn heard(views: &Views) -> BTreeMap<NodeId, View> {
-    let view = |answer: &members::Answer| View {
-        epoch: answer.status.epoch,
-        ring_hash: answer.status.ring_hash.unwrap_or_default(),
-        received: answer.status.received.clone(),
-    };
-    views.answered.iter().map(|(node, answer)| (*node, view(answer))).collect()
-}
+    fn gone(&self) -> &[NodeId] {
+        self.lost
+    }
 
-pub(crate) fn list(nodes: &[NodeId]) -> String {
-    let nodes: BTreeSet<String> = nodes.iter().map(|node| node.to_string()[..8].to_owned()).collect();
-    nodes.into_iter().collect::<Vec<_>>().join(", ")
+    fn again(&self) -> &'static str {
+        "give the command again"
+    }
 }
 
 #[cfg(test)]
@@ -357,6 +293,7 @@ mod tests {
     use super::*;
     use crate::double::Double;
     use dynamo_core::id::{ClusterId, Epoch};
+    use std::collections::BTreeSet;
 
     fn node(id: u8) -> NodeId {
         NodeId([id; 16])
@@ -371,6 +308,19 @@ mod tests {
         ids.iter().map(|id| (node(*id), "z".to_owned())).collect()
     }
 
+    fn desired(
+        ring: &Ring,
+        lost: &[NodeId],
+        newcomers: &Newcomers<'_>,
+        zones: &BTreeMap<NodeId, String>,
+    ) -> Result<Members, Stop> {
+        making_good(ring, lost, newcomers, zones).map(|course| course.wanted(ring))
+    }
+
+    fn with(id: u8) -> Substitute {
+        Substitute { node: node(id), weight: None }
+    }
+
     fn refused(ring: &Ring, lost: u8, newcomers: &Newcomers<'_>, ids: &[u8]) -> String {
         desired(ring, &[node(lost)], newcomers, &answering(ids)).unwrap_err().to_string()
     }
@@ -382,7 +332,7 @@ mod tests {
         assert_eq!(members.keys().copied().collect::<Vec<_>>(), [node(1), node(3), node(4)]);
         let several = refused(&ring(3), 2, &auto, &[1, 3, 4, 5]);
         assert!(several.contains("2 nodes stand by and 1 are lost") && several.contains(&node(5).to_string()), "{several}");
-        let named = [node(5)];
+        let named = [with(5)];
         let members = desired(&ring(3), &[node(2)], &Newcomers::StandBy(&named), &answering(&[1, 3, 4, 5])).unwrap();
         assert!(members.contains_key(&node(5)) && !members.contains_key(&node(4)));
     }
@@ -396,7 +346,7 @@ mod tests {
             ),
             (refused(&ring(3), 9, &Newcomers::Nobody, &[1, 2, 3]), "is no member of the ring"),
             (refused(&ring(3), 2, &Newcomers::Nobody, &[1, 3]), "start a new node and use `ring replace`"),
-            (refused(&ring(3), 2, &Newcomers::StandBy(&[node(7)]), &[1, 3]), "does not answer"),
+            (refused(&ring(3), 2, &Newcomers::StandBy(&[with(7)]), &[1, 3]), "does not answer"),
         ];
         for (error, expected) in cases {
             assert!(error.contains(expected), "{error}");
@@ -405,7 +355,7 @@ mod tests {
             next.lost.insert(node(2), Epoch(2));
             next.members.get_mut(&node(2)).unwrap().weight = 0;
         });
-        let error = refused(&lossy, 3, &Newcomers::StandBy(&[node(2)]), &[1, 4]);
+        let error = refused(&lossy, 3, &Newcomers::StandBy(&[with(2)]), &[1, 4]);
         assert!(error.contains("never becomes a member again"), "{error}");
         assert_eq!(desired(&lossy, &[node(2)], &Newcomers::Nobody, &answering(&[1, 3, 4])).unwrap().len(), 3, "given again");
     }
@@ -422,16 +372,112 @@ mod tests {
         assert!(of(vec![node(1), node(2)]).contains("DATA MAY BE LOST: "), "{}", of(vec![node(1), node(2)]));
     }
 
+    /// Member 4 of weight 3 in zone b, member 5 of weight 2 in zone a, the others of weight 1.
+    fn weighed() -> Ring {
+        let mut members = ring(5).members;
+        members.insert(node(4), Member { zone: "b".to_owned(), weight: 3 });
+        members.insert(node(5), Member { zone: "a".to_owned(), weight: 2 });
+        first_ring(ClusterId([9; 16]), 4, 3, &members).unwrap()
+    }
+
     #[test]
-    fn a_ring_that_was_recorded_and_not_offered_is_gone_on_from() {
+    fn whoever_takes_a_place_has_the_weight_of_the_lost_one() {
+        let zones = |here: &[(u8, &str)]| {
+            let here = here.iter().map(|(id, zone)| (node(*id), (*zone).to_owned()));
+            answering(&[1, 2, 3]).into_iter().chain(here).collect::<BTreeMap<_, _>>()
+        };
+        let weights = |ring: &Ring, lost: &[u8], newcomers: &Newcomers<'_>, here: &[(u8, &str)]| {
+            let lost: Vec<NodeId> = lost.iter().map(|id| node(*id)).collect();
+            let wanted = desired(ring, &lost, newcomers, &zones(here)).unwrap();
+            here.iter().map(|(id, _)| wanted[&node(*id)].weight).collect::<Vec<_>>()
+        };
+        let auto = Newcomers::StandBy(&[]);
+        assert_eq!(weights(&weighed(), &[4], &auto, &[(5, "a"), (6, "z")]), [2, 3], "it is the only one");
+        assert_eq!(weights(&weighed(), &[4, 5], &auto, &[(6, "a"), (7, "b")]), [2, 3], "by zone");
+        assert_eq!(weights(&weighed(), &[4, 5], &auto, &[(6, "z"), (7, "b")]), [2, 3], "what is left");
+        let given = [with(6), Substitute { weight: Some(7), ..with(7) }];
+        assert_eq!(weights(&weighed(), &[4, 5], &Newcomers::StandBy(&given), &[(6, "z"), (7, "z")]), [3, 7]);
+
+        let heavier = Members::from([(node(6), Member { zone: "z".to_owned(), weight: 3 })]);
+        let given_again = weighed().successor(|next| {
+            next.lost.insert(node(4), Epoch(2));
+            next.members.get_mut(&node(4)).unwrap().weight = 0;
+            next.members.extend(heavier);
+        });
+        assert_eq!(weights(&given_again, &[4], &Newcomers::StandBy(&[with(6)]), &[(5, "a"), (6, "z")]), [2, 3]);
+        let mut wanted = weighed().members;
+        wanted.get_mut(&node(1)).unwrap().weight = 4;
+        let begun = operation::begun(&weighed(), &wanted).unwrap().successor(|next| {
+            next.lost.insert(node(4), Epoch(3));
+            next.members.get_mut(&node(4)).unwrap().weight = 0;
+        });
+        assert_eq!(weights(&begun, &[4], &auto, &[(5, "a"), (6, "z")]), [2, 3], "the operation knows what it was");
+    }
+
+    #[test]
+    fn a_substitute_is_given_with_a_weight_or_without() {
+        assert_eq!(substitute(&node(6).to_string()), Ok(with(6)));
+        assert_eq!(substitute(&format!("{}=3", node(6))), Ok(Substitute { weight: Some(3), ..with(6) }));
+        for wrong in ["0", "-1", "many", ""] {
+            let refused = substitute(&format!("{}={wrong}", node(6))).unwrap_err();
+            assert!(refused.contains("at least 1"), "{refused}");
+        }
+        assert!(substitute("06=3").unwrap_err().contains("is no node id"));
+    }
+
+    async fn doubles(ids: &[u8], ring: &Ring) -> Vec<Double> {
+        let mut doubles = Vec::new();
+        for id in ids {
+            doubles.push(Double::start(node(*id), ring.clone(), 0).await);
+        }
+        doubles
+    }
+
+    fn addresses(doubles: &[Double]) -> Endpoints {
+        Endpoints::from(doubles.iter().map(|double| double.address.clone()).collect::<Vec<_>>())
+    }
+
+    fn word(lost: u8, record: &std::path::Path) -> Loss {
+        let record = Some(record.to_owned());
+        Loss { lost: vec![node(lost)], w: None, accept_data_loss: true, yes: true, record, wait: 0 }
+    }
+
+    #[tokio::test]
+    async fn two_commands_that_declare_different_members_lost_make_one_chain() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("record.ring");
-        let (held, recorded) = (ring(3), ring(3).successor(|_| ()));
-        assert_eq!(newest(&path, held.clone()).unwrap(), held);
-        ring_writer::record(&path, &recorded).unwrap();
-        assert_eq!(newest(&path, held.clone()).unwrap(), recorded);
-        let fork = held.successor(|next| next.members.values_mut().for_each(|member| member.weight = 2));
-        assert!(newest(&path, fork).is_err(), "two rings of one epoch");
+        let (here, there) = (folder.path().join("here.ring"), folder.path().join("there.ring"));
+        let doubles = doubles(&[1, 2, 3], &ring(5)).await;
+        let told = async |endpoints: &Endpoints, loss: Loss| remove(endpoints, &loss).await.unwrap_err().to_string();
+        // Two machines on two sides of a network that is broken.
+        told(&addresses(&doubles[..2]), word(4, &here)).await;
+        let other = told(&addresses(&doubles[2..]), word(5, &there)).await;
+        assert!(other.contains("has to take each ring first, and does not answer"), "{other}");
+        let taken = doubles[0].state().ring.clone();
+        assert_eq!(doubles.iter().map(|double| double.state().ring.epoch.0).collect::<Vec<_>>(), [2, 2, 1]);
+        // It is whole again, and the third has heard of the ring from the others. The other machine's is held by nobody.
+        doubles[2].state().ring = taken.clone();
+        told(&addresses(&doubles), word(5, &there)).await;
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.parent, held.lost.keys().copied().collect::<Vec<_>>()), (taken.hash(), vec![node(4), node(5)]));
+        assert!(doubles.iter().all(|double| double.state().ring == held));
+        assert!(here.with_extension("lock").exists() && there.with_extension("lock").exists(), "commands take turns");
+    }
+
+    #[tokio::test]
+    async fn a_lost_member_does_not_have_to_take_the_ring_that_was_recorded_before_its_loss() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let mut wanted = ring(4).members;
+        wanted.entry(node(2)).and_modify(|member| member.weight = 2);
+        let begun = operation::begun(&ring(4), &wanted).unwrap();
+        ring_record::record(&record, &begun).unwrap();
+        let doubles = doubles(&[2, 3, 4], &ring(4)).await;
+        for expected in [Some(begun.hash()), None] {
+            remove(&addresses(&doubles), &word(1, &record)).await.unwrap_err();
+            let held = doubles[0].state().ring.clone();
+            assert_eq!(held.is_lost(node(1)), expected.is_none());
+            assert!(expected.is_none_or(|hash| hash == held.hash()) && doubles.iter().all(|double| double.state().ring == held));
+        }
     }
 
     #[tokio::test]
@@ -443,17 +489,11 @@ mod tests {
         let declared = loss::declare(&begun, &[node(1)], &BTreeMap::from([(node(2), view)])).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("r.ring");
-        ring_writer::record(&record, &declared).unwrap();
-        let mut doubles = Vec::new();
-        for id in 2..=4 {
-            doubles.push(Double::start(node(id), begun.clone(), 0).await);
-        }
-        let addresses: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
-        let lost = vec![node(1)];
-        let loss = Loss { lost, w: None, accept_data_loss: false, yes: true, record: Some(record.clone()), wait: 0 };
-        let waits = remove(&Endpoints::from(addresses), &loss).await.unwrap_err().to_string();
+        ring_record::record(&record, &declared).unwrap();
+        let doubles = doubles(&[2, 3, 4], &begun).await;
+        let waits = remove(&addresses(&doubles), &word(1, &record)).await.unwrap_err().to_string();
         assert!(waits.contains("ring epoch 3 is offered"), "{waits}");
-        assert_eq!(ring_writer::recorded(&record, begun.cluster).unwrap().unwrap(), declared);
+        assert_eq!(ring_record::recorded(&record, begun.cluster).unwrap().unwrap(), declared);
         assert!(doubles.iter().all(|double| double.state().ring == declared));
     }
 }

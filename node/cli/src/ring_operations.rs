@@ -4,14 +4,10 @@
 //! killed between any two calls, and `ring resume` goes on, from any machine that has the record; and `ring pause` or `ring abort`
 //! reach a `ring commit` that runs elsewhere through the ring alone: it finds there that it is to stop.
 //!
-//! **One writer.** Each ring is recorded in a file before any node sees it, under a lock, so commands on one machine take turns. Where
-//! there is no record of the cluster's rings somebody else has written them, and nothing is done: on Kubernetes that is the operator,
-//! whose word is the resource. Should there be two writers all the same (a record that was copied), one node decides between
-//! them: a ring is offered to the member with the lowest id of the ring before, and to the others only once that one has taken it.
-//! A node takes one ring of an epoch. So the writer that comes second finds the other's ring, and drops its own, which nobody holds.
+//! Rings are written by [`crate::ring_writer`]. Where there is no record of the cluster's rings somebody else has written them, and nothing
+//! is done: on Kubernetes that is the operator, whose word is the resource.
 
 mod report;
-mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::batches::Limits;
-use dynamo_core::rebalance::{Members, operation};
+use dynamo_core::rebalance::{Members, Next, PlanError, View, operation};
 use dynamo_core::ring::{Member, Ring};
 
 use crate::arguments::seconds;
@@ -27,10 +23,10 @@ use crate::members::{self, Endpoints, Views};
 use crate::output::{Format, show};
 use crate::ring_loss::node;
 use crate::ring_plan::named;
-use crate::ring_writer;
+use crate::ring_record;
+use crate::ring_writer::{Course, First, Writer};
 use crate::stop::Stop;
 use report::Report;
-use writer::Writer;
 
 /// Until the data of a change has moved, if nobody says how long that may take.
 const MOVE_PATIENCE_SECONDS: u64 = 86_400;
@@ -112,6 +108,51 @@ fn weight(text: &str) -> Result<(String, u32), String> {
     Ok((id.to_owned(), number))
 }
 
+/// A change of healthy members, on its way or at its end.
+#[derive(Default)]
+pub struct Change {
+    /// The members that were asked for; whatever is under way, if nobody said.
+    pub asked: Option<Members>,
+}
+
+impl Course for Change {
+    /// `ring` has to be on its way to the members that were asked for, or to have come to them.
+    fn first(&self, ring: &Ring, _: &BTreeMap<NodeId, View>) -> Result<First, Stop> {
+        if self.asked.as_ref().is_none_or(|asked| *asked == operation::wanted(ring)) {
+            return Ok(First::Nothing);
+        }
+        Err(Stop::Failed(match &ring.operation {
+            Some(operation) if operation.aborted => {
+                format!("operation {} was given up by `dynamoctl ring abort`; the members before it stay", operation.since)
+            }
+            Some(operation) => format!(
+                "operation {} is on its way to other members than were asked for: somebody else began or changed it; \
+                 `dynamoctl ring status` shows it",
+                operation.since
+            ),
+            None => "the ring has other members than were asked for: the operation was given up by `dynamoctl ring abort`, or \
+                     somebody else made another one; `dynamoctl ring show` shows them"
+                .to_owned(),
+        }))
+    }
+
+    fn wanted(&self, ring: &Ring) -> Members {
+        operation::wanted(ring)
+    }
+
+    fn next(&self, ring: &Ring, heard: &BTreeMap<NodeId, View>, limits: &Limits) -> Result<Option<Next>, PlanError> {
+        operation::next(ring, heard, limits)
+    }
+
+    fn gone(&self) -> &[NodeId] {
+        &[]
+    }
+
+    fn again(&self) -> &'static str {
+        "`dynamoctl ring resume` goes on"
+    }
+}
+
 /// Begins the change, or goes on with this very one, and carries it out.
 pub async fn commit(endpoints: &Endpoints, format: Format, commit: &Commit) -> Result<(), Stop> {
     let begins = |ring: &Ring, views: &Views| {
@@ -148,7 +189,7 @@ pub async fn abort(endpoints: &Endpoints, format: Format, drive: &Drive) -> Resu
 
 /// Stops what was begun where it is.
 pub async fn pause(endpoints: &Endpoints, format: Format, writing: &Writing) -> Result<(), Stop> {
-    let record = ring_writer::record_or_default(writing.record.as_deref())?;
+    let record = ring_record::record_or_default(writing.record.as_deref())?;
     let mut writer = writer_of(endpoints, writing, Limits::default(), record.clone());
     writer.ask(|ring: &Ring, _: &Views| operation::paused(ring, true).map_err(|error| Stop::Usage(error.to_string()))).await?;
     status(endpoints, format, Some(&record)).await
@@ -158,7 +199,7 @@ pub async fn pause(endpoints: &Endpoints, format: Format, writing: &Writing) -> 
 pub async fn status(endpoints: &Endpoints, format: Format, record: Option<&Path>) -> Result<(), Stop> {
     let views = members::ask(endpoints).await?;
     let recorded = match (&views.ring, record) {
-        (Some(held), Some(record)) => ring_writer::recorded(&ring_writer::record_of(record, held.cluster), held.cluster)?,
+        (Some(held), Some(record)) => ring_record::recorded(&ring_record::record_of(record, held.cluster), held.cluster)?,
         _ => None,
     };
     let report = Report::of(&views, recorded.as_ref())?;
@@ -192,8 +233,8 @@ pub async fn become_these(
             begun => begun.map_err(|error| Stop::Failed(error.to_string())),
         }
     };
-    writer.ask(begins).await?;
-    writer.carry_out().await
+    let asked = Some(writer.ask(begins).await?);
+    writer.carry_out(&Change { asked }).await.map(drop)
 }
 
 async fn carried_out(
@@ -202,10 +243,10 @@ async fn carried_out(
     drive: &Drive,
     change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>,
 ) -> Result<(), Stop> {
-    let record = ring_writer::record_or_default(drive.writing.record.as_deref())?;
+    let record = ring_record::record_or_default(drive.writing.record.as_deref())?;
     let mut writer = writer_of(endpoints, &drive.writing, drive.batch.limits(), record.clone());
-    writer.ask(change).await?;
-    writer.carry_out().await?;
+    let asked = Some(writer.ask(change).await?);
+    writer.carry_out(&Change { asked }).await?;
     status(endpoints, format, Some(&record)).await
 }
 
@@ -253,6 +294,7 @@ fn wanted(ring: &Ring, commit: &Commit, zones: &BTreeMap<NodeId, String>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::double::Double;
     use dynamo_core::id::ClusterId;
     use dynamo_core::rebalance::first_ring;
 
@@ -322,5 +364,30 @@ mod tests {
         let members = wanted(&first, &commit, &zones).unwrap();
         let begun = operation::begun(&first, &members).unwrap();
         assert_eq!(wanted(&begun, &commit, &zones).unwrap(), members);
+    }
+
+    #[tokio::test]
+    async fn a_node_of_another_cluster_is_not_added() {
+        let mut doubles = Vec::new();
+        for number in 1..=3 {
+            doubles.push(Double::start(id(number), ring(3), 0).await);
+        }
+        let members = Members::from([(id(4), Member { zone: "z".to_owned(), weight: 1 })]);
+        let other = first_ring(ClusterId([8; 16]), 4, 1, &members).unwrap();
+        doubles.push(Double::start(id(4), other, 0).await);
+        let folder = tempfile::tempdir().unwrap();
+        let mut commit = asked(&[Added::All], &[], &[]);
+        commit.drive.writing = Writing { record: Some(folder.path().join("r.ring")), take_over: true, wait: 0 };
+        let refused = |nodes: &[Double]| {
+            let addresses = nodes.iter().map(|double| double.address.clone()).collect::<Vec<_>>();
+            let commit = &commit;
+            async move { super::commit(&Endpoints::from(addresses), Format::Json, commit).await.unwrap_err().to_string() }
+        };
+        let as_endpoint = refused(&doubles).await;
+        assert!(as_endpoint.contains("belong to 2 clusters"), "{as_endpoint}");
+        doubles[0].state().knows = vec![(id(4), doubles[3].address.clone())];
+        let as_peer = refused(&doubles[..3]).await;
+        assert!(as_peer.contains("no node stands by"), "{as_peer}");
+        assert!(doubles[..3].iter().all(|double| double.state().ring == ring(3)), "nothing was done");
     }
 }

@@ -1,252 +1,606 @@
-//! The one writer of rings where there is no operator: the first ring of a cluster of processes.
+//! The one writer of rings where there is no operator, from the second ring on: looks, records, offers, and looks again. What for is the
+//! caller's: a change of members ([`crate::ring_operations`]), or members whose disks are gone ([`crate::ring_loss`]).
 //!
-//! The proposal is recorded in a file, synced, before any node sees it, and a writer that comes back offers the recorded ring
-//! again and never another one of the same epoch. A node that holds a ring already ends it: this writer makes first rings only.
+//! Each ring is recorded in a file before any node sees it, under a lock, so commands on one machine take turns. Should there be two
+//! writers all the same (a record that was copied, or none), one node decides between them: a ring is offered to the member with the
+//! lowest id of the ring before, and to the others only once that one has taken it. A node takes one ring of an epoch. So the writer
+//! that comes second finds the other's ring, and drops its own, which nobody holds. Whoever is said to be gone for ever decides
+//! nothing: two writers, of which one has that word and the other still reaches the node, have two nodes that decide.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use dynamo_core::id::{ClusterId, Epoch, NodeId};
-use dynamo_core::rebalance::{Members, first_ring_with};
-use dynamo_core::ring::bucket_replication::BucketReplication;
-use dynamo_core::ring::{Member, Ring};
+use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::batches::{Limits, left};
+use dynamo_core::rebalance::{self, Members, Next, PlanError, View, operation};
+use dynamo_core::ring::Ring;
+use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use crate::local;
-use crate::members::{self, Answer, Endpoints, Views};
+use crate::departed::{Departed, advice, drained, is_at_its_end};
+use crate::members::{self, Endpoints, Views, heard, list};
+use crate::output::{grouped, tell};
+use crate::progress::Progress;
+use crate::ring_record;
 use crate::stop::Stop;
 
-/// Between two looks at who is there.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two looks at the nodes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the first ring shall be.
-pub struct Plan {
-    /// Partitions, as a power of two.
-    pub partition_bits: u8,
-    /// N.
-    pub replication: u8,
-    /// Buckets with an N of their own.
-    pub bucket_n: Vec<(Bytes, u8)>,
-    /// Nodes that the ring has.
-    pub expect_nodes: usize,
-    /// Until they are there, and then until they hold the ring.
-    pub patience: Duration,
-    /// Where the proposal is recorded: a file, or a folder in which it gets its cluster's name.
-    pub record: PathBuf,
+/// What rings are written for.
+pub trait Course {
+    /// What has to be written before anything moves. An error says that somebody else took the ring elsewhere.
+    fn first(&self, ring: &Ring, heard: &BTreeMap<NodeId, View>) -> Result<First, Stop>;
+
+    /// The members that `ring` is on its way to.
+    fn wanted(&self, ring: &Ring) -> Members;
+
+    /// What comes next where there is nothing to be written first; `None` while it is paused.
+    fn next(&self, ring: &Ring, heard: &BTreeMap<NodeId, View>, limits: &Limits) -> Result<Option<Next>, PlanError>;
+
+    /// Members that answer nobody any more, by an administrator's word.
+    fn gone(&self) -> &[NodeId];
+
+    /// What whoever gave up waiting does.
+    fn again(&self) -> &'static str;
 }
 
-/// Waits for the nodes, records the ring, gives it to all of them. Returns the ring that they hold.
-pub async fn make_first_ring(endpoints: &Endpoints, plan: &Plan) -> Result<Ring, Stop> {
-    let deadline = Instant::now() + plan.patience;
-    let answers = gather(endpoints, plan, deadline).await?;
-    let cluster = one_cluster(&answers)?;
-    let path = record_of(&plan.record, cluster);
-    let ring = match recorded(&path, cluster)? {
-        Some(ring) => as_planned(ring, plan)?,
-        None => {
-            let ring = planned(&answers, cluster, plan)?;
-            record(&path, &ring)?;
-            ring
+/// Before anything moves.
+pub enum First {
+    Nothing,
+    /// This ring is next, and what that is.
+    Write(Box<Ring>, &'static str),
+    /// Nobody could take a ring on top of this one yet, and why.
+    Waits(String),
+}
+
+/// One writer of one cluster's rings.
+pub struct Writer<'a> {
+    endpoints: &'a Endpoints,
+    record: PathBuf,
+    take_over: bool,
+    limits: Limits,
+    deadline: Instant,
+    departed: Departed,
+}
+
+/// What came of offering a ring.
+enum Offered {
+    /// No node is known to hold it, and why.
+    Nowhere(String),
+    /// One holds it that the others follow. Why one of them did not take it, if so.
+    Taken { but: Option<String> },
+}
+
+impl Offered {
+    /// What is waited for, and what stands in its way.
+    fn told(self, what: &str) -> String {
+        match self {
+            Self::Nowhere(reason) => reason,
+            Self::Taken { but: Some(refusal) } => format!("{what}: {refusal}"),
+            Self::Taken { but: None } => what.to_owned(),
         }
-    };
-    propose(&answers, &ring, deadline).await?;
-    Ok(ring)
-}
-
-/// Until the expected nodes answer: the endpoints, and those that they know.
-async fn gather(endpoints: &Endpoints, plan: &Plan, deadline: Instant) -> Result<BTreeMap<NodeId, Answer>, Stop> {
-    loop {
-        let problem = match members::ask(endpoints).await {
-            Ok(views) if views.answered.len() == plan.expect_nodes => return Ok(views.answered),
-            Ok(views) if views.answered.len() > plan.expect_nodes => {
-                let found = views.answered.len();
-                return Err(Stop::Usage(format!(
-                    "{found} nodes answer; say --expect-nodes {found} if all of them belong in the ring"
-                )));
-            }
-            Ok(views) => format!("{} of {} nodes answer", views.answered.len(), plan.expect_nodes),
-            Err(Stop::Usage(reason)) => return Err(Stop::Usage(reason)),
-            Err(stop) => stop.to_string(),
-        };
-        if Instant::now() >= deadline {
-            return Err(Stop::Failed(format!("the nodes did not come within {} s: {problem}", plan.patience.as_secs())));
-        }
-        sleep(LOOK_INTERVAL).await;
     }
 }
 
-fn one_cluster(answers: &BTreeMap<NodeId, Answer>) -> Result<ClusterId, Stop> {
-    let mut clusters: Vec<ClusterId> = answers.values().map(|answer| answer.status.cluster).collect();
-    clusters.sort();
-    clusters.dedup();
-    match clusters.as_slice() {
-        [cluster] => Ok(*cluster),
-        _ => Err(Stop::Usage(format!("the nodes belong to {} clusters; give all of them one cluster_id", clusters.len()))),
+/// What a look came to.
+enum Look {
+    Done,
+    Paused,
+    Waits(Wait),
+}
+
+/// What is waited for, and replicas that are filled of those that move now.
+struct Wait {
+    for_what: String,
+    received: usize,
+}
+
+impl Wait {
+    fn new(for_what: String) -> Self {
+        Self { for_what, received: 0 }
     }
 }
 
-fn planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) -> Result<Ring, Stop> {
-    if let Some(answer) = answers.values().find(|answer| answer.status.ring_hash.is_some()) {
-        let (address, epoch) = (&answer.status.client_address, answer.status.epoch);
-        return Err(Stop::Failed(format!(
-            "{address} holds a ring already (epoch {epoch}); only a cluster without one is given its first"
-        )));
+impl<'a> Writer<'a> {
+    pub fn new(endpoints: &'a Endpoints, record: PathBuf, take_over: bool, limits: Limits, wait: u64) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(wait);
+        Self { endpoints, record, take_over, limits, deadline, departed: Departed::default() }
     }
-    let member = |answer: &Answer| Member { zone: answer.status.zone.clone(), weight: 1 };
-    let members: Members = answers.iter().map(|(node, answer)| (*node, member(answer))).collect();
-    let usage = |error: &dyn std::fmt::Display| Stop::Usage(error.to_string());
-    let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication).map_err(|error| usage(&error))?;
-    first_ring_with(cluster, plan.partition_bits, plan.replication, buckets, &members).map_err(|error| usage(&error))
-}
 
-/// Where rings are recorded: what was given, or a folder of this user's.
-pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
-    if let Some(given) = given {
-        return Ok(given.to_owned());
+    /// These have to prove that they hold nothing, should they be out of the ring already.
+    pub fn removes(&mut self, nodes: &[NodeId]) {
+        self.departed.saw(nodes.iter().copied());
     }
-    let folder = local::state_folder()?.join("rings");
-    fs::create_dir_all(&folder).map_err(|error| Stop::Failed(format!("{}: {error}", folder.display())))?;
-    Ok(folder)
-}
 
-/// The ring that an earlier run recorded, if it has what is asked for now of all that is for the cluster's life.
-fn as_planned(ring: Ring, plan: &Plan) -> Result<Ring, Stop> {
-    let buckets = BucketReplication::new(plan.bucket_n.iter().cloned(), plan.replication);
-    let buckets = buckets.map_err(|error| Stop::Usage(error.to_string()))?;
-    let differs = match () {
-        () if ring.partition_bits != plan.partition_bits => {
-            format!("{} partitions, not {}", ring.partition_count(), 1_u32 << plan.partition_bits)
-        }
-        () if ring.replication != plan.replication => format!("N = {}, not {}", ring.replication, plan.replication),
-        () if ring.buckets != buckets => "other buckets with an N of their own".to_owned(),
-        () => return Ok(ring),
-    };
-    Err(Stop::Usage(format!(
-        "the ring of cluster {} was made with {differs}: that is fixed for the cluster's life (`dynamoctl ring show`)",
-        ring.cluster
-    )))
-}
-
-/// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,
-/// which has its record with its data.
-pub fn record_of(given: &Path, cluster: ClusterId) -> PathBuf {
-    let in_folder = || local::record_of(cluster).unwrap_or_else(|| given.join(format!("{cluster}.ring")));
-    if given.is_dir() { in_folder() } else { given.to_owned() }
-}
-
-/// The ring that an earlier run recorded for this cluster.
-pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Stop::Failed(format!("{}: {error}", path.display()))),
-    };
-    let ring = Ring::decode(Bytes::from(bytes)).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))?;
-    if ring.cluster != cluster {
-        let (path, theirs) = (path.display(), ring.cluster);
-        return Err(Stop::Usage(format!(
-            "{path}: is the record of cluster {theirs}, the nodes are of {cluster}; give another --record"
-        )));
-    }
-    Ok(Some(ring))
-}
-
-/// Records `ring`, so that a crash leaves the old record or the new one.
-pub fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
-    replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
-}
-
-/// A ring is recorded only if it is one that nodes hold, or follows on it: a node takes no other, and what was recorded before is gone.
-pub fn assert_follows(ring: &Ring, views: &Views) {
-    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
-    assert!(ring.epoch <= held.next(), "ring epoch {} would be recorded and the nodes hold {held}", ring.epoch);
-}
-
-/// What to do about a recorded ring that is further on than the successor of what the nodes hold.
-pub fn missing_between(path: &Path, recorded: &Ring, views: &Views) -> Option<String> {
-    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
-    let told = || {
-        format!(
-            "{} records ring epoch {}, and the nodes that answer hold epoch {held}: none takes it without the rings between them. Start \
-             the nodes that do not answer; if all answer, remove that file, and say --take-over with the next `ring commit`",
-            path.display(),
-            recorded.epoch
-        )
-    };
-    (recorded.epoch > held.next()).then(told)
-}
-
-/// Writes a file so that a crash leaves the old one or the new one.
-pub fn replace_file(path: &Path, contents: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(folder)?.sync_all()
-}
-
-/// Gives the ring to every node, again and again until all hold it: that is idempotent.
-async fn propose(answers: &BTreeMap<NodeId, Answer>, ring: &Ring, deadline: Instant) -> Result<(), Stop> {
-    let hash = ring.hash();
-    for (node, answer) in answers {
+    /// Records and offers what `change` makes of the newest ring, unless it is that ring; returns the members that were asked for. A
+    /// ring that was recorded and that no node holds yet is offered before anything is built on it: it may have been taken by one that
+    /// does not answer. Another writer may be faster; then it is asked again. That nobody answers at the first look is an error.
+    pub async fn ask(&mut self, change: impl Fn(&Ring, &Views) -> Result<Ring, Stop>) -> Result<Members, Stop> {
+        let (mut told, mut looked) = (String::new(), false);
         loop {
-            let problem = match answer.client.propose_ring(ring).await {
-                Ok((epoch, held)) if epoch > ring.epoch || held == hash => break,
-                Ok((epoch, _)) => return Err(Stop::Failed(format!("node {node} holds another ring of epoch {epoch}"))),
-                Err(error @ dynamo_client::AdminError::Refused { .. }) => return Err(error.into()),
-                Err(error) => error,
+            let reason = match self.look_around().await {
+                Ok(views) => {
+                    looked = true;
+                    let turn = self.turn(&views)?;
+                    let asked = change(&turn.ring, &views)?;
+                    let is_held = turn.is_held(&views);
+                    let offered = match asked != turn.ring && is_held {
+                        true => turn.propose(&asked, &views, &[]).await?,
+                        false => turn.offer(&turn.ring, &views, &[]).await,
+                    };
+                    match offered {
+                        Offered::Taken { .. } if asked == turn.ring || is_held => return Ok(operation::wanted(&asked)),
+                        // Asked once more, on top of what has just been taken.
+                        Offered::Taken { .. } => None,
+                        Offered::Nowhere(reason) => Some(reason),
+                    }
+                }
+                // Nothing was done yet.
+                Err(stop) if !looked => return Err(stop),
+                Err(stop) => Some(format!("{}; `dynamoctl ring resume` goes on", waited_for(stop)?)),
             };
-            if Instant::now() >= deadline {
-                return Err(Stop::Failed(format!("node {node} did not take the ring: {problem}; run the command again")));
+            let Some(reason) = reason else { continue };
+            if Instant::now() >= self.deadline {
+                return Err(Stop::Failed(reason));
+            }
+            if reason != told {
+                tell(&reason);
+                told = reason;
             }
             sleep(LOOK_INTERVAL).await;
         }
     }
-    Ok(())
+
+    /// Until the ring has come to rest with the members that are wanted, and those that left it on the way have proven since that
+    /// they hold nothing. An error says that somebody else asked for others, or names those that do not answer.
+    pub async fn carry_out(&mut self, course: &impl Course) -> Result<Ring, Stop> {
+        let mut progress: Option<Progress> = None;
+        let (mut planned, mut reached) = ((0, 0), None);
+        loop {
+            let wait = match self.look_around().await {
+                Ok(views) => {
+                    let turn = self.turn(&views)?;
+                    self.departed.saw_ring(&turn.ring, &views);
+                    if reached != Some(turn.ring.epoch) {
+                        reached = Some(turn.ring.epoch);
+                        planned = copies(&turn.ring, &course.wanted(&turn.ring));
+                    }
+                    match turn.look(&views, course, &self.limits, &mut self.departed).await? {
+                        Look::Done => {
+                            progress.into_iter().for_each(Progress::end);
+                            let unproven = self.departed.unproven(&turn.ring);
+                            return if unproven.is_empty() { Ok(turn.ring) } else { Err(Stop::Failed(advice(&unproven))) };
+                        }
+                        Look::Paused => {
+                            progress.into_iter().for_each(Progress::end);
+                            return Err(Stop::Failed("the operation is paused; `dynamoctl ring resume` goes on".to_owned()));
+                        }
+                        Look::Waits(wait) => wait,
+                    }
+                }
+                Err(stop) => Wait::new(waited_for(stop)?),
+            };
+            let progress = progress.get_or_insert_with(|| Progress::new("copies", Some(planned.0)));
+            let epoch = reached.map_or(0, |epoch| epoch.0);
+            let made = planned.0.saturating_sub(planned.1) + wait.received as u64;
+            progress.at(made, || format!("epoch {epoch}: {}", wait.for_what));
+            if Instant::now() >= self.deadline {
+                return Err(Stop::Failed(format!("not done in time: {}; {}", wait.for_what, course.again())));
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// What the nodes say, with the newest ring that one of those that answer holds.
+    async fn look_around(&self) -> Result<Views, Stop> {
+        let views = members::ask(self.endpoints).await?;
+        if views.ring.is_none() { Err(no_ring()) } else { Ok(views) }
+    }
+
+    /// The newest ring, with the right to write the next one until this is dropped.
+    fn turn(&self, views: &Views) -> Result<Turn, Stop> {
+        let held = views.ring.clone().ok_or_else(no_ring)?;
+        let path = ring_record::record_of(&self.record, held.cluster);
+        if !self.take_over && !path.exists() {
+            return Err(Stop::Usage(not_its_writer(&path, &held)));
+        }
+        let lock = ring_record::locked(&path)?;
+        let ring = match ring_record::recorded(&path, held.cluster)? {
+            None if self.take_over => held,
+            None => return Err(Stop::Usage(not_its_writer(&path, &held))),
+            Some(recorded) => newest(recorded, held, views)?,
+        };
+        Ok(Turn { ring, path, _lock: lock })
+    }
+}
+
+/// Nodes come and go while data moves for hours: what fails for now is waited for. What makes no sense is an error.
+fn waited_for(stop: Stop) -> Result<String, Stop> {
+    match stop {
+        Stop::Usage(_) => Err(stop),
+        Stop::Failed(reason) | Stop::UnknownOutcome(reason) => Ok(reason),
+    }
+}
+
+fn no_ring() -> Stop {
+    Stop::Failed("no node that answers has a ring; `dynamoctl ring init` makes the first one of a cluster".to_owned())
+}
+
+fn not_its_writer(path: &Path, held: &Ring) -> String {
+    format!(
+        "there is no record of this cluster's rings in {}: somebody else has written them up to epoch {}. On Kubernetes that is the \
+         operator: change spec.replicas, or set spec.rebalancing.paused, in the DynamoCluster instead. A cluster of \
+         `local up --dir DIR` has it in DIR: say --record DIR/first.ring. Elsewhere give the record of the machine that wrote them \
+         with --record; if that is gone, and nobody else writes rings, say --take-over",
+        path.display(),
+        held.epoch
+    )
+}
+
+/// Copies planned, and copies left.
+fn copies(ring: &Ring, wanted: &Members) -> (u64, u64) {
+    let rest = left(ring, wanted).map_or(0, |left| left.copies as u64);
+    (ring.operation.as_ref().map_or(rest, |operation| operation.copies.max(rest)), rest)
+}
+
+/// The newer of what is recorded and what the nodes hold. A ring that was recorded and that nobody holds may be offered still, unless
+/// another writer was faster.
+pub fn newest(recorded: Ring, held: Ring, views: &Views) -> Result<Ring, Stop> {
+    let hash = recorded.hash();
+    if recorded.epoch == held.epoch && hash != held.hash() {
+        let holds = |answer: &members::Answer| answer.status.epoch == recorded.epoch && answer.status.ring_hash == Some(hash);
+        if views.answered.values().any(holds) {
+            let epoch = held.epoch;
+            return Err(Stop::Failed(format!("nodes hold two different rings of epoch {epoch}: there were two writers at once")));
+        }
+    }
+    Ok(if recorded.epoch > held.epoch { recorded } else { held })
+}
+
+/// The right to write the next ring.
+struct Turn {
+    ring: Ring,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Turn {
+    /// A node that answers holds the ring, or a later one.
+    fn is_held(&self, views: &Views) -> bool {
+        views.ring.as_ref().is_some_and(|held| held.epoch >= self.ring.epoch)
+    }
+
+    async fn look(&self, views: &Views, course: &impl Course, limits: &Limits, departed: &mut Departed) -> Result<Look, Stop> {
+        let waits = |for_what: String| Ok(Look::Waits(Wait::new(for_what)));
+        let (ring, heard, gone) = (&self.ring, heard(views), course.gone());
+        if !self.is_held(views) {
+            // Nothing is built on it before a node holds it.
+            let offered = format!("ring epoch {} is offered, which no node held yet", ring.epoch);
+            return waits(self.offer(ring, views, gone).await.told(&offered));
+        }
+        match course.first(ring, &heard)? {
+            First::Nothing => {}
+            First::Write(next, what) => return waits(self.propose(&next, views, gone).await?.told(what)),
+            First::Waits(reason) => return waits(self.offer(ring, views, gone).await.told(&reason)),
+        }
+        let next = course.next(ring, &heard, limits).map_err(|error| Stop::Failed(error.to_string()))?;
+        if next.as_ref().is_some_and(|next| is_at_its_end(ring, next)) {
+            let holding = departed.holding(ring, views).await;
+            if !holding.is_empty() {
+                let out = format!("waiting for {} to hold nothing, out of the ring", list(&holding));
+                return waits(self.offer(ring, views, gone).await.told(&out));
+            }
+        }
+        match next {
+            None => Ok(Look::Paused),
+            Some(Next::Settled) => Ok(Look::Done),
+            Some(Next::Propose(next)) => waits(self.propose(&next, views, gone).await?.told("the next stage is offered")),
+            Some(Next::AwaitEpoch(nodes)) => {
+                let behind = format!("waiting for {} to hold the ring", list(&nodes));
+                waits(self.offer(ring, views, gone).await.told(&behind))
+            }
+            Some(Next::AwaitData { received, moving, waiting_for }) => {
+                let nodes = list(&waiting_for);
+                let for_what = format!("{} of {} replicas are filled; {nodes} still receive", grouped(received as u64), moving);
+                Ok(Look::Waits(Wait { for_what, received }))
+            }
+            Some(Next::AwaitReceipts(nodes)) => {
+                let drained = drained(ring, &nodes, views).await;
+                if drained.is_empty() {
+                    return waits(format!("waiting for the drain receipts of {}", list(&nodes)));
+                }
+                let without = rebalance::without(ring, &drained);
+                waits(self.propose(&without, views, gone).await?.told("drained nodes are out"))
+            }
+        }
+    }
+
+    async fn propose(&self, ring: &Ring, views: &Views, gone: &[NodeId]) -> Result<Offered, Stop> {
+        ring_record::assert_follows(ring, views);
+        ring_record::record(&self.path, ring)?;
+        Ok(self.offer(ring, views, gone).await)
+    }
+
+    /// Gives the ring to all that answer, first to the one that decides between two writers. One that does not take it is offered it
+    /// again, or hears of it from the others.
+    async fn offer(&self, ring: &Ring, views: &Views, gone: &[NodeId]) -> Offered {
+        let hash = ring.hash();
+        let behind: BTreeMap<NodeId, &members::Answer> = views
+            .answered
+            .iter()
+            .filter(|(_, answer)| answer.status.epoch < ring.epoch)
+            .map(|(node, answer)| (*node, answer))
+            .collect();
+        if let Some(missing) = ring_record::missing_between(&self.path, ring, views) {
+            return Offered::Nowhere(missing);
+        }
+        if let Some(first) = decides(ring, views, gone) {
+            let takes_first = format!("member {first} has to take each ring first");
+            let Some(answer) = behind.get(&first) else {
+                return Offered::Nowhere(format!(
+                    "{takes_first}, and does not answer: start it; if its disk is gone for ever, `dynamoctl ring replace --lost {first}`"
+                ));
+            };
+            match answer.client.propose_ring(ring).await {
+                Ok((_, held)) if held == hash => {}
+                Ok((epoch, _)) => {
+                    return Offered::Nowhere(format!(
+                        "another writer was faster: member {first} holds its ring of epoch {epoch}"
+                    ));
+                }
+                Err(error) => return Offered::Nowhere(format!("{takes_first}: {error}")),
+            }
+        }
+        let answers = join_all(behind.values().map(|answer| answer.client.propose_ring(ring))).await;
+        Offered::Taken { but: answers.into_iter().find_map(|answer| answer.err().map(|error| error.to_string())) }
+    }
+}
+
+/// Who decides between two writers of `ring`: the member with the lowest id of the ring before that is not gone for ever. `None` if
+/// nodes hold `ring` already.
+pub fn decides(ring: &Ring, views: &Views, gone: &[NodeId]) -> Option<NodeId> {
+    let before = views.ring.as_ref().filter(|held| held.epoch.next() == ring.epoch)?;
+    before.survivors().find(|node| !ring.is_lost(*node) && !gone.contains(node))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::double::Double;
+    use crate::ring_operations::Change;
+    use dynamo_core::id::{ClusterId, Epoch};
+    use dynamo_core::rebalance::first_ring;
+    use dynamo_core::ring::{Member, Operation};
 
-    #[test]
-    fn a_recorded_ring_is_offered_again_and_only_to_its_cluster() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rings").join("first.ring");
+    fn ring() -> Ring {
         let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
-        let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
-        assert_eq!(recorded(&path, ring.cluster).unwrap(), None);
-        record(&path, &ring).unwrap();
-        assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));
-        assert!(matches!(recorded(&path, ClusterId([2; 16])), Err(Stop::Usage(_))));
+        first_ring(ClusterId([9; 16]), 4, 3, &members).unwrap()
+    }
+
+    fn views(ring: Ring) -> Views {
+        Views { cluster: ring.cluster, ring: Some(ring), answered: BTreeMap::new(), silent: BTreeMap::new() }
     }
 
     #[test]
-    fn what_is_for_a_clusters_life_is_not_asked_for_anew() {
-        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
-        let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 5, 3, &members).unwrap();
-        let plan = |partition_bits, replication, bucket_n: &[(Bytes, u8)]| Plan {
-            partition_bits,
-            replication,
-            bucket_n: bucket_n.to_vec(),
-            expect_nodes: 3,
-            patience: Duration::ZERO,
-            record: PathBuf::new(),
+    fn a_cluster_without_a_record_here_is_left_to_its_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let turn = |take_over| {
+            let record = folder.path().join("r.ring");
+            Writer::new(&Endpoints::from(Vec::new()), record, take_over, Limits::default(), 1)
+                .turn(&views(ring()))
+                .map(|turn| turn.ring)
         };
-        assert_eq!(as_planned(ring.clone(), &plan(5, 3, &[])).unwrap(), ring);
-        let cart = [(Bytes::from_static(b"cart"), 2)];
-        let cases =
-            [(plan(6, 3, &[]), "32 partitions, not 64"), (plan(5, 2, &[]), "N = 3, not 2"), (plan(5, 3, &cart), "other buckets")];
-        for (plan, expected) in cases {
-            let refused = as_planned(ring.clone(), &plan).unwrap_err();
-            assert!(matches!(&refused, Stop::Usage(said) if said.contains(expected)), "{refused}");
+        let refused = turn(false).unwrap_err().to_string();
+        assert!(!folder.path().join("r.lock").exists(), "nothing is left of what was refused");
+        for way in ["spec.rebalancing.paused", "--record DIR/first.ring", "--take-over"] {
+            assert!(refused.contains(way), "{refused}");
         }
+        assert_eq!(turn(true).unwrap(), ring());
+        ring_record::record(&folder.path().join("r.ring"), &ring().successor(|_| ())).unwrap();
+        assert_eq!(turn(false).unwrap(), ring().successor(|_| ()), "what was recorded and not offered");
+    }
+
+    #[test]
+    fn a_ring_that_lost_the_race_is_dropped() {
+        let (mine, theirs) = (ring().successor(|_| ()), ring().successor(|next| next.members.clear()));
+        assert_eq!(newest(mine.clone(), theirs.clone(), &views(theirs.clone())).unwrap(), theirs);
+        assert_eq!(newest(mine.clone(), ring(), &views(ring())).unwrap(), mine);
+    }
+
+    /// The members 1 to 3, on a ring that has just been written without a fourth.
+    fn without_the_fourth() -> Ring {
+        let mut before = ring().members;
+        before.insert(NodeId([4; 16]), Member { zone: "z".to_owned(), weight: 1 });
+        let (since, wanted) = (Epoch(2), ring().members);
+        let operation = Operation { since, before, wanted, copies: 0, paused: false, aborted: false };
+        ring().successor(|next| next.operation = Some(operation))
+    }
+
+    fn addresses(doubles: &[Double]) -> Endpoints {
+        Endpoints::from(doubles.iter().map(|double| double.address.clone()).collect::<Vec<_>>())
+    }
+
+    /// The nodes 1 to `count` hold that ring; the last refuses its receipt once.
+    async fn doubles(count: u8) -> (Vec<Double>, Endpoints) {
+        let mut doubles = Vec::new();
+        for id in 1..=count {
+            doubles.push(Double::start(NodeId([id; 16]), without_the_fourth(), usize::from(id == 4)).await);
+        }
+        let endpoints = addresses(&doubles);
+        (doubles, endpoints)
+    }
+
+    #[tokio::test]
+    async fn a_removal_is_done_when_the_node_has_proven_under_the_ring_without_it_that_it_holds_nothing() {
+        let (doubles, endpoints) = doubles(4).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+        writer.carry_out(&Change::default()).await.unwrap();
+        let left = doubles[3].state();
+        assert_eq!((left.refusals, &left.receipts), (0, &vec![2]), "asked until it gave one, before the next ring");
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.epoch, held.operation), (Epoch(3), None));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_left_and_does_not_answer_is_named_and_its_data_is_to_be_kept() {
+        let (doubles, endpoints) = doubles(3).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+        let stop = writer.carry_out(&Change::default()).await.unwrap_err().to_string();
+        assert!(stop.contains(&NodeId([4; 16]).to_string()) && stop.contains("keep the data directory"), "{stop}");
+        assert!(doubles[0].state().ring.operation.is_none(), "the ring came to rest all the same");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_to_be_removed_is_asked_though_its_ring_is_at_rest() {
+        let (doubles, endpoints) = doubles(4).await;
+        let at_rest = without_the_fourth().successor(|next| next.operation = None);
+        doubles.iter().for_each(|double| double.state().ring = at_rest.clone());
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+        writer.removes(&[NodeId([4; 16])]);
+        writer.carry_out(&Change::default()).await.unwrap();
+        assert_eq!(doubles[3].state().receipts, [3]);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_somebody_else_gave_up_or_replaced_does_not_end_well() {
+        let settled = without_the_fourth().successor(|next| {
+            next.members = next.operation.as_ref().unwrap().before.clone();
+            next.operation = None;
+        });
+        let at_rest = |next: &Ring| next.successor(|next| next.operation = None);
+        let aborted = |begun: &Ring| operation::aborted(begun).unwrap();
+        let other = |begun: &Ring| {
+            let mut wanted = operation::wanted(begun);
+            wanted.entry(NodeId([1; 16])).and_modify(|member| member.weight = 2);
+            operation::begun(&at_rest(begun), &wanted).unwrap()
+        };
+        let cases: [(&str, &dyn Fn(&Ring) -> Ring); 4] = [
+            ("was given up by `dynamoctl ring abort`", &aborted),
+            ("the operation was given up", &|begun| at_rest(&aborted(begun))),
+            ("on its way to other members", &other),
+            ("other members than were asked for", &|begun| at_rest(&other(begun))),
+        ];
+        for (expected, elsewhere) in cases {
+            let (doubles, endpoints) = doubles(4).await;
+            doubles.iter().for_each(|double| double.state().ring = settled.clone());
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+            let wanted = ring().members;
+            let asked = writer.ask(|ring, _| Ok(operation::begun(ring, &wanted).unwrap())).await.unwrap();
+            let newest = elsewhere(&doubles[0].state().ring);
+            doubles.iter().for_each(|double| double.state().ring = newest.clone());
+            let stop = writer.carry_out(&Change { asked: Some(asked) }).await.unwrap_err().to_string();
+            assert!(stop.contains(expected), "{stop}");
+            assert_eq!(doubles[0].state().ring, newest, "it is left to whoever wrote it");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_built_on_a_ring_that_no_node_holds_and_that_one_may_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let mut doubles = Vec::new();
+        for id in 1..=3 {
+            doubles.push(Double::start(NodeId([id; 16]), ring(), 0).await);
+        }
+        let endpoints = addresses(&doubles);
+        let recorded = || ring_record::recorded(&record, ring().cluster).unwrap().unwrap();
+        let mut wanted = ring().members;
+        wanted.entry(NodeId([2; 16])).and_modify(|member| member.weight = 2);
+        let begins = |ring: &Ring, _: &Views| Ok(operation::begun(ring, &wanted).unwrap());
+        let aborts = |ring: &Ring, _: &Views| Ok(operation::aborted(ring).unwrap());
+        let pauses = |ring: &Ring, _: &Views| Ok(operation::paused(ring, true).unwrap());
+
+        // The member with the lowest id does not answer.
+        let others = addresses(&doubles[1..]);
+        let mut without_it = Writer::new(&others, record.clone(), true, Limits::default(), 0);
+        let silent = without_it.ask(begins).await.unwrap_err().to_string();
+        for way in ["start it", &format!("ring replace --lost {}", NodeId([1; 16]))] {
+            assert!(silent.contains(way), "{silent}");
+        }
+        let begun = recorded();
+        assert_eq!(begun.epoch, Epoch(2));
+        assert_eq!(without_it.ask(aborts).await.unwrap_err().to_string(), silent);
+        assert_eq!(without_it.ask(pauses).await.unwrap_err().to_string(), silent);
+        assert_eq!(recorded(), begun, "what may have been taken is offered still");
+
+        let mut writer = Writer::new(&endpoints, record.clone(), false, Limits::default(), 60);
+        writer.ask(aborts).await.unwrap();
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.epoch, held.parent, held.operation.as_ref().unwrap().aborted), (Epoch(3), begun.hash(), true));
+        assert!(doubles.iter().all(|double| double.state().ring == held) && recorded() == held);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_no_node_can_follow_is_named() {
+        let (doubles, endpoints) = doubles(3).await;
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let ahead = without_the_fourth().successor(|_| ()).successor(|_| ());
+        ring_record::record(&record, &ahead).unwrap();
+        let mut writer = Writer::new(&endpoints, record.clone(), false, Limits::default(), 0);
+        let stop = writer.ask(|ring, _| Ok(ring.clone())).await.unwrap_err().to_string();
+        assert!(stop.contains(&record.display().to_string()) && stop.contains("hold epoch 2"), "{stop}");
+        assert_eq!(doubles[0].state().ring, without_the_fourth());
+    }
+
+    #[tokio::test]
+    async fn the_word_of_a_node_that_refuses_a_ring_is_what_it_waits_for() {
+        let (doubles, endpoints) = doubles(3).await;
+        doubles[2].state().ring = ring().successor(|next| next.members.values_mut().for_each(|member| member.weight = 3));
+        doubles.iter().take(2).for_each(|double| double.state().ring = without_the_fourth().successor(|_| ()));
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 0);
+        let stop = writer.carry_out(&Change::default()).await.unwrap_err().to_string();
+        assert!(stop.contains("to hold the ring: ") && stop.contains("ProposeRing refused"), "{stop}");
+    }
+
+    #[tokio::test]
+    async fn a_look_that_nobody_answers_is_waited_out() {
+        let (doubles, _) = doubles(4).await;
+        let only = addresses(&doubles[..1]);
+        doubles[0].state().knows =
+            doubles.iter().zip(1..).map(|(double, id)| (NodeId([id; 16]), double.address.clone())).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&only, folder.path().join("r.ring"), true, Limits::default(), 60);
+        // All attempts of one look.
+        doubles[0].state().away = 3;
+        writer.carry_out(&Change::default()).await.unwrap();
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.epoch, held.operation, doubles[0].state().away), (Epoch(3), None, 0));
+
+        doubles[0].state().away = usize::MAX;
+        let mut writer = Writer::new(&only, folder.path().join("r.ring"), true, Limits::default(), 0);
+        let stop = writer.carry_out(&Change::default()).await.unwrap_err().to_string();
+        assert!(stop.contains("no node answers") && stop.contains("`dynamoctl ring resume` goes on"), "{stop}");
+        let stop = writer.ask(|ring, _| Ok(ring.clone())).await.unwrap_err().to_string();
+        assert!(stop.starts_with("no node answers"), "a command that has done nothing ends: {stop}");
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_on_its_way_waits_for_nodes_that_went_meanwhile() {
+        let (doubles, endpoints) = doubles(3).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&endpoints, folder.path().join("r.ring"), true, Limits::default(), 60);
+        // Another writer is faster, and then nobody is there for a look.
+        let faster = without_the_fourth().successor(|next| next.operation.as_mut().unwrap().copies = 1);
+        let looks = std::cell::Cell::new(0);
+        let pauses = |ring: &Ring, _: &Views| {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                doubles[0].state().ring = faster.clone();
+                doubles.iter().for_each(|double| double.state().away = 3);
+            }
+            Ok(operation::paused(ring, true).unwrap())
+        };
+        writer.ask(pauses).await.unwrap();
+        let held = doubles[0].state().ring.clone();
+        assert_eq!((held.parent, held.operation.as_ref().unwrap().paused, looks.get()), (faster.hash(), true, 2));
     }
 }

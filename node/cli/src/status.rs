@@ -235,7 +235,7 @@ mod tests {
             let address = Some(format!("127.0.0.1:74{id}0"));
             (NodeId([id; 16]), Silence { address, reason: "cannot connect: connection refused".to_owned() })
         };
-        Views { ring: Some(ring), answered: BTreeMap::new(), silent: (1..=3).map(silence).collect() }
+        Views { cluster: ring.cluster, ring: Some(ring), answered: BTreeMap::new(), silent: (1..=3).map(silence).collect() }
     }
 
     #[test]

@@ -7,6 +7,16 @@ use thiserror::Error;
 
 use crate::output::tell;
 
+/// What programs learn from the exit code, for the help.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a check or a request failed, or the key does not exist
+  2  what was asked for makes no sense
+  3  a write may or may not have happened: read before it is given again, or give it again with its --request-id
+
+Of a key that does not exist `get -o json` prints a document without siblings; where the request failed it prints none.";
+
 /// Why there is nothing more to do.
 #[derive(Debug, Error)]
 pub enum Stop {
@@ -84,6 +94,7 @@ mod tests {
         ];
         for (stop, code) in codes {
             assert_eq!(stop.code(), code, "{stop}");
+            assert!(EXIT_CODES.contains(&format!("\n  {code}  ")), "{stop}");
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::connection;
 use crate::object::absence;
 use crate::output::{Format, grouped, readable, show, size, table};
 use crate::progress::Progress;
-use crate::records::{RecordError, Source};
+use crate::records::Source;
 use crate::stop::Stop;
 
 /// Differences that are named; the others are counted.
@@ -46,16 +46,15 @@ enum Found {
 /// Reads and compares; anything that differs is exit code 1.
 pub async fn run(connection: &Connection, format: Format, arguments: Verify) -> Result<(), Stop> {
     let Verify { source, quorum } = arguments;
-    let unusable = |error: RecordError| Stop::Usage(error.to_string());
-    let survey = source.survey().map_err(unusable)?;
+    let survey = source.survey()?;
     let client = connection::client(connection, Mode::Stream).await?;
     let options = GetOptions { quorum: QuorumWish::from(&quorum), timeout: None };
     let started = Instant::now();
     let mut progress = Progress::new("verify", Some(survey.keys));
     let mut tally = Tally::default();
-    let records = source.last_records(&survey).map_err(unusable)?;
+    let records = source.last_records(&survey)?;
     let reads = futures::stream::iter(records).map(|record| async {
-        let record = record.map_err(unusable)?;
+        let record = record?;
         let found = look(&client, &source.name(&record), &record.value, &options).await;
         Ok::<_, Stop>((record.key, record.value.len() as u64, found))
     });

@@ -26,7 +26,7 @@ use crate::arguments::{Connection, seconds};
 use crate::bench::LATENCY_HEADER;
 use crate::output::{Format, grouped, show, table};
 use crate::progress::Progress;
-use crate::ring_writer::replace_file;
+use crate::ring_record::replace_file;
 use crate::stop::Stop;
 use crate::{connection, random};
 use clients::Shared;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use crate::process::cpu_time;
+use crate::process::{Process, cpu_time};
 
 /// The state of a socket that listens, in /proc/net/tcp.
 const LISTENS: &str = "0A";
@@ -23,8 +23,9 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of the process now; `None` if it is not there.
+    /// Of the process now; `None` if it is not there, or has ended and nobody has asked how.
     pub fn of(pid: u32) -> Option<Self> {
+        Process::with_pid(pid)?;
         let cpu = cpu_time(pid)?;
         let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
         let disk_bytes = field(&io, "write_bytes:");
@@ -64,20 +65,32 @@ pub fn snapshot(pids: &[u32]) -> BTreeMap<u32, Usage> {
     pids.iter().filter_map(|pid| Some((*pid, Usage::of(*pid)?))).collect()
 }
 
-/// The processes that listen at these addresses, host:port, as far as they are on this machine and ours to look into.
+/// What all of `servers` have taken, from a snapshot of them; nothing if one is not there. What it took has gone with it, and who came in
+/// its place is not among them: a sum of the others would pass for that of all.
+pub fn sum(servers: &[u32], snapshot: &BTreeMap<u32, Usage>) -> Option<Usage> {
+    servers.iter().map(|pid| snapshot.get(pid).copied()).sum()
+}
+
+/// What each of `servers` took from one snapshot to another; nothing of any if one is missing in either.
+pub fn taken(servers: &[u32], before: &BTreeMap<u32, Usage>, after: &BTreeMap<u32, Usage>) -> BTreeMap<u32, Usage> {
+    let of = |pid: &u32| Some((*pid, after.get(pid)?.since(*before.get(pid)?)));
+    servers.iter().map(of).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// The processes that listen at these addresses, host:port. None if one of them is on another machine, or is not ours to look into: what
+/// the others take is not what an operation takes. Where nobody listens nobody takes anything.
 pub fn listening_at<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Vec<u32> {
-    let ports: BTreeSet<u16> = addresses.into_iter().filter_map(|address| local_port(address)).collect();
-    if ports.is_empty() {
-        return Vec::new();
-    }
+    let ports: Option<BTreeSet<u16>> = addresses.into_iter().map(|address| local_port(address)).collect();
+    let Some(ports) = ports.filter(|ports| !ports.is_empty()) else { return Vec::new() };
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let sockets: BTreeSet<String> =
         tables.iter().flat_map(|table| sockets_on(table, &ports)).map(|inode| format!("socket:[{inode}]")).collect();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut found: Vec<u32> = pids.filter(|pid| holds(*pid, &sockets)).collect();
-    found.sort_unstable();
-    found
+    let held: BTreeMap<u32, BTreeSet<String>> =
+        pids.map(|pid| (pid, held_by(pid, &sockets))).filter(|(_, held)| !held.is_empty()).collect();
+    let all: BTreeSet<&String> = held.values().flatten().collect();
+    if all.len() == sockets.len() { held.into_keys().collect() } else { Vec::new() }
 }
 
 /// The port of an address on this machine.
@@ -98,10 +111,11 @@ fn sockets_on<'a>(table: &'a str, ports: &BTreeSet<u16>) -> impl Iterator<Item =
     })
 }
 
-fn holds(pid: u32, sockets: &BTreeSet<String>) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    let mut targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
-    targets.any(|target| target.to_str().is_some_and(|target| sockets.contains(target)))
+/// Those of the sockets that the process has open.
+fn held_by(pid: u32, sockets: &BTreeSet<String>) -> BTreeSet<String> {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
+    let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+    targets.filter_map(|target| sockets.get(target.to_str()?).cloned()).collect()
 }
 
 /// The words that the process was started with.
@@ -119,9 +133,11 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         assert_eq!(listening_at([&address]), [std::process::id()]);
+        let elsewhere = "db.example.com:80".to_owned();
+        assert_eq!(listening_at([&address, &elsewhere]), Vec::<u32>::new(), "the figure would be that of a part");
         drop(listener);
         assert_eq!(listening_at([&address]), Vec::<u32>::new());
-        assert_eq!(listening_at([&"db.example.com:80".to_owned()]), Vec::<u32>::new());
+        assert_eq!(listening_at([&elsewhere]), Vec::<u32>::new());
     }
 
     #[test]
@@ -132,6 +148,33 @@ mod tests {
             2: 0100007F:1CE9 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
         let found: Vec<_> = sockets_on(table, &BTreeSet::from([0x1CE8])).collect();
         assert_eq!(found, ["4711"]);
+    }
+
+    #[test]
+    fn nobody_is_accounted_for_where_a_server_ended_meanwhile() {
+        let usage = |cpu_us| Usage { cpu: Duration::from_micros(cpu_us), ..Usage::default() };
+        let before = BTreeMap::from([(1, usage(100)), (2, usage(200)), (3, usage(300))]);
+        let all = BTreeMap::from([(1, usage(110)), (2, usage(220)), (3, usage(330))]);
+        let without = BTreeMap::from([(1, usage(110)), (2, usage(220)), (4, usage(7))]);
+        let servers = [1, 2, 3];
+        assert_eq!(taken(&servers, &before, &all), BTreeMap::from([(1, usage(10)), (2, usage(20)), (3, usage(30))]));
+        assert_eq!(taken(&servers, &before, &without), BTreeMap::new());
+        assert_eq!(taken(&servers, &without, &all), BTreeMap::new());
+        assert_eq!((sum(&servers, &all), sum(&servers, &without)), (Some(usage(660)), None));
+    }
+
+    #[test]
+    fn a_process_that_ended_and_was_not_asked_for_takes_nothing_more() {
+        let mut ended = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = ended.id();
+        assert!(Usage::of(pid).is_some());
+        drop(ended.stdin.take());
+        // Until it has ended, and not until somebody has asked how: it stays in /proc.
+        let id = rustix::process::Pid::from_raw(pid as i32).map(rustix::process::WaitId::Pid).unwrap();
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(id, options).unwrap();
+        assert_eq!(Usage::of(pid), None);
+        ended.wait().unwrap();
     }
 
     #[test]

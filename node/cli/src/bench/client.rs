@@ -1,12 +1,13 @@
 //! One client of the benchmark: operation after operation, each with its latency.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dynamo_core::random::Random;
+use tokio::sync::watch;
 
 use super::driver::{Base, OperationError};
-use super::pace::Pace;
+use super::pace::{Pace, is_late};
 use super::phases::Phases;
 use super::point::Running;
 use super::report::Measured;
@@ -16,12 +17,15 @@ use super::timeline::Timeline;
 /// How long a client waits after an error: a cluster that refuses at once is not asked in a tight loop.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(5);
 
-/// What is measured: operations that end between the two.
+/// What is measured: the latencies and errors of operations that were due between the two, whenever they end, so that what a cluster
+/// that stands still does not answer in time is not left out; and how many ended between the two, which is what it did in that time.
 pub struct Window {
     /// From here on.
     pub begin: Instant,
     /// Until here, which is not known before what happens meanwhile is over.
-    pub end: Arc<OnceLock<Instant>>,
+    pub end: watch::Receiver<Option<Instant>>,
+    /// For so long after the end requests are still sent that were due before it. Those that are left then are counted.
+    pub catch_up: Duration,
     /// Interval by interval, if that was asked for.
     pub timeline: Option<Arc<Timeline>>,
     /// Apart by what happened meanwhile, if that was asked for.
@@ -29,41 +33,67 @@ pub struct Window {
 }
 
 impl Window {
-    fn counts(&self, ended: Instant) -> bool {
-        ended >= self.begin && !self.is_over(ended)
+    fn holds(&self, at: Instant) -> bool {
+        at >= self.begin && !self.is_over(at)
     }
 
-    fn is_over(&self, now: Instant) -> bool {
-        self.end.get().is_some_and(|end| now >= *end)
+    fn is_over(&self, at: Instant) -> bool {
+        self.end.borrow().is_some_and(|end| at >= end)
+    }
+
+    fn is_too_late(&self, now: Instant) -> bool {
+        self.end.borrow().is_some_and(|end| now >= end + self.catch_up)
+    }
+
+    /// Waits until `due`, and says whether that is before the end. If it is not, nobody has to wait for it.
+    async fn comes_to(&mut self, due: Instant) -> bool {
+        if due > Instant::now() {
+            tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => {}
+                Ok(_) = self.end.wait_for(|end| end.is_some_and(|end| due >= end)) => {}
+            }
+        }
+        !self.is_over(due)
     }
 }
 
-/// Runs until the window ends.
-pub async fn run(running: &Running, mut source: Random, window: Window) -> Measured {
+/// Runs until all that is due in the window is answered, or it is too late to send it.
+pub async fn run(running: &Running, mut source: Random, mut window: Window) -> Measured {
     let mut measured = Measured::new();
     let mut pace = Pace::new(running.point.rate, running.session.data.loaded.clients, &mut source);
     loop {
-        let sent = pace.next(&mut source).await;
-        if window.is_over(sent.from) || window.is_over(Instant::now()) {
+        let due = pace.next(&mut source);
+        if !window.comes_to(due).await {
             return measured;
         }
-        measured.late += u64::from(sent.late && sent.from >= window.begin);
+        let counts = due >= window.begin;
+        if window.is_too_late(Instant::now()) {
+            measured.unsent += u64::from(counts);
+            continue;
+        }
+        measured.late += u64::from(counts && is_late(due));
         let action = running.point.shape.action(source.next_u64());
         let outcome = perform(running, action, &mut source).await;
         let ended = Instant::now();
-        if window.counts(ended) {
-            let latency = ended - sent.from;
+        if outcome.is_ok() && window.holds(ended) {
+            measured.operations += 1;
             if let Some(timeline) = &window.timeline {
-                timeline.record(ended, outcome.is_ok().then_some(latency));
+                timeline.ended(ended);
+            }
+        }
+        if counts {
+            let latency = outcome.is_ok().then_some(ended - due);
+            if let Some(timeline) = &window.timeline {
+                timeline.record(due, latency);
             }
             if let Some(phases) = &window.phases {
-                phases.record(outcome.is_ok().then_some(latency));
+                phases.record(latency);
             }
             match &outcome {
                 Ok(siblings) => {
                     let of_gets = action == Action::Get;
                     let latencies = if of_gets { &mut measured.gets } else { &mut measured.puts };
-                    latencies.record(latency);
+                    latencies.record(ended - due);
                     measured.siblings_max = measured.siblings_max.max(*siblings);
                 }
                 Err(error) => measured.failed(error),
@@ -84,15 +114,23 @@ async fn perform(running: &Running, action: Action, source: &mut Random) -> Resu
         Ok::<(), OperationError>(())
     };
     if action == Action::Insert {
-        put(session.next_insert(), Base::Nothing, source).await?;
-        return Ok(0);
+        let record = session.inserts().begin();
+        let added = put(record, Base::Nothing, source).await;
+        session.inserts().end(record, added.is_ok());
+        return added.map(|()| 0);
     }
-    let record = running.chooser.next(source, session.records());
+    let there = session.inserts().there();
+    let record = running.chooser.next(source, there);
     if action == Action::Update {
         put(record, session.base(record), source).await?;
         return Ok(0);
     }
-    let found = session.target.driver.get(&session.key(record)).await?;
+    let key = session.key(record);
+    let found = session.target.driver.get(&key).await?;
+    if found.values == 0 {
+        // Every record that is asked for was put before: this is a wrong answer, and a cheap one.
+        return Err(OperationError::new("absent", format!("{key}: it was put, and the get found nothing")));
+    }
     session.seen(record, found.token.clone());
     if action == Action::ReadModifyWrite {
         // What another client has put since is known here too, where puts tell; else it is what this get saw.
@@ -104,4 +142,186 @@ async fn perform(running: &Running, action: Action, source: &mut Random) -> Resu
         put(record, base, source).await?;
     }
     Ok(found.values)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use serde_json::{Value, json};
+
+    use super::super::driver::{Base, Causality, Driver, Durability, Found, OperationError};
+    use super::super::point::Point;
+    use super::super::session::{Data, Records, Session, Updates};
+    use super::super::shape::Shape;
+    use super::super::system::{System, Target};
+    use super::super::zipfian::Chooser;
+    use super::*;
+
+    /// A store that answers what it is told to, and ends the window: no clock decides how much comes before.
+    #[derive(Default)]
+    struct Store {
+        /// Gets are not answered before this.
+        answers_from: OnceLock<Instant>,
+        /// No get finds anything.
+        is_empty: bool,
+        /// Every put fails.
+        refuses: bool,
+        asked: AtomicU64,
+        /// The window ends before so many operations are answered, if it is not told otherwise.
+        ends_with: u64,
+        ends: watch::Sender<Option<Instant>>,
+    }
+
+    impl Store {
+        fn asked(&self) {
+            if self.asked.fetch_add(1, Ordering::Relaxed) + 1 == self.ends_with {
+                self.ends.send_replace(Some(Instant::now()));
+            }
+        }
+    }
+
+    impl Driver for Store {
+        fn get<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Found, OperationError>> {
+            async move {
+                if let Some(from) = self.answers_from.get() {
+                    tokio::time::sleep_until((*from).into()).await;
+                }
+                self.asked();
+                Ok(Found { values: usize::from(!self.is_empty), token: Bytes::new() })
+            }
+            .boxed()
+        }
+
+        fn put<'a>(&'a self, _: &'a str, _: Bytes, _: Base) -> BoxFuture<'a, Result<Bytes, OperationError>> {
+            self.asked();
+            let refused = self.refuses.then(|| OperationError::new("unavailable", "nobody is there"));
+            async move { refused.map_or(Ok(Bytes::new()), Err) }.boxed()
+        }
+
+        fn causality(&self) -> Causality {
+            Causality::None
+        }
+
+        fn durability(&self) -> Durability {
+            Durability::None
+        }
+
+        fn configuration(&self) -> Value {
+            Value::Null
+        }
+    }
+
+    struct Case {
+        shape: Shape,
+        rate: Option<f64>,
+        catch_up: Duration,
+        store: Store,
+        /// For so long the store answers no get.
+        stands_still: Duration,
+        /// Of a window whose end is known from the beginning.
+        length: Option<Duration>,
+    }
+
+    impl Case {
+        /// Until the store has been asked so often.
+        fn of(shape: Shape, rate: Option<f64>, ends_with: u64) -> Self {
+            let store = Store { ends_with, ..Store::default() };
+            Self { shape, rate, catch_up: Duration::ZERO, store, stands_still: Duration::ZERO, length: None }
+        }
+
+        /// What one client measures.
+        async fn run(self) -> (Measured, Arc<Session>, Arc<Timeline>) {
+            let loaded = Records { records: 10, value_bytes: 1, clients: 1 };
+            let (store, mut source) = (Arc::new(self.store), Random::new(1));
+            let target = Target { system: System::Redis, driver: store.clone(), servers: Vec::new() };
+            let data = Data { loaded, updates: Updates::Context };
+            let session = Arc::new(Session::new(target, data, "keys".to_owned(), &mut source));
+            let (shape, rate) = (self.shape, self.rate);
+            let point = Point { shape, distribution: None, seconds: 1, warm_up: 0, rate, timeline: None, meanwhile: None };
+            let running = Running { session: Arc::clone(&session), point, chooser: Chooser::Uniform { records: 10 } };
+            let begin = Instant::now();
+            store.answers_from.set(begin + self.stands_still).unwrap();
+            if let Some(length) = self.length {
+                store.ends.send_replace(Some(begin + length));
+            }
+            let timeline = Arc::new(Timeline::new(begin, 3600));
+            let (end, catch_up) = (store.ends.subscribe(), self.catch_up);
+            let window = Window { begin, end, catch_up, timeline: Some(Arc::clone(&timeline)), phases: None };
+            (run(&running, source, window).await, session, timeline)
+        }
+    }
+
+    const STILL: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn what_was_due_while_a_store_stood_still_until_the_end_counts_with_all_that_it_waited() {
+        let case = Case::of(Shape::C, Some(1000.0), 1);
+        let (measured, _, timeline) = Case { stands_still: STILL, catch_up: Duration::from_secs(60), ..case }.run().await;
+        assert!(measured.gets.count() > 20, "one a millisecond was due, {} counted", measured.gets.count());
+        assert!(measured.gets.max_ms() > 35.0 && measured.late > 20, "{} ms, {} late", measured.gets.max_ms(), measured.late);
+        assert_eq!((measured.operations, measured.unsent), (0, 0), "none ended in the window");
+        let document = timeline.document();
+        assert_eq!((&document[0]["count"], &document[0]["operations"]), (&json!(measured.gets.count()), &json!(0)));
+    }
+
+    #[tokio::test]
+    async fn what_was_due_and_could_not_be_sent_in_time_is_counted() {
+        let case = Case::of(Shape::C, Some(1000.0), 1);
+        let (measured, ..) = Case { stands_still: STILL, ..case }.run().await;
+        assert!(measured.unsent > 20 && measured.gets.count() == 1, "{}, {}", measured.unsent, measured.gets.count());
+    }
+
+    #[tokio::test]
+    async fn what_ended_in_the_window_is_what_was_done_and_what_began_in_it_is_what_was_waited_for() {
+        let (measured, ..) = Case::of(Shape::C, None, 3).run().await;
+        assert_eq!((measured.operations, measured.gets.count(), measured.unsent), (2, 3, 0));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_due_behind_the_end_is_not_waited_for() {
+        // One in a quarter of an hour.
+        let case = || Case::of(Shape::C, Some(0.001), 0);
+        let (measured, ..) = Case { length: Some(STILL), ..case() }.run().await;
+        assert_eq!((measured.operations, measured.unsent), (0, 0));
+        // Nor if nobody knew the end when the wait began.
+        let case = case();
+        let ends = case.store.ends.clone();
+        let ending = async { ends.send_replace(Some(Instant::now())) };
+        let ((measured, ..), _) = tokio::join!(case.run(), ending);
+        assert_eq!((measured.operations, measured.unsent), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_get_that_finds_nothing_is_an_error() {
+        let mut case = Case::of(Shape::C, None, 3);
+        case.store.is_empty = true;
+        let (measured, ..) = case.run().await;
+        let (count, text) = &measured.errors["absent"];
+        assert!(*count == 3 && text.starts_with("keys/user000000000"), "{count}: {text}");
+        assert_eq!((measured.gets.count(), measured.operations), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_record_whose_insert_failed_is_not_asked_for() {
+        let mut case = Case::of(Shape::D, None, 200);
+        case.store.refuses = true;
+        let (measured, session, _) = case.run().await;
+        assert!(measured.operations > 0 && measured.errors["unavailable"].0 > 0);
+        assert_eq!(session.inserts().there(), 10);
+        let (_, session, _) = Case::of(Shape::D, None, 200).run().await;
+        assert!(session.inserts().there() > 10);
+    }
+
+    #[tokio::test]
+    async fn runs_with_the_same_keys_share_what_was_loaded_and_not_what_they_add() {
+        let (_, one, _) = Case::of(Shape::C, None, 1).run().await;
+        let other = Session::new(one.target.clone(), one.data.clone(), one.keys.clone(), &mut Random::new(2));
+        assert_eq!((one.key(9).as_str(), other.key(9).as_str()), ("keys/user0000000009", "keys/user0000000009"));
+        assert_ne!(one.key(10), other.key(10));
+    }
 }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use clap::{Args, value_parser};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::interruption::interruption;
 use super::point::{Distribution, Point};
 use super::report::Report;
 use super::session::{Data, Session};
@@ -25,8 +25,8 @@ use super::system::{Options, System};
 use super::{machine, point};
 use crate::arguments::{Connection, seconds};
 use crate::output::{Format, print, tell};
-use crate::random;
 use crate::stop::Stop;
+use crate::{local, random};
 use peers::{Peers, Programs};
 use summary::Summary;
 
@@ -102,23 +102,13 @@ impl Lines {
 /// Compares, whatever ends it: the peers that were started are stopped.
 pub async fn run(connection: &Connection, format: Format, arguments: Compare) -> Result<(), Stop> {
     let lines = Lines::open(format, arguments.record.as_ref())?;
-    let mut peers = Peers::none()?;
+    let mut peers = Peers::none(&local::default_cluster().unwrap_or_default())?;
     let done = tokio::select! {
         done = compare(connection, format, arguments, lines, &mut peers) => done,
-        interrupted = interruption() => interrupted,
+        interrupted = interruption() => Err(interrupted),
     };
     let stopped = peers.stop().await;
     done.and(stopped)
-}
-
-async fn interruption() -> Result<(), Stop> {
-    let watch = |kind| signal(kind).map_err(|error| Stop::Failed(format!("signals: {error}")));
-    let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Err(Stop::Failed("interrupted".to_owned()))
 }
 
 async fn compare(

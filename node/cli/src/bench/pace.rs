@@ -2,7 +2,7 @@
 //!
 //! A closed loop asks a slow cluster less, so it says what an operation costs and how much fits, and nothing about what a user
 //! would have waited. An open loop sends on a schedule of its own (Poisson: users do not wait for each other), and a request
-//! that could not be sent in time counts its latency from the time at which it was meant to be sent. Nothing is left out.
+//! that could not be sent in time counts its latency from the time at which it was due. What is still due at the end is sent then, or told.
 
 use std::time::{Duration, Instant};
 
@@ -22,18 +22,9 @@ pub enum Pace {
     Open {
         /// The mean time between two of this client's requests.
         interval: Duration,
-        /// The next one's time.
-        intended: Instant,
+        /// When the next one is due.
+        due: Instant,
     },
-}
-
-/// When a request was meant to go, and whether it did.
-#[derive(Clone, Copy, Debug)]
-pub struct Sent {
-    /// What its latency counts from.
-    pub from: Instant,
-    /// It was sent later than that.
-    pub late: bool,
 }
 
 impl Pace {
@@ -44,23 +35,26 @@ impl Pace {
             Some(rate) => {
                 let interval = Duration::from_secs_f64(f64::from(clients) / rate);
                 // Clients do not begin together.
-                Pace::Open { interval, intended: Instant::now() + interval.mul_f64(random::unit(source)) }
+                Pace::Open { interval, due: Instant::now() + interval.mul_f64(random::unit(source)) }
             }
         }
     }
 
-    /// Waits for the next request's time.
-    pub async fn next(&mut self, source: &mut Random) -> Sent {
+    /// When the next request is due, which is what its latency counts from.
+    pub fn next(&mut self, source: &mut Random) -> Instant {
         match self {
-            Pace::Closed => Sent { from: Instant::now(), late: false },
-            Pace::Open { interval, intended } => {
-                let from = *intended;
-                *intended += exponential(*interval, source);
-                tokio::time::sleep_until(from.into()).await;
-                Sent { from, late: from.elapsed() > LATE_AFTER }
+            Pace::Closed => Instant::now(),
+            Pace::Open { interval, due } => {
+                let next = *due + exponential(*interval, source);
+                std::mem::replace(due, next)
             }
         }
     }
+}
+
+/// A request that was due then, and is sent now, is late.
+pub fn is_late(due: Instant) -> bool {
+    due.elapsed() > LATE_AFTER
 }
 
 /// Times between the events of a Poisson process are exponentially distributed.
@@ -83,16 +77,15 @@ mod tests {
         assert!((variance.sqrt() - 0.01).abs() < 0.0004, "{variance}");
     }
 
-    #[tokio::test]
-    async fn a_request_that_could_not_go_in_time_counts_from_its_time() {
+    #[test]
+    fn a_request_that_could_not_go_in_time_counts_from_its_time() {
         let mut source = Random::new(2);
         let began = Instant::now();
         let interval = Duration::from_nanos(1);
-        let mut pace = Pace::Open { interval, intended: began.checked_sub(Duration::from_secs(3)).unwrap() };
-        let sent = pace.next(&mut source).await;
-        assert!(sent.late);
-        assert!(began - sent.from >= Duration::from_secs(3), "it is not forgotten that it waited");
-        let sent = Pace::Closed.next(&mut source).await;
-        assert!(!sent.late && sent.from >= began);
+        let mut pace = Pace::Open { interval, due: began.checked_sub(Duration::from_secs(3)).unwrap() };
+        let due = pace.next(&mut source);
+        assert!(is_late(due));
+        assert!(began - due >= Duration::from_secs(3), "it is not forgotten that it waited");
+        assert!(Pace::Closed.next(&mut source) >= began);
     }
 }

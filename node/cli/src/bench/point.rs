@@ -1,14 +1,15 @@
 //! One measurement: the machine is calibrated, the system warmed up and measured, and the machine calibrated again.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use dynamo_core::random::Random;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::accounting::{Usage, snapshot};
+use super::accounting::{Usage, snapshot, sum, taken};
 use super::away::{self, Away};
 use super::calibration::Calibration;
 use super::machine::{CoreTime, load_average};
@@ -27,6 +28,9 @@ use crate::stop::Stop;
 
 /// Between two looks at whether servers are quiet.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// For so long after its end an open loop sends what was due before: as long as a request may take where nobody said otherwise. One that
+/// is so far behind is asked for more than the system does, and would be behind for ever.
+pub const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// Servers that take less than this share of a core have nothing left to do from before.
 const QUIET_SHARE: f64 = 0.05;
 
@@ -76,13 +80,19 @@ impl Meanwhile {
         Phases::new(if matches!(self, Self::Away(_)) { away::PHASES } else { scale::PHASES }, begin)
     }
 
-    async fn run(self, phases: Arc<Phases>, begin: Instant, end: Arc<OnceLock<Instant>>, seconds: u64) -> Result<(), Stop> {
+    async fn run(
+        self,
+        phases: Arc<Phases>,
+        begin: Instant,
+        end: watch::Sender<Option<Instant>>,
+        seconds: u64,
+    ) -> Result<(), Stop> {
         match self {
             Self::Away(away) => away.run(&phases, begin, begin + Duration::from_secs(seconds)).await,
             Self::Scale(scaling) => {
                 let ended = scaling.run(&phases, begin, Duration::from_secs(seconds)).await;
                 // Also if it failed: the clients are to stop.
-                let _first = end.set(Instant::now());
+                end.send_replace(Some(Instant::now()));
                 ended
             }
         }
@@ -206,51 +216,54 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
         chooser: point.chooser(session.data.loaded.records),
     });
     let begin = Instant::now() + Duration::from_secs(point.warm_up);
-    let end = Arc::new(OnceLock::new());
-    if !matches!(point.meanwhile, Some(Meanwhile::Scale(_))) {
-        let _first = end.set(begin + Duration::from_secs(point.seconds));
-    }
+    let is_known = !matches!(point.meanwhile, Some(Meanwhile::Scale(_)));
+    let end = watch::Sender::new(is_known.then(|| begin + Duration::from_secs(point.seconds)));
     let timeline = point.timeline.map(|seconds| Arc::new(Timeline::new(begin, seconds)));
-    let watch = timeline.clone().map(|timeline| {
+    let mut watching = JoinSet::new();
+    if let Some(timeline) = timeline.clone() {
         let servers = servers.clone();
-        tokio::spawn(async move { timeline.watch(&servers).await })
-    });
+        watching.spawn(async move { timeline.watch(&servers).await });
+    }
     let phases = point.meanwhile.as_ref().map(|meanwhile| Arc::new(meanwhile.phases(begin)));
-    let meanwhile = point.meanwhile.clone().zip(phases.clone());
-    let meanwhile =
-        meanwhile.map(|(meanwhile, phases)| tokio::spawn(meanwhile.run(phases, begin, Arc::clone(&end), point.seconds)));
+    let mut meanwhile = JoinSet::new();
+    if let Some((what, phases)) = point.meanwhile.clone().zip(phases.clone()) {
+        meanwhile.spawn(what.run(phases, begin, end.clone(), point.seconds));
+    }
     let mut tasks = JoinSet::new();
     for _ in 0..session.data.loaded.clients {
-        let window = client::Window { begin, end: Arc::clone(&end), timeline: timeline.clone(), phases: phases.clone() };
+        let (timeline, phases) = (timeline.clone(), phases.clone());
+        let window = client::Window { begin, end: end.subscribe(), catch_up: CATCH_UP_MAX, timeline, phases };
         let (running, source) = (Arc::clone(&running), Random::new(source.next_u64()));
         tasks.spawn(async move { client::run(&running, source, window).await });
     }
     let mut progress = Progress::new("run", None);
     wait(&mut progress, || (begin.saturating_duration_since(Instant::now()), "warming up")).await;
     let own = std::process::id();
-    let (before, core_before, started) = (snapshot(servers), CoreTime::now(), Instant::now());
+    let (before, core_before) = (snapshot(servers), CoreTime::now());
     let own_before = Usage::of(own).unwrap_or_default();
-    wait(&mut progress, || match end.get() {
+    let waiting = wait(&mut progress, || match *end.borrow() {
         Some(end) => (end.saturating_duration_since(Instant::now()), "measuring"),
         // Nobody knows when it ends, only where it is.
         None => (LOOK_INTERVAL, phases.as_ref().map_or("measuring", |phases| phases.name())),
-    })
-    .await;
-    let (after, core_after, elapsed) = (snapshot(servers), CoreTime::now(), started.elapsed());
+    });
+    tokio::select! {
+        () = waiting => {}
+        stop = failure(&mut meanwhile) => return Err(stop),
+    }
+    let (after, core_after) = (snapshot(servers), CoreTime::now());
     let client = Usage::of(own).unwrap_or_default().since(own_before);
     progress.end();
-    if let (Some(watch), Some(timeline)) = (watch, &timeline) {
-        watch.abort();
-        timeline.took(after.values().copied().sum());
+    let end = end.borrow().unwrap_or_else(Instant::now);
+    drop(watching);
+    if let Some(timeline) = &timeline {
+        timeline.took(sum(servers, &after));
+        timeline.end(end);
     }
     let mut measured = Measured::new();
     while let Some(ended) = tasks.join_next().await {
         measured.add(&ended.map_err(|error| Stop::Failed(format!("run: {error}")))?);
     }
-    if let Some(meanwhile) = meanwhile {
-        meanwhile.await.map_err(|error| Stop::Failed(format!("meanwhile: {error}")))??;
-    }
-    let taken = |(pid, after): (u32, Usage)| Some((pid, after.since(*before.get(&pid)?)));
+    all_well(&mut meanwhile).await?;
     let stolen_percent = core_after.zip(core_before).map(|(after, before)| after.stolen_percent_since(before));
     Ok(Report {
         system: session.target.system,
@@ -258,14 +271,30 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
         configuration: point.configuration(session),
         title: point.title(session),
         load: None,
-        elapsed,
+        elapsed: end - begin,
         measured,
-        taken: Taken { client, servers: after.into_iter().filter_map(taken).collect() },
+        taken: Taken { client, servers: taken(servers, &before, &after) },
         rate: point.rate,
         timeline,
         phases,
         surroundings: Surroundings { stolen_percent, ..Surroundings::default() },
     })
+}
+
+/// Until what goes on meanwhile has ended.
+async fn all_well(meanwhile: &mut JoinSet<Result<(), Stop>>) -> Result<(), Stop> {
+    while let Some(ended) = meanwhile.join_next().await {
+        ended.map_err(|error| Stop::Failed(format!("meanwhile: {error}")))??;
+    }
+    Ok(())
+}
+
+/// Until what goes on meanwhile has failed: what is measured then is not what was asked for.
+async fn failure(meanwhile: &mut JoinSet<Result<(), Stop>>) -> Stop {
+    match all_well(meanwhile).await {
+        Err(stop) => stop,
+        Ok(()) => std::future::pending().await,
+    }
 }
 
 /// Until nothing is left to wait for, and tells what it waits for.
@@ -277,5 +306,31 @@ async fn wait(progress: &mut Progress, left: impl Fn() -> (Duration, &'static st
         }
         tokio::time::sleep(left.min(LOOK_INTERVAL)).await;
         progress.at(0, || format!("{what}, {} s to go", left.as_secs()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_fails_meanwhile_ends_the_run_and_what_ends_well_does_not() {
+        let mut meanwhile = JoinSet::new();
+        meanwhile.spawn(async { Err(Stop::Failed("no node answers".to_owned())) });
+        assert_eq!(failure(&mut meanwhile).await.to_string(), "no node answers");
+        meanwhile.spawn(async { Ok(()) });
+        tokio::select! {
+            biased;
+            stop = failure(&mut meanwhile) => panic!("{stop}"),
+            () = a_few_turns() => {}
+        }
+        assert!(all_well(&mut meanwhile).await.is_ok());
+    }
+
+    /// Long enough for a task that has nothing to do.
+    async fn a_few_turns() {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
     }
 }

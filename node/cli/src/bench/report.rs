@@ -11,6 +11,7 @@ use super::accounting::Usage;
 use super::calibration::{Calibration, MOVED_MAX};
 use super::driver::{Durability, OperationError};
 use super::phases::Phases;
+use super::point::CATCH_UP_MAX;
 use super::system::System;
 use super::timeline::Timeline;
 use crate::output::{grouped, table};
@@ -29,7 +30,7 @@ impl Latencies {
         Self(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants that the histogram accepts"))
     }
 
-    /// None yet, with two significant digits: a hundredth of the memory.
+    /// None yet, with two significant digits: a seventh of the memory.
     pub fn coarse() -> Self {
         Self(Histogram::new_with_bounds(1, LATENCY_US_MAX, 2).expect("the bounds are constants that the histogram accepts"))
     }
@@ -89,24 +90,36 @@ impl Latencies {
 /// The header of a table of [`Latencies::row`]s.
 pub const LATENCY_HEADER: [&str; 6] = ["", "#COUNT", "#P50 MS", "#P99 MS", "#P99.9 MS", "#MAX MS"];
 
-/// What one client, or all of them, did in the measured time.
+/// What came of the operations of one client, or of all of them, that were due in the measured time.
 pub struct Measured {
+    /// Operations that ended well in the measured time, due in it or before: what was done in it.
+    pub operations: u64,
     /// Gets that were answered.
     pub gets: Latencies,
     /// Puts that were acknowledged.
     pub puts: Latencies,
-    /// Operations that failed, by kind: how many, and what the first of them said.
+    /// Those that failed, by kind: how many, and what the first of them said.
     pub errors: BTreeMap<&'static str, (u64, String)>,
     /// The most siblings that a get returned.
     pub siblings_max: usize,
     /// Requests of an open loop that were sent after their time, since all clients were busy.
     pub late: u64,
+    /// Requests of an open loop that were due, and not sent long after the end: nobody knows what they would have taken.
+    pub unsent: u64,
 }
 
 impl Measured {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { gets: Latencies::new(), puts: Latencies::new(), errors: BTreeMap::new(), siblings_max: 0, late: 0 }
+        Self {
+            operations: 0,
+            gets: Latencies::new(),
+            puts: Latencies::new(),
+            errors: BTreeMap::new(),
+            siblings_max: 0,
+            late: 0,
+            unsent: 0,
+        }
     }
 
     /// An operation failed.
@@ -117,6 +130,7 @@ impl Measured {
 
     /// What another client did, too.
     pub fn add(&mut self, other: &Measured) {
+        self.operations += other.operations;
         self.gets.add(&other.gets);
         self.puts.add(&other.puts);
         for (kind, (more, text)) in &other.errors {
@@ -125,11 +139,7 @@ impl Measured {
         }
         self.siblings_max = self.siblings_max.max(other.siblings_max);
         self.late += other.late;
-    }
-
-    /// Operations that did what they should.
-    pub fn operations(&self) -> u64 {
-        self.gets.count() + self.puts.count()
+        self.unsent += other.unsent;
     }
 }
 
@@ -219,11 +229,12 @@ pub struct Report {
 impl Report {
     /// Operations a second.
     pub fn per_second(&self) -> f64 {
-        self.measured.operations() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
+        self.measured.operations as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 
-    fn per_operation(&self, amount: f64) -> f64 {
-        amount / self.measured.operations().max(1) as f64
+    /// Nothing if no operation ended well: what was taken was taken for none.
+    fn per_operation(&self, amount: f64) -> Option<f64> {
+        (self.measured.operations > 0).then(|| amount / self.measured.operations as f64)
     }
 
     fn servers(&self) -> Option<Usage> {
@@ -232,11 +243,11 @@ impl Report {
 
     /// CPU microseconds of all servers for one operation, if they are known.
     pub fn servers_cpu_us(&self) -> Option<f64> {
-        self.servers().map(|usage| self.per_operation(usage.cpu.as_micros() as f64))
+        self.servers().and_then(|usage| self.per_operation(usage.cpu.as_micros() as f64))
     }
 
-    /// CPU microseconds of this process for one operation.
-    pub fn client_cpu_us(&self) -> f64 {
+    /// CPU microseconds of this process for one operation, if any was done.
+    pub fn client_cpu_us(&self) -> Option<f64> {
         self.per_operation(self.taken.client.cpu.as_micros() as f64)
     }
 
@@ -251,7 +262,7 @@ impl Report {
     /// For programs: one line with all that is needed to compare it with another.
     pub fn document(&self) -> Value {
         let seconds = |(pid, usage): (&u32, &Usage)| (pid.to_string(), usage.cpu.as_secs_f64());
-        let of_servers = |amount: fn(&Usage) -> u64| self.servers().map(|usage| self.per_operation(amount(&usage) as f64));
+        let of_servers = |amount: fn(&Usage) -> u64| self.servers().and_then(|usage| self.per_operation(amount(&usage) as f64));
         let errors = self.measured.errors.iter().map(|(kind, (count, _))| (*kind, *count));
         let texts = self.measured.errors.iter().map(|(kind, (_, text))| (*kind, text));
         json!({
@@ -263,7 +274,7 @@ impl Report {
             "configuration": self.configuration,
             "load": self.load.map(|(records, time)| json!({ "records": records, "seconds": time.as_secs_f64() })),
             "seconds": self.elapsed.as_secs_f64(),
-            "operations": self.measured.operations(),
+            "operations": self.measured.operations,
             "operations_per_second": self.per_second(),
             "get": self.measured.gets.document(),
             "put": self.measured.puts.document(),
@@ -271,6 +282,7 @@ impl Report {
             "first_error": texts.collect::<BTreeMap<_, _>>(),
             "siblings_max": self.measured.siblings_max,
             "late": self.rate.map(|_| self.measured.late),
+            "unsent": self.rate.map(|_| self.measured.unsent),
             "timeline": self.timeline.as_ref().map(|timeline| timeline.document()),
             "meanwhile": self.phases.as_ref().map(|phases| phases.document()),
             "servers_cpu_us_per_operation": self.servers_cpu_us(),
@@ -291,29 +303,42 @@ impl Report {
         let all = self.latencies();
         let rows = [("all", &all), ("get", &self.measured.gets), ("put", &self.measured.puts)];
         let rows = rows.iter().filter(|(_, latencies)| latencies.count() > 0).map(|(what, latencies)| latencies.row(what));
-        let late = self.rate.map_or_else(String::new, |rate| {
-            let (rate, late) = (grouped(rate as u64), grouped(self.measured.late));
-            format!("open loop of {rate} a second: {late} were sent late, and counted from their time\n")
-        });
         let phases = self.phases.as_ref().map_or(String::new(), |phases| format!("\n\n{}", phases.text()));
         let timeline = self.timeline.as_ref().map_or(String::new(), |timeline| format!("\n\n{}", timeline.text()));
         format!(
             "{}\n{load}\n{} ops/s over {:.1} s, durability: {}\n\n{}\n\n\
-             {}\n{late}{}, client {:.1} us/op\nmost siblings in a get: {}\n{}{phases}{timeline}",
+             {}\n{}{}, client {}\nmost siblings in a get: {}\n{}{phases}{timeline}",
             self.title,
             grouped(self.per_second() as u64),
             self.elapsed.as_secs_f64(),
             self.durability.word(),
             table(&LATENCY_HEADER, rows.collect()),
             self.errors_text(),
+            self.rate.map_or_else(String::new, |rate| self.schedule_text(rate)),
             self.servers_text(),
-            self.client_cpu_us(),
+            self.client_cpu_us().map_or_else(|| "unknown".to_owned(), |cpu| format!("{cpu:.1} us/op")),
             self.measured.siblings_max,
             self.surroundings.text(),
         )
     }
 
-    fn errors_text(&self) -> String {
+    /// How an open loop kept to its schedule.
+    fn schedule_text(&self, rate: f64) -> String {
+        let rate = if rate < 10.0 { format!("{rate:.3}") } else { grouped(rate as u64) };
+        let late = grouped(self.measured.late);
+        let unsent = match self.measured.unsent {
+            0 => String::new(),
+            unsent => format!(
+                "; {} were due and still not sent {} s after the end, so the latencies are too short",
+                grouped(unsent),
+                CATCH_UP_MAX.as_secs()
+            ),
+        };
+        format!("open loop of {rate} a second: {late} were sent late, and counted from their time{unsent}\n")
+    }
+
+    /// What failed, by kind.
+    pub fn errors_text(&self) -> String {
         let errors = self.measured.errors.iter();
         let errors: Vec<String> = errors.map(|(kind, (count, text))| format!("{} {kind} ({text})", grouped(*count))).collect();
         format!("errors: {}", if errors.is_empty() { "none".to_owned() } else { errors.join(", ") })
@@ -327,12 +352,11 @@ impl Report {
             1 => "one process".to_owned(),
             count => format!("{count} processes"),
         };
-        format!(
-            "CPU: servers {:.1} us/op in {processes} ({:.1} waits and {:.0} bytes to disk for each)",
-            self.per_operation(usage.cpu.as_micros() as f64),
-            self.per_operation(usage.waits as f64),
-            self.per_operation(usage.disk_bytes as f64),
-        )
+        let amounts = [usage.cpu.as_micros() as f64, usage.waits as f64, usage.disk_bytes as f64];
+        let [Some(cpu), Some(waits), Some(bytes)] = amounts.map(|amount| self.per_operation(amount)) else {
+            return format!("CPU: servers {:.1} s in {processes} for no operation that ended well", usage.cpu.as_secs_f64());
+        };
+        format!("CPU: servers {cpu:.1} us/op in {processes} ({waits:.1} waits and {bytes:.0} bytes to disk for each)")
     }
 }
 
@@ -341,6 +365,7 @@ impl Report {
 pub fn sample(system: System, durability: Durability, cpu_us: u64) -> Report {
     let mut measured = Measured::new();
     (0..100).for_each(|_| measured.puts.record(Duration::from_millis(2)));
+    measured.operations = 100;
     let usage = Usage { cpu: Duration::from_micros(100 * cpu_us), ..Usage::default() };
     Report {
         system,
@@ -368,6 +393,7 @@ mod tests {
             measured.gets.record(Duration::from_millis(ms));
         }
         measured.puts.record(Duration::from_millis(7));
+        measured.operations = 101;
         (0..2).for_each(|_| measured.failed(&OperationError::new("unavailable", "nobody is there")));
         let usage = |cpu_us| Usage { cpu: Duration::from_micros(cpu_us), waits: 202, disk_bytes: 101_000 };
         let quiet = Calibration { hashed: 100.0, copied: 100.0, pinged: 100.0 };
@@ -416,5 +442,21 @@ mod tests {
         assert_eq!((&document["errors"]["unavailable"], &document["calibration"]["marked"]), (&json!(2), &json!(true)));
         let named = ["schema", "kind", "system", "durability", "began_ms"].map(|field| document[field].clone());
         assert_eq!(named, [json!(SCHEMA), json!("run"), json!("dynamokv"), json!("fsync"), json!(0)]);
+    }
+
+    #[test]
+    fn an_open_loop_tells_what_was_late_and_what_it_did_not_send() {
+        let mut report = report();
+        (report.rate, report.measured.late) = (Some(2.5), 7);
+        let text = report.text();
+        assert!(text.contains("open loop of 2.500 a second: 7 were sent late, and counted from their time\n"), "{text}");
+        report.measured.unsent = 1234;
+        let text = report.text();
+        assert!(
+            text.contains("time; 1,234 were due and still not sent 5 s after the end, so the latencies are too short\n"),
+            "{text}"
+        );
+        let document = report.document();
+        assert_eq!([&document["late"], &document["unsent"]], [&json!(7), &json!(1234)]);
     }
 }

@@ -256,6 +256,9 @@ pub async fn run(connection: &Connection, format: Format, arguments: Scale) -> R
         meanwhile: None,
     };
     let full = point::measure(&session, &point, &mut source).await?;
+    if full.measured.operations == 0 {
+        return Err(Stop::Failed(format!("bench scale: the closed loop before was not answered; {}", full.errors_text())));
+    }
     let scaling = Arc::new(Scaling { from, to, batch: arguments.batch, changes: Mutex::new(Vec::new()) });
     point.rate = Some(full.per_second() * f64::from(arguments.load) / 100.0);
     point.meanwhile = Some(Meanwhile::Scale(Arc::clone(&scaling)));

@@ -1,6 +1,5 @@
 //! One system with its records: loaded once, measured as often as is wanted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::driver::{Base, Causality, OperationError};
+use super::inserts::Inserts;
 use super::system::Target;
 use crate::output::grouped;
 use crate::progress::Progress;
@@ -83,11 +83,12 @@ pub struct Session {
     pub data: Data,
     /// Sets these keys apart from those of others.
     pub keys: String,
+    /// Sets the records that are added apart from those of another run with the same keys: an insert must not meet one.
+    run: String,
     pool: Bytes,
     /// The token last seen of each record; one for each record that there is.
     tokens: Mutex<Vec<Bytes>>,
-    /// The record that the next insert adds.
-    next_insert: AtomicU64,
+    inserts: Mutex<Inserts>,
 }
 
 impl Session {
@@ -95,8 +96,9 @@ impl Session {
     pub fn new(target: Target, data: Data, keys: String, source: &mut Random) -> Self {
         let pool: Vec<u8> = (0..POOL_BYTES / 8).flat_map(|_| source.next_u64().to_le_bytes()).collect();
         let tokens = Mutex::new(vec![Bytes::new(); data.loaded.records as usize]);
-        let next_insert = AtomicU64::new(data.loaded.records);
-        Self { target, data, keys, pool: pool.into(), tokens, next_insert }
+        let inserts = Mutex::new(Inserts::new(data.loaded.records));
+        let run = Self::fresh_keys(source);
+        Self { target, data, keys, run, pool: pool.into(), tokens, inserts }
     }
 
     /// Keys of a run of its own.
@@ -106,7 +108,10 @@ impl Session {
 
     /// A record's key.
     pub fn key(&self, record: u64) -> String {
-        format!("{}/user{record:010}", self.keys)
+        match record < self.data.loaded.records {
+            true => format!("{}/user{record:010}", self.keys),
+            false => format!("{}/user{record:010}-{}", self.keys, self.run),
+        }
     }
 
     /// Random bytes that no compression makes smaller.
@@ -120,14 +125,9 @@ impl Session {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many records there are.
-    pub fn records(&self) -> u64 {
-        self.tokens().len() as u64
-    }
-
-    /// The number of a new record.
-    pub fn next_insert(&self) -> u64 {
-        self.next_insert.fetch_add(1, Ordering::Relaxed)
+    /// The records that clients add.
+    pub fn inserts(&self) -> MutexGuard<'_, Inserts> {
+        self.inserts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an update of the record carries, as an application would that knows what it last saw.

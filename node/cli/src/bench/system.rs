@@ -117,13 +117,14 @@ impl System {
                 return self.connect_ours(connection, &options.quorums, false).await;
             }
             Self::Etcd | Self::EtcdSerializable => {
-                let servers = listening_at(&options.peers.etcd);
-                let said = servers.iter().map(|pid| etcd::durability_of(&command_line(*pid)));
-                let durability = said.max().unwrap_or(Durability::Unknown);
                 let reads = if self == Self::Etcd { Reads::Linearizable } else { Reads::Serializable };
-                let driver = Etcd::new(&options.peers.etcd, timeout, reads, durability)
-                    .map_err(|text| Stop::Usage(format!("--etcd: {text}")))?;
-                (Arc::new(driver), servers)
+                let mut etcd =
+                    Etcd::new(&options.peers.etcd, timeout, reads).map_err(|text| Stop::Usage(format!("--etcd: {text}")))?;
+                let members = etcd.all_members().await.map_err(|error| self.silent(&error.text))?;
+                let servers = listening_at(options.peers.etcd.iter().chain(&members));
+                let said = servers.iter().map(|pid| etcd::durability_of(&command_line(*pid)));
+                etcd.durability = said.max().unwrap_or(Durability::Unknown);
+                (Arc::new(etcd), servers)
             }
             Self::GarageK2v => {
                 let servers = listening_at(&options.peers.garage);

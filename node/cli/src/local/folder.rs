@@ -7,10 +7,11 @@ use dynamo_core::id::ClusterId;
 use serde::{Deserialize, Serialize};
 
 use crate::output::table;
-use crate::process::Process;
-use crate::ring_writer::replace_file;
+use crate::process::{self, Process};
+use crate::ring_record::replace_file;
 use crate::stop::Stop;
 
+const CONFIGURATION_FILE: &str = "node.yaml";
 const CLUSTER_FILE: &str = "cluster.json";
 const RECORD_FILE: &str = "first.ring";
 /// What lies beside the nodes' folders: the two files, what they are replaced by, and locks.
@@ -107,10 +108,11 @@ fn node_folders(path: &Path) -> Result<Vec<String>, Stop> {
     Ok(names)
 }
 
-/// A process has the database of the node in `folder` open.
-fn is_in_use(folder: &Path) -> bool {
-    let lock = File::options().write(true).open(folder.join("data/rocksdb/LOCK"));
-    lock.is_ok_and(|lock| rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err())
+/// No process has the database of the node in `own` open. One that has is none that `cluster.json` names: those were asked for before.
+fn check_unused(own: &Path) -> Result<(), Stop> {
+    let Some(pid) = process::pid_with_lock_on(&own.join("data/rocksdb/LOCK")) else { return Ok(()) };
+    let own = own.display();
+    Err(Stop::Failed(format!("{own} is in use by process {pid}, which {CLUSTER_FILE} does not name; end it first")))
 }
 
 /// The record of the rings of `cluster`, if the folder is that cluster's.
@@ -157,15 +159,7 @@ impl Folder {
         let (path, lock) = locked(path)?;
         let mut nodes = Vec::new();
         for name in node_folders(&path)? {
-            let own = path.join(&name);
-            if is_in_use(&own) {
-                let file = path.join(CLUSTER_FILE);
-                return Err(Stop::Failed(format!(
-                    "{} is in use by a process that {} should name; end it first",
-                    own.display(),
-                    file.display()
-                )));
-            }
+            check_unused(&path.join(&name))?;
             let nothing = String::new;
             nodes.push(NodeRecord { name, zone: nothing(), client: nothing(), peer: nothing(), http: nothing(), process: None });
         }
@@ -177,11 +171,28 @@ impl Folder {
     pub fn open_or_create(path: &Path, plan: impl FnOnce() -> Result<Cluster, Stop>) -> Result<Self, Stop> {
         let (path, lock) = locked(path)?;
         if let Some(cluster) = read(&path)? {
-            return Ok(Self { path, cluster, _lock: lock });
+            let mut folder = Self { path, cluster, _lock: lock };
+            folder.find_processes()?;
+            return Ok(folder);
         }
         let folder = Self { cluster: plan()?, path, _lock: lock };
         folder.save()?;
         Ok(folder)
+    }
+
+    /// A command that was interrupted may have started a node, and not have written which process it is.
+    fn find_processes(&mut self) -> Result<(), Stop> {
+        let before = self.cluster.clone();
+        for node in self.cluster.nodes.iter_mut().filter(|node| !node.is_running()) {
+            let found = Process::with_configuration(&self.path.join(&node.name).join(CONFIGURATION_FILE));
+            node.process = found.or(node.process);
+        }
+        if self.cluster == before { Ok(()) } else { self.save() }
+    }
+
+    /// No process that is not known has the database of `node` open. Its own has ended.
+    pub fn check_unused(&self, node: &NodeRecord) -> Result<(), Stop> {
+        check_unused(&self.of_node(node))
     }
 
     /// Writes `cluster.json`.
@@ -194,6 +205,11 @@ impl Folder {
     /// Where each of the cluster's rings is recorded first.
     pub fn record(&self) -> PathBuf {
         self.path.join(RECORD_FILE)
+    }
+
+    /// The configuration that a node's process is started with.
+    pub fn configuration_of(&self, node: &NodeRecord) -> PathBuf {
+        self.of_node(node).join(CONFIGURATION_FILE)
     }
 
     /// The folder of one node.

@@ -14,7 +14,7 @@ use super::LOOK_INTERVAL;
 use super::folder::{Folder, NodeRecord};
 use crate::members;
 use crate::process::Process;
-use crate::ring_writer::replace_file;
+use crate::ring_record::replace_file;
 use crate::stop::Stop;
 
 /// What whoever opens the file has to know.
@@ -68,8 +68,9 @@ pub fn start(folder: &mut Folder, node: usize, binary: &Path) -> Result<Child, S
     let record = &folder.cluster.nodes[node];
     let own = folder.of_node(record);
     let failed = |path: &Path, error: std::io::Error| Stop::Failed(format!("{}: {error}", path.display()));
+    folder.check_unused(record)?;
     fs::create_dir_all(&own).map_err(|error| failed(&own, error))?;
-    let config = own.join("node.yaml");
+    let config = folder.configuration_of(record);
     let text = configuration(folder, record)?;
     replace_file(&config, text.as_bytes()).map_err(|error| failed(&config, error))?;
     let log_path = own.join("node.log");
@@ -79,9 +80,13 @@ pub fn start(folder: &mut Folder, node: usize, binary: &Path) -> Result<Child, S
     command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(log).stderr(log_too).current_dir(&own);
     // A group of its own: an interrupt at the terminal is for this program only.
     command.process_group(0);
-    let child = command.spawn().map_err(|error| failed(binary, error))?;
+    let mut child = command.spawn().map_err(|error| failed(binary, error))?;
     folder.cluster.nodes[node].process = Process::with_pid(child.id());
-    folder.save()?;
+    if let Err(stop) = folder.save() {
+        // Nobody would know it.
+        let _ended = child.kill().and_then(|()| child.wait());
+        return Err(stop);
+    }
     Ok(child)
 }
 
@@ -110,28 +115,37 @@ pub async fn wait_until_ready(folder: &Folder, children: &mut [Child], deadline:
             let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             return Err(Stop::Failed(format!("a node ended at once ({status}); its log is under {}", folder.path.display())));
         };
-        loop {
-            if let Ok(Some(status)) = child.try_wait() {
-                let log = folder.of_node(node).join("node.log");
-                return Err(Stop::Failed(format!(
-                    "{} ended ({status}); the end of {}:\n{}",
-                    node.name,
-                    log.display(),
-                    tail(&log)
-                )));
-            }
-            let problem = match members::ask_one(&node.client, members::CALL_TIMEOUT).await {
-                Ok(answer) if answer.status.ready => break,
-                Ok(_) => "it is not ready".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            if Instant::now() >= deadline {
-                return Err(Stop::Failed(format!("{} does not serve: {problem}", node.name)));
-            }
-            sleep(LOOK_INTERVAL).await;
-        }
+        let ended = || {
+            let status = child.try_wait().ok().flatten()?;
+            let log = folder.of_node(node).join("node.log");
+            let (name, end) = (&node.name, tail(&log));
+            Some(Stop::Failed(format!("{name} ended ({status}); the end of {}:\n{end}", log.display())))
+        };
+        wait_until_it_serves(node, ended, deadline).await?;
     }
     Ok(())
+}
+
+/// Until the node serves, or `ended` says why it never will.
+pub async fn wait_until_it_serves(
+    node: &NodeRecord,
+    mut ended: impl FnMut() -> Option<Stop>,
+    deadline: Instant,
+) -> Result<(), Stop> {
+    loop {
+        if let Some(stop) = ended() {
+            return Err(stop);
+        }
+        let problem = match members::ask_one(&node.client, members::CALL_TIMEOUT).await {
+            Ok(answer) if answer.status.ready => return Ok(()),
+            Ok(_) => "it is not ready".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= deadline {
+            return Err(Stop::Failed(format!("{} does not serve: {problem}", node.name)));
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
 }
 
 fn tail(log: &Path) -> String {

@@ -112,6 +112,7 @@ async fn stop_from(path: &Path, nodes: usize, endpoints: &Endpoints, ids: &[Node
                 return Err(failed(&format!("process {} does not end", process.pid)));
             }
         }
+        folder.check_unused(&record)?;
         let own = folder.of_node(&record);
         std::fs::remove_dir_all(&own).map_err(|error| failed(&format!("{}: {error}", own.display())))?;
         folder.cluster.nodes.truncate(left);

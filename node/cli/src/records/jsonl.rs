@@ -1,9 +1,13 @@
 //! JSON lines: an object on each line, with a key that is a string. A value that is a string is stored as its text, any other as
-//! its JSON, byte for byte: what a parser would make of its numbers and its members is not what was written.
+//! its JSON, byte for byte: what a parser would make of its numbers and its members is not what was written. `value_base64` has the
+//! bytes of one that is no text, and the one entry of `siblings` either: so `dynamoctl get -o json` writes them.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Record;
@@ -22,27 +26,58 @@ pub fn next<R: BufRead>(lines: &mut Lines<R>, key_field: &str) -> Result<Option<
 }
 
 fn record(line: &[u8], key_field: &str) -> Result<Record, String> {
-    let (mut key, mut value) = (None, None);
-    for (name, written) in fields(line)? {
-        let field = match name.as_str() {
-            name if name == key_field => &mut key,
-            "value" => &mut value,
-            _ => continue,
-        };
-        if field.replace(written).is_some() {
-            return Err(format!("has the field {name} twice"));
-        }
-    }
-    let text = |written: &[u8]| serde_json::from_slice::<String>(written);
-    let key = key.and_then(|written| text(written).ok()).ok_or_else(|| format!("has no string in the field {key_field}"))?;
-    let value = match value {
-        None => return Err("has no field value".to_owned()),
-        Some(written) if written.starts_with(b"\"") => {
-            text(written).map_err(|error| format!("the field value: {error}"))?.into_bytes()
-        }
-        Some(written) => written.to_vec(),
+    let fields = fields(line)?;
+    let key = field(&fields, key_field)?.and_then(|written| serde_json::from_slice::<String>(written).ok());
+    let key = key.ok_or_else(|| format!("has no string in the field {key_field}"))?;
+    let value = match value(&fields)? {
+        Some(value) => value,
+        None => only_sibling(&fields)?.ok_or("has no field value or value_base64")?,
     };
     Ok(Record { key: key.into(), value: value.into() })
+}
+
+/// The field of this name as it is written.
+fn field<'a>(fields: &[(String, &'a [u8])], name: &str) -> Result<Option<&'a [u8]>, String> {
+    let mut named = fields.iter().filter(|(field, _)| field == name).map(|(_, written)| *written);
+    let first = named.next();
+    if named.next().is_some() { Err(format!("has the field {name} twice")) } else { Ok(first) }
+}
+
+/// The value, as it is or in base64.
+fn value(fields: &[(String, &[u8])]) -> Result<Option<Vec<u8>>, String> {
+    let text = |name: &str, written: &[u8]| {
+        serde_json::from_slice::<String>(written).map_err(|error| format!("the field {name}: {error}"))
+    };
+    Ok(match (field(fields, "value")?, field(fields, "value_base64")?) {
+        (None, None) => None,
+        (Some(_), Some(_)) => return Err("has a field value and a field value_base64; leave one out".to_owned()),
+        (Some(written), None) if written.starts_with(b"\"") => Some(text("value", written)?.into_bytes()),
+        (Some(written), None) => Some(written.to_vec()),
+        (None, Some(written)) => Some(decoded(&text("value_base64", written)?)?),
+    })
+}
+
+/// One of the values that `get` printed.
+#[derive(Deserialize)]
+struct Sibling {
+    value: Option<String>,
+    value_base64: Option<String>,
+}
+
+/// What `get` printed of an object that has one value.
+fn only_sibling(record: &[(String, &[u8])]) -> Result<Option<Vec<u8>>, String> {
+    let Some(written) = field(record, "siblings")? else { return Ok(None) };
+    let siblings: Vec<Sibling> = serde_json::from_slice(written).map_err(|error| format!("the field siblings: {error}"))?;
+    match siblings.as_slice() {
+        [Sibling { value: Some(text), value_base64: None }] => Ok(Some(text.clone().into_bytes())),
+        [Sibling { value: None, value_base64: Some(text) }] => decoded(text).map(Some),
+        [_] => Err("the field siblings: its entry has to have either value or value_base64".to_owned()),
+        more => Err(format!("the field siblings has {} values; one is stored", more.len())),
+    }
+}
+
+fn decoded(text: &str) -> Result<Vec<u8>, String> {
+    STANDARD.decode(text).map_err(|error| format!("the field value_base64: {error}"))
 }
 
 /// The fields of the object that `line` is, each with its value as it is written.
@@ -121,6 +156,33 @@ mod tests {
                 let (_, record) = next(&mut Lines::new(line.as_bytes()), "key").unwrap().unwrap();
                 assert_eq!((&record.key[..], &record.value[..]), (&b"k"[..], value.as_bytes()), "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn what_get_prints_for_programs_is_taken() {
+        for (fields, expected) in [
+            (r#""value_base64": "/wAB""#, &b"\xff\x00\x01"[..]),
+            (r#""siblings": [{"value": "x\ny", "written_ms": 1}], "context": "AQID""#, b"x\ny"),
+            (r#""siblings": [{"value_base64": "/w==", "written_ms": 1}], "evidence": {"epoch": 1}"#, b"\xff"),
+            (r#""value": 1, "siblings": []"#, b"1"),
+        ] {
+            let line = format!("{{\"key\": \"k\", {fields}}}");
+            assert_eq!(record(line.as_bytes(), "key").unwrap().value, expected, "{line}");
+        }
+        for (fields, expected) in [
+            (r#""value_base64": "/w=""#, "the field value_base64: "),
+            (r#""value_base64": 1"#, "the field value_base64: "),
+            (r#""value": "a", "value_base64": "YQ==""#, "leave one out"),
+            (r#""siblings": []"#, "has 0 values"),
+            (r#""siblings": [{"value": "a"}, {"value": "b"}]"#, "has 2 values"),
+            (r#""siblings": [{"written_ms": 1}]"#, "either value or value_base64"),
+            (r#""more": 1"#, "has no field value or value_base64"),
+            (r#""siblings": 1"#, "the field siblings: "),
+        ] {
+            let line = format!("{{\"key\": \"k\", {fields}}}");
+            let refused = record(line.as_bytes(), "key").unwrap_err();
+            assert!(refused.contains(expected), "{line}: {refused}");
         }
     }
 

@@ -8,12 +8,10 @@ use dynamo_core::rebalance::{Members, Next, operation};
 use dynamo_core::ring::{Operation, Ring, Stage};
 use serde_json::{Value, json};
 
-use crate::members::{Answer, Views};
+use crate::members::{Answer, Views, heard, list};
 use crate::output::{grouped, size, table};
-use crate::ring_loss::{heard, list};
+use crate::ring_writer::decides;
 use crate::stop::Stop;
-
-use super::writer::decides;
 
 /// One look at an operation.
 #[derive(Debug)]
@@ -192,7 +190,7 @@ fn changes(operation: &Operation) -> String {
 
 fn waits_to_be_taken(recorded: &Ring, views: &Views) -> String {
     let operation = recorded.operation.as_ref().map(|operation| format!(" (operation {})", operation.since));
-    let first = decides(recorded, views).map(|first| {
+    let first = decides(recorded, views, &[]).map(|first| {
         let silent = if views.answered.contains_key(&first) { "" } else { " and does not answer" };
         format!(": waits for {}, which takes each ring first{silent}", list(&[first]))
     });
@@ -232,7 +230,7 @@ mod tests {
     }
 
     fn views(ring: Ring) -> Views {
-        Views { ring: Some(ring), answered: BTreeMap::new(), silent: BTreeMap::new() }
+        Views { cluster: ring.cluster, ring: Some(ring), answered: BTreeMap::new(), silent: BTreeMap::new() }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Peers that a comparison starts itself, on free ports, with data in a folder of its own; all of it goes at the end.
 //!
 //! Each is configured as its own documentation says for three nodes on one machine, and nothing is tuned in its disfavour: Garage
-//! keeps its items in LMDB and does not fsync (its default), etcd fsyncs (its default), Redis keeps nothing on disk.
+//! keeps its items in LMDB and does not fsync (its default), etcd fsyncs (its default), Redis keeps nothing on disk. The folder lies beside
+//! that of `local up`: an fsync of a temporary folder may cost nothing, since that is memory on many machines.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -51,9 +52,14 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// None yet, and a folder for what they keep.
-    pub fn none() -> Result<Self, Stop> {
-        let folder = tempfile::Builder::new().prefix("dynamokv-peers.").tempdir();
+    /// None yet, and a folder for what they keep: beside this one, or among the temporary ones if there is no such folder.
+    pub fn none(beside: &Path) -> Result<Self, Stop> {
+        let mut named = tempfile::Builder::new();
+        named.prefix("dynamokv-peers.");
+        let folder = match beside.parent().filter(|_| beside.is_dir()) {
+            Some(place) => named.tempdir_in(place),
+            None => named.tempdir(),
+        };
         let folder = folder.map_err(|error| Stop::Failed(format!("a folder for peers: {error}")))?;
         Ok(Self { children: Vec::new(), folder })
     }
@@ -295,8 +301,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn peers_keep_their_data_on_the_disk_that_our_nodes_use() {
+        let state = tempfile::tempdir().unwrap();
+        let cluster = state.path().join("local");
+        fs::create_dir(&cluster).unwrap();
+        let peers = Peers::none(&cluster).unwrap();
+        assert_eq!(peers.folder.path().parent(), Some(state.path()));
+        peers.stop().await.unwrap();
+        let left: Vec<_> = fs::read_dir(state.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [cluster]);
+    }
+
+    #[tokio::test]
     async fn a_peer_that_ends_at_once_is_told_with_its_log() {
-        let mut peers = Peers::none().unwrap();
+        let mut peers = Peers::none(Path::new("/nowhere/local")).unwrap();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "echo no such flag; exit 3"]);
         peers.spawn("etcd-0", &mut command).unwrap();
@@ -308,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_started_ends_with_its_folder_and_nothing_else_does() {
         let mut other = Command::new("/bin/sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
-        let mut peers = Peers::none().unwrap();
+        let mut peers = Peers::none(Path::new("/nowhere/local")).unwrap();
         peers.spawn("redis", Command::new("/bin/sleep").arg("1000")).unwrap();
         let (pid, folder) = (peers.children[0].1.id().unwrap(), peers.folder.path().to_owned());
         let process = Process::with_pid(pid).expect("it runs");

@@ -43,14 +43,18 @@ impl Spread {
 }
 
 impl Row {
-    fn spread(&self, figure: impl Fn(&Report) -> f64) -> Option<Spread> {
-        Spread::of(self.reports.iter().map(figure))
+    /// Only if every round has the figure: one in which nothing was answered, or the servers were not known, has none.
+    fn spread(&self, figure: impl Fn(&Report) -> Option<f64>) -> Option<Spread> {
+        let all: Option<Vec<f64>> = self.reports.iter().map(figure).collect();
+        Spread::of(all?.into_iter())
     }
 
-    /// Only if the servers were known in every round.
     fn servers_cpu_us(&self) -> Option<Spread> {
-        let all: Option<Vec<f64>> = self.reports.iter().map(Report::servers_cpu_us).collect();
-        Spread::of(all?.into_iter())
+        self.spread(Report::servers_cpu_us)
+    }
+
+    fn per_second(&self) -> Option<Spread> {
+        self.spread(|report| Some(report.per_second()))
     }
 
     /// The weakest of the rounds'.
@@ -67,7 +71,7 @@ impl Row {
     }
 
     fn latency_ms(&self, quantile: f64) -> Option<Spread> {
-        self.spread(|report| report.latencies().quantile_ms(quantile))
+        self.spread(|report| Some(report.latencies()).filter(|all| all.count() > 0).map(|all| all.quantile_ms(quantile)))
     }
 
     fn cells(&self) -> Vec<String> {
@@ -82,7 +86,7 @@ impl Row {
             figure(median(cpu), 1),
             figure(cpu.map(|cpu| cpu.max), 1),
             figure(median(self.spread(Report::client_cpu_us)), 1),
-            grouped(median(self.spread(Report::per_second)).unwrap_or(0.0) as u64),
+            grouped(median(self.per_second()).unwrap_or(0.0) as u64),
             figure(median(self.latency_ms(0.5)), 2),
             figure(median(self.latency_ms(0.99)), 2),
             grouped(self.errors()),
@@ -98,7 +102,7 @@ impl Row {
             "durability": self.durability().word(),
             "servers_cpu_us_per_operation": spread(self.servers_cpu_us()),
             "client_cpu_us_per_operation": spread(self.spread(Report::client_cpu_us)),
-            "operations_per_second": spread(self.spread(Report::per_second)),
+            "operations_per_second": spread(self.per_second()),
             "p50_ms": spread(self.latency_ms(0.5)),
             "p99_ms": spread(self.latency_ms(0.99)),
             "errors": self.errors(),
@@ -194,7 +198,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::sample;
+    use crate::bench::report::{Latencies, sample};
 
     fn summary(durability_of_peer: Durability) -> Summary {
         let mut summary = Summary::default();
@@ -228,6 +232,20 @@ mod tests {
         reads.add(Shape::C, sample(System::Dynamokv, Durability::Fsync, 10));
         reads.add(Shape::C, sample(System::Redis, Durability::None, 5));
         assert_eq!(reads.ratios().len(), 1, "a read is a read");
+    }
+
+    #[test]
+    fn a_round_in_which_nothing_was_answered_has_no_figures() {
+        let mut summary = summary(Durability::Fsync);
+        let mut silent = sample(System::Etcd, Durability::Fsync, 1);
+        (silent.measured.operations, silent.measured.puts) = (0, Latencies::new());
+        summary.add(Shape::Update, silent);
+        summary.add(Shape::Update, sample(System::Dynamokv, Durability::Fsync, 20));
+        let document = summary.document();
+        let of = |figure: &str| &document["figures"][1][figure];
+        assert_eq!([of("servers_cpu_us_per_operation"), of("p50_ms"), of("p99_ms")], [&Value::Null; 3]);
+        assert_eq!(of("operations_per_second")["min"], json!(0.0));
+        assert!(summary.ratios().is_empty() && !summary.text().contains("TIMES"), "{}", summary.text());
     }
 
     #[test]

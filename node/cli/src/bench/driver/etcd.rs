@@ -1,4 +1,4 @@
-//! etcd, by its v3 API: the four messages of its KV service that a put and a get take (etcd's api/etcdserverpb/rpc.proto).
+//! etcd, by its v3 API: the messages that a put and a get take, and those that tell its members (etcd's api/etcdserverpb/rpc.proto).
 //!
 //! Members are asked in turn, as etcd's clients do; one that does not lead hands a put on. A linearizable get asks the leader for
 //! its index first; a serializable one is answered by the member's own copy.
@@ -51,6 +51,30 @@ struct PutRequest {
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutResponse {}
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct MemberListRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Member {
+    #[prost(string, repeated, tag = "4")]
+    client_urls: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MemberListResponse {
+    #[prost(message, repeated, tag = "2")]
+    members: Vec<Member>,
+}
+
+impl MemberListResponse {
+    /// host:port of each member, by the first address that it gives to clients; nothing in place of one that gives none.
+    fn addresses(&self) -> Vec<String> {
+        let url = |member: &Member| member.client_urls.first().cloned().unwrap_or_default();
+        let address = |url: String| url.split_once("://").map_or(url.clone(), |(_, address)| address.to_owned());
+        self.members.iter().map(|member| address(url(member))).collect()
+    }
+}
+
 /// What a get is answered from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reads {
@@ -65,18 +89,25 @@ pub struct Etcd {
     members: Vec<(String, Channel)>,
     next: AtomicUsize,
     reads: Reads,
-    durability: Durability,
+    /// What its members' command lines say, if they are known.
+    pub durability: Durability,
 }
 
 impl Etcd {
     /// Members at these addresses, host:port; connected when they are used first.
-    pub fn new(endpoints: &[String], timeout: Duration, reads: Reads, durability: Durability) -> Result<Self, String> {
+    pub fn new(endpoints: &[String], timeout: Duration, reads: Reads) -> Result<Self, String> {
         let member = |address: &String| {
             let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| format!("{address}: {error}"))?;
             Ok((address.clone(), endpoint.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true).connect_lazy()))
         };
         let members = endpoints.iter().map(member).collect::<Result<Vec<_>, String>>()?;
-        Ok(Self { members, next: AtomicUsize::new(0), reads, durability })
+        Ok(Self { members, next: AtomicUsize::new(0), reads, durability: Durability::Unknown })
+    }
+
+    /// host:port of every member of the cluster, also of those that nobody named: all of them work for a put.
+    pub async fn all_members(&self) -> Result<Vec<String>, OperationError> {
+        let answer: MemberListResponse = self.call("/etcdserverpb.Cluster/MemberList", MemberListRequest {}).await?;
+        Ok(answer.addresses())
     }
 
     async fn call<Q, A>(&self, path: &'static str, request: Q) -> Result<A, OperationError>
@@ -138,10 +169,19 @@ impl Driver for Etcd {
     }
 }
 
-/// What the command line of an etcd says of fsync.
+/// What the command line of an etcd says of fsync; nothing if a file says it, since with one all other flags are ignored.
 pub fn durability_of(command_line: &[String]) -> Durability {
-    let careless = command_line.iter().any(|word| word.trim_start_matches('-').starts_with("unsafe-no-fsync"));
-    if careless { Durability::None } else { Durability::Fsync }
+    let value = |flag: &str| {
+        command_line.iter().rev().find_map(|word| {
+            let (name, value) = word.split_once('=').unwrap_or((word, "true"));
+            (name.trim_start_matches('-') == flag).then_some(value)
+        })
+    };
+    if value("config-file").is_some() {
+        return Durability::Unknown;
+    }
+    let is_set = |value: &str| ["1", "t", "T", "true", "TRUE", "True"].contains(&value);
+    if value("unsafe-no-fsync").is_some_and(is_set) { Durability::None } else { Durability::Fsync }
 }
 
 #[cfg(test)]
@@ -159,6 +199,9 @@ mod tests {
         let answer = b"\x0a\x02\x18\x05\x12\x0c\x0a\x01k\x10\x02\x18\x03\x20\x01\x2a\x01v\x20\x01";
         let found = RangeResponse::decode(&answer[..]).unwrap();
         assert_eq!(found.kvs, [KeyValue { key: "k".into(), value: "v".into() }]);
+        // A header (1), and members with an id (1), a name (2), peers' (3) and clients' addresses (4); the second has not started.
+        let answer = b"\x0a\x02\x18\x05\x12\x16\x08\x07\x12\x01a\x1a\x03p:1\x22\x0ahttp://c:2\x12\x07\x08\x08\x1a\x03p:2";
+        assert_eq!(MemberListResponse::decode(&answer[..]).unwrap().addresses(), ["c:2", ""]);
     }
 
     #[test]
@@ -166,13 +209,15 @@ mod tests {
         let line = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         assert_eq!(durability_of(&line(&["etcd", "--name", "a"])), Durability::Fsync);
         assert_eq!(durability_of(&line(&["etcd", "--unsafe-no-fsync"])), Durability::None);
+        assert_eq!(durability_of(&line(&["etcd", "-unsafe-no-fsync=true"])), Durability::None);
+        assert_eq!(durability_of(&line(&["etcd", "--unsafe-no-fsync=false"])), Durability::Fsync);
+        assert_eq!(durability_of(&line(&["etcd", "--config-file", "/etc/etcd.yaml"])), Durability::Unknown);
     }
 
     #[tokio::test]
     async fn a_member_that_is_not_there_is_named() {
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let etcd =
-            Etcd::new(std::slice::from_ref(&gone), Duration::from_secs(5), Reads::Linearizable, Durability::Fsync).unwrap();
+        let etcd = Etcd::new(std::slice::from_ref(&gone), Duration::from_secs(5), Reads::Linearizable).unwrap();
         let error = etcd.get("k").await.unwrap_err();
         assert!(error.text.starts_with(&format!("etcd at {gone}: ")), "{error}");
         assert!(!error.final_);

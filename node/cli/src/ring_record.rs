@@ -1,0 +1,119 @@
+//! What this machine wrote of a cluster's rings, before any node saw it: a file with the newest of them, and the lock of whoever writes.
+//!
+//! A ring is recorded before it is offered, and one that was recorded is offered again, and never another one of the same epoch: so a
+//! command can be killed between any two calls. Commands on one machine take turns ([`locked`]).
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use dynamo_core::id::{ClusterId, Epoch};
+use dynamo_core::ring::Ring;
+
+use crate::local;
+use crate::members::Views;
+use crate::stop::Stop;
+
+/// Where rings are recorded: what was given, or a folder of this user's.
+pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let folder = local::state_folder()?.join("rings");
+    fs::create_dir_all(&folder).map_err(|error| Stop::Failed(format!("{}: {error}", folder.display())))?;
+    Ok(folder)
+}
+
+/// Commands on one machine take turns; the system lets go of the lock of one that is killed.
+pub fn locked(record: &Path) -> Result<File, Stop> {
+    let path = record.with_extension("lock");
+    let failed = |error: std::io::Error| Stop::Failed(format!("{}: {error}", path.display()));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let file = File::create(&path).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}
+
+/// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,
+/// which has its record with its data.
+pub fn record_of(given: &Path, cluster: ClusterId) -> PathBuf {
+    let in_folder = || local::record_of(cluster).unwrap_or_else(|| given.join(format!("{cluster}.ring")));
+    if given.is_dir() { in_folder() } else { given.to_owned() }
+}
+
+/// The ring that an earlier run recorded for this cluster.
+pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Stop::Failed(format!("{}: {error}", path.display()))),
+    };
+    let ring = Ring::decode(Bytes::from(bytes)).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))?;
+    if ring.cluster != cluster {
+        let (path, theirs) = (path.display(), ring.cluster);
+        return Err(Stop::Usage(format!(
+            "{path}: is the record of cluster {theirs}, the nodes are of {cluster}; give another --record"
+        )));
+    }
+    Ok(Some(ring))
+}
+
+/// Records `ring`, so that a crash leaves the old record or the new one.
+pub fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
+    replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+}
+
+/// A ring is recorded only if it is one that nodes hold, or follows on it: a node takes no other, and what was recorded before is gone.
+pub fn assert_follows(ring: &Ring, views: &Views) {
+    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
+    assert!(ring.epoch <= held.next(), "ring epoch {} would be recorded and the nodes hold {held}", ring.epoch);
+}
+
+/// What to do about a recorded ring that is further on than the successor of what the nodes hold.
+pub fn missing_between(path: &Path, recorded: &Ring, views: &Views) -> Option<String> {
+    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
+    let told = || {
+        format!(
+            "{} records ring epoch {}, and the nodes that answer hold epoch {held}: none takes it without the rings between them. Start \
+             the nodes that do not answer; if all answer, remove that file, and say --take-over with the next `ring commit`",
+            path.display(),
+            recorded.epoch
+        )
+    };
+    (recorded.epoch > held.next()).then(told)
+}
+
+/// Writes a file so that a crash leaves the old one or the new one.
+pub fn replace_file(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::NodeId;
+    use dynamo_core::rebalance::Members;
+    use dynamo_core::ring::Member;
+
+    #[test]
+    fn a_recorded_ring_is_offered_again_and_only_to_its_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rings").join("first.ring");
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
+        assert_eq!(recorded(&path, ring.cluster).unwrap(), None);
+        record(&path, &ring).unwrap();
+        assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));
+        assert!(matches!(recorded(&path, ClusterId([2; 16])), Err(Stop::Usage(_))));
+    }
+}
