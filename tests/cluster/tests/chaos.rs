@@ -5,9 +5,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use dynamo_cluster_tests::chaos::run::HARNESS_FAILED;
 use dynamo_cluster_tests::chaos::sandbox;
+
+/// Two times five nodes on one machine would make each other look slow.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Runs the program where `iptables-restore` is this script: its exit code, and what it said.
 fn chaos_with(iptables_restore: &str, arguments: &[&str]) -> (Option<i32>, String) {
@@ -36,6 +40,7 @@ fn a_tool_that_fails_on_the_way_is_an_error_of_the_harness_and_no_violation() {
     if chaos_with(&works_once, &["--list-faults"]).1.contains("no namespaces") {
         return; // No tool is called on loopback.
     }
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let (code, said) = chaos_with(&works_once, &["--minutes", "0.1"]);
     assert_eq!(code, Some(i32::from(HARNESS_FAILED)), "{said}");
     let verdict = said.lines().find_map(|line| line.strip_prefix("no verdict on the nodes: "));
@@ -45,6 +50,7 @@ fn a_tool_that_fails_on_the_way_is_an_error_of_the_harness_and_no_violation() {
 
 #[test]
 fn a_round_of_faults_loses_resurrects_and_invents_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let output = Command::new(env!("CARGO_BIN_EXE_dynamo-chaos")).args(["--minutes", "0.9", "--seed", "4"]).output();
     let output = output.expect("the program was built with this test");
     let text = String::from_utf8_lossy(&output.stdout);
