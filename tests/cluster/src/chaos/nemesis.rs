@@ -32,6 +32,8 @@ const LEFT_BYTES: u64 = RESERVE_BYTES / 2;
 const CHUNK_BYTES: usize = 1 << 20;
 /// A node that notices a failed fsync ends within this, and one that was started with one fails at once.
 const FAIL_STOP_MAX: Duration = Duration::from_secs(15);
+/// Between two looks at whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 /// The node's exit code when its storage fails.
 const STORAGE_FAILED: i32 = 4;
 /// Its exit code when its data directory cannot be used, which a start on a full disk finds out first.
@@ -241,10 +243,27 @@ impl Nemesis {
     /// The process is gone: so is what was wrong with it.
     fn gone(&mut self, node: usize, until: Instant) -> Result<()> {
         self.paused.remove(&node);
-        self.fsyncs_cut_short += u64::from(self.failing.remove(&node).is_some());
-        self.controls[node].fail_fsyncs(0)?;
+        self.end_failing(node)?;
         self.down.insert(node, until);
         Ok(())
+    }
+
+    /// No fsync fails any more. A fault that none had met was cut short.
+    fn end_failing(&mut self, node: usize) -> Result<()> {
+        if self.failing.remove(&node).is_some() && self.controls[node].failed_fsyncs()? == 0 {
+            self.fsyncs_cut_short += 1;
+        }
+        self.controls[node].fail_fsyncs(0)
+    }
+
+    /// Some process has met a failing fsync, and was not seen to end.
+    fn has_failed(&self) -> Result<bool> {
+        for node in self.failing.keys() {
+            if self.controls[*node].failed_fsyncs()? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Writes a file until so much is left.
@@ -450,10 +469,13 @@ impl Nemesis {
         if let Some(network) = &mut self.tools.network {
             network.heal()?;
         }
+        // One whose fsync failed a moment ago is on its way out, or goes on and is found out.
+        while self.has_failed()? {
+            tokio::time::sleep(LOOK).await;
+            self.look_at_processes(Instant::now(), &mut told).await?;
+        }
         for node in 0..self.controls.len() {
-            self.fsyncs_cut_short += u64::from(self.failing.remove(&node).is_some());
-            let control = &self.controls[node];
-            control.fail_fsyncs(0)?;
+            self.end_failing(node)?;
             self.look_at_processes(Instant::now(), &mut told).await?;
             if !self.cluster.is_running(node) {
                 self.cluster.spawn(node).context(HarnessFailed)?;
