@@ -20,7 +20,10 @@ fn chaos_with(iptables_restore: &str, arguments: &[&str]) -> (Option<i32>, Strin
     fs::write(&tool, format!("#!/bin/sh\n{iptables_restore}\n")).unwrap();
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-    let output = Command::new(env!("CARGO_BIN_EXE_dynamo-chaos")).args(arguments).env("PATH", path).output().unwrap();
+    let mut chaos = Command::new(env!("CARGO_BIN_EXE_dynamo-chaos"));
+    // The logs that a failure keeps go with the test.
+    chaos.args(arguments).env("PATH", path).env("TMPDIR", folder.path());
+    let output = chaos.output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
