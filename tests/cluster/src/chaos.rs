@@ -26,3 +26,15 @@ pub mod replacement;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+
+use std::fmt;
+
+/// Stands in the chain of an error that says nothing about the nodes: a tool, a file or a program of the harness failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HarnessFailed;
+
+impl fmt::Display for HarnessFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the harness failed")
+    }
+}

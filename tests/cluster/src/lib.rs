@@ -22,7 +22,10 @@ use dynamo_client::{Client, ClientConfig};
 use dynamo_core::id::{ClusterId, NodeId, PartitionId};
 use dynamo_core::rebalance::{self, Members, Next, View};
 use dynamo_core::ring::{Member, Ring, RingHash};
+use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
+
+pub use rustix::process::Signal;
 
 /// How long a cluster may take for anything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -214,7 +217,7 @@ impl Cluster {
 
     /// Ends the process as Kubernetes does (SIGTERM), and waits until it has: cleanly, or this is an error.
     pub async fn stop(&mut self, index: usize) -> Result<()> {
-        self.signal(index, "TERM")?;
+        self.signal(index, Signal::TERM)?;
         let started = Instant::now();
         loop {
             if let Some(status) = self.ended(index)? {
@@ -290,12 +293,10 @@ impl Cluster {
         self.folder.disable_cleanup(true);
     }
 
-    /// Sends the process a signal by name, as `kill -NAME` does.
-    pub fn signal(&self, index: usize, name: &str) -> Result<()> {
+    /// Sends the process a signal. One that has ended and was not seen to end still has its number.
+    pub fn signal(&self, index: usize, signal: Signal) -> Result<()> {
         let child = self.processes[index].child.as_ref().context("it runs")?;
-        let status = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status()?;
-        ensure!(status.success(), "kill -{name} failed");
-        Ok(())
+        kill_process(Pid::from_child(child), signal).with_context(|| format!("{signal:?} to node {index}"))
     }
 
     /// What the process wrote to its log.

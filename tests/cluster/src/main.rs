@@ -1,13 +1,15 @@
 //! `dynamo-chaos`: five real nodes, a schedule of faults from a seed, clients, and a checker. `make chaos` runs it.
 //!
-//! Exit codes: 0 nothing was wrong, 1 something was (and the logs are kept), 2 usage, 130 interrupted.
+//! Exit codes: 0 nothing was wrong, 1 something was (and the logs are kept), 2 usage, 3 the harness failed and there is no verdict,
+//! 130 interrupted.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use dynamo_cluster_tests::chaos::run::{self, Options, Verdict};
+use dynamo_cluster_tests::chaos::network::Network;
+use dynamo_cluster_tests::chaos::run::{self, HARNESS_FAILED, Options, VIOLATED, Verdict};
 use dynamo_cluster_tests::chaos::sandbox;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,6 +25,9 @@ struct Arguments {
     /// On loopback, without namespaces, even where they could be had.
     #[arg(long)]
     loopback: bool,
+    /// Only says which faults can be made on this machine.
+    #[arg(long)]
+    list_faults: bool,
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
@@ -32,8 +37,15 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    let done = if sandbox::is_trial() { Network::try_out().map(|()| ExitCode::SUCCESS) } else { started(Arguments::parse()) };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(HARNESS_FAILED)
+    })
+}
+
+fn started(arguments: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(chaos(arguments))
 }
@@ -47,13 +59,18 @@ async fn chaos(arguments: Arguments) -> Result<ExitCode> {
             Err(refusal) => Some(refusal),
         },
     };
+    if arguments.list_faults {
+        run::list_faults(refusal.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let drawn = || uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000;
     let options =
         Options { length: Duration::from_secs_f64(arguments.minutes * 60.0), seed: arguments.seed.unwrap_or_else(drawn) };
     println!("seed {}, about {:.1} minutes", options.seed, arguments.minutes);
     Ok(match run::run(options, refusal, told_to_stop()).await? {
         Verdict::Good => ExitCode::SUCCESS,
-        Verdict::Bad => ExitCode::from(1),
+        Verdict::Bad => ExitCode::from(VIOLATED),
+        Verdict::Unknown => ExitCode::from(HARNESS_FAILED),
         Verdict::Interrupted => ExitCode::from(130),
     })
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dynamo_client::{Client, GetOptions, PutOptions, RequestError};
-use dynamo_cluster_tests::Cluster;
+use dynamo_cluster_tests::{Cluster, Signal};
 use dynamo_core::id::ClusterId;
 use dynamo_core::name::Name;
 use dynamo_core::request::QuorumWish;
@@ -74,14 +74,14 @@ async fn a_paused_node_stops_neither_reads_nor_writes() {
     let cluster = Cluster::with_ring(4).await.unwrap();
     let client = cluster.client().await.unwrap();
     write_all(&client, 20, "before").await;
-    cluster.signal(1, "STOP").unwrap();
+    cluster.signal(1, Signal::STOP).unwrap();
     // The node that the client goes to may be the paused one: what may be repeated goes to another, and all of it is done.
     for key in 0..20 {
         let read = client.get(&name(key), &GetOptions::default()).await.unwrap();
         let options = PutOptions { context: read.context, ..PutOptions::default() }.retried();
         client.put(&name(key), format!("paused-{key}"), &options).await.unwrap();
     }
-    cluster.signal(1, "CONT").unwrap();
+    cluster.signal(1, Signal::CONT).unwrap();
     cluster.until_replicas_are_equal().await.unwrap();
     let before = cluster.status(1).await.unwrap().counters["gets_ok"];
     for key in 0..20 {

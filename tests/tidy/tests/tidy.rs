@@ -219,6 +219,44 @@ fn the_top_level_holds_what_the_layout_names() {
     report("at the top level beyond the layout", &beyond);
 }
 
+/// All clones share one build cache, and what another of them built looks newer than sources that were checked out before: without
+/// `cache`, a target may run programs of other sources and call them good.
+#[test]
+fn no_target_calls_cargo_before_the_cache_is_this_clones() {
+    let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
+    report("targets of the Makefile that need `cache`, `tools` or `build`", &targets_without_cache(&makefile));
+}
+
+/// The targets whose recipes call cargo, by name or as `$(build...)`, and that do not come after `cache`.
+fn targets_without_cache(makefile: &str) -> Vec<String> {
+    let mut needs = BTreeMap::<&str, Vec<&str>>::new();
+    let mut callers = BTreeSet::new();
+    let mut target = "";
+    for line in makefile.lines() {
+        if let Some(recipe) = line.strip_prefix('\t') {
+            if recipe.contains("cargo ") || recipe.contains("$(build") {
+                callers.insert(target);
+            }
+        } else if let Some((name, rest)) = line.split_once(':').filter(|(name, _)| !name.contains([' ', '.', '#'])) {
+            target = name;
+            needs.insert(name, rest.split("##").next().unwrap_or_default().split_whitespace().collect());
+        }
+    }
+    let mut after_cache = BTreeSet::from(["cache"]);
+    for _ in 0..needs.len() {
+        let later = needs.iter().filter(|(_, needs)| needs.iter().any(|name| after_cache.contains(name)));
+        let later: Vec<&str> = later.map(|(name, _)| *name).collect();
+        after_cache.extend(later);
+    }
+    callers.difference(&after_cache).map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn targets_that_call_cargo_are_found_through_what_they_come_after() {
+    let makefile = "build := cargo build\ncache:\n\t@.ci/cache\ntools: cache\n\t@x\nbuild: tools ## all\n\t$(build)\nfuzz: ## spoilt\n\tcargo test\n";
+    assert_eq!(targets_without_cache(makefile), ["fuzz"]);
+}
+
 /// A reader has the paper, and names.
 #[test]
 fn no_comment_refers_to_a_document_that_is_not_here() {

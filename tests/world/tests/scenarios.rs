@@ -34,9 +34,9 @@ fn a_crash_at_any_call_leads_to_the_clean_runs_end() {
     }
 }
 
-/// The files `NAME.end` are what `tests/e2e` expects of a real Kubernetes after the same scenario.
+/// The files `NAME.end` are also what `make e2e SCENARIO=model` expects of a real Kubernetes after the same scenario.
 #[test]
-fn a_clean_run_ends_as_its_file_says_and_so_does_the_real_control_plane() {
+fn a_clean_run_ends_as_its_file_says() {
     for scenario in dynamo_scenarios::all().unwrap() {
         let played = kept(scenario.name, "", play(&scenario, Mode::Clean, None));
         assert_eq!(played.lines, dynamo_scenarios::end_of(scenario.name), "{}", scenario.name);

@@ -9,6 +9,9 @@
 //! | 1 | the node | fsyncs that failed so |
 //! | 2 | the test | milliseconds that each fsync takes longer |
 //! | 3 | the test | nanoseconds that the wall clock is off by, signed; no other clock is touched |
+//! | 4 | the test | not 0: fsyncs of logs, which are the files called `*.log`, wait until it is |
+//! | 5 | the node | fsyncs of logs that wait |
+//! | 6 | the node | fsyncs of logs that were done |
 //!
 //! A file that cannot be mapped ends the process: a test that makes no faults would prove nothing.
 
@@ -29,6 +32,8 @@ const EIO: c_int = 5;
 const PROT_READ_WRITE: c_int = 3;
 const MAP_SHARED: c_int = 1;
 const NANOS: i64 = 1_000_000_000;
+/// Between two looks at whether fsyncs are held.
+const LOOK: Duration = Duration::from_millis(1);
 /// CLOCK_REALTIME, its coarse and alarm forms, and TAI, which is a fixed distance from it.
 const WALL_CLOCKS: [c_int; 4] = [0, 5, 8, 11];
 
@@ -39,6 +44,9 @@ struct Faults {
     fsyncs_failed: AtomicU64,
     fsync_delay_ms: AtomicU64,
     wall_clock_offset_ns: AtomicI64,
+    log_fsyncs_held: AtomicU64,
+    log_fsyncs_waiting: AtomicU64,
+    log_fsyncs_done: AtomicU64,
 }
 
 /// A `struct timespec`.
@@ -125,6 +133,32 @@ fn fsync_fails() -> bool {
     true
 }
 
+/// fsync or fdatasync of a file, of which `call` is the real one.
+fn sync(file: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    let log = faults().filter(|_| is_log(file));
+    if let Some(faults) = log {
+        faults.log_fsyncs_waiting.fetch_add(1, Ordering::SeqCst);
+        while faults.log_fsyncs_held.load(Ordering::SeqCst) != 0 {
+            std::thread::sleep(LOOK);
+        }
+        faults.log_fsyncs_waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+    if fsync_fails() {
+        return -1;
+    }
+    let result = call();
+    if let Some(faults) = log.filter(|_| result == 0) {
+        // Before the caller hears of it, and so before anybody is told that something is durable.
+        faults.log_fsyncs_done.fetch_add(1, Ordering::SeqCst);
+    }
+    result
+}
+
+/// RocksDB's log of writes, whose number changes.
+fn is_log(file: c_int) -> bool {
+    std::fs::read_link(format!("/proc/self/fd/{file}")).is_ok_and(|path| path.extension().is_some_and(|ending| ending == "log"))
+}
+
 fn wall_clock_offset() -> i64 {
     faults().map_or(0, |faults| faults.wall_clock_offset_ns.load(Ordering::Relaxed))
 }
@@ -133,24 +167,18 @@ fn wall_clock_offset() -> i64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn fsync(file: c_int) -> c_int {
     static REAL: AtomicUsize = AtomicUsize::new(0);
-    if fsync_fails() {
-        return -1;
-    }
     // SAFETY: the address is that of the C library's fsync, which has this type.
     let call: extern "C" fn(c_int) -> c_int = unsafe { std::mem::transmute(real(&REAL, c"fsync")) };
-    call(file)
+    sync(file, || call(file))
 }
 
 /// fdatasync(2).
 #[unsafe(no_mangle)]
 pub extern "C" fn fdatasync(file: c_int) -> c_int {
     static REAL: AtomicUsize = AtomicUsize::new(0);
-    if fsync_fails() {
-        return -1;
-    }
     // SAFETY: the address is that of the C library's fdatasync, which has this type.
     let call: extern "C" fn(c_int) -> c_int = unsafe { std::mem::transmute(real(&REAL, c"fdatasync")) };
-    call(file)
+    sync(file, || call(file))
 }
 
 /// sync_file_range(2).

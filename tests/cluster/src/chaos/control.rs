@@ -1,5 +1,6 @@
 //! What the library in `tests/cluster/preload` is told, through a file that it has mapped. The layout is described there.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -7,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::HarnessFailed;
+
 /// The library's name among what was built.
 const LIBRARY: &str = "libdynamo_preload.so";
 const WORD: u64 = 8;
-const WORDS: u64 = 4;
+const WORDS: u64 = 7;
 
 /// The faults of one node's process.
 pub struct Control {
@@ -34,13 +37,19 @@ impl Control {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What a node is started with, so that the library is loaded into it and reads this file.
+    pub fn environment(&self, library: &Path) -> [(OsString, OsString); 2] {
+        [("LD_PRELOAD".into(), library.into()), ("DYNAMO_FAULTS_FILE".into(), self.path.clone().into())]
     }
 
     fn set(&self, word: u64, value: u64) -> Result<()> {
-        self.file.write_all_at(&value.to_ne_bytes(), word * WORD).context("a node's control file")
+        self.file.write_all_at(&value.to_ne_bytes(), word * WORD).context("a node's control file").context(HarnessFailed)
+    }
+
+    fn get(&self, word: u64) -> Result<u64> {
+        let mut bytes = [0; WORD as usize];
+        self.file.read_exact_at(&mut bytes, word * WORD).context("a node's control file").context(HarnessFailed)?;
+        Ok(u64::from_ne_bytes(bytes))
     }
 
     /// So many of the next fsyncs fail; none was seen to fail yet.
@@ -51,9 +60,7 @@ impl Control {
 
     /// How many have failed.
     pub fn failed_fsyncs(&self) -> Result<u64> {
-        let mut bytes = [0; WORD as usize];
-        self.file.read_exact_at(&mut bytes, WORD)?;
-        Ok(u64::from_ne_bytes(bytes))
+        self.get(1)
     }
 
     /// Each fsync takes this much longer.
@@ -64,5 +71,24 @@ impl Control {
     /// The wall clock is off by this.
     pub fn shift_wall_clock(&self, seconds: i64) -> Result<()> {
         self.set(3, seconds.saturating_mul(1_000_000_000) as u64)
+    }
+    /// Fsyncs of the log wait until they are let go.
+    pub fn hold_log_fsyncs(&self) -> Result<()> {
+        self.set(4, 1)
+    }
+
+    /// They wait no more.
+    pub fn release_log_fsyncs(&self) -> Result<()> {
+        self.set(4, 0)
+    }
+
+    /// How many wait.
+    pub fn log_fsyncs_waiting(&self) -> Result<u64> {
+        self.get(5)
+    }
+
+    /// How many of the log have been done, by all processes that this file was given to.
+    pub fn log_fsyncs_done(&self) -> Result<u64> {
+        self.get(6)
     }
 }

@@ -1,5 +1,6 @@
 //! Makes the faults, ends them, and watches the processes meanwhile: a process that ends by itself without a fault to explain it,
-//! or with another exit code than the fault's, is a violation. So is one that lives on after an fsync failed.
+//! or with another exit code than the fault's, is a violation. So is one that lives on after an fsync failed, or acknowledges writes
+//! and fsyncs nothing.
 //!
 //! A wiped disk is found again when its fault ends: the node that came with an empty one goes, the former one comes back. So long
 //! it is a stranger to the ring, which still names the one that is away, and must hold nothing. A lost disk is not found again:
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dynamo_core::id::NodeId;
 
+use super::HarnessFailed;
 use super::control::Control;
 use super::network::{self, Network};
 use super::replacement::Replacement;
 use super::schedule::{Fault, Kind};
-use crate::{Cluster, Seat};
+use crate::{Cluster, Seat, Signal};
 
 /// Of the disks with a size of our own.
 const DISK_BYTES: u64 = 256 << 20;
@@ -30,6 +32,8 @@ const LEFT_BYTES: u64 = RESERVE_BYTES / 2;
 const CHUNK_BYTES: usize = 1 << 20;
 /// A node that notices a failed fsync ends within this, and one that was started with one fails at once.
 const FAIL_STOP_MAX: Duration = Duration::from_secs(15);
+/// Between two looks at whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 /// The node's exit code when its storage fails.
 const STORAGE_FAILED: i32 = 4;
 /// Its exit code when its data directory cannot be used, which a start on a full disk finds out first.
@@ -51,6 +55,39 @@ struct Active {
     until: Instant,
 }
 
+/// A node whose next fsync fails.
+struct Failing {
+    since: Instant,
+    /// What it had acknowledged when the fault began, if it said so.
+    puts_before: Option<u64>,
+    /// It has acknowledged since, and was given the time once more to fsync that.
+    has_acknowledged: bool,
+}
+
+/// What a node makes of an fsync that fails, when [`FAIL_STOP_MAX`] is over and it still runs.
+#[derive(PartialEq, Eq, Debug)]
+enum Seen {
+    /// It was told, and goes on.
+    GoesOn,
+    /// It never asked, and acknowledged writes a whole while ago.
+    NeverFsyncs,
+    /// It acknowledged writes, perhaps a moment ago.
+    Acknowledged,
+    /// Nothing was written there: it is idle, or slow.
+    Idle,
+}
+
+impl Failing {
+    fn seen(&self, fsyncs_failed: u64, puts: Option<u64>) -> Seen {
+        match (self.puts_before, puts) {
+            _ if fsyncs_failed > 0 => Seen::GoesOn,
+            _ if self.has_acknowledged => Seen::NeverFsyncs,
+            (Some(before), Some(now)) if now > before => Seen::Acknowledged,
+            _ => Seen::Idle,
+        }
+    }
+}
+
 /// Who makes the faults.
 pub struct Nemesis {
     /// The nodes.
@@ -63,6 +100,10 @@ pub struct Nemesis {
     pub skipped: BTreeMap<Kind, u64>,
     /// Nodes that ended with the code for failed storage, as they should.
     pub fail_stops: u64,
+    /// Those that an fsync had failed.
+    pub fsync_stops: u64,
+    /// Faults of an fsync that were over before one came: the node was killed, or the round ended.
+    fsyncs_cut_short: u64,
     /// Looks at a node on a full disk that found it alive and refusing.
     pub refusals_seen: u64,
     tools: Tools,
@@ -71,8 +112,8 @@ pub struct Nemesis {
     /// Nodes that are away, until when.
     down: BTreeMap<usize, Instant>,
     paused: BTreeSet<usize>,
-    /// Nodes whose next fsync fails, since when.
-    failing: BTreeMap<usize, Instant>,
+    /// Nodes whose next fsync fails.
+    failing: BTreeMap<usize, Failing>,
     /// Nodes whose disk may have nothing free.
     brimful: BTreeSet<usize>,
     /// Nodes with an empty disk, and who they were.
@@ -99,6 +140,8 @@ impl Nemesis {
             made: BTreeMap::new(),
             skipped: BTreeMap::new(),
             fail_stops: 0,
+            fsync_stops: 0,
+            fsyncs_cut_short: 0,
             refusals_seen: 0,
             tools,
             controls,
@@ -136,7 +179,7 @@ impl Nemesis {
         match fault.kind {
             Kind::Kill | Kind::KillSeveral | Kind::KillAll => return self.kill_all(&fault.nodes, fault.lasts),
             Kind::Pause if runs => {
-                self.cluster.signal(node, "STOP")?;
+                self.cluster.signal(node, Signal::STOP).context(HarnessFailed)?;
                 self.paused.insert(node);
             }
             Kind::Partition | Kind::PartitionOneWay => {
@@ -144,14 +187,15 @@ impl Nemesis {
                 self.network()?.cut(&pairs)?;
             }
             Kind::Loss => self.network()?.lose(node, fault.amount as u8)?,
-            Kind::FullDisk if runs && !self.brimful.contains(&node) => self.fill(node, LEFT_BYTES)?,
+            Kind::FullDisk if runs && !self.brimful.contains(&node) => self.fill(node, LEFT_BYTES).context(HarnessFailed)?,
             Kind::BrimfulDisk if runs => {
                 self.brimful.insert(node);
-                self.fill(node, 0)?;
+                self.fill(node, 0).context(HarnessFailed)?;
             }
             Kind::FailingFsync if runs && !self.failing.contains_key(&node) => {
+                let puts_before = self.puts_acknowledged(node).await;
                 self.controls[node].fail_fsyncs(1)?;
-                self.failing.insert(node, Instant::now());
+                self.failing.insert(node, Failing { since: Instant::now(), puts_before, has_acknowledged: false });
             }
             Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::from_millis(fault.amount.unsigned_abs()))?,
             Kind::ClockJump => self.controls[node].shift_wall_clock(fault.amount)?,
@@ -165,6 +209,11 @@ impl Nemesis {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// The puts that a process of a node has acknowledged to clients, if it answers. All of them ask for durable copies.
+    async fn puts_acknowledged(&self, node: usize) -> Option<u64> {
+        self.cluster.status(node).await.ok()?.counters.get("puts_ok").copied()
     }
 
     fn has_empty_disk(&self, node: usize) -> bool {
@@ -194,10 +243,27 @@ impl Nemesis {
     /// The process is gone: so is what was wrong with it.
     fn gone(&mut self, node: usize, until: Instant) -> Result<()> {
         self.paused.remove(&node);
-        self.failing.remove(&node);
-        self.controls[node].fail_fsyncs(0)?;
+        self.end_failing(node)?;
         self.down.insert(node, until);
         Ok(())
+    }
+
+    /// No fsync fails any more. A fault that none had met was cut short.
+    fn end_failing(&mut self, node: usize) -> Result<()> {
+        if self.failing.remove(&node).is_some() && self.controls[node].failed_fsyncs()? == 0 {
+            self.fsyncs_cut_short += 1;
+        }
+        self.controls[node].fail_fsyncs(0)
+    }
+
+    /// Some process has met a failing fsync, and was not seen to end.
+    fn has_failed(&self) -> Result<bool> {
+        for node in self.failing.keys() {
+            if self.controls[*node].failed_fsyncs()? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Writes a file until so much is left.
@@ -223,7 +289,7 @@ impl Nemesis {
         let disk = self.cluster.data(node).parent().context("a data directory lies in its disk")?;
         match fs::remove_file(ballast(disk)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => Ok(removed?),
+            removed => removed.context(HarnessFailed),
         }
     }
 
@@ -233,9 +299,9 @@ impl Nemesis {
         self.kill(node, Instant::now())?;
         self.down.remove(&node);
         let data = self.cluster.data(node).to_owned();
-        fs::rename(&data, data.with_extension("former"))?;
+        fs::rename(&data, data.with_extension("former")).context(HarnessFailed)?;
         self.wiped.insert(node, former);
-        self.cluster.spawn(node)?;
+        self.cluster.spawn(node).context(HarnessFailed)?;
         Ok(true)
     }
 
@@ -259,8 +325,8 @@ impl Nemesis {
         }
         self.kill(node, Instant::now())?;
         let data = self.cluster.data(node).to_owned();
-        fs::remove_dir_all(&data)?;
-        fs::rename(data.with_extension("former"), &data)?;
+        fs::remove_dir_all(&data).context(HarnessFailed)?;
+        fs::rename(data.with_extension("former"), &data).context(HarnessFailed)?;
         self.wiped.remove(&node);
         Ok(())
     }
@@ -269,7 +335,7 @@ impl Nemesis {
     pub async fn turn(&mut self) -> Result<Vec<String>> {
         let now = Instant::now();
         let mut told = Vec::new();
-        self.look_at_processes(now, &mut told)?;
+        self.look_at_processes(now, &mut told).await?;
         let (over, active) = std::mem::take(&mut self.active).into_iter().partition(|active| active.until <= now);
         self.active = active;
         for Active { fault, .. } in over {
@@ -284,7 +350,7 @@ impl Nemesis {
         let back: Vec<usize> = self.down.iter().filter(|(_, until)| **until <= now).map(|(node, _)| *node).collect();
         for node in back.into_iter().filter(|node| !self.brimful.contains(node)) {
             self.down.remove(&node);
-            self.cluster.spawn(node)?;
+            self.cluster.spawn(node).context(HarnessFailed)?;
             told.push(format!("node {node} is started again"));
         }
         Ok(told)
@@ -293,7 +359,7 @@ impl Nemesis {
     async fn end(&mut self, fault: &Fault) -> Result<()> {
         let node = fault.nodes[0];
         match fault.kind {
-            Kind::Pause if self.paused.remove(&node) => self.cluster.signal(node, "CONT"),
+            Kind::Pause if self.paused.remove(&node) => self.cluster.signal(node, Signal::CONT).context(HarnessFailed),
             Kind::Partition | Kind::PartitionOneWay => {
                 let pairs = pairs(fault, self.controls.len());
                 self.network()?.mend(&pairs)
@@ -322,14 +388,18 @@ impl Nemesis {
         }
     }
 
-    fn look_at_processes(&mut self, now: Instant, told: &mut Vec<String>) -> Result<()> {
+    async fn look_at_processes(&mut self, now: Instant, told: &mut Vec<String>) -> Result<()> {
         for node in 0..self.controls.len() {
             if let Some(status) = self.cluster.ended(node)? {
                 // One whose disk fails as it starts cannot write who it is.
                 let refused = matches!(status.code(), Some(STORAGE_FAILED | DATA_DIR_FAILED));
-                let expected = refused && (self.controls[node].failed_fsyncs()? > 0 || self.brimful.contains(&node));
-                if expected {
+                let fsync_failed = self.controls[node].failed_fsyncs()? > 0;
+                if refused && (fsync_failed || self.brimful.contains(&node)) {
                     self.fail_stops += 1;
+                    if fsync_failed {
+                        self.fsync_stops += 1;
+                        self.failing.remove(&node);
+                    }
                     told.push(format!("node {node} stopped with exit code {}, as it must", status.code().unwrap_or(-1)));
                 } else {
                     let (code, signal) = (status.code(), status.signal());
@@ -337,42 +407,78 @@ impl Nemesis {
                 }
                 self.gone(node, now)?;
             }
-            self.look_at_failing(node, now)?;
+            self.look_at_failing(node, now).await?;
         }
         Ok(())
     }
 
-    /// After a failed fsync nothing may be acknowledged any more: the process has to be gone soon.
-    fn look_at_failing(&mut self, node: usize, now: Instant) -> Result<()> {
-        let Some(since) = self.failing.get(&node) else { return Ok(()) };
-        if self.paused.contains(&node) || now.duration_since(*since) < FAIL_STOP_MAX {
+    /// After a failed fsync nothing may be acknowledged any more: the process has to be gone soon. And without an fsync nothing may
+    /// be acknowledged at all.
+    async fn look_at_failing(&mut self, node: usize, now: Instant) -> Result<()> {
+        let is_due = |failing: &Failing| now.duration_since(failing.since) >= FAIL_STOP_MAX;
+        if self.paused.contains(&node) || !self.failing.get(&node).is_some_and(is_due) {
             return Ok(());
         }
-        if self.controls[node].failed_fsyncs()? > 0 {
-            self.violations.push(format!("an fsync of node {node} failed, and it goes on {FAIL_STOP_MAX:?} later"));
+        let puts = self.puts_acknowledged(node).await;
+        let failed = self.controls[node].failed_fsyncs()?;
+        match self.failing.get(&node).map(|failing| failing.seen(failed, puts)) {
+            Some(Seen::Acknowledged) => {
+                let again = Failing { since: now, puts_before: puts, has_acknowledged: true };
+                self.failing.insert(node, again);
+                return Ok(());
+            }
+            Some(Seen::GoesOn) => {
+                self.violations.push(format!("an fsync of node {node} failed, and it goes on {FAIL_STOP_MAX:?} later"));
+            }
+            Some(Seen::NeverFsyncs) => {
+                self.violations.push(format!("node {node} acknowledged writes, and fsynced nothing {FAIL_STOP_MAX:?} later"));
+            }
+            Some(Seen::Idle) | None => {}
         }
-        // Else nothing was written there: it is idle, or slow.
         self.failing.remove(&node);
         self.controls[node].fail_fsyncs(0)
+    }
+
+    /// Nodes that have acknowledged writes of which nothing can be on stable storage, for people.
+    pub async fn acknowledged_without_fsync(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for (node, control) in self.controls.iter().enumerate().filter(|_| self.tools.library.is_some()) {
+            if let Some(puts) = self.puts_acknowledged(node).await.filter(|puts| *puts > 0)
+                && control.log_fsyncs_done()? == 0
+            {
+                found.push(format!("node {node} acknowledged {puts} writes and never fsynced its log"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Fsyncs were to fail, long enough for one to come, and no node noticed one.
+    pub fn unnoticed_fsyncs(&self) -> Option<String> {
+        let made = self.made.get(&Kind::FailingFsync).copied().unwrap_or_default();
+        let noticed = self.fsync_stops > 0 || made <= self.fsyncs_cut_short;
+        (!noticed).then(|| format!("{made} times the next fsync of a node was to fail, and none stopped"))
     }
 
     /// Ends every fault and starts every node.
     pub async fn heal(&mut self) -> Result<()> {
         let mut told = Vec::new();
-        self.look_at_processes(Instant::now(), &mut told)?;
+        self.look_at_processes(Instant::now(), &mut told).await?;
         for Active { fault, .. } in std::mem::take(&mut self.active) {
             self.end(&fault).await.with_context(|| format!("the end of: {fault}"))?;
         }
         if let Some(network) = &mut self.tools.network {
             network.heal()?;
         }
+        // One whose fsync failed a moment ago is on its way out, or goes on and is found out.
+        while self.has_failed()? {
+            tokio::time::sleep(LOOK).await;
+            self.look_at_processes(Instant::now(), &mut told).await?;
+        }
         for node in 0..self.controls.len() {
-            self.failing.remove(&node);
-            let control = &self.controls[node];
-            control.fail_fsyncs(0)?;
-            self.look_at_processes(Instant::now(), &mut told)?;
+            self.end_failing(node)?;
+            self.look_at_processes(Instant::now(), &mut told).await?;
             if !self.cluster.is_running(node) {
-                self.cluster.spawn(node)?;
+                self.cluster.spawn(node).context(HarnessFailed)?;
             }
         }
         self.down.clear();
@@ -395,8 +501,7 @@ fn seat(node: usize, cluster: &Cluster, tools: &Tools, control: &Control) -> Res
         seat.launcher = network::launcher(node);
     }
     if let Some(library) = &tools.library {
-        seat.environment.push(("LD_PRELOAD".into(), library.into()));
-        seat.environment.push(("DYNAMO_FAULTS_FILE".into(), control.path().into()));
+        seat.environment.extend(control.environment(library));
     }
     if node < tools.small_disks {
         let disk = cluster.folder().join(format!("disk-{node}"));
@@ -428,6 +533,19 @@ fn pairs(fault: &Fault, count: usize) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_acknowledges_writes_and_fsyncs_nothing_is_told_from_an_idle_one() {
+        let first = Failing { since: Instant::now(), puts_before: Some(5), has_acknowledged: false };
+        assert_eq!(first.seen(0, Some(5)), Seen::Idle);
+        assert_eq!(first.seen(0, None), Seen::Idle, "it does not answer");
+        assert_eq!(first.seen(0, Some(6)), Seen::Acknowledged, "it may have done so a moment ago");
+        assert_eq!(first.seen(1, Some(6)), Seen::GoesOn);
+        let again = Failing { has_acknowledged: true, ..first };
+        assert_eq!(again.seen(0, Some(6)), Seen::NeverFsyncs);
+        assert_eq!(again.seen(0, None), Seen::NeverFsyncs);
+        assert_eq!(again.seen(1, Some(6)), Seen::GoesOn);
+    }
 
     #[test]
     fn a_partition_cuts_both_ways_and_a_one_way_partition_one() {

@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::HarnessFailed;
+
 /// The program's own address on the bridge, in a network that only this run sees.
 const OWN: &str = "10.99.0.254/24";
 
@@ -26,10 +28,14 @@ pub struct Network {
 
 /// Runs a command to its end.
 pub fn command(line: &str) -> Result<()> {
+    run(line).context(HarnessFailed)
+}
+
+fn run(line: &str) -> Result<()> {
     let mut words = line.split(' ');
     let output = Command::new(words.next().context("a program")?).args(words).stdin(Stdio::null()).output();
     let output = output.with_context(|| line.to_owned())?;
-    ensure!(output.status.success(), "{line}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{line}: {} {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
 
@@ -61,6 +67,14 @@ impl Network {
             command(&format!("ip -n node-{node} link set lo up"))?;
         }
         Ok(Self { nodes, cuts: BTreeSet::new(), losses: BTreeMap::new() })
+    }
+
+    /// Does everything once that is done later: an error says what this machine lacks.
+    pub fn try_out() -> Result<()> {
+        let mut network = Self::create(2)?;
+        network.cut(&[(0, 1)])?;
+        network.lose(1, 20)?;
+        network.heal()
     }
 
     /// `to` receives nothing from `from`.
@@ -105,14 +119,22 @@ impl Network {
                 writeln!(rules, "-A INPUT -m statistic --mode random --probability 0.{percent:02} -j DROP")?;
             }
             rules.push_str("COMMIT\n");
-            let words = launcher(node);
-            let mut restore = Command::new(&words[0]);
-            restore.args(&words[1..]).arg("iptables-restore").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-            let mut restore = restore.spawn().context("iptables-restore")?;
-            restore.stdin.take().context("its input")?.write_all(rules.as_bytes())?;
-            let output = restore.wait_with_output()?;
-            ensure!(output.status.success(), "iptables-restore: {}\n{rules}", String::from_utf8_lossy(&output.stderr));
+            restore(node, &rules).context(HarnessFailed)?;
         }
         Ok(())
     }
+}
+
+/// Gives a node these rules in place of those that it has.
+fn restore(node: usize, rules: &str) -> Result<()> {
+    let words = launcher(node);
+    let mut restore = Command::new(&words[0]);
+    restore.args(&words[1..]).arg("iptables-restore").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut restore = restore.spawn().context("iptables-restore")?;
+    let written = restore.stdin.take().context("its input")?.write_all(rules.as_bytes());
+    // One that ended before it read everything says why, and that is worth more than a broken pipe.
+    let output = restore.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "iptables-restore: {} {}\n{rules}", output.status, said.trim());
+    written.context("iptables-restore")
 }

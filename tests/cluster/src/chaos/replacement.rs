@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dynamo_core::id::NodeId;
 
+use super::HarnessFailed;
 use crate::Cluster;
 
 /// What one command is given. It goes on where the last one stopped.
@@ -34,8 +35,8 @@ impl Replacement {
     /// Ends the process, destroys its data, and starts it again as another node.
     pub fn begin(cluster: &mut Cluster, node: usize, former: NodeId) -> Result<Self> {
         let data = cluster.data(node).to_owned();
-        fs::remove_dir_all(&data)?;
-        cluster.spawn(node)?;
+        fs::remove_dir_all(&data).context(HarnessFailed)?;
+        cluster.spawn(node).context(HarnessFailed)?;
         Ok(Self { node, former, command: None, given: 0, said: String::new() })
     }
 
@@ -54,11 +55,11 @@ impl Replacement {
         let Ok(fresh) = cluster.status(self.node).await else { return Ok(None) };
         ensure!(fresh.node != self.former, "node {} lost its disk and came back as the same", self.node);
         let (lost, with) = (self.former.to_string(), fresh.node.to_string());
-        let output = fs::File::create(said(cluster.folder()))?;
+        let output = fs::File::create(said(cluster.folder())).context(HarnessFailed)?;
         let words = ["ring", "replace", "--lost", &lost, "--with", &with, "--yes", "--wait", WAIT_SECONDS];
         let mut command = cluster.dynamoctl_command(&cluster.running(), &words)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        self.command = Some(command.spawn().context("dynamoctl")?);
+        self.command = Some(command.spawn().context("dynamoctl").context(HarnessFailed)?);
         self.given += 1;
         Ok(None)
     }

@@ -12,6 +12,7 @@ use dynamoctl::workload::judge_once;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::HarnessFailed;
 use super::control;
 use super::nemesis::{Nemesis, Tools};
 use super::network::Network;
@@ -42,6 +43,11 @@ const SERVE_MAX: Duration = Duration::from_secs(30);
 /// Rounds of anti-entropy in which nothing may be repaired.
 const IDLE_ROUNDS: u64 = 2;
 
+/// The exit code when nodes did what they must not.
+pub const VIOLATED: u8 = 1;
+/// The exit code when nothing can be said of them.
+pub const HARNESS_FAILED: u8 = 3;
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -58,17 +64,15 @@ pub enum Verdict {
     Good,
     /// Something was, and was printed.
     Bad,
+    /// A tool of the harness failed, which says nothing about the nodes.
+    Unknown,
     /// It was told to stop.
     Interrupted,
 }
 
 /// Runs until the time is over or `stop` completes.
 pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Output = ()>) -> Result<Verdict> {
-    let tools = tools(refusal.as_deref())?;
-    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| can(&tools, *kind)).collect();
-    for kind in Kind::ALL.into_iter().filter(|kind| !kinds.contains(kind)) {
-        println!("not here: {kind}");
-    }
+    let (tools, kinds) = here(refusal.as_deref())?;
     let small_disks = tools.small_disks;
     let nemesis = Nemesis::start(NODES, tools).await?;
     let client = nemesis.cluster.client().await?;
@@ -83,6 +87,7 @@ pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Ou
         rounds: 0,
         whole_rounds: 0,
         problems: Vec::new(),
+        harness_failed: None,
     };
     let ended = tokio::select! {
         result = run.all_rounds() => Some(result),
@@ -90,12 +95,26 @@ pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Ou
     };
     let Some(result) = ended else { return Ok(Verdict::Interrupted) };
     if let Err(error) = result {
-        run.problems.push(format!("{error:#}"));
+        run.failed(&error);
     }
     Ok(run.report())
 }
 
-/// What the machine gives.
+/// Prints which faults can be made here.
+pub fn list_faults(refusal: Option<&str>) -> Result<()> {
+    let (_, kinds) = here(refusal)?;
+    kinds.iter().for_each(|kind| println!("here: {kind}"));
+    Ok(())
+}
+
+/// What the machine gives, and the faults that can be made with it.
+fn here(refusal: Option<&str>) -> Result<(Tools, Vec<Kind>)> {
+    let tools = tools(refusal)?;
+    let (kinds, not_here): (Vec<Kind>, Vec<Kind>) = Kind::ALL.into_iter().partition(|kind| can(&tools, *kind));
+    not_here.iter().for_each(|kind| println!("not here: {kind}"));
+    Ok((tools, kinds))
+}
+
 fn tools(refusal: Option<&str>) -> Result<Tools> {
     let library = control::library();
     if library.is_none() {
@@ -126,9 +145,19 @@ struct Run {
     /// In one of these a fault of each kind begins.
     whole_rounds: u64,
     problems: Vec<String>,
+    harness_failed: Option<String>,
 }
 
 impl Run {
+    /// The rounds ended early.
+    fn failed(&mut self, error: &anyhow::Error) {
+        if error.is::<HarnessFailed>() {
+            self.harness_failed = Some(format!("{error:#}"));
+        } else {
+            self.problems.push(format!("{error:#}"));
+        }
+    }
+
     fn say(&self, what: &str) {
         println!("{:6.1} s  {what}", self.started.elapsed().as_secs_f64());
     }
@@ -283,6 +312,7 @@ impl Run {
                 self.problems.push(format!("the history of {key}:\n    {}", lines.join("\n    ")));
             }
         }
+        self.problems.extend(self.nemesis.acknowledged_without_fsync().await?);
         self.problems.append(&mut self.nemesis.violations);
         let resurfaced = match judged.resurfaced {
             0 => String::new(),
@@ -299,11 +329,13 @@ impl Run {
             let of = |counts: &BTreeMap<Kind, u64>| counts.get(kind).copied().unwrap_or_default();
             println!("{kind:24}{:>8}{:>10}", of(&self.nemesis.made), of(&self.nemesis.skipped));
         }
-        if self.whole_rounds > 0 && self.problems.is_empty() {
+        if self.whole_rounds > 0 && self.problems.is_empty() && self.harness_failed.is_none() {
             let never = self.kinds.iter().filter(|kind| !self.nemesis.made.contains_key(kind));
             self.problems.extend(never.map(|kind| format!("{kind} was never made, so nothing is known of it")));
+            self.problems.extend(self.nemesis.unnoticed_fsyncs());
         }
-        println!("nodes that stopped when their storage failed: {}", self.nemesis.fail_stops);
+        let (stops, of_fsyncs) = (self.nemesis.fail_stops, self.nemesis.fsync_stops);
+        println!("nodes that stopped when their storage failed: {stops}, {of_fsyncs} of them after a failed fsync");
         println!("nodes seen to refuse writes on a full disk: {}", self.nemesis.refusals_seen);
         let count = |outcome: Outcome| {
             (0..self.shared.keys()).map(|key| self.shared.history(key, |history| history.count(outcome))).sum::<usize>()
@@ -323,7 +355,9 @@ impl Run {
         let Options { seed, length } = self.options;
         let minutes = length.as_secs_f64() / 60.0;
         let seconds = self.started.elapsed().as_secs();
-        if self.problems.is_empty() {
+        if let Some(failed) = &self.harness_failed {
+            println!("no verdict on the nodes: {failed}");
+        } else if self.problems.is_empty() {
             println!("{} rounds in {seconds} s, seed {seed}: nothing lost, nothing resurrected, nothing invented", self.rounds);
             return Verdict::Good;
         }
@@ -332,6 +366,6 @@ impl Run {
         }
         println!("again: make chaos MINUTES={minutes} SEED={seed}");
         self.nemesis.cluster.keep_logs();
-        Verdict::Bad
+        if self.problems.is_empty() { Verdict::Unknown } else { Verdict::Bad }
     }
 }

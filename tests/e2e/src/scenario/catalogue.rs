@@ -64,7 +64,7 @@ fn daily() -> Scenario {
 fn flapping() -> Scenario {
     let steps = vec![
         Step::anywhere("five_nodes_hold_the_package_index", flapping::begin),
-        Step::anywhere("five_three_six_and_four_replicas_within_a_minute_end_with_four", flapping::flap),
+        Step::anywhere("five_three_six_and_four_replicas_each_asked_for_while_data_moves_end_with_four", flapping::flap),
         Step::anywhere("a_shrink_that_is_taken_back_moves_less_than_the_shrink_would_have", flapping::take_back),
     ];
     scenario("flapping", "spec.replicas changes its mind in the middle of every move", steps, life::ending())
