@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dynamo_core::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use dynamo_core::id::{Epoch, NodeId, RequestKey};
+use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestKey};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, Operation, QuorumWish, Request};
 use dynamo_core::ring::Ring;
@@ -31,6 +31,7 @@ use crate::error::RequestError;
 use crate::link::Link;
 use crate::retry::{Attempt, Kind, Tries, fresh_request_id};
 use crate::session::Reply;
+use crate::silence::SILENCE_MIN;
 use crate::topology::{EpochWatch, Member, Topology};
 
 /// Nodes that one request is tried on. With three replicas that is all of them, a stand-in, and the endpoints.
@@ -42,8 +43,9 @@ const TOPOLOGY_AGE_MAX: Duration = Duration::from_secs(10);
 /// ... and at most this often, whatever goes wrong.
 const TOPOLOGY_AGE_MIN: Duration = Duration::from_millis(200);
 /// A request with a longer time-out than this has this one: any clock reaches its end.
-const TIMEOUT_MAX: Duration = Duration::from_secs(31_536_000);
-/// A node is told to answer this much before the caller's deadline, so that its own word arrives and not only silence.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(31_536_000);
+/// A node is told to answer this much before the caller's deadline, so that its own word arrives and not only silence. It looks at
+/// its deadlines every 50 ms: of half a second or less its word may come too late.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(100);
 
 /// How often the endpoints are tried for the first ring: behind a load balancer, the next connection may lead to a node that
@@ -85,6 +87,11 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// Until a node that does not tell the topology counts as failed: it may have to be connected to first.
+    fn topology_timeout(&self) -> Duration {
+        self.connect_timeout.saturating_mul(2)
     }
 }
 
@@ -196,9 +203,12 @@ impl Client {
         let topology = ArcSwap::from_pointee(Topology { endpoints, ..Topology::default() });
         let shared = Arc::new(Shared { config, epochs, topology });
         let mut learned = Err(format!("no answer in time from {}", shared.config.endpoints.join(", ")));
+        // One that says nothing leaves time for the others.
+        let share = shared.config.request_timeout / u32::try_from(shared.config.endpoints.len()).unwrap_or(u32::MAX);
+        let limit = shared.config.topology_timeout().min(share.max(SILENCE_MIN));
         let attempts = async {
             for _ in 0..CONNECT_ATTEMPTS {
-                learned = shared.refresh().await;
+                learned = shared.refresh(limit).await;
                 if learned.is_ok() {
                     break;
                 }
@@ -298,15 +308,17 @@ impl Shared {
         let mut tried = Vec::new();
         for _ in 0..ATTEMPTS_MAX {
             let mut next = self.topology.load().next_link(&request.name, &request.operation, &tried);
-            if next.is_none() && tries.is_open() {
-                // It may have been made, and nobody is left to ask. A load balancer's address may lead to another node now.
+            if next.is_none() && tries.may_go_round() {
+                // Nobody is left to ask. A load balancer's address may lead to another node now.
                 tried.clear();
-                sleep(ROUND_PAUSE).await;
+                self.topology.load().endpoints.iter().for_each(|endpoint| endpoint.leave());
+                sleep(ROUND_PAUSE.min(deadline.saturating_duration_since(Instant::now()))).await;
                 next = self.topology.load().next_link(&request.name, &request.operation, &tried);
             }
             let remaining = deadline.saturating_duration_since(Instant::now());
             let Some(link) = next.filter(|_| !remaining.is_zero()) else { break };
-            let others = self.topology.load().members.len() > tried.len() + 1;
+            tried.push(Arc::clone(&link));
+            let others = self.topology.load().has_more_than(&tried);
             match attempt(&link, &request, others, remaining).await {
                 Attempt::Answered(response) => return Ok((response, tries.open_count())),
                 Attempt::Final(error) => {
@@ -318,39 +330,31 @@ impl Shared {
             if link.is_avoided() {
                 self.epochs.refresh();
             }
-            tried.push(link);
         }
         Err(tries.told())
     }
 
     /// Asks for the topology, one node after the other until one has the newest ring that was heard of. If none has, the newest that one
-    /// has is gone by. If none has a ring, the cluster has none yet.
-    async fn refresh(&self) -> Result<(), String> {
+    /// has is gone by. If none has a ring, the cluster has none yet. Each is waited for as long as `limit`.
+    async fn refresh(&self, limit: Duration) -> Result<(), String> {
         let current = self.topology.load_full();
         let wanted = self.epochs.newest().max(Epoch(1));
         let mut second_best: Option<v1::TopologyResponse> = None;
         let mut reasons = Vec::new();
         for link in current.links_from(rand::random::<u16>().into()) {
-            let reason = match timeout(self.config.connect_timeout * 2, link.topology(self.epochs.held().0)).await {
-                Ok(Ok(answer)) if Epoch(answer.epoch) < wanted => {
+            let reason = match link.topology(self.epochs.held().0, limit).await {
+                Ok(answer) if Epoch(answer.epoch) < wanted => {
                     let epoch = answer.epoch;
                     if second_best.as_ref().is_none_or(|best| best.epoch < epoch) {
                         second_best = Some(answer);
                     }
                     if epoch == 0 { "it has no ring".to_owned() } else { format!("it has ring {epoch}, and not {wanted}") }
                 }
-                Ok(Ok(answer)) => match self.adopt(&current, answer) {
+                Ok(answer) => match self.adopt(&current, answer) {
                     Ok(()) => return Ok(()),
                     Err(reason) => reason,
                 },
-                Ok(Err(reason)) => {
-                    link.failed();
-                    reason
-                }
-                Err(_) => {
-                    link.failed();
-                    "no answer in time".to_owned()
-                }
+                Err(reason) => reason,
             };
             reasons.push(format!("{}: {reason}", link.address));
         }
@@ -366,6 +370,10 @@ impl Shared {
             true => current.ring.clone(),
             false => Some(Arc::new(Ring::decode(answer.ring).map_err(|error| format!("ring: {error}"))?)),
         };
+        // The word of a node of another cluster has not come so far. One without a ring has a cluster nevertheless.
+        if let Some(cluster) = ClusterId::from_slice(&answer.cluster) {
+            self.epochs.is_of(cluster);
+        }
         if let Some(ring) = &ring {
             self.epochs.check_cluster(ring.cluster)?;
         }
@@ -399,7 +407,7 @@ async fn keep_current(shared: Arc<Shared>) {
         sleep(TOPOLOGY_AGE_MIN).await;
         // Whichever comes first: word of a change, or the age.
         let _ = timeout(TOPOLOGY_AGE_MAX, shared.epochs.stale()).await;
-        if let Err(reason) = shared.refresh().await {
+        if let Err(reason) = shared.refresh(shared.config.topology_timeout()).await {
             tracing::debug!(%reason, "the topology could not be refreshed");
         }
     }
@@ -428,14 +436,8 @@ async fn attempt(link: &Link, request: &Request, others: bool, remaining: Durati
     match link.call(request.into(), kind.on_silence(others), patience).await {
         Reply::Answer(Response::Failure(failure)) => kind.judge(failure.into()),
         Reply::Answer(response) => Attempt::Answered(response),
-        Reply::NotSent(reason) => {
-            link.failed();
-            Attempt::Elsewhere(RequestError::Unreachable(reason))
-        }
-        Reply::Lost(reason) => {
-            link.failed();
-            kind.lost(reason)
-        }
+        Reply::NotSent(reason) => Attempt::Elsewhere(RequestError::Unreachable(reason)),
+        Reply::Lost(reason) => kind.lost(reason),
     }
 }
 

@@ -28,7 +28,7 @@ const SILENCE_CHECKS_ASKED: u32 = 2;
 const SILENCE_ROUND_TRIPS: u32 = 2;
 /// For so long a node may say nothing at least, while it owes answers, to them and to the question whether it is there. Below the
 /// paper's 300 ms at 99.9 %: a request then has time for another node.
-const SILENCE_MIN: Duration = Duration::from_millis(250);
+pub(crate) const SILENCE_MIN: Duration = Duration::from_millis(250);
 /// And so long at most: a node that was slow when the stream was opened is not far away.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(750);
 

@@ -24,7 +24,7 @@ pub(crate) struct EpochWatch {
 }
 
 impl EpochWatch {
-    /// The cluster of the first ring that the client held. It holds none of another.
+    /// The cluster of the first node that the client went by. It goes by none of another.
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.cluster.get().copied()
     }
@@ -37,6 +37,11 @@ impl EpochWatch {
         }
     }
 
+    /// The client is of this cluster from now on, if it was of none.
+    pub(crate) fn is_of(&self, cluster: ClusterId) {
+        self.cluster.get_or_init(|| cluster);
+    }
+
     /// The epoch of the ring that the client holds, 0 without one.
     pub(crate) fn held(&self) -> Epoch {
         Epoch(self.held.load(Ordering::Relaxed))
@@ -44,7 +49,7 @@ impl EpochWatch {
 
     /// The client holds this ring now.
     pub(crate) fn holds(&self, ring: &Ring) {
-        self.cluster.get_or_init(|| ring.cluster);
+        self.is_of(ring.cluster);
         self.held.store(ring.epoch.0, Ordering::Relaxed);
     }
 
@@ -113,6 +118,12 @@ impl Topology {
         let endpoints = || self.endpoints.iter().filter(|link| fresh(link));
         let everyone = writers().chain(self.members.values()).map(|member| &member.link).filter(|link| fresh(link));
         endpoints().find(|link| !link.is_avoided()).or_else(|| everyone.chain(endpoints()).next()).map(Arc::clone)
+    }
+
+    /// Whether anybody is left when `tried` have been asked.
+    pub(crate) fn has_more_than(&self, tried: &[Arc<Link>]) -> bool {
+        let mut links = self.members.values().map(|member| &member.link).chain(&self.endpoints);
+        links.any(|link| !tried.iter().any(|tried| tried.address == link.address))
     }
 
     /// The replica that the context of a write names. A token that cannot be read is for a node to refuse.
