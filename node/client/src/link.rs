@@ -371,7 +371,8 @@ async fn open(endpoint: Endpoint, mode: Mode, epochs: Arc<EpochWatch>) -> Result
 }
 
 /// The ring and the members' addresses, as the node behind `stub` knows them. One of an earlier version does not tell its cluster.
-pub(crate) async fn topology(mut stub: Stub, known: Epoch, epochs: &EpochWatch) -> Result<v1::TopologyResponse, String> {
+pub(crate) async fn topology(stub: Stub, known: Epoch, epochs: &EpochWatch) -> Result<v1::TopologyResponse, String> {
+    let mut stub = stub.max_decoding_message_size(admin::ADMIN_ANSWER_BYTES_MAX);
     let answer = stub.topology(v1::TopologyRequest { known_epoch: known.0 }).await;
     let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), admin::words(&status)))?.into_inner();
     if !answer.cluster.is_empty() {

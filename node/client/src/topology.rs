@@ -14,6 +14,10 @@ use tokio::sync::Notify;
 
 use crate::link::Link;
 
+/// Members whose addresses a client keeps, each with a connection if it is used. Beyond that, those of the ring come first; who is
+/// left out is reached through others, with a hop.
+pub(crate) const ADDRESSES_MAX: usize = 4096;
+
 /// The cluster and the epoch of the ring that the client holds, and word of newer ones.
 #[derive(Debug, Default)]
 pub(crate) struct EpochWatch {
@@ -157,7 +161,9 @@ impl Topology {
             }
         }
         for (node, member) in self.members.iter().filter(|(node, _)| is_member(node)) {
-            members.entry(*node).or_insert_with(|| member.clone());
+            if members.len() < ADDRESSES_MAX {
+                members.entry(*node).or_insert_with(|| member.clone());
+            }
         }
         members
     }
