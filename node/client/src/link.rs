@@ -110,6 +110,13 @@ impl Connection {
         };
         ended || self.broken.load(Ordering::Relaxed)
     }
+
+    fn is_silent(&self) -> bool {
+        match &self.way {
+            Way::Stream(session) => session.is_silent(),
+            Way::Unary(vigil) => vigil.is_silent(),
+        }
+    }
 }
 
 /// A connection, or why there is none.
@@ -279,6 +286,10 @@ impl Link {
             }
         };
         let reply = match &connection.way {
+            // What waits for its answers there cannot leave. Nobody joins them who can go elsewhere.
+            _ if on_silence != OnSilence::Wait && connection.is_silent() => {
+                Ok(Reply::NotSent("nothing was heard of the node lately".to_owned()))
+            }
             Way::Stream(session) => session.call(request, on_silence, deadline).await,
             Way::Unary(vigil) => {
                 let call = vigil.over(call_unary(&connection, request), on_silence);
@@ -478,6 +489,11 @@ mod tests {
             _ = listener.accept() => panic!("it connects once more"),
             () = gives_up() => {}
         }
+        assert!(link.is_to_be_probed() && !link.is_avoided(), "others have more time");
+        link.worked();
+        assert!(!link.is_to_be_probed());
+        link.fell_short(SILENCE_MAX, None);
+        assert!(link.is_avoided());
     }
 
     #[test]

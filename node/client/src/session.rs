@@ -9,6 +9,7 @@
 //! that another node can take are told that their answers are lost, and go there.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub(crate) struct OutOfTime {
 pub(crate) struct Session {
     queue: mpsc::Sender<Queued>,
     task: AbortHandle,
+    is_silent: Arc<AtomicBool>,
 }
 
 /// A request that is not in a message yet: either the stream takes it, or its caller takes it back, and not both.
@@ -121,14 +123,20 @@ impl Session {
         let silence = Silence::on_a_link_of(began.elapsed());
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let (pipeline, question) = (Pipeline::default(), Question::of(stub));
-        let stream = Stream { queued, pipeline, outbound, inbound, silence, question, epochs };
+        let is_silent = Arc::<AtomicBool>::default();
+        let stream = Stream { queued, pipeline, outbound, inbound, silence, is_silent: Arc::clone(&is_silent), question, epochs };
         let task = tokio::spawn(stream.run()).abort_handle();
-        Ok(Self { queue, task })
+        Ok(Self { queue, task, is_silent })
     }
 
     /// The stream has ended; nothing can be sent on it.
     pub(crate) fn is_closed(&self) -> bool {
         self.queue.is_closed()
+    }
+
+    /// The node was taken for gone, and has said nothing since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
     }
 
     /// Sends `request` and waits until `deadline` for what becomes of it. Dropped before it is sent, it is not sent.
@@ -153,6 +161,7 @@ struct Stream {
     outbound: mpsc::Sender<v1::SessionRequests>,
     inbound: Streaming<v1::SessionResponses>,
     silence: Silence,
+    is_silent: Arc<AtomicBool>,
     question: Question,
     epochs: Arc<EpochWatch>,
 }
@@ -168,15 +177,20 @@ impl Stream {
                 () = sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => match self.silence.passed_a_check() {
                     Suspicion::Early => {}
                     Suspicion::Ask => self.question.ask(&self.epochs),
-                    Suspicion::Gone => self.pipeline.is_silent(self.silence.limit()),
+                    Suspicion::Gone => {
+                        self.is_silent.store(true, Ordering::Relaxed);
+                        self.pipeline.is_silent(self.silence.limit());
+                    }
                 },
                 epoch = self.question.answered() => {
                     self.silence.ended();
+                    self.is_silent.store(false, Ordering::Relaxed);
                     self.epochs.heard_of(epoch);
                 }
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => {
                         self.silence.ended();
+                        self.is_silent.store(false, Ordering::Relaxed);
                         self.epochs.heard_of(Epoch(message.epoch));
                         self.pipeline.answered(message.responses);
                     }

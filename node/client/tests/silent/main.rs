@@ -138,7 +138,7 @@ async fn behind_a_load_balancer_a_request_that_was_not_heard_goes_to_another_nod
             let endpoints = vec![balancer.address.clone()];
             let config = ClientConfig { endpoints, direct: false, ..config(&well, mode) };
             let client = in_time(Client::connect(config)).await.unwrap();
-            let options = GetOptions { timeout: Some(Duration::from_secs(2)), ..GetOptions::default() };
+            let options = GetOptions { timeout: Some(Duration::from_secs(4)), ..GetOptions::default() };
             in_time(client.get(&Name::new("b", "k"), &options)).await.unwrap();
             assert_eq!((first.taken(), well.taken()), (1, 1), "{mode:?} {manner:?}");
         }
@@ -151,8 +151,8 @@ async fn a_request_with_little_time_takes_a_node_from_nobody_else() {
     for mode in [Mode::Stream, Mode::Unary] {
         let (slow, well, client) = cluster_whose_first_is(Manner::Deaf, mode).await;
         let name = Name::new("b", "k");
-        let hasty = GetOptions { timeout: Some(Duration::from_millis(200)), ..GetOptions::default() };
-        // The second node takes it.
+        // Half of it is for the first node, and half of the rest for the second, which takes it.
+        let hasty = GetOptions { timeout: Some(Duration::from_millis(1400)), ..GetOptions::default() };
         in_time(client.get(&name, &hasty)).await.unwrap();
         let taken = well.taken();
         let options = GetOptions::default();
@@ -252,6 +252,31 @@ async fn a_write_with_an_id_goes_on_to_the_next_node_and_says_that_it_was_sent_t
         };
         assert_eq!((put().await, still.taken(), well.taken()), (2, 1, 1), "{mode:?}");
         assert_eq!((put().await, well.taken()), (1, 2), "{mode:?}: the first is left out now");
+    }
+}
+
+/// They have no ids and may not be sent twice: those that have it wait for it, and no others come to wait as well.
+#[tokio::test]
+async fn writes_without_ids_that_wait_for_a_silent_node_are_joined_by_no_others() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (still, well, client) = cluster_whose_first_is(Manner::StandingStill, mode).await;
+        let name = Name::new("b", "k");
+        let options = PutOptions::default();
+        let others = async {
+            loop {
+                // Who gives up is sent no more often than this, and tells nobody of it.
+                let put = tokio::time::timeout(Duration::from_millis(100), client.put(&name, "v", &options));
+                if let Ok(answer) = put.await {
+                    return answer.map(drop);
+                }
+            }
+        };
+        tokio::select! {
+            first = client.put(&name, "v", &options) => panic!("{mode:?}: nobody should have answered: {first:?}"),
+            others = in_time(others) => others.unwrap(),
+        }
+        // Less than it takes until the client asks all nodes anew, as it does now and then.
+        assert!(still.taken() < 50 && well.taken() == 1, "{mode:?}: {} {}", still.taken(), well.taken());
     }
 }
 
