@@ -18,8 +18,11 @@ use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-/// Bytes of one answer. The largest are the digests of all 65,536 partitions, 2 MiB.
-const ADMIN_ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one answer, and of a topology. The largest are the digests and the rings of 65,536 partitions, 2 MiB.
+pub(crate) const ADMIN_ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of host:port. A name of DNS has 253 at most.
+const ADDRESS_BYTES_MAX: usize = 260;
 
 /// Pings on a connection over which nothing comes; one that answers none is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -305,6 +308,9 @@ impl AdminClient {
 pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, String> {
     if let Some((scheme, _)) = address.split_once("://") {
         return Err(format!("leave out {scheme}://"));
+    }
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(format!("it is {} bytes long, at most {ADDRESS_BYTES_MAX}", address.len()));
     }
     let (host, port) = address.rsplit_once(':').unwrap_or_default();
     if host.is_empty() || port.is_empty() {

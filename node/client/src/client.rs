@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dynamo_core::config::{BUCKET_BYTES_MAX, CONTEXT_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use dynamo_core::id::{Epoch, NodeId, RequestKey};
+use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestKey};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, Operation, QuorumWish, Request};
 use dynamo_core::ring::Ring;
@@ -31,7 +31,8 @@ use crate::error::RequestError;
 use crate::link::Link;
 use crate::retry::{Attempt, Kind, Tries, fresh_request_id};
 use crate::session::Reply;
-use crate::topology::{EpochWatch, Member, Topology};
+use crate::silence::SILENCE_MIN;
+use crate::topology::{ADDRESSES_MAX, EpochWatch, Member, Topology};
 
 /// Nodes that one request is tried on. With three replicas that is all of them, a stand-in, and the endpoints.
 const ATTEMPTS_MAX: usize = 8;
@@ -42,9 +43,15 @@ const TOPOLOGY_AGE_MAX: Duration = Duration::from_secs(10);
 /// ... and at most this often, whatever goes wrong.
 const TOPOLOGY_AGE_MIN: Duration = Duration::from_millis(200);
 /// A request with a longer time-out than this has this one: any clock reaches its end.
-const TIMEOUT_MAX: Duration = Duration::from_secs(31_536_000);
-/// A node is told to answer this much before the caller's deadline, so that its own word arrives and not only silence.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(31_536_000);
+/// A node is told to answer this much before the caller's deadline, so that its own word arrives and not only silence. It looks at
+/// its deadlines every 50 ms: of half a second or less its word may come too late.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(100);
+
+/// Bytes of the words of a failure; what is more is cut off.
+const WORDS_BYTES_MAX: usize = 4096;
+/// Nodes that an answer rests on. N is at most 255, and twice that while a partition moves.
+const EVIDENCE_NODES_MAX: usize = 1024;
 
 /// How often the endpoints are tried for the first ring: behind a load balancer, the next connection may lead to a node that
 /// lives where the last one led to one that just went.
@@ -85,6 +92,11 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// Until a node that does not tell the topology counts as failed: it may have to be connected to first.
+    fn topology_timeout(&self) -> Duration {
+        self.connect_timeout.saturating_mul(2)
     }
 }
 
@@ -196,9 +208,12 @@ impl Client {
         let topology = ArcSwap::from_pointee(Topology { endpoints, ..Topology::default() });
         let shared = Arc::new(Shared { config, epochs, topology });
         let mut learned = Err(format!("no answer in time from {}", shared.config.endpoints.join(", ")));
+        // One that says nothing leaves time for the others.
+        let share = shared.config.request_timeout / u32::try_from(shared.config.endpoints.len()).unwrap_or(u32::MAX);
+        let limit = shared.config.topology_timeout().min(share.max(SILENCE_MIN));
         let attempts = async {
             for _ in 0..CONNECT_ATTEMPTS {
-                learned = shared.refresh().await;
+                learned = shared.refresh(limit).await;
                 if learned.is_ok() {
                     break;
                 }
@@ -232,9 +247,8 @@ impl Client {
         let request = request(name, Operation::Get, None, options.quorum);
         match self.shared.perform(request, options.timeout).await?.0 {
             Response::Get(v1::GetResponse { siblings, context, evidence }) => {
-                let sibling = |sibling: v1::Sibling| Sibling { value: sibling.value, written_ms: sibling.written_ms };
                 let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
-                Ok(GetResult { siblings: siblings.into_iter().map(sibling).collect(), context: apart(&context), evidence })
+                Ok(GetResult { siblings: siblings.iter().map(sibling).collect(), context: apart(&context), evidence })
             }
             _ => Err(RequestError::Protocol("a get was answered as a put".to_owned())),
         }
@@ -272,9 +286,14 @@ impl Client {
     }
 }
 
-/// A context in memory of its own. Applications keep contexts for long, and a part of a frame would keep the whole frame.
-fn apart(context: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(context)
+/// Bytes in memory of their own. Applications keep values and contexts for long, and a part of a frame would keep the whole frame, with
+/// what others were answered in it: up to [`dynamo_proto::MESSAGE_BYTES_MAX`].
+fn apart(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+fn sibling(wire: &v1::Sibling) -> Sibling {
+    Sibling { value: apart(&wire.value), written_ms: wire.written_ms }
 }
 
 /// A request whose time-out each attempt sets.
@@ -298,15 +317,17 @@ impl Shared {
         let mut tried = Vec::new();
         for _ in 0..ATTEMPTS_MAX {
             let mut next = self.topology.load().next_link(&request.name, &request.operation, &tried);
-            if next.is_none() && tries.is_open() {
-                // It may have been made, and nobody is left to ask. A load balancer's address may lead to another node now.
+            if next.is_none() && tries.may_go_round() {
+                // Nobody is left to ask. A load balancer's address may lead to another node now.
                 tried.clear();
-                sleep(ROUND_PAUSE).await;
+                self.topology.load().endpoints.iter().for_each(|endpoint| endpoint.leave());
+                sleep(ROUND_PAUSE.min(deadline.saturating_duration_since(Instant::now()))).await;
                 next = self.topology.load().next_link(&request.name, &request.operation, &tried);
             }
             let remaining = deadline.saturating_duration_since(Instant::now());
             let Some(link) = next.filter(|_| !remaining.is_zero()) else { break };
-            let others = self.topology.load().members.len() > tried.len() + 1;
+            tried.push(Arc::clone(&link));
+            let others = self.topology.load().has_more_than(&tried);
             match attempt(&link, &request, others, remaining).await {
                 Attempt::Answered(response) => return Ok((response, tries.open_count())),
                 Attempt::Final(error) => {
@@ -318,39 +339,31 @@ impl Shared {
             if link.is_avoided() {
                 self.epochs.refresh();
             }
-            tried.push(link);
         }
         Err(tries.told())
     }
 
     /// Asks for the topology, one node after the other until one has the newest ring that was heard of. If none has, the newest that one
-    /// has is gone by. If none has a ring, the cluster has none yet.
-    async fn refresh(&self) -> Result<(), String> {
+    /// has is gone by. If none has a ring, the cluster has none yet. Each is waited for as long as `limit`.
+    async fn refresh(&self, limit: Duration) -> Result<(), String> {
         let current = self.topology.load_full();
         let wanted = self.epochs.newest().max(Epoch(1));
         let mut second_best: Option<v1::TopologyResponse> = None;
         let mut reasons = Vec::new();
         for link in current.links_from(rand::random::<u16>().into()) {
-            let reason = match timeout(self.config.connect_timeout * 2, link.topology(self.epochs.held().0)).await {
-                Ok(Ok(answer)) if Epoch(answer.epoch) < wanted => {
+            let reason = match link.topology(self.epochs.held().0, limit).await {
+                Ok(answer) if Epoch(answer.epoch) < wanted => {
                     let epoch = answer.epoch;
                     if second_best.as_ref().is_none_or(|best| best.epoch < epoch) {
                         second_best = Some(answer);
                     }
                     if epoch == 0 { "it has no ring".to_owned() } else { format!("it has ring {epoch}, and not {wanted}") }
                 }
-                Ok(Ok(answer)) => match self.adopt(&current, answer) {
+                Ok(answer) => match self.adopt(&current, answer) {
                     Ok(()) => return Ok(()),
                     Err(reason) => reason,
                 },
-                Ok(Err(reason)) => {
-                    link.failed();
-                    reason
-                }
-                Err(_) => {
-                    link.failed();
-                    "no answer in time".to_owned()
-                }
+                Err(reason) => reason,
             };
             reasons.push(format!("{}: {reason}", link.address));
         }
@@ -366,14 +379,30 @@ impl Shared {
             true => current.ring.clone(),
             false => Some(Arc::new(Ring::decode(answer.ring).map_err(|error| format!("ring: {error}"))?)),
         };
+        // The word of a node of another cluster has not come so far. One without a ring has a cluster nevertheless.
+        if let Some(cluster) = ClusterId::from_slice(&answer.cluster) {
+            self.epochs.is_of(cluster);
+        }
         if let Some(ring) = &ring {
             self.epochs.check_cluster(ring.cluster)?;
         }
-        let mut members = BTreeMap::new();
+        let mut told = Vec::new();
         for v1::MemberAddress { node, client_address, suspected } in answer.members {
             let node = NodeId::from_slice(&node).ok_or("members.node: is not 16 bytes")?;
             if self.config.direct && !client_address.is_empty() {
-                members.insert(node, Member { link: self.link_to(current, node, &client_address)?, suspected });
+                told.push((node, client_address, suspected));
+            }
+        }
+        if told.len() > ADDRESSES_MAX {
+            told.sort_by_key(|(node, ..)| !ring.as_ref().is_some_and(|ring| ring.members.contains_key(node)));
+            told.truncate(ADDRESSES_MAX);
+        }
+        let mut members = BTreeMap::new();
+        for (node, address, suspected) in told {
+            // One node that gives an address that is none takes no other away.
+            match self.link_to(current, node, &address) {
+                Ok(link) => drop(members.insert(node, Member { link, suspected })),
+                Err(reason) => tracing::debug!(%node, %reason, "a member cannot be reached"),
             }
         }
         if let Some(ring) = &ring {
@@ -399,7 +428,7 @@ async fn keep_current(shared: Arc<Shared>) {
         sleep(TOPOLOGY_AGE_MIN).await;
         // Whichever comes first: word of a change, or the age.
         let _ = timeout(TOPOLOGY_AGE_MAX, shared.epochs.stale()).await;
-        if let Err(reason) = shared.refresh().await {
+        if let Err(reason) = shared.refresh(shared.config.topology_timeout()).await {
             tracing::debug!(%reason, "the topology could not be refreshed");
         }
     }
@@ -426,16 +455,10 @@ async fn attempt(link: &Link, request: &Request, others: bool, remaining: Durati
     let timeout_ms = u32::try_from((patience - margin).as_millis()).unwrap_or(u32::MAX).max(1);
     let request = Request { timeout_ms, ..request.clone() };
     match link.call(request.into(), kind.on_silence(others), patience).await {
-        Reply::Answer(Response::Failure(failure)) => kind.judge(failure.into()),
+        Reply::Answer(Response::Failure(failure)) => kind.judge(failure_in(failure)),
         Reply::Answer(response) => Attempt::Answered(response),
-        Reply::NotSent(reason) => {
-            link.failed();
-            Attempt::Elsewhere(RequestError::Unreachable(reason))
-        }
-        Reply::Lost(reason) => {
-            link.failed();
-            kind.lost(reason)
-        }
+        Reply::NotSent(reason) => Attempt::Elsewhere(RequestError::Unreachable(reason)),
+        Reply::Lost(reason) => kind.lost(reason),
     }
 }
 
@@ -443,8 +466,21 @@ fn invalid(reason: String) -> RequestError {
     RequestError::Failed(Failure::Invalid(reason))
 }
 
+/// What a node said, in words that can be kept and logged.
+fn failure_in(mut wire: v1::Failure) -> Failure {
+    if wire.message.len() > WORDS_BYTES_MAX {
+        wire.message.truncate(wire.message.floor_char_boundary(WORDS_BYTES_MAX));
+        wire.message.shrink_to_fit();
+    }
+    wire.into()
+}
+
 fn evidence_in(wire: Option<v1::Evidence>) -> Result<Evidence, String> {
-    wire.ok_or("evidence: is missing")?.try_into().map_err(|error: dynamo_proto::WireError| error.to_string())
+    let wire = wire.ok_or("evidence: is missing")?;
+    if wire.nodes.len() > EVIDENCE_NODES_MAX {
+        return Err(format!("evidence.nodes: {}, at most {EVIDENCE_NODES_MAX}", wire.nodes.len()));
+    }
+    wire.try_into().map_err(|error: dynamo_proto::WireError| error.to_string())
 }
 
 /// Refuses what no node would take, before it spoils the stream that others share.
@@ -487,20 +523,66 @@ mod tests {
         assert_eq!(check_bounds(&Name::new("b", "k"), &put(VALUE_BYTES_MAX, CONTEXT_BYTES_MAX)), Ok(()));
     }
 
-    #[tokio::test]
-    async fn a_write_to_nobody_was_not_sent_and_says_so() {
+    fn shared(endpoint: &str) -> Shared {
         let epochs = Arc::new(EpochWatch::default());
         let config = ClientConfig { connect_timeout: Duration::from_millis(200), ..ClientConfig::new(Vec::new()) };
+        let link = Arc::new(Link::new(endpoint, Mode::Stream, config.connect_timeout, Arc::clone(&epochs)).unwrap());
+        let topology = ArcSwap::from_pointee(Topology { endpoints: vec![link], ..Topology::default() });
+        Shared { config, epochs, topology }
+    }
+
+    #[test]
+    fn what_an_application_keeps_keeps_no_frame() {
+        let frame = Bytes::from(vec![7; 1000]);
+        let (wire, context) = (v1::Sibling { value: frame.slice(..10), written_ms: 1 }, frame.slice(10..20));
+        let kept = (sibling(&wire), apart(&context));
+        drop((wire, context));
+        assert!(frame.is_unique());
+        assert_eq!((&kept.0.value[..], &kept.1[..]), (&[7; 10][..], &[7; 10][..]));
+    }
+
+    #[test]
+    fn of_words_and_nodes_without_end_a_part_is_kept_or_none() {
+        let words = |count| failure_in(Failure::NotServing("é".repeat(count)).into());
+        assert_eq!(words(10), Failure::NotServing("é".repeat(10)));
+        let Failure::Invalid(kept) = failure_in(Failure::Invalid(format!("a{}", "é".repeat(1 << 20))).into()) else { panic!() };
+        assert!(kept.len() == WORDS_BYTES_MAX - 1 && kept.capacity() < 2 * WORDS_BYTES_MAX, "{}", kept.len());
+        let nodes = |count: usize| (0..count).map(|node| Bytes::copy_from_slice(&(node as u128).to_be_bytes())).collect();
+        let evidence = |count| evidence_in(Some(v1::Evidence { nodes: nodes(count), ..Default::default() }));
+        assert_eq!(evidence(EVIDENCE_NODES_MAX).unwrap().nodes.len(), EVIDENCE_NODES_MAX);
+        assert_eq!(evidence(EVIDENCE_NODES_MAX + 1), Err("evidence.nodes: 1025, at most 1024".to_owned()));
+    }
+
+    #[test]
+    fn a_node_can_tell_of_so_many_addresses_and_of_one_that_is_none_in_vain() {
+        let shared = shared("node:1");
+        let member = |node: usize| v1::MemberAddress {
+            node: Bytes::copy_from_slice(&(node as u128).to_be_bytes()),
+            client_address: format!("node-{node}:1"),
+            suspected: false,
+        };
+        let adopt = |members| {
+            let answer = v1::TopologyResponse { members, ..Default::default() };
+            shared.adopt(&shared.topology.load_full(), answer).map(|()| shared.topology.load().members.len())
+        };
+        assert_eq!(adopt((0..ADDRESSES_MAX + 10).map(member).collect()), Ok(ADDRESSES_MAX));
+        let long = "a".repeat(100_000);
+        for address in ["http://node:1", "node", "no de:1", &format!("{long}:1")] {
+            let none = v1::MemberAddress { client_address: address.to_owned(), ..member(1) };
+            assert_eq!(adopt(vec![none, member(2)]), Ok(1), "{}", &address[..address.len().min(20)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_to_nobody_was_not_sent_and_says_so() {
         // Port 0 accepts no connection anywhere.
-        let link = Arc::new(Link::new("127.0.0.1:0", Mode::Stream, config.connect_timeout, Arc::clone(&epochs)).unwrap());
-        let topology = ArcSwap::from_pointee(Topology { endpoints: vec![Arc::clone(&link)], ..Topology::default() });
-        let shared = Shared { config, epochs, topology };
+        let shared = shared("127.0.0.1:0");
         let put = Operation::Put { data: Bytes::new(), context: Bytes::new(), create_only: false };
         let request = request(&Name::new("b", "k"), put, None, QuorumWish::default());
         for timeout in [None, Some(Duration::MAX)] {
             let error = shared.perform(request.clone(), timeout).await.unwrap_err();
             assert!(matches!(error, RequestError::Unreachable(_)), "{error:?}");
         }
-        assert!(link.is_avoided());
+        assert!(shared.topology.load().endpoints[0].is_avoided());
     }
 }

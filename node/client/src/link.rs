@@ -3,13 +3,16 @@
 //! All who want a connection wait for one attempt to make it, which is nobody's own: who gives up ends only his waiting, and if it
 //! fails, all hear of it together and go elsewhere. A node that failed is avoided until it has answered again; whether it does is
 //! found out by a question of the client's own ([`Link::probe`]), less often each time, so that no request pays for it. It is still
-//! tried when nobody else is left.
+//! tried when nobody else is left. The connection on which it failed is left: through a load balancer the next may lead to a node
+//! that is well.
+//!
+//! That one caller has little time says nothing of the node to the others. It is asked, and avoided only if it does not answer that.
 //!
 //! Addresses change hands. Every call names the client's cluster, so that a node of another refuses it ([`ForCluster`]), and the
 //! word of such a node counts as none. A connection from before the client knew its cluster is made anew.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dynamo_core::id::{ClusterId, Epoch};
@@ -27,8 +30,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::admin;
-use crate::client::Mode;
-use crate::session::{Reply, Session};
+use crate::client::{Mode, TIMEOUT_MAX};
+use crate::session::{OutOfTime, Reply, Session};
 use crate::silence::{OnSilence, SILENCE_MAX, Vigil};
 use crate::topology::EpochWatch;
 
@@ -36,6 +39,9 @@ use crate::topology::EpochWatch;
 const PROBE_FIRST: Duration = Duration::from_millis(250);
 /// Doublings: at most 8 s.
 const PROBE_DOUBLINGS_MAX: u32 = 5;
+
+/// Between two connections that are left because what is behind them does not serve.
+const LEAVE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A node's address and the connection to it.
 #[derive(Debug)]
@@ -51,6 +57,9 @@ pub(crate) struct Link {
     origin: Instant,
     probe_at_ms: AtomicU64,
     failures: AtomicU32,
+    /// Somebody's own time was too short for it, and it has said nothing since.
+    doubted: AtomicBool,
+    leave_due_ms: AtomicU64,
 }
 
 /// A node's service.
@@ -101,6 +110,13 @@ impl Connection {
         };
         ended || self.broken.load(Ordering::Relaxed)
     }
+
+    fn is_silent(&self) -> bool {
+        match &self.way {
+            Way::Stream(session) => session.is_silent(),
+            Way::Unary(vigil) => vigil.is_silent(),
+        }
+    }
 }
 
 /// A connection, or why there is none.
@@ -128,6 +144,11 @@ impl Connecting {
             None => !self.task.is_finished(),
         }
     }
+
+    /// It made this connection.
+    fn made(&self, connection: &Arc<Connection>) -> bool {
+        self.outcome.borrow().as_ref().is_some_and(|outcome| outcome.as_ref().is_ok_and(|made| Arc::ptr_eq(made, connection)))
+    }
 }
 
 impl Drop for Connecting {
@@ -151,6 +172,8 @@ impl Link {
             origin: Instant::now(),
             probe_at_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            doubted: AtomicBool::new(false),
+            leave_due_ms: AtomicU64::new(0),
         })
     }
 
@@ -172,21 +195,24 @@ impl Link {
         Epoch(self.newest_epoch.load(Ordering::Relaxed)) > self.epochs.held()
     }
 
-    /// It is time to ask whether it is back.
+    /// It is time to ask whether it is there, or back.
     pub(crate) fn is_to_be_probed(&self) -> bool {
         self.is_to_be_probed_at(self.origin.elapsed())
     }
 
     fn is_to_be_probed_at(&self, elapsed: Duration) -> bool {
-        self.is_avoided() && self.probe_at_ms.load(Ordering::Relaxed) <= elapsed.as_millis() as u64
+        if self.is_avoided() {
+            self.probe_at_ms.load(Ordering::Relaxed) <= elapsed.as_millis() as u64
+        } else {
+            self.doubted.load(Ordering::Relaxed)
+        }
     }
 
     /// Asks whether the node answers. A question that the node has to take from the same queue as requests.
     pub(crate) async fn probe(&self, known_epoch: u64) {
-        match timeout(self.connect_timeout.max(SILENCE_MAX), self.topology(known_epoch)).await {
-            Ok(Ok(_)) => self.worked(),
-            Ok(Err(_)) | Err(_) => self.failed(),
-        }
+        self.doubted.store(false, Ordering::Relaxed);
+        // What came of it is noted there.
+        let _ = self.topology(known_epoch, self.connect_timeout.max(SILENCE_MAX)).await;
     }
 
     /// The node did not answer, or not in time.
@@ -204,53 +230,119 @@ impl Link {
         self.probe_at_ms.store(at.as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// As [`Link::failed`], and the connection is left to those who wait on it. On one that was left before, it is old news.
+    fn failed_on(&self, connection: &Arc<Connection>) {
+        if self.current().take_if(|connecting| connecting.made(connection)).is_some() {
+            self.failed();
+        }
+    }
+
+    /// A caller that had so much time heard nothing. What any node may take says nothing of this one.
+    fn fell_short(&self, patience: Duration, connection: Option<&Arc<Connection>>) {
+        match connection {
+            _ if patience < SILENCE_MAX => self.doubted.store(true, Ordering::Relaxed),
+            Some(connection) => self.failed_on(connection),
+            None => self.failed(),
+        }
+    }
+
+    /// The next request connects anew, and through a load balancer perhaps to another node; those who wait go on waiting. However many
+    /// ask for it, the connection is left once in [`LEAVE_INTERVAL`].
+    pub(crate) fn leave(&self) {
+        self.leave_at(self.origin.elapsed());
+    }
+
+    fn leave_at(&self, elapsed: Duration) -> bool {
+        let (now, due) = (elapsed.as_millis() as u64, self.leave_due_ms.load(Ordering::Relaxed));
+        let next = now + LEAVE_INTERVAL.as_millis() as u64;
+        let first = now >= due && self.leave_due_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let connected = |connecting: &mut Connecting| matches!(&*connecting.outcome.borrow(), Some(Ok(_)));
+        first && self.current().take_if(connected).is_some()
+    }
+
     /// The node answered.
     fn worked(&self) {
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
+        if self.doubted.load(Ordering::Relaxed) {
+            self.doubted.store(false, Ordering::Relaxed);
+        }
     }
 
-    /// Sends `request` and tells what became of it, in `patience` at most. Out of time before there is a connection, it was not
-    /// sent; after that nobody knows.
+    /// Sends `request` and tells what became of it, in `patience` at most.
     pub(crate) async fn call(&self, request: Request, on_silence: OnSilence, patience: Duration) -> Reply {
         let deadline = tokio::time::Instant::now() + patience;
         let named = |reason: String| format!("{}: {reason}", self.address);
         let connection = match timeout_at(deadline, self.connected()).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(reason)) => return Reply::NotSent(named(reason)),
-            Err(_) => return Reply::NotSent(named(format!("cannot connect within {} ms", in_ms(patience)))),
-        };
-        let sent = async {
-            match &connection.way {
-                Way::Stream(session) => session.call(request, on_silence).await,
-                Way::Unary(vigil) => vigil.over(call_unary(&connection, request), on_silence).await,
+            Ok(Err(reason)) => {
+                self.failed();
+                return Reply::NotSent(named(reason));
+            }
+            Err(_) => {
+                self.fell_short(patience, None);
+                return Reply::NotSent(named(format!("cannot connect within {} ms", in_ms(patience))));
             }
         };
-        let silence = |_| Reply::Lost(format!("no answer within {} ms", in_ms(patience)));
-        let reply = timeout_at(deadline, sent).await.unwrap_or_else(silence);
+        let reply = match &connection.way {
+            // What waits for its answers there cannot leave. Nobody joins them who can go elsewhere.
+            _ if on_silence != OnSilence::Wait && connection.is_silent() => {
+                Ok(Reply::NotSent("nothing was heard of the node lately".to_owned()))
+            }
+            Way::Stream(session) => session.call(request, on_silence, deadline).await,
+            Way::Unary(vigil) => {
+                let call = vigil.over(call_unary(&connection, request), on_silence);
+                timeout_at(deadline, call).await.map_err(|_| OutOfTime { sent: true })
+            }
+        };
         match reply {
-            Reply::Answer(response) => {
+            Ok(Reply::Answer(response)) => {
                 self.worked();
                 epoch_of(&response).into_iter().for_each(|epoch| self.heard_of(epoch));
                 Reply::Answer(response)
             }
-            Reply::NotSent(reason) => Reply::NotSent(named(reason)),
-            Reply::Lost(reason) => Reply::Lost(named(reason)),
+            Ok(Reply::NotSent(reason)) => {
+                self.failed_on(&connection);
+                Reply::NotSent(named(reason))
+            }
+            Ok(Reply::Lost(reason)) => {
+                self.failed_on(&connection);
+                Reply::Lost(named(reason))
+            }
+            Err(OutOfTime { sent }) => {
+                self.fell_short(patience, Some(&connection));
+                match sent {
+                    true => Reply::Lost(named(format!("no answer within {} ms", in_ms(patience)))),
+                    false => Reply::NotSent(named(format!("it takes no more requests, for {} ms", in_ms(patience)))),
+                }
+            }
         }
     }
 
-    /// The ring and the members' addresses, as the node knows them.
-    pub(crate) async fn topology(&self, known_epoch: u64) -> Result<v1::TopologyResponse, String> {
-        let connection = self.connected().await?;
-        topology(connection.stub.clone(), Epoch(known_epoch), &self.epochs).await
+    /// The ring and the members' addresses, as the node knows them. A node that does not tell them in `limit` has failed.
+    pub(crate) async fn topology(&self, known_epoch: u64, limit: Duration) -> Result<v1::TopologyResponse, String> {
+        let deadline = tokio::time::Instant::now() + limit.min(TIMEOUT_MAX);
+        let out_of_time = |connection| {
+            self.fell_short(limit, connection);
+            "no answer in time".to_owned()
+        };
+        let connected = timeout_at(deadline, self.connected()).await.map_err(|_| out_of_time(None))?;
+        let connection = connected.inspect_err(|_| self.failed())?;
+        let asked = topology(connection.stub.clone(), Epoch(known_epoch), &self.epochs);
+        let answer = timeout_at(deadline, asked).await.map_err(|_| out_of_time(Some(&connection)))?;
+        answer.inspect(|_| self.worked()).inspect_err(|_| self.failed_on(&connection))
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Connecting>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection, made now if there is none.
     async fn connected(&self) -> Outcome {
         let mut outcome = {
             let cluster = self.epochs.cluster();
-            let mut current = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.current();
             current.take_if(|connecting| !connecting.serves(cluster));
             let connecting = current.get_or_insert_with(|| Connecting::begin(self.connect()));
             if let Some(Ok(connection)) = &*connecting.outcome.borrow() {
@@ -290,7 +382,8 @@ async fn open(endpoint: Endpoint, mode: Mode, epochs: Arc<EpochWatch>) -> Result
 }
 
 /// The ring and the members' addresses, as the node behind `stub` knows them. One of an earlier version does not tell its cluster.
-pub(crate) async fn topology(mut stub: Stub, known: Epoch, epochs: &EpochWatch) -> Result<v1::TopologyResponse, String> {
+pub(crate) async fn topology(stub: Stub, known: Epoch, epochs: &EpochWatch) -> Result<v1::TopologyResponse, String> {
+    let mut stub = stub.max_decoding_message_size(admin::ADMIN_ANSWER_BYTES_MAX);
     let answer = stub.topology(v1::TopologyRequest { known_epoch: known.0 }).await;
     let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), admin::words(&status)))?.into_inner();
     if !answer.cluster.is_empty() {
@@ -355,6 +448,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn however_many_find_that_a_node_does_not_serve_its_connection_is_left_once_in_an_interval() {
+        let link = Link::new("node:1", Mode::Stream, Duration::from_secs(1), Arc::default()).unwrap();
+        let connects = async || {
+            let channel = link.endpoint.connect_lazy();
+            let stub = KvClient::with_interceptor(channel, ForCluster(None));
+            let way = Way::Unary(Box::new(Vigil::new(stub.clone(), Duration::ZERO, Arc::default())));
+            let connection = Connection { stub, cluster: None, way, broken: AtomicBool::new(false) };
+            *link.current() = Some(Connecting::begin(async { Ok(Arc::new(connection)) }));
+            link.connected().await.unwrap()
+        };
+        let (first, half) = (connects().await, LEAVE_INTERVAL / 2);
+        assert!(link.leave_at(half) && !link.leave_at(half), "there is none any more");
+        let second = connects().await;
+        assert!(!link.leave_at(LEAVE_INTERVAL), "that was just made");
+        link.failed_on(&first);
+        assert!(!link.is_avoided(), "it was left before");
+        assert!(link.leave_at(half + LEAVE_INTERVAL));
+        link.failed_on(&second);
+        let third = connects().await;
+        assert!(!link.is_avoided(), "it was left as well");
+        link.failed_on(&third);
+        assert!(link.is_avoided() && link.current().is_none());
+    }
+
+    #[tokio::test]
     async fn a_caller_that_gives_up_ends_no_attempt_and_the_next_begins_none() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -371,6 +489,11 @@ mod tests {
             _ = listener.accept() => panic!("it connects once more"),
             () = gives_up() => {}
         }
+        assert!(link.is_to_be_probed() && !link.is_avoided(), "others have more time");
+        link.worked();
+        assert!(!link.is_to_be_probed());
+        link.fell_short(SILENCE_MAX, None);
+        assert!(link.is_avoided());
     }
 
     #[test]

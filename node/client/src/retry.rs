@@ -6,6 +6,7 @@
 //! | the node starts or stops, has no ring, no room or a wrong clock, or cannot reach enough replicas: nothing was written | next node | next node | next node |
 //! | it was sent and not answered, or the outcome is unknown | next node | told | next node |
 //! | any other failure: the request is wrong, the key exists, a bound was hit | told | told | told |
+//! | nobody is left, and none said more than that it does not serve | once more | once more | once more |
 //!
 //! A write with a request id is the same write on whatever node it is tried, so it can do no harm there. Once one of its tries may
 //! have written, a later one that did not says nothing: unless one of them is acknowledged, the outcome is unknown.
@@ -83,16 +84,18 @@ impl Kind {
         match failure {
             // The node may start or stop, be cut off from others, stand by without a ring, have a wrong clock or no room, or be
             // declared lost, while its neighbours are well.
-            Failure::Unavailable { .. }
-            | Failure::NotServing(_)
-            | Failure::NoRing
-            | Failure::ClockSkew(_)
-            | Failure::DeclaredLost { .. } => Attempt::Elsewhere(RequestError::Failed(failure)),
+            Failure::Unavailable { .. } => Attempt::Elsewhere(RequestError::Failed(failure)),
+            _ if is_of_its_node(&failure) => Attempt::Elsewhere(RequestError::Failed(failure)),
             Failure::Unknown { .. } if self == Self::Get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
             Failure::Unknown { .. } if self == Self::RepeatableWrite => Attempt::Elsewhere(RequestError::Failed(failure)),
             _ => Attempt::Final(RequestError::Failed(failure)),
         }
     }
+}
+
+/// It says of the node that it does not serve, and nothing of the others.
+fn is_of_its_node(failure: &Failure) -> bool {
+    matches!(failure, Failure::NotServing(_) | Failure::NoRing | Failure::ClockSkew(_) | Failure::DeclaredLost { .. })
 }
 
 /// What the tries of one request have come to so far.
@@ -102,12 +105,21 @@ pub(crate) struct Tries {
     /// What the first said that may have written.
     open: Option<RequestError>,
     open_count: u32,
+    went_round: bool,
 }
 
 impl Tries {
-    /// Whether one of them may have written.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.is_some()
+    /// Whether those that were tried may be tried once more, when nobody else is left. One that may have written goes round as often
+    /// as there are tries. What nobody heard, or none for a reason of its own, goes round once: what nodes said of the cluster or
+    /// the request is its caller's to hear.
+    pub(crate) fn may_go_round(&mut self) -> bool {
+        let undecided = match &self.last {
+            Some(RequestError::Unreachable(_) | RequestError::NoAnswer(_)) => true,
+            Some(RequestError::Failed(failure)) => is_of_its_node(failure),
+            _ => false,
+        };
+        let first = !std::mem::replace(&mut self.went_round, true);
+        self.open.is_some() || (undecided && first)
     }
 
     /// How many of them may have written.
@@ -177,6 +189,9 @@ mod tests {
         let failed = RequestError::Failed;
         let cases = [
             (vec![], "unreachable"),
+            (vec![unreachable()], "unreachable"),
+            (vec![RequestError::NoAnswer("silent".into())], "no_answer"),
+            (vec![failed(Failure::NotServing(String::new())), unreachable()], "not_serving"),
             (vec![unreachable(), failed(UNAVAILABLE)], "unavailable"),
             (vec![failed(UNAVAILABLE), unreachable()], "unavailable"),
             (vec![lost(), failed(UNAVAILABLE)], "lost"),
@@ -189,6 +204,9 @@ mod tests {
             errors.iter().cloned().for_each(|error| tries.failed(error));
             let open = errors.iter().filter(|error| error.is_unknown()).count();
             assert_eq!(tries.open_count() as usize, open, "{errors:?}");
+            let undecided = matches!(kind, "unreachable" | "no_answer" | "not_serving") && !errors.is_empty();
+            assert_eq!(tries.may_go_round(), open > 0 || undecided, "{errors:?}");
+            assert_eq!(tries.may_go_round(), open > 0, "{errors:?}");
             assert_eq!(tries.told().kind(), kind, "{errors:?}");
         }
         let mut tries = Tries::default();

@@ -3,13 +3,14 @@
 //! Batching is opportunistic, without a timer: while one message is on its way out, requests queue up and form the next. So a
 //! lone request never waits, and under load the cost of a message is shared. One task owns the stream; its end is
 //! told to every request, and each learns which of two things happened to it: it was never sent, or it was sent and its answer
-//! is lost.
+//! is lost. A caller that gives up takes back what was not sent: it knows that it was not, and the queue keeps nothing of it.
 //!
 //! A node that stands still, or is cut off without a word, ends no stream: [`crate::silence`] says when it is taken for gone. Then requests
 //! that another node can take are told that their answers are lost, and go there.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dynamo_core::id::Epoch;
@@ -18,7 +19,7 @@ use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -46,16 +47,53 @@ pub(crate) enum Reply {
     Lost(String),
 }
 
+/// The caller's time ran out first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OutOfTime {
+    /// The request may have reached the node.
+    pub(crate) sent: bool,
+}
+
 /// A stream that is open, or has been.
 #[derive(Debug)]
 pub(crate) struct Session {
     queue: mpsc::Sender<Queued>,
     task: AbortHandle,
+    is_silent: Arc<AtomicBool>,
+}
+
+/// A request that is not in a message yet: either the stream takes it, or its caller takes it back, and not both.
+#[derive(Clone, Debug)]
+struct Unsent(Arc<Mutex<Option<Request>>>);
+
+impl Unsent {
+    fn new(request: Request) -> Self {
+        Self(Arc::new(Mutex::new(Some(request))))
+    }
+
+    /// The request, for the first who takes it.
+    fn take(&self) -> Option<Request> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Its bytes; none if its caller gave up.
+    fn size(&self) -> Option<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(size_of)
+    }
+}
+
+/// The caller's hold on what is not sent yet; letting go of it takes it back.
+struct Held(Unsent);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.0.take());
+    }
 }
 
 #[derive(Debug)]
 struct Queued {
-    request: Request,
+    request: Unsent,
     on_silence: OnSilence,
     reply: oneshot::Sender<Reply>,
 }
@@ -85,9 +123,10 @@ impl Session {
         let silence = Silence::on_a_link_of(began.elapsed());
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let (pipeline, question) = (Pipeline::default(), Question::of(stub));
-        let stream = Stream { queued, pipeline, outbound, inbound, silence, question, epochs };
+        let is_silent = Arc::<AtomicBool>::default();
+        let stream = Stream { queued, pipeline, outbound, inbound, silence, is_silent: Arc::clone(&is_silent), question, epochs };
         let task = tokio::spawn(stream.run()).abort_handle();
-        Ok(Self { queue, task })
+        Ok(Self { queue, task, is_silent })
     }
 
     /// The stream has ended; nothing can be sent on it.
@@ -95,13 +134,23 @@ impl Session {
         self.queue.is_closed()
     }
 
-    /// Sends `request` and waits for what becomes of it. Dropped before it is sent, it is not sent.
-    pub(crate) async fn call(&self, request: Request, on_silence: OnSilence) -> Reply {
+    /// The node was taken for gone, and has said nothing since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// Sends `request` and waits until `deadline` for what becomes of it. Dropped before it is sent, it is not sent.
+    pub(crate) async fn call(&self, request: Request, on_silence: OnSilence, deadline: Instant) -> Result<Reply, OutOfTime> {
         let (reply, outcome) = oneshot::channel();
-        if self.queue.send(Queued { request, on_silence, reply }).await.is_err() {
-            return Reply::NotSent("the stream has ended".to_owned());
-        }
-        outcome.await.unwrap_or_else(|_| Reply::Lost("the client was closed".to_owned()))
+        let held = Held(Unsent::new(request));
+        let queued = Queued { request: held.0.clone(), on_silence, reply };
+        let answered = async {
+            if self.queue.send(queued).await.is_err() {
+                return Reply::NotSent("the stream has ended".to_owned());
+            }
+            outcome.await.unwrap_or_else(|_| Reply::Lost("the client was closed".to_owned()))
+        };
+        timeout_at(deadline, answered).await.map_err(|_| OutOfTime { sent: held.0.take().is_none() })
     }
 }
 
@@ -112,6 +161,7 @@ struct Stream {
     outbound: mpsc::Sender<v1::SessionRequests>,
     inbound: Streaming<v1::SessionResponses>,
     silence: Silence,
+    is_silent: Arc<AtomicBool>,
     question: Question,
     epochs: Arc<EpochWatch>,
 }
@@ -127,15 +177,20 @@ impl Stream {
                 () = sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => match self.silence.passed_a_check() {
                     Suspicion::Early => {}
                     Suspicion::Ask => self.question.ask(&self.epochs),
-                    Suspicion::Gone => self.pipeline.is_silent(self.silence.limit()),
+                    Suspicion::Gone => {
+                        self.is_silent.store(true, Ordering::Relaxed);
+                        self.pipeline.is_silent(self.silence.limit());
+                    }
                 },
                 epoch = self.question.answered() => {
                     self.silence.ended();
+                    self.is_silent.store(false, Ordering::Relaxed);
                     self.epochs.heard_of(epoch);
                 }
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => {
                         self.silence.ended();
+                        self.is_silent.store(false, Ordering::Relaxed);
                         self.epochs.heard_of(Epoch(message.epoch));
                         self.pipeline.answered(message.responses);
                     }
@@ -187,15 +242,14 @@ impl Pipeline {
     fn next_message(&mut self) -> Vec<v1::SessionRequest> {
         let mut requests = Vec::with_capacity(self.waiting.len());
         let mut bytes = 0;
-        while let Some(Queued { request, on_silence, reply }) = self.waiting.pop_front() {
-            if reply.is_closed() {
-                continue;
-            }
-            let size = size_of(&request);
+        while let Some(queued) = self.waiting.pop_front() {
+            let Some(size) = queued.request.size() else { continue };
             if bytes + size > BATCH_BYTES_MAX && !requests.is_empty() {
-                self.waiting.push_front(Queued { request, on_silence, reply });
+                self.waiting.push_front(queued);
                 break;
             }
+            let Queued { request, on_silence, reply } = queued;
+            let Some(request) = request.take() else { continue };
             bytes += size;
             self.next_id += 1;
             self.in_flight.insert(self.next_id, InFlight { on_silence, reply });
@@ -260,7 +314,8 @@ mod tests {
     fn queue(pipeline: &mut Pipeline, value_bytes: usize) -> oneshot::Receiver<Reply> {
         let (reply, outcome) = oneshot::channel();
         let put = v1::PutRequest { value: Bytes::from(vec![0; value_bytes]), ..Default::default() };
-        pipeline.waiting.push_back(Queued { request: Request::Put(put), on_silence: OnSilence::MoveUnsent, reply });
+        let request = Unsent::new(Request::Put(put));
+        pipeline.waiting.push_back(Queued { request, on_silence: OnSilence::MoveUnsent, reply });
         outcome
     }
 
@@ -320,9 +375,29 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_sent_or_taken_back_and_not_both() {
+        let mut pipeline = Pipeline::default();
+        let [sent, taken_back] = [(); 2].map(|()| {
+            let held = Held(Unsent::new(Request::Get(v1::GetRequest::default())));
+            let (reply, _) = oneshot::channel();
+            pipeline.waiting.push_back(Queued { request: held.0.clone(), on_silence: OnSilence::Wait, reply });
+            held
+        });
+        assert!(taken_back.0.take().is_some(), "its caller knows that it was not sent");
+        assert_eq!(ids(&pipeline.next_message()), [1]);
+        assert!(sent.0.take().is_none(), "its caller knows that it may have been");
+    }
+
+    #[test]
     fn a_caller_that_gave_up_is_not_sent_and_makes_room() {
         let mut pipeline = Pipeline::default();
-        drop(queue(&mut pipeline, 1));
+        let value = Bytes::from(vec![0; 10]);
+        let put = v1::PutRequest { value: value.clone(), ..Default::default() };
+        let held = Held(Unsent::new(Request::Put(put)));
+        let (reply, _outcome) = oneshot::channel();
+        pipeline.waiting.push_back(Queued { request: held.0.clone(), on_silence: OnSilence::Wait, reply });
+        drop(held);
+        assert!(value.is_unique(), "what waits keeps nothing of it");
         let _outcome = queue(&mut pipeline, 1);
         assert_eq!(ids(&pipeline.next_message()), [1]);
         for _ in 0..IN_FLIGHT_MAX {

@@ -8,7 +8,7 @@
 //! On a stream one task does that for all requests ([`crate::session`]). Single calls do it each for itself, and share the
 //! question and whatever is heard of the node ([`Vigil`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const SILENCE_CHECKS_ASKED: u32 = 2;
 const SILENCE_ROUND_TRIPS: u32 = 2;
 /// For so long a node may say nothing at least, while it owes answers, to them and to the question whether it is there. Below the
 /// paper's 300 ms at 99.9 %: a request then has time for another node.
-const SILENCE_MIN: Duration = Duration::from_millis(250);
+pub(crate) const SILENCE_MIN: Duration = Duration::from_millis(250);
 /// And so long at most: a node that was slow when the stream was opened is not far away.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(750);
 
@@ -151,6 +151,7 @@ pub(crate) struct Vigil {
     round_trip: Duration,
     /// Answers so far, to calls and to the question.
     words: AtomicU64,
+    is_silent: AtomicBool,
     question: Mutex<Question>,
     epochs: Arc<EpochWatch>,
 }
@@ -158,20 +159,42 @@ pub(crate) struct Vigil {
 impl Vigil {
     /// Over the connection of `stub`, which took `round_trip` to make.
     pub(crate) fn new(stub: Stub, round_trip: Duration, epochs: Arc<EpochWatch>) -> Self {
-        Self { round_trip, words: AtomicU64::new(0), question: Mutex::new(Question::of(stub)), epochs }
+        let question = Mutex::new(Question::of(stub));
+        Self { round_trip, words: AtomicU64::new(0), is_silent: AtomicBool::new(false), question, epochs }
     }
 
     /// What becomes of `call`, or that it is lost, since the node says nothing and another can take it.
     pub(crate) async fn over(&self, call: impl Future<Output = Reply>, on_silence: OnSilence) -> Reply {
-        let watched = async { if on_silence == OnSilence::Move { self.gone().await } else { std::future::pending().await } };
+        let watched = async {
+            loop {
+                let silence = match on_silence {
+                    OnSilence::Wait => std::future::pending().await,
+                    OnSilence::MoveUnsent | OnSilence::Move => self.gone().await,
+                };
+                self.is_silent.store(true, Ordering::Relaxed);
+                if on_silence == OnSilence::Move {
+                    return silence;
+                }
+            }
+        };
         tokio::select! {
             biased;
             reply = call => {
-                self.words.fetch_add(1, Ordering::Relaxed);
+                self.heard();
                 reply
             }
             silence = watched => Reply::Lost(format!("nothing was heard of the node for {} ms", silence.as_millis())),
         }
+    }
+
+    /// The node was taken for gone, and has said nothing since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
+    fn heard(&self) {
+        self.words.fetch_add(1, Ordering::Relaxed);
+        self.is_silent.store(false, Ordering::Relaxed);
     }
 
     /// Returns when the node has said nothing for too long, and tells for how long.
@@ -197,7 +220,7 @@ impl Vigil {
     fn words(&self) -> u64 {
         if let Some(epoch) = self.question().try_answered() {
             self.epochs.heard_of(epoch);
-            self.words.fetch_add(1, Ordering::Relaxed);
+            self.heard();
         }
         self.words.load(Ordering::Relaxed)
     }

@@ -14,6 +14,10 @@ use tokio::sync::Notify;
 
 use crate::link::Link;
 
+/// Members whose addresses a client keeps, each with a connection if it is used. Beyond that, those of the ring come first; who is
+/// left out is reached through others, with a hop.
+pub(crate) const ADDRESSES_MAX: usize = 4096;
+
 /// The cluster and the epoch of the ring that the client holds, and word of newer ones.
 #[derive(Debug, Default)]
 pub(crate) struct EpochWatch {
@@ -24,7 +28,7 @@ pub(crate) struct EpochWatch {
 }
 
 impl EpochWatch {
-    /// The cluster of the first ring that the client held. It holds none of another.
+    /// The cluster of the first node that the client went by. It goes by none of another.
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.cluster.get().copied()
     }
@@ -37,6 +41,11 @@ impl EpochWatch {
         }
     }
 
+    /// The client is of this cluster from now on, if it was of none.
+    pub(crate) fn is_of(&self, cluster: ClusterId) {
+        self.cluster.get_or_init(|| cluster);
+    }
+
     /// The epoch of the ring that the client holds, 0 without one.
     pub(crate) fn held(&self) -> Epoch {
         Epoch(self.held.load(Ordering::Relaxed))
@@ -44,7 +53,7 @@ impl EpochWatch {
 
     /// The client holds this ring now.
     pub(crate) fn holds(&self, ring: &Ring) {
-        self.cluster.get_or_init(|| ring.cluster);
+        self.is_of(ring.cluster);
         self.held.store(ring.epoch.0, Ordering::Relaxed);
     }
 
@@ -115,6 +124,12 @@ impl Topology {
         endpoints().find(|link| !link.is_avoided()).or_else(|| everyone.chain(endpoints()).next()).map(Arc::clone)
     }
 
+    /// Whether anybody is left when `tried` have been asked.
+    pub(crate) fn has_more_than(&self, tried: &[Arc<Link>]) -> bool {
+        let mut links = self.members.values().map(|member| &member.link).chain(&self.endpoints);
+        links.any(|link| !tried.iter().any(|tried| tried.address == link.address))
+    }
+
     /// The replica that the context of a write names. A token that cannot be read is for a node to refuse.
     fn coordinator_of(&self, name: &Name, operation: &Operation) -> Option<&Member> {
         let (Operation::Put { context: token, .. } | Operation::Delete { context: token }) = operation else { return None };
@@ -146,7 +161,9 @@ impl Topology {
             }
         }
         for (node, member) in self.members.iter().filter(|(node, _)| is_member(node)) {
-            members.entry(*node).or_insert_with(|| member.clone());
+            if members.len() < ADDRESSES_MAX {
+                members.entry(*node).or_insert_with(|| member.clone());
+            }
         }
         members
     }

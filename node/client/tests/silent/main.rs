@@ -11,7 +11,7 @@ use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::ring::{Member, Placement, Ring, RingHash};
 use dynamo_proto::v1;
-use server::{Manner, Server};
+use server::{Balancer, Manner, Server};
 use tokio::task::JoinSet;
 
 /// Of one request. The client's own default is longer than any test may take: what ends a request is this.
@@ -113,6 +113,108 @@ async fn a_request_does_not_wait_for_a_node_that_stands_still() {
     }
 }
 
+/// As one that knows the members does: whoever is asked, another is left.
+#[tokio::test]
+async fn a_request_through_endpoints_does_not_wait_for_one_that_stands_still() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (still, well) = (Server::start(Manner::StandingStill), Server::start(Manner::Well));
+        [&still, &well].into_iter().for_each(|server| server.tells(topology(CLUSTER, 1, [&still, &well])));
+        let endpoints = [&still, &well].map(|server| server.address.clone()).into();
+        let client = in_time(Client::connect(ClientConfig { endpoints, direct: false, ..config(&well, mode) })).await.unwrap();
+        in_time(client.get(&Name::new("b", "k"), &GetOptions::default())).await.unwrap();
+        assert_eq!((still.taken(), well.taken()), (1, 1), "{mode:?}");
+    }
+}
+
+/// Its next connection leads elsewhere, and the one to a node that failed is not kept.
+#[tokio::test]
+async fn behind_a_load_balancer_a_request_that_was_not_heard_goes_to_another_node() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        for manner in [Manner::StandingStill, Manner::HangingUp, Manner::NotServing] {
+            let (first, well) = (Server::start(manner), Server::start(Manner::Well));
+            [&first, &well].into_iter().for_each(|server| server.tells(topology(CLUSTER, 1, [&first, &well])));
+            // Before it has a ring a client names no cluster, and the connection of that time is its first.
+            let balancer = Balancer::before(&[&first, &first, &well]);
+            let endpoints = vec![balancer.address.clone()];
+            let config = ClientConfig { endpoints, direct: false, ..config(&well, mode) };
+            let client = in_time(Client::connect(config)).await.unwrap();
+            let options = GetOptions { timeout: Some(Duration::from_secs(4)), ..GetOptions::default() };
+            in_time(client.get(&Name::new("b", "k"), &options)).await.unwrap();
+            assert_eq!((first.taken(), well.taken()), (1, 1), "{mode:?} {manner:?}");
+        }
+    }
+}
+
+/// One task's time-out is no measure of the node for the others.
+#[tokio::test]
+async fn a_request_with_little_time_takes_a_node_from_nobody_else() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (slow, well, client) = cluster_whose_first_is(Manner::Deaf, mode).await;
+        let name = Name::new("b", "k");
+        // Half of it is for the first node, and half of the rest for the second, which takes it.
+        let hasty = GetOptions { timeout: Some(Duration::from_millis(1400)), ..GetOptions::default() };
+        in_time(client.get(&name, &hasty)).await.unwrap();
+        let taken = well.taken();
+        let options = GetOptions::default();
+        tokio::select! {
+            answer = client.get(&name, &options) => panic!("{mode:?}: nobody should have answered: {answer:?}"),
+            () = in_time(slow.asked_again(3)) => {}
+        }
+        assert_eq!((slow.taken(), well.taken()), (2, taken), "{mode:?}");
+    }
+}
+
+/// None of them waits for long enough to tell, but the client asks on its own.
+#[tokio::test]
+async fn a_node_that_stands_still_is_found_by_requests_with_little_time() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (still, well, client) = cluster_whose_first_is(Manner::StandingStill, mode).await;
+        let hasty = GetOptions { timeout: Some(Duration::from_millis(200)), ..GetOptions::default() };
+        let found = async {
+            loop {
+                let taken = (still.taken(), well.taken());
+                let answer = client.get(&Name::new("b", "k"), &hasty).await;
+                if answer.is_ok() && (still.taken(), well.taken()) == (taken.0, taken.1 + 1) {
+                    return;
+                }
+            }
+        };
+        in_time(found).await;
+    }
+}
+
+/// What is not sent is its caller's, who knows that it was not.
+#[tokio::test]
+async fn a_put_that_a_node_does_not_read_was_not_sent_and_says_so() {
+    let server = Server::start(Manner::NotReading);
+    server.tells(topology(CLUSTER, 1, [&server, &server]));
+    let client = in_time(Client::connect(config(&server, Mode::Stream))).await.unwrap();
+    let (value, mut puts) = (Bytes::from(vec![0; 1 << 20]), JoinSet::new());
+    // More than the windows and buffers of one connection take.
+    for _ in 0..16 {
+        let (client, value) = (client.clone(), value.clone());
+        let options = PutOptions { timeout: DEADLINE, ..PutOptions::default() };
+        puts.spawn(async move { client.put(&Name::new("b", "k"), value, &options).await.unwrap_err().kind() });
+    }
+    let mut kinds = std::collections::BTreeSet::new();
+    while let Some(kind) = in_time(puts.join_next()).await {
+        kinds.insert(kind.unwrap());
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["lost", "unreachable"]);
+}
+
+/// However short the time is that the client has for all of them.
+#[tokio::test]
+async fn an_endpoint_that_says_nothing_keeps_no_client_from_the_next() {
+    let (mute, well) = (Server::start(Manner::Mute), Server::start(Manner::Well));
+    well.tells(topology(CLUSTER, 1, [&mute, &well]));
+    let endpoints = [&mute, &well].map(|server| server.address.clone()).into();
+    let patient = Duration::from_secs(3600);
+    let short = Duration::from_secs(4);
+    let config = ClientConfig { endpoints, connect_timeout: patient, request_timeout: short, ..config(&well, Mode::Stream) };
+    in_time(Client::connect(config)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_request_waits_for_a_node_that_says_that_it_is_there() {
     for mode in [Mode::Stream, Mode::Unary] {
@@ -150,6 +252,31 @@ async fn a_write_with_an_id_goes_on_to_the_next_node_and_says_that_it_was_sent_t
         };
         assert_eq!((put().await, still.taken(), well.taken()), (2, 1, 1), "{mode:?}");
         assert_eq!((put().await, well.taken()), (1, 2), "{mode:?}: the first is left out now");
+    }
+}
+
+/// They have no ids and may not be sent twice: those that have it wait for it, and no others come to wait as well.
+#[tokio::test]
+async fn writes_without_ids_that_wait_for_a_silent_node_are_joined_by_no_others() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let (still, well, client) = cluster_whose_first_is(Manner::StandingStill, mode).await;
+        let name = Name::new("b", "k");
+        let options = PutOptions::default();
+        let others = async {
+            loop {
+                // Who gives up is sent no more often than this, and tells nobody of it.
+                let put = tokio::time::timeout(Duration::from_millis(100), client.put(&name, "v", &options));
+                if let Ok(answer) = put.await {
+                    return answer.map(drop);
+                }
+            }
+        };
+        tokio::select! {
+            first = client.put(&name, "v", &options) => panic!("{mode:?}: nobody should have answered: {first:?}"),
+            others = in_time(others) => others.unwrap(),
+        }
+        // Less than it takes until the client asks all nodes anew, as it does now and then.
+        assert!(still.taken() < 50 && well.taken() == 1, "{mode:?}: {} {}", still.taken(), well.taken());
     }
 }
 
@@ -223,6 +350,23 @@ async fn every_request_names_the_cluster() {
         let put = PutOptions { timeout: DEADLINE, ..PutOptions::default() };
         let error = in_time(client.put(&Name::new("b", "k"), "v", &put)).await.unwrap_err();
         assert_eq!((error.kind(), server.taken()), ("unreachable", 0), "{mode:?}: {error}");
+    }
+}
+
+/// A client that comes before the ring has a cluster nevertheless.
+#[tokio::test]
+async fn a_client_from_before_the_ring_is_not_led_into_another_cluster() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        let server = Server::start(Manner::Well);
+        let without_a_ring =
+            |cluster| v1::TopologyResponse { ring: Bytes::new(), epoch: 0, ..topology(cluster, 1, [&server, &server]) };
+        server.tells(without_a_ring(CLUSTER));
+        let client = in_time(Client::connect(config(&server, mode))).await.unwrap();
+        server.tells(topology(ClusterId([8; 16]), 1, [&server, &server]));
+        let put = PutOptions { timeout: DEADLINE, ..PutOptions::default() };
+        let error = in_time(client.put(&Name::new("b", "k"), "v", &put)).await.unwrap_err();
+        assert_eq!((error.kind(), server.taken()), ("unreachable", 0), "{mode:?}: {error}");
+        assert_eq!(client.ring().map(|ring| ring.cluster), None, "{mode:?}");
     }
 }
 

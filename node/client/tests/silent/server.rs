@@ -31,6 +31,8 @@ pub enum Manner {
     HangingUp,
     /// Tells its topology until the first request for an object comes, and nothing from then on.
     StandingStill,
+    /// Tells its topology and opens streams, of which it reads nothing.
+    NotReading,
     /// Says of every request that it does not serve.
     NotServing,
     /// Answers.
@@ -60,7 +62,9 @@ impl Server {
             match manner {
                 Manner::Mute => keep(listener).await,
                 Manner::Closing => close(listener).await,
-                Manner::Deaf | Manner::StandingStill | Manner::NotServing | Manner::Well => serve(listener, served).await,
+                Manner::Deaf | Manner::StandingStill | Manner::NotReading | Manner::NotServing | Manner::Well => {
+                    serve(listener, served).await
+                }
                 Manner::HangingUp => serve_until_asked(listener, served).await,
             }
         });
@@ -120,6 +124,39 @@ async fn serve_until_asked(listener: TcpListener, service: Service) {
     tokio::spawn(serve(behind, service));
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(relay(stream, address, Arc::clone(&hang_up)));
+    }
+}
+
+/// Leads each connection to the next of some servers, and all further ones to the last.
+pub struct Balancer {
+    /// host:port.
+    pub address: String,
+    runtime: Option<Runtime>,
+}
+
+impl Balancer {
+    pub fn before(servers: &[&Server]) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let servers: Vec<SocketAddr> = servers.iter().map(|server| server.address.parse().unwrap()).collect();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            let mut next = servers.iter().chain(std::iter::repeat(servers.last().unwrap()));
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(relay(stream, *next.next().unwrap(), Arc::default()));
+            }
+        });
+        Self { address, runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -221,7 +258,12 @@ impl Kv for Service {
     async fn session(&self, incoming: Request<Streaming<v1::SessionRequests>>) -> Result<Response<Self::SessionStream>, Status> {
         self.check(incoming.metadata())?;
         let service = self.clone();
-        let heard = incoming.into_inner().filter_map(move |message| service.hear(message.ok()?.requests));
+        let incoming = incoming.into_inner();
+        if self.manner == Manner::NotReading {
+            let unread = tokio_stream::once(incoming).then(|_unread| std::future::pending());
+            return Ok(Response::new(Box::pin(unread)));
+        }
+        let heard = incoming.filter_map(move |message| service.hear(message.ok()?.requests));
         Ok(Response::new(Box::pin(heard)))
     }
 
