@@ -176,6 +176,7 @@ impl<S: Storage> Node<S> {
         if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
         }
+        self.actors.record(object.actors());
         if let Err(failure) = self.within_bounds(ring, partition, &name, &object, actors_before)? {
             return Ok(Err(failure));
         }
