@@ -83,3 +83,20 @@ fn a_fallback_whose_disk_is_full_is_passed_over_and_its_hints_still_go_home() {
     assert_eq!(cluster.copied(homes[2], "alice"), ["tea"]);
     assert!(cluster.hinted(fallbacks[0], "alice", homes[2]).is_empty(), "delivered and removed though the disk is full");
 }
+
+/// Nobody is left who could acknowledge: the client need not wait to hear what is known at once.
+#[test]
+fn a_put_whose_quorum_cannot_be_had_any_more_is_answered_at_once() {
+    let mut cluster = cluster(5).start();
+    let (homes, fallbacks) = (cluster.homes("alice"), cluster.fallbacks("alice"));
+    homes[1..].iter().for_each(|home| cluster.kill(*home));
+    fallbacks.iter().for_each(|fallback| cluster.fill(*fallback));
+    let begun = cluster.sim.now();
+    let failed = cluster.through(homes[0]).try_put(&Default::default(), "alice", "milk").unwrap_err();
+    assert_eq!(failed, Failure::Unknown { acknowledged: 1, required: 2 }, "one copy is there, and may show up");
+    let took = cluster.sim.now().since(begun);
+    assert!(took < SECOND / 10, "{took:?}");
+    // One disk with room is enough.
+    cluster.free(fallbacks[1]);
+    cluster.through(homes[0]).put("alice", "tea");
+}

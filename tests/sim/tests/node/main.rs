@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::hash_tree::HashTrees;
+use dynamo_core::hinted_handoff::HintFor;
 use dynamo_core::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose};
 use dynamo_core::name::Name;
@@ -34,6 +35,7 @@ fn object(by: u8, counter: u64, value: &str) -> Object {
 
 fn replicate(number: u64, epoch: Epoch, name: &Name, object: &Object, hint_for: Option<NodeId>) -> Message {
     let (name, object) = (name.clone(), object.clone());
+    let hint_for = hint_for.map(|home| HintFor { home, needed: false });
     Message::Replicate { request: RequestId(number), epoch, name, object, hint_for, synced: true }
 }
 
