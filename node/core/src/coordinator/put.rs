@@ -483,6 +483,15 @@ mod tests {
     }
 
     #[test]
+    fn a_fallback_that_is_gone_before_it_is_asked_is_passed_over() {
+        let (mut put, mut out) = start(&[], &[4, 5]);
+        out.clear();
+        fail(&mut put, 4, &mut out);
+        fail(&mut put, 2, &mut out);
+        assert_eq!(out, [stand_in(5, 2, false)]);
+    }
+
+    #[test]
     fn a_put_whose_quorum_nobody_is_left_to_complete_is_answered_at_once() {
         let (mut put, mut out) = start(&[2, 3], &[4, 5]);
         ack(&mut put, 1, &mut out);
