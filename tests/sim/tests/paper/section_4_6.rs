@@ -111,6 +111,23 @@ fn hints_that_a_quorum_needs_are_taken_beyond_the_quota() {
     }
 }
 
+/// A stand-in that coordinates, since every replica is away, remembers what it made beyond the quota too, and goes on under one actor.
+#[test]
+fn a_stand_in_that_coordinates_beyond_the_quota_goes_on_under_one_actor() {
+    let mut cluster = cluster(6).tune(|options| options.pace.hint_bytes = QUOTA).start();
+    let (homes, fallback) = (cluster.homes("alice"), cluster.fallbacks("alice")[0]);
+    for home in &homes {
+        cluster.kill(*home);
+    }
+    let mut actors = BTreeSet::new();
+    for key in keys(&cluster, 20) {
+        let context = cluster.through(fallback).put(&key, "milk").context;
+        actors.extend(cluster.seen(&key, &context).0.keys().copied());
+    }
+    assert_eq!(actors.len(), 1, "{actors:?}");
+    assert!(cluster.count(|counters| counters.hint_bytes_beyond_quota) > QUOTA);
+}
+
 /// Where two of three are there to acknowledge, nobody counts what is kept for the third: that has its bound.
 #[test]
 fn hints_that_no_quorum_needs_stay_within_the_quota() {
