@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use dynamo_core::actors::ActorsPerObject;
 use dynamo_core::counters::Counters;
 use dynamo_core::divergence::{Divergence, VERSIONS};
 use dynamo_core::durations::Durations;
@@ -101,11 +102,12 @@ struct Scrape(Snapshot);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Snapshot { status, counters, background, divergence, figures, ready, uptime_seconds, .. } = &self.0;
+        let Snapshot { status, counters, background, divergence, actors, figures, ready, uptime_seconds, .. } = &self.0;
         for ((name, value), (_, help)) in counters.each().zip(Counters::HELP) {
             counter(&mut encoder, name, help.trim_end_matches('.'), value)?;
         }
         gets_by_versions(&mut encoder, divergence)?;
+        object_actors(&mut encoder, actors)?;
         durations(&mut encoder, &self.0)?;
         let (hints, hint_bytes) = status.hints.values().fold((0, 0), |sum, (hints, bytes)| (sum.0 + hints, sum.1 + bytes));
         let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
@@ -163,6 +165,15 @@ fn gets_by_versions(encoder: &mut DescriptorEncoder<'_>, divergence: &Divergence
         }
     }
     Ok(())
+}
+
+/// What no put may make too many.
+fn object_actors(encoder: &mut DescriptorEncoder<'_>, actors: &ActorsPerObject) -> Result<(), fmt::Error> {
+    let help = "Actors that objects name, at each put that this node coordinated; beyond 2048 it is refused";
+    let most = |bound: Option<usize>| bound.map_or(f64::INFINITY, |bound| bound as f64);
+    let buckets: Vec<(f64, u64)> = actors.buckets().map(|(bound, count)| (most(bound), count)).collect();
+    let mut metric = encoder.encode_descriptor("object_actors", help, None, MetricType::Histogram)?;
+    metric.encode_histogram::<NoLabelSet>(actors.sum() as f64, actors.count(), &buckets, None)
 }
 
 /// What took how long.

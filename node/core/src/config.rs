@@ -98,7 +98,8 @@ pub struct Config {
     pub reap_interval: Duration,
     /// Suspicion above which a peer counts as down.
     pub phi_threshold: f64,
-    /// Bytes of hints kept for one target; over it no more are taken for it, and anti-entropy carries the rest.
+    /// Bytes of hints kept for one target that no quorum needs; over it no more of these are taken for it, and anti-entropy carries the
+    /// rest. Those without which a put would have too few acknowledgements are bounded by the reserve of the disk alone.
     pub hint_bytes_max: u64,
     /// Requests in flight at one coordinator.
     pub requests_max: usize,

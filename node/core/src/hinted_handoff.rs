@@ -5,15 +5,31 @@
 //! since it was sent. Each batch goes on where the one before it ended: what was removed is still there for a scan, as tombstones
 //! that it would have to step over again and again.
 //!
-//! Totals per target are bounded in bytes: over the bound no more hints are taken for it (the put fails over to the next fallback) and
-//! anti-entropy carries the rest. The oldest are not dropped for new ones: a hint that was acknowledged is one of the W copies that
-//! were promised, and one that is refused is none.
+//! What bounds them: as long as a put has home replicas enough for its quorum, nobody waits for what a stand-in keeps beside them.
+//! Such hints have a quota in bytes for each target; over it no more are taken (the put asks the next fallback) and anti-entropy
+//! carries the rest. Hints that a quorum needs are one of the W copies that are promised to whoever reaches W nodes, however long the
+//! others are away: those are taken beyond the quota, as long as the disk has more than its reserve (`node/space.rs`). A hint
+//! that takes another's place without being longer is always taken. The coordinator's word says which is which ([`HintFor`]): it alone
+//! knows the quorum that was asked for, and who answers.
+//!
+//! The oldest are not dropped for new ones, not even those that no quorum needed for those that one needs. Whoever counts
+//! acknowledgements takes those that come first: a stand-in that was asked to spare anti-entropy some work may well have been one of
+//! the W, and nothing on its disk says so.
 
 use std::collections::BTreeMap;
 
 use crate::id::{NodeId, PartitionId};
 use crate::name::Name;
 use crate::time::Instant;
+
+/// For whom a stand-in keeps a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HintFor {
+    /// The home replica.
+    pub home: NodeId,
+    /// Its put's quorum cannot be had from home replicas alone: it is kept beyond the quota.
+    pub needed: bool,
+}
 
 /// A batch under way.
 #[derive(Clone, Debug)]

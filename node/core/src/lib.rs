@@ -25,11 +25,13 @@
 //! | [`transfer`], [`rebalance`] | 4.9, 6.2 | partitions on the move, and the plan that moves them |
 //! | [`reaping`] | 4.4 | tombstones go when nothing older can come |
 //! | [`divergence`], [`durations`] | 6.3, 6.1 | how many versions gets returned, bucket by bucket; how long answers took |
+//! | [`actors`] | 4.4 | how many actors objects name |
 //! | [`counters`] | | what is counted |
 //! | [`storage`], [`message`], [`config`] | 5 | the border: what a driver provides |
 //! | [`small_map`], [`codec`], [`time`], [`random`] | | tools |
 //! | [`node`] | all | the composition |
 
+pub mod actors;
 pub mod admission;
 pub mod anti_entropy;
 pub mod clock_skew;

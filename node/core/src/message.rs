@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::gossip::MemberState;
+use crate::hinted_handoff::HintFor;
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::name::Name;
 use crate::reaping::{Question, Reaped};
@@ -85,7 +86,7 @@ pub enum Message {
         /// Its whole state at the coordinator.
         object: Object,
         /// Keep it for this replica instead, which cannot be reached.
-        hint_for: Option<NodeId>,
+        hint_for: Option<HintFor>,
         /// Acknowledge when fsynced, not when applied.
         synced: bool,
     },

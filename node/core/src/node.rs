@@ -50,6 +50,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::actors::ActorsPerObject;
 use crate::admission::Admission;
 use crate::anti_entropy::{Exchange, Rounds};
 use crate::clock_skew::PeerClocks;
@@ -251,6 +252,7 @@ pub struct Node<S> {
     counters: Counters,
     latencies: Latencies,
     divergence: Divergence,
+    actors: ActorsPerObject,
     next_gossip: Instant,
     next_anti_entropy: Instant,
     next_movement: Instant,
@@ -318,6 +320,7 @@ impl<S: Storage> Node<S> {
             counters: Counters::default(),
             latencies: Latencies::default(),
             divergence: Divergence::of(config.buckets.keys()),
+            actors: ActorsPerObject::default(),
             next_gossip: now.instant,
             next_anti_entropy: now.instant,
             next_movement: now.instant,
@@ -589,6 +592,11 @@ impl<S: Storage> Node<S> {
     /// How many versions gets found, bucket by bucket.
     pub fn divergence(&self) -> &Divergence {
         &self.divergence
+    }
+
+    /// How many actors the objects name that this node's puts made.
+    pub fn actors(&self) -> &ActorsPerObject {
+        &self.actors
     }
 
     /// Every other node that was heard of, with where it is.

@@ -71,6 +71,11 @@ impl Tally {
         }
     }
 
+    /// The answer that counts for `home`, its own or its stand-in's.
+    pub fn of(&self, home: NodeId) -> Option<&Answer> {
+        self.0.get(&home)
+    }
+
     /// How much of `required` one set of replicas has, as (answers, durable, primary).
     fn counts(&self, set: &[NodeId]) -> (usize, usize, usize) {
         set.iter().filter_map(|home| self.0.get(home).map(|answer| (home, answer))).fold((0, 0, 0), |counts, (home, answer)| {

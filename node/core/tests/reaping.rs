@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use dynamo_core::config::Config;
+use dynamo_core::hinted_handoff::HintFor;
 use dynamo_core::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedObject, Purpose};
 use dynamo_core::name::Name;
@@ -137,7 +138,8 @@ fn a_hint_of_the_partition_is_a_no() {
     let mut node = Durable::open(OUTSIDER);
     let (name, object) = (Name::new("b", "k"), version(1, Some("v"), &Object::default()));
     assert!(node.agrees(&object.context(), Question::Copies));
-    let (request, epoch, hint_for) = (RequestId(1), Epoch(1), Some(REPLICAS[2]));
+    let (request, epoch) = (RequestId(1), Epoch(1));
+    let hint_for = Some(HintFor { home: REPLICAS[2], needed: false });
     node.hears(Message::Replicate { request, epoch, name, object: object.clone(), hint_for, synced: true });
     assert!(!node.agrees(&object.context(), Question::Copies));
     assert!(!node.agrees(&object.context(), Question::Equal(Digest::default())), "nor is it a replica");

@@ -62,7 +62,7 @@ pub struct Flags {
     /// Milliseconds that a replica may be silent before a fallback takes its write (default 500).
     #[arg(long, env = "DYNAMO_HINT_AFTER_MS", value_name = "MS")]
     pub hint_after_ms: Option<u64>,
-    /// Bytes of hints kept for one node (default 1073741824).
+    /// Bytes of hints kept for one node that no quorum needs; those that one needs are bounded by the disk's reserve (default 1073741824).
     #[arg(long, env = "DYNAMO_HINT_BYTES_MAX", value_name = "BYTES")]
     pub hint_bytes_max: Option<u64>,
     /// Milliseconds that one request in a hundred may take before background work gives way (default 50).

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dynamo_core::actors::ActorsPerObject;
 use dynamo_core::admission::Report;
 use dynamo_core::counters::{Counters, Latencies};
 use dynamo_core::divergence::Divergence;
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub background: Report,
     /// How many versions gets found, bucket by bucket.
     pub divergence: Divergence,
+    /// How many actors the objects name that puts made.
+    pub actors: ActorsPerObject,
     /// What the loop, the links and the engine tell of themselves.
     pub figures: Vec<Figure>,
     /// It serves, or stands by for a ring.
@@ -118,6 +121,7 @@ impl Driver {
             log_syncs: self.syncer.took(),
             background: self.node.background(now),
             divergence: self.node.divergence().clone(),
+            actors: *self.node.actors(),
             figures,
             ready: !self.stopping && self.is_ready(now),
             uptime_seconds: self.clock.uptime_seconds(),
@@ -156,8 +160,8 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use dynamo_core::node::Node;
-    use dynamo_core::rebalance::first_ring;
-    use dynamo_core::ring::{Member, Members};
+    use dynamo_core::rebalance::{Members, first_ring};
+    use dynamo_core::ring::Member;
     use tokio::sync::oneshot::error::TryRecvError;
     use tokio::sync::watch;
 

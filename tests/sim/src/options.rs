@@ -101,7 +101,7 @@ pub struct Pace {
     pub reap: Duration,
     /// Objects in a pushed batch.
     pub batch_objects: usize,
-    /// Bytes of hints for one target.
+    /// Bytes of hints for one target that no quorum needs.
     pub hint_bytes: u64,
     /// Requests in flight at one node.
     pub requests: usize,

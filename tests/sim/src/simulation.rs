@@ -84,6 +84,8 @@ pub(crate) struct Host {
     nearly_full: bool,
     /// Its disk counts as destroyed, in this wave of losses.
     pub(crate) lost: Option<u32>,
+    /// Bytes of hints that its ended starts took beyond the quota.
+    hint_bytes_beyond_quota: u64,
 }
 
 struct Running {
@@ -210,6 +212,7 @@ impl Simulation {
             rotted: false,
             nearly_full: false,
             lost: None,
+            hint_bytes_beyond_quota: 0,
         });
         self.network.add_host();
         self.by_node.insert(node_id, host);
@@ -219,6 +222,12 @@ impl Simulation {
     /// All hosts, the removed ones too.
     pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<> {
         (0..self.hosts.len()).map(HostId)
+    }
+
+    /// Bytes of hints that a host's node took beyond the quota, in all its starts.
+    pub fn hint_bytes_beyond_quota(&self, host: HostId) -> u64 {
+        let Host { running, hint_bytes_beyond_quota, .. } = &self.hosts[host.0];
+        hint_bytes_beyond_quota + running.as_ref().map_or(0, |running| running.node.counters().hint_bytes_beyond_quota)
     }
 
     /// Hosts whose node runs, paused or not.
@@ -356,6 +365,7 @@ impl Simulation {
     fn end(&mut self, host: HostId, disk: impl FnOnce(&mut Disk)) {
         let Some(mut running) = self.hosts[host.0].running.take() else { return };
         self.totals.add_counters(running.node.counters());
+        self.hosts[host.0].hint_bytes_beyond_quota += running.node.counters().hint_bytes_beyond_quota;
         let mut left = std::mem::take(running.node.storage_mut());
         disk(&mut left);
         self.hosts[host.0].disk = Some(left);

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use dynamo_sim::scenario::cluster;
 
+#[path = "paper/section_4_6.rs"]
+mod section_4_6_hinted_handoff;
 #[path = "paper/section_5_coordinator.rs"]
 mod section_5_coordinator;
 #[path = "paper/section_6_2.rs"]
@@ -432,101 +434,6 @@ mod section_4_5_get_and_put {
             cluster.sim.is_linked(homes[1], homes[0]) && cluster.sim.is_linked(homes[2], homes[0])
         });
         assert_eq!(cluster.through(homes[0]).get("alice").values, ["blue", "green", "red"]);
-    }
-}
-
-mod section_4_6_hinted_handoff {
-    use super::*;
-    use dynamo_core::request::{Failure, QuorumWish};
-    use std::collections::BTreeSet;
-
-    /// The first N healthy nodes take a write, not always the first N of the ring: with A down it goes to D, with a hint naming A.
-    #[test]
-    fn a_failed_home_is_replaced_by_a_hinted_fallback() {
-        let mut cluster = cluster(5).start();
-        let (homes, fallbacks) = (cluster.homes("alice"), cluster.fallbacks("alice"));
-        cluster.kill(homes[0]);
-        let all = QuorumWish { w: Some(3), ..QuorumWish::default() };
-        let written = cluster.through(homes[1]).with(all).put("alice", "milk");
-        assert_eq!(written.evidence.hinted, 1, "{:?}", written.evidence);
-        assert_eq!(cluster.hinted(fallbacks[0], "alice", homes[0]), ["milk"]);
-        assert_eq!(cluster.copy(fallbacks[0], "alice"), None, "hints are kept apart");
-    }
-
-    /// When A is back, D delivers what it kept, and only then deletes it.
-    #[test]
-    fn a_hint_goes_home_when_its_node_is_back_and_is_then_deleted() {
-        let mut cluster = cluster(5).tune(|options| options.pace.anti_entropy = SECOND * 3_600).start();
-        let (homes, fallbacks) = (cluster.homes("alice"), cluster.fallbacks("alice"));
-        cluster.kill(homes[0]);
-        cluster.through(homes[1]).put("alice", "milk");
-        cluster.run(SECOND * 10);
-        assert_eq!(cluster.hinted(fallbacks[0], "alice", homes[0]), ["milk"], "kept for as long as it takes");
-
-        cluster.start(homes[0]);
-        cluster.until("the hint arrives", |cluster| cluster.copied(homes[0], "alice") == ["milk"]);
-        cluster.settle();
-        assert!(cluster.hinted(fallbacks[0], "alice", homes[0]).is_empty());
-    }
-
-    /// No write fails for a failure that passes: whichever node is down, and while it goes and comes.
-    #[test]
-    fn no_write_fails_while_nodes_go_and_come() {
-        let mut cluster = cluster(5).start();
-        for down in cluster.hosts() {
-            cluster.kill(down);
-            for host in cluster.sim.running() {
-                for key in 0..8 {
-                    let key = format!("key {key}");
-                    let context = cluster.through(host).get(&key).context;
-                    cluster.through(host).put_after(&context, &key, &format!("{} by {}", down.0, host.0));
-                }
-            }
-            cluster.start(down);
-        }
-        cluster.settle();
-    }
-
-    /// With W = 1 a write is refused only if every node is unavailable; with W = 2 one node alone refuses it, and nothing is written.
-    #[test]
-    fn with_w_1_the_last_node_standing_takes_every_write() {
-        for (w, taken) in [(1, true), (2, false)] {
-            let mut cluster = cluster(4).quorum((3, 2, w)).start();
-            let hosts = cluster.hosts();
-            for host in &hosts[1..] {
-                cluster.kill(*host);
-            }
-            for key in 0..8 {
-                let outcome = cluster.through(hosts[0]).try_put(&Default::default(), &format!("key {key}"), "milk");
-                let refused = matches!(outcome, Err(Failure::Unavailable { .. }));
-                assert_eq!((outcome.is_ok(), refused), (taken, !taken), "W = {w}, key {key}: {outcome:?}");
-            }
-        }
-    }
-
-    /// A whole data centre may fail: the preference list spreads over several.
-    #[test]
-    fn the_loss_of_a_zone_leaves_every_key_readable_and_writable() {
-        let mut cluster = cluster(6).zones(3).partitions(64).start();
-        for (partition, placement) in cluster.ring().partitions() {
-            let zones: BTreeSet<&str> =
-                placement.replicas.iter().map(|node| cluster.ring().members[node].zone.as_str()).collect();
-            assert_eq!(zones.len(), 3, "partition {partition}");
-        }
-        let hosts = cluster.hosts();
-        let keys: Vec<String> = (0..20).map(|key| format!("key {key}")).collect();
-        for key in &keys {
-            cluster.through(hosts[1]).put(key, "before");
-        }
-        let lost: Vec<_> = hosts.iter().copied().filter(|host| cluster.sim.zone(*host) == "zone-0").collect();
-        for host in &lost {
-            cluster.kill(*host);
-        }
-        for key in &keys {
-            let got = cluster.through(hosts[1]).get(key);
-            assert_eq!(got.values, ["before"], "{key}");
-            cluster.through(hosts[2]).put_after(&got.context, key, "after");
-        }
     }
 }
 

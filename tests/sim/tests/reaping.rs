@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dynamo_core::hinted_handoff::HintFor;
 use dynamo_core::id::RequestId;
 use dynamo_core::message::{Message, NamedObject, Purpose};
 use dynamo_core::request::{Operation, QuorumWish, Success};
@@ -259,7 +260,8 @@ fn a_late_message_that_becomes_a_hint_is_stopped_at_its_home() {
     let old = put_deleted_and_reaped(&mut cluster);
     let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
     let (request, name) = (RequestId(7), name("alice"));
-    let message = Message::Replicate { request, epoch, name, object: old, hint_for: Some(home), synced: true };
+    let hint_for = Some(HintFor { home, needed: false });
+    let message = Message::Replicate { request, epoch, name, object: old, hint_for, synced: true };
     cluster.sim.deliver(homes[0], fallback, message);
     cluster.run(SECOND);
     cluster.settle();
@@ -276,7 +278,8 @@ fn a_late_message_that_becomes_a_hint_is_shown_to_nobody() {
     let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
     cluster.kill(homes[2]);
     let (request, name) = (RequestId(7), name("alice"));
-    let message = Message::Replicate { request, epoch, name, object: old, hint_for: Some(home), synced: true };
+    let hint_for = Some(HintFor { home, needed: false });
+    let message = Message::Replicate { request, epoch, name, object: old, hint_for, synced: true };
     cluster.sim.deliver(homes[0], fallback, message);
     cluster.run(SECOND);
     assert_eq!(cluster.hinted(fallback, "alice", homes[2]), ["milk"]);

@@ -102,3 +102,20 @@ fn a_stand_in_that_hints_for_a_lost_member_have_filled_hands_them_over() {
         kept == 0 && whole && home && cluster.copied(fallback, "alice").is_empty()
     });
 }
+
+/// Nobody is left who could acknowledge: the client need not wait to hear what is known at once.
+#[test]
+fn a_put_whose_quorum_cannot_be_had_any_more_is_answered_at_once() {
+    let mut cluster = cluster(5).start();
+    let (homes, fallbacks) = (cluster.homes("alice"), cluster.fallbacks("alice"));
+    homes[1..].iter().for_each(|home| cluster.kill(*home));
+    fallbacks.iter().for_each(|fallback| cluster.fill(*fallback));
+    let begun = cluster.sim.now();
+    let failed = cluster.through(homes[0]).try_put(&Default::default(), "alice", "milk").unwrap_err();
+    assert_eq!(failed, Failure::Unknown { acknowledged: 1, required: 2 }, "one copy is there, and may show up");
+    let took = cluster.sim.now().since(begun);
+    assert!(took < SECOND / 10, "{took:?}");
+    // One disk with room is enough.
+    cluster.free(fallbacks[1]);
+    cluster.through(homes[0]).put("alice", "tea");
+}

@@ -8,8 +8,11 @@
 //! ```
 //!
 //! Guarantees: an ok rests on W acknowledgements of distinct nodes in every write set, DW of them fsynced. A failure after
-//! anything was sent is `Unknown`, never "failed": the write may surface. A write to a home replica that was replaced is not
-//! taken back, its late acknowledgement still counts.
+//! anything was sent is `Unknown`, never "failed": the write may surface; it comes as soon as nobody is left to wait for. A write
+//! to a home replica that was replaced is not taken back, its late acknowledgement still counts.
+//!
+//! A stand-in is told whether the quorum needs its copy, which it keeps beyond its bound then ([`crate::hinted_handoff`]). One that
+//! declined what nobody counted is asked once more if it comes to that.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -17,6 +20,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use crate::coordinator::Progress;
+use crate::hinted_handoff::HintFor;
 use crate::id::NodeId;
 use crate::preference_list::Nodes;
 use crate::quorum::{Answer, Required, Tally};
@@ -34,7 +38,12 @@ pub enum Input {
         /// On stable storage.
         durable: bool,
     },
-    /// `by` cannot or will not take it.
+    /// `by` is there and does not take it: it is at a bound.
+    Declined {
+        /// Who.
+        by: NodeId,
+    },
+    /// `by` is gone, or never takes it.
     Failed {
         /// Who.
         by: NodeId,
@@ -51,7 +60,7 @@ pub enum Output {
         /// To whom.
         to: NodeId,
         /// The home replica it stands in for.
-        hint_for: Option<NodeId>,
+        hint_for: Option<HintFor>,
     },
     /// No fallback is left to stand in for `home`: the coordinator keeps a hint beside its own copy. That is no acknowledgement
     /// (it is not another node), but the write finds its way home without waiting for anti-entropy.
@@ -69,6 +78,19 @@ struct Home {
     settled: bool,
     /// A fallback was asked to stand in.
     replaced: bool,
+    /// What it may still say itself.
+    itself: Itself,
+}
+
+/// What is expected of a home replica itself. Whatever it is, an acknowledgement counts when it comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Itself {
+    /// An acknowledgement.
+    Awaited,
+    /// Nothing in time: it has been silent past the hint deadline.
+    Late,
+    /// Nothing: it is suspected, or has failed.
+    Gone,
 }
 
 /// The machine.
@@ -76,9 +98,12 @@ struct Home {
 pub struct Put {
     sets: Sets,
     homes: SmallMap<NodeId, Home, 3>,
+    /// Not asked yet.
     fallbacks: VecDeque<NodeId>,
+    /// Fallbacks that took no hint which no quorum needed.
+    declined: VecDeque<NodeId>,
     /// Whom each fallback stands in for.
-    stands_in: SmallMap<NodeId, NodeId, 1>,
+    stands_in: SmallMap<NodeId, HintFor, 1>,
     tally: Tally,
     required: Required,
     hint_at: Instant,
@@ -113,6 +138,7 @@ impl Put {
             homes: SmallMap::default(),
             sets: start.sets,
             fallbacks: start.fallbacks.into(),
+            declined: VecDeque::new(),
             stands_in: SmallMap::default(),
             tally: Tally::default(),
             required: start.required,
@@ -121,7 +147,8 @@ impl Put {
             answered: false,
         };
         for home in put.sets.iter().flatten() {
-            if put.homes.insert(*home, Home { settled: false, replaced: false }).is_none() {
+            let itself = if start.suspected.contains(home) { Itself::Gone } else { Itself::Awaited };
+            if put.homes.insert(*home, Home { settled: false, replaced: false, itself }).is_none() {
                 out.push(Output::Replicate { to: *home, hint_for: None });
             }
         }
@@ -135,7 +162,7 @@ impl Put {
     }
 
     /// The home replica that `node` was asked to stand in for.
-    pub fn stands_in_for(&self, node: NodeId) -> Option<NodeId> {
+    pub fn stands_in_for(&self, node: NodeId) -> Option<HintFor> {
         self.stands_in.get(&node).copied()
     }
 
@@ -153,12 +180,17 @@ impl Put {
     pub fn handle(&mut self, input: Input, now: Instant, out: &mut Vec<Output>) -> Progress {
         match input {
             Input::Acknowledged { by, durable } => self.on_acknowledged(by, durable),
+            Input::Declined { by } => self.on_declined(by, out),
             Input::Failed { by } => self.on_failed(by, out),
             Input::Tick => self.on_tick(now, out),
         }
         if !self.answered && self.tally.reached(&self.sets, self.required) {
             self.answered = true;
             out.push(Output::Answer(Ok(())));
+        } else if !self.answered && (now >= self.deadline || !self.is_possible()) {
+            self.answered = true;
+            let acknowledged = self.tally.acknowledged(&self.sets) as u32;
+            out.push(Output::Answer(Err(Failure::Unknown { acknowledged, required: self.required.total as u32 })));
         }
         self.progress(now)
     }
@@ -168,36 +200,51 @@ impl Put {
         if let Some(home) = self.homes.get_mut(&by) {
             home.settled = true;
             self.tally.add(by, answer);
-        } else if let Some(home) = self.stands_in.get(&by) {
-            self.tally.add(*home, answer);
+        } else if let Some(hint) = self.stands_in.get(&by) {
+            self.tally.add(hint.home, answer);
             // Its hint will find the way home: nothing is left to do for that replica here.
-            if let Some(home) = self.homes.get_mut(home) {
+            if let Some(home) = self.homes.get_mut(&hint.home) {
                 home.settled = true;
             }
         }
     }
 
+    fn on_declined(&mut self, by: NodeId, out: &mut Vec<Output>) {
+        if self.stands_in.get(&by).is_some_and(|hint| !hint.needed) {
+            self.declined.push_back(by);
+        }
+        self.pass_on(by, out);
+    }
+
     fn on_failed(&mut self, by: NodeId, out: &mut Vec<Output>) {
-        if self.homes.contains_key(&by) {
+        self.fallbacks.retain(|fallback| *fallback != by);
+        self.declined.retain(|fallback| *fallback != by);
+        self.pass_on(by, out);
+    }
+
+    /// What `by` was asked for goes to the next fallback.
+    fn pass_on(&mut self, by: NodeId, out: &mut Vec<Output>) {
+        if let Some(home) = self.homes.get_mut(&by) {
+            home.itself = Itself::Gone;
             self.replace(by, out);
-        } else if let Some(home) = self.stands_in.remove(&by) {
-            if let Some(home) = self.homes.get_mut(&home) {
+        } else if let Some(hint) = self.stands_in.remove(&by) {
+            if let Some(home) = self.homes.get_mut(&hint.home) {
                 home.replaced = false;
             }
-            self.replace(home, out);
+            self.replace(hint.home, out);
         }
     }
 
     fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
         if now >= self.hint_at {
-            let silent = |(node, home): (&NodeId, &Home)| (!home.settled && !home.replaced).then_some(*node);
-            let silent: Nodes = self.homes.iter().filter_map(silent).collect();
+            let mut silent = Nodes::new();
+            for (node, home) in self.homes.iter_mut().filter(|(_, home)| !home.settled && !home.replaced) {
+                if home.itself == Itself::Awaited {
+                    home.itself = Itself::Late;
+                }
+                silent.push(*node);
+            }
             self.replace_all(silent, out);
-        }
-        if now >= self.deadline && !self.answered {
-            self.answered = true;
-            let acknowledged = self.tally.acknowledged(&self.sets) as u32;
-            out.push(Output::Answer(Err(Failure::Unknown { acknowledged, required: self.required.total as u32 })));
         }
     }
 
@@ -210,18 +257,47 @@ impl Put {
 
     /// Asks the next fallback to stand in for `home`, once.
     fn replace(&mut self, home: NodeId, out: &mut Vec<Output>) {
+        let needed = self.needs_stand_ins();
         let Some(state) = self.homes.get_mut(&home) else { return };
         if state.settled || state.replaced {
             return;
         }
-        if let Some(fallback) = self.fallbacks.pop_front() {
+        let again = if needed { &mut self.declined } else { &mut VecDeque::new() };
+        if let Some(fallback) = self.fallbacks.pop_front().or_else(|| again.pop_front()) {
             state.replaced = true;
-            self.stands_in.insert(fallback, home);
-            out.push(Output::Replicate { to: fallback, hint_for: Some(home) });
+            let hint = HintFor { home, needed };
+            self.stands_in.insert(fallback, hint);
+            out.push(Output::Replicate { to: fallback, hint_for: Some(hint) });
         } else {
             state.settled = true;
             out.push(Output::KeepHint { home });
         }
+    }
+
+    /// Whether some set has fewer home replicas than it takes acknowledgements. Then each stand-in's copy may be one of the quorum's:
+    /// all of them are needed, since any may turn out to be silent.
+    fn needs_stand_ins(&self) -> bool {
+        let counts = |home: &&NodeId| self.tally.of(**home).is_some() || self.itself(home) == Itself::Awaited;
+        !self.answered && self.sets.iter().any(|set| set.iter().filter(counts).count() < self.required.total)
+    }
+
+    /// Whether enough of those have not answered yet who may still acknowledge.
+    fn is_possible(&self) -> bool {
+        let replaced = |home: &NodeId| self.homes.get(home).is_some_and(|home| home.replaced);
+        self.sets.iter().all(|set| {
+            let (mut total, mut primary) = (0, 0);
+            for home in set {
+                let answer = self.tally.of(*home);
+                let itself = self.itself(home) != Itself::Gone || answer.is_some_and(|answer| answer.by == *home);
+                primary += usize::from(itself);
+                total += usize::from(itself || answer.is_some() || replaced(home));
+            }
+            total >= self.required.total && primary >= self.required.primary
+        })
+    }
+
+    fn itself(&self, home: &NodeId) -> Itself {
+        self.homes.get(home).map_or(Itself::Gone, |home| home.itself)
     }
 
     fn progress(&self, now: Instant) -> Progress {
@@ -264,6 +340,23 @@ mod tests {
         put.handle(Input::Acknowledged { by: node(by), durable: true }, Instant(1), out)
     }
 
+    fn fail(put: &mut Put, by: u8, out: &mut Vec<Output>) {
+        put.handle(Input::Failed { by: node(by) }, Instant(1), out);
+    }
+
+    fn decline(put: &mut Put, by: u8, out: &mut Vec<Output>) {
+        put.handle(Input::Declined { by: node(by) }, Instant(1), out);
+    }
+
+    /// `to` is asked for a copy that the quorum needs, or can do without.
+    fn stand_in(to: u8, home: u8, needed: bool) -> Output {
+        Output::Replicate { to: node(to), hint_for: Some(HintFor { home: node(home), needed }) }
+    }
+
+    fn unknown(acknowledged: u32) -> Output {
+        Output::Answer(Err(Failure::Unknown { acknowledged, required: 2 }))
+    }
+
     /// A move from the first node to the fourth; the third and the only fallback are up.
     #[test]
     fn a_stand_in_goes_to_a_home_that_is_in_both_sets() {
@@ -273,7 +366,7 @@ mod tests {
         let (required, hint_at, deadline) = (W2, Instant(100), Instant(1000));
         let fallbacks = vec![node(5)];
         let mut put = Put::start(Start { sets, suspected, fallbacks, required, hint_at, deadline }, &mut out);
-        assert!(out.contains(&Output::Replicate { to: node(5), hint_for: Some(node(2)) }), "{out:?}");
+        assert!(out.contains(&stand_in(5, 2, true)), "{out:?}");
         ack(&mut put, 3, &mut out);
         ack(&mut put, 5, &mut out);
         assert!(out.contains(&Output::Answer(Ok(()))), "{out:?}");
@@ -296,10 +389,10 @@ mod tests {
     fn a_failed_home_is_replaced_by_a_hinted_fallback() {
         let (mut put, mut out) = start(&[], &[4, 5]);
         out.clear();
-        put.handle(Input::Failed { by: node(2) }, Instant(1), &mut out);
-        assert_eq!(out, [Output::Replicate { to: node(4), hint_for: Some(node(2)) }]);
-        put.handle(Input::Failed { by: node(4) }, Instant(1), &mut out);
-        assert_eq!(out[1], Output::Replicate { to: node(5), hint_for: Some(node(2)) }, "the fallback failed too");
+        fail(&mut put, 2, &mut out);
+        assert_eq!(out, [stand_in(4, 2, false)]);
+        fail(&mut put, 4, &mut out);
+        assert_eq!(out[1], stand_in(5, 2, false), "the fallback failed too");
         ack(&mut put, 5, &mut out);
         ack(&mut put, 1, &mut out);
         assert_eq!(out.last(), Some(&Output::Answer(Ok(()))));
@@ -309,7 +402,7 @@ mod tests {
     #[test]
     fn a_suspected_or_silent_home_gets_a_stand_in() {
         let (_, out) = start(&[3], &[4]);
-        assert!(out.contains(&Output::Replicate { to: node(4), hint_for: Some(node(3)) }), "at once when suspected");
+        assert!(out.contains(&stand_in(4, 3, false)), "at once when suspected");
         let (mut put, mut out) = start(&[], &[4]);
         out.clear();
         ack(&mut put, 1, &mut out);
@@ -317,7 +410,120 @@ mod tests {
         put.handle(Input::Tick, Instant(99), &mut out);
         assert_eq!(out, [Output::Answer(Ok(()))]);
         put.handle(Input::Tick, Instant(100), &mut out);
-        assert_eq!(out[1], Output::Replicate { to: node(4), hint_for: Some(node(2)) }, "even after the answer");
+        assert_eq!(out[1], stand_in(4, 2, false), "even after the answer");
+    }
+
+    #[test]
+    fn a_stand_in_is_needed_while_fewer_homes_are_there_than_must_acknowledge() {
+        // Suspected from the start; what happens to the others; who is asked then, in whose place, and whether that is needed.
+        type Happens<'a> = &'a dyn Fn(&mut Put, &mut Vec<Output>);
+        let nothing: Happens = &|_, _| {};
+        let one_fails: Happens = &|put, out| fail(put, 1, out);
+        let silence: Happens = &|put, out| {
+            put.handle(Input::Tick, Instant(100), out);
+        };
+        let one_acknowledges: Happens = &|put, out| {
+            ack(put, 1, out);
+            put.handle(Input::Tick, Instant(100), out);
+        };
+        let one_is_late: Happens = &|put, out| {
+            put.handle(Input::Tick, Instant(100), out);
+            ack(put, 1, out);
+            fail(put, 5, out);
+        };
+        let cases: [(&[u8], Happens, &[Output], &str); 6] = [
+            (&[3], nothing, &[stand_in(4, 3, false)], "two are there"),
+            (&[2, 3], nothing, &[stand_in(4, 2, true), stand_in(5, 3, true)], "one is there"),
+            (&[3], one_fails, &[stand_in(4, 3, false), stand_in(5, 1, true)], "one is there by now"),
+            (&[], silence, &[stand_in(4, 1, true), stand_in(5, 2, true), stand_in(6, 3, true)], "nobody spoke in time"),
+            (&[], one_acknowledges, &[stand_in(4, 2, true), stand_in(5, 3, true)], "one spoke"),
+            (
+                &[],
+                one_is_late,
+                &[stand_in(4, 1, true), stand_in(5, 2, true), stand_in(6, 3, true), stand_in(7, 2, true)],
+                "one spoke, late",
+            ),
+        ];
+        for (suspected, happens, asked, why) in cases {
+            let (mut put, mut out) = start(suspected, &[4, 5, 6, 7]);
+            happens(&mut put, &mut out);
+            out.retain(|output| matches!(output, Output::Replicate { hint_for: Some(_), .. }));
+            assert_eq!(out, asked, "{why}");
+        }
+    }
+
+    #[test]
+    fn whoever_declined_what_nobody_counted_is_asked_again_for_what_the_quorum_needs() {
+        let (mut put, mut out) = start(&[3], &[4, 5]);
+        ack(&mut put, 1, &mut out);
+        out.clear();
+        decline(&mut put, 4, &mut out);
+        decline(&mut put, 5, &mut out);
+        assert_eq!(
+            out,
+            [stand_in(5, 3, false), Output::KeepHint { home: node(3) }],
+            "two homes are there, and one may be enough"
+        );
+        out.clear();
+        fail(&mut put, 2, &mut out);
+        assert_eq!(out, [stand_in(4, 2, true)]);
+        decline(&mut put, 4, &mut out);
+        assert_eq!(out[1], stand_in(5, 2, true));
+        ack(&mut put, 5, &mut out);
+        assert_eq!(out[2..], [Output::Answer(Ok(()))]);
+        // Nobody is asked a third time, nor one that is gone since.
+        let (mut put, mut out) = start(&[3], &[4, 5]);
+        ack(&mut put, 1, &mut out);
+        [4, 5].into_iter().for_each(|by| decline(&mut put, by, &mut out));
+        fail(&mut put, 5, &mut out);
+        fail(&mut put, 2, &mut out);
+        out.clear();
+        decline(&mut put, 4, &mut out);
+        assert_eq!(out, [Output::KeepHint { home: node(2) }, unknown(1)]);
+    }
+
+    #[test]
+    fn a_fallback_that_is_gone_before_it_is_asked_is_passed_over() {
+        let (mut put, mut out) = start(&[], &[4, 5]);
+        out.clear();
+        fail(&mut put, 4, &mut out);
+        fail(&mut put, 2, &mut out);
+        assert_eq!(out, [stand_in(5, 2, false)]);
+    }
+
+    #[test]
+    fn a_put_whose_quorum_nobody_is_left_to_complete_is_answered_at_once() {
+        let (mut put, mut out) = start(&[2, 3], &[4, 5]);
+        ack(&mut put, 1, &mut out);
+        fail(&mut put, 4, &mut out);
+        out.clear();
+        decline(&mut put, 5, &mut out);
+        assert_eq!(out, [Output::KeepHint { home: node(3) }, unknown(1)]);
+
+        let (mut put, mut out) = start(&[3], &[]);
+        ack(&mut put, 1, &mut out);
+        put.handle(Input::Tick, Instant(100), &mut out);
+        assert!(!put.is_answered(), "the second is late, and may come yet");
+        fail(&mut put, 2, &mut out);
+        assert_eq!(out.last(), Some(&unknown(1)), "now it may not");
+        out.clear();
+        ack(&mut put, 2, &mut out);
+        put.handle(Input::Tick, Instant(1000), &mut out);
+        assert_eq!(out, [], "answered once");
+    }
+
+    #[test]
+    fn a_put_that_asks_for_home_replicas_does_not_wait_for_stand_ins() {
+        let mut out = Vec::new();
+        let sets = smallvec![smallvec![node(1), node(2), node(3)]];
+        let required = Required { primary: 2, ..W2 };
+        let (suspected, fallbacks) = (smallvec![node(3)], vec![node(4), node(5)]);
+        let (hint_at, deadline) = (Instant(100), Instant(1000));
+        let mut put = Put::start(Start { sets, suspected, fallbacks, required, hint_at, deadline }, &mut out);
+        ack(&mut put, 1, &mut out);
+        assert!(!put.is_answered());
+        fail(&mut put, 2, &mut out);
+        assert_eq!(out.last(), Some(&unknown(1)));
     }
 
     #[test]
@@ -325,11 +531,11 @@ mod tests {
         let (mut put, mut out) = start(&[], &[]);
         out.clear();
         ack(&mut put, 1, &mut out);
-        put.handle(Input::Failed { by: node(2) }, Instant(1), &mut out);
-        put.handle(Input::Failed { by: node(3) }, Instant(1), &mut out);
+        fail(&mut put, 2, &mut out);
+        put.handle(Input::Tick, Instant(100), &mut out);
         assert_eq!(out, [Output::KeepHint { home: node(2) }, Output::KeepHint { home: node(3) }], "no fallback is left");
         let progress = put.handle(Input::Tick, Instant(1000), &mut out);
-        assert_eq!(out[2], Output::Answer(Err(Failure::Unknown { acknowledged: 1, required: 2 })));
+        assert_eq!(out[2], unknown(1));
         assert_eq!(progress, Progress::Settled);
     }
 

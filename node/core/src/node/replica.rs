@@ -3,6 +3,7 @@
 //! Fencing: a request under an older ring is refused with the newer ring ahead of the refusal; one under a newer ring is
 //! refused until this node has fetched that ring. Applying is a join, so a request may arrive twice.
 
+use crate::hinted_handoff::HintFor;
 use crate::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
 use crate::message::{Message, Refusal};
 use crate::name::Name;
@@ -54,7 +55,7 @@ impl<S: Storage> Node<S> {
             _ if !self.takes_writes() => Err(Refusal::Overloaded),
             None if ring.placement(partition).involves(self.identity.node) => self.apply(partition, &name, &object)?,
             None => Err(Refusal::NotOwner),
-            Some(target) => self.apply_hint(target, partition, &name, &object)?,
+            Some(hint) => self.apply_hint(hint, partition, &name, &object)?,
         };
         if let Err(reason) = accepted {
             self.refuse(from, request, reason, out);
@@ -131,10 +132,10 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    /// Joins `object` into the copy that is kept for `target`.
+    /// Joins `object` into the copy that is kept for a home replica, within the bounds of [`crate::hinted_handoff`].
     pub(super) fn apply_hint(
         &mut self,
-        target: NodeId,
+        HintFor { home: target, needed }: HintFor,
         partition: PartitionId,
         name: &Name,
         object: &Object,
@@ -148,14 +149,18 @@ impl<S: Storage> Node<S> {
             // handed back to whoever owns the partition now.
             return self.apply(partition, name, object);
         }
-        if self.hints.bytes_for(target) >= self.config.hint_bytes_max {
-            self.counters.hints_refused_quota += 1;
-            return Ok(Err(Refusal::Overloaded));
-        }
         let kept = self.storage.read_hint(target, partition, name)?;
         let before = kept.as_ref().map(|object| object.encode().len());
         let mut joined = kept.unwrap_or_default();
         joined.join(object);
+        let longer_by = joined.encoded_len().saturating_sub(before.unwrap_or(0));
+        if self.hints.bytes_for(target) >= self.config.hint_bytes_max && longer_by > 0 {
+            if !needed {
+                self.counters.hints_refused_quota += 1;
+                return Ok(Err(Refusal::Overloaded));
+            }
+            self.counters.hint_bytes_beyond_quota += longer_by as u64;
+        }
         self.storage.write_hint(target, partition, name, &joined)?;
         self.dirty = true;
         self.hints.stored(target, (partition, name), before, joined.encoded_len());

@@ -171,7 +171,11 @@ impl<S: Storage> Node<S> {
                 self.catch_up(from, number, epoch, out);
                 Ok(())
             }
-            Refusal::NotOwner | Refusal::Overloaded => self.fail_request(from, number, now, out),
+            Refusal::NotOwner => self.fail_request(from, number, now, out),
+            Refusal::Overloaded => {
+                self.put_input(number, put::Input::Declined { by: from }, now, out)?;
+                self.get_input(number, get::Input::Failed { by: from }, now, out)
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
+use dynamo_core::hinted_handoff::HintFor;
 use dynamo_core::id::{Epoch, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose, Refusal};
 use dynamo_core::name::Name;
@@ -135,7 +136,8 @@ fn named_digests(digests: Vec<v1::KeyDigest>, field: &'static str) -> Result<Vec
 }
 
 fn replicate(wire: v1::Replicate) -> Result<Message, WireError> {
-    let hint_for = if wire.hint_for.is_empty() { None } else { Some(node(&wire.hint_for, "hint_for")?) };
+    let hint = |home| HintFor { home, needed: wire.hint_needed };
+    let hint_for = if wire.hint_for.is_empty() { None } else { Some(hint(node(&wire.hint_for, "hint_for")?)) };
     Ok(Message::Replicate {
         request: RequestId(wire.request),
         epoch: Epoch(wire.epoch),

@@ -21,8 +21,10 @@ fn kind(message: Message) -> Kind {
     match message {
         Message::Replicate { request, epoch, name, object, hint_for, synced } => {
             let (request, epoch, object) = (request.0, epoch.0, object.encode());
-            let hint_for = hint_for.map(node).unwrap_or_default();
-            Kind::Replicate(v1::Replicate { request, epoch, bucket: name.bucket, key: name.key, object, hint_for, synced })
+            let hint_needed = hint_for.is_some_and(|hint| hint.needed);
+            let hint_for = hint_for.map(|hint| node(hint.home)).unwrap_or_default();
+            let (bucket, key) = (name.bucket, name.key);
+            Kind::Replicate(v1::Replicate { request, epoch, bucket, key, object, hint_for, synced, hint_needed })
         }
         Message::Replicated { request, durable } => Kind::Replicated(v1::Replicated { request: request.0, durable }),
         Message::Fetch { request, epoch, name, digest_only } => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
+use dynamo_core::hinted_handoff::HintFor;
 use dynamo_core::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId, RequestKey};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose, Refusal};
 use dynamo_core::name::Name;
@@ -115,7 +116,8 @@ fn messages() -> Vec<Message> {
     let keys_request = |after, until| Message::KeysRequest { exchange, partition, leaf: 63, after, until, keys: digests.clone() };
     let mut messages = vec![
         replicate(None),
-        replicate(Some(NodeId([8; 16]))),
+        replicate(Some(HintFor { home: NodeId([8; 16]), needed: false })),
+        replicate(Some(HintFor { home: NodeId([8; 16]), needed: true })),
         Message::Replicated { request, durable: true },
         Message::Fetch { request, epoch, name: name.clone(), digest_only: true },
         Message::Fetched { request, digest, object: Some(object()) },

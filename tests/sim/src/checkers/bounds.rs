@@ -23,7 +23,8 @@ pub fn check(sim: &Simulation, host: HostId, status: &Status) -> Verdict {
     let config = sim.options().config();
     let over =
         |what: &str, is: u64, most: u64| Err(("I16 bounds", format!("host {} has {is} {what}, the limit is {most}", host.0)));
-    let most = config.hint_bytes_max;
+    // Beyond the quota only what a quorum needed, which the node counts.
+    let most = config.hint_bytes_max + sim.hint_bytes_beyond_quota(host);
     if let Some((_, bytes)) = status.hints.values().find(|(_, bytes)| *bytes > most)
         && *bytes > most + one_hint(sim, host)
     {

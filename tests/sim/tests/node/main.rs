@@ -1,6 +1,7 @@
 //! A single node at its border, where a mistake would show once in many thousand histories: what it says before its fsync and
 //! after it, under which actor it writes, and what it keeps until who has said what.
 
+mod actors;
 mod away;
 mod coordinating;
 mod one;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::hash_tree::HashTrees;
+use dynamo_core::hinted_handoff::HintFor;
 use dynamo_core::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
 use dynamo_core::message::{Message, NamedDigest, NamedHistory, NamedObject, Purpose};
 use dynamo_core::name::Name;
@@ -34,6 +36,7 @@ fn object(by: u8, counter: u64, value: &str) -> Object {
 
 fn replicate(number: u64, epoch: Epoch, name: &Name, object: &Object, hint_for: Option<NodeId>) -> Message {
     let (name, object) = (name.clone(), object.clone());
+    let hint_for = hint_for.map(|home| HintFor { home, needed: false });
     Message::Replicate { request: RequestId(number), epoch, name, object, hint_for, synced: true }
 }
 
@@ -658,35 +661,6 @@ mod a_member_that_was_away_coordinates_gets_once_it_knows_what_ring_others_hold 
         assert!(!vouches(&mut one));
         one.hear(2, gossip(ring.epoch, true));
         assert!(vouches(&mut one));
-    }
-}
-
-mod contexts_are_bounded {
-    use dynamo_core::config::OBJECT_ACTORS_MAX;
-    use dynamo_core::request::Failure;
-
-    use super::*;
-
-    #[test]
-    fn a_put_that_brings_more_actors_than_an_object_may_name_is_refused_and_one_at_the_bound_is_not() {
-        let ring = ring(5);
-        let name = key(&ring, true);
-        let token = |seen: &CausalContext| dynamo_core::context::encode(seen, None, CLUSTER, &name);
-        let of = |actors: usize| {
-            let actor = |at: usize| Actor { node: id(9), incarnation: Incarnation(at as u64) };
-            CausalContext((0..actors).map(|at| (actor(at), 1)).collect(), Default::default())
-        };
-        let mut one = One::start(&ring);
-        one.try_put(&name, "milk", token(&of(OBJECT_ACTORS_MAX)));
-        assert!(matches!(&one.answers[..], [Err(Failure::Overloaded(_))]), "{:?}", one.answers);
-        assert_eq!(one.node.counters().puts_refused_actors, 1);
-        assert_eq!(one.node.storage().objects().count(), 0);
-        let (_, mut object) = one.put_with(&name, "milk", token(&of(OBJECT_ACTORS_MAX - 1)));
-        for value in ["eggs", "flour"] {
-            assert_eq!(object.actors(), OBJECT_ACTORS_MAX);
-            object = one.put_with(&name, value, token(&object.context())).1;
-        }
-        assert_eq!(object.siblings().count(), 1, "what a get shows can be replaced");
     }
 }
 

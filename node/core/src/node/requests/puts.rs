@@ -8,6 +8,7 @@ use super::in_flight::{Job, Prepared, PutJob, ReplyTo};
 use crate::config::{OBJECT_ACTORS_MAX, OBJECT_BYTES_MAX, SIBLINGS_MAX};
 use crate::context;
 use crate::coordinator::{Progress, put};
+use crate::hinted_handoff::HintFor;
 use crate::id::{NodeId, PartitionId, RequestId};
 use crate::message::Message;
 use crate::name::Name;
@@ -66,8 +67,8 @@ impl<S: Storage> Node<S> {
         self.perform_put(number, outputs, now, out)
     }
 
-    /// A coordinator that is no replica keeps what it made, as a hint: its next version of the object must include it. If it may
-    /// not (the quota), its next dots are by a new actor.
+    /// A coordinator that is no replica keeps what it made, as the hint that it is asked for or as one more: its next version of the
+    /// object must include it. If it may not (the quota), its next dots are by a new actor.
     fn keep_own_dot(&mut self, ring: &Ring, number: RequestId) -> Result<(), StorageError> {
         let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return Ok(()) };
         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
@@ -75,7 +76,9 @@ impl<S: Storage> Node<S> {
         if placement.involves(self.identity.node) {
             return Ok(());
         }
-        match self.apply_hint(placement.read_set()[0], partition, &name, &object)? {
+        let one_more = HintFor { home: placement.read_set()[0], needed: false };
+        let hint = job.machine.stands_in_for(self.identity.node).unwrap_or(one_more);
+        match self.apply_hint(hint, partition, &name, &object)? {
             Ok(()) => Ok(()),
             Err(_) => self.end_tenure(partition),
         }
@@ -176,6 +179,7 @@ impl<S: Storage> Node<S> {
         if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
         }
+        self.actors.record(object.actors());
         if let Err(failure) = self.within_bounds(ring, partition, &name, &object, actors_before)? {
             return Ok(Err(failure));
         }
@@ -275,7 +279,7 @@ impl<S: Storage> Node<S> {
                 put::Output::KeepHint { home } if home != self.identity.node => {
                     if let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) {
                         let (name, partition, object) = (job.name.clone(), job.partition, object.clone());
-                        let _within_quota = self.apply_hint(home, partition, &name, &object)?;
+                        let _within_quota = self.apply_hint(HintFor { home, needed: false }, partition, &name, &object)?;
                     }
                 }
                 put::Output::KeepHint { .. } => {}
@@ -287,7 +291,7 @@ impl<S: Storage> Node<S> {
         own.map_or(Ok(()), |hint_for| self.write_own(number, hint_for, now, out))
     }
 
-    pub(super) fn send_replicate(&self, number: RequestId, to: NodeId, hint_for: Option<NodeId>, out: &mut Vec<Output>) {
+    pub(super) fn send_replicate(&self, number: RequestId, to: NodeId, hint_for: Option<HintFor>, out: &mut Vec<Output>) {
         let Some(PutJob { job, object, .. }) = self.requests.puts.get(&number).map(Box::as_ref) else { return };
         let message = Message::Replicate {
             request: number,
@@ -301,7 +305,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// With dw = 1 the coordinator's own fsync is the one that counts (paper 6.1), if it is one of every set's home replicas: then
-    /// nobody else's is waited for. As a stand-in it may still be refused by its quota, so it does not count on itself.
+    /// nobody else's is waited for. As a stand-in it may still decline, over its quota, so it does not count on itself.
     fn waits_for_others_disks(&self, job: &Job<put::Put>) -> bool {
         match job.required.durable {
             0 => false,
@@ -314,7 +318,7 @@ impl<S: Storage> Node<S> {
     fn write_own(
         &mut self,
         number: RequestId,
-        hint_for: Option<NodeId>,
+        hint_for: Option<HintFor>,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
@@ -323,7 +327,7 @@ impl<S: Storage> Node<S> {
         let own = self.identity.node;
         let accepted = match hint_for {
             None => self.apply(partition, &name, &object)?,
-            Some(target) => self.apply_hint(target, partition, &name, &object)?,
+            Some(hint) => self.apply_hint(hint, partition, &name, &object)?,
         };
         match accepted {
             Ok(()) => {
@@ -331,7 +335,7 @@ impl<S: Storage> Node<S> {
                 self.put_input(number, put::Input::Acknowledged { by: own, durable: false }, now, out)?;
                 if fsync_counts { self.when_durable(Waiting::OwnWrite(number), now, out) } else { Ok(()) }
             }
-            Err(_) => self.put_input(number, put::Input::Failed { by: own }, now, out),
+            Err(_) => self.put_input(number, put::Input::Declined { by: own }, now, out),
         }
     }
 
