@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{Names, Report, joined, list};
 use crate::build::PORT_CLIENT;
 use crate::observed::{Note, Observed};
+use crate::plan::quorums::{Quorum, Quorums};
 use crate::plan::room::FILLED_PERCENT_MAX;
 use crate::plan::{Blocked, Cause, Step};
 use crate::quantity;
@@ -293,18 +294,18 @@ fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verd
     yes(reason, message)
 }
 
-/// Every set that is read from or written to has R and W replicas that answer and are ready.
+/// Every set that is read from or written to has R and W replicas that answer and are ready, of whichever bucket asks most.
 fn available(report: &Report<'_>) -> Verdict {
     let observed = report.observed;
     let Some(ring) = observed.record.ring() else { return no("NoRing", "the cluster has no ring yet") };
     let ready: BTreeSet<NodeId> =
         observed.pods.values().filter(|pod| pod.ready).filter_map(|pod| pod.node.as_ref()).map(|node| node.id).collect();
-    let quorum = report.cluster.quorum;
-    // Of a bucket with an N of its own, what is more than that is all of them.
-    let enough =
-        |set: &[NodeId], needed: i32| set.iter().filter(|node| ready.contains(node)).count() >= set.len().min(needed as usize);
-    let served = |(_, placement): &(PartitionId, Placed<'_>)| {
-        enough(placement.read_set(), quorum.r) && placement.write_sets().into_iter().all(|set| enough(set, quorum.w))
+    let quorums = Quorums::of(report.cluster);
+    // Of partitions whose bucket is no longer in the spec, what is more than their N is all of them.
+    let enough = |set: &[NodeId], needed: usize| set.iter().filter(|node| ready.contains(node)).count() >= set.len().min(needed);
+    let served = |(partition, placement): &(PartitionId, Placed<'_>)| {
+        let Quorum { r, w } = quorums.on(ring, *partition);
+        enough(placement.read_set(), r) && placement.write_sets().into_iter().all(|set| enough(set, w))
     };
     match ring.partitions().filter(|partition| !served(partition)).count() {
         0 => yes("EnoughReplicas", "every partition has enough live home replicas"),

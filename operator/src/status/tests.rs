@@ -358,6 +358,25 @@ fn a_member_of_which_no_volume_is_known_is_told_with_the_command_that_replaces_i
 }
 
 #[test]
+fn a_cluster_is_not_available_while_a_bucket_has_fewer_replicas_than_it_asks_for() {
+    let mut three = valid(3, &[]);
+    (three.quorum.r, three.quorum.w) = (1, 1);
+    let mut two_down = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    silence(&mut two_down, 1);
+    silence(&mut two_down, 2);
+    let available = |cluster: &ValidCluster| {
+        let told = shown(&status_of(cluster, &two_down));
+        told.lines().find(|line| line.starts_with("Available=")).unwrap().to_owned()
+    };
+    assert!(available(&three).starts_with("Available=True EnoughReplicas"));
+    for bucket in [serde_json::json!({ "name": "orders", "r": 2 }), serde_json::json!({ "name": "orders", "w": 3 })] {
+        three.buckets = vec![serde_json::from_value(bucket).unwrap()];
+        let told = available(&three);
+        assert!(told.starts_with("Available=False TooFewReplicas: 16 of 16 partitions"), "{told}");
+    }
+}
+
+#[test]
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
         assert_eq!(rounded(count), shown);
