@@ -325,18 +325,57 @@ fn silent_members(observed: &Observed) -> Vec<NodeId> {
     members.filter(|node| !answered.contains(node)).collect()
 }
 
-/// What to do about members whose loss nothing can prove, since no volume is known that carried them: as where a cluster was adopted with
-/// one volume less. Two writers of rings would stand in each other's way, so the operator makes room for the other.
+/// What to do about members that do not answer and may never.
+fn ways_on(report: &Report<'_>, names: &Names<'_>, silent: &[NodeId]) -> String {
+    let deleting = |place: &Place| report.observed.volumes.get(place).is_some_and(|volume| volume.deleting);
+    let emptied = emptied(report.observed, silent);
+    let known = |node: &NodeId| names.places.get(node).or_else(|| names.carried.get(node));
+    let may_be_lost = silent.iter().filter_map(known).any(|place| !deleting(place) && !emptied.contains(place));
+    let way_on = if may_be_lost {
+        "; where a volume is lost for ever, delete its claim and its pod, and an empty one takes its place"
+    } else {
+        ""
+    };
+    let kept = match deleted_claims(report, names) {
+        claims if claims.is_empty() => String::new(),
+        claims => format!("; {}", being_deleted(claims)),
+    };
+    format!("{way_on}{}{kept}", without_proof(report, names, silent))
+}
+
+/// Where a member was that does not answer, and another node answers from its very claim: its disk was emptied, or is not mounted.
+fn emptied(observed: &Observed, silent: &[NodeId]) -> BTreeSet<Place> {
+    let carriers = observed.record.volumes();
+    let places = silent.iter().filter_map(|node| carriers.get(node)).filter(|carrier| {
+        let same = observed.volumes.get(&carrier.place).is_some_and(|volume| volume.uid == carrier.uid);
+        same && observed.node(&carrier.place).is_some()
+    });
+    places.map(|carrier| carrier.place.clone()).collect()
+}
+
+/// What to do about members whose loss nothing proves.
+///
+/// An empty disk under the claim of before proves nothing: the former one may only not be mounted. And where no volume is known that
+/// carried a member, as where a cluster was adopted with one volume less, nothing ever will. Two writers of rings would stand in each
+/// other's way, so the operator makes room for the other.
 fn without_proof(report: &Report<'_>, names: &Names<'_>, silent: &[NodeId]) -> String {
-    let carriers = report.observed.record.volumes();
-    let unknown = |node: &&NodeId| !names.places.contains_key(*node) && !carriers.contains_key(*node);
+    let emptied = emptied(report.observed, silent);
+    let refilled = match emptied.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; on {} another node runs than the claim carried: bring that one's disk back, or, if it is lost for ever, delete the claim and \
+             its pod, and an empty one takes its place",
+            list(emptied.iter().map(|place| report.cluster.claim_name(place)))
+        ),
+    };
+    let unknown = |node: &&NodeId| !names.places.contains_key(*node) && !names.carried.contains_key(*node);
     let unknown: Vec<NodeId> = silent.iter().filter(unknown).copied().collect();
     if unknown.is_empty() {
-        return String::new();
+        return refilled;
     }
     let lost: Vec<String> = unknown.iter().map(|node| format!("--lost {node}")).collect();
     format!(
-        "; nothing will ever prove that the disk of {} is lost: bring it back if there is one; else set spec.reconciliation to Paused, run \
+        "{refilled}; nothing will ever prove that the disk of {} is lost: bring it back if there is one; else set spec.reconciliation to Paused, run \
          `dynamoctl --endpoint {}.{}.svc:{PORT_CLIENT} ring replace {} --yes` where pods can be reached, and set it to Active again",
         names.nodes(&unknown),
         report.cluster.name(),
@@ -353,6 +392,15 @@ fn deleted_claims(report: &Report<'_>, names: &Names<'_>) -> Vec<String> {
     let mut claims: Vec<String> = deleted.map(|place| report.cluster.claim_name(place)).collect();
     claims.sort();
     claims
+}
+
+fn being_deleted(claims: Vec<String>) -> String {
+    format!(
+        "{}: being deleted, and gone with their volumes as soon as their pods are, which no rollout restarts meanwhile. Let their volumes \
+         have the reclaim policy Retain; then delete one of these pods alone, wait until RingStable is True again, and go on with the next: \
+         its data is copied from the other replicas",
+        list(claims)
+    )
 }
 
 fn degraded(report: &Report<'_>) -> Verdict {
@@ -394,18 +442,12 @@ fn degraded(report: &Report<'_>) -> Verdict {
     };
     let excused = usize::from(silent.iter().any(told) && !silent.iter().any(fails));
     if silent.len() > excused {
-        let (nodes, way_on) = (names.silent_nodes(observed, &silent), without_proof(report, &names, &silent));
-        return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{way_on}"));
+        let (nodes, ways_on) = (names.silent_nodes(observed, &silent), ways_on(report, &names, &silent));
+        return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{ways_on}"));
     }
     let deleted = deleted_claims(report, &names);
     if !deleted.is_empty() {
-        let message = format!(
-            "{}: being deleted, and gone with their volumes as soon as their pods are, which no rollout restarts meanwhile. Let their \
-             volumes have the reclaim policy Retain; then delete one of these pods alone, wait until RingStable is True again, and go on \
-             with the next: its data is copied from the other replicas",
-            list(deleted)
-        );
-        return yes("ClaimBeingDeleted", message);
+        return yes("ClaimBeingDeleted", being_deleted(deleted));
     }
     let in_trouble = |place: Place| {
         let trouble = match observed.pods.get(&place) {
