@@ -303,9 +303,9 @@ fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
     if found.check_follows(observed.record.ring(), situation.cluster.id).is_err() {
         return Some(Step::Blocked(Blocked::RingConflict(places.collect())));
     }
-    // Without a record, a pod that does not answer may hold a ring that is newer still.
+    // Without a record, a node that does not answer may hold a ring that is newer still.
     let unknown = match observed.record {
-        Record::Absent => situation.silent_pods(),
+        Record::Absent => situation.places_that_may_hold_a_ring(),
         Record::Held { .. } | Record::Unreadable(_) => Vec::new(),
     };
     if !unknown.is_empty() {
@@ -350,9 +350,8 @@ fn a_ring_exists(situation: &Situation<'_>) -> Option<Step> {
     if situation.ring.is_some() {
         return None;
     }
-    let mut waiting = situation.unanswered_places();
-    // A pod that is about to go may hold a ring too, if the record was lost.
-    waiting.extend(situation.silent_pods().into_iter().filter(|pod| !situation.cluster.keeps(&pod.place)));
+    // The record may have been lost.
+    let waiting = situation.places_that_may_hold_a_ring();
     if !waiting.is_empty() {
         return Some(Step::AwaitPods(waiting));
     }
