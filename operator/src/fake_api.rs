@@ -48,6 +48,11 @@ impl FakeApi {
         self.0.lock().unwrap().server.edit(path, change);
     }
 
+    /// Removes an object at once, as somebody else would.
+    pub fn remove(&self, path: &str) {
+        self.0.lock().unwrap().server.remove(path);
+    }
+
     /// From here on `admission` has a say in what is written.
     pub fn admit(&self, admission: Admission) {
         self.0.lock().unwrap().server.admission = Some(admission);

@@ -4,46 +4,48 @@
 //! between two looks: an operator that dies between any two calls looks again and goes on.
 //!
 //! ```text
-//!  1  the cluster's names are its own               else  Blocked
-//!  2  there are pods for every node asked for       else  RaisePods        pods first, data follows
-//!  3  no two pods carry one node                    else  Blocked
-//!  4  the record is the newest ring, and no fork    else  RecordRing(Found), Blocked
-//!  5  volumes name the nodes that are to join       else  NoteIdentities
-//!  6  there is a ring                               else  RecordRing(First), once all pods answered
-//!  7  every node that can take it from us holds it  else  OfferRing
-//!     the record names each member's volume         else  RecordVolumes
-//!     members whose volume is gone are declared     else  RecordRing(Lost), Blocked
-//!  8  it is the ring that the spec asks for         else  RecordRing(Rebalance), AwaitEpoch, AwaitData, AwaitReceipts,
-//!                                                         RecordRing(Left): core's rebalance, one stage at a time; a spec that
-//!                                                         changes meanwhile is followed at once. RebalancingPaused if it says so,
-//!                                                         Blocked if there is no room for it
-//!  9  no pod is left over                           else  LowerPods        data first, pods last; OfferRing, AwaitReceipts
-//! 10  every pod answers and is ready                else  AwaitPods
-//! 11  the pod template is rolled out                else  AwaitRollout
-//! 12  no volume is left over                        else  DeleteVolumes    only under `whenScaled: Delete`
-//!     Converged
+//! names_are_free              else  Blocked
+//! pods_exist                  else  RaisePods          pods first, data follows
+//! identities_are_distinct     else  Blocked            no two pods carry one node
+//! record_is_newest            else  RecordRing(Found), AwaitPods, Blocked
+//! joining_nodes_are_noted     else  NoteIdentities     on their volumes; AwaitPods
+//! a_ring_exists               else  RecordRing(First), once all pods answered; AwaitPods, Blocked
+//! nodes_hold_the_ring         else  OfferRing          those that can take it from us
+//! volumes_are_recorded        else  RecordVolumes      the record names each member's
+//! lost_members_are_declared   else  RecordRing(Lost), AwaitEpoch, Blocked
+//! the_ring_is_as_asked        else  RecordRing(Rebalance), AwaitEpoch, AwaitData, AwaitReceipts, RecordRing(Left): core's
+//!                                   rebalance, one stage at a time; a spec that changes meanwhile is followed at once.
+//!                                   RebalancingPaused if it says so, Blocked if there is no room for it
+//! no_pod_is_left_over         else  LowerPods          data first, pods last; OfferRing, AwaitReceipts, AwaitPods
+//! pods_are_ready              else  AwaitPods
+//! the_template_is_rolled_out  else  AwaitRollout
+//! no_volume_is_left_over      else  DeleteVolumes      only under `whenScaled: Delete`
+//!                                   Converged
 //! ```
 //!
 //! What may never happen, and what prevents it:
 //!
-//! - *A pod goes while its node holds data.* A StatefulSet shrinks only in 9, behind 8: every member of the ring holds the
-//!   recorded ring and said so just now, that ring does not list the leaving node, and the leaving node gave a drain receipt
-//!   under that ring. A pod without an answer blocks (unknown is not gone), with two exceptions. Its volume was never noted: 5 notes
-//!   every node before a ring lists it, so such a pod's node was never in a ring. Or its volume is marked as drained: 9 marks it when
-//!   the pod of a node with a receipt goes, and 5 takes the mark off as soon as the node is seen again.
-//! - *A member's pod is missing.* 2 asks for pods up to the highest place that carries a member, whoever lowered the set.
-//! - *Two rings of one epoch.* A ring is recorded under the record's resourceVersion before any node sees it (4, 6, 8).
+//! - *A pod goes while its node holds data.* A StatefulSet shrinks only in `no_pod_is_left_over`, behind `the_ring_is_as_asked`: every
+//!   member of the ring holds the recorded ring and said so just now, that ring does not list the leaving node, and the leaving node gave
+//!   a drain receipt under that ring. A pod without an answer blocks (unknown is not gone), with two exceptions. Its volume was never
+//!   noted: `joining_nodes_are_noted` notes every node before a ring lists it, so such a pod's node was never in a ring. Or its volume is
+//!   marked as drained: LowerPods marks it when the pod of a node with a receipt goes, and NoteIdentities takes the mark off as soon as the
+//!   node is seen again.
+//! - *A member's pod is missing.* `pods_exist` asks for pods up to the highest place that carries a member, whoever lowered the set.
+//! - *Two rings of one epoch.* A ring is recorded under the record's resourceVersion before any node sees it. Without a record, one that
+//!   is found or made waits for every place where another may be, whether or not there is a pod.
 //! - *A member is given up that was only away.* It is declared lost on proof alone: the record names the UID of the claim that carried
 //!   it, that claim is no more, and in its place another node answers from a claim of another UID. A pod or a node of Kubernetes that
 //!   is gone proves nothing, nor does a missing claim. Where more is lost than the promise covers, somebody has to accept it.
-//! - *A volume is deleted too early.* 12 comes last; its pod is gone, and its node is known by name and in no ring, or was never noted on
-//!   it, and so never in a ring, though it was made for this very cluster.
+//! - *A volume is deleted too early.* `no_volume_is_left_over` comes last; its pod is gone, and its node is known by name and in no ring,
+//!   or was never noted on it, and so never in a ring, though it was made for this very cluster.
 //! - *Another operator's ring is news to the one that removes.* A set is marked before it is lowered, and a claim before it is deleted
-//!   or called drained, each in a pass of its own; a mark comes off (2, 5) before the node behind it joins. So a removal that rests on a look from before
-//!   the joining meets another version of the object, and is refused.
+//!   or called drained, each in a pass of its own; RaisePods and NoteIdentities take a mark off before the node behind it joins. So a
+//!   removal that rests on a look from before the joining meets another version of the object, and is refused.
 //!
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
 
+pub mod quorums;
 mod risk;
 pub mod rollout;
 pub mod room;
@@ -60,7 +62,7 @@ use dynamo_core::rebalance::{self, Members, Next};
 use dynamo_core::ring::Ring;
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Carrier, Note, Observed, Record, Volume};
+use crate::observed::{Carrier, Node, Note, Observed, Record, Volume};
 use crate::valid::{Place, ValidCluster};
 use situation::Situation;
 
@@ -244,7 +246,7 @@ pub fn next_step(cluster: &ValidCluster, observed: &Observed) -> Step {
 /// The nodes that are asked for a drain receipt: they are to leave, and hold nothing by the recorded ring.
 pub fn receipts_wanted(cluster: &ValidCluster, observed: &Observed) -> Vec<Place> {
     let Some(ring) = observed.record.ring() else { return Vec::new() };
-    let drained = |(place, node): (&Place, &crate::observed::Node)| {
+    let drained = |(place, node): (&Place, &Node)| {
         let leaves = !cluster.keeps(place) && node.epoch == ring.epoch && ring.partitions_of(node.id) == 0;
         leaves.then(|| place.clone())
     };
@@ -284,7 +286,7 @@ fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
         Record::Unreadable(reason) => return Some(Step::Blocked(Blocked::RecordUnreadable(reason.clone()))),
         Record::Absent => Epoch(0),
         Record::Held { ring, hash, .. } => {
-            let forked = |(_, node): &(&Place, &crate::observed::Node)| node.epoch == ring.epoch && node.ring_hash != *hash;
+            let forked = |(_, node): &(&Place, &Node)| node.epoch == ring.epoch && node.ring_hash != *hash;
             let forks: Vec<_> = observed.nodes().filter(forked).map(|(place, _)| place.clone()).collect();
             if !forks.is_empty() {
                 return Some(Step::Blocked(Blocked::RingConflict(forks)));
@@ -302,9 +304,9 @@ fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
     if found.check_follows(observed.record.ring(), situation.cluster.id).is_err() {
         return Some(Step::Blocked(Blocked::RingConflict(places.collect())));
     }
-    // Without a record, a pod that does not answer may hold a ring that is newer still.
+    // Without a record, a node that does not answer may hold a ring that is newer still.
     let unknown = match observed.record {
-        Record::Absent => situation.silent_pods(),
+        Record::Absent => situation.places_that_may_hold_a_ring(),
         Record::Held { .. } | Record::Unreadable(_) => Vec::new(),
     };
     if !unknown.is_empty() {
@@ -314,30 +316,8 @@ fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
 }
 
 fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
-    let joins = |(place, node): &(&Place, &crate::observed::Node)| {
-        !situation.is_lost(node.id) && (situation.is_member(node.id) || (situation.complete && situation.cluster.keeps(place)))
-    };
-    let volumes = &situation.observed.volumes;
-    let is_noted = |(place, node): (&Place, &crate::observed::Node)| situation.observed.note(place) == Note::Node(node.id);
-    // A node that joins takes off what stands on its volume; one that only runs again is no longer the one that was drained.
-    let outdated = |joining: bool, place: &Place| {
-        let drains = |volume: &Volume| (volume.draining || volume.drained) && (joining || situation.observed.stays(place));
-        volumes.get(place).is_some_and(|volume| drains(volume) || (joining && volume.released))
-    };
-    let unnoted = |one: &(&Place, &crate::observed::Node)| {
-        let joining = joins(one);
-        (joining && !is_noted(*one)) || (is_noted(*one) && outdated(joining, one.0))
-    };
-    let notes: BTreeMap<_, _> =
-        situation.observed.nodes().filter(unnoted).map(|(place, node)| (place.clone(), node.id)).collect();
-    let waits = |place: &Place, reason: &str| Waiting { place: place.clone(), reason: reason.to_owned() };
-    let lost = notes.keys().filter(|place| !volumes.contains_key(place));
-    let mut waiting: Vec<_> = lost.map(|place| waits(place, "its volume claim is not there")).collect();
-    let joining = situation.observed.nodes().filter(joins).filter(|(_, node)| !situation.is_member(node.id));
-    let going = joining.filter(|(place, _)| volumes.get(place).is_some_and(|volume| volume.deleting));
-    waiting.extend(
-        going.map(|(place, _)| waits(place, "its volume claim is being deleted; delete the pod, so that it gets another")),
-    );
+    let notes = notes_to_write(situation);
+    let waiting = claims_in_the_way(situation, &notes);
     match (waiting.is_empty(), notes.is_empty()) {
         (false, _) => Some(Step::AwaitPods(waiting)),
         (true, false) => Some(Step::NoteIdentities(notes)),
@@ -345,13 +325,46 @@ fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
     }
 }
 
+/// The node at `place` is in the ring and stays there, or is about to come in.
+fn joins(situation: &Situation<'_>, place: &Place, node: NodeId) -> bool {
+    !situation.is_lost(node) && (situation.is_member(node) || (situation.complete && situation.cluster.keeps(place)))
+}
+
+/// The places whose volume does not say, or does not say alone, which node it carries. A node that joins takes off what stands on its
+/// volume; one that only runs again is no longer the one that was drained.
+fn notes_to_write(situation: &Situation<'_>) -> BTreeMap<Place, NodeId> {
+    let observed = situation.observed;
+    let marked = |place: &Place, joins: bool| {
+        let drains = |volume: &Volume| (volume.draining || volume.drained) && (joins || observed.stays(place));
+        observed.volumes.get(place).is_some_and(|volume| drains(volume) || (joins && volume.released))
+    };
+    let unnoted = |(place, node): &(&Place, &Node)| {
+        let joins = joins(situation, place, node.id);
+        if observed.note(place) == Note::Node(node.id) { marked(place, joins) } else { joins }
+    };
+    observed.nodes().filter(unnoted).map(|(place, node)| (place.clone(), node.id)).collect()
+}
+
+/// The places whose claim is not there to be noted, or goes before its node could join.
+fn claims_in_the_way(situation: &Situation<'_>, notes: &BTreeMap<Place, NodeId>) -> Vec<Waiting> {
+    let volumes = &situation.observed.volumes;
+    let waits = |place: &Place, reason: &str| Waiting { place: place.clone(), reason: reason.to_owned() };
+    let missing = notes.keys().filter(|place| !volumes.contains_key(place));
+    let missing = missing.map(|place| waits(place, "its volume claim is not there"));
+    let newcomer = |(place, node): &(&Place, &Node)| joins(situation, place, node.id) && !situation.is_member(node.id);
+    let newcomers = situation.observed.nodes().filter(newcomer);
+    let going = newcomers.filter(|(place, _)| volumes.get(place).is_some_and(|volume| volume.deleting));
+    let going =
+        going.map(|(place, _)| waits(place, "its volume claim is being deleted; delete the pod, so that it gets another"));
+    missing.chain(going).collect()
+}
+
 fn a_ring_exists(situation: &Situation<'_>) -> Option<Step> {
     if situation.ring.is_some() {
         return None;
     }
-    let mut waiting = situation.unanswered_places();
-    // A pod that is about to go may hold a ring too, if the record was lost.
-    waiting.extend(situation.silent_pods().into_iter().filter(|pod| !situation.cluster.keeps(&pod.place)));
+    // The record may have been lost.
+    let waiting = situation.places_that_may_hold_a_ring();
     if !waiting.is_empty() {
         return Some(Step::AwaitPods(waiting));
     }

@@ -97,23 +97,27 @@ pub fn invalid(
 struct Names<'a> {
     cluster: &'a ValidCluster,
     places: BTreeMap<NodeId, Place>,
-    /// Where nodes were that were declared lost.
-    lost: BTreeMap<NodeId, Place>,
+    /// Where members were when they were seen last, by the record.
+    carried: BTreeMap<NodeId, Place>,
+    /// Those that were declared lost.
+    lost: BTreeSet<NodeId>,
 }
 
 impl<'a> Names<'a> {
     fn of(report: &Report<'a>) -> Self {
         let record = &report.observed.record;
-        let is_lost = |node: &NodeId| record.ring().is_some_and(|ring| ring.is_lost(*node));
-        let carried = record.volumes().into_iter().filter(|(node, _)| is_lost(node));
-        let lost = carried.map(|(node, carrier)| (node, carrier.place)).collect();
-        Self { cluster: report.cluster, places: report.observed.places(), lost }
+        let lost = record.ring().into_iter().flat_map(|ring| ring.lost.keys().copied()).collect();
+        let carried = record.volumes().into_iter().map(|(node, carrier)| (node, carrier.place)).collect();
+        Self { cluster: report.cluster, places: report.observed.places(), carried, lost }
     }
 
     fn node(&self, node: NodeId) -> String {
-        match (self.places.get(&node), self.lost.get(&node)) {
+        match (self.places.get(&node), self.carried.get(&node)) {
             (Some(place), _) => self.cluster.pod_name(place),
-            (None, Some(place)) => format!("the lost node of {}", self.cluster.pod_name(place)),
+            (None, Some(place)) => {
+                let which = if self.lost.contains(&node) { "lost" } else { "former" };
+                format!("the {which} node of {}", self.cluster.pod_name(place))
+            }
             (None, None) => format!("node {node} (on no volume)"),
         }
     }
@@ -126,7 +130,8 @@ impl<'a> Names<'a> {
 
     /// With what Kubernetes says of pods that do not run.
     fn silent_nodes(&self, observed: &Observed, nodes: &[NodeId]) -> String {
-        let trouble = |node: &NodeId| observed.pods.get(self.places.get(node)?)?.trouble.clone();
+        let place = |node: &NodeId| self.places.get(node).or_else(|| self.carried.get(node));
+        let trouble = |node: &NodeId| observed.pods.get(place(node)?)?.trouble.clone();
         let name = |node: &NodeId| match trouble(node) {
             Some(trouble) => format!("{} [{trouble}]", self.node(*node)),
             None => self.node(*node),

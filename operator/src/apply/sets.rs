@@ -4,7 +4,7 @@
 //! and takes what is; one that comes late, from an operator that stood still, would set back how many pods a set runs whose nodes
 //! have joined meanwhile. A patch also replaces a template whole, so that a field which is left out goes, whoever set it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -33,6 +33,9 @@ const KEPT: [&str; 7] = [
 ];
 
 /// Tells the sets of `zones` how many pods to run; one that is missing is made.
+///
+/// A set that somebody deleted may have left its pods, with members in them: the new one takes them on, and would restart all that do not
+/// have its template. So it begins as if it had told none of them, and a rollout goes on from there.
 pub(super) async fn set_replicas(
     client: &Client,
     cluster: &ValidCluster,
@@ -40,12 +43,14 @@ pub(super) async fn set_replicas(
     zones: &BTreeMap<String, u32>,
 ) -> Result<(), ApplyError> {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
+    let rollout = Rollout::of(cluster, observed, &BTreeSet::new());
     for zone in cluster.zones() {
         let Some(replicas) = zones.get(&zone.name) else { continue };
         let name = cluster.set_name(&zone.name);
         let what = format!("StatefulSet {name}: replicas {replicas}");
         let Some(seen) = observed.sets.get(&zone.name) else {
-            let set = marked(stateful_set::build(cluster, zone, *replicas));
+            let from = if rollout.has_nothing_to_lose(&zone.name) { 0 } else { *replicas };
+            let set = updating(&marked(stateful_set::build(cluster, zone, *replicas)), from);
             sets.create(&posting(), &set).await.map_err(failed(what))?;
             continue;
         };

@@ -100,6 +100,28 @@ async fn a_rollout_tells_one_pod_in_a_pass_and_ends_what_a_dead_operator_began()
 }
 
 #[tokio::test]
+async fn a_set_that_is_made_again_for_pods_of_members_restarts_none_of_them() {
+    let (api, mut cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
+    let path = |zone: &str| format!("/apis/apps/v1/namespaces/shop/statefulsets/cart-{zone}");
+    let told = |zone: &str| {
+        let spec = api.object(&path(zone)).unwrap()["spec"].clone();
+        (spec["replicas"].clone(), spec["updateStrategy"]["rollingUpdate"]["partition"].clone())
+    };
+    pass(&api, &cluster).await;
+    assert_eq!((told("a"), told("b")), ((json!(2), json!(0)), (json!(1), json!(0))), "the first ones have nothing to restart");
+    let members = [1, 2, 3].map(|id| (NodeId([id; 16]), Member { zone: "a".into(), weight: 1 }));
+    let ring = rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &members.into()).unwrap();
+    let (observed, _) = observe(&api.client(), &Network, &cluster).await.unwrap();
+    record(&api.client(), &cluster, &observed, &ring, &purpose(&Cause::First)).await.unwrap();
+    cluster.image = "next".into();
+    for zone in ["a", "b"] {
+        api.remove(&path(zone));
+    }
+    assert!(matches!(pass(&api, &cluster).await, Step::RaisePods(_)));
+    assert_eq!((told("a"), told("b")), ((json!(2), json!(2)), (json!(1), json!(0))), "zone b has no member");
+}
+
+#[tokio::test]
 async fn an_object_of_somebody_else_is_not_touched() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     api.put(SET, json!({ "metadata": { "name": "cart" }, "spec": { "serviceName": "x", "selector": {}, "template": {} } }));

@@ -5,8 +5,9 @@
 //! it are ready. It is told one more at a time, and no pod is restarted that would leave a partition with too few replicas because others
 //! are down ([`Rollout::may_restart`]). A zone that is in the middle of a rollout is given the next template at once: that is how a bad
 //! image is repaired. Where a pod does not start and the template that it has may be why, those above it are restarted whatever others are
-//! like, since they get the next one before it. A pod in which nothing runs has nothing to lose: it gets the newest template whatever those
-//! above it are like, and the operator makes it go ([`Rollout::replaced`]), since the controller would wait.
+//! like, since they get the next one before it. A pod in which nothing runs has nothing to lose but a claim that somebody deleted: unless it
+//! keeps one, it gets the newest template whatever those above it are like, and the operator makes it go ([`Rollout::replaced`]), since the
+//! controller would wait.
 //!
 //! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::ring::Ring;
 
+use super::quorums::{Quorum, Quorums};
 use crate::observed::{Note, Observed, Pod, Record};
 use crate::valid::{Place, ValidCluster};
 
@@ -97,7 +99,7 @@ impl<'a> Rollout<'a> {
         let from = set.updates_from.min(set.replicas);
         let done = (from..set.replicas).all(|ordinal| has_it(ordinal) && self.is_up(&place(ordinal)));
         let next = from.saturating_sub(1);
-        let idle = self.observed.pods.get(&place(next)).is_some_and(|pod| pod.idle);
+        let idle = self.observed.pods.get(&place(next)).is_some_and(|pod| pod.idle) && !self.keeps_a_volume(&place(next));
         (idle || (done && (has_it(next) || self.may_restart(&place(next))))).then_some(next)
     }
 
@@ -107,11 +109,12 @@ impl<'a> Rollout<'a> {
             let set = self.observed.sets.get(&place.zone);
             set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)
         };
-        self.observed.pods.iter().filter(|(_, pod)| pod.idle).filter(outdated).map(|(place, _)| place).collect()
+        let idle = self.observed.pods.iter().filter(|(place, pod)| pod.idle && !self.keeps_a_volume(place));
+        idle.filter(outdated).map(|(place, _)| place).collect()
     }
 
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
-    /// have got what others kept for them, or all but one where that is more than N - 1. One of them may be a node that others keep
+    /// have got what others kept for them, of whichever bucket asks most, or all but one where that is more than N - 1. One of them may be a node that others keep
     /// something for and whose disk takes none of it: waiting would not help, and what makes space may be what is rolled out.
     ///
     /// Two cases are let through: it is down already; or it stands between the newest template and a pod below it in its zone that does not
@@ -134,32 +137,35 @@ impl<'a> Rollout<'a> {
         let full = self.observed.full().filter(|(place, _)| self.is_up(place)).map(|(_, node)| node.id).collect();
         let serving = self.observed.nodes().filter(|(place, node)| self.is_up(place) && !behind.contains_key(&node.id));
         let serving: BTreeSet<NodeId> = serving.map(|(_, node)| node.id).collect();
-        let quorum = usize::try_from(self.cluster.quorum.r.max(self.cluster.quorum.w)).unwrap_or(1);
+        let quorums = Quorums::of(self.cluster);
         rings.into_iter().all(|ring| {
-            let kept = |set: &[NodeId]| {
+            let kept = |set: &[NodeId], quorum: usize| {
                 let left = |nodes: &BTreeSet<NodeId>| {
                     let counts = |node: &&NodeId| **node != restarted && nodes.contains(node) && !ring.is_lost(**node);
                     set.iter().filter(counts).count()
                 };
                 !set.contains(&restarted) || left(&serving) + left(&full).min(1) >= quorum.min(set.len() - 1)
             };
-            ring.partitions().all(|(_, placement)| placement.write_sets().into_iter().all(kept))
+            ring.partitions().all(|(partition, placement)| {
+                let Quorum { r, w } = quorums.on(ring, partition);
+                placement.write_sets().into_iter().all(|set| kept(set, r.max(w)))
+            })
         })
     }
 
-    /// Somebody has deleted the claim of a member, and what runs in the pod at `place` is all that keeps it.
+    /// Somebody has deleted the claim of a member, and the pod at `place` is all that keeps it: that it is there, whatever runs in it.
     fn keeps_a_volume(&self, place: &Place) -> bool {
-        let runs = self.observed.pods.get(place).is_some_and(|pod| !pod.idle);
+        let is_there = self.observed.pods.contains_key(place);
         let deleting = self.observed.volumes.get(place).is_some_and(|volume| volume.deleting);
         let listed = |node: NodeId| {
             let lists = |ring: &Ring| ring.members.contains_key(&node) && !ring.is_lost(node);
             self.rings().is_none_or(|rings| rings.into_iter().any(lists))
         };
-        runs && deleting && self.node_at(place).is_some_and(listed)
+        is_there && deleting && self.node_at(place).is_some_and(listed)
     }
 
     /// No ring lists a node of `zone`.
-    fn has_nothing_to_lose(&self, zone: &str) -> bool {
+    pub fn has_nothing_to_lose(&self, zone: &str) -> bool {
         self.rings().is_some_and(|rings| rings.iter().all(|ring| ring.members.values().all(|member| member.zone != zone)))
     }
 
@@ -266,6 +272,20 @@ mod tests {
     }
 
     #[test]
+    fn no_pod_is_restarted_that_a_buckets_own_quorum_needs() {
+        let (mut cluster, observed) = look(&[0]);
+        (cluster.quorum.r, cluster.quorum.w) = (1, 1);
+        let may = |cluster: &ValidCluster| Rollout::of(cluster, &observed, &BTreeSet::new()).may_restart(&at(3));
+        assert!(may(&cluster), "of two that are left one is enough");
+        for bucket in [serde_json::json!({ "name": "orders", "r": 2 }), serde_json::json!({ "name": "orders", "w": 2 })] {
+            cluster.buckets = vec![serde_json::from_value(bucket).unwrap()];
+            assert!(!may(&cluster), "{:?}", cluster.buckets);
+        }
+        cluster.buckets = vec![serde_json::from_value(serde_json::json!({ "name": "two", "factor": 2, "w": 2 })).unwrap()];
+        assert!(may(&cluster), "it has no partition of this ring");
+    }
+
+    #[test]
     fn for_a_cure_only_those_are_restarted_that_get_the_template_before_the_one_that_is_ill() {
         let (cluster, mut observed) = look(&[1]);
         set(&mut observed).revision = "new".into();
@@ -308,12 +328,37 @@ mod tests {
         assert_eq!(Rollout::of(&cluster, &observed, &BTreeSet::new()).first_pod("default"), 4);
         observed.pods.get_mut(&at(3)).unwrap().ready = false;
         assert!(!may(&observed, 3), "it runs still");
-        observed.pods.get_mut(&at(3)).unwrap().idle = true;
-        assert!(may(&observed, 3), "nothing runs in it");
+        observed.pods.remove(&at(3));
+        assert!(may(&observed, 3), "there is none any more");
         let (_, mut observed) = look(&[]);
         observed.volumes.insert(at(3), Volume { deleting: true, ..Volume::default() });
         observed.pods.get_mut(&at(3)).unwrap().node.as_mut().unwrap().id = NodeId([9; 16]);
         assert!(may(&observed, 3), "its node is in no ring");
+    }
+
+    /// Kubernetes keeps a claim while a pod is there that has a machine, whatever runs in it.
+    #[test]
+    fn a_pod_in_which_nothing_runs_keeps_its_members_volume_too() {
+        let (cluster, mut observed) = look(&[2, 3]);
+        (set(&mut observed).updates_from, set(&mut observed).revision) = (4, "new".into());
+        for ordinal in [2, 3] {
+            let pod = observed.pods.get_mut(&at(ordinal)).unwrap();
+            (pod.stuck, pod.starved, pod.idle) = (true, true, true);
+            let (note, deleting) = (Note::Node(NodeId([ordinal as u8 + 1; 16])), ordinal == 3);
+            observed.volumes.insert(at(ordinal), Volume { note, deleting, ..Volume::default() });
+        }
+        let rollout = |observed: &Observed| {
+            let rollout = Rollout::of(&cluster, observed, &BTreeSet::new());
+            let replaced: Vec<u32> = rollout.replaced().iter().map(|place| place.ordinal).collect();
+            (rollout.first_pod("default"), rollout.next_pod("default"), replaced)
+        };
+        assert_eq!(rollout(&observed), (4, None, vec![]));
+        set(&mut observed).updates_from = 3;
+        assert_eq!(rollout(&observed), (4, Some(2), vec![]), "2 has a claim that nobody deleted");
+        set(&mut observed).updates_from = 2;
+        assert_eq!(rollout(&observed).2, [2]);
+        observed.volumes.get_mut(&at(3)).unwrap().deleting = false;
+        assert_eq!(rollout(&observed), (3, None, vec![2, 3]));
     }
 
     #[test]

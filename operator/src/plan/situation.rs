@@ -1,6 +1,6 @@
 //! What the planner's conditions ask about: the spec and the look together, with what follows from both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance::{Members, View};
@@ -154,10 +154,14 @@ impl<'a> Situation<'a> {
         silent.map(|place| Waiting { reason: self.why_silent(&place), place }).collect()
     }
 
-    /// The pods that exist and do not answer.
-    pub fn silent_pods(&self) -> Vec<Waiting> {
-        let silent = self.observed.pods.iter().filter(|(_, pod)| pod.node.is_none());
-        silent.map(|(place, _)| Waiting { place: place.clone(), reason: self.why_silent(place) }).collect()
+    /// The places where, without a record, a ring may be that nobody told of: none answers there, and one is to, a pod runs, or the volume
+    /// says that a node was about to join. That a pod is missing does not mean that its node is gone.
+    pub fn places_that_may_hold_a_ring(&self) -> Vec<Waiting> {
+        let (pods, volumes) = (self.observed.pods.keys().cloned(), self.observed.volumes.keys().cloned());
+        let noted = volumes.filter(|place| matches!(self.observed.note(place), Note::Node(_)));
+        let places: BTreeSet<Place> = self.cluster.places().chain(pods).chain(noted).collect();
+        let silent = places.into_iter().filter(|place| self.observed.node(place).is_none());
+        silent.map(|place| Waiting { reason: self.why_silent(&place), place }).collect()
     }
 
     fn why_silent(&self, place: &Place) -> String {

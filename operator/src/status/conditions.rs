@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{Names, Report, joined, list};
 use crate::build::PORT_CLIENT;
 use crate::observed::{Note, Observed};
+use crate::plan::quorums::{Quorum, Quorums};
 use crate::plan::room::FILLED_PERCENT_MAX;
 use crate::plan::{Blocked, Cause, Step};
 use crate::quantity;
@@ -293,18 +294,18 @@ fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verd
     yes(reason, message)
 }
 
-/// Every set that is read from or written to has R and W replicas that answer and are ready.
+/// Every set that is read from or written to has R and W replicas that answer and are ready, of whichever bucket asks most.
 fn available(report: &Report<'_>) -> Verdict {
     let observed = report.observed;
     let Some(ring) = observed.record.ring() else { return no("NoRing", "the cluster has no ring yet") };
     let ready: BTreeSet<NodeId> =
         observed.pods.values().filter(|pod| pod.ready).filter_map(|pod| pod.node.as_ref()).map(|node| node.id).collect();
-    let quorum = report.cluster.quorum;
-    // Of a bucket with an N of its own, what is more than that is all of them.
-    let enough =
-        |set: &[NodeId], needed: i32| set.iter().filter(|node| ready.contains(node)).count() >= set.len().min(needed as usize);
-    let served = |(_, placement): &(PartitionId, Placed<'_>)| {
-        enough(placement.read_set(), quorum.r) && placement.write_sets().into_iter().all(|set| enough(set, quorum.w))
+    let quorums = Quorums::of(report.cluster);
+    // Of partitions whose bucket is no longer in the spec, what is more than their N is all of them.
+    let enough = |set: &[NodeId], needed: usize| set.iter().filter(|node| ready.contains(node)).count() >= set.len().min(needed);
+    let served = |(partition, placement): &(PartitionId, Placed<'_>)| {
+        let Quorum { r, w } = quorums.on(ring, *partition);
+        enough(placement.read_set(), r) && placement.write_sets().into_iter().all(|set| enough(set, w))
     };
     match ring.partitions().filter(|partition| !served(partition)).count() {
         0 => yes("EnoughReplicas", "every partition has enough live home replicas"),
@@ -324,18 +325,57 @@ fn silent_members(observed: &Observed) -> Vec<NodeId> {
     members.filter(|node| !answered.contains(node)).collect()
 }
 
-/// What to do about members whose loss nothing can prove, since no volume is known that carried them: as where a cluster was adopted with
-/// one volume less. Two writers of rings would stand in each other's way, so the operator makes room for the other.
+/// What to do about members that do not answer and may never.
+fn ways_on(report: &Report<'_>, names: &Names<'_>, silent: &[NodeId]) -> String {
+    let deleting = |place: &Place| report.observed.volumes.get(place).is_some_and(|volume| volume.deleting);
+    let emptied = emptied(report.observed, silent);
+    let known = |node: &NodeId| names.places.get(node).or_else(|| names.carried.get(node));
+    let may_be_lost = silent.iter().filter_map(known).any(|place| !deleting(place) && !emptied.contains(place));
+    let way_on = if may_be_lost {
+        "; where a volume is lost for ever, delete its claim and its pod, and an empty one takes its place"
+    } else {
+        ""
+    };
+    let kept = match deleted_claims(report, names) {
+        claims if claims.is_empty() => String::new(),
+        claims => format!("; {}", being_deleted(claims)),
+    };
+    format!("{way_on}{}{kept}", without_proof(report, names, silent))
+}
+
+/// Where a member was that does not answer, and another node answers from its very claim: its disk was emptied, or is not mounted.
+fn emptied(observed: &Observed, silent: &[NodeId]) -> BTreeSet<Place> {
+    let carriers = observed.record.volumes();
+    let places = silent.iter().filter_map(|node| carriers.get(node)).filter(|carrier| {
+        let same = observed.volumes.get(&carrier.place).is_some_and(|volume| volume.uid == carrier.uid);
+        same && observed.node(&carrier.place).is_some()
+    });
+    places.map(|carrier| carrier.place.clone()).collect()
+}
+
+/// What to do about members whose loss nothing proves.
+///
+/// An empty disk under the claim of before proves nothing: the former one may only not be mounted. And where no volume is known that
+/// carried a member, as where a cluster was adopted with one volume less, nothing ever will. Two writers of rings would stand in each
+/// other's way, so the operator makes room for the other.
 fn without_proof(report: &Report<'_>, names: &Names<'_>, silent: &[NodeId]) -> String {
-    let carriers = report.observed.record.volumes();
-    let unknown = |node: &&NodeId| !names.places.contains_key(*node) && !carriers.contains_key(*node);
+    let emptied = emptied(report.observed, silent);
+    let refilled = match emptied.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; on {} another node runs than the claim carried: bring that one's disk back, or, if it is lost for ever, delete the claim and \
+             its pod, and an empty one takes its place",
+            list(emptied.iter().map(|place| report.cluster.claim_name(place)))
+        ),
+    };
+    let unknown = |node: &&NodeId| !names.places.contains_key(*node) && !names.carried.contains_key(*node);
     let unknown: Vec<NodeId> = silent.iter().filter(unknown).copied().collect();
     if unknown.is_empty() {
-        return String::new();
+        return refilled;
     }
     let lost: Vec<String> = unknown.iter().map(|node| format!("--lost {node}")).collect();
     format!(
-        "; nothing will ever prove that the disk of {} is lost: bring it back if there is one; else set spec.reconciliation to Paused, run \
+        "{refilled}; nothing will ever prove that the disk of {} is lost: bring it back if there is one; else set spec.reconciliation to Paused, run \
          `dynamoctl --endpoint {}.{}.svc:{PORT_CLIENT} ring replace {} --yes` where pods can be reached, and set it to Active again",
         names.nodes(&unknown),
         report.cluster.name(),
@@ -352,6 +392,15 @@ fn deleted_claims(report: &Report<'_>, names: &Names<'_>) -> Vec<String> {
     let mut claims: Vec<String> = deleted.map(|place| report.cluster.claim_name(place)).collect();
     claims.sort();
     claims
+}
+
+fn being_deleted(claims: Vec<String>) -> String {
+    format!(
+        "{}: being deleted, and gone with their volumes as soon as their pods are, which no rollout restarts meanwhile. Let their volumes \
+         have the reclaim policy Retain; then delete one of these pods alone, wait until RingStable is True again, and go on with the next: \
+         its data is copied from the other replicas",
+        list(claims)
+    )
 }
 
 fn degraded(report: &Report<'_>) -> Verdict {
@@ -393,18 +442,12 @@ fn degraded(report: &Report<'_>) -> Verdict {
     };
     let excused = usize::from(silent.iter().any(told) && !silent.iter().any(fails));
     if silent.len() > excused {
-        let (nodes, way_on) = (names.silent_nodes(observed, &silent), without_proof(report, &names, &silent));
-        return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{way_on}"));
+        let (nodes, ways_on) = (names.silent_nodes(observed, &silent), ways_on(report, &names, &silent));
+        return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{ways_on}"));
     }
     let deleted = deleted_claims(report, &names);
     if !deleted.is_empty() {
-        let message = format!(
-            "{}: being deleted, and gone with their volumes as soon as their pods are, which no rollout restarts meanwhile. Let their \
-             volumes have the reclaim policy Retain; then delete one of these pods alone, wait until RingStable is True again, and go on \
-             with the next: its data is copied from the other replicas",
-            list(deleted)
-        );
-        return yes("ClaimBeingDeleted", message);
+        return yes("ClaimBeingDeleted", being_deleted(deleted));
     }
     let in_trouble = |place: Place| {
         let trouble = match observed.pods.get(&place) {

@@ -358,6 +358,59 @@ fn a_member_of_which_no_volume_is_known_is_told_with_the_command_that_replaces_i
 }
 
 #[test]
+fn a_member_whose_claim_carries_another_node_now_is_told_with_its_claim_and_the_way_out() {
+    let (three, four) = (valid(3, &[]), valid(4, &[]));
+    let mut emptied = observed(4, Some(&rebalance::first_ring(three.id, 4, 3, &members(4)).unwrap()));
+    emptied.volumes.insert(at(1), Volume { note: Note::Node(id(7)), ..Volume::default() });
+    emptied.pods.get_mut(&at(1)).unwrap().node.as_mut().unwrap().id = id(7);
+    let way_on = "; on data-cart-1 another node runs than the claim carried: bring that one's disk back, or, if it is lost for ever, delete \
+                  the claim and its pod, and an empty one takes its place\n";
+    let told = shown(&status_of(&four, &emptied));
+    let degraded =
+        "Degraded=True MembersUnreachable: no answer from the former node of cart-1; writes for them are kept as hints";
+    assert!(told.contains(&format!("{degraded}{way_on}")), "{told}");
+    let told = shown(&status_of(&three, &emptied));
+    assert!(told.contains("ScaleInBlocked=True MemberUnknown") && told.matches(way_on).count() == 2, "{told}");
+    emptied.volumes.get_mut(&at(1)).unwrap().uid = "made again".into();
+    assert!(!shown(&status_of(&four, &emptied)).contains("another node runs"), "that is proof");
+}
+
+#[test]
+fn members_that_do_not_answer_are_told_with_what_replaces_them_and_with_the_claims_that_their_pods_keep() {
+    let three = valid(3, &[]);
+    let mut silent = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    silence(&mut silent, 1);
+    let replaces = "where a volume is lost for ever, delete its claim and its pod, and an empty one takes its place";
+    let degraded = |observed: &Observed| {
+        let told = shown(&status_of(&three, observed));
+        told.lines().find(|line| line.starts_with("Degraded=True MembersUnreachable: no answer from cart-1")).unwrap().to_owned()
+    };
+    assert!(degraded(&silent).ends_with(replaces));
+    silent.volumes.get_mut(&at(1)).unwrap().deleting = true;
+    let told = degraded(&silent);
+    assert!(told.contains("; data-cart-1: being deleted, and gone with") && !told.contains(replaces), "{told}");
+}
+
+#[test]
+fn a_cluster_is_not_available_while_a_bucket_has_fewer_replicas_than_it_asks_for() {
+    let mut three = valid(3, &[]);
+    (three.quorum.r, three.quorum.w) = (1, 1);
+    let mut two_down = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    silence(&mut two_down, 1);
+    silence(&mut two_down, 2);
+    let available = |cluster: &ValidCluster| {
+        let told = shown(&status_of(cluster, &two_down));
+        told.lines().find(|line| line.starts_with("Available=")).unwrap().to_owned()
+    };
+    assert!(available(&three).starts_with("Available=True EnoughReplicas"));
+    for bucket in [serde_json::json!({ "name": "orders", "r": 2 }), serde_json::json!({ "name": "orders", "w": 3 })] {
+        three.buckets = vec![serde_json::from_value(bucket).unwrap()];
+        let told = available(&three);
+        assert!(told.starts_with("Available=False TooFewReplicas: 16 of 16 partitions"), "{told}");
+    }
+}
+
+#[test]
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
         assert_eq!(rounded(count), shown);

@@ -131,6 +131,36 @@ fn modules_left_out(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Who reads the planner's head reads the order in which it decides.
+#[test]
+fn the_list_at_the_head_of_the_planner_is_the_order_of_its_conditions() {
+    let plan = std::fs::read_to_string(root().join("operator/src/plan.rs")).unwrap();
+    let (listed, conditions) = (listed_conditions(&plan), conditions(&plan));
+    assert!(conditions.len() > 10, "only {conditions:?}: the array is not being read");
+    assert_eq!(listed, conditions);
+}
+
+/// The first words of the rows of the picture in a source's `//!`.
+fn listed_conditions(text: &str) -> Vec<&str> {
+    let picture = text.lines().skip_while(|line| *line != "//! ```text").skip(1).take_while(|line| *line != "//! ```");
+    picture
+        .filter_map(|line| line.strip_prefix("//! ")?.split_once("  ").map(|(name, _)| name))
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// The names in the array `conditions` of a source.
+fn conditions(text: &str) -> Vec<&str> {
+    let array = text.lines().skip_while(|line| !line.trim_start().starts_with("let conditions:")).skip(1);
+    array.map(str::trim).take_while(|line| *line != "];").map(|line| line.trim_end_matches(',')).collect()
+}
+
+#[test]
+fn conditions_are_read_from_the_picture_and_from_the_array() {
+    let text = "//! ```text\n//! one  else  A  b\n//!      and C\n//! two  else  D\n//! ```\n\nfn f() {\n    let conditions: [u8; 2] = [\n        one,\n        two,\n    ];\n";
+    assert_eq!((listed_conditions(text), conditions(text)), (vec!["one", "two"], vec!["one", "two"]));
+}
+
 #[test]
 fn modules_are_looked_for_in_the_table() {
     let text = "//! | module | what |\n//! | `one`, [`two`] | numbers |\n\nmod one;\n#[cfg(test)]\nmod tests;\npub mod two;\nmod three;\n";

@@ -13,7 +13,7 @@
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
-//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it | at the call |
+//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it; none of both befalls a pod that keeps the deleted claim of a member | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,10 +101,13 @@ impl Stage {
         if written.path.starts_with(CLAIMS) && written.method == "DELETE" {
             self.check_claim_that_goes(written);
         }
-        if let Some(pod) = written.path.strip_prefix(PODS)
-            && self.nodes.running().contains_key(pod.trim_start_matches('/'))
-        {
-            self.violated("O9", format!("{} {} in which a node runs", written.method, written.path));
+        if let Some(pod) = written.path.strip_prefix(PODS).map(|name| name.trim_start_matches('/')) {
+            if self.nodes.running().contains_key(pod) {
+                self.violated("O9", format!("{} {} in which a node runs", written.method, written.path));
+            }
+            if self.ring().is_some_and(|ring| self.keeps_a_members_claim(pod, &ring)) {
+                self.violated("O9", format!("{} {}, which keeps a member's claim", written.method, written.path));
+            }
         }
     }
 
@@ -270,12 +273,13 @@ impl Stage {
 
     /// O9.
     fn check_rollout(&mut self, written: &Written<'_>) {
-        let Some(before) = written.before else { return };
+        // A set that is made takes on pods that another left.
+        let before = written.before.unwrap_or(written.after);
         let Some(ring) = self.ring() else { return };
         let replicas = number(before, "/spec/replicas");
         let partition = |set: &Value| number(set, "/spec/updateStrategy/rollingUpdate/partition").min(replicas);
         // A template that is new is new to all.
-        let same = before["spec"]["template"] == written.after["spec"]["template"];
+        let same = written.before.is_some_and(|before| before["spec"]["template"] == written.after["spec"]["template"]);
         let (told, from) = (if same { partition(before) } else { replicas }, partition(written.after));
         let newest = revision(written.after);
         let named = |ordinal: u32| format!("{}-{ordinal}", text(before, "/metadata/name"));
@@ -284,8 +288,12 @@ impl Stage {
         let serves = |pod: &String| {
             self.nodes.running().get(pod).is_some_and(|running| ring.members.contains_key(&running.node.identity().node))
         };
+        let keeping = (from..told).map(named).find(|pod| behind(pod) && self.keeps_a_members_claim(pod, &ring));
         let restarted: Vec<String> = (from..told).map(named).filter(|pod| serves(pod) && behind(pod)).collect();
         let early = (told..replicas).map(named).find(behind);
+        if let Some(pod) = keeping {
+            self.violated("O9", format!("{pod} is told to restart, and keeps the claim of a member that somebody deleted"));
+        }
         if let (Some(early), Some(next)) = (early, restarted.first()) {
             self.violated("O9", format!("{next} is told to restart, and {early} has not got its template yet"));
         }
@@ -295,6 +303,13 @@ impl Stage {
         for pod in restarted {
             self.check_restart(written.operator, &pod, &ring);
         }
+    }
+
+    /// Somebody has deleted the claim of this pod, on which a member is.
+    fn keeps_a_members_claim(&self, pod: &str, ring: &Ring) -> bool {
+        let claim = self.kubernetes.api.get(&format!("{CLAIMS}/data-{pod}")).filter(|claim| is_ending(claim));
+        let node = claim.and_then(|claim| self.nodes.on_claim(text(claim, "/metadata/uid")));
+        node.is_some_and(|node| ring.members.contains_key(&node) && !ring.is_lost(node))
     }
 
     fn check_restart(&mut self, operator: usize, pod: &str, ring: &Ring) {

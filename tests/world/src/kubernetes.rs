@@ -10,6 +10,7 @@
 //! - A new template goes from the highest ordinal down to `partition`: a pod of an older revision is deleted, and the next one only
 //!   when all above it run and are ready. A pod that does not start holds up the rest. A new pod below `partition` has the template
 //!   that all had before, the others the newest.
+//! - Pods under its names that nobody controls, as a set leaves them that was deleted without them, are its own from then on.
 //! - `currentRevision` becomes `updateRevision` when every pod has it and is ready.
 //! - A pod that is deleted ends after its grace; one that is killed goes at once. A claim that a pod uses goes when the pod has gone.
 
@@ -130,6 +131,42 @@ impl Kubernetes {
         self.kill(pod)
     }
 
+    /// The container of a pod that runs is killed for want of memory, again and again. The pod stays.
+    pub fn starve(&mut self, pod: &str) -> Vec<Happening> {
+        let state = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+        let last = json!({ "terminated": { "reason": "OOMKilled", "exitCode": 137 } });
+        let node = json!({
+            "name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 5, "state": state, "lastState": last,
+        });
+        self.api.edit(&format!("{PODS}/{pod}"), |pod| {
+            pod["status"]["containerStatuses"] = json!([node]);
+            pod["status"]["conditions"] = json!([{ "type": "Ready", "status": "False" }]);
+        });
+        self.happened.push(Happening::Stopped { pod: pod.to_owned(), clean: false });
+        std::mem::take(&mut self.happened)
+    }
+
+    /// Its container runs again, on the same volume.
+    pub fn feed(&mut self, pod: &str) -> Vec<Happening> {
+        let (claim, object) =
+            (self.api.get(&format!("{CLAIMS}/data-{pod}")).cloned(), self.api.get(&format!("{PODS}/{pod}")).cloned());
+        if let (Some(claim), Some(object)) = (claim, object) {
+            self.start(pod, &object, &claim);
+        }
+        std::mem::take(&mut self.happened)
+    }
+
+    /// Somebody deletes a set and leaves its pods: `kubectl delete statefulset --cascade=orphan`.
+    pub fn orphan(&mut self, set: &str) {
+        let path = format!("{SETS}/{set}");
+        let Some(object) = self.api.get(&path).cloned() else { return };
+        for pod in self.pods_of(&object).values() {
+            self.api
+                .edit(&format!("{PODS}/{}", text(pod, "/metadata/name")), |pod| pod["metadata"]["ownerReferences"] = json!([]));
+        }
+        self.api.remove(&path);
+    }
+
     /// The pod's process ends as soon as it starts, again and again.
     pub fn crashes(&mut self, pod: &str) {
         self.does_not_start(pod, "CrashLoopBackOff");
@@ -174,6 +211,7 @@ impl Kubernetes {
         };
         self.templates.entry(update.clone()).or_insert_with(|| set["spec"]["template"].clone());
         let from = number(&set, "/spec/updateStrategy/rollingUpdate/partition");
+        self.take_on_orphans(&set);
         for ordinal in 0..replicas {
             self.make_pod(&set, &format!("{name}-{ordinal}"), if ordinal < from { &current } else { &update });
         }
@@ -212,6 +250,15 @@ impl Kubernetes {
         pods.filter_map(|(name, pod)| Some((name.rsplit_once('-')?.1.parse().ok()?, Arc::clone(pod)))).collect()
     }
 
+    fn take_on_orphans(&mut self, set: &Value) {
+        let named = |name: &str| name.rsplit_once('-').is_some_and(|(of, _)| of == text(set, "/metadata/name"));
+        let orphans =
+            self.api.list(PODS).filter(|(name, pod)| named(name) && pod.pointer("/metadata/ownerReferences/0").is_none());
+        for name in orphans.map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
+            self.api.edit(&format!("{PODS}/{name}"), |pod| pod["metadata"]["ownerReferences"] = json!([owner(set)]));
+        }
+    }
+
     fn make_pod(&mut self, set: &Value, name: &str, revision: &str) {
         if self.api.get(&format!("{PODS}/{name}")).is_some() {
             return;
@@ -233,12 +280,8 @@ impl Kubernetes {
         let template = &self.templates[revision];
         let mut labels = template["metadata"]["labels"].clone();
         labels["controller-revision-hash"] = json!(revision);
-        let owner = json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": set["metadata"]["name"], "uid": set["metadata"]["uid"],
-            "controller": true,
-        });
         let pod = json!({
-            "metadata": { "name": name, "labels": labels, "ownerReferences": [owner], "finalizers": ["kubelet"] },
+            "metadata": { "name": name, "labels": labels, "ownerReferences": [owner(set)], "finalizers": ["kubelet"] },
             "spec": { "containers": [{ "name": "node", "image": template["spec"]["containers"][0]["image"] }] },
             "status": { "phase": "Pending" },
         });
@@ -330,6 +373,13 @@ impl Kubernetes {
             self.happened.push(Happening::Destroyed(uid));
         }
     }
+}
+
+/// The reference that makes `set` the owner of a pod.
+fn owner(set: &Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "name": set["metadata"]["name"], "uid": set["metadata"]["uid"], "controller": true,
+    })
 }
 
 /// The name of the set's template: equal templates have equal names.

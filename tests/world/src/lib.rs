@@ -50,7 +50,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::faults::{CrashPoint, Faults};
-use crate::kubernetes::{CLAIMS, PODS, SETS};
+use crate::kubernetes::{CLAIMS, Happening, PODS, SETS};
 use crate::misfortune::Undo;
 use crate::operator::{Operator, Outcome};
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage};
@@ -244,6 +244,40 @@ impl World {
         self.acts();
     }
 
+    /// The containers of these pods are killed for want of memory, again and again. The pods stay.
+    pub fn starve(&mut self, pods: &[&str]) {
+        let mut stage = self.stage();
+        for pod in pods {
+            let happened = stage.kubernetes.starve(pod);
+            stage.happen(happened);
+        }
+        drop(stage);
+        self.acts();
+    }
+
+    /// Their containers run again.
+    pub fn feed(&mut self, pods: &[&str]) {
+        let mut stage = self.stage();
+        for pod in pods {
+            let happened = stage.kubernetes.feed(pod);
+            stage.happen(happened);
+        }
+        drop(stage);
+        self.acts();
+    }
+
+    /// A pod's disk is emptied under the claim of before, and the pod starts anew.
+    pub fn empty_disk(&mut self, pod: &str) {
+        let mut stage = self.stage();
+        let claim =
+            stage.kubernetes.api.get(&format!("{CLAIMS}/data-{pod}")).map(|claim| text(claim, "/metadata/uid").to_owned());
+        let mut happened = stage.kubernetes.kill(pod);
+        happened.extend(claim.map(Happening::Destroyed));
+        stage.happen(happened);
+        drop(stage);
+        self.acts();
+    }
+
     /// A volume is gone for ever, with its claim and the pod.
     pub fn lose_volume(&mut self, pod: &str) {
         let mut stage = self.stage();
@@ -293,6 +327,16 @@ impl World {
         let condition = conditions.into_iter().find(|condition| condition["type"] == kind)?;
         let current = condition["observedGeneration"] == cluster["metadata"]["generation"];
         Some((text(&condition, "/status").to_owned(), text(&condition, "/reason").to_owned(), current))
+    }
+
+    /// A condition's message.
+    pub fn message(&self, kind: &str) -> String {
+        let cluster = self.stage().cluster().unwrap_or_default();
+        let mut conditions = cluster.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+        conditions
+            .find(|condition| condition["type"] == kind)
+            .map(|condition| text(condition, "/message").to_owned())
+            .unwrap_or_default()
     }
 
     /// Ready for this very spec, seen after whatever was done last, and really so.

@@ -63,6 +63,29 @@ fn a_volume_that_is_lost_at_any_step_of_a_scaling_is_replaced_too() {
     }
 }
 
+/// An empty disk under the claim of before proves nothing: the condition names what does, and it works.
+#[test]
+fn where_a_disk_was_emptied_under_its_claim_what_the_condition_says_replaces_the_node() {
+    let mut world = World::settled_with(3, KEYS);
+    let member = world.node_of("cart-1").unwrap();
+    world.empty_disk("cart-1");
+    (0..400).for_each(|_| world.round());
+    let ring = world.ring().unwrap();
+    assert!(ring.members.contains_key(&member) && ring.lost.is_empty());
+    let degraded = world.message("Degraded");
+    assert!(degraded.contains("no answer from the former node of cart-1"), "{degraded}");
+    assert!(
+        degraded.contains("on data-cart-1 another node runs") && degraded.contains("delete the claim and its pod"),
+        "{degraded}"
+    );
+    world.lose_volume("cart-1");
+    world.settle(|_| ());
+    let ring = world.ring().unwrap();
+    assert!(ring.is_lost(member) && ring.members.contains_key(&world.node_of("cart-1").unwrap()));
+    assert_eq!((ring.members.len(), ring.moving().count()), (3, 0));
+    assert_eq!(world.unread(), [""; 0]);
+}
+
 #[test]
 fn a_dead_pod_whose_volume_is_there_is_not_lost() {
     let mut world = World::settled_with(3, KEYS);

@@ -30,7 +30,11 @@ fn images(world: &World) -> String {
 
 /// From which ordinal on pods have the newest template.
 fn partition(world: &World) -> u32 {
-    number(world.stage().kubernetes.api.get(&format!("{SETS}/cart")).unwrap(), "/spec/updateStrategy/rollingUpdate/partition")
+    partition_of(world, "cart")
+}
+
+fn partition_of(world: &World, set: &str) -> u32 {
+    number(world.stage().kubernetes.api.get(&format!("{SETS}/{set}")).unwrap(), "/spec/updateStrategy/rollingUpdate/partition")
 }
 
 fn rounds(world: &mut World, rounds: u32) {
@@ -131,5 +135,48 @@ fn a_rollout_destroys_no_volume_and_deleted_claims_are_replaced_one_by_one() {
     }
     world.settle(|_| ());
     assert_eq!(images(&world), "next next next next");
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+/// Containers that do not start are still in pods, and these keep their claims: another template may be the cure, and is no reason.
+#[test]
+fn a_rollout_that_may_cure_pods_that_crash_destroys_no_volume_whose_claim_somebody_deleted() {
+    let mut world = World::settled_with(4, KEYS);
+    let pods = ["cart-0", "cart-1", "cart-2", "cart-3"];
+    let members = pods.map(|pod| world.node_of(pod).unwrap());
+    for pod in &pods[1..] {
+        world.stage().kubernetes.api.delete(&format!("{CLAIMS}/data-{pod}"), &Value::Null).unwrap();
+    }
+    world.starve(&pods);
+    ask(&mut world, "next");
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "(first) (first) (first) (first)");
+    assert_eq!(pods.map(|pod| world.node_of(pod).unwrap()), members);
+    let degraded = world.message("Degraded");
+    assert!(degraded.contains("data-cart-1, data-cart-2, data-cart-3: being deleted"), "{degraded}");
+    world.feed(&pods);
+    rounds(&mut world, LONG);
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+/// What the checker of O9 says of the set that is made again is what counts here.
+#[test]
+fn a_set_that_was_deleted_without_its_pods_is_rolled_out_like_any_other() {
+    let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let create = Create { replicas: 6, zones, partitions: 16, deletes_volumes: false, image: "first".into() };
+    let mut world = World::create(&create, Faults::none());
+    world.settle(|_| ());
+    assert_eq!(world.write(KEYS), KEYS);
+    world.hold("cart-a-1");
+    ask(&mut world, "next");
+    rounds(&mut world, LONG);
+    world.stage().kubernetes.orphan("cart-b");
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "first (next) first first first first", "the pod that is down has nothing to lose");
+    assert_eq!(partition_of(&world, "cart-b"), 2);
+    assert_eq!(world.unread(), [""; 0]);
+    world.release("cart-a-1");
+    world.settle(|_| ());
+    assert_eq!((images(&world), partition_of(&world, "cart-b")), (["next"; 6].join(" "), 0));
     assert_eq!(world.unread(), [""; 0]);
 }

@@ -363,6 +363,12 @@ fn a_ring_that_nodes_hold_and_the_record_does_not_is_recorded_first() {
     assert_eq!(next_step(&cluster, &lost), Step::RecordRing { ring: Box::new(ring), cause: Cause::Found });
     silence(&mut lost, 2);
     assert_eq!(waits_for(next_step(&cluster, &lost)), "2 does not answer", "it may hold a newer one");
+    lost.pods.remove(&at(2));
+    assert_eq!(waits_for(next_step(&cluster, &lost)), "2 has no pod yet", "nor is it gone because its pod is");
+    silence(&mut lost, 1);
+    lost.volumes.insert(at(3), Volume { note: Note::Node(id(3)), ..Volume::default() });
+    lost.sets.get_mut("default").unwrap().replicas = 4;
+    assert_eq!(waits_for(next_step(&cluster, &lost)), "1 does not answer; 2 has no pod yet; 3 has no pod yet");
     lost.record = Record::Unreadable("torn".into());
     assert_eq!(next_step(&cluster, &lost), Step::Blocked(Blocked::RecordUnreadable("torn".into())));
 }
@@ -373,6 +379,10 @@ fn no_first_ring_is_made_while_a_node_might_hold_one() {
     let mut observed = observed(4, 4, None);
     silence(&mut observed, 3);
     assert_eq!(waits_for(next_step(&cluster, &observed)), "3 does not answer");
+    observed.pods.remove(&at(3));
+    assert_eq!(waits_for(next_step(&cluster, &observed)), "3 has no pod yet");
+    observed.volumes.insert(at(3), Volume::default());
+    assert!(matches!(next_step(&cluster, &observed), Step::RecordRing { cause: Cause::First, .. }), "it was never to join");
 }
 
 #[test]
