@@ -66,7 +66,7 @@ impl ApplyError {
     }
 }
 
-fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
+pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
     let what = what.into();
     |error| ApplyError::Kubernetes { what, error: Box::new(error) }
 }

@@ -5,9 +5,11 @@
 //! Under `Retain` there is nothing to do, and no finalizer: such a cluster can be deleted after the operator. Who deletes a cluster and
 //! leaves its pods (`--cascade=orphan`) keeps the volumes that they run on.
 //!
-//! It must not wedge: what fails is tried again for [`PATIENCE`], and then the cluster goes all the same, with its volumes kept.
+//! It must not wedge: what fails is tried again for [`PATIENCE`], and then the cluster goes all the same, with its volumes kept. Without
+//! an operator nobody tries; the README of the operator's chart says how to let such a cluster go.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -16,7 +18,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::{DynamoCluster, RetentionPolicy};
-use crate::apply::guarded_delete;
+use crate::apply::{ApplyError, failed, guarded_delete};
 use crate::build::labels;
 use crate::observe::is_owned;
 
@@ -78,28 +80,59 @@ async fn patch(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, finalizer
     clusters.patch(&cluster.name_any(), &PatchParams::default(), &patch).await.map(|_| ())
 }
 
-/// For how long a deletion waits for its volumes.
+/// For how long a deletion waits for its volumes after the first try that failed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Does with the volumes of `cluster` what its policy says. A claim that a pod still uses goes when the pod has gone.
-pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes, kube::Error> {
+/// The clean-ups that fail, by the cluster's UID, each since its first try in this process: how long ago the cluster was deleted says
+/// nothing of how often it was tried.
+#[derive(Default)]
+pub struct Failing(HashMap<String, Instant>);
+
+impl Failing {
+    /// A try has failed at `now`. True if they have for [`PATIENCE`]: then it is given up, and forgotten.
+    pub fn is_given_up(&mut self, uid: &str, now: Instant) -> bool {
+        let first = *self.0.entry(uid.to_owned()).or_insert(now);
+        let given_up = now.duration_since(first) >= PATIENCE;
+        if given_up {
+            self.end(uid);
+        }
+        given_up
+    }
+
+    /// There is nothing more to try.
+    pub fn end(&mut self, uid: &str) {
+        self.0.remove(uid);
+    }
+}
+
+/// Does with the volumes of `cluster` what its policy says. A claim that a pod still uses goes when the pod has gone. One that cannot be
+/// deleted keeps no other from it; the first failure is the error.
+pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes, ApplyError> {
     if cluster.spec.storage.retention.when_deleted == RetentionPolicy::Retain {
         return Ok(Volumes::Retained);
     }
     let selector = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, cluster.name_any()));
-    if is_orphaned(client, cluster, &selector).await? {
+    if is_orphaned(client, cluster, &selector).await.map_err(failed("StatefulSets: list"))? {
         return Ok(Volumes::Orphaned);
     }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
-    for claim in claims.list(&selector).await? {
+    let mut failure = None;
+    for claim in claims.list(&selector).await.map_err(failed("PersistentVolumeClaims: list"))? {
         let made_for = claim.annotations().get(labels::CLUSTER_UID).map(String::as_str);
         if made_for.is_none() || made_for != cluster.data_uid() || claim.metadata.deletion_timestamp.is_some() {
             continue;
         }
         let seen = (claim.uid().unwrap_or_default(), claim.resource_version().unwrap_or_default());
-        claims.delete(&claim.name_any(), &guarded_delete(&seen.0, &seen.1)).await?;
+        match claims.delete(&claim.name_any(), &guarded_delete(&seen.0, &seen.1)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => {
+                let what = format!("PersistentVolumeClaim {}: delete", claim.name_any());
+                failure.get_or_insert_with(|| failed(what)(error));
+            }
+        }
     }
-    Ok(Volumes::Deleted)
+    failure.map_or(Ok(Volumes::Deleted), Err)
 }
 
 /// Whether the pods are to outlive the cluster. Kubernetes takes its finalizer off when it has taken the cluster's name off what it owned,

@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 use crate::api::{DynamoCluster, DynamoClusterStatus, Reconciliation};
 use crate::apply::{self, ApplyError, Upkeep};
 use crate::build::labels;
-use crate::cleanup::{self, Volumes};
+use crate::cleanup::{self, Failing, Volumes};
 use crate::events::{self, Told};
 use crate::metrics::{Metrics, Outcome};
 use crate::nodes::Nodes;
@@ -66,6 +66,8 @@ pub struct Context {
     metrics: Arc<Metrics>,
     /// Failures in a row, by the cluster's UID; only for the pause after them.
     failures: Mutex<HashMap<String, u32>>,
+    /// Clean-ups that fail; only for when they are given up.
+    clean_ups: Mutex<Failing>,
 }
 
 /// Why a pass failed.
@@ -86,7 +88,14 @@ impl Context {
     /// For one process; `instance` is the pod's name.
     pub fn new(client: Client, nodes: Arc<dyn Nodes>, metrics: Arc<Metrics>, instance: Option<String>) -> Self {
         let reporter = Reporter { controller: "dynamo-operator".to_owned(), instance };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, nodes, metrics, failures: Mutex::default() }
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            nodes,
+            metrics,
+            failures: Mutex::default(),
+            clean_ups: Mutex::default(),
+        }
     }
 
     async fn tell(&self, cluster: &DynamoCluster, told: Vec<Told>) {
@@ -193,7 +202,7 @@ async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<(Outcome
     match (cleanup::is_held(&cluster), cleanup::is_to_be_held(&cluster)) {
         (true, false) => {
             if cluster.metadata.deletion_timestamp.is_some() {
-                clean_up(&cluster, context).await?;
+                clean_up(&cluster, context, Instant::now()).await?;
             }
             cleanup::release(&clusters, &cluster).await?;
             context.metrics.wrote(1);
@@ -306,23 +315,25 @@ async fn publish_status(
 }
 
 /// What is done before a deleted cluster goes.
-async fn clean_up(cluster: &DynamoCluster, context: &Context) -> Result<(), ReconcileError> {
+pub(crate) async fn clean_up(cluster: &DynamoCluster, context: &Context, now: Instant) -> Result<(), ReconcileError> {
+    let uid = cluster.uid().unwrap_or_default();
+    let clean_ups = || context.clean_ups.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = |note: String| Told { warning: true, reason: "VolumesKept", action: "Delete".to_owned(), note };
     let error = match cleanup::volumes(&context.client, cluster).await {
         Ok(Volumes::Deleted | Volumes::Retained) => {
             info!(cluster = full_name(cluster), "the cluster goes; its volumes follow whenDeleted");
+            clean_ups().end(&uid);
             return Ok(());
         }
         Ok(Volumes::Orphaned) => {
             let note = "the cluster is deleted without its pods, so the volumes that they run on stay in spite of whenDeleted";
+            clean_ups().end(&uid);
             context.tell(cluster, vec![kept(note.to_owned())]).await;
             return Ok(());
         }
         Err(error) => error,
     };
-    let deleted = cluster.metadata.deletion_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    let waited = Timestamp::now().duration_since(deleted);
-    if waited.unsigned_abs() < cleanup::PATIENCE {
+    if !clean_ups().is_given_up(&uid, now) {
         return Err(error.into());
     }
     context.tell(cluster, vec![kept(format!("volumes were left as they are: {error}"))]).await;

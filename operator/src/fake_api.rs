@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::response::Response;
 use dynamo_api_server::http::{Call, respond};
-use dynamo_api_server::{Admission, ApiServer};
+use dynamo_api_server::{Admission, ApiServer, Refusal};
 use kube::Client;
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ struct Held {
     server: ApiServer,
     /// Every write that was accepted, as "PATCH /api/v1/...".
     writes: Vec<String>,
+    /// Such writes that are refused.
+    refused: Vec<(String, Refusal)>,
 }
 
 impl FakeApi {
@@ -58,6 +60,16 @@ impl FakeApi {
         self.0.lock().unwrap().server.admission = Some(admission);
     }
 
+    /// From here on such a write, as [`FakeApi::writes`] tells it, is refused.
+    pub fn refuse(&self, write: &str, refusal: Refusal) {
+        self.0.lock().unwrap().refused.push((write.to_owned(), refusal));
+    }
+
+    /// From here on nothing is refused any more.
+    pub fn refuse_nothing(&self) {
+        self.0.lock().unwrap().refused.clear();
+    }
+
     pub fn object(&self, path: &str) -> Option<Value> {
         self.0.lock().unwrap().server.get(path).map(|object| (**object).clone())
     }
@@ -69,9 +81,13 @@ async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
     if call.method == Method::GET {
         return respond(call.read(held.server.objects(), |_| false));
     }
+    let write = format!("{} {}", call.method, call.object());
+    if let Some((_, refusal)) = held.refused.iter().find(|(refused, _)| *refused == write) {
+        return respond(Err(refusal.clone()));
+    }
     let written = call.write(&mut held.server);
     if written.is_ok() && !call.is_dry_run() {
-        held.writes.push(format!("{} {}", call.method, call.object()));
+        held.writes.push(write);
     }
     respond(written.map(|object| (*object).clone()))
 }

@@ -69,16 +69,18 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
         config_maps.get_opt(&names[5]),
     )?;
     let live = Live { sets, config_map, headless_service, client_service, service_account, pod_disruption_budget };
-    let mut observed = Observed { taken: taken(cluster, &live, record.as_ref()), ..Observed::default() };
+    let (taken, ownerless) = taken(cluster, &live, record.as_ref());
+    let mut observed = Observed { taken, ownerless, ..Observed::default() };
     if !observed.taken.is_empty() {
         return Ok((observed, live));
     }
     observed.record = ring_record::read(cluster, record);
     observed.sets = live.sets.iter().map(|(zone, set)| (zone.clone(), objects::set(set))).collect();
-    let selector = ListParams::default().labels(&labels::selector_text(cluster));
+    let of_pods = ListParams::default().labels(&labels::selector_text(cluster));
+    let of_claims = ListParams::default().labels(&labels::claims_text(cluster));
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let (pods, listed) = tokio::try_join!(pods.list(&selector), claims.list(&selector))?;
+    let (pods, listed) = tokio::try_join!(pods.list(&of_pods), claims.list(&of_claims))?;
     let now = Timestamp::now();
     observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
     observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
@@ -113,14 +115,19 @@ async fn read_sets(client: &Client, cluster: &ValidCluster) -> Result<BTreeMap<S
 }
 
 /// Objects under the cluster's names that this very cluster does not own: of another application, or left by a cluster of the same
-/// name that is still being cleaned up.
-fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> Vec<String> {
-    let mut taken = Vec::new();
+/// name that is still being cleaned up. And those of them that have lost their owner, as by `kubectl replace` or a restore.
+fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Vec<String>, Vec<String>) {
+    let (mut taken, mut ownerless) = (Vec::new(), Vec::new());
     let mut check = |kind: &str, metadata: Option<&ObjectMeta>| {
         let Some(metadata) = metadata else { return };
-        if !objects::is_owned(metadata, &cluster.uid) {
-            taken.push(format!("{kind} {}", metadata.name.as_deref().unwrap_or_default()));
+        if objects::is_owned(metadata, &cluster.uid) {
+            return;
         }
+        let object = format!("{kind} {}", metadata.name.as_deref().unwrap_or_default());
+        if objects::is_ownerless(cluster, metadata) {
+            ownerless.push(object.clone());
+        }
+        taken.push(object);
     };
     check("ServiceAccount", live.service_account.as_ref().map(|object| &object.metadata));
     check("ConfigMap", live.config_map.as_ref().map(|object| &object.metadata));
@@ -131,7 +138,7 @@ fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> Vec
     for set in live.sets.values() {
         check("StatefulSet", Some(&set.metadata));
     }
-    taken
+    (taken, ownerless)
 }
 
 /// First every node's view; then the newest ring, if it is newer than the record; then the receipts.

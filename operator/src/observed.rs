@@ -8,6 +8,7 @@ use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::{Ring, RingHash};
 
+use crate::quantity;
 use crate::valid::Place;
 
 /// One look at a cluster.
@@ -25,8 +26,10 @@ pub struct Observed {
     pub newer: Option<Ring>,
     /// What nodes that are to leave answered when asked for a drain receipt; an error says what is left.
     pub receipts: BTreeMap<NodeId, Result<Receipt, String>>,
-    /// Objects under this cluster's names that belong to somebody else, as "Service cart".
+    /// Objects under this cluster's names that it does not own, as "Service cart". Nothing else was looked at where there are any.
     pub taken: Vec<String>,
+    /// Those of them that were made for a cluster of this name, perhaps for this one, and have no owner any more.
+    pub ownerless: Vec<String>,
 }
 
 /// A zone's StatefulSet.
@@ -131,8 +134,11 @@ pub struct Volume {
     pub drained: bool,
     /// Somebody has deleted it; it goes when its pod does.
     pub deleting: bool,
-    /// It lacks labels by which the cluster's claims are found: it was made by hand, from a snapshot perhaps, and its pod uses it.
+    /// It lacks the label by which the cluster's claims are found: it was made by hand, from a snapshot perhaps, and its pod uses it.
     pub unlabelled: bool,
+    /// It is this cluster's, and has the label by which Argo CD counts it to an application and deletes it when the cluster is removed there:
+    /// it was made by a set of an earlier version.
+    pub tracked: bool,
 }
 
 /// What the operator wrote on a volume before its node joined a ring.
@@ -181,6 +187,13 @@ impl Pod {
     /// Why its node is not known: Kubernetes' word counts before what a caller saw.
     pub fn why_silent(&self) -> &str {
         self.trouble.as_deref().or(self.silence.as_deref()).unwrap_or("does not answer")
+    }
+}
+
+impl Volume {
+    /// Its claim asks for more than `size`.
+    pub fn asks_for_more_than(&self, size: &str) -> bool {
+        quantity::parse(size).is_some_and(|size| quantity::parse(&self.size) > Some(size))
     }
 }
 

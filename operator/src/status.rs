@@ -42,6 +42,16 @@ pub struct Report<'a> {
 /// The status that `report` amounts to. `previous` is the one that stands, `now` the time of conditions that change.
 pub fn status(report: &Report<'_>, previous: Option<&DynamoClusterStatus>, now: &Time) -> DynamoClusterStatus {
     let observed = report.observed;
+    let conditions = conditions::of(report, previous.map_or(&[], |previous| previous.conditions.as_slice()), now);
+    if !observed.taken.is_empty() {
+        // Nothing else was looked at, so the numbers are those of the look before.
+        return DynamoClusterStatus {
+            observed_generation: report.generation,
+            selector: labels::selector_text(report.cluster),
+            conditions,
+            ..previous.cloned().unwrap_or_default()
+        };
+    }
     let ring = observed.record.ring();
     let left = left(report);
     let pods = |ready: bool| observed.pods.values().filter(|pod| pod.ready || !ready).count() as i32;
@@ -57,7 +67,7 @@ pub fn status(report: &Report<'_>, previous: Option<&DynamoClusterStatus>, now: 
         bytes_left: rounded(left.as_ref().map_or(0, |left| bytes_left(observed, left))),
         bytes_sent: rounded(bytes_sent(observed)),
         members: members(report),
-        conditions: conditions::of(report, previous.map_or(&[], |previous| previous.conditions.as_slice()), now),
+        conditions,
     }
 }
 

@@ -16,6 +16,21 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end -}}
 
+{{/* spec.replicas, or nothing where it is the autoscaler's. A cluster that begins with the autoscaler has none in any revision of its
+release, so that no rollback finds an older one, and says so in an annotation. One that is handed over later keeps the number that it has:
+without one, the API server would put its default of 3 in the place of what an earlier revision gave. That default is no size for a factor
+above 3. */}}
+{{- define "dynamo-cluster.replicas" -}}
+{{- $live := lookup "dynamokv.io/v1alpha1" "DynamoCluster" .Release.Namespace (include "dynamo-cluster.name" .) -}}
+{{- if not .Values.autoscaling.enabled -}}
+{{- int .Values.replicas -}}
+{{- else if and $live (ne (dig "metadata" "annotations" "dynamokv.io/replicas" "" $live) "autoscaled") -}}
+{{- int $live.spec.replicas -}}
+{{- else if gt (int .Values.replication.factor) 3 -}}
+{{- int (dig "spec" "replicas" .Values.autoscaling.minReplicas $live) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What needs two values side by side, and so is beyond values.schema.json. The API server refuses the same; this says it earlier. */}}
 {{- define "dynamo-cluster.check" -}}
 {{- $n := int .Values.replication.factor -}}

@@ -119,7 +119,7 @@ pub(super) async fn update(
     let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
-        let made = marked(stateful_set::build(cluster, zone, seen.replicas));
+        let made = marked(with_selector_of(set, stateful_set::build(cluster, zone, seen.replicas)));
         let differs = would_change(&sets, &updating(&made, seen.updates_from), set).await.unwrap_or_else(|failure| {
             done.failures.push(failure);
             false
@@ -199,6 +199,14 @@ impl Wanted<'_> {
             spares_a_pod: replicas == 0 || rollout.first_pod(zone) < replicas,
         }
     }
+}
+
+/// `made` with the selector of `live`, which cannot change: one of an earlier version is no difference.
+fn with_selector_of(live: &StatefulSet, mut made: StatefulSet) -> StatefulSet {
+    if let (Some(made), Some(live)) = (&mut made.spec, &live.spec) {
+        made.selector = live.selector.clone();
+    }
+    made
 }
 
 /// The set, whose pods from the ordinal `from` on get its template.

@@ -7,7 +7,9 @@ use dynamo_core::ring::Member;
 use dynamo_core::version::Digest;
 use serde_json::{Value, json};
 
+use super::upkeep::marked;
 use super::*;
+use crate::build::stateful_set;
 use crate::fake_api::FakeApi;
 use crate::nodes::Network;
 use crate::observe::observe;
@@ -388,11 +390,82 @@ async fn a_claim_that_was_restored_without_labels_is_found_by_its_pod_and_labell
     let done = upkeep(&client, &cluster, &observed, &live).await;
     assert_eq!((done.failures.len(), done.told.len()), (0, 1), "it is told");
     assert_eq!(api.writes(), [format!("PATCH {CLAIM}")]);
-    let mut labels = labels::with_zone(labels::all(&cluster), "default");
+    let mut labels = labels::of_claims(&cluster, "default");
     labels.insert("restored-by".into(), "somebody".into());
     assert_eq!(api.object(CLAIM).unwrap()["metadata"]["labels"], json!(labels));
     pass(&api, &cluster).await;
     assert_eq!(api.writes(), [""; 0]);
+}
+
+/// The set and the claims as an operator made them that labelled claims by [`labels::INSTANCE`] and selected pods by it.
+#[tokio::test]
+async fn claims_lose_the_label_by_which_argo_cd_deletes_them_and_the_set_of_an_earlier_version_is_left_as_it_is() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let mut earlier = stateful_set::build(&cluster, &cluster.zones()[0], 3);
+    let spec = earlier.spec.as_mut().unwrap();
+    spec.selector.match_labels = Some(labels::with_zone(labels::selecting(&cluster), "default"));
+    let labels_then = labels::with_zone(labels::all(&cluster), "default");
+    spec.volume_claim_templates.as_mut().unwrap()[0].metadata.labels = Some(labels_then.clone());
+    api.edit(SET, |set| {
+        let uid = set["metadata"]["uid"].clone();
+        *set = serde_json::to_value(marked(earlier.clone())).unwrap();
+        set["metadata"]["uid"] = uid;
+    });
+    sets_are_seen(&api);
+    let claim = |name: &str, labels: &BTreeMap<String, String>, made_for: &str| {
+        let annotations = json!({ labels::CLUSTER_UID: made_for });
+        let path = format!("/api/v1/namespaces/shop/persistentvolumeclaims/{name}");
+        api.put(&path, json!({ "metadata": { "name": name, "labels": labels, "annotations": annotations } }));
+        path
+    };
+    let ours = claim("data-cart-3", &labels_then, &cluster.data_uid);
+    let former = claim("data-cart-4", &labels_then, "11112222-3333-4444-5555-666677778888");
+    api.writes();
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [format!("PATCH {ours}")], "a former cluster's claim is none of ours, and the set cannot change");
+    assert_eq!(api.object(&ours).unwrap()["metadata"]["labels"], json!(labels::of_claims(&cluster, "default")));
+    assert_eq!(api.object(&former).unwrap()["metadata"]["labels"], json!(labels_then));
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_label_that_a_webhook_puts_back_is_asked_about_once_a_pass_and_counts_as_nothing_written() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let mut labels = labels::of_claims(&cluster, "default");
+    labels.insert(labels::INSTANCE.into(), "cart".into());
+    api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3", "labels": labels } }));
+    api.admit(|path, object| {
+        if path == CLAIM {
+            object["metadata"]["labels"][labels::INSTANCE] = json!("cart");
+        }
+        Ok(())
+    });
+    let client = api.client();
+    let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+    let done = upkeep(&client, &cluster, &observed, &live).await;
+    assert_eq!((done.written, done.failures.len()), (vec![], 0));
+}
+
+#[tokio::test]
+async fn an_object_of_the_cluster_that_lost_its_owner_is_told_from_one_of_somebody_else() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let look = async || observe(&api.client(), &Network, &cluster).await.unwrap().0;
+    api.edit(SET, |set| drop(set["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
+    let ownerless = look().await;
+    assert_eq!((&ownerless.taken[..], &ownerless.ownerless[..]), (&["StatefulSet cart".to_owned()][..], &ownerless.taken[..]));
+    api.edit(SET, |set| {
+        set["metadata"]["ownerReferences"] =
+            json!([{ "apiVersion": "v1", "kind": "A", "name": "a", "uid": "a", "controller": true }])
+    });
+    let foreign = look().await;
+    assert_eq!((foreign.taken.len(), foreign.ownerless.len()), (1, 0), "somebody else controls it");
+    api.edit(SET, |set| set["metadata"] = json!({ "name": "cart", "uid": "another" }));
+    let foreign = look().await;
+    assert_eq!((foreign.taken.len(), foreign.ownerless.len()), (1, 0), "it says nothing of a cluster");
 }
 
 #[tokio::test]
@@ -407,6 +480,7 @@ async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     let path = |name: &str| format!("/api/v1/namespaces/shop/persistentvolumeclaims/{name}");
     for name in ["data-cart-0", "data-cart-1"] {
         let size = json!({ "resources": { "requests": { "storage": "10Gi" } } });
+        let labels = labels::of_claims(&cluster, "default");
         let object = json!({ "metadata": { "name": name, "labels": labels }, "spec": size, "status": { "phase": "Pending" } });
         api.put(&path(name), object);
     }
@@ -429,4 +503,21 @@ async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     cluster.storage.size = "5Gi".into();
     pass(&api, &cluster).await;
     assert_eq!(api.writes(), [""; 0], "a volume never becomes smaller");
+    let asks = |capacity: &str, asked: &str| {
+        api.edit(&path("data-cart-0"), |claim| {
+            claim["status"]["capacity"] = json!({ "storage": capacity });
+            claim["spec"]["resources"]["requests"]["storage"] = json!(asked);
+        });
+    };
+    // Kubernetes takes a request back to what is more than the volume has, and to nothing less.
+    for (wanted, taken_back) in [("20Gi", true), ("10Gi", false), ("5Gi", false), ("100Ti", false)] {
+        asks("10Gi", "100Ti");
+        cluster.storage.size = wanted.into();
+        pass(&api, &cluster).await;
+        let request = api.object(&path("data-cart-0")).unwrap()["spec"]["resources"]["requests"]["storage"].clone();
+        assert_eq!(request, if taken_back { wanted } else { "100Ti" });
+        assert_eq!(api.writes().len(), usize::from(taken_back));
+        pass(&api, &cluster).await;
+        assert_eq!(api.writes(), [""; 0]);
+    }
 }

@@ -74,7 +74,7 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     }
     replace_pods(client, cluster, observed, &mut done).await;
     label_volumes(client, cluster, observed, &mut done).await;
-    grow_volumes(client, cluster, observed, &mut done).await;
+    resize_volumes(client, cluster, observed, &mut done).await;
     done
 }
 
@@ -93,34 +93,44 @@ async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observ
     }
 }
 
-/// Gives claims that pods use the labels that the others have: whoever looks for the cluster's claims finds them too.
+/// Gives claims that pods use the labels that the others have: whoever looks for the cluster's claims finds them too. Takes off what a set
+/// of an earlier version gives its claims, whose selector cannot change.
 async fn label_volumes(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
-    for (place, volume) in observed.volumes.iter().filter(|(_, volume)| volume.unlabelled) {
+    for (place, volume) in observed.volumes.iter().filter(|(_, volume)| volume.unlabelled || volume.tracked) {
         let name = cluster.claim_name(place);
-        let patch = json!({ "metadata": {
-            "uid": volume.uid,
-            "resourceVersion": volume.resource_version,
-            "labels": labels::with_zone(labels::all(cluster), &place.zone),
-        } });
+        let mut labels = if volume.unlabelled { json!(labels::of_claims(cluster, &place.zone)) } else { json!({}) };
+        if volume.tracked {
+            labels[labels::INSTANCE] = Value::Null;
+        }
+        let patch = json!({ "metadata": { "uid": volume.uid, "resourceVersion": volume.resource_version, "labels": labels } });
         match claims.patch(&name, &patching(), &Patch::Merge(patch)).await {
+            // Where somebody's webhook puts it back each time, it is what it was.
+            Ok(written) if written.resource_version().as_ref() == Some(&volume.resource_version) => {}
             Ok(_) => {
                 done.written.push(format!("PersistentVolumeClaim {name}"));
-                done.told.push(events::volume_labelled(&name, &cluster.pod_name(place)));
+                if volume.unlabelled {
+                    done.told.push(events::volume_labelled(&name, &cluster.pod_name(place)));
+                }
             }
             Err(error) => done.failures.push(failed(format!("PersistentVolumeClaim {name}: label"))(error)),
         }
     }
 }
 
+/// Lets claims ask for the size that is asked for, where their volumes can still get it: those that are smaller grow, and a request for
+/// more than that, which was not met, is taken back.
+///
 /// A class that cannot grow volumes is a complaint, not an error: the rest of the cluster goes on. A claim without a volume cannot grow;
 /// it is too late or too early for it.
-async fn grow_volumes(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
+async fn resize_volumes(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
     let wanted = &cluster.storage.size;
     for (place, volume) in &observed.volumes {
         let used = observed.pods.contains_key(place) && volume.bound && !volume.deleting;
-        if !used || quantity::parse(&volume.size).is_none_or(|size| Some(size) >= quantity::parse(wanted)) {
+        let is_less = |size: &str| quantity::parse(size).is_some_and(|size| Some(size) < quantity::parse(wanted));
+        let grows = is_less(&volume.size);
+        if !used || !(grows || (volume.asks_for_more_than(wanted) && is_less(&volume.capacity))) {
             continue;
         }
         let name = cluster.claim_name(place);
@@ -130,7 +140,14 @@ async fn grow_volumes(client: &Client, cluster: &ValidCluster, observed: &Observ
         });
         match claims.patch(&name, &patching(), &Patch::Merge(patch)).await {
             Ok(_) => done.written.push(format!("PersistentVolumeClaim {name}")),
-            Err(error) => done.complaints.push(format!("volume {name} cannot grow to {wanted}: {error}")),
+            Err(kube::Error::Api(status)) if status.is_conflict() => {
+                done.failures.push(failed(format!("PersistentVolumeClaim {name}: resize"))(kube::Error::Api(status)));
+            }
+            Err(error) if grows => done.complaints.push(format!("volume {name} cannot grow to {wanted}: {error}")),
+            Err(error) => {
+                let complaint = format!("volume {name} cannot be asked to have {wanted} instead of {}: {error}", volume.size);
+                done.complaints.push(complaint);
+            }
         }
     }
 }

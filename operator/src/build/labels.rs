@@ -10,6 +10,9 @@ use crate::valid::ValidCluster;
 pub const OWN: &str = "dynamokv.io/";
 /// Which cluster an object belongs to.
 pub const CLUSTER: &str = "dynamokv.io/cluster";
+/// Argo CD's label, where it tracks by label, for the application that an object belongs to; what has it, has no owner and is not in that
+/// application's manifests is deleted. So no claim has it: claims outlive their cluster.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Which zone a pod or a volume belongs to.
 pub const ZONE: &str = "dynamokv.io/zone";
 /// Annotation on a volume claim: the UUID of the node whose data it carries.
@@ -36,8 +39,7 @@ pub const MANAGED: &str = "app.kubernetes.io/managed-by=dynamo-operator";
 
 /// The labels that select the cluster's pods. They are part of immutable selectors and never change.
 pub fn selecting(cluster: &ValidCluster) -> BTreeMap<String, String> {
-    let labels =
-        [("app.kubernetes.io/name", "dynamokv"), ("app.kubernetes.io/instance", &cluster.name), (CLUSTER, &cluster.name)];
+    let labels = [("app.kubernetes.io/name", "dynamokv"), (INSTANCE, &cluster.name), (CLUSTER, &cluster.name)];
     labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
@@ -49,10 +51,29 @@ pub fn all(cluster: &ValidCluster) -> BTreeMap<String, String> {
     labels
 }
 
+/// All labels of the volume claims of `zone`.
+pub fn of_claims(cluster: &ValidCluster, zone: &str) -> BTreeMap<String, String> {
+    let mut labels = with_zone(all(cluster), zone);
+    labels.remove(INSTANCE);
+    labels
+}
+
+/// What selects the pods of the set of `zone`. Kubernetes puts a set's selector on the claims that it makes, so [`INSTANCE`] is no part
+/// of it. A set that is there keeps the selector that it was made with.
+pub fn selecting_in(cluster: &ValidCluster, zone: &str) -> BTreeMap<String, String> {
+    let mut labels = with_zone(selecting(cluster), zone);
+    labels.remove(INSTANCE);
+    labels
+}
+
+/// [`CLUSTER`] for list calls: claims that are restored by hand need no other label.
+pub fn claims_text(cluster: &ValidCluster) -> String {
+    format!("{CLUSTER}={}", cluster.name)
+}
+
 /// Whether a pod's label is the operator's to set.
 pub fn is_reserved(key: &str) -> bool {
-    let shared =
-        ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"];
+    let shared = ["app.kubernetes.io/name", INSTANCE, "app.kubernetes.io/component", "app.kubernetes.io/managed-by"];
     key.starts_with(OWN) || shared.contains(&key)
 }
 

@@ -27,10 +27,7 @@ pub fn build(cluster: &ValidCluster, zone: &Zone, replicas: u32) -> StatefulSet 
         spec: Some(StatefulSetSpec {
             service_name: Some(headless_service::name(cluster)),
             replicas: i32::try_from(replicas).ok(),
-            selector: LabelSelector {
-                match_labels: Some(labels::with_zone(labels::selecting(cluster), &zone.name)),
-                ..LabelSelector::default()
-            },
+            selector: LabelSelector { match_labels: Some(labels::selecting_in(cluster, &zone.name)), ..LabelSelector::default() },
             // Nodes start together: the first ring needs all of them, and none needs another to start.
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
@@ -58,7 +55,7 @@ fn claim(cluster: &ValidCluster, zone: &Zone) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(pod::DATA_VOLUME.to_owned()),
-            labels: Some(labels::with_zone(labels::all(cluster), &zone.name)),
+            labels: Some(labels::of_claims(cluster, &zone.name)),
             annotations: Some(BTreeMap::from([(labels::CLUSTER_UID.to_owned(), cluster.data_uid.clone())])),
             ..ObjectMeta::default()
         },

@@ -93,6 +93,20 @@ fn only_what_a_node_reads_changes_the_pod_template() {
     assert_ne!(template(&tuned), template(&before));
 }
 
+/// Kubernetes puts the labels of the template and those of the selector on the claims that it makes.
+#[test]
+fn no_claim_gets_the_label_by_which_argo_cd_would_delete_it_and_the_selector_selects_the_pods() {
+    let cluster = full();
+    let set = stateful_set::build(&cluster, &cluster.zones[0], 3).spec.unwrap();
+    let selector = set.selector.match_labels.unwrap();
+    let claims = set.volume_claim_templates.unwrap().remove(0).metadata.labels.unwrap();
+    assert!(!selector.contains_key(labels::INSTANCE) && !claims.contains_key(labels::INSTANCE), "{selector:?} {claims:?}");
+    assert_eq!(claims[labels::CLUSTER], cluster.name());
+    let pods = set.template.metadata.unwrap().labels.unwrap();
+    assert!(selector.iter().all(|(key, value)| pods.get(key) == Some(value)));
+    assert!(labels::selecting(&cluster).iter().all(|(key, value)| pods.get(key) == Some(value)), "services find them too");
+}
+
 #[test]
 fn what_the_spec_says_of_pods_replaces_nothing_of_the_operators_own() {
     let plain = full();

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use dynamo_api_server::Refusal;
+use kube::api::Patch;
 use serde_json::{Value, json};
 
 use super::*;
@@ -32,9 +34,30 @@ fn put(api: &FakeApi, cluster: &DynamoCluster) {
     api.put(CLUSTER, serde_json::to_value(cluster).unwrap());
 }
 
+fn context(api: &FakeApi) -> Arc<Context> {
+    Arc::new(Context::new(api.client(), Arc::new(Network), Arc::new(Metrics::default()), None))
+}
+
 async fn pass(api: &FakeApi, cluster: &DynamoCluster) {
-    let context = Context::new(api.client(), Arc::new(Network), Arc::new(Metrics::default()), None);
-    controller::reconcile(Arc::new(cluster.clone()), Arc::new(context)).await.unwrap();
+    controller::reconcile(Arc::new(cluster.clone()), context(api)).await.unwrap();
+}
+
+/// A cluster with the policy Delete and three claims that was deleted long before its operator came.
+async fn deleted_long_ago() -> (FakeApi, DynamoCluster, [String; 3]) {
+    let (api, created) = created(RetentionPolicy::Delete).await;
+    let claims = [0, 1, 2].map(|ordinal| format!("/api/v1/namespaces/shop/persistentvolumeclaims/data-cart-{ordinal}"));
+    for (claim, name) in claims.iter().zip(["data-cart-0", "data-cart-1", "data-cart-2"]) {
+        let mut object = api.object(CLAIM).unwrap();
+        object["metadata"] = json!({
+            "name": name, "labels": object["metadata"]["labels"], "annotations": object["metadata"]["annotations"],
+        });
+        if claim != CLAIM {
+            api.put(claim, object);
+        }
+    }
+    delete(&api, &[]);
+    api.writes();
+    (api, created, claims)
 }
 
 fn finalizers(api: &FakeApi) -> Value {
@@ -99,6 +122,57 @@ async fn volumes_go_with_a_cluster_that_says_so_and_stay_with_pods_that_stay() {
         assert!(api.writes().iter().any(|write| write.contains("/events")), "it is told");
         assert!(api.object(CLUSTER).is_none_or(|cluster| cluster["metadata"]["finalizers"] == json!([ORPHAN])));
     }
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_deleted_at_once_is_tried_again_however_late_the_operator_came_and_keeps_no_other() {
+    let (api, gone, claims) = deleted_long_ago().await;
+    let context = context(&api);
+    api.refuse(&format!("DELETE {}", claims[0]), Refusal::Conflict);
+    let pass = async || controller::reconcile(Arc::new(gone.clone()), Arc::clone(&context)).await;
+    let failure = pass().await.unwrap_err().to_string();
+    assert!(failure.starts_with("PersistentVolumeClaim data-cart-0: delete: "), "{failure}");
+    assert_eq!(claims.each_ref().map(|claim| api.object(claim).is_some()), [true, false, false]);
+    assert_eq!(finalizers(&api), json!([FINALIZER]));
+    api.refuse_nothing();
+    pass().await.unwrap();
+    assert_eq!((api.object(&claims[0]), api.object(CLUSTER)), (None, None));
+}
+
+#[tokio::test]
+async fn a_volume_that_is_gone_already_is_deleted() {
+    let (api, gone, claims) = deleted_long_ago().await;
+    api.refuse(&format!("DELETE {}", claims[1]), Refusal::NotFound);
+    pass(&api, &gone).await;
+    assert_eq!(api.object(CLUSTER), None);
+}
+
+#[tokio::test]
+async fn a_deletion_whose_volumes_cannot_be_deleted_is_given_up_when_it_was_tried_long_enough() {
+    let (api, _, claims) = deleted_long_ago().await;
+    let context = context(&api);
+    let gone: DynamoCluster = serde_json::from_value(api.object(CLUSTER).unwrap()).unwrap();
+    api.refuse(&format!("DELETE {}", claims[0]), Refusal::Invalid("a policy keeps it".into()));
+    let now = Instant::now();
+    for (waited, given_up) in [(0, false), (119, false), (120, true), (120, false)] {
+        let cleaned = controller::clean_up(&gone, &context, now + Duration::from_secs(waited)).await;
+        assert_eq!(cleaned.is_ok(), given_up, "after {waited} s: {cleaned:?}");
+    }
+    assert!(api.writes().iter().any(|write| write.contains("/events")), "it is told");
+    assert!(api.object(&claims[0]).is_some());
+}
+
+#[tokio::test]
+async fn the_command_of_the_charts_readme_lets_a_cluster_go_whose_operator_is_gone() {
+    let (api, _, claims) = deleted_long_ago().await;
+    let readme = include_str!("../../../charts/dynamo-operator/README.md");
+    let (_, command) = readme.split_once("kubectl patch dkv NAME --type=merge --patch '").expect("the command");
+    let (patch, _) = command.split_once('\'').unwrap();
+    let patch: Value = serde_json::from_str(patch).unwrap();
+    let clusters: Api<DynamoCluster> = Api::namespaced(api.client(), "shop");
+    clusters.patch("cart", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    assert_eq!(api.object(CLUSTER), None);
+    assert!(claims.iter().all(|claim| api.object(claim).is_some()), "its volumes are kept");
 }
 
 #[tokio::test]

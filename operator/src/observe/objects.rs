@@ -24,6 +24,13 @@ pub fn is_owned(metadata: &ObjectMeta, uid: &str) -> bool {
     metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
+/// The object of this metadata was made for a cluster of this name, and nobody controls it.
+pub fn is_ownerless(cluster: &ValidCluster, metadata: &ObjectMeta) -> bool {
+    let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+    let labelled = |(key, value): (&String, &String)| metadata.labels.as_ref().and_then(|labels| labels.get(key)) == Some(value);
+    !controlled && labels::all(cluster).iter().all(labelled)
+}
+
 pub fn set(set: &StatefulSet) -> Set {
     let (spec, status) = (set.spec.as_ref(), set.status.as_ref());
     let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1);
@@ -155,7 +162,8 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
         drained: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_YES),
         deleting: metadata.deletion_timestamp.is_some(),
-        unlabelled: labels::selecting(cluster).iter().any(|(key, value)| label(key) != Some(value)),
+        unlabelled: label(labels::CLUSTER).map(String::as_str) != Some(cluster.name()),
+        tracked: note != Note::OtherCluster && label(labels::INSTANCE).map(String::as_str) == Some(cluster.name()),
     };
     Some((place, volume))
 }
@@ -323,6 +331,25 @@ mod tests {
         for (annotations, note, ours) in cases {
             let (_, volume) = volume(&cluster, &claim(annotations)).unwrap();
             assert_eq!((volume.note, volume.ours), (note, ours));
+        }
+    }
+
+    #[test]
+    fn a_claim_is_found_by_the_clusters_label_alone_and_tracked_by_that_of_argo_cd() {
+        let cluster = valid(3, &[]);
+        let claim = |labels: Value| -> Volume {
+            let claim = serde_json::from_value(json!({ "metadata": { "name": "data-cart-0", "labels": labels } })).unwrap();
+            volume(&cluster, &claim).unwrap().1
+        };
+        for (labels, unlabelled, tracked) in [
+            (json!({ labels::CLUSTER: "cart" }), false, false),
+            (json!({ labels::CLUSTER: "cart", labels::INSTANCE: "cart" }), false, true),
+            (json!({ labels::CLUSTER: "cart", labels::INSTANCE: "somebody's" }), false, false),
+            (json!({ labels::CLUSTER: "other" }), true, false),
+            (json!({}), true, false),
+        ] {
+            let volume = claim(labels.clone());
+            assert_eq!((volume.unlabelled, volume.tracked), (unlabelled, tracked), "{labels}");
         }
     }
 

@@ -6,6 +6,7 @@ use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::ring::Ring;
 use dynamo_core::ring::placed::Placed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::json;
 
 use super::{Names, Report, joined, list};
 use crate::build::PORT_CLIENT;
@@ -36,6 +37,9 @@ fn no(reason: &'static str, message: impl Into<String>) -> Verdict {
 
 pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec<Condition> {
     let (reason, message) = describe(report);
+    if !report.observed.taken.is_empty() {
+        return of_unseen(reason, &message, previous, report.generation, now);
+    }
     let verdicts = [
         ready(report, reason, &message),
         available(report),
@@ -52,11 +56,16 @@ pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec
 }
 
 pub(super) fn of_invalid(error: &InvalidSpec, previous: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
+    of_unseen("InvalidSpec", &error.to_string(), previous, generation, now)
+}
+
+/// Of a cluster that was not looked at, and why: whether it serves is not known.
+fn of_unseen(reason: &str, message: &str, previous: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
     let statuses = ["False", "Unknown", "False", "True", "Unknown", "Unknown"];
     let conditions = TYPES
         .into_iter()
         .zip(statuses)
-        .map(|(type_, status)| condition(type_, status, "InvalidSpec", error.to_string(), generation, previous, now));
+        .map(|(type_, status)| condition(type_, status, reason, message.to_owned(), generation, previous, now));
     conditions.collect()
 }
 
@@ -150,37 +159,51 @@ fn is_at_rest(report: &Report<'_>) -> bool {
     *report.step == Step::Converged && report.waiting_zones.is_empty() && growing(report).is_empty()
 }
 
-/// The volumes that are not as large yet as their claims ask, and why.
+/// The volumes that are not as large yet as their claims and the spec ask, and why.
 fn growing(report: &Report<'_>) -> Vec<String> {
+    let asked = &report.cluster.storage.size;
     let grows = |place: Place| {
         let volume = report.observed.volumes.get(&place)?;
-        let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(&volume.size)?;
+        let size = if volume.asks_for_more_than(asked) { asked } else { &volume.size };
+        let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(size)?;
         let why = volume.growth.as_ref().map(|growth| format!(" [{growth}]")).unwrap_or_default();
         let name = report.cluster.claim_name(&place);
-        is_smaller.then(|| format!("{name} from {} to {}{why}", volume.capacity, volume.size))
+        is_smaller.then(|| format!("{name} from {} to {size}{why}", volume.capacity))
     };
     report.cluster.places().filter_map(grows).collect()
 }
 
-/// A volume cannot become smaller, so one that is larger than asked is as good as it gets.
+/// A volume cannot become smaller, so one that is larger than asked is as good as it gets. One whose claim asks for still more will not
+/// do for long: Kubernetes takes a request back only to more than there is, and until then the storage is asked again and again.
 fn as_asked(report: &Report<'_>) -> String {
-    let asked = quantity::parse(&report.cluster.storage.size);
-    let larger = |place: &Place| {
-        let volume = report.observed.volumes.get(place)?;
-        let is_larger = quantity::parse(&volume.size) > asked && asked.is_some();
-        is_larger.then(|| format!("{} {}", report.cluster.claim_name(place), volume.size))
-    };
-    let larger: Vec<String> = report.cluster.places().filter_map(|place| larger(&place)).collect();
-    match larger.is_empty() {
-        true => "everything is as asked".to_owned(),
-        false => {
-            format!(
-                "everything is as asked; volumes are larger than asked: {}, asked {}",
-                list(larger),
-                report.cluster.storage.size
-            )
+    let asked = &report.cluster.storage.size;
+    let (mut larger, mut unmet) = (Vec::new(), Vec::new());
+    for place in report.cluster.places() {
+        let Some(volume) = report.observed.volumes.get(&place).filter(|volume| volume.asks_for_more_than(asked)) else {
+            continue;
+        };
+        let name = report.cluster.claim_name(&place);
+        match quantity::parse(&volume.capacity) {
+            Some(capacity) if Some(capacity) < quantity::parse(&volume.size) => {
+                unmet.push(format!("{name} {} of {}", volume.capacity, volume.size));
+                if Some(capacity) > quantity::parse(asked) {
+                    larger.push(format!("{name} {}", volume.capacity));
+                }
+            }
+            _ => larger.push(format!("{name} {}", volume.size)),
         }
     }
+    let mut told = "everything is as asked".to_owned();
+    if !larger.is_empty() {
+        told += &format!("; volumes are larger than asked: {}, asked {asked}", list(larger));
+    }
+    if !unmet.is_empty() {
+        told += &format!(
+            "; claims ask for more than is asked, and have less: {}; set spec.storage.size a little above what they have, and it is taken back",
+            list(unmet)
+        );
+    }
+    told
 }
 
 fn purpose(cause: &Cause) -> &'static str {
@@ -204,10 +227,7 @@ fn draining(report: &Report<'_>, names: &Names<'_>, nodes: &[NodeId]) -> String 
 fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, String) {
     let pods = |places: &[Place]| list(places.iter().map(|place| report.cluster.pod_name(place)));
     match blocked {
-        Blocked::NamesTaken(objects) => {
-            let objects = list(objects.iter().cloned());
-            ("NameTaken", format!("{objects}: not made for this cluster; remove it, or create the cluster under another name"))
-        }
+        Blocked::NamesTaken(objects) => names_taken(report, objects),
         Blocked::SharedIdentity { node, places } => {
             let pods = pods(places);
             ("SharedIdentity", format!("{pods} all carry node {node}: a volume was copied; delete the copy's claim and pod"))
@@ -241,6 +261,29 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
             ("DataAtRisk", data_at_risk(report, nodes, (*at_risk, *gone), buckets))
         }
     }
+}
+
+/// Objects of somebody else, and those that have lost their owner: to remove a set or the record of a cluster that serves is no way on.
+fn names_taken(report: &Report<'_>, objects: &[String]) -> (&'static str, String) {
+    let (cluster, ownerless) = (report.cluster, &report.observed.ownerless);
+    let foreign: Vec<String> = objects.iter().filter(|object| !ownerless.contains(object)).cloned().collect();
+    if !foreign.is_empty() {
+        let objects = list(foreign);
+        return (
+            "NameTaken",
+            format!("{objects}: not made for this cluster; remove it, or create the cluster under another name"),
+        );
+    }
+    let patch = json!({ "metadata": { "ownerReferences": [cluster.owner()] } });
+    let first = ownerless.first().map(|object| object.to_lowercase().replace(' ', "/")).unwrap_or_default();
+    let message = format!(
+        "{}: made for a cluster {}, and without its owner now; if that is this cluster, give it back: `kubectl --namespace {} patch {first} \
+         --type=merge --patch '{patch}'`; if it is a former one, remove what it left",
+        list(ownerless.iter().cloned()),
+        cluster.name(),
+        cluster.namespace,
+    );
+    ("OwnerLost", message)
 }
 
 fn data_at_risk(report: &Report<'_>, nodes: &[NodeId], (at_risk, gone): (usize, usize), buckets: &[String]) -> String {

@@ -303,7 +303,8 @@ fn volumes_that_are_larger_than_asked_are_told_and_are_no_fault() {
 
 #[test]
 fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
-    let three = valid(3, &[]);
+    let mut three = valid(3, &[]);
+    three.storage.size = "20Gi".into();
     let mut growing = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
     let volume = growing.volumes.get_mut(&at(1)).unwrap();
     (volume.size, volume.capacity, volume.growth) = ("20Gi".into(), "10Gi".into(), Some("FileSystemResizePending".into()));
@@ -318,6 +319,52 @@ fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
     growing.volumes.get_mut(&at(1)).unwrap().capacity = "20Gi".into();
     let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
     assert!(told.contains("Ready=True AsAsked"), "{told}");
+}
+
+#[test]
+fn a_growth_that_is_asked_for_no_more_is_not_waited_for_and_what_claims_still_ask_for_is_told() {
+    let mut three = valid(3, &[]);
+    let mut unmet = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let volume = unmet.volumes.get_mut(&at(1)).unwrap();
+    (volume.size, volume.capacity, volume.growth) = ("100Ti".into(), "10Gi".into(), Some("ControllerResizeError".into()));
+    let mut ready = |asked: &str| {
+        three.storage.size = asked.into();
+        let told = status(&report(&three, &unmet, &Step::Converged), None, &time(1));
+        format!("{} {}: {}", told.conditions[0].status, told.conditions[0].reason, told.conditions[0].message)
+    };
+    assert_eq!(ready("100Ti"), "False GrowingVolumes: volumes grow: data-cart-1 from 10Gi to 100Ti [ControllerResizeError]");
+    assert_eq!(ready("20Gi"), "False GrowingVolumes: volumes grow: data-cart-1 from 10Gi to 20Gi [ControllerResizeError]");
+    let unmet = "; claims ask for more than is asked, and have less: data-cart-1 10Gi of 100Ti; set spec.storage.size a little above what \
+                 they have, and it is taken back";
+    assert_eq!(ready("10Gi"), format!("True AsAsked: everything is as asked{unmet}"));
+    let larger = "; volumes are larger than asked: data-cart-1 10Gi, asked 5Gi";
+    assert_eq!(ready("5Gi"), format!("True AsAsked: everything is as asked{larger}{unmet}"));
+}
+
+#[test]
+fn objects_that_lost_their_owner_hide_no_number_and_are_given_back_and_not_removed() {
+    let three = valid(3, &[]);
+    let before = status_of(&three, &observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap())));
+    let look = |taken: &[&str], ownerless: &[&str]| {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let observed = Observed { taken: names(taken), ownerless: names(ownerless), ..Observed::default() };
+        let step = next_step(&three, &observed);
+        status(&report(&three, &observed, &step), Some(&before), &time(200))
+    };
+    let told = look(&["StatefulSet cart"], &["StatefulSet cart"]);
+    assert_eq!((told.replicas, told.ready_replicas, told.epoch, &told.members), (3, 3, before.epoch, &before.members));
+    let statuses: Vec<_> = told.conditions.iter().map(|condition| &*condition.status).collect();
+    assert_eq!(statuses, ["False", "Unknown", "False", "True", "Unknown", "Unknown"]);
+    let message = &told.conditions[0].message;
+    let owner = serde_json::to_value(three.owner()).unwrap();
+    assert!(message.contains("kubectl --namespace shop patch statefulset/cart --type=merge --patch '{"), "{message}");
+    let (_, patch) = message.split_once("--patch '").unwrap();
+    let patch: serde_json::Value = serde_json::from_str(patch.split_once('\'').unwrap().0).unwrap();
+    assert_eq!(patch, serde_json::json!({ "metadata": { "ownerReferences": [owner] } }));
+    assert_eq!(told.conditions[0].reason, "OwnerLost");
+    let told = look(&["Service cart", "ConfigMap cart-config"], &["Service cart"]);
+    assert_eq!(told.conditions[0].reason, "NameTaken");
+    assert!(told.conditions[0].message.starts_with("ConfigMap cart-config: not made for this cluster; remove it"));
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -200,6 +200,7 @@ fn an_autoscaled_cluster_leaves_its_size_to_the_autoscaler() {
     let rendered = render("dynamo-cluster", &["autoscaling.enabled=true", "resources.requests.cpu=1"]).unwrap();
     let cluster = object(&rendered, "DynamoCluster").unwrap();
     assert!(!cluster.contains("  replicas:"), "{cluster}");
+    assert!(cluster.contains("\n    dynamokv.io/replicas: autoscaled\n"), "the next revision is to know: {cluster}");
     insta::assert_snapshot!(object(&rendered, "HorizontalPodAutoscaler").unwrap());
 }
 
@@ -210,6 +211,17 @@ fn an_autoscaled_cluster_of_more_copies_than_the_default_size_begins_with_the_le
     let rendered = render("dynamo-cluster", &[&autoscaled[..], &["replication.factor=4"]].concat()).unwrap();
     let cluster = object(&rendered, "DynamoCluster").unwrap();
     assert!(cluster.contains("\n  replicas: 5\n"), "{cluster}");
+    assert!(!cluster.contains("dynamokv.io/replicas"), "{cluster}");
+}
+
+#[test]
+fn the_readme_of_the_cluster_says_what_becomes_of_replicas_under_the_autoscaler() {
+    let readme = fs::read_to_string(repository().join("charts/dynamo-cluster/README.md")).unwrap();
+    for named in ["no `replicas` in any revision", "`helm rollback`", "RespectIgnoreDifferences=true", "[/spec/replicas]"] {
+        assert!(readme.contains(named), "{named}");
+    }
+    let row = readme.lines().find(|line| line.starts_with("| `replicas` |")).unwrap();
+    assert!(row.contains("the autoscaler's when `autoscaling.enabled`"), "{row}");
 }
 
 #[test]

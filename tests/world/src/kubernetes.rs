@@ -5,7 +5,7 @@
 //! `podManagementPolicy: Parallel`:
 //!
 //! - Pods 0 to replicas - 1 are made all at once, each after its claim; a claim that is there is used, one that is being deleted
-//!   is waited for. Claims are never deleted.
+//!   is waited for. A claim has the labels of its template and those of the set's selector. Claims are never deleted.
 //! - Pods from `replicas` on are deleted at once, whatever they hold. That is what makes a wrong step of the operator visible.
 //! - A new template goes from the highest ordinal down to `partition`: a pod of an older revision is deleted, and the next one only
 //!   when all above it run and are ready. A pod that does not start holds up the rest. A new pod below `partition` has the template
@@ -269,8 +269,12 @@ impl Kubernetes {
             Some(_) => {}
             None => {
                 let template = &set["spec"]["volumeClaimTemplates"][0];
+                let mut labels = template["metadata"]["labels"].clone();
+                for (key, value) in set["spec"]["selector"]["matchLabels"].as_object().into_iter().flatten() {
+                    labels[key] = value.clone();
+                }
                 let metadata = json!({
-                    "name": claim, "labels": template["metadata"]["labels"], "annotations": template["metadata"]["annotations"],
+                    "name": claim, "labels": labels, "annotations": template["metadata"]["annotations"],
                     "finalizers": [PROTECTION],
                 });
                 let object = json!({ "metadata": metadata, "spec": template["spec"] });

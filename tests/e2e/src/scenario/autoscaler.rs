@@ -69,6 +69,9 @@ pub fn up(world: &mut World) -> Result<String> {
     world.kubernetes.helm(&["upgrade", NAME, &chart, "--namespace", NAMESPACE, "--reuse-values"], HELM)?;
     let replicas = number(&world.cluster_object()?, "/spec/replicas");
     ensure!(replicas == 5, "helm upgrade set spec.replicas to {replicas}");
+    world.kubernetes.helm(&["rollback", NAME, "1", "--namespace", NAMESPACE], HELM)?;
+    let replicas = number(&world.cluster_object()?, "/spec/replicas");
+    ensure!(replicas == 5, "helm rollback set spec.replicas to {replicas}");
     Ok(format!("{told}\nspec.replicas was set by {writer}, through the scale subresource"))
 }
 
