@@ -34,7 +34,9 @@ pub enum IdentityError {
         error: std::io::Error,
     },
     /// The identity is not readable.
-    #[error("data_dir: {path} is damaged: {reason}; restore it, or empty data_dir to start a new node")]
+    #[error(
+        "data_dir: {path} is damaged: {reason}; restore it, or start a new node: with data_dir emptied, in Kubernetes by deleting the claim and the pod"
+    )]
     Damaged {
         /// The file.
         path: String,
@@ -54,7 +56,9 @@ pub enum IdentityError {
         ours: ClusterId,
     },
     /// Data without an identity.
-    #[error("data_dir: {path} holds data but no {FILE}; restore that file, or empty data_dir to start a new node")]
+    #[error(
+        "data_dir: {path} holds data but no {FILE}; restore that file, or start a new node: with data_dir emptied, in Kubernetes by deleting the claim and the pod"
+    )]
     Orphaned {
         /// The database.
         path: String,

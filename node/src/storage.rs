@@ -88,7 +88,7 @@ pub enum OpenError {
     },
     /// There is an identity and no database.
     #[error(
-        "{path} is missing although this node has an identity, so its data are gone; restore them, or empty data_dir to start a new node"
+        "{path} is missing although this node has an identity, so its data are gone; restore them, or start a new node: with data_dir emptied, in Kubernetes by deleting the claim and the pod"
     )]
     Missing {
         /// The database.

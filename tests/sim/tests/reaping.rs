@@ -331,7 +331,8 @@ fn a_late_message_that_becomes_a_copy_brings_nothing_back_to_a_new_replica() {
     let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
     cluster.kill(homes[2]);
     let (request, name) = (RequestId(7), name("alice"));
-    let message = Message::Replicate { request, epoch, name, object: old, hint_for: Some(home), synced: true };
+    let hint_for = Some(HintFor { home, needed: false });
+    let message = Message::Replicate { request, epoch, name, object: old, hint_for, synced: true };
     cluster.sim.deliver(homes[0], fallback, message);
     cluster.until("the hint", |cluster| cluster.hinted(fallback, "alice", homes[2]) == ["milk"]);
     cluster.wipe(homes[2]);
