@@ -100,6 +100,8 @@ mod tests {
         let mut opened = Node::open(identity, Config::default(), MemoryStorage::default(), 1, NOW).unwrap();
         opened.propose_ring(first, NOW, &mut Vec::new()).unwrap();
         opened.propose_ring(ring.clone(), NOW, &mut Vec::new()).unwrap();
+        let ticket = opened.commit().unwrap().expect("rings were written");
+        opened.handle(Input::Durable { ticket }, NOW, &mut Vec::new()).unwrap();
         (opened, ring)
     }
 
