@@ -111,9 +111,9 @@ pub enum Failure {
     #[error("the key exists; get it and put with its context to replace it")]
     Exists,
     /// Too few replicas can be reached. Nothing is visible.
-    #[error("unavailable: {acknowledged} of {required} replicas answered; nothing was written")]
+    #[error("unavailable: {acknowledged} of the {required} replicas that it takes answered or can be reached; no write was made")]
     Unavailable {
-        /// How many answered.
+        /// How many answered a get, or could be reached for a put: home replicas, if those are too few.
         acknowledged: u32,
         /// How many it takes.
         required: u32,

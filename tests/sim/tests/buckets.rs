@@ -172,6 +172,9 @@ fn a_bucket_has_quorums_of_its_own_and_a_request_wins_over_them() {
     let wish = QuorumWish { w: Some(2), pw: Some(2), ..QuorumWish::default() };
     let asked = cluster.through(homes[0]).with(wish).put_after(&written.context, "alice", "tea");
     assert!(asked.evidence.nodes.len() >= 2);
+    cluster.kill(homes[1]);
+    let refused = cluster.through(homes[0]).with(wish).try_put(&asked.context, "alice", "beer");
+    assert_eq!(refused, Err(Failure::Unavailable { acknowledged: 1, required: 2 }), "a stand-in is no home replica");
 }
 
 #[test]

@@ -113,9 +113,10 @@ impl<S: Storage> Node<S> {
         for set in sets {
             let homes = set.iter().filter(|home| !silent.contains(home)).count();
             let available = homes + set.iter().filter(|home| replaced.contains(home)).count();
-            if available < required.total || homes < required.primary {
-                let required = required.total as u32;
-                return Err(Failure::Unavailable { acknowledged: available as u32, required });
+            for (there, required) in [(available, required.total), (homes, required.primary)] {
+                if there < required {
+                    return Err(Failure::Unavailable { acknowledged: there as u32, required: required as u32 });
+                }
             }
         }
         Ok(())
