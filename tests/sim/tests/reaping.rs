@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dynamo_core::hinted_handoff::HintFor;
-use dynamo_core::id::RequestId;
+use dynamo_core::id::{Epoch, NodeId, RequestId};
 use dynamo_core::message::{Message, NamedObject, Purpose};
 use dynamo_core::request::{Operation, QuorumWish, Success};
 use dynamo_core::version::Object;
@@ -65,6 +65,13 @@ fn late_messages(cluster: &Cluster, old: &Object) -> Vec<Message> {
     let (object, synced) = (old.clone(), true);
     let replicate = Message::Replicate { request, epoch, name: name.clone(), object, hint_for: None, synced };
     vec![replicate, push(Purpose::Repair), push(Purpose::Hint), push(Purpose::Handback), push(Purpose::Transfer)]
+}
+
+/// A write for `home`, asked of a fallback under the ring of `epoch`, arrives only now.
+fn deliver_late_hint(cluster: &mut Cluster, old: Object, (from, to): (HostId, HostId), (epoch, home): (Epoch, NodeId)) {
+    let (request, name, hint_for) = (RequestId(7), name("alice"), Some(HintFor { home, needed: false }));
+    let message = Message::Replicate { request, epoch, name, object: old, hint_for, synced: true };
+    cluster.sim.deliver(from, to, message);
 }
 
 #[test]
@@ -259,10 +266,7 @@ fn a_late_message_that_becomes_a_hint_is_stopped_at_its_home() {
     let (homes, fallback) = (cluster.homes("alice"), cluster.fallbacks("alice")[0]);
     let old = put_deleted_and_reaped(&mut cluster);
     let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
-    let (request, name) = (RequestId(7), name("alice"));
-    let hint_for = Some(HintFor { home, needed: false });
-    let message = Message::Replicate { request, epoch, name, object: old, hint_for, synced: true };
-    cluster.sim.deliver(homes[0], fallback, message);
+    deliver_late_hint(&mut cluster, old, (homes[0], fallback), (epoch, home));
     cluster.run(SECOND);
     cluster.settle();
     assert_eq!(copies(&cluster, &homes), [None, None, None]);
@@ -277,10 +281,7 @@ fn a_late_message_that_becomes_a_hint_is_shown_to_nobody() {
     let old = put_deleted_and_reaped(&mut cluster);
     let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
     cluster.kill(homes[2]);
-    let (request, name) = (RequestId(7), name("alice"));
-    let hint_for = Some(HintFor { home, needed: false });
-    let message = Message::Replicate { request, epoch, name, object: old, hint_for, synced: true };
-    cluster.sim.deliver(homes[0], fallback, message);
+    deliver_late_hint(&mut cluster, old, (homes[0], fallback), (epoch, home));
     cluster.run(SECOND);
     assert_eq!(cluster.hinted(fallback, "alice", homes[2]), ["milk"]);
     let all = QuorumWish { r: Some(3), ..QuorumWish::default() };
@@ -330,10 +331,7 @@ fn a_late_message_that_becomes_a_copy_brings_nothing_back_to_a_new_replica() {
     let old = put_deleted_and_reaped(&mut cluster);
     let (epoch, home) = (cluster.ring().epoch, cluster.id(homes[2]));
     cluster.kill(homes[2]);
-    let (request, name) = (RequestId(7), name("alice"));
-    let hint_for = Some(HintFor { home, needed: false });
-    let message = Message::Replicate { request, epoch, name, object: old, hint_for, synced: true };
-    cluster.sim.deliver(homes[0], fallback, message);
+    deliver_late_hint(&mut cluster, old, (homes[0], fallback), (epoch, home));
     cluster.until("the hint", |cluster| cluster.hinted(fallback, "alice", homes[2]) == ["milk"]);
     cluster.wipe(homes[2]);
     cluster.until("the place is filled", |cluster| {

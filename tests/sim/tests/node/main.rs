@@ -56,6 +56,20 @@ fn moving(before: &Ring, partition: PartitionId, from: NodeId, to: NodeId) -> Ri
     })
 }
 
+/// Node 1, to which a partition moves that it has nothing of, with a name in it and the source.
+fn arriving() -> (One, Ring, Name, NodeId) {
+    let first = ring(5);
+    let name = key(&first, false);
+    let partition = first.partition_of(&name);
+    let source = first.placement(partition).replicas[0];
+    let mut one = One::start(&first);
+    let next = moving(&first, partition, source, id(1));
+    one.adopt(&next);
+    one.sync();
+    one.sent();
+    (one, next, name, source)
+}
+
 mod an_actor_builds_on_its_own_whole_copy {
     use super::*;
 

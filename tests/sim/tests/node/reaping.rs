@@ -8,7 +8,7 @@ use dynamo_core::reaping::{ACTORS_MAX, NAMES_PER_ROUND, Proof, Reaped};
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 
 use crate::one::{One, id, ring_of};
-use crate::{SECOND, key, moving, object, replicate};
+use crate::{SECOND, arriving, object, replicate};
 
 /// A tombstone over versions of so many actors.
 fn tombstone(actors: usize) -> Object {
@@ -74,15 +74,8 @@ fn tombstones_that_may_not_go_keep_no_others_from_a_round() {
 /// It may be older than what was reaped, and only the sources know that.
 #[test]
 fn a_new_replica_takes_nothing_that_is_handed_back_before_its_source_said_what_was_reaped() {
-    let first = ring_of(5, 0, 3);
-    let name = key(&first, false);
-    let partition = first.partition_of(&name);
-    let source = first.placement(partition).replicas[0];
-    let mut one = One::start(&first);
-    let next = moving(&first, partition, source, id(1));
-    one.adopt(&next);
-    one.sync();
-    one.sent();
+    let (mut one, next, name, source) = arriving();
+    let partition = next.partition_of(&name);
     let milk = object(2, 7, "milk");
     let hand_back = |one: &mut One, batch| {
         let objects = vec![NamedObject { name: name.clone(), object: milk.clone() }];

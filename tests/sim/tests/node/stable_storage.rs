@@ -49,14 +49,8 @@ fn a_ring_is_told_to_the_writer_when_no_power_loss_can_take_it_back() {
 
 #[test]
 fn a_partition_is_received_when_its_last_batch_is_on_stable_storage() {
-    let first = ring(5);
-    let name = key(&first, false);
-    let partition = first.partition_of(&name);
-    let source = first.placement(partition).replicas[0];
-    let mut one = One::start(&first);
-    let next = moving(&first, partition, source, id(1));
-    one.adopt(&next);
-    one.sync();
+    let (mut one, next, name, source) = arriving();
+    let partition = next.partition_of(&name);
     let received =
         |one: &One| !one.node.status(dynamo_core::time::Now { instant: Default::default(), wall_ms: 0 }).received.is_empty();
     let push = |batch, value: &str| Message::Push {
