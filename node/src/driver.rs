@@ -297,6 +297,7 @@ impl Driver {
                 Ok(())
             }
             Event::Messages { from, messages } => {
+                self.heard(from);
                 for message in messages {
                     self.node.handle(Input::Message { from, message }, now, &mut self.outputs)?;
                 }
@@ -304,6 +305,16 @@ impl Driver {
             }
             Event::Link(event) => self.link(event, now),
             Event::Question(question) => self.answer(question, now),
+        }
+    }
+
+    /// A peer speaks, so it is there. What it asks is answered on the link to it: without one it would wait for each answer in vain until
+    /// that address is dialled again, as a process does that stood still while its peers gave up their links to it.
+    fn heard(&mut self, from: NodeId) {
+        if !self.peers.is_linked(from)
+            && let Some(address) = self.node.peer_address(from)
+        {
+            self.peers.is_there(from, address);
         }
     }
 
@@ -340,7 +351,7 @@ impl Driver {
                 self.node.handle(Input::LinkDown { peer }, now, &mut self.outputs)
             }
             LinkEvent::Greeted { node, peer_address } => {
-                self.peers.greeted(node, &peer_address);
+                self.peers.is_there(node, &peer_address);
                 Ok(())
             }
         }

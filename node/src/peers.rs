@@ -222,8 +222,8 @@ impl Peers {
         true
     }
 
-    /// A peer dialled this node: if it is waited for, wait no longer.
-    pub fn greeted(&mut self, node: NodeId, peer_address: &str) {
+    /// A peer dialled this node, or spoke to it: if it is waited for, wait no longer.
+    pub fn is_there(&mut self, node: NodeId, peer_address: &str) {
         if !self.links.contains_key(&node)
             && let Some(dial) = self.dials.get(peer_address)
         {

@@ -607,6 +607,11 @@ impl<S: Storage> Node<S> {
             .collect()
     }
 
+    /// Where peers dial `node`, as it says.
+    pub fn peer_address(&self, node: NodeId) -> Option<&str> {
+        self.gossip.members().get(&node).map(|state| state.peer_address.as_str())
+    }
+
     /// Partitions that lie here though the ring gives them to others.
     fn foreign_partitions(&self) -> BTreeSet<PartitionId> {
         let Some(ring) = &self.ring else { return BTreeSet::new() };

@@ -90,6 +90,7 @@ async fn follow(
     let mut places = Vec::new();
     // When to look again where the name leads, and when to greet the next of those that it led to.
     let (mut look_at, mut greet_at) = (tokio::time::Instant::now(), tokio::time::Instant::now());
+    let mut looked_at = look_at;
     loop {
         tokio::select! {
             Some(ended) = links.join_next() => {
@@ -109,6 +110,7 @@ async fn follow(
             }
             () = tokio::time::sleep_until(if places.is_empty() { look_at } else { greet_at }) => {
                 if places.is_empty() {
+                    looked_at = tokio::time::Instant::now();
                     wait = (wait * 2).min(WAIT_MAX);
                     places = places_of(&address).await.unwrap_or_else(|error| {
                         reasons.tell(error.to_string());
@@ -134,7 +136,8 @@ async fn follow(
                 }
                 greet_at = tokio::time::Instant::now() + BETWEEN_PLACES;
             }
-            () = now.notified() => (wait, look_at) = (WAIT_MIN, tokio::time::Instant::now()),
+            // A peer that speaks and cannot be reached is spoken of often.
+            () = now.notified() => (wait, look_at) = (WAIT_MIN, looked_at + WAIT_MIN),
         }
     }
 }
@@ -316,6 +319,42 @@ mod tests {
             () = following => panic!("it dials for ever"),
             linked = linked(&mut events, 2) => assert_eq!(linked, [2, 3]),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_there_is_dialled_at_once_and_no_more_often_than_the_shortest_wait() {
+        let own = Arc::new(Own {
+            cluster: ClusterId([7; 16]),
+            node: NodeId([1; 16]),
+            peer_address: String::new(),
+            client_address: String::new(),
+        });
+        let looks = Mutex::new(Vec::new());
+        let nobody = async |_: &str| {
+            looks.lock().unwrap().push(tokio::time::Instant::now());
+            Err(std::io::Error::other("no such name"))
+        };
+        let (inbox, _events) = Inbox::new();
+        let is_there = Arc::new(Notify::new());
+        let following = follow("peer:7401".into(), own, Known::default(), inbox, Arc::clone(&is_there), nobody);
+        let speaking = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let (spoke, silent) = (tokio::time::Instant::now(), looks.lock().unwrap().len());
+            for _ in 0..1000 {
+                is_there.notify_one();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            (spoke, silent)
+        };
+        let (spoke, silent) = tokio::select! {
+            () = following => panic!("it dials for ever"),
+            spoke = speaking => spoke,
+        };
+        assert!(silent < 60, "with growing waits: {silent} looks in a minute");
+        let looks = looks.into_inner().unwrap().split_off(silent);
+        assert_eq!(looks.first(), Some(&spoke));
+        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] >= WAIT_MIN), "{looks:?}");
+        assert!(looks.len() >= 10, "in the second in which it speaks: {looks:?}");
     }
 
     #[tokio::test]
