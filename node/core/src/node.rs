@@ -21,10 +21,11 @@
 //! | `trees` | hash trees, across restarts |
 //! | `reaping` | tombstones that nothing older can follow |
 //! | `space` | a disk that is nearly full |
+//! | `stable_storage` | groups of writes, and what waits for them |
 //! | [`status`] | what it shows of itself |
 //! | [`receipt`] | the proof that nothing is left here |
 //!
-//! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
+//! Whatever waits for stable storage waits in `stable_storage`, by ticket; nothing else in this crate knows what is durable.
 
 mod absence;
 mod background;
@@ -41,11 +42,12 @@ mod requests;
 mod retargeting;
 mod retries;
 mod space;
+mod stable_storage;
 pub mod status;
 mod trees;
 mod verification;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -62,7 +64,7 @@ use crate::failure_detector::FailureDetector;
 use crate::gossip::{Gossip, MemberState};
 use crate::hash_tree::HashTrees;
 use crate::hinted_handoff::HintedHandoff;
-use crate::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId};
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::request::{ClientHandle, Outcome, Request};
@@ -71,6 +73,7 @@ use crate::storage::{Storage, StorageError, Ticket};
 use crate::time::{Instant, Now};
 use crate::transfer::Transfers;
 use crate::version_cache::VersionCache;
+use stable_storage::{StableStorage, Waiting};
 
 /// Dots leased at a time. A lease is on stable storage before its first dot is issued, so no crash can make one twice.
 const DOT_LEASE: u64 = 1 << 20;
@@ -183,34 +186,11 @@ pub enum ProposeError {
     Storage(#[from] StorageError),
 }
 
-/// What waits for a group of writes to be on stable storage.
-#[derive(Clone, Debug)]
-enum Waiting {
-    /// The coordinator's own copy of a put.
-    OwnWrite(RequestId),
-    /// A peer's write.
-    Acknowledge { to: NodeId, request: RequestId },
-    /// A peer's batch.
-    AcknowledgeBatch { to: NodeId, batch: u64 },
-    /// A ring.
-    Ring(Epoch),
-    /// All that `from` had of a partition that moves here.
-    Received { partition: PartitionId, since: Epoch, from: NodeId },
-    /// Dots up to here may be issued.
-    DotLease(u64),
-    /// An answer that speaks of writes which must not be forgotten once it is given.
-    Answer { to: NodeId, message: Box<Message> },
-    /// A ring that the writer of rings offered: everybody is to have it.
-    Spread(Epoch),
-    /// A replica that was behind this ring refused a request.
-    CatchUp { to: NodeId, request: RequestId, epoch: Epoch },
-}
-
 /// A node.
 pub struct Node<S> {
     identity: Identity,
     config: Config,
-    storage: S,
+    storage: StableStorage<S>,
     random: Random,
     ring: Option<Arc<Ring>>,
     /// The newest ring that is on stable storage: what this node tells the writer of rings that it holds.
@@ -242,13 +222,8 @@ pub struct Node<S> {
     dot_leased: u64,
     dot_lease_requested: u64,
     batch_next: u64,
-    dirty: bool,
     /// The disk has room for more.
     writable: bool,
-    group: Vec<Waiting>,
-    waiting: VecDeque<(Ticket, Vec<Waiting>)>,
-    last_ticket: Ticket,
-    durable_ticket: Ticket,
     counters: Counters,
     latencies: Latencies,
     divergence: Divergence,
@@ -311,12 +286,7 @@ impl<S: Storage> Node<S> {
             dot_leased: leased,
             dot_lease_requested: leased,
             batch_next: numbers,
-            dirty: false,
             writable: true,
-            group: Vec::new(),
-            waiting: VecDeque::new(),
-            last_ticket: Ticket(0),
-            durable_ticket: Ticket(0),
             counters: Counters::default(),
             latencies: Latencies::default(),
             divergence: Divergence::of(config.buckets.keys()),
@@ -328,7 +298,7 @@ impl<S: Storage> Node<S> {
             checkpointed: None,
             identity,
             config,
-            storage,
+            storage: StableStorage::new(storage),
             ring,
         };
         node.end_absence();
@@ -370,23 +340,16 @@ impl<S: Storage> Node<S> {
 
     /// Closes the group of writes. The driver reports the ticket with [`Input::Durable`]; `None` if nothing was written.
     pub fn commit(&mut self) -> Result<Option<Ticket>, StorageError> {
-        if !self.dirty {
-            assert!(self.group.is_empty(), "something waits for a write that was not made");
-            assert!(!self.trees.has_records(), "a tree changed and nothing was written");
-            return Ok(None);
+        if self.storage.has_writes() {
+            self.record_trees()?;
         }
-        self.record_trees()?;
-        self.dirty = false;
-        self.last_ticket = self.storage.commit()?;
-        if !self.group.is_empty() {
-            self.waiting.push_back((self.last_ticket, std::mem::take(&mut self.group)));
-        }
-        Ok(Some(self.last_ticket))
+        assert!(!self.trees.has_records(), "a tree changed and nothing was written");
+        self.storage.commit()
     }
 
     /// Whether anything waits for a group of writes to be on stable storage. If not, the driver may let groups gather.
     pub fn awaits_durability(&self) -> bool {
-        !self.waiting.is_empty()
+        self.storage.awaits_durability()
     }
 
     /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this
@@ -396,28 +359,21 @@ impl<S: Storage> Node<S> {
         self.decide_life()?;
         self.checkpoint_all()?;
         self.storage.write_meta(CLEAN_STOP, Some(&self.identity.generation.to_be_bytes()))?;
-        self.dirty = true;
         self.commit()
     }
 
     /// `waiting` happens once everything written so far is on stable storage: now, if it is.
     fn when_durable(&mut self, waiting: Waiting, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        if self.dirty {
-            self.group.push(waiting);
-        } else if self.durable_ticket >= self.last_ticket {
+        if self.storage.is_settled() {
             return self.on_stable(waiting, now, out);
-        } else {
-            self.waiting.push_back((self.last_ticket, vec![waiting]));
         }
+        self.storage.hold(waiting);
         Ok(())
     }
 
     fn on_durable(&mut self, ticket: Ticket, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        self.durable_ticket = self.durable_ticket.max(ticket);
-        while let Some((waits_for, _)) = self.waiting.front()
-            && *waits_for <= self.durable_ticket
-            && let Some((_, group)) = self.waiting.pop_front()
-        {
+        self.storage.durable(ticket);
+        while let Some(group) = self.storage.due() {
             for waiting in group {
                 self.on_stable(waiting, now, out)?;
             }
@@ -526,16 +482,17 @@ impl<S: Storage> Node<S> {
     /// After a killed process some of what was read may lie in the operating system's memory only: what this node tells others
     /// as durable waits for the group of the lease, behind which everything before it is on stable storage too.
     fn restore_durable(&mut self) -> Result<(), StorageError> {
-        assert!(self.dirty, "the lease of dots was written");
-        self.group.extend(self.ring.as_ref().map(|ring| Waiting::Ring(ring.epoch)));
+        assert!(self.storage.has_writes(), "the lease of dots was written");
+        if let Some(ring) = &self.ring {
+            self.storage.hold(Waiting::Ring(ring.epoch));
+        }
         self.restore_received()
     }
 
     fn lease_dots(&mut self) -> Result<(), StorageError> {
         self.dot_lease_requested = self.dot_next.max(self.dot_lease_requested) + DOT_LEASE;
         self.storage.write_meta(b"dots", Some(&self.dot_lease_requested.to_be_bytes()))?;
-        self.dirty = true;
-        self.group.push(Waiting::DotLease(self.dot_lease_requested));
+        self.storage.hold(Waiting::DotLease(self.dot_lease_requested));
         Ok(())
     }
 
@@ -569,9 +526,9 @@ impl<S: Storage> Node<S> {
         &self.storage
     }
 
-    /// The storage engine, for its driver.
+    /// The storage engine, for its driver: a write through it opens no group, and [`Node::commit`] may not close it.
     pub fn storage_mut(&mut self) -> &mut S {
-        &mut self.storage
+        self.storage.engine_mut()
     }
 
     /// The hash trees of its copies.

@@ -131,7 +131,6 @@ impl<S: Storage> Node<S> {
         self.salt = self.life.random.next_u64();
         self.tenures.clear();
         self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;
-        self.dirty = true;
         self.counters.actors_renewed += 1;
         Ok(())
     }

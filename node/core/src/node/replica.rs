@@ -123,7 +123,6 @@ impl<S: Storage> Node<S> {
         before: Digest,
     ) -> Result<(), StorageError> {
         self.storage.write(partition, name, object)?;
-        self.dirty = true;
         let history = object.history();
         let after = history.digest_in(&mut self.digest_input);
         self.trees.update(partition, name, before, after);
@@ -162,7 +161,6 @@ impl<S: Storage> Node<S> {
             self.counters.hint_bytes_beyond_quota += longer_by as u64;
         }
         self.storage.write_hint(target, partition, name, &joined)?;
-        self.dirty = true;
         self.hints.stored(target, (partition, name), before, joined.encoded_len());
         self.counters.hints_stored += u64::from(before.is_none());
         Ok(Ok(()))
@@ -228,7 +226,6 @@ impl<S: Storage> Node<S> {
             None => {
                 let tenure = self.random.next_u64();
                 self.storage.write_meta(&tenure_key(partition), Some(&tenure.to_be_bytes()))?;
-                self.dirty = true;
                 Incarnation(tenure ^ self.salt)
             }
         };
@@ -263,16 +260,13 @@ impl<S: Storage> Node<S> {
         };
         self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;
         self.storage.write_meta(CLEAN_STOP, None)?;
-        self.dirty = true;
         Ok(())
     }
 
     /// The copy of `partition` is no longer whole: whatever this node coordinates there next is by a new actor.
     pub(super) fn end_tenure(&mut self, partition: PartitionId) -> Result<(), StorageError> {
         self.tenures.remove(&partition);
-        self.storage.write_meta(&tenure_key(partition), None)?;
-        self.dirty = true;
-        Ok(())
+        self.storage.write_meta(&tenure_key(partition), None)
     }
 }
 

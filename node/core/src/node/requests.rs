@@ -186,7 +186,7 @@ impl<S: Storage> Node<S> {
             return;
         }
         if self.ring_durable < ring.epoch {
-            return self.with_ring_durable(Waiting::CatchUp { to, request: number, epoch });
+            return self.storage.hold(Waiting::CatchUp { to, request: number, epoch });
         }
         out.push(Output::Send { to, message: Message::RingUpdate { ring } });
         if let Some(job) = self.requests.puts.get(&number).map(|put| &put.job) {

@@ -85,7 +85,6 @@ impl<S: Storage> Node<S> {
     }
 
     fn write_tree_record(&mut self, partition: PartitionId, record: &Record) -> Result<(), StorageError> {
-        self.dirty = true;
         match record {
             Record::Nothing => {
                 self.storage.write_meta(&tree_key(partition), None)?;
