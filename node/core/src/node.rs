@@ -11,6 +11,7 @@
 //! | `membership` | gossip, rings |
 //! | `absence` | what a member that was away does not answer yet |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
+//! | `dots` | counters of dots, leased before they are issued |
 //! | `lives` | a data directory that came back older than it was, or twice |
 //! | `movement` | hints and transfers on their way |
 //! | `verification` | whether another node has all of a copy |
@@ -29,6 +30,7 @@
 
 mod absence;
 mod background;
+mod dots;
 mod fencing;
 mod handback;
 mod lives;
@@ -74,9 +76,6 @@ use crate::time::{Instant, Now};
 use crate::transfer::Transfers;
 use crate::version_cache::VersionCache;
 use stable_storage::{StableStorage, Waiting};
-
-/// Dots leased at a time. A lease is on stable storage before its first dot is issued, so no crash can make one twice.
-const DOT_LEASE: u64 = 1 << 20;
 
 /// The record that says that the last stop was clean. A driver that finds the store shorter than it was removes it.
 pub const CLEAN_STOP: &[u8] = b"clean";
@@ -218,9 +217,7 @@ pub struct Node<S> {
     tenures: BTreeMap<PartitionId, Incarnation>,
     /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
     salt: u64,
-    dot_next: u64,
-    dot_leased: u64,
-    dot_lease_requested: u64,
+    dots: dots::Dots,
     batch_next: u64,
     /// The disk has room for more.
     writable: bool,
@@ -282,9 +279,7 @@ impl<S: Storage> Node<S> {
             absence: if ring.is_some() { absence::Absence::default() } else { absence::Absence::none() },
             tenures: BTreeMap::new(),
             salt: 0,
-            dot_next: leased,
-            dot_leased: leased,
-            dot_lease_requested: leased,
+            dots: dots::Dots::behind(leased),
             batch_next: numbers,
             writable: true,
             counters: Counters::default(),
@@ -394,7 +389,7 @@ impl<S: Storage> Node<S> {
             Waiting::Ring(epoch) => self.ring_durable = self.ring_durable.max(epoch),
             Waiting::Received { partition, since, from } => self.on_received_durable(partition, since, from),
             Waiting::Answer { to, message } => out.push(Output::Send { to, message: *message }),
-            Waiting::DotLease(leased) => self.dot_leased = self.dot_leased.max(leased),
+            Waiting::DotLease(upto) => self.dots.lease(upto),
             Waiting::Spread(epoch) => self.spread_ring(epoch, out),
             Waiting::CatchUp { to, request, epoch } => self.catch_up(to, request, epoch, out),
         }
@@ -473,7 +468,7 @@ impl<S: Storage> Node<S> {
         }
         self.tick_anti_entropy(now, out)?;
         self.tick_checkpoints(now)?;
-        if self.dot_lease_requested - self.dot_next < DOT_LEASE / 2 {
+        if self.dots.run_short() {
             self.lease_dots()?;
         }
         Ok(())
@@ -490,9 +485,9 @@ impl<S: Storage> Node<S> {
     }
 
     fn lease_dots(&mut self) -> Result<(), StorageError> {
-        self.dot_lease_requested = self.dot_next.max(self.dot_lease_requested) + DOT_LEASE;
-        self.storage.write_meta(b"dots", Some(&self.dot_lease_requested.to_be_bytes()))?;
-        self.storage.hold(Waiting::DotLease(self.dot_lease_requested));
+        let upto = self.dots.ask();
+        self.storage.write_meta(b"dots", Some(&upto.to_be_bytes()))?;
+        self.storage.hold(Waiting::DotLease(upto));
         Ok(())
     }
 

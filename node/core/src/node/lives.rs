@@ -144,7 +144,7 @@ impl<S: Storage> Node<S> {
         object: &Object,
         seen: &CausalContext,
     ) -> Result<Dot, StorageError> {
-        let counter = self.dot_next + 1;
+        let counter = self.dots.next();
         let node = self.identity.node;
         let mut dot = Dot { actor: Actor { node, incarnation: self.tenure(partition)? }, counter };
         if object.has_seen(dot) || seen.covers(dot) {
@@ -159,7 +159,7 @@ impl<S: Storage> Node<S> {
     pub(super) fn disown(&mut self, partition: PartitionId, seen: &CausalContext) -> Result<bool, StorageError> {
         let Some(incarnation) = self.begun_tenure(partition)? else { return Ok(false) };
         let actor = Actor { node: self.identity.node, incarnation };
-        let unissued = seen.covers(Dot { actor, counter: self.dot_next + 1 });
+        let unissued = seen.covers(Dot { actor, counter: self.dots.next() });
         if unissued {
             self.end_tenure(partition)?;
         }

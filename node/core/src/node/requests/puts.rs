@@ -173,7 +173,7 @@ impl<S: Storage> Node<S> {
             seen = covered;
             self.counters.last_writer_wins_discarded += discarded;
         }
-        self.dot_next = dot.counter;
+        self.dots.issue();
         let actors_before = object.actors();
         let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
