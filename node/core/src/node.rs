@@ -12,6 +12,7 @@
 //! | `absence` | what a member that was away does not answer yet |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
 //! | `dots` | counters of dots, leased before they are issued |
+//! | `tenures` | under which actors it writes |
 //! | `lives` | a data directory that came back older than it was, or twice |
 //! | `movement` | hints and transfers on their way |
 //! | `verification` | whether another node has all of a copy |
@@ -23,6 +24,8 @@
 //! | `reaping` | tombstones that nothing older can follow |
 //! | `space` | a disk that is nearly full |
 //! | `stable_storage` | groups of writes, and what waits for them |
+//! | `measured` | histograms of requests |
+//! | `timer` | what is done at intervals |
 //! | [`status`] | what it shows of itself |
 //! | [`receipt`] | the proof that nothing is left here |
 //!
@@ -34,6 +37,7 @@ mod dots;
 mod fencing;
 mod handback;
 mod lives;
+mod measured;
 mod membership;
 mod movement;
 mod reaping;
@@ -46,6 +50,8 @@ mod retries;
 mod space;
 mod stable_storage;
 pub mod status;
+mod tenures;
+mod timer;
 mod trees;
 mod verification;
 
@@ -54,28 +60,26 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::actors::ActorsPerObject;
 use crate::admission::Admission;
-use crate::anti_entropy::{Exchange, Rounds};
 use crate::clock_skew::PeerClocks;
 use crate::codec::Writer;
 use crate::config::Config;
-use crate::counters::{Counters, Latencies};
-use crate::divergence::Divergence;
+use crate::counters::Counters;
 use crate::failure_detector::FailureDetector;
 use crate::gossip::{Gossip, MemberState};
 use crate::hash_tree::HashTrees;
 use crate::hinted_handoff::HintedHandoff;
-use crate::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId};
+use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::request::{ClientHandle, Outcome, Request};
 use crate::ring::{Ring, RingError};
 use crate::storage::{Storage, StorageError, Ticket};
-use crate::time::{Instant, Now};
+use crate::time::Now;
 use crate::transfer::Transfers;
 use crate::version_cache::VersionCache;
 use stable_storage::{StableStorage, Waiting};
+use timer::Timer;
 
 /// The record that says that the last stop was clean. A driver that finds the store shorter than it was removes it.
 pub const CLEAN_STOP: &[u8] = b"clean";
@@ -198,39 +202,29 @@ pub struct Node<S> {
     clocks: PeerClocks,
     detector: FailureDetector,
     trees: HashTrees,
+    checkpoints: trees::Checkpoints,
     versions: VersionCache,
     /// Room for what is hashed.
     digest_input: Writer,
     hints: HintedHandoff,
     retargeting: retargeting::Retargeting,
     transfers: Transfers,
-    rounds: Rounds,
-    exchanges: BTreeMap<u64, Exchange>,
-    /// Exchanges that this interval still has to begin.
-    exchanges_owed: usize,
+    exchanges: repair::Exchanges,
     admission: Admission,
     kept_back: background::KeptBack,
     reaping: reaping::Reaping,
     requests: requests::in_flight::InFlight,
     life: lives::Life,
     absence: absence::Absence,
-    tenures: BTreeMap<PartitionId, Incarnation>,
-    /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
-    salt: u64,
+    tenures: tenures::Tenures,
     dots: dots::Dots,
     batch_next: u64,
     /// The disk has room for more.
     writable: bool,
     counters: Counters,
-    latencies: Latencies,
-    divergence: Divergence,
-    actors: ActorsPerObject,
-    next_gossip: Instant,
-    next_anti_entropy: Instant,
-    next_movement: Instant,
-    next_checkpoint: Instant,
-    /// The partition at which a round of checkpoints goes on.
-    checkpointed: Option<PartitionId>,
+    measured: measured::Measured,
+    gossip_timer: Timer,
+    movement_timer: Timer,
 }
 
 impl<S: Storage> Node<S> {
@@ -261,6 +255,7 @@ impl<S: Storage> Node<S> {
             clocks: PeerClocks::default(),
             detector: FailureDetector::new(config.phi_threshold),
             trees: HashTrees::new(identity.cluster, ring.as_ref().map_or(0, |ring| ring.partition_bits)),
+            checkpoints: trees::Checkpoints::begin(now.instant + config.tree_checkpoint_interval),
             hints: HintedHandoff::new(storage.hint_totals()?),
             retargeting: retargeting::Retargeting::default(),
             ring_durable: Epoch(0),
@@ -268,29 +263,21 @@ impl<S: Storage> Node<S> {
             versions: VersionCache::default(),
             digest_input: Writer::default(),
             transfers: Transfers::default(),
-            rounds: Rounds::default(),
-            exchanges: BTreeMap::new(),
-            exchanges_owed: 0,
+            exchanges: repair::Exchanges::default(),
             admission: Admission::new(&config, now.instant),
             kept_back: background::KeptBack::new(),
             reaping: reaping::Reaping::default(),
             requests: requests::in_flight::InFlight::numbered_from(numbers),
             life,
             absence: if ring.is_some() { absence::Absence::default() } else { absence::Absence::none() },
-            tenures: BTreeMap::new(),
-            salt: 0,
+            tenures: tenures::Tenures::default(),
             dots: dots::Dots::behind(leased),
             batch_next: numbers,
             writable: true,
             counters: Counters::default(),
-            latencies: Latencies::default(),
-            divergence: Divergence::of(config.buckets.keys()),
-            actors: ActorsPerObject::default(),
-            next_gossip: now.instant,
-            next_anti_entropy: now.instant,
-            next_movement: now.instant,
-            next_checkpoint: now.instant + config.tree_checkpoint_interval,
-            checkpointed: None,
+            measured: measured::Measured::of(&config),
+            gossip_timer: Timer::default(),
+            movement_timer: Timer::default(),
             identity,
             config,
             storage: StableStorage::new(storage),
@@ -444,8 +431,7 @@ impl<S: Storage> Node<S> {
 
     fn on_tick(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.tick_requests(now, out)?;
-        if now.instant >= self.next_gossip {
-            self.next_gossip = now.instant + self.config.gossip_interval;
+        if self.gossip_timer.rings(now.instant, self.config.gossip_interval) {
             self.tick_gossip(now, out);
         }
         if self.declared_lost().is_some() {
@@ -453,18 +439,11 @@ impl<S: Storage> Node<S> {
         }
         self.tick_retargeting()?;
         let refused = self.tick_background(now, out)?;
-        if now.instant >= self.next_movement || refused {
-            if now.instant >= self.next_movement {
-                self.next_movement = now.instant + self.config.movement_interval;
-            }
+        if self.movement_timer.rings(now.instant, self.config.movement_interval) || refused {
             self.tick_hints(now, out)?;
             self.tick_handbacks(now, out)?;
             self.tick_transfers(now, out)?;
             self.tick_reaping(now, out)?;
-        }
-        if now.instant >= self.next_anti_entropy {
-            self.next_anti_entropy = now.instant + self.config.anti_entropy_interval;
-            self.exchanges_owed = repair::EXCHANGES_PER_INTERVAL;
         }
         self.tick_anti_entropy(now, out)?;
         self.tick_checkpoints(now)?;
@@ -529,26 +508,6 @@ impl<S: Storage> Node<S> {
     /// The hash trees of its copies.
     pub fn trees(&self) -> &HashTrees {
         &self.trees
-    }
-
-    /// What the protocol has counted.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// How long requests took that this node coordinated.
-    pub fn latencies(&self) -> &Latencies {
-        &self.latencies
-    }
-
-    /// How many versions gets found, bucket by bucket.
-    pub fn divergence(&self) -> &Divergence {
-        &self.divergence
-    }
-
-    /// How many actors the objects name that this node's puts made.
-    pub fn actors(&self) -> &ActorsPerObject {
-        &self.actors
     }
 
     /// Every other node that was heard of, with where it is.

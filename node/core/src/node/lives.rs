@@ -128,9 +128,8 @@ impl<S: Storage> Node<S> {
     /// From now on all dots of this node are by actors that nobody has heard of. They are on stable storage with the first of them.
     fn renew_actors(&mut self) -> Result<(), StorageError> {
         self.life.undecided = false;
-        self.salt = self.life.random.next_u64();
-        self.tenures.clear();
-        self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;
+        let salt = self.life.random.next_u64();
+        self.salt_tenures(salt)?;
         self.counters.actors_renewed += 1;
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::config::REQUEST_TIMEOUTS_MAX;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject};
 use crate::name::Name;
+use crate::node::timer::Timer;
 use crate::node::{Node, Output, Waiting};
 use crate::reaping::graves::Graves;
 use crate::reaping::{
@@ -47,7 +48,7 @@ pub(super) struct Reaping {
     looked_at: BTreeMap<PartitionId, Name>,
     /// Partitions that wait for a round.
     due: BTreeSet<PartitionId>,
-    next: Instant,
+    timer: Timer,
 }
 
 impl<S: Storage> Node<S> {
@@ -197,8 +198,7 @@ impl<S: Storage> Node<S> {
             self.round_input(round, Input::Tick { root }, now, out)?;
         }
         self.walk_graves()?;
-        if now.instant >= self.reaping.next {
-            self.reaping.next = now.instant + self.config.reap_interval;
+        if self.reaping.timer.rings(now.instant, self.config.reap_interval) {
             self.reaping.due.extend(self.reaping.graves.partitions());
         }
         while self.reaping.rounds.len() < ROUNDS_MAX

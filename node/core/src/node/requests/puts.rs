@@ -180,7 +180,7 @@ impl<S: Storage> Node<S> {
         if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
         }
-        self.actors.record(object.actors());
+        self.measured.actors.record(object.actors());
         if let Err(failure) = self.within_bounds(ring, partition, &name, &object, actors_before)? {
             return Ok(Err(failure));
         }
@@ -374,7 +374,7 @@ impl<S: Storage> Node<S> {
         let reply = job.reply;
         let latency = now.instant.since(job.begun);
         self.admission.answered(latency, now.instant);
-        self.latencies.puts.record(latency);
+        self.measured.latencies.puts.record(latency);
         let outcome = match answer {
             Ok(()) => {
                 self.counters.puts_ok += 1;
