@@ -11,6 +11,8 @@
 //! | `membership` | gossip, rings |
 //! | `absence` | what a member that was away does not answer yet |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
+//! | `dots` | counters of dots, leased before they are issued |
+//! | `tenures` | under which actors it writes |
 //! | `lives` | a data directory that came back older than it was, or twice |
 //! | `movement` | hints and transfers on their way |
 //! | `verification` | whether another node has all of a copy |
@@ -21,16 +23,21 @@
 //! | `trees` | hash trees, across restarts |
 //! | `reaping` | tombstones that nothing older can follow |
 //! | `space` | a disk that is nearly full |
+//! | `stable_storage` | groups of writes, and what waits for them |
+//! | `measured` | histograms of requests |
+//! | `timer` | what is done at intervals |
 //! | [`status`] | what it shows of itself |
 //! | [`receipt`] | the proof that nothing is left here |
 //!
-//! Whatever waits for stable storage waits here, in `Waiting`, by ticket; nothing else in this crate knows what is durable.
+//! Whatever waits for stable storage waits in `stable_storage`, by ticket; nothing else in this crate knows what is durable.
 
 mod absence;
 mod background;
+mod dots;
 mod fencing;
 mod handback;
 mod lives;
+mod measured;
 mod membership;
 mod movement;
 mod reaping;
@@ -41,39 +48,38 @@ mod requests;
 mod retargeting;
 mod retries;
 mod space;
+mod stable_storage;
 pub mod status;
+mod tenures;
+mod timer;
 mod trees;
 mod verification;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::actors::ActorsPerObject;
 use crate::admission::Admission;
-use crate::anti_entropy::{Exchange, Rounds};
 use crate::clock_skew::PeerClocks;
 use crate::codec::Writer;
 use crate::config::Config;
-use crate::counters::{Counters, Latencies};
-use crate::divergence::Divergence;
+use crate::counters::Counters;
 use crate::failure_detector::FailureDetector;
 use crate::gossip::{Gossip, MemberState};
 use crate::hash_tree::HashTrees;
 use crate::hinted_handoff::HintedHandoff;
-use crate::id::{ClusterId, Epoch, Incarnation, NodeId, PartitionId, RequestId};
+use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::request::{ClientHandle, Outcome, Request};
 use crate::ring::{Ring, RingError};
 use crate::storage::{Storage, StorageError, Ticket};
-use crate::time::{Instant, Now};
+use crate::time::Now;
 use crate::transfer::Transfers;
 use crate::version_cache::VersionCache;
-
-/// Dots leased at a time. A lease is on stable storage before its first dot is issued, so no crash can make one twice.
-const DOT_LEASE: u64 = 1 << 20;
+use stable_storage::{StableStorage, Waiting};
+use timer::Timer;
 
 /// The record that says that the last stop was clean. A driver that finds the store shorter than it was removes it.
 pub const CLEAN_STOP: &[u8] = b"clean";
@@ -183,34 +189,11 @@ pub enum ProposeError {
     Storage(#[from] StorageError),
 }
 
-/// What waits for a group of writes to be on stable storage.
-#[derive(Clone, Debug)]
-enum Waiting {
-    /// The coordinator's own copy of a put.
-    OwnWrite(RequestId),
-    /// A peer's write.
-    Acknowledge { to: NodeId, request: RequestId },
-    /// A peer's batch.
-    AcknowledgeBatch { to: NodeId, batch: u64 },
-    /// A ring.
-    Ring(Epoch),
-    /// All that `from` had of a partition that moves here.
-    Received { partition: PartitionId, since: Epoch, from: NodeId },
-    /// Dots up to here may be issued.
-    DotLease(u64),
-    /// An answer that speaks of writes which must not be forgotten once it is given.
-    Answer { to: NodeId, message: Box<Message> },
-    /// A ring that the writer of rings offered: everybody is to have it.
-    Spread(Epoch),
-    /// A replica that was behind this ring refused a request.
-    CatchUp { to: NodeId, request: RequestId, epoch: Epoch },
-}
-
 /// A node.
 pub struct Node<S> {
     identity: Identity,
     config: Config,
-    storage: S,
+    storage: StableStorage<S>,
     random: Random,
     ring: Option<Arc<Ring>>,
     /// The newest ring that is on stable storage: what this node tells the writer of rings that it holds.
@@ -219,46 +202,29 @@ pub struct Node<S> {
     clocks: PeerClocks,
     detector: FailureDetector,
     trees: HashTrees,
+    checkpoints: trees::Checkpoints,
     versions: VersionCache,
     /// Room for what is hashed.
     digest_input: Writer,
     hints: HintedHandoff,
     retargeting: retargeting::Retargeting,
     transfers: Transfers,
-    rounds: Rounds,
-    exchanges: BTreeMap<u64, Exchange>,
-    /// Exchanges that this interval still has to begin.
-    exchanges_owed: usize,
+    exchanges: repair::Exchanges,
     admission: Admission,
     kept_back: background::KeptBack,
     reaping: reaping::Reaping,
     requests: requests::in_flight::InFlight,
     life: lives::Life,
     absence: absence::Absence,
-    tenures: BTreeMap<PartitionId, Incarnation>,
-    /// Changes at every start that does not follow a clean stop: unsynced writes of this node may live on elsewhere.
-    salt: u64,
-    dot_next: u64,
-    dot_leased: u64,
-    dot_lease_requested: u64,
+    tenures: tenures::Tenures,
+    dots: dots::Dots,
     batch_next: u64,
-    dirty: bool,
     /// The disk has room for more.
     writable: bool,
-    group: Vec<Waiting>,
-    waiting: VecDeque<(Ticket, Vec<Waiting>)>,
-    last_ticket: Ticket,
-    durable_ticket: Ticket,
     counters: Counters,
-    latencies: Latencies,
-    divergence: Divergence,
-    actors: ActorsPerObject,
-    next_gossip: Instant,
-    next_anti_entropy: Instant,
-    next_movement: Instant,
-    next_checkpoint: Instant,
-    /// The partition at which a round of checkpoints goes on.
-    checkpointed: Option<PartitionId>,
+    measured: measured::Measured,
+    gossip_timer: Timer,
+    movement_timer: Timer,
 }
 
 impl<S: Storage> Node<S> {
@@ -289,6 +255,7 @@ impl<S: Storage> Node<S> {
             clocks: PeerClocks::default(),
             detector: FailureDetector::new(config.phi_threshold),
             trees: HashTrees::new(identity.cluster, ring.as_ref().map_or(0, |ring| ring.partition_bits)),
+            checkpoints: trees::Checkpoints::begin(now.instant + config.tree_checkpoint_interval),
             hints: HintedHandoff::new(storage.hint_totals()?),
             retargeting: retargeting::Retargeting::default(),
             ring_durable: Epoch(0),
@@ -296,39 +263,24 @@ impl<S: Storage> Node<S> {
             versions: VersionCache::default(),
             digest_input: Writer::default(),
             transfers: Transfers::default(),
-            rounds: Rounds::default(),
-            exchanges: BTreeMap::new(),
-            exchanges_owed: 0,
+            exchanges: repair::Exchanges::default(),
             admission: Admission::new(&config, now.instant),
             kept_back: background::KeptBack::new(),
             reaping: reaping::Reaping::default(),
             requests: requests::in_flight::InFlight::numbered_from(numbers),
             life,
             absence: if ring.is_some() { absence::Absence::default() } else { absence::Absence::none() },
-            tenures: BTreeMap::new(),
-            salt: 0,
-            dot_next: leased,
-            dot_leased: leased,
-            dot_lease_requested: leased,
+            tenures: tenures::Tenures::default(),
+            dots: dots::Dots::behind(leased),
             batch_next: numbers,
-            dirty: false,
             writable: true,
-            group: Vec::new(),
-            waiting: VecDeque::new(),
-            last_ticket: Ticket(0),
-            durable_ticket: Ticket(0),
             counters: Counters::default(),
-            latencies: Latencies::default(),
-            divergence: Divergence::of(config.buckets.keys()),
-            actors: ActorsPerObject::default(),
-            next_gossip: now.instant,
-            next_anti_entropy: now.instant,
-            next_movement: now.instant,
-            next_checkpoint: now.instant + config.tree_checkpoint_interval,
-            checkpointed: None,
+            measured: measured::Measured::of(&config),
+            gossip_timer: Timer::default(),
+            movement_timer: Timer::default(),
             identity,
             config,
-            storage,
+            storage: StableStorage::new(storage),
             ring,
         };
         node.end_absence();
@@ -370,23 +322,16 @@ impl<S: Storage> Node<S> {
 
     /// Closes the group of writes. The driver reports the ticket with [`Input::Durable`]; `None` if nothing was written.
     pub fn commit(&mut self) -> Result<Option<Ticket>, StorageError> {
-        if !self.dirty {
-            assert!(self.group.is_empty(), "something waits for a write that was not made");
-            assert!(!self.trees.has_records(), "a tree changed and nothing was written");
-            return Ok(None);
+        if self.storage.has_writes() {
+            self.record_trees()?;
         }
-        self.record_trees()?;
-        self.dirty = false;
-        self.last_ticket = self.storage.commit()?;
-        if !self.group.is_empty() {
-            self.waiting.push_back((self.last_ticket, std::mem::take(&mut self.group)));
-        }
-        Ok(Some(self.last_ticket))
+        assert!(!self.trees.has_records(), "a tree changed and nothing was written");
+        self.storage.commit()
     }
 
     /// Whether anything waits for a group of writes to be on stable storage. If not, the driver may let groups gather.
     pub fn awaits_durability(&self) -> bool {
-        !self.waiting.is_empty()
+        self.storage.awaits_durability()
     }
 
     /// The last input of a clean stop, when nothing more will be handled: after the returned ticket is on stable storage this
@@ -396,28 +341,21 @@ impl<S: Storage> Node<S> {
         self.decide_life()?;
         self.checkpoint_all()?;
         self.storage.write_meta(CLEAN_STOP, Some(&self.identity.generation.to_be_bytes()))?;
-        self.dirty = true;
         self.commit()
     }
 
     /// `waiting` happens once everything written so far is on stable storage: now, if it is.
     fn when_durable(&mut self, waiting: Waiting, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        if self.dirty {
-            self.group.push(waiting);
-        } else if self.durable_ticket >= self.last_ticket {
+        if self.storage.is_settled() {
             return self.on_stable(waiting, now, out);
-        } else {
-            self.waiting.push_back((self.last_ticket, vec![waiting]));
         }
+        self.storage.hold(waiting);
         Ok(())
     }
 
     fn on_durable(&mut self, ticket: Ticket, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        self.durable_ticket = self.durable_ticket.max(ticket);
-        while let Some((waits_for, _)) = self.waiting.front()
-            && *waits_for <= self.durable_ticket
-            && let Some((_, group)) = self.waiting.pop_front()
-        {
+        self.storage.durable(ticket);
+        while let Some(group) = self.storage.due() {
             for waiting in group {
                 self.on_stable(waiting, now, out)?;
             }
@@ -438,7 +376,7 @@ impl<S: Storage> Node<S> {
             Waiting::Ring(epoch) => self.ring_durable = self.ring_durable.max(epoch),
             Waiting::Received { partition, since, from } => self.on_received_durable(partition, since, from),
             Waiting::Answer { to, message } => out.push(Output::Send { to, message: *message }),
-            Waiting::DotLease(leased) => self.dot_leased = self.dot_leased.max(leased),
+            Waiting::DotLease(upto) => self.dots.lease(upto),
             Waiting::Spread(epoch) => self.spread_ring(epoch, out),
             Waiting::CatchUp { to, request, epoch } => self.catch_up(to, request, epoch, out),
         }
@@ -493,8 +431,7 @@ impl<S: Storage> Node<S> {
 
     fn on_tick(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.tick_requests(now, out)?;
-        if now.instant >= self.next_gossip {
-            self.next_gossip = now.instant + self.config.gossip_interval;
+        if self.gossip_timer.rings(now.instant, self.config.gossip_interval) {
             self.tick_gossip(now, out);
         }
         if self.declared_lost().is_some() {
@@ -502,22 +439,15 @@ impl<S: Storage> Node<S> {
         }
         self.tick_retargeting()?;
         let refused = self.tick_background(now, out)?;
-        if now.instant >= self.next_movement || refused {
-            if now.instant >= self.next_movement {
-                self.next_movement = now.instant + self.config.movement_interval;
-            }
+        if self.movement_timer.rings(now.instant, self.config.movement_interval) || refused {
             self.tick_hints(now, out)?;
             self.tick_handbacks(now, out)?;
             self.tick_transfers(now, out)?;
             self.tick_reaping(now, out)?;
         }
-        if now.instant >= self.next_anti_entropy {
-            self.next_anti_entropy = now.instant + self.config.anti_entropy_interval;
-            self.exchanges_owed = repair::EXCHANGES_PER_INTERVAL;
-        }
         self.tick_anti_entropy(now, out)?;
         self.tick_checkpoints(now)?;
-        if self.dot_lease_requested - self.dot_next < DOT_LEASE / 2 {
+        if self.dots.run_short() {
             self.lease_dots()?;
         }
         Ok(())
@@ -526,16 +456,17 @@ impl<S: Storage> Node<S> {
     /// After a killed process some of what was read may lie in the operating system's memory only: what this node tells others
     /// as durable waits for the group of the lease, behind which everything before it is on stable storage too.
     fn restore_durable(&mut self) -> Result<(), StorageError> {
-        assert!(self.dirty, "the lease of dots was written");
-        self.group.extend(self.ring.as_ref().map(|ring| Waiting::Ring(ring.epoch)));
+        assert!(self.storage.has_writes(), "the lease of dots was written");
+        if let Some(ring) = &self.ring {
+            self.storage.hold(Waiting::Ring(ring.epoch));
+        }
         self.restore_received()
     }
 
     fn lease_dots(&mut self) -> Result<(), StorageError> {
-        self.dot_lease_requested = self.dot_next.max(self.dot_lease_requested) + DOT_LEASE;
-        self.storage.write_meta(b"dots", Some(&self.dot_lease_requested.to_be_bytes()))?;
-        self.dirty = true;
-        self.group.push(Waiting::DotLease(self.dot_lease_requested));
+        let upto = self.dots.ask();
+        self.storage.write_meta(b"dots", Some(&upto.to_be_bytes()))?;
+        self.storage.hold(Waiting::DotLease(upto));
         Ok(())
     }
 
@@ -569,34 +500,14 @@ impl<S: Storage> Node<S> {
         &self.storage
     }
 
-    /// The storage engine, for its driver.
+    /// The storage engine, for its driver: a write through it opens no group, and [`Node::commit`] may not close it.
     pub fn storage_mut(&mut self) -> &mut S {
-        &mut self.storage
+        self.storage.engine_mut()
     }
 
     /// The hash trees of its copies.
     pub fn trees(&self) -> &HashTrees {
         &self.trees
-    }
-
-    /// What the protocol has counted.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// How long requests took that this node coordinated.
-    pub fn latencies(&self) -> &Latencies {
-        &self.latencies
-    }
-
-    /// How many versions gets found, bucket by bucket.
-    pub fn divergence(&self) -> &Divergence {
-        &self.divergence
-    }
-
-    /// How many actors the objects name that this node's puts made.
-    pub fn actors(&self) -> &ActorsPerObject {
-        &self.actors
     }
 
     /// Every other node that was heard of, with where it is.

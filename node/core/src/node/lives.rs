@@ -128,10 +128,8 @@ impl<S: Storage> Node<S> {
     /// From now on all dots of this node are by actors that nobody has heard of. They are on stable storage with the first of them.
     fn renew_actors(&mut self) -> Result<(), StorageError> {
         self.life.undecided = false;
-        self.salt = self.life.random.next_u64();
-        self.tenures.clear();
-        self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;
-        self.dirty = true;
+        let salt = self.life.random.next_u64();
+        self.salt_tenures(salt)?;
         self.counters.actors_renewed += 1;
         Ok(())
     }
@@ -145,7 +143,7 @@ impl<S: Storage> Node<S> {
         object: &Object,
         seen: &CausalContext,
     ) -> Result<Dot, StorageError> {
-        let counter = self.dot_next + 1;
+        let counter = self.dots.next();
         let node = self.identity.node;
         let mut dot = Dot { actor: Actor { node, incarnation: self.tenure(partition)? }, counter };
         if object.has_seen(dot) || seen.covers(dot) {
@@ -160,7 +158,7 @@ impl<S: Storage> Node<S> {
     pub(super) fn disown(&mut self, partition: PartitionId, seen: &CausalContext) -> Result<bool, StorageError> {
         let Some(incarnation) = self.begun_tenure(partition)? else { return Ok(false) };
         let actor = Actor { node: self.identity.node, incarnation };
-        let unissued = seen.covers(Dot { actor, counter: self.dot_next + 1 });
+        let unissued = seen.covers(Dot { actor, counter: self.dots.next() });
         if unissued {
             self.end_tenure(partition)?;
         }

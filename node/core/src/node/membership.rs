@@ -109,16 +109,7 @@ impl<S: Storage> Node<S> {
         if durable {
             out.push(Output::Send { to, message });
         } else {
-            self.with_ring_durable(Waiting::Answer { to, message: Box::new(message) });
-        }
-    }
-
-    /// The ring is not on stable storage yet: this waits with it.
-    pub(super) fn with_ring_durable(&mut self, waiting: Waiting) {
-        if self.dirty {
-            self.group.push(waiting);
-        } else {
-            self.waiting.push_back((self.last_ticket, vec![waiting]));
+            self.storage.hold(Waiting::Answer { to, message: Box::new(message) });
         }
     }
 
@@ -180,7 +171,6 @@ impl<S: Storage> Node<S> {
 
     fn adopt(&mut self, ring: Arc<Ring>, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.storage.write_meta(b"ring", Some(&ring.encode()))?;
-        self.dirty = true;
         let before = self.ring.replace(ring.clone());
         let epoch = ring.epoch;
         self.counters.rings_adopted += 1;

@@ -126,7 +126,6 @@ impl<S: Storage> Node<S> {
             self.counters.hints_delivered += 1;
         }
         if !hints.is_empty() {
-            self.dirty = true;
             self.end_foreign_tenure(partition)?;
         }
         // Those that were refused before are first, at the next tick.
@@ -172,7 +171,6 @@ impl<S: Storage> Node<S> {
         for partition in stale {
             for from in self.transfers.received.remove(&partition).map(|(_, from)| from).into_iter().flatten() {
                 self.storage.write_meta(&received_key(partition, from), None)?;
-                self.dirty = true;
             }
         }
         self.transfers.handbacks.clear();
@@ -421,7 +419,6 @@ impl<S: Storage> Node<S> {
         let Some(since) = ring.placement(partition).moving.as_ref().map(|moving| moving.since) else { return Ok(()) };
         self.storage.write_meta(&received_key(partition, from), Some(&since.0.to_be_bytes()))?;
         self.holds_again(partition)?;
-        self.dirty = true;
         self.when_durable(Waiting::Received { partition, since, from }, now, out)
     }
 
@@ -443,7 +440,7 @@ impl<S: Storage> Node<S> {
             for from in placement.replicas {
                 let record = self.storage.read_meta(&received_key(partition, *from))?;
                 if record.as_deref() == Some(&moving.since.0.to_be_bytes()[..]) {
-                    self.group.push(Waiting::Received { partition, since: moving.since, from: *from });
+                    self.storage.hold(Waiting::Received { partition, since: moving.since, from: *from });
                 }
             }
         }

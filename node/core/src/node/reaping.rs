@@ -8,6 +8,7 @@ use crate::config::REQUEST_TIMEOUTS_MAX;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedObject};
 use crate::name::Name;
+use crate::node::timer::Timer;
 use crate::node::{Node, Output, Waiting};
 use crate::reaping::graves::Graves;
 use crate::reaping::{
@@ -47,7 +48,7 @@ pub(super) struct Reaping {
     looked_at: BTreeMap<PartitionId, Name>,
     /// Partitions that wait for a round.
     due: BTreeSet<PartitionId>,
-    next: Instant,
+    timer: Timer,
 }
 
 impl<S: Storage> Node<S> {
@@ -114,7 +115,6 @@ impl<S: Storage> Node<S> {
     /// This node's copy of `name`, whose digest was `before`, is superseded in all its parts.
     pub(super) fn forget(&mut self, partition: PartitionId, name: &Name, before: Digest) -> Result<(), StorageError> {
         self.storage.remove(partition, name)?;
-        self.dirty = true;
         self.trees.update(partition, name, before, Digest::default());
         self.versions.put(name, Object::default(), Digest::default());
         self.reaping.graves.close(partition, name);
@@ -128,9 +128,7 @@ impl<S: Storage> Node<S> {
         self.reaping.adopted.remove(&partition);
         self.reaping.graves.leave(partition);
         self.storage.write_meta(&adopted_key(partition), None)?;
-        self.storage.write_meta(&prepared_key(partition), None)?;
-        self.dirty = true;
-        Ok(())
+        self.storage.write_meta(&prepared_key(partition), None)
     }
 
     // --- graves -----------------------------------------------------------------------------------------------------
@@ -200,8 +198,7 @@ impl<S: Storage> Node<S> {
             self.round_input(round, Input::Tick { root }, now, out)?;
         }
         self.walk_graves()?;
-        if now.instant >= self.reaping.next {
-            self.reaping.next = now.instant + self.config.reap_interval;
+        if self.reaping.timer.rings(now.instant, self.config.reap_interval) {
             self.reaping.due.extend(self.reaping.graves.partitions());
         }
         while self.reaping.rounds.len() < ROUNDS_MAX
@@ -352,7 +349,6 @@ impl<S: Storage> Node<S> {
         }
         self.storage.write_meta(&adopted_key(partition), Some(&reaped.encode()))?;
         self.storage.write_meta(&prepared_key(partition), None)?;
-        self.dirty = true;
         self.reaping.adopted.insert(partition, Some(reaped));
         Ok(())
     }
@@ -410,7 +406,6 @@ impl<S: Storage> Node<S> {
         if matches!(question, Question::Equal(_)) {
             let proof = Proof { leader: from, round };
             self.storage.write_meta(&prepared_key(partition), Some(&Reaped { proof, upto }.encode()))?;
-            self.dirty = true;
         }
         let message = Box::new(Message::ReapAnswer { round, partition, question });
         self.when_durable(Waiting::Answer { to: from, message }, now, out)

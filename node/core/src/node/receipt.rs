@@ -103,7 +103,7 @@ impl<S: Storage> Node<S> {
         if self.requests.len() > 0 {
             return Err(format!("{} requests are still under way", self.requests.len()));
         }
-        if self.dirty || self.durable_ticket < self.last_ticket {
+        if !self.storage.is_settled() {
             return Err("its last writes are not on stable storage yet".into());
         }
         let handed_over = self.handed_over(ring.partition_count_of_layers()).map_err(|error| error.to_string())?;

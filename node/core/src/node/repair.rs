@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::admission::Work;
-use crate::anti_entropy::{BYTES_PER_WINDOW, Exchange, Step};
+use crate::anti_entropy::{BYTES_PER_WINDOW, Exchange, Rounds, Step};
 use crate::hash_tree::LEAVES;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, NamedDigest, NamedObject, Purpose};
 use crate::name::Name;
 use crate::node::background::{READ_SHARE, bytes_of};
+use crate::node::timer::Timer;
 use crate::node::{Node, Output, Waiting};
 use crate::reaping::Reaped;
 use crate::ring::Ring;
@@ -18,26 +19,44 @@ use crate::time::Now;
 use crate::version::{Digest, Object};
 
 /// Exchanges begun in one interval: equal replicas cost two small messages each.
-pub(super) const EXCHANGES_PER_INTERVAL: usize = 16;
+const EXCHANGES_PER_INTERVAL: usize = 16;
 /// Exchanges under way at most.
 const EXCHANGES_MAX: usize = 64;
 /// After this an exchange counts as lost.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The exchanges that this node begins.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Exchanges {
+    rounds: Rounds,
+    under_way: BTreeMap<u64, Exchange>,
+    /// Those that this interval still has to begin.
+    owed: usize,
+    timer: Timer,
+}
+
 impl<S: Storage> Node<S> {
     pub(super) fn tick_anti_entropy(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        self.exchanges.retain(|_, exchange| !exchange.is_lost(now.instant));
+        if self.exchanges.timer.rings(now.instant, self.config.anti_entropy_interval) {
+            self.exchanges.owed = EXCHANGES_PER_INTERVAL;
+        }
+        self.exchanges.under_way.retain(|_, exchange| !exchange.is_lost(now.instant));
         let Some(ring) = self.ring.clone().filter(|_| self.writable) else { return Ok(()) };
         self.continue_exchanges(&ring, now, out)?;
         let own = self.identity.node;
-        self.exchanges_owed = self.exchanges_owed.min(ring.partition_count_of_layers());
-        while self.exchanges_owed > 0 && self.exchanges.len() < EXCHANGES_MAX && self.admit_comparison(Work::AntiEntropy, now) {
-            self.exchanges_owed -= 1;
+        self.exchanges.owed = self.exchanges.owed.min(ring.partition_count_of_layers());
+        while self.exchanges.owed > 0
+            && self.exchanges.under_way.len() < EXCHANGES_MAX
+            && self.admit_comparison(Work::AntiEntropy, now)
+        {
+            self.exchanges.owed -= 1;
             let detector = &self.detector;
             let reachable = |node| !ring.is_lost(node) && !detector.suspects(node, now.instant);
-            let Some((partition, with)) = self.rounds.next(&ring, own, &mut self.random, reachable) else { return Ok(()) };
+            let Some((partition, with)) = self.exchanges.rounds.next(&ring, own, &mut self.random, reachable) else {
+                return Ok(());
+            };
             let exchange = self.next_batch();
-            self.exchanges.insert(exchange, Exchange::begin(partition, with, now.instant + EXCHANGE_TIMEOUT));
+            self.exchanges.under_way.insert(exchange, Exchange::begin(partition, with, now.instant + EXCHANGE_TIMEOUT));
             self.counters.anti_entropy_exchanges += 1;
             let (root, reaped) = (self.trees.root(partition), self.reaped(partition)?.cloned());
             let message = Message::TreeRequest { exchange, epoch: ring.epoch, partition, root, reaped };
@@ -86,16 +105,16 @@ impl<S: Storage> Node<S> {
             return Ok(());
         }
         let equal = root == self.trees.root(partition);
-        let begun = self.exchanges.get(&exchange).map(|begun| (begun.partition, begun.with, matches!(begun.step, Step::Tree(_))));
-        if begun != Some((partition, from, true)) {
+        let asked = |begun: &Exchange| begun.partition == partition && begun.with == from && matches!(begun.step, Step::Tree(_));
+        if !self.exchanges.under_way.get(&exchange).is_some_and(asked) {
             return Ok(());
         }
         if equal || leaves.is_empty() {
-            self.exchanges.remove(&exchange);
+            self.exchanges.under_way.remove(&exchange);
             return Ok(());
         }
         let differing = self.trees.differing(partition, leaves);
-        if let Some(exchange) = self.exchanges.get_mut(&exchange) {
+        if let Some(exchange) = self.exchanges.under_way.get_mut(&exchange) {
             exchange.differing(differing, now.instant);
         }
         self.compare_next(exchange, now, out)
@@ -106,15 +125,15 @@ impl<S: Storage> Node<S> {
     /// Exchanges whose next window had to wait; those that make no sense any more end.
     fn continue_exchanges(&mut self, ring: &Ring, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let is_ready = |(_, exchange): &(&u64, &Exchange)| exchange.step == Step::Ready;
-        let ready: Vec<u64> = self.exchanges.iter().filter(is_ready).map(|(number, _)| *number).collect();
+        let ready: Vec<u64> = self.exchanges.under_way.iter().filter(is_ready).map(|(number, _)| *number).collect();
         for number in self.begun_anywhere(ready) {
-            let Some(Exchange { partition, with, .. }) = self.exchanges.get(&number) else { continue };
+            let Some(Exchange { partition, with, .. }) = self.exchanges.under_way.get(&number) else { continue };
             let (partition, with) = (*partition, *with);
             let both = |nodes: &[NodeId]| nodes.contains(&with) && nodes.contains(&self.identity.node);
             if ring.has(partition) && both(ring.placement(partition).replicas) && self.reachable(with, now) {
                 self.compare_next(number, now, out)?;
             } else {
-                self.exchanges.remove(&number);
+                self.exchanges.under_way.remove(&number);
             }
         }
         Ok(())
@@ -122,13 +141,13 @@ impl<S: Storage> Node<S> {
 
     /// Asks about the next window of an exchange, if not too many are under way and the budget allows it.
     fn compare_next(&mut self, number: u64, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        let asked = self.exchanges.values().filter(|exchange| matches!(exchange.step, Step::Keys(..))).count();
+        let asked = self.exchanges.under_way.values().filter(|exchange| matches!(exchange.step, Step::Keys(..))).count();
         if asked >= self.config.transfers_max {
             return Ok(());
         }
-        let Some(exchange) = self.exchanges.get(&number).cloned() else { return Ok(()) };
+        let Some(exchange) = self.exchanges.under_way.get(&number).cloned() else { return Ok(()) };
         let Some(leaf) = exchange.leaves.last().copied() else {
-            self.exchanges.remove(&number);
+            self.exchanges.under_way.remove(&number);
             return Ok(());
         };
         if self.admit_window(now).is_none() {
@@ -139,7 +158,7 @@ impl<S: Storage> Node<S> {
         let digest = |(name, object): (Name, Object)| NamedDigest { name, digest: object.digest() };
         let keys: Vec<NamedDigest> = window.objects.into_iter().map(digest).collect();
         self.moved(Work::AntiEntropy, window.read / READ_SHARE + keys.iter().map(|key| key.name.len() + 16).sum::<usize>(), now);
-        if let Some(exchange) = self.exchanges.get_mut(&number) {
+        if let Some(exchange) = self.exchanges.under_way.get_mut(&number) {
             exchange.step = Step::Keys(window.reached.clone(), now.instant + EXCHANGE_TIMEOUT);
         }
         let (leaf, until) = (leaf as u32, window.reached);
@@ -255,14 +274,14 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let Message::KeysResponse { exchange: number, partition, objects, wanted, reached } = message else { return Ok(()) };
-        let Some(exchange) = self.exchanges.get(&number) else { return Ok(()) };
+        let Some(exchange) = self.exchanges.under_way.get(&number) else { return Ok(()) };
         let Step::Keys(until, _) = exchange.step.clone() else { return Ok(()) };
         if (exchange.partition, exchange.with) != (partition, from) {
             return Ok(());
         }
         let involved = |ring: &Ring| ring.has(partition) && ring.placement(partition).involves(self.identity.node);
         let Some(ring) = self.ring.clone().filter(|ring| involved(ring)) else {
-            self.exchanges.remove(&number);
+            self.exchanges.under_way.remove(&number);
             return Ok(());
         };
         let here = |name: &Name| ring.partition_of(name) == partition;
@@ -292,10 +311,10 @@ impl<S: Storage> Node<S> {
             let message = Message::Push { batch, epoch, partition, purpose: Purpose::Repair, objects: pushed };
             self.send_after_reaping(from, partition, message, now, out)?;
         }
-        if self.exchanges.get_mut(&number).is_some_and(|exchange| exchange.advance(reached, now.instant)) {
+        if self.exchanges.under_way.get_mut(&number).is_some_and(|exchange| exchange.advance(reached, now.instant)) {
             return self.compare_next(number, now, out);
         }
-        self.exchanges.remove(&number);
+        self.exchanges.under_way.remove(&number);
         Ok(())
     }
 }

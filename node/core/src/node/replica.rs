@@ -4,10 +4,10 @@
 //! refused until this node has fetched that ring. Applying is a join, so a request may arrive twice.
 
 use crate::hinted_handoff::HintFor;
-use crate::id::{Epoch, Incarnation, NodeId, PartitionId, RequestId};
+use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::message::{Message, Refusal};
 use crate::name::Name;
-use crate::node::{CLEAN_STOP, Node, Output, Waiting};
+use crate::node::{Node, Output, Waiting};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::Now;
@@ -123,7 +123,6 @@ impl<S: Storage> Node<S> {
         before: Digest,
     ) -> Result<(), StorageError> {
         self.storage.write(partition, name, object)?;
-        self.dirty = true;
         let history = object.history();
         let after = history.digest_in(&mut self.digest_input);
         self.trees.update(partition, name, before, after);
@@ -162,7 +161,6 @@ impl<S: Storage> Node<S> {
             self.counters.hint_bytes_beyond_quota += longer_by as u64;
         }
         self.storage.write_hint(target, partition, name, &joined)?;
-        self.dirty = true;
         self.hints.stored(target, (partition, name), before, joined.encoded_len());
         self.counters.hints_stored += u64::from(before.is_none());
         Ok(Ok(()))
@@ -219,65 +217,4 @@ impl<S: Storage> Node<S> {
         out.push(Output::Send { to: from, message: Message::Fetched { request, digest, object } });
         Ok(())
     }
-
-    /// This node's tenure of its copy of `partition`: new if the copy is new, on stable storage with the first write under it.
-    pub(super) fn tenure(&mut self, partition: PartitionId) -> Result<Incarnation, StorageError> {
-        self.decide_life()?;
-        let incarnation = match self.begun_tenure(partition)? {
-            Some(incarnation) => incarnation,
-            None => {
-                let tenure = self.random.next_u64();
-                self.storage.write_meta(&tenure_key(partition), Some(&tenure.to_be_bytes()))?;
-                self.dirty = true;
-                Incarnation(tenure ^ self.salt)
-            }
-        };
-        self.tenures.insert(partition, incarnation);
-        Ok(incarnation)
-    }
-
-    /// The tenure under which this node goes on in `partition`, if there is one.
-    pub(super) fn begun_tenure(&self, partition: PartitionId) -> Result<Option<Incarnation>, StorageError> {
-        if let Some(incarnation) = self.tenures.get(&partition) {
-            return Ok(Some(*incarnation));
-        }
-        let stored = self.storage.read_meta(&tenure_key(partition))?;
-        let tenure = stored.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
-        Ok(tenure.map(|tenure| Incarnation(tenure ^ self.salt)))
-    }
-
-    /// After a crash this node may have forgotten writes that it coordinated and others acknowledged: a state that it makes now
-    /// must not claim to have seen them. So unless the last stop was clean, all its actors are new; and even then, if this is not
-    /// what was stopped but a copy of it ([`super::lives`]). The mark of the clean stop
-    /// goes in the same group as the lease of dots, before the first dot can be issued.
-    pub(super) fn start_tenures(&mut self) -> Result<(), StorageError> {
-        let stored = self.storage.read_meta(b"salt")?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
-        // The mark of the start before this one: an older one came back with an older copy of the database.
-        let clean = self.storage.read_meta(CLEAN_STOP)?.as_deref() == Some(&(self.identity.generation - 1).to_be_bytes()[..]);
-        self.salt = match stored {
-            Some(salt) if clean => {
-                self.life.ask();
-                salt
-            }
-            _ => self.random.next_u64(),
-        };
-        self.storage.write_meta(b"salt", Some(&self.salt.to_be_bytes()))?;
-        self.storage.write_meta(CLEAN_STOP, None)?;
-        self.dirty = true;
-        Ok(())
-    }
-
-    /// The copy of `partition` is no longer whole: whatever this node coordinates there next is by a new actor.
-    pub(super) fn end_tenure(&mut self, partition: PartitionId) -> Result<(), StorageError> {
-        self.tenures.remove(&partition);
-        self.storage.write_meta(&tenure_key(partition), None)?;
-        self.dirty = true;
-        Ok(())
-    }
-}
-
-fn tenure_key(partition: PartitionId) -> Vec<u8> {
-    let mut key = b"tenure/".to_vec();
-    key.extend_from_slice(&partition.0.to_be_bytes());
-    key
 }

@@ -103,7 +103,7 @@ impl<S: Storage> Node<S> {
             self.counters.requests_refused_overload += 1;
             return Err(Failure::Overloaded(format!("{} requests are in flight here; retry later", self.config.requests_max)));
         }
-        if self.dot_next >= self.dot_leased && !matches!(request.operation, Operation::Get) {
+        if !self.dots.may_be_issued() && !matches!(request.operation, Operation::Get) {
             return Err(Failure::NotServing("the node is starting: its lease of dots is not on stable storage yet".into()));
         }
         Ok(())
@@ -186,7 +186,7 @@ impl<S: Storage> Node<S> {
             return;
         }
         if self.ring_durable < ring.epoch {
-            return self.with_ring_durable(Waiting::CatchUp { to, request: number, epoch });
+            return self.storage.hold(Waiting::CatchUp { to, request: number, epoch });
         }
         out.push(Output::Send { to, message: Message::RingUpdate { ring } });
         if let Some(job) = self.requests.puts.get(&number).map(|put| &put.job) {

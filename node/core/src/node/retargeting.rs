@@ -87,7 +87,6 @@ impl<S: Storage> Node<S> {
         }
         if !concerned.is_empty() {
             self.storage.write_meta(MARK, Some(b"1"))?;
-            self.dirty = true;
         }
         Ok(())
     }
@@ -120,13 +119,11 @@ impl<S: Storage> Node<S> {
                 let _accepted = self.apply(partition, &name, &object)?;
                 self.storage.remove_hint(target, partition, &name)?;
                 self.hints.removed(target, (partition, &name), object.encoded_len());
-                self.dirty = true;
             }
         }
         self.retargeting.looked(target, reached);
         if self.retargeting.0.is_empty() {
             self.storage.write_meta(MARK, None)?;
-            self.dirty = true;
         }
         Ok(())
     }

@@ -98,7 +98,7 @@ impl<S: Storage> Node<S> {
             peers: self.peer_status(now),
             requests: self.requests.len(),
             clock_ahead_ms: self.clocks.median_ahead_ms(now),
-            ready: self.dot_next < self.dot_leased && self.declared_lost().is_none(),
+            ready: self.dots.may_be_issued() && self.declared_lost().is_none(),
             writable: self.writable,
         }
     }

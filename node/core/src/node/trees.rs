@@ -8,7 +8,7 @@ use crate::id::PartitionId;
 use crate::name::Name;
 use crate::node::Node;
 use crate::storage::{Cursor, Storage, StorageError};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 /// Trees stored at one tick: some 20 KB, and a thousand partitions in three seconds.
 const CHECKPOINTS_PER_TICK: usize = 16;
@@ -19,6 +19,21 @@ const SCANNED_BYTES: usize = 4 << 20;
 
 /// Objects that a start looks through before what it has computed is committed: one that is cut short does not begin from nothing.
 const COMMITTED_OBJECTS: usize = 4 * SCANNED_OBJECTS;
+
+/// Rounds of checkpoints: each goes through all trees, and the interval begins when it is done.
+#[derive(Clone, Debug)]
+pub(super) struct Checkpoints {
+    next: Instant,
+    /// The partition at which a round goes on.
+    reached: Option<PartitionId>,
+}
+
+impl Checkpoints {
+    /// The first round begins at `first`.
+    pub(super) fn begin(first: Instant) -> Self {
+        Self { next: first, reached: None }
+    }
+}
 
 impl<S: Storage> Node<S> {
     /// Takes the stored trees, and computes what a crash may have left behind. Without a ring there are no copies.
@@ -85,7 +100,6 @@ impl<S: Storage> Node<S> {
     }
 
     fn write_tree_record(&mut self, partition: PartitionId, record: &Record) -> Result<(), StorageError> {
-        self.dirty = true;
         match record {
             Record::Nothing => {
                 self.storage.write_meta(&tree_key(partition), None)?;
@@ -101,14 +115,14 @@ impl<S: Storage> Node<S> {
 
     /// Stores a few of the trees that changed; when all are stored, the next round waits for its interval.
     pub(super) fn tick_checkpoints(&mut self, now: Now) -> Result<(), StorageError> {
-        if now.instant < self.next_checkpoint {
+        if now.instant < self.checkpoints.next {
             return Ok(());
         }
-        let changed = self.trees.changed(self.checkpointed, CHECKPOINTS_PER_TICK);
+        let changed = self.trees.changed(self.checkpoints.reached, CHECKPOINTS_PER_TICK);
         self.checkpoint(&changed)?;
-        self.checkpointed = changed.last().copied().filter(|_| changed.len() == CHECKPOINTS_PER_TICK);
-        if self.checkpointed.is_none() {
-            self.next_checkpoint = now.instant + self.config.tree_checkpoint_interval;
+        self.checkpoints.reached = changed.last().copied().filter(|_| changed.len() == CHECKPOINTS_PER_TICK);
+        if self.checkpoints.reached.is_none() {
+            self.checkpoints.next = now.instant + self.config.tree_checkpoint_interval;
         }
         Ok(())
     }

@@ -144,12 +144,12 @@ impl<S: Storage> Node<S> {
         let Some(job) = self.requests.gets.get(&number) else { return };
         let latency = now.instant.since(job.begun);
         self.admission.answered(latency, now.instant);
-        self.latencies.gets.record(latency);
+        self.measured.latencies.gets.record(latency);
         let outcome = match answer {
             Ok(object) => {
                 self.counters.gets_ok += 1;
                 self.counters.gets_with_siblings += u64::from(object.siblings().count() > 1);
-                self.divergence.count(&job.name.bucket, object.siblings().count());
+                self.measured.divergence.count(&job.name.bucket, object.siblings().count());
                 let (nodes, durable, hinted) = job.machine.evidence();
                 let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
                 let context = if object.is_empty() {

@@ -173,14 +173,14 @@ impl<S: Storage> Node<S> {
             seen = covered;
             self.counters.last_writer_wins_discarded += discarded;
         }
-        self.dot_next = dot.counter;
+        self.dots.issue();
         let actors_before = object.actors();
         let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
         if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
         }
-        self.actors.record(object.actors());
+        self.measured.actors.record(object.actors());
         if let Err(failure) = self.within_bounds(ring, partition, &name, &object, actors_before)? {
             return Ok(Err(failure));
         }
@@ -374,7 +374,7 @@ impl<S: Storage> Node<S> {
         let reply = job.reply;
         let latency = now.instant.since(job.begun);
         self.admission.answered(latency, now.instant);
-        self.latencies.puts.record(latency);
+        self.measured.latencies.puts.record(latency);
         let outcome = match answer {
             Ok(()) => {
                 self.counters.puts_ok += 1;

@@ -216,8 +216,7 @@ fn what_is_damaged_or_missing_is_computed_anew_and_stored_again() {
         bench.fill();
         bench.tick(61);
         bench.commit_and_sync();
-        bench.node.storage_mut().write_meta(key, value).unwrap();
-        bench.node.dirty = true;
+        bench.node.storage.write_meta(key, value).unwrap();
         bench.commit_and_sync();
         bench.crash();
         assert_eq!(bench.counted(), (3, 1, 0), "{what}");
