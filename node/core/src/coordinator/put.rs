@@ -3,7 +3,7 @@
 //! ```text
 //! start -> Replicate to every home replica --quorum--> Answered --all answered--> Settled
 //!               | failed, suspected, or silent past the hint deadline
-//!               |-> Replicate to the next fallback, with a hint that names the home replica
+//!               |-> Replicate to the next fallback, with a hint that names the home replica; once more if that is silent too
 //!               '-> KeepHint at the coordinator, where no fallback is left
 //! ```
 //!
@@ -16,6 +16,9 @@
 //! that can be reached are enough: each is asked, and has a place in both sets. Beyond W such a copy is worth what a hint is, no more: a
 //! get from the set that it stands in within may miss it until the coordinator's hint has arrived or the replicas were compared; and if the
 //! move is taken back, or the copy's node is what leaves, the copy goes home like any that the ring gives to others.
+//!
+//! Not so at once: a fallback that is asked at the hint deadline and says nothing is waited for, and one whose replica answers late after
+//! all counts for no other, since its hint becomes that one's copy. The next put goes round both, when they are suspected.
 //!
 //! A stand-in is told whether the quorum needs its copy, which it keeps beyond its bound then ([`crate::hinted_handoff`]). One that
 //! declined what nobody counted is asked once more if it comes to that.
@@ -246,7 +249,8 @@ impl Put {
             home.itself = Itself::Gone;
             self.replace(by, out);
         } else if let Some(hint) = self.stands_in.remove(&by) {
-            if let Some(home) = self.homes.get_mut(&hint.home) {
+            let asked = self.is_asked_of_another(&hint.home);
+            if let Some(home) = self.homes.get_mut(&hint.home).filter(|home| !asked && home.stand_in == StandIn::Asked) {
                 home.stand_in = StandIn::Nobody;
             }
             self.replace(hint.home, out);
@@ -255,6 +259,7 @@ impl Put {
 
     fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
         if now >= self.hint_at {
+            self.give_up_silent_fallbacks(now);
             let mut silent = Nodes::new();
             for (node, home) in self.homes.iter_mut().filter(|(_, home)| !home.settled && home.stand_in == StandIn::Nobody) {
                 if home.itself == Itself::Awaited {
@@ -263,6 +268,17 @@ impl Put {
                 silent.push(*node);
             }
             self.replace_all(silent, out);
+        }
+    }
+
+    /// What fallbacks were asked for that have said nothing goes to the next ones as well. Once: those are not given up in their turn, for
+    /// a put that is slow everywhere would go from node to node through the cluster.
+    fn give_up_silent_fallbacks(&mut self, now: Instant) {
+        let unanswered = self.stands_in.values().filter(|hint| now < self.deadline && self.tally.of(hint.home).is_none());
+        for hint in unanswered {
+            if let Some(home) = self.homes.get_mut(&hint.home) {
+                home.stand_in = StandIn::Nobody;
+            }
         }
     }
 
@@ -301,14 +317,13 @@ impl Put {
 
     /// Whether enough of those have not answered yet who may still acknowledge.
     fn is_possible(&self) -> bool {
-        let asked = |home: &NodeId| self.homes.get(home).is_some_and(|home| home.stand_in == StandIn::Asked);
         self.sets.iter().all(|set| {
             let (mut total, mut primary) = (0, 0);
             for home in set {
                 let answer = self.tally.of(*home);
                 let itself = self.itself(home) != Itself::Gone || answer.is_some_and(|answer| answer.by == *home);
                 primary += usize::from(itself);
-                total += usize::from(itself || answer.is_some() || asked(home));
+                total += usize::from(itself || answer.is_some() || self.is_asked_of_another(home));
             }
             if total < self.required.total && set.iter().any(|home| self.leaves_a_vacancy(*home)) {
                 // Nobody else will be asked: whoever answers has a place, in this set as in any other.
@@ -318,10 +333,15 @@ impl Put {
         })
     }
 
+    /// Whether some fallback was asked to stand in for `home` that may do so still, if late.
+    fn is_asked_of_another(&self, home: &NodeId) -> bool {
+        self.stands_in.values().any(|hint| hint.home == *home)
+    }
+
     /// How many acknowledgements there are, or may be.
     fn may_answer(&self) -> usize {
         let may = |(node, home): &(&NodeId, &Home)| {
-            self.tally.of(**node).is_some() || home.itself != Itself::Gone || home.stand_in == StandIn::Asked
+            self.tally.of(**node).is_some() || home.itself != Itself::Gone || self.is_asked_of_another(node)
         };
         self.homes.iter().filter(may).count()
     }
@@ -348,6 +368,8 @@ fn in_most_sets_first(sets: &[Nodes], homes: &mut [NodeId]) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use smallvec::smallvec;
 
     use super::*;
@@ -494,21 +516,30 @@ mod tests {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     enum Down {
         Suspected,
+        /// They too, but not the fallbacks among them.
+        SilentFallbacks,
         Silent,
         Fail,
         Decline,
     }
 
-    const DOWN: [Down; 4] = [Down::Suspected, Down::Silent, Down::Fail, Down::Decline];
+    const DOWN: [Down; 5] = [Down::Suspected, Down::SilentFallbacks, Down::Silent, Down::Fail, Down::Decline];
 
     /// A put, when nobody is left who has something to say; the one who was asked last is the first to say it, or the last. True if
     /// it succeeded.
     fn run(sets: [&[u8]; 2], fallbacks: &[u8], up: &[u8], down: Down, w: usize, last_first: bool) -> (Put, bool) {
         let is_down = |id: &u8| !up.contains(id);
-        let suspected: Vec<u8> = sets.concat().into_iter().filter(|id| down == Down::Suspected && is_down(id)).collect();
-        // A fallback that says nothing and is not suspected yet is waited for.
-        let can_be_asked = |id: &u8| !is_down(id) || matches!(down, Down::Fail | Down::Decline);
-        let fallbacks: Vec<u8> = fallbacks.iter().copied().filter(can_be_asked).collect();
+        let is_suspected = matches!(down, Down::Suspected | Down::SilentFallbacks);
+        let suspected: BTreeSet<u8> = sets.concat().into_iter().filter(|id| is_suspected && is_down(id)).collect();
+        let suspected: Vec<u8> = suspected.into_iter().collect();
+        // A fallback that is first asked at the hint deadline, and says nothing, is waited for.
+        let can_be_asked = |(at, id): &(usize, &u8)| match down {
+            _ if !is_down(id) => true,
+            Down::Suspected | Down::Silent => false,
+            Down::SilentFallbacks => *at < suspected.len(),
+            Down::Fail | Down::Decline => true,
+        };
+        let fallbacks: Vec<u8> = fallbacks.iter().enumerate().filter(can_be_asked).map(|(_, id)| *id).collect();
         let (mut put, mut out) = moving(sets, &suspected, &fallbacks, Required { total: w, durable: w, primary: 0 });
         let (mut asked, mut ok) = (Vec::new(), false);
         for at in [1, 100] {
@@ -530,7 +561,7 @@ mod tests {
                     _ if up.iter().any(|id| node(*id) == by) => Input::Acknowledged { by, durable: true },
                     Down::Fail => Input::Failed { by },
                     Down::Decline => Input::Declined { by },
-                    Down::Suspected | Down::Silent => continue,
+                    Down::Suspected | Down::SilentFallbacks | Down::Silent => continue,
                 };
                 put.handle(input, Instant(at), &mut out);
             }
@@ -606,6 +637,30 @@ mod tests {
         assert_eq!(out, [Output::Answer(Ok(()))]);
         put.handle(Input::Tick, Instant(100), &mut out);
         assert_eq!(out[1], stand_in(4, 2, false), "even after the answer");
+    }
+
+    #[test]
+    fn a_fallback_that_says_nothing_is_replaced_like_a_home_replica_once() {
+        let (mut put, mut out) = start(&[2, 3], &[4, 5, 6, 7, 8]);
+        ack(&mut put, 1, &mut out);
+        out.clear();
+        put.handle(Input::Tick, Instant(99), &mut out);
+        assert_eq!(out, []);
+        put.handle(Input::Tick, Instant(100), &mut out);
+        assert_eq!(out, [stand_in(6, 2, true), stand_in(7, 3, true)]);
+        fail(&mut put, 4, &mut out);
+        assert_eq!(out.len(), 2, "another is asked for the same already");
+        ack(&mut put, 7, &mut out);
+        assert_eq!(out[2..], [Output::Answer(Ok(()))]);
+        put.handle(Input::Tick, Instant(1000), &mut out);
+        assert_eq!(out.len(), 3);
+
+        let (mut put, mut out) = start(&[2, 3], &[4, 5]);
+        ack(&mut put, 1, &mut out);
+        put.handle(Input::Tick, Instant(100), &mut out);
+        assert!(!put.is_answered(), "they are late, and may answer yet");
+        ack(&mut put, 5, &mut out);
+        assert_eq!(out.last(), Some(&Output::Answer(Ok(()))));
     }
 
     #[test]
