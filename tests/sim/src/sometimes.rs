@@ -20,6 +20,8 @@ pub fn acknowledged(sim: &mut Simulation, ring: &Ring, partition: PartitionId, e
     sim.totals.stand_ins_alone += u64::from(evidence.nodes.iter().all(|node| !placement.involves(*node)));
     sim.totals.layer_writes += u64::from(ring.replication_of(partition) < ring.replication);
     sim.totals.writes_while_moving += u64::from(placement.moving.is_some());
+    let by_homes = evidence.nodes.iter().all(|node| placement.involves(*node));
+    sim.totals.stood_in_across_sets += u64::from(by_homes && evidence.hinted > 0);
 }
 
 /// A get was answered.

@@ -111,6 +111,7 @@ totals! {
     second_fallbacks: "sometimes: a fallback behind the first stood in",
     stand_ins_alone: "sometimes: a write was acknowledged by stand-ins alone",
     writes_while_moving: "sometimes: a write was acknowledged while its partition moved",
+    stood_in_across_sets: "sometimes: a replica of one set of a move stood in within the other, and no fallback did",
     layer_writes: "sometimes: a write was acknowledged in a bucket with an N of its own",
     layer_fills: "sometimes: a node that moved up in a list received what only the first of it hold",
     contexts_withheld: "sometimes: a put could not be given a context",

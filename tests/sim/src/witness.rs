@@ -143,6 +143,11 @@ impl Witness {
         self.acknowledged.insert(write, acknowledged);
     }
 
+    /// All acknowledged writes.
+    pub fn acknowledgements(&self) -> impl Iterator<Item = (WriteId, &Acknowledged)> {
+        self.acknowledged.iter().map(|(write, acknowledged)| (*write, acknowledged))
+    }
+
     /// Acknowledged writes of a partition.
     pub fn acknowledged_in(&self, partition: PartitionId) -> impl Iterator<Item = (WriteId, &Acknowledged)> {
         let writes = self.in_partition.get(&partition).into_iter().flatten();

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A replica counts once its version is included in what is known: its object was joined, or its digest is that of an object
-//! that was. Guarantees: the answer includes everything that R replicas knew. Deviation from the paper: digests are asked for
+//! that was. Guarantees: the answer includes everything that R replicas, or those who stand in for them, knew. While a partition moves
+//! the replicas that are written to and not read from are the last of those. Deviation from the paper: digests are asked for
 //! and not values, and the value only from those that differ; the answer is the same.
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use smallvec::SmallVec;
 use crate::coordinator::Progress;
 use crate::id::NodeId;
 use crate::preference_list::Nodes;
-use crate::quorum::{Answer, Required, Tally};
+use crate::quorum::{Answer, Required, Tally, none_vacant};
 use crate::request::Failure;
 use crate::small_map::SmallMap;
 use crate::time::Instant;
@@ -149,7 +150,7 @@ impl Get {
 
     /// Who answered, how many durably (always 0 for a get), how many as stand-ins.
     pub fn evidence(&self) -> (Vec<NodeId>, u32, u32) {
-        self.tally.evidence()
+        self.tally.evidence(std::slice::from_ref(&self.homes), none_vacant)
     }
 
     /// The home replica that answered first, of those whose versions the answer includes: who should coordinate the next write
@@ -182,7 +183,7 @@ impl Get {
             Input::Tick => self.on_tick(now, out),
         }
         let sets = std::slice::from_ref(&self.homes);
-        if !self.answered && self.tally.reached(sets, self.required) {
+        if !self.answered && self.tally.reached(sets, self.required, none_vacant) {
             self.answered = true;
             out.push(Output::Answer(Ok(self.object.clone())));
         }
@@ -273,7 +274,7 @@ impl Get {
         }
         if now >= self.deadline && !self.answered {
             self.answered = true;
-            let acknowledged = self.tally.acknowledged(std::slice::from_ref(&self.homes)) as u32;
+            let acknowledged = self.tally.acknowledged(std::slice::from_ref(&self.homes), none_vacant) as u32;
             out.push(Output::Answer(Err(Failure::Unavailable { acknowledged, required: self.required.total as u32 })));
         }
     }

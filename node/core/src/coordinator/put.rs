@@ -3,13 +3,22 @@
 //! ```text
 //! start -> Replicate to every home replica --quorum--> Answered --all answered--> Settled
 //!               | failed, suspected, or silent past the hint deadline
-//!               |-> Replicate to the next fallback, with a hint that names the home replica
+//!               |-> Replicate to the next fallback, with a hint that names the home replica; once more if that is silent too
 //!               '-> KeepHint at the coordinator, where no fallback is left
 //! ```
 //!
 //! Guarantees: an ok rests on W acknowledgements of distinct nodes in every write set, DW of them fsynced. A failure after
 //! anything was sent is `Unknown`, never "failed": the write may surface; it comes as soon as nobody is left to wait for. A write
 //! to a home replica that was replaced is not taken back, its late acknowledgement still counts.
+//!
+//! While a partition moves, two sets are written, and the replicas of one are among those that can stand in within the other: they are
+//! asked anyway, and what they keep is a copy of their own. They count there once no fallback is left ([`crate::quorum`]), so any W nodes
+//! that can be reached are enough: each is asked, and has a place in both sets. Beyond W such a copy is worth what a hint is, no more: a
+//! get from the set that it stands in within may miss it until the coordinator's hint has arrived or the replicas were compared; and if the
+//! move is taken back, or the copy's node is what leaves, the copy goes home like any that the ring gives to others.
+//!
+//! Not so at once: a fallback that is asked at the hint deadline and says nothing is waited for, and one whose replica answers late after
+//! all counts for no other, since its hint becomes that one's copy. The next put goes round both, when they are suspected.
 //!
 //! A stand-in is told whether the quorum needs its copy, which it keeps beyond its bound then ([`crate::hinted_handoff`]). One that
 //! declined what nobody counted is asked once more if it comes to that.
@@ -76,10 +85,21 @@ pub enum Output {
 struct Home {
     /// Acknowledged, by the home replica or its stand-in: nothing more to do for it.
     settled: bool,
-    /// A fallback was asked to stand in.
-    replaced: bool,
+    /// Who stands in for it.
+    stand_in: StandIn,
     /// What it may still say itself.
     itself: Itself,
+}
+
+/// Who stands in for a home replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum StandIn {
+    /// Nobody yet.
+    Nobody,
+    /// A fallback was asked to.
+    Asked,
+    /// No fallback was left to ask: its place in its sets is vacant, unless it answers itself.
+    NoneLeft,
 }
 
 /// What is expected of a home replica itself. Whatever it is, an acknowledgement counts when it comes.
@@ -148,7 +168,7 @@ impl Put {
         };
         for home in put.sets.iter().flatten() {
             let itself = if start.suspected.contains(home) { Itself::Gone } else { Itself::Awaited };
-            if put.homes.insert(*home, Home { settled: false, replaced: false, itself }).is_none() {
+            if put.homes.insert(*home, Home { settled: false, stand_in: StandIn::Nobody, itself }).is_none() {
                 out.push(Output::Replicate { to: *home, hint_for: None });
             }
         }
@@ -173,7 +193,7 @@ impl Put {
 
     /// Who answered, how many durably, how many as stand-ins.
     pub fn evidence(&self) -> (Vec<NodeId>, u32, u32) {
-        self.tally.evidence()
+        self.tally.evidence(&self.sets, |home| self.leaves_a_vacancy(home))
     }
 
     /// One input.
@@ -184,12 +204,13 @@ impl Put {
             Input::Failed { by } => self.on_failed(by, out),
             Input::Tick => self.on_tick(now, out),
         }
-        if !self.answered && self.tally.reached(&self.sets, self.required) {
+        let is_vacant = |home| self.leaves_a_vacancy(home);
+        if !self.answered && self.tally.reached(&self.sets, self.required, is_vacant) {
             self.answered = true;
             out.push(Output::Answer(Ok(())));
         } else if !self.answered && (now >= self.deadline || !self.is_possible()) {
+            let acknowledged = self.tally.acknowledged(&self.sets, is_vacant) as u32;
             self.answered = true;
-            let acknowledged = self.tally.acknowledged(&self.sets) as u32;
             out.push(Output::Answer(Err(Failure::Unknown { acknowledged, required: self.required.total as u32 })));
         }
         self.progress(now)
@@ -228,8 +249,9 @@ impl Put {
             home.itself = Itself::Gone;
             self.replace(by, out);
         } else if let Some(hint) = self.stands_in.remove(&by) {
-            if let Some(home) = self.homes.get_mut(&hint.home) {
-                home.replaced = false;
+            let asked = self.is_asked_of_another(&hint.home);
+            if let Some(home) = self.homes.get_mut(&hint.home).filter(|home| !asked && home.stand_in == StandIn::Asked) {
+                home.stand_in = StandIn::Nobody;
             }
             self.replace(hint.home, out);
         }
@@ -237,14 +259,26 @@ impl Put {
 
     fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
         if now >= self.hint_at {
+            self.give_up_silent_fallbacks(now);
             let mut silent = Nodes::new();
-            for (node, home) in self.homes.iter_mut().filter(|(_, home)| !home.settled && !home.replaced) {
+            for (node, home) in self.homes.iter_mut().filter(|(_, home)| !home.settled && home.stand_in == StandIn::Nobody) {
                 if home.itself == Itself::Awaited {
                     home.itself = Itself::Late;
                 }
                 silent.push(*node);
             }
             self.replace_all(silent, out);
+        }
+    }
+
+    /// What fallbacks were asked for that have said nothing goes to the next ones as well. Once: those are not given up in their turn, for
+    /// a put that is slow everywhere would go from node to node through the cluster.
+    fn give_up_silent_fallbacks(&mut self, now: Instant) {
+        let unanswered = self.stands_in.values().filter(|hint| now < self.deadline && self.tally.of(hint.home).is_none());
+        for hint in unanswered {
+            if let Some(home) = self.homes.get_mut(&hint.home) {
+                home.stand_in = StandIn::Nobody;
+            }
         }
     }
 
@@ -259,17 +293,17 @@ impl Put {
     fn replace(&mut self, home: NodeId, out: &mut Vec<Output>) {
         let needed = self.needs_stand_ins();
         let Some(state) = self.homes.get_mut(&home) else { return };
-        if state.settled || state.replaced {
+        if state.settled || state.stand_in != StandIn::Nobody {
             return;
         }
         let again = if needed { &mut self.declined } else { &mut VecDeque::new() };
         if let Some(fallback) = self.fallbacks.pop_front().or_else(|| again.pop_front()) {
-            state.replaced = true;
+            state.stand_in = StandIn::Asked;
             let hint = HintFor { home, needed };
             self.stands_in.insert(fallback, hint);
             out.push(Output::Replicate { to: fallback, hint_for: Some(hint) });
         } else {
-            state.settled = true;
+            (state.stand_in, state.settled) = (StandIn::NoneLeft, true);
             out.push(Output::KeepHint { home });
         }
     }
@@ -283,17 +317,38 @@ impl Put {
 
     /// Whether enough of those have not answered yet who may still acknowledge.
     fn is_possible(&self) -> bool {
-        let replaced = |home: &NodeId| self.homes.get(home).is_some_and(|home| home.replaced);
         self.sets.iter().all(|set| {
             let (mut total, mut primary) = (0, 0);
             for home in set {
                 let answer = self.tally.of(*home);
                 let itself = self.itself(home) != Itself::Gone || answer.is_some_and(|answer| answer.by == *home);
                 primary += usize::from(itself);
-                total += usize::from(itself || answer.is_some() || replaced(home));
+                total += usize::from(itself || answer.is_some() || self.is_asked_of_another(home));
+            }
+            if total < self.required.total && set.iter().any(|home| self.leaves_a_vacancy(*home)) {
+                // Nobody else will be asked: whoever answers has a place, in this set as in any other.
+                total = self.may_answer().min(set.len());
             }
             total >= self.required.total && primary >= self.required.primary
         })
+    }
+
+    /// Whether some fallback was asked to stand in for `home` that may do so still, if late.
+    fn is_asked_of_another(&self, home: &NodeId) -> bool {
+        self.stands_in.values().any(|hint| hint.home == *home)
+    }
+
+    /// How many acknowledgements there are, or may be.
+    fn may_answer(&self) -> usize {
+        let may = |(node, home): &(&NodeId, &Home)| {
+            self.tally.of(**node).is_some() || home.itself != Itself::Gone || self.is_asked_of_another(node)
+        };
+        self.homes.iter().filter(may).count()
+    }
+
+    /// Whether the place of `home` is vacant as long as nobody answers for it.
+    fn leaves_a_vacancy(&self, home: NodeId) -> bool {
+        self.homes.get(&home).is_some_and(|home| home.stand_in == StandIn::NoneLeft)
     }
 
     fn itself(&self, home: &NodeId) -> Itself {
@@ -307,12 +362,14 @@ impl Put {
 }
 
 /// A stand-in counts in every set of the one that it stands in for. So where there are few, the homes that are in more sets get them.
-pub fn in_most_sets_first(sets: &[impl AsRef<[NodeId]>], homes: &mut [NodeId]) {
-    homes.sort_by_key(|home| Reverse(sets.iter().filter(|set| set.as_ref().contains(home)).count()));
+fn in_most_sets_first(sets: &[Nodes], homes: &mut [NodeId]) {
+    homes.sort_by_key(|home| Reverse(sets.iter().filter(|set| set.contains(home)).count()));
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use smallvec::smallvec;
 
     use super::*;
@@ -372,6 +429,175 @@ mod tests {
         assert!(out.contains(&Output::Answer(Ok(()))), "{out:?}");
     }
 
+    /// A put of a partition that moves from the first set to the second.
+    fn moving(sets: [&[u8]; 2], suspected: &[u8], fallbacks: &[u8], required: Required) -> (Put, Vec<Output>) {
+        let nodes = |ids: &[u8]| ids.iter().map(|id| node(*id)).collect::<Nodes>();
+        let (sets, suspected, fallbacks) = (sets.map(nodes).into_iter().collect(), nodes(suspected), nodes(fallbacks).to_vec());
+        let mut out = Vec::new();
+        let (hint_at, deadline) = (Instant(100), Instant(1000));
+        let put = Put::start(Start { sets, suspected, fallbacks, required, hint_at, deadline }, &mut out);
+        (put, out)
+    }
+
+    #[test]
+    fn a_replica_of_one_set_stands_in_within_the_other_once_nobody_else_is_left() {
+        // From the third node to the fourth: of the old set one is up, and the new one.
+        let (mut put, mut out) = moving([&[1, 2, 3], &[1, 2, 4]], &[2, 3], &[], W2);
+        assert!(out.ends_with(&[Output::KeepHint { home: node(2) }, Output::KeepHint { home: node(3) }]), "{out:?}");
+        out.clear();
+        ack(&mut put, 1, &mut out);
+        ack(&mut put, 4, &mut out);
+        assert_eq!(out, [Output::Answer(Ok(()))]);
+        assert_eq!(put.evidence(), (vec![node(1), node(4)], 2, 1), "the new one stands in within the old set");
+
+        // One that is about to leave, in the place of the new one and of another.
+        let (mut put, mut out) = moving([&[1, 2, 3], &[1, 2, 4]], &[2, 4], &[], W2);
+        out.clear();
+        ack(&mut put, 3, &mut out);
+        assert_eq!(out, []);
+        ack(&mut put, 1, &mut out);
+        assert_eq!(out, [Output::Answer(Ok(()))]);
+        assert_eq!(put.evidence(), (vec![node(1), node(3)], 2, 1));
+    }
+
+    #[test]
+    fn a_replica_of_one_set_counts_for_nobody_in_the_other_who_may_answer_in_time() {
+        let (mut put, mut out) = moving([&[1, 2, 3], &[1, 2, 4]], &[], &[], W2);
+        out.clear();
+        ack(&mut put, 3, &mut out);
+        ack(&mut put, 4, &mut out);
+        assert_eq!(out, [], "each set has one, and a get from it would ask two of the others");
+        put.handle(Input::Tick, Instant(100), &mut out);
+        assert_eq!(out[2..], [Output::Answer(Ok(()))], "the others are late: {out:?}");
+    }
+
+    #[test]
+    fn fallbacks_that_are_left_are_asked_first_and_replicas_of_the_other_set_take_what_places_they_leave() {
+        let (mut put, mut out) = moving([&[1, 2, 3], &[1, 2, 4]], &[2, 3], &[5, 6], W2);
+        assert!(out.ends_with(&[stand_in(5, 2, true), stand_in(6, 3, true)]), "{out:?}");
+        out.clear();
+        ack(&mut put, 1, &mut out);
+        ack(&mut put, 4, &mut out);
+        assert_eq!(out, [], "one of these may answer");
+        [5, 6].into_iter().for_each(|by| decline(&mut put, by, &mut out));
+        assert!(out.contains(&Output::Answer(Ok(()))), "{out:?}");
+    }
+
+    /// Node 3, which leaves, fails first and gets the only fallback; then all others but the first fail.
+    #[test]
+    fn a_fallback_for_a_replica_of_one_set_takes_a_place_in_the_other_too() {
+        let (mut put, mut out) = moving([&[1, 2, 3], &[1, 2, 4]], &[], &[5], W2);
+        [3, 2, 4].into_iter().for_each(|by| fail(&mut put, by, &mut out));
+        ack(&mut put, 1, &mut out);
+        ack(&mut put, 5, &mut out);
+        assert_eq!(out.last(), Some(&Output::Answer(Ok(()))));
+        assert_eq!(put.evidence(), (vec![node(1), node(5)], 2, 1));
+    }
+
+    /// Seed 488. The hint goes as soon as it is delivered, and then there is one copy of the two.
+    #[test]
+    fn a_stand_in_does_not_count_beside_the_replica_that_it_stands_in_for() {
+        let (mut put, mut out) = moving([&[1, 2, 3], &[1, 2, 4]], &[], &[5], W2);
+        put.handle(Input::Acknowledged { by: node(1), durable: false }, Instant(1), &mut out);
+        put.handle(Input::Tick, Instant(100), &mut out);
+        assert!(out.contains(&stand_in(5, 2, true)), "{out:?}");
+        out.clear();
+        ack(&mut put, 2, &mut out);
+        ack(&mut put, 5, &mut out);
+        assert_eq!(out, [], "in its own set");
+        let (mut put, mut out) = moving([&[1, 2, 3], &[4, 6, 7]], &[], &[5], W2);
+        [3, 4, 6, 7].into_iter().for_each(|by| fail(&mut put, by, &mut out));
+        assert!(out.contains(&stand_in(5, 3, false)), "{out:?}");
+        [3, 5].into_iter().for_each(|by| assert_eq!(ack(&mut put, by, &mut out), Progress::Running));
+        assert!(!out.contains(&Output::Answer(Ok(()))), "in the other one: {out:?}");
+    }
+
+    /// What those say that are not up.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Down {
+        Suspected,
+        /// They too, but not the fallbacks among them.
+        SilentFallbacks,
+        Silent,
+        Fail,
+        Decline,
+    }
+
+    const DOWN: [Down; 5] = [Down::Suspected, Down::SilentFallbacks, Down::Silent, Down::Fail, Down::Decline];
+
+    /// A put, when nobody is left who has something to say; the one who was asked last is the first to say it, or the last. True if
+    /// it succeeded.
+    fn run(sets: [&[u8]; 2], fallbacks: &[u8], up: &[u8], down: Down, w: usize, last_first: bool) -> (Put, bool) {
+        let is_down = |id: &u8| !up.contains(id);
+        let is_suspected = matches!(down, Down::Suspected | Down::SilentFallbacks);
+        let suspected: BTreeSet<u8> = sets.concat().into_iter().filter(|id| is_suspected && is_down(id)).collect();
+        let suspected: Vec<u8> = suspected.into_iter().collect();
+        // A fallback that is first asked at the hint deadline, and says nothing, is waited for.
+        let can_be_asked = |(at, id): &(usize, &u8)| match down {
+            _ if !is_down(id) => true,
+            Down::Suspected | Down::Silent => false,
+            Down::SilentFallbacks => *at < suspected.len(),
+            Down::Fail | Down::Decline => true,
+        };
+        let fallbacks: Vec<u8> = fallbacks.iter().enumerate().filter(can_be_asked).map(|(_, id)| *id).collect();
+        let (mut put, mut out) = moving(sets, &suspected, &fallbacks, Required { total: w, durable: w, primary: 0 });
+        let (mut asked, mut ok) = (Vec::new(), false);
+        for at in [1, 100] {
+            put.handle(Input::Tick, Instant(at), &mut out);
+            loop {
+                asked.extend(out.drain(..).filter_map(|output| match output {
+                    Output::Replicate { to, .. } => Some(to),
+                    Output::Answer(answer) => {
+                        ok = answer.is_ok();
+                        None
+                    }
+                    Output::KeepHint { .. } => None,
+                }));
+                if asked.is_empty() {
+                    break;
+                }
+                let by = asked.remove(if last_first { asked.len() - 1 } else { 0 });
+                let input = match down {
+                    _ if up.iter().any(|id| node(*id) == by) => Input::Acknowledged { by, durable: true },
+                    Down::Fail => Input::Failed { by },
+                    Down::Decline => Input::Declined { by },
+                    Down::Suspected | Down::SilentFallbacks | Down::Silent => continue,
+                };
+                put.handle(input, Instant(at), &mut out);
+            }
+        }
+        (put, ok)
+    }
+
+    /// As long as W nodes can be reached a put succeeds, whichever they are, whatever the others say and however the partition moves.
+    /// And it never does with fewer.
+    #[test]
+    fn any_w_nodes_are_enough_and_fewer_are_not() {
+        let moves: [[&[u8]; 2]; 5] = [
+            [&[1, 2, 3], &[1, 2, 3]],
+            [&[1, 2, 3], &[1, 2, 4]],
+            [&[1, 2, 3], &[1, 4, 5]],
+            [&[1, 2, 3], &[4, 5, 6]],
+            [&[1], &[2]],
+        ];
+        for (sets, fallbacks) in moves.into_iter().flat_map(|sets| [&[][..], &[7], &[7, 8]].map(|fallbacks| (sets, fallbacks))) {
+            let mut all = [sets[0], sets[1], fallbacks].concat();
+            all.sort_unstable();
+            all.dedup();
+            for choice in 0..1_u32 << all.len() {
+                let up: Vec<u8> = (0..all.len()).filter(|at| choice >> at & 1 == 1).map(|at| all[at]).collect();
+                for (down, w) in DOWN.into_iter().flat_map(|down| (1..=sets[0].len()).map(move |w| (down, w))) {
+                    for last_first in [false, true] {
+                        let (put, ok) = run(sets, fallbacks, &up, down, w, last_first);
+                        assert_eq!(ok, up.len() >= w, "{sets:?}, {fallbacks:?}, {up:?} are up, {down:?}, W = {w}, {last_first}");
+                        let (nodes, durable, _) = put.evidence();
+                        assert!(!ok || nodes.len() >= w && durable as usize >= w, "{nodes:?}");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_client_hears_at_w_and_the_machine_lives_until_all_have_answered() {
         let (mut put, mut out) = start(&[], &[4]);
@@ -411,6 +637,30 @@ mod tests {
         assert_eq!(out, [Output::Answer(Ok(()))]);
         put.handle(Input::Tick, Instant(100), &mut out);
         assert_eq!(out[1], stand_in(4, 2, false), "even after the answer");
+    }
+
+    #[test]
+    fn a_fallback_that_says_nothing_is_replaced_like_a_home_replica_once() {
+        let (mut put, mut out) = start(&[2, 3], &[4, 5, 6, 7, 8]);
+        ack(&mut put, 1, &mut out);
+        out.clear();
+        put.handle(Input::Tick, Instant(99), &mut out);
+        assert_eq!(out, []);
+        put.handle(Input::Tick, Instant(100), &mut out);
+        assert_eq!(out, [stand_in(6, 2, true), stand_in(7, 3, true)]);
+        fail(&mut put, 4, &mut out);
+        assert_eq!(out.len(), 2, "another is asked for the same already");
+        ack(&mut put, 7, &mut out);
+        assert_eq!(out[2..], [Output::Answer(Ok(()))]);
+        put.handle(Input::Tick, Instant(1000), &mut out);
+        assert_eq!(out.len(), 3);
+
+        let (mut put, mut out) = start(&[2, 3], &[4, 5]);
+        ack(&mut put, 1, &mut out);
+        put.handle(Input::Tick, Instant(100), &mut out);
+        assert!(!put.is_answered(), "they are late, and may answer yet");
+        ack(&mut put, 5, &mut out);
+        assert_eq!(out.last(), Some(&Output::Answer(Ok(()))));
     }
 
     #[test]

@@ -21,7 +21,8 @@
 //! - What others keep as hints for any member of such a set becomes copies too, by every ring until the lost member leaves it: the
 //!   lost one may have acknowledged a write together with a stand-in alone, and a hint would reach one replica and end there.
 //! - Copies that the lost member kept for others (hints, what it had not handed back) are among the k copies that are gone. Nobody is
-//!   filled in a stand-in's place: anti-entropy brings what it had acknowledged with one replica to the others.
+//!   filled in a stand-in's place: anti-entropy brings what it had acknowledged with one replica to the others. So it does where a
+//!   replica of one set of a move had stood in within the other ([`crate::quorum`]), with the lost one alone.
 //!
 //! The evidence of every *other* member is needed as before. A drain receipt of the lost one is not: it cannot give one.
 //!

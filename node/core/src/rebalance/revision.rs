@@ -13,7 +13,7 @@
 //! knows nothing but the ring finds that it is on its way back; from then on the ring follows the new plan, and goes forward.
 //!
 //! **Why nothing is lost on the way back.** While two sets are written, a put is acknowledged when W of the old set *and* W of the
-//! new one have it. So the old set never stops being complete: R of its members meet every acknowledged write, whichever set was
+//! new one have it, or who stands in for them: such a copy or hint goes home whatever becomes of the move. So the old set never stops being complete: R of its members meet every acknowledged write, whichever set was
 //! read from meanwhile. What is needed beyond that is that no reader and no writer miss each other where one is a ring behind: the
 //! members of a ring hold at least the ring before (each stage waits for all), and replicas answer requests of their own epoch
 //! only. So a reader by one ring has to find what a writer by the next acknowledged: its set has to be written by both.

@@ -15,10 +15,12 @@ use dynamo_core::ring::Ring;
 use dynamo_core::time::Instant;
 use dynamo_core::version::{Dot, Object};
 
+use crate::checkers::evidence;
 use crate::disk::{Dropped, Removed};
 use crate::ledger::Verdict;
 use crate::schedule::HostId;
 use crate::simulation::Simulation;
+use crate::witness::Acknowledged;
 
 /// Whether `from` may drop these.
 pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict {
@@ -60,7 +62,8 @@ fn disks_with(sim: &Simulation, any: &[Dropped], from: HostId) -> usize {
 }
 
 /// Whether everything that lay on the disk of `lost` as a hint, or as a copy of what `ring` gives to others, lies on as many other
-/// disks as was promised. Nobody is filled in place of a stand-in: this is anti-entropy's work.
+/// disks as was promised; and what it acknowledged while its partition moved, where fewer than that were replicas of each set. Nobody is
+/// filled in place of a stand-in: this is anti-entropy's work.
 pub fn is_made_up_for(sim: &Simulation, lost: HostId, ring: &Ring) -> bool {
     let (disk, node) = (sim.disk(lost), sim.node_id(lost));
     let strays = disk.objects().filter(|(partition, _, _)| !ring.placement(*partition).involves(node));
@@ -70,7 +73,14 @@ pub fn is_made_up_for(sim: &Simulation, lost: HostId, ring: &Ring) -> bool {
         let required = sim.witness().copies_of(dot);
         required == 0 || sim.witness().is_reaped(name, dot) || disks_with(sim, &same_write(sim, &what), lost) >= required
     };
-    kept.into_iter().all(|(_, name, object)| object.values().all(|(dot, _)| lives(name, dot)))
+    let witness = sim.witness();
+    let mut shared = witness.acknowledgements().filter(|(_, acknowledged)| {
+        let Acknowledged { copies, name, partition, epoch, homes } = acknowledged;
+        let moved = sim.ring_of(*epoch).is_some_and(|ring| ring.placement(*partition).moving.is_some());
+        moved && homes.contains(&node) && evidence::homes(sim, name, *epoch, homes) < *copies
+    });
+    shared.all(|(write, acknowledged)| witness.dots_of(write).first().is_none_or(|dot| lives(&acknowledged.name, *dot)))
+        && kept.into_iter().all(|(_, name, object)| object.values().all(|(dot, _)| lives(name, dot)))
 }
 
 /// Whether `from` may remove these, one by one, for all time.

@@ -6,7 +6,7 @@ use dynamo_core::id::{NodeId, PartitionId, RequestId};
 use dynamo_core::message::Message;
 use dynamo_core::node::Input;
 use dynamo_core::preference_list;
-use dynamo_core::request::{Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::request::{Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::ring::{Ring, Stage};
 
 use crate::moving;
@@ -137,5 +137,46 @@ fn a_forwarded_write_that_arrives_twice_is_made_once_and_a_get_is_not_remembered
         one.forward(FORWARDER, number, body.clone());
         let asks = |(_, message): &(NodeId, Message)| matches!(message, Message::Replicate { .. } | Message::Fetch { .. });
         assert_eq!(one.sent().iter().filter(|sent| asks(sent)).count(), 2 * runs, "{body:?}");
+    }
+}
+
+/// Of four nodes, while a partition moves. This node leaves, and the one that comes in its place is away with another; or it stays, and the
+/// newcomer is there.
+#[test]
+fn any_two_nodes_take_a_put_of_a_partition_that_moves_and_answer_a_get() {
+    for leaves in [false, true] {
+        let first = ring_of(4, 3, 3);
+        let name = key(&first, true);
+        let partition = first.partition_of(&name);
+        let arriving = stranger(&first, partition);
+        let others: Vec<NodeId> = first.placement(partition).replicas.iter().filter(|node| **node != id(1)).copied().collect();
+        let (from, up) = if leaves { (id(1), others[0]) } else { (others[1], arriving) };
+        let mut one = One::start(&first);
+        one.adopt(&moving(&first, partition, from, arriving));
+        one.sync();
+        let down: BTreeSet<NodeId> = others.iter().copied().chain([arriving]).filter(|node| *node != up).collect();
+        down.iter().for_each(|peer| one.feed(Input::LinkDown { peer: *peer }));
+        one.sent();
+        one.forward(up.0[0], 1, put(&name, "milk"));
+        let (request, peers) = asked(&mut one);
+        assert!(peers.contains(&up), "{peers:?}");
+        one.sync();
+        assert_eq!(one.outcome(1), None, "it alone has the write");
+        one.hear(up.0[0], Message::Replicated { request, durable: true });
+        let Some(Ok(Success::Written { evidence, .. })) = one.outcome(1) else { panic!("it leaves: {leaves}") };
+        assert_eq!((evidence.nodes, evidence.durable, evidence.hinted), ([id(1), up].into(), 2, 1));
+        let kept: BTreeSet<NodeId> = one.node.storage().hints().map(|(target, _, _)| target).collect();
+        assert_eq!(kept, down, "they hear of it without anti-entropy");
+
+        one.forward(up.0[0], 2, Request { operation: Operation::Get, ..put(&name, "") });
+        let (request, peers) = asked(&mut one);
+        assert!(peers.contains(&up), "{peers:?}");
+        let digest = one.node.storage().objects().map(|(_, _, object)| object.digest()).next().expect("its own copy");
+        one.hear(up.0[0], Message::Fetched { request, digest, object: None });
+        assert!(matches!(one.outcome(2), Some(Ok(Success::Got { .. }))), "it leaves: {leaves}");
+
+        one.feed(Input::LinkDown { peer: up });
+        one.forward(up.0[0], 3, put(&name, "eggs"));
+        assert_eq!(one.outcome(3), Some(Err(Failure::Unavailable { acknowledged: 1, required: 2 })), "one is too few");
     }
 }

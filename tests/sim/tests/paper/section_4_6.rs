@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dynamo_core::request::{Failure, QuorumWish};
+use dynamo_core::ring::Stage;
 use dynamo_sim::scenario::{Cluster, cluster};
 use dynamo_sim::schedule::HostId;
 
@@ -108,6 +109,38 @@ fn hints_that_a_quorum_needs_are_taken_beyond_the_quota() {
     cluster.settle();
     for (home, key) in homes.iter().flat_map(|home| keys.iter().map(move |key| (*home, key))) {
         assert_eq!(cluster.copied(home, key), ["milk"], "{key} at {}", home.0);
+    }
+}
+
+/// Always writable while partitions move too, in either stage and with any two of four nodes: who holds a partition now stands in for who
+/// will, and the reverse.
+#[test]
+fn any_w_nodes_take_every_write_while_a_partition_moves() {
+    for stage in [Stage::WriteBothReadOld, Stage::WriteBothReadNew] {
+        for up in [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]] {
+            let mut cluster = cluster(3).start();
+            cluster.join();
+            let moves = |cluster: &Cluster| {
+                cluster.ring().moving().filter(|(_, _, moving)| moving.stage == stage).map(|(partition, _, _)| partition).next()
+            };
+            cluster.until("the stage is reached", |cluster| moves(cluster).is_some());
+            let hosts = cluster.hosts();
+            let (up, down): (Vec<HostId>, Vec<HostId>) = hosts.iter().partition(|host| up.contains(&host.0));
+            down.iter().for_each(|host| cluster.kill(*host));
+            let partition = moves(&cluster).expect("nobody goes on without these");
+            let names = (0..).map(|at| format!("key {at}"));
+            let keys: Vec<String> = names.filter(|key| cluster.partition(key) == partition).take(4).collect();
+            for (key, host) in keys.iter().zip(up.iter().cycle()) {
+                let written = cluster.through(*host).put(key, "milk");
+                assert_eq!(written.evidence.nodes.len(), 2, "{:?}", written.evidence);
+                assert_eq!(cluster.through(up[0]).get(key).values, ["milk"]);
+            }
+            down.iter().for_each(|host| cluster.start(*host));
+            cluster.settle();
+            for (key, home) in keys.iter().flat_map(|key| cluster.homes(key).into_iter().map(move |home| (key, home))) {
+                assert_eq!(cluster.copied(home, key), ["milk"], "{key} at {}", home.0);
+            }
+        }
     }
 }
 

@@ -57,9 +57,16 @@ impl<S: Storage> Node<S> {
         now: Now,
         outputs: &mut Vec<get::Output>,
     ) -> get::Get {
-        let homes = readers(ring, ring.placement(partition).read_set(), required);
+        let placement = ring.placement(partition);
+        let homes = readers(ring, placement.read_set(), required);
         let suspected = self.suspected(&homes, now);
-        let fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
+        let mut fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
+        if placement.moving.is_some() {
+            // The last are those of the other set, which may have stood in for these while puts went to both.
+            let mut others = placement.writers();
+            others.retain(|node| !placement.read_set().contains(node) && !fallbacks.contains(node) && self.reachable(*node, now));
+            fallbacks.extend(others);
+        }
         let own = self.identity.node;
         let fallback_at = now.instant + self.config.hint_after;
         get::Get::start(get::Start { homes, own, suspected, fallbacks, required, fallback_at, deadline }, outputs)

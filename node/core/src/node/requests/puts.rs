@@ -105,15 +105,14 @@ impl<S: Storage> Node<S> {
     /// A put that cannot reach its quorum is refused before anything is written.
     fn enough_reachable(&mut self, ring: &Ring, partition: PartitionId, required: Required, now: Now) -> Result<(), Failure> {
         let placement = ring.placement(partition);
-        let (sets, writers) = (placement.write_sets(), placement.writers());
-        let mut silent = self.suspected(&writers, now);
-        put::in_most_sets_first(&sets, &mut silent);
+        let writers = placement.writers();
+        let silent = self.suspected(&writers, now);
         let stand_ins = if silent.is_empty() { 0 } else { self.reachable_fallbacks(ring, partition, &writers, now).len() };
-        let replaced = &silent[..stand_ins.min(silent.len())];
-        for set in sets {
+        // Each has a place in every set, as a home replica or in the place of one that is silent.
+        let reachable = writers.len() - silent.len() + stand_ins;
+        for set in placement.write_sets() {
             let homes = set.iter().filter(|home| !silent.contains(home)).count();
-            let available = homes + set.iter().filter(|home| replaced.contains(home)).count();
-            for (there, required) in [(available, required.total), (homes, required.primary)] {
+            for (there, required) in [(reachable.min(set.len()), required.total), (homes, required.primary)] {
                 if there < required {
                     return Err(Failure::Unavailable { acknowledged: there as u32, required: required as u32 });
                 }
