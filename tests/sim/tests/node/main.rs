@@ -773,12 +773,16 @@ mod a_node_hears_of_other_lives_of_itself {
     #[test]
     fn a_life_of_its_own_generation_or_a_later_one_ends_its_actors_and_a_former_one_does_not() {
         let ring = ring(5);
-        for (generation, life, ended) in [(1, 5, false), (2, 5, true), (9, 5, true), (9, 0, false)] {
+        let cases = [(1, 5, false), (2, 5, true), (9, 5, true), (9, 0, false)];
+        for ((generation, life, ended), in_use) in cases.into_iter().flat_map(|case| [(case, false), (case, true)]) {
             let mut one = One::start(&ring);
             let name = key(&ring, true);
             let first = newest(&one.put(&name, "milk").1);
             one.sync();
             one.restart_among_peers(true, &ring);
+            if in_use {
+                assert_eq!(newest(&one.put(&name, "flour").1), first, "the stop was clean");
+            }
             let own = one.own_state(&ring);
             assert_eq!(own.generation, 2);
             one.hear(3, gossip(vec![(id(1), of(&own, generation, life))]));
