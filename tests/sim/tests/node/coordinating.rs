@@ -158,6 +158,11 @@ fn who_waits_for_a_member_that_is_declared_lost_is_told_and_of_a_put_that_its_ou
     }));
     let told = [one.outcome(1), one.outcome(2)];
     assert!(matches!(told, [Some(Err(Failure::Unknown { .. })), Some(Err(Failure::Unavailable { .. }))]), "{told:?}");
+    for (number, nothing_was_written) in [(1, false), (3, true)] {
+        one.forward(FORWARDER, number, put(&name, "milk"));
+        let told = one.outcome(number);
+        assert_eq!(matches!(told, Some(Err(Failure::Unavailable { .. }))), nothing_was_written, "request {number}: {told:?}");
+    }
 }
 
 /// Its coordinator has seen nothing of what the context covers, and its clock is behind the one of who wrote that.
