@@ -52,8 +52,11 @@ impl<S: Storage> Node<S> {
             }
             Message::Forward { request, .. } => {
                 self.counters.messages_of_lost_refused += 1;
-                let outcome = Err(Failure::Unavailable { acknowledged: 0, required: 1 });
-                out.push(Output::Send { to: from, message: Message::Forwarded { request: *request, outcome } });
+                // A write that was taken under an older ring was given up with its outcome open: arriving twice does not settle it.
+                if !self.requests.was_taken(from, *request) {
+                    let outcome = Err(Failure::Unavailable { acknowledged: 0, required: 1 });
+                    out.push(Output::Send { to: from, message: Message::Forwarded { request: *request, outcome } });
+                }
                 None
             }
             _ => {

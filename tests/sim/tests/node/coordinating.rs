@@ -1,16 +1,19 @@
 //! What a coordinator asks of others, and which of their answers count.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use dynamo_core::id::{NodeId, PartitionId, RequestId};
+use bytes::Bytes;
+use dynamo_core::id::{Incarnation, NodeId, PartitionId, RequestId, RequestKey};
 use dynamo_core::message::Message;
 use dynamo_core::node::Input;
 use dynamo_core::preference_list;
 use dynamo_core::request::{Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::ring::{Ring, Stage};
+use dynamo_core::version::{Actor, Dot, Value};
 
-use crate::moving;
-use crate::one::{One, id, key, put, ring_of};
+use crate::one::{CLUSTER, One, id, key, put, ring_of};
+use crate::{moving, replicate};
 
 /// Who forwards the requests.
 const FORWARDER: u8 = 2;
@@ -179,4 +182,76 @@ fn any_two_nodes_take_a_put_of_a_partition_that_moves_and_answer_a_get() {
         one.forward(up.0[0], 3, put(&name, "eggs"));
         assert_eq!(one.outcome(3), Some(Err(Failure::Unavailable { acknowledged: 1, required: 2 })), "one is too few");
     }
+}
+
+/// A member that runs and was declared lost: what it has under way it may have written, and others may have acknowledged.
+#[test]
+fn who_waits_for_a_member_that_is_declared_lost_is_told_and_of_a_put_that_its_outcome_is_open() {
+    let ring = ring_of(5, 3, 3);
+    let name = key(&ring, true);
+    let mut one = One::start(&ring);
+    one.forward(FORWARDER, 1, put(&name, "milk"));
+    one.forward(FORWARDER, 2, Request { operation: Operation::Get, ..put(&name, "") });
+    assert_eq!((one.outcome(1), one.outcome(2)), (None, None));
+    one.adopt(&ring.successor(|next| {
+        next.lost.insert(id(1), ring.epoch.next());
+        next.members.get_mut(&id(1)).expect("it is a member").weight = 0;
+    }));
+    let told = [one.outcome(1), one.outcome(2)];
+    assert!(matches!(told, [Some(Err(Failure::Unknown { .. })), Some(Err(Failure::Unavailable { .. }))]), "{told:?}");
+    for (number, nothing_was_written) in [(1, false), (3, true)] {
+        one.forward(FORWARDER, number, put(&name, "milk"));
+        let told = one.outcome(number);
+        assert_eq!(matches!(told, Some(Err(Failure::Unavailable { .. }))), nothing_was_written, "request {number}: {told:?}");
+    }
+}
+
+/// Its coordinator has seen nothing of what the context covers, and its clock is behind the one of who wrote that.
+#[test]
+fn a_put_goes_on_from_the_request_ids_and_the_stamps_that_its_context_tells_of() {
+    let ring = ring_of(5, 3, 3);
+    let name = key(&ring, true);
+    let (milk, eggs) = (RequestKey([1; 16]), RequestKey([2; 16]));
+    let with_id = |request_key, context| {
+        let operation = Operation::Put { data: "milk".into(), context, create_only: false };
+        let quorum = QuorumWish { w: Some(1), ..QuorumWish::default() };
+        Request { operation, request_key: Some(request_key), quorum, ..put(&name, "") }
+    };
+    let mut ahead = One::start(&ring);
+    ahead.wait(Duration::from_secs(60), &ring);
+    ahead.sent();
+    ahead.forward(FORWARDER, 1, with_id(milk, Bytes::new()));
+    ahead.sync();
+    let Some(Ok(Success::Written { context, .. })) = ahead.outcome(1) else { panic!("one copy is enough") };
+    let mut behind = One::on(Default::default(), 1, 2);
+    behind.adopt(&ring);
+    behind.sync();
+    behind.link(&ring);
+    behind.forward(FORWARDER, 1, with_id(eggs, context));
+    let written = behind.take_sent(|message| match message {
+        Message::Replicate { object, .. } => Some(object.clone()),
+        _ => None,
+    });
+    let written = written.expect("it is sent to replicas");
+    let stamps = [milk, eggs].map(|key| written.recent().first_of(key).map(|write| write.stamp));
+    assert!(matches!(stamps, [Some(milk), Some(eggs)] if milk < eggs), "{stamps:?}");
+}
+
+/// What replaced it need not have arrived where the context is used next.
+#[test]
+fn the_context_of_a_put_covers_nothing_that_its_client_never_saw_though_it_was_replaced_here() {
+    let ring = ring_of(5, 3, 3);
+    let name = key(&ring, true);
+    let mut one = One::start(&ring);
+    let (_, milk) = one.put(&name, "milk");
+    let mut eggs = milk.clone();
+    let dot = Dot { actor: Actor { node: id(2), incarnation: Incarnation(1) }, counter: 1 };
+    eggs.update(&milk.context(), dot, Value { data: Some("eggs".into()), written_ms: 0 });
+    one.hear(2, replicate(7, ring.epoch, &name, &eggs, None));
+    let quorum = QuorumWish { w: Some(1), ..QuorumWish::default() };
+    one.forward(FORWARDER, 1, Request { quorum, ..put(&name, "tea") });
+    one.sync();
+    let Some(Ok(Success::Written { context, .. })) = one.outcome(1) else { panic!("one copy is enough") };
+    let seen = dynamo_core::context::decode(context, CLUSTER, &name).expect("it is a context").seen;
+    assert!(!milk.values().any(|(dot, _)| seen.covers(dot)), "{seen:?}");
 }

@@ -4,8 +4,10 @@
 mod actors;
 mod away;
 mod coordinating;
+mod moves;
 mod one;
 mod outside;
+mod reaped;
 mod reaping;
 mod retargeting;
 mod stable_storage;
@@ -13,6 +15,7 @@ mod stable_storage;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_core::config::Config;
 use dynamo_core::gossip::MemberState;
 use dynamo_core::hash_tree::HashTrees;
 use dynamo_core::hinted_handoff::HintFor;
@@ -90,12 +93,15 @@ mod an_actor_builds_on_its_own_whole_copy {
     #[test]
     fn a_coordinator_that_is_no_replica_includes_what_it_made_before() {
         let ring = ring(5);
-        let mut one = One::start(&ring);
         let name = key(&ring, false);
-        let (_, first) = one.forwarded_put(5, 1, &name, "milk");
-        let (_, second) = one.forwarded_put(5, 2, &name, "eggs");
-        let exact = second.includes(&first) || newest(&second) != newest(&first);
-        assert!(exact, "a context with its second dot would cover the first: {second:?}");
+        // Over the quota it may not keep what it made.
+        for hint_bytes_max in [1 << 30, 0] {
+            let mut one = One::start_with(Config { hint_bytes_max, ..Config::default() }, &ring);
+            let (_, first) = one.forwarded_put(5, 1, &name, "milk");
+            let (_, second) = one.forwarded_put(5, 2, &name, "eggs");
+            let exact = second.includes(&first) || newest(&second) != newest(&first);
+            assert!(exact, "a context with its second dot would cover the first: {second:?}");
+        }
     }
 
     #[test]
@@ -505,9 +511,15 @@ mod anti_entropy {
         }
     }
 
-    /// One object is a batch and a window here: every window ends early, on one side or the other.
+    /// One object is a batch and a window here, by their number or by their bytes: every window ends early, on one side or the other.
     #[test]
     fn a_leaf_is_compared_to_its_end_whoever_ends_a_window() {
+        for (batch_objects_max, batch_bytes_max) in [(1, 1 << 20), (1_000, 1)] {
+            compare_to_the_end(&Config { batch_objects_max, batch_bytes_max, ..Config::default() });
+        }
+    }
+
+    fn compare_to_the_end(config: &Config) {
         let ring = ring(3);
         let trees = HashTrees::new(CLUSTER, ring.partition_bits);
         let first = key(&ring, true);
@@ -525,7 +537,7 @@ mod anti_entropy {
                 there.push(name.clone());
             }
         }
-        let (mut one, mut other) = (One::start(&ring), One::start(&ring));
+        let [mut one, mut other] = [(); 2].map(|()| One::start_with(config.clone(), &ring));
         for (node, names) in [(&mut one, &here), (&mut other, &there)] {
             for name in names {
                 node.hear(3, replicate(7, ring.epoch, name, &object(2, 1, "milk"), None));
@@ -702,6 +714,8 @@ mod a_node_hears_of_other_lives_of_itself {
                 one.hear(peer, gossip(vec![(id(1), own.clone())]));
                 one.hear(peer, gossip(vec![(id(1), own.clone())]));
             }
+            // No members: they may have heard of nobody.
+            [8, 9].into_iter().for_each(|stranger| one.hear(stranger, gossip(vec![(id(1), own.clone())])));
             assert_eq!(newest(&one.put(&name, "eggs").1) == first, kept, "{answers} of 4 answered");
             assert_eq!((one.node.counters().actors_kept, one.node.counters().actors_renewed), (kept.into(), (!kept).into()));
         }
@@ -759,12 +773,16 @@ mod a_node_hears_of_other_lives_of_itself {
     #[test]
     fn a_life_of_its_own_generation_or_a_later_one_ends_its_actors_and_a_former_one_does_not() {
         let ring = ring(5);
-        for (generation, life, ended) in [(1, 5, false), (2, 5, true), (9, 5, true), (9, 0, false)] {
+        let cases = [(1, 5, false), (2, 5, true), (9, 5, true), (9, 0, false)];
+        for ((generation, life, ended), in_use) in cases.into_iter().flat_map(|case| [(case, false), (case, true)]) {
             let mut one = One::start(&ring);
             let name = key(&ring, true);
             let first = newest(&one.put(&name, "milk").1);
             one.sync();
             one.restart_among_peers(true, &ring);
+            if in_use {
+                assert_eq!(newest(&one.put(&name, "flour").1), first, "the stop was clean");
+            }
             let own = one.own_state(&ring);
             assert_eq!(own.generation, 2);
             one.hear(3, gossip(vec![(id(1), of(&own, generation, life))]));

@@ -48,6 +48,7 @@ pub fn key(ring: &Ring, held: bool) -> Name {
 pub struct One {
     pub node: Node<Disk>,
     generation: u64,
+    config: Config,
     now: Now,
     ticket: Option<Ticket>,
     clients: u64,
@@ -57,7 +58,12 @@ pub struct One {
     pub answers: Vec<Outcome>,
 }
 
-fn open(disk: Disk, generation: u64, seed: u64, now: Now) -> Node<Disk> {
+/// One object is a batch.
+fn usual() -> Config {
+    Config { batch_objects_max: 1, ..Config::default() }
+}
+
+fn open(config: Config, disk: Disk, generation: u64, seed: u64, now: Now) -> Node<Disk> {
     let identity = Identity {
         node: id(1),
         cluster: CLUSTER,
@@ -66,14 +72,19 @@ fn open(disk: Disk, generation: u64, seed: u64, now: Now) -> Node<Disk> {
         client_address: "one:7400".into(),
         generation,
     };
-    Node::open(identity, Config { batch_objects_max: 1, ..Config::default() }, disk, seed, now).expect("the disk works")
+    Node::open(identity, config, disk, seed, now).expect("the disk works")
 }
 
 impl One {
     /// Started on an empty disk, with a ring and links to its peers.
     pub fn start(ring: &Ring) -> Self {
+        Self::start_with(usual(), ring)
+    }
+
+    /// The same, with these settings.
+    pub fn start_with(config: Config, ring: &Ring) -> Self {
         let witness: Rc<RefCell<Witness>> = Rc::default();
-        let mut one = Self::on(Disk::new(witness), 1, 1);
+        let mut one = Self::with(config, Disk::new(witness), 1, 1);
         one.adopt(ring);
         one.sync();
         one.link(ring);
@@ -82,9 +93,13 @@ impl One {
 
     /// Started on what a disk holds. Every process has a seed of its own.
     pub fn on(disk: Disk, generation: u64, seed: u64) -> Self {
+        Self::with(usual(), disk, generation, seed)
+    }
+
+    fn with(config: Config, disk: Disk, generation: u64, seed: u64) -> Self {
         let now = Now { instant: Instant(1), wall_ms: 1_700_000_000_000 };
-        let node = open(disk, generation, seed, now);
-        let mut one = Self { node, generation, now, ticket: None, clients: 0, sent: Vec::new(), answers: Vec::new() };
+        let node = open(config.clone(), disk, generation, seed, now);
+        let mut one = Self { node, generation, config, now, ticket: None, clients: 0, sent: Vec::new(), answers: Vec::new() };
         one.commit();
         one.sync();
         one
@@ -106,7 +121,7 @@ impl One {
         let mut disk = std::mem::take(self.node.storage_mut());
         disk.killed();
         self.generation += 1;
-        self.node = open(disk, self.generation, self.generation, self.now);
+        self.node = open(self.config.clone(), disk, self.generation, self.generation, self.now);
         self.commit();
         self.sync();
         self.link(ring);

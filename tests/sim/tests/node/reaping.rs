@@ -1,10 +1,12 @@
 //! Which tombstones a round is about, and who knows what was reaped.
 
-use dynamo_core::id::{Epoch, Incarnation};
+use dynamo_core::config::{Config, REQUEST_TIMEOUTS_MAX};
+use dynamo_core::id::{Epoch, Incarnation, RequestKey};
 use dynamo_core::message::{Message, NamedObject, Purpose};
 use dynamo_core::name::Name;
 use dynamo_core::node::Input;
 use dynamo_core::reaping::{ACTORS_MAX, NAMES_PER_ROUND, Proof, Reaped};
+use dynamo_core::recent_writes::RecentWrite;
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 
 use crate::one::{One, id, ring_of};
@@ -68,6 +70,26 @@ fn tombstones_that_may_not_go_keep_no_others_from_a_round() {
     one.wait(SECOND, &ring);
     assert!(!asks(&mut one), "a round's worth of those that stay");
     one.wait(61 * SECOND, &ring);
+    assert!(asks(&mut one));
+}
+
+/// Without it a retry of the write that it replaced would be a new write.
+#[test]
+fn a_tombstone_that_remembers_a_request_waits_until_no_client_sends_that_again() {
+    let mut ring = ring_of(3, 0, 3);
+    ring.placements[0].replicas.sort_unstable();
+    let mut one = One::start(&ring);
+    let mut deleted = tombstone(1);
+    let dot = Dot { actor: Actor { node: id(2), incarnation: Incarnation(1) }, counter: 1 };
+    deleted.remember(RecentWrite { stamp: 1, key: RequestKey([1; 16]), dot });
+    one.hear(2, replicate(1, ring.epoch, &Name::new("carts", "z"), &deleted, None));
+    one.sync();
+    one.sent();
+    let asks = |one: &mut One| one.sent().iter().any(|(_, message)| matches!(message, Message::ReapAsk { .. }));
+    let longest = Config::default().request_timeout * REQUEST_TIMEOUTS_MAX;
+    one.wait(longest - SECOND, &ring);
+    assert!(!asks(&mut one));
+    one.wait(longest + SECOND, &ring);
     assert!(asks(&mut one));
 }
 

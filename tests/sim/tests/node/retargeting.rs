@@ -126,3 +126,52 @@ fn a_coordinator_knows_what_it_keeps_for_a_former_home() {
     assert!(eggs.includes(&milk), "a context with its second dot would cover the first: {eggs:?}");
     assert_eq!(newest(&eggs), newest(&milk), "and it goes on under its actor");
 }
+
+/// What it told of the hint as a stand-in is no copy: as a replica it has to store the object.
+#[test]
+fn a_stand_in_that_answered_from_its_hint_and_becomes_a_replica_has_a_copy() {
+    let (first, _, target, names) = rings(1);
+    let partition = first.partition_of(&names[0]);
+    let next = first.successor(|next| next.placements[partition.0 as usize].replicas[0] = id(1));
+    let mut one = with_hints(&first, target, &names);
+    for (number, digest_only) in [(1, true), (2, false)] {
+        let (request, epoch, name) = (RequestId(number), first.epoch, names[0].clone());
+        one.hear(2, Message::Fetch { request, epoch, name, digest_only });
+    }
+    one.adopt(&next);
+    one.sync();
+    one.feed(Input::Tick);
+    assert_eq!((hints(&one), copies(&one)), (0, 1));
+}
+
+#[test]
+fn a_ring_that_comes_during_a_look_at_the_hints_is_not_forgotten() {
+    let first = ring(5);
+    let targets =
+        |partition: PartitionId| (!first.placement(partition).involves(id(1))).then(|| first.placement(partition).replicas);
+    let pairs = (0..8).map(PartitionId).flat_map(|early| (early.0 + 1..8).map(move |late| (early, PartitionId(late))));
+    let shared = |(early, late): (PartitionId, PartitionId)| {
+        let target = targets(early)?.iter().find(|target| targets(late).is_some_and(|late| late.contains(target)))?;
+        Some((early, late, *target))
+    };
+    let (early, late, target) = pairs.filter_map(shared).next().expect("few nodes, many partitions");
+    let of = |partition: PartitionId, count: usize| {
+        let names = (0..).map(|at| Name::new("carts", format!("k{at}")));
+        names.filter(|name| first.partition_of(name) == partition).take(count).collect::<Vec<Name>>()
+    };
+    let mut one = with_hints(&first, target, &[of(early, 1), of(late, PER_TICK)].concat());
+    let without_target = |before: &Ring, partition: PartitionId| {
+        let spare = (2..=5).map(id).find(|node| !before.placement(partition).involves(*node)).expect("five nodes");
+        before.successor(|next| {
+            let replicas = &mut next.placements[partition.0 as usize].replicas;
+            replicas.iter_mut().filter(|node| **node == target).for_each(|node| *node = spare);
+        })
+    };
+    let second = without_target(&first, late);
+    one.adopt(&second);
+    one.feed(Input::Tick);
+    assert_eq!(hints(&one), 2, "one that waits for its target, and one that was not looked at");
+    one.adopt(&without_target(&second, early));
+    (0..3).for_each(|_| one.feed(Input::Tick));
+    assert_eq!(hints(&one), 0);
+}

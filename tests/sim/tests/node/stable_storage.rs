@@ -2,17 +2,54 @@
 
 use std::collections::BTreeSet;
 
+use dynamo_core::message::Refusal;
+
 use super::*;
 
+/// Whatever is written, and if it is here already: the group of the first that brought it may not be on stable storage either.
 #[test]
-fn a_replica_acknowledges_a_put_after_its_fsync() {
+fn a_replica_acknowledges_a_put_or_a_delete_after_its_fsync_however_often_it_hears_of_it() {
+    let ring = ring(5);
+    let mut deleted = object(2, 1, "milk");
+    let dot = Dot { actor: Actor { node: id(2), incarnation: Incarnation(1) }, counter: 2 };
+    deleted.update(&deleted.context(), dot, Value { data: None, written_ms: 0 });
+    for object in [object(2, 1, "milk"), deleted] {
+        let mut one = One::start(&ring);
+        one.sent();
+        for (from, number) in [(2, 7), (3, 8)] {
+            one.hear(from, replicate(number, ring.epoch, &key(&ring, true), &object, None));
+            assert_eq!(one.sent(), [], "request {number}: {object:?}");
+        }
+        one.sync();
+        let told = |to, number| (id(to), Message::Replicated { request: RequestId(number), durable: true });
+        assert_eq!(one.sent(), [told(2, 7), told(3, 8)], "{object:?}");
+    }
+}
+
+/// What it waits for is on stable storage no sooner because the budget had no room.
+#[test]
+fn an_answer_that_was_kept_back_for_the_budget_waits_for_its_fsync_all_the_same() {
     let ring = ring(5);
     let mut one = One::start(&ring);
+    let name = key(&ring, true);
+    let (partition, milk) = (ring.partition_of(&name), object(2, 1, "milk"));
+    one.wait(SECOND, &ring);
+    one.hear(2, replicate(7, ring.epoch, &name, &milk, None));
     one.sent();
-    one.hear(2, replicate(7, ring.epoch, &key(&ring, true), &object(2, 1, "milk"), None));
-    assert_eq!(one.sent(), []);
+    let named = NamedHistory { name, history: milk.history() };
+    for batch in 0..400 {
+        let histories = vec![named.clone(); 256];
+        one.hear(3, Message::HistoriesRequest { batch, epoch: ring.epoch, partition, histories });
+    }
+    one.wait(2 * SECOND, &ring);
+    assert!(one.node.counters().background_acknowledgements_delayed > 0);
+    let answers = |one: &mut One| {
+        let sent = one.sent();
+        sent.iter().filter(|(_, message)| matches!(message, Message::HistoriesResponse { .. })).count()
+    };
+    assert_eq!(answers(&mut one), 0);
     one.sync();
-    assert_eq!(one.sent(), [(id(2), Message::Replicated { request: RequestId(7), durable: true })]);
+    assert_eq!(answers(&mut one), 400);
 }
 
 /// Who asked may drop its copy on this word.
@@ -80,6 +117,8 @@ fn a_ring_is_given_to_others_when_no_power_loss_can_take_it_back() {
     one.adopt(&next);
     one.hear(2, Message::RingRequest { epoch: first.epoch });
     one.hear(3, replicate(7, first.epoch, &key(&first, true), &object(2, 1, "milk"), None));
+    let (request, _) = one.put(&key(&first, true), "eggs");
+    one.hear(4, Message::Refused { request, reason: Refusal::Behind, epoch: first.epoch });
     let given = |one: &mut One| {
         let ring = |(to, message): (NodeId, Message)| matches!(message, Message::RingUpdate { .. }).then_some(to);
         one.sent().into_iter().filter_map(ring).collect::<BTreeSet<NodeId>>()

@@ -106,7 +106,7 @@ impl InFlight {
 
     /// Notes a forwarded write.
     pub(super) fn take(&mut self, from: NodeId, number: RequestId, until: Instant) -> Taken {
-        if self.taken.contains(&(from, number)) {
+        if self.was_taken(from, number) {
             return Taken::Again;
         }
         if self.taken.len() >= TAKEN_MAX {
@@ -115,6 +115,11 @@ impl InFlight {
         self.taken_until.insert((until, from, number));
         self.taken.insert((from, number));
         Taken::First
+    }
+
+    /// Whether a forwarded write is noted.
+    pub(in crate::node) fn was_taken(&self, from: NodeId, number: RequestId) -> bool {
+        self.taken.contains(&(from, number))
     }
 
     pub(super) fn forget_taken(&mut self, now: Instant) {
