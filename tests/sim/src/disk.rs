@@ -50,6 +50,8 @@ pub struct Dropped {
     pub name: Name,
     /// The version.
     pub dot: Dot,
+    /// For whom it was kept, if it was a hint.
+    pub hint_for: Option<NodeId>,
 }
 
 /// Groups of writes that were not on stable storage when the power went.
@@ -61,8 +63,8 @@ pub struct Lost {
     pub lost: usize,
 }
 
-fn live_in<'a>(name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropped> + 'a {
-    object.values().map(move |(dot, _)| Dropped { name: name.clone(), dot })
+fn live_in<'a>(name: &'a Name, object: &'a Object, hint_for: Option<NodeId>) -> impl Iterator<Item = Dropped> + 'a {
+    object.values().map(move |(dot, _)| Dropped { name: name.clone(), dot, hint_for })
 }
 
 /// A disk.
@@ -318,6 +320,11 @@ impl Disk {
         self.objects.get(&(*partition, name.position(), name.clone()))
     }
 
+    /// Whether a copy of `name` that has seen `dot` lies here now, synced or not.
+    pub fn has_copy(&self, name: &Name, dot: Dot) -> bool {
+        self.copy_of(name).is_some_and(|copy| copy.has_seen(dot))
+    }
+
     /// Whether a version that has seen the dot lies here now, synced or not.
     pub fn keeps(&self, what: &Dropped) -> bool {
         let copy = self.copy_of(&what.name);
@@ -333,11 +340,11 @@ impl Disk {
     pub fn live(&self) -> Vec<Dropped> {
         let copies = self.objects.iter().map(|((_, _, name), object)| (name, object));
         let hints = self.hints.iter().map(|((_, _, name), object)| (name, object));
-        copies.chain(hints).flat_map(|(name, object)| live_in(name, object)).collect()
+        copies.chain(hints).flat_map(|(name, object)| live_in(name, object, None)).collect()
     }
 
-    fn note_dropped(&mut self, name: &Name, object: Option<&Object>) {
-        self.dropped.extend(object.into_iter().flat_map(|object| live_in(name, object)));
+    fn note_dropped(&mut self, name: &Name, object: Option<&Object>, hint_for: Option<NodeId>) {
+        self.dropped.extend(object.into_iter().flat_map(|object| live_in(name, object, hint_for)));
     }
 
     /// Whether a version of `name` that had seen `dot` lies or lay on stable storage here.
@@ -457,7 +464,7 @@ impl Storage for Disk {
             self.objects.range(from..).take_while(|((at, _, _), _)| *at == partition).map(|(key, _)| key.clone()).collect();
         for key in keys {
             let before = self.objects.remove(&key);
-            self.note_dropped(&key.2, before.as_ref());
+            self.note_dropped(&key.2, before.as_ref(), None);
             self.open.push(Undo::Object(key, before));
         }
         // The next copy is another one, which knows nothing of this one's past.
@@ -493,7 +500,7 @@ impl Storage for Disk {
         let key = (target, partition, name.clone());
         let before = self.hints.remove(&key);
         self.hints_since.remove(&key);
-        self.note_dropped(name, before.as_ref());
+        self.note_dropped(name, before.as_ref(), Some(target));
         self.open.push(Undo::Hint(key, before));
         Ok(())
     }
@@ -607,7 +614,14 @@ mod tests {
             ("synced", |disk, ticket| disk.synced(ticket), true),
             ("lost with the power", |disk, _| drop(disk.power_lost(0)), false),
             ("written by luck before the power went", |disk, _| drop(disk.power_lost(1)), true),
-            ("killed, and synced by the next start", |disk, ticket| { disk.killed(); disk.synced(ticket) }, true),
+            (
+                "killed, and synced by the next start",
+                |disk, ticket| {
+                    disk.killed();
+                    disk.synced(ticket)
+                },
+                true,
+            ),
         ];
         for (what, end, seen) in ends {
             let mut disk = Disk::default();

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use dynamo_core::id::RequestKey;
 use dynamo_core::name::Name;
-use dynamo_core::request::{QuorumWish, Request};
+use dynamo_core::request::{Operation, QuorumWish, Request};
 
 use crate::dice::Dice;
 use crate::options::Options;
@@ -33,6 +34,14 @@ impl Again {
     /// The object.
     pub fn name(&self) -> &Name {
         &self.request.name
+    }
+
+    /// The context that it carries.
+    pub fn context(&self) -> Bytes {
+        match &self.request.operation {
+            Operation::Put { context, .. } | Operation::Delete { context } => context.clone(),
+            Operation::Get => Bytes::new(),
+        }
     }
 
     /// What it asks of the quorum.

@@ -103,7 +103,9 @@ impl Run {
                 Happening::Alarm(Alarm::Loss) => {
                     self.losses.strike(&mut self.sim, &mut self.writer);
                     self.workload.ledger.lose(|write| self.sim.copies_lost(write));
-                    self.workload.ledger.lose_tombstones(self.sim.lost_at_once());
+                    let witness = self.sim.witness();
+                    let known = |delete| !witness.dots_of(delete).is_empty();
+                    self.workload.ledger.lose_tombstones(self.sim.lost_at_once(), known);
                 }
                 Happening::Alarm(Alarm::Returns(host)) => self.losses.returns(host, &mut self.sim),
             }
@@ -166,7 +168,8 @@ impl Run {
         }
         let lost = self.sim.rotted();
         let by_stamp = last_writer_wins::judge(&self.workload.ledger, &self.sim.witness(), &visible, lost);
-        match self.workload.ledger.judge(&visible, lost).and(by_stamp) {
+        let verdict = self.workload.ledger.judge(&visible, lost, |write| self.sim.witness().is_buried(write));
+        match verdict.and(by_stamp) {
             Ok(gave_way) => {
                 self.sim.totals.last_writer_wins_checked += gave_way;
                 Ok(())

@@ -23,7 +23,7 @@ use dynamo_core::node::{Identity, Input, Node, Output, ProposeError};
 use dynamo_core::request::{ClientHandle, Outcome, Request};
 use dynamo_core::ring::Ring;
 use dynamo_core::time::{Instant, Now};
-use dynamo_core::version::CausalContext;
+use dynamo_core::version::{CausalContext, Dot};
 
 use crate::checkers::{redundancy, trees};
 use crate::dice::Dice;
@@ -571,6 +571,16 @@ impl Simulation {
     /// A client was told that `write` has so many copies on stable storage.
     pub fn acknowledged(&mut self, write: WriteId, acknowledged: Acknowledged) {
         self.witness.borrow_mut().acknowledged(write, acknowledged);
+    }
+
+    /// The client of `write` will send it once only.
+    pub fn sent_once(&mut self, write: WriteId) {
+        self.witness.borrow_mut().sent_once(write);
+    }
+
+    /// A client was told that its delete made the tombstone of this dot.
+    pub fn deleted(&mut self, name: &Name, write: WriteId, dot: Dot) -> bool {
+        self.witness.borrow_mut().deleted(name, write, dot)
     }
 
     /// A host says that it holds the ring of `epoch`.

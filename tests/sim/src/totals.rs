@@ -77,6 +77,8 @@ totals! {
     doubles_forgotten: "doubled writes that were too old for that",
     overlaps_checked: "gets whose quorum overlaps that of an earlier write",
     last_writer_wins_checked: "acknowledged writes that gave way, where the last writer wins, to one that may replace them",
+    tombstones_named: "acknowledged deletes whose tombstone is known, and is looked after like a value",
+    hints_checked: "hints removed when their node had what they held",
     removals_checked: "copies dropped while enough others had them",
     starts_checked: "starts whose hash trees were compared with the disk",
     tombstones_checked: "tombstones removed while every replica had them",

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_core::context;
 use dynamo_core::name::Name;
 use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::version::Dot;
 
 use crate::checkers::{evidence, last_writer_wins};
 use crate::dice::Dice;
@@ -33,6 +35,8 @@ enum Doing {
         name: Name,
         id: WriteId,
         wish: QuorumWish,
+        /// The context that it carries.
+        before: Bytes,
         /// The request, if it may be sent again.
         request: Option<Request>,
     },
@@ -201,6 +205,7 @@ impl Workload {
         let durable = self.durable(&name.bucket, &wish);
         sim.totals.deletes += u64::from(delete);
         let id = self.ledger.begin(name.clone(), delete, known.covers, durable);
+        let before = known.token.clone();
         let operation = match intent {
             Intent::Put { create_only } => Operation::Put { data: id.value(), context: known.token, create_only },
             Intent::Delete => Operation::Delete { context: known.token },
@@ -208,7 +213,10 @@ impl Workload {
         let request_key = self.retries.key();
         let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms: 0 };
         let again = request_key.is_some().then(|| request.clone());
-        if !self.send(client, request, Doing::Write { name, id, wish, request: again }, sim) {
+        if again.is_none() {
+            sim.sent_once(id);
+        }
+        if !self.send(client, request, Doing::Write { name, id, wish, before, request: again }, sim) {
             self.ledger.settle(id, Fate::Failed);
         }
     }
@@ -216,8 +224,9 @@ impl Workload {
     /// The same request once more. If nobody is there to take it, nothing is known that was not known before.
     fn write_again(&mut self, client: usize, again: Again, sim: &mut Simulation) {
         sim.totals.writes_retried += 1;
-        let (name, wish, Again { id, request }) = (again.name().clone(), again.wish(), again);
-        self.send(client, request.clone(), Doing::Write { name, id, wish, request: Some(request) }, sim);
+        let (name, wish, before) = (again.name().clone(), again.wish(), again.context());
+        let Again { id, request } = again;
+        self.send(client, request.clone(), Doing::Write { name, id, wish, before, request: Some(request) }, sim);
     }
 
     /// Sends to a random host that runs; false if there is none.
@@ -266,13 +275,14 @@ impl Workload {
                 let asked = Asked { name, then, earlier, wish };
                 self.got(client, asked, outcome, sim);
             }
-            Doing::Write { name, id, wish, request } => {
+            Doing::Write { name, id, wish, before, request } => {
                 match outcome {
                     Ok(_) => self.retries.consider(client, id, request, true),
                     Err(Failure::Unknown { .. }) => self.retries.consider(client, id, request, false),
                     Err(_) => {}
                 }
-                self.written(client, &name, id, wish, outcome, sim);
+                let known = self.makes_known(&name, id, before, &outcome, sim);
+                self.written(client, &name, (id, known), wish, outcome, sim);
             }
         }
         if self.clients[client].doing.is_none() {
@@ -309,7 +319,7 @@ impl Workload {
         let by_stamp = self.options.last_writer_wins(&name.bucket);
         let met = match by_stamp {
             true => last_writer_wins::meets(&self.ledger, &sim.witness(), &name, &covers, &earlier),
-            false => self.ledger.meets(&name, &covers, &earlier),
+            false => self.ledger.meets(&name, &covers, &earlier, |write| sim.witness().is_buried(write)),
         };
         if let Err((invariant, what)) = met {
             return sim.violated(invariant, what);
@@ -327,6 +337,23 @@ impl Workload {
         }
     }
 
+    /// Whether it is known what to look for on the disks. A value is known by its number. An acknowledged delete names its tombstone:
+    /// the context that it returns has one dot more than the one that it carried.
+    fn makes_known(&self, name: &Name, id: WriteId, before: Bytes, outcome: &Outcome, sim: &mut Simulation) -> bool {
+        let Ok(Success::Written { context: after, .. }) = outcome else { return false };
+        if self.ledger.get(id).is_some_and(|write| !write.delete) {
+            return true;
+        }
+        let seen = |token| context::decode(token, sim.cluster(), name).map(|token| token.seen);
+        let (Ok(before), Ok(after)) = (seen(before), seen(after.clone())) else { return false };
+        let dots = after.0.iter().map(|(actor, counter)| Dot { actor: *actor, counter: *counter });
+        let own: Vec<Dot> = dots.filter(|dot| !before.covers(*dot)).collect();
+        let [own] = own[..] else { return false };
+        let known = sim.deleted(name, id, own);
+        sim.totals.tombstones_named += u64::from(known);
+        known
+    }
+
     /// What the acknowledgement rests on, for those who check what becomes of it.
     fn note_acknowledged(&mut self, id: WriteId, name: &Name, evidence: &Evidence, sim: &mut Simulation) {
         let copies = self.ledger.get(id).map_or(0, |write| write.durable);
@@ -339,14 +366,21 @@ impl Workload {
         sim.acknowledged(id, Acknowledged { copies, name, partition, epoch, homes: holders });
     }
 
-    fn written(&mut self, client: usize, name: &Name, id: WriteId, wish: QuorumWish, outcome: Outcome, sim: &mut Simulation) {
+    fn written(
+        &mut self,
+        client: usize,
+        name: &Name,
+        (id, known): (WriteId, bool),
+        wish: QuorumWish,
+        outcome: Outcome,
+        sim: &mut Simulation,
+    ) {
         let fate = match outcome {
             Ok(Success::Written { context, evidence }) => {
                 sim.totals.writes_ok += 1;
                 let was_unknown = self.ledger.get(id).is_some_and(|write| write.fate == Fate::Unknown);
                 sim.totals.retries_ok += u64::from(was_unknown);
-                let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
-                let write = (!is_delete).then_some(id);
+                let write = known.then_some(id);
                 self.note_acknowledged(id, name, &evidence, sim);
                 self.ledger.lose_of(id, sim.copies_lost(id));
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {

@@ -26,6 +26,9 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
         return Ok(());
     }
     for what in dropped {
+        if let Some(target) = what.hint_for {
+            check_hint(sim, from, target, what)?;
+        }
         // Those on a disk that is lost since are gone already.
         let lost = sim.witness().write_of(what.dot).map_or(0, |write| sim.copies_lost(write)) + sim.rotted();
         let required = sim.witness().copies_of(what.dot).saturating_sub(lost);
@@ -46,10 +49,29 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
     Ok(())
 }
 
+/// I11: a hint goes when its target has it on stable storage, or had, or when nobody waits for it there any more.
+fn check_hint(sim: &mut Simulation, from: HostId, target: NodeId, what: &Dropped) -> Verdict {
+    let Some(host) = sim.host_of(target) else { return Ok(()) };
+    let gone = sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host);
+    // One that its node keeps as a copy goes home as such: copies are looked after by themselves.
+    let is_copy = same_write(sim, what).iter().any(|what| sim.disk(from).has_copy(&what.name, what.dot));
+    let ring = sim.node(from).and_then(|node| node.ring());
+    let is_home = ring.is_some_and(|ring| ring.placement(ring.partition_of(&what.name)).involves(target));
+    if gone || is_copy || !is_home || sim.witness().is_reaped(&what.name, what.dot) {
+        return Ok(());
+    }
+    sim.totals.hints_checked += 1;
+    if same_write(sim, what).iter().any(|what| sim.disk(host).has_seen(&what.name, what.dot)) {
+        return Ok(());
+    }
+    let what = format!("host {} removes a hint for host {}, which has not seen {what:?} on stable storage", from.0, host.0);
+    Err(("I11 a hint goes when its node has it", what))
+}
+
 /// A write that was retried may have several dots. Any of them will do: they are the same write.
 fn same_write(sim: &Simulation, what: &Dropped) -> Vec<Dropped> {
     let dots = sim.witness().same_write(what.dot);
-    dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot }).collect()
+    dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot, hint_for: None }).collect()
 }
 
 /// How many disks other than that of `from` have any of these on stable storage, or what has seen it.
@@ -66,7 +88,7 @@ pub fn is_made_up_for(sim: &Simulation, lost: HostId, ring: &Ring) -> bool {
     let strays = disk.objects().filter(|(partition, _, _)| !ring.placement(*partition).involves(node));
     let kept = disk.hints().chain(strays.map(|(_, name, object)| (node, name, object)));
     let lives = |name: &Name, dot: Dot| {
-        let what = Dropped { name: name.clone(), dot };
+        let what = Dropped { name: name.clone(), dot, hint_for: None };
         let required = sim.witness().copies_of(dot);
         required == 0 || sim.witness().is_reaped(name, dot) || disks_with(sim, &same_write(sim, &what), lost) >= required
     };
