@@ -76,7 +76,7 @@ impl Ledger {
     /// outcome is unknown, an attempt that wrote nothing does not make it known.
     pub fn settle(&mut self, id: WriteId, fate: Fate) {
         if let Some(write) = self.writes.get_mut(&id)
-            && (write.fate == Fate::Pending || fate == Fate::Ok)
+            && (matches!(write.fate, Fate::Pending | Fate::Failed) || fate == Fate::Ok)
         {
             write.fate = fate;
         }
@@ -313,11 +313,12 @@ mod tests {
     fn all_attempts_of_a_write_are_one_write() {
         use Fate::{Failed, Ok, Pending, Unknown};
         // What the attempts were told, and what that comes to.
-        let cases: [(&[Fate], Fate); 6] = [
+        let cases: [(&[Fate], Fate); 7] = [
             (&[], Pending),
             (&[Failed], Failed),
             (&[Unknown, Ok], Ok),
             (&[Unknown, Failed], Unknown),
+            (&[Failed, Unknown], Unknown),
             (&[Ok, Unknown], Ok),
             (&[Ok, Failed], Ok),
         ];

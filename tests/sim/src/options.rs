@@ -135,6 +135,8 @@ pub struct WorkloadOptions {
     pub request_ids: f64,
     /// Steps of a client that are a get and a delete, beside those that the mix has anyway.
     pub deletes: f64,
+    /// Requests have deadlines of their own, shorter and longer than what the nodes go by.
+    pub own_timeouts: bool,
     /// Every client reads before it writes, and writes with the context that it got: then there are no more siblings than clients,
     /// as long as nothing goes wrong.
     pub reads_first: bool,
@@ -376,6 +378,7 @@ impl Options {
                 cold_keys: 1,
                 request_ids: 0.0,
                 deletes: 0.0,
+                own_timeouts: false,
                 reads_first: false,
             },
             faults: FaultOptions::default(),
@@ -523,6 +526,7 @@ impl WorkloadOptions {
             hot_keys: dice.between(1, 5) as usize,
             cold_keys: dice.between(5, 60) as usize,
             deletes: 0.0,
+            own_timeouts: Dice::new(seed ^ 0x0074_696d_656f_7574).chance(0.5),
             reads_first: false,
         }
     }

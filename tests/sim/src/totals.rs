@@ -71,6 +71,8 @@ totals! {
     moves_retargeted: "moves whose new replicas became others",
     batches: "rings that began a part of what was left to move",
     writes_retried: "writes sent again with their request id",
+    writes_sent_to_two: "writes sent to two hosts at the same time",
+    peace_writes: "writes of every bucket, asked of every host once all was at rest",
     retries_ok: "writes of unknown outcome that a retry acknowledged",
     writes_doubled: "writes that got more than one dot",
     doubles_checked: "doubled writes that readers had to see once, or not any more",

@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use crate::ledger::{Fate, Ledger};
 use crate::options::Options;
 use crate::retries::{Again, Retries};
-use crate::schedule::Alarm;
+use crate::schedule::{Alarm, HostId};
 use crate::simulation::Simulation;
 use crate::sometimes;
 use crate::witness::{Acknowledged, WriteId};
@@ -50,6 +50,15 @@ struct Asked {
     wish: QuorumWish,
 }
 
+/// Who was asked.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    client: usize,
+    host: HostId,
+    /// Of the host at that time.
+    answers_as: Option<(u64, u64)>,
+}
+
 /// A context with the writes that it covers.
 #[derive(Clone, Debug, Default)]
 struct Known {
@@ -78,8 +87,12 @@ pub struct Workload {
     deletes: Dice,
     /// Which bucket is asked: a stream of its own, so that runs with one bucket are what they were before there were more.
     buckets: Dice,
+    /// Which deadlines requests have: a stream of its own as well.
+    timeouts: Dice,
     clients: Vec<Client>,
-    waiting: BTreeMap<ClientHandle, usize>,
+    waiting: BTreeMap<ClientHandle, Asking>,
+    /// Attempts at a write that are under way beside the first.
+    twins: BTreeMap<ClientHandle, (usize, Doing)>,
     stopped: bool,
     retries: Retries,
     /// What they did.
@@ -92,9 +105,11 @@ impl Workload {
         Self {
             dice: Dice::new(options.seed ^ 0x636c_6965_6e74),
             deletes: Dice::new(options.seed ^ 0x6465_6c65_7465),
+            timeouts: Dice::new(options.seed ^ 0x6465_6164_6c69_6e65),
             buckets: Dice::new(options.seed ^ 0x6b65_7973_7061_6365),
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
+            twins: BTreeMap::new(),
             stopped: false,
             retries: Retries::new(options),
             ledger: Ledger::with_stamps_in(
@@ -166,6 +181,11 @@ impl Workload {
         named.keys().nth(at.wrapping_sub(1)).cloned().unwrap_or_else(|| Bytes::from_static(b"carts"))
     }
 
+    /// A deadline of the client's own, in half of the runs.
+    fn draw_timeout(&mut self) -> u32 {
+        if self.options.workload.own_timeouts { self.timeouts.pick(&[0, 0, 50, 300, 5_000]) } else { 0 }
+    }
+
     fn draw_wish(&mut self, bucket: &Bytes) -> QuorumWish {
         if self.options.workload.reads_first {
             return QuorumWish::default();
@@ -195,7 +215,8 @@ impl Workload {
         let pr = quorum.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
         let homes = usize::from(self.options.n_of(&name.bucket) + 1 - pr);
         let earlier = self.ledger.held_by(&name, homes);
-        let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
+        let timeout_ms = self.draw_timeout();
+        let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms };
         self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
     }
 
@@ -211,7 +232,8 @@ impl Workload {
             Intent::Delete => Operation::Delete { context: known.token },
         };
         let request_key = self.retries.key();
-        let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms: 0 };
+        let timeout_ms = self.draw_timeout();
+        let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms };
         let again = request_key.is_some().then(|| request.clone());
         if again.is_none() {
             sim.sent_once(id);
@@ -239,23 +261,49 @@ impl Workload {
         // A node that has just started is where forgotten writes would do harm.
         let newest = sim.last_started().filter(|host| hosts.contains(host));
         let host = newest.filter(|_| self.dice.chance(0.25)).unwrap_or_else(|| self.dice.pick(&hosts));
-        let handle = sim.request(host, request);
+        if let Some(elsewhere) = self.retries.elsewhere(&request, host, &hosts) {
+            sim.totals.writes_sent_to_two += 1;
+            let handle = self.ask(client, elsewhere, request.clone(), sim);
+            self.twins.insert(handle, (client, doing.clone()));
+        }
+        let handle = self.ask(client, host, request, sim);
         self.clients[client].doing = Some((handle, doing));
-        self.waiting.insert(handle, client);
-        let patience = self.options.pace.request_timeout * 2 + Duration::from_secs(1);
-        sim.alarm(patience, Alarm::GiveUp(handle));
         true
     }
 
-    fn take(&mut self, handle: ClientHandle) -> Option<(usize, Doing)> {
-        let client = self.waiting.remove(&handle)?;
-        let (_, doing) = self.clients[client].doing.take()?;
-        Some((client, doing))
+    fn ask(&mut self, client: usize, host: HostId, request: Request, sim: &mut Simulation) -> ClientHandle {
+        let asked = Duration::from_millis(u64::from(request.timeout_ms)).max(self.options.pace.request_timeout);
+        let handle = sim.request(host, request);
+        self.waiting.insert(handle, Asking { client, host, answers_as: sim.answers_as(host) });
+        sim.alarm(asked * 2 + Duration::from_secs(1), Alarm::GiveUp(handle));
+        handle
+    }
+
+    /// The client, if this was its first attempt, and what it does.
+    fn take(&mut self, handle: ClientHandle) -> Option<(Asking, bool, Doing)> {
+        let asking = self.waiting.remove(&handle)?;
+        if let Some((_, doing)) = self.twins.remove(&handle) {
+            return Some((asking, false, doing));
+        }
+        let (_, doing) = self.clients[asking.client].doing.take()?;
+        Some((asking, true, doing))
+    }
+
+    /// Whether another attempt at this write is under way.
+    fn is_under_way(&self, write: WriteId) -> bool {
+        let is_it = |doing: &Doing| matches!(doing, Doing::Write { id, .. } if *id == write);
+        self.twins.values().any(|(_, doing)| is_it(doing))
+            || self.clients.iter().any(|client| client.doing.as_ref().is_some_and(|(_, doing)| is_it(doing)))
     }
 
     /// A client has waited long enough: a write that was not answered may have happened.
     pub fn give_up(&mut self, handle: ClientHandle, sim: &mut Simulation) {
-        let Some((client, doing)) = self.take(handle) else { return };
+        let Some((Asking { client, host, answers_as }, first, doing)) = self.take(handle) else { return };
+        // A message to a node that stands still waits; one to a node that has ended is lost.
+        if answers_as.is_some() && answers_as == sim.answers_as(host) {
+            let what = format!("host {} was up all the time, and did not answer client {}: {doing:?}", host.0, handle.0);
+            return sim.violated("I17 every request is answered", what);
+        }
         match doing {
             Doing::Write { id, request, .. } => {
                 self.ledger.settle(id, Fate::Unknown);
@@ -264,12 +312,14 @@ impl Workload {
             }
             Doing::Get { .. } => sim.totals.gets_failed += 1,
         }
-        self.pause(client, sim);
+        if first {
+            self.pause(client, sim);
+        }
     }
 
     /// A client is answered.
     pub fn answered(&mut self, handle: ClientHandle, outcome: Outcome, sim: &mut Simulation) {
-        let Some((client, doing)) = self.take(handle) else { return };
+        let Some((Asking { client, .. }, first, doing)) = self.take(handle) else { return };
         match doing {
             Doing::Get { name, then, earlier, wish } => {
                 let asked = Asked { name, then, earlier, wish };
@@ -285,7 +335,7 @@ impl Workload {
                 self.written(client, &name, (id, known), wish, outcome, sim);
             }
         }
-        if self.clients[client].doing.is_none() {
+        if first && self.clients[client].doing.is_none() {
             self.pause(client, sim);
         }
     }
@@ -410,6 +460,9 @@ impl Workload {
                 Fate::Failed
             }
         };
-        self.ledger.settle(id, fate);
+        // One attempt that wrote nothing says nothing of the other.
+        if fate != Fate::Failed || !self.is_under_way(id) {
+            self.ledger.settle(id, fate);
+        }
     }
 }

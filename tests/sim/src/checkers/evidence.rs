@@ -74,18 +74,17 @@ fn supersedes(sim: &Simulation, host: HostId, name: &Name, write: WriteId) -> bo
 /// The home replicas that acknowledged `write` and have it on stable storage. Each carries it into whatever rings come: a copy
 /// moves only whole, and a replica acknowledges under its own ring only.
 pub fn holders(sim: &Simulation, write: WriteId, name: &Name, evidence: &Evidence) -> Vec<NodeId> {
-    // Where not all answers were durable, one that is so now may have come by another way, and behind a copy that was sent on.
-    if (evidence.durable as usize) < evidence.nodes.len() {
-        return Vec::new();
-    }
     let Some(ring) = sim.ring_of(evidence.epoch) else { return Vec::new() };
     let placement = ring.placement(ring.partition_of(name));
     let dots = sim.witness().dots_of(write).to_vec();
+    // One that is durable now although its answer was not may have come by another way, and behind a copy that was sent on.
+    let all = evidence.durable as usize >= evidence.nodes.len();
+    let told = |node: &&NodeId| all || sim.told_durable(&dots, **node);
     let has = |node: &&NodeId| {
         let host = sim.host_of(**node).filter(|host| !sim.is_lost(*host));
         host.is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
     };
-    evidence.nodes.iter().filter(|node| placement.involves(**node)).filter(has).copied().collect()
+    evidence.nodes.iter().filter(|node| placement.involves(**node)).filter(told).filter(has).copied().collect()
 }
 
 /// How many of `holders` are home replicas: the fewest of any write set of the ring under which they acknowledged.
