@@ -612,8 +612,8 @@ mod tests {
         let ends: [(&str, End, bool); 5] = [
             ("committed", |_, _| {}, false),
             ("synced", |disk, ticket| disk.synced(ticket), true),
-            ("lost with the power", |disk, _| drop(disk.power_lost(0)), false),
-            ("written by luck before the power went", |disk, _| drop(disk.power_lost(1)), true),
+            ("lost with the power", |disk, _| assert_eq!(disk.power_lost(0).lost, 1), false),
+            ("written by luck before the power went", |disk, _| assert_eq!(disk.power_lost(1).lost, 0), true),
             (
                 "killed, and synced by the next start",
                 |disk, ticket| {

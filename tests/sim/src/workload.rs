@@ -466,3 +466,51 @@ impl Workload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::time::Instant;
+
+    use crate::simulation::{Crash, Happening};
+
+    #[test]
+    fn who_was_up_all_the_time_owes_an_answer_and_nobody_else() {
+        type Between = fn(&mut Simulation, HostId);
+        let cases: [(&str, Between, bool); 4] = [
+            ("it was up", |_, _| {}, true),
+            ("it is gone", |sim, host| sim.crash(host, Crash::Kill), false),
+            (
+                "it was started again",
+                |sim, host| {
+                    sim.crash(host, Crash::Kill);
+                    sim.start(host);
+                },
+                false,
+            ),
+            ("it stood still", |sim, host| sim.pause(host, Duration::from_millis(10)), false),
+        ];
+        for (what, between, owes) in cases {
+            let mut options = Options::calm(1, 1);
+            options.workload.clients = 1;
+            let mut sim = Simulation::new(&options, false);
+            let host = sim.add_host();
+            sim.start(host);
+            let mut workload = Workload::new(&options);
+            workload.get(0, Name::new("carts", "k"), Then::Nothing, &mut sim);
+            between(&mut sim, host);
+            // Whatever is answered gets lost on its way.
+            let given_up = loop {
+                match sim.next(Instant(60_000_000)) {
+                    Some(Happening::Alarm(Alarm::GiveUp(handle))) => break handle,
+                    Some(_) => {}
+                    None => panic!("{what}: nobody gives up"),
+                }
+            };
+            workload.give_up(given_up, &mut sim);
+            let violated: Vec<_> = sim.violations().iter().map(|violation| violation.invariant).collect();
+            assert_eq!(violated, if owes { vec!["I17 every request is answered"] } else { vec![] }, "{what}");
+            assert!(workload.is_idle());
+        }
+    }
+}

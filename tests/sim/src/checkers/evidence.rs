@@ -39,7 +39,8 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
     let durable = (evidence.nodes.len() - without.len()) as u32;
     sim.totals.evidence_checked += 1;
     if durable < evidence.durable.min(evidence.nodes.len() as u32) {
-        return complain(format!("{without:?} do not have it on stable storage"));
+        let dots = sim.witness().dots_of(write).to_vec();
+        return complain(format!("{without:?} do not have it on stable storage as any of {dots:?}"));
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use dynamo_core::name::Name;
 use dynamo_core::reaping::ROUND_TIMEOUT;
 use dynamo_core::ring::Ring;
 use dynamo_core::time::Instant;
-use dynamo_core::version::{Dot, Object};
+use dynamo_core::version::Object;
 
 use crate::disk::{Dropped, Removed};
 use crate::ledger::Verdict;
@@ -84,15 +84,34 @@ fn disks_with(sim: &Simulation, any: &[Dropped], from: HostId) -> usize {
 /// Whether everything that lay on the disk of `lost` as a hint, or as a copy of what `ring` gives to others, lies on as many other
 /// disks as was promised. Nobody is filled in place of a stand-in: this is anti-entropy's work.
 pub fn is_made_up_for(sim: &Simulation, lost: HostId, ring: &Ring) -> bool {
+    missing(sim, lost, ring, |what| disks_with(sim, what, lost)).is_none()
+}
+
+/// What lay on the disk of `lost` so, is promised still, and lies nowhere else on as many disks, in memory or on stable storage.
+pub fn lost_with(sim: &Simulation, lost: HostId, ring: &Ring) -> Option<Dropped> {
+    let is_there = |host: &HostId| *host != lost && !sim.is_removed(*host) && !sim.is_lost(*host);
+    missing(sim, lost, ring, |what| {
+        // With the disk that is lost the last copy that was promised may be gone.
+        if sim.witness().write_of(what[0].dot).is_some_and(|write| sim.copies_lost(write) >= sim.witness().copies_of(what[0].dot))
+        {
+            return usize::MAX;
+        }
+        sim.hosts().filter(is_there).filter(|host| what.iter().any(|what| sim.disk(*host).keeps(what))).count()
+    })
+}
+
+fn missing(sim: &Simulation, lost: HostId, ring: &Ring, copies: impl Fn(&[Dropped]) -> usize) -> Option<Dropped> {
     let (disk, node) = (sim.disk(lost), sim.node_id(lost));
     let strays = disk.objects().filter(|(partition, _, _)| !ring.placement(*partition).involves(node));
     let kept = disk.hints().chain(strays.map(|(_, name, object)| (node, name, object)));
-    let lives = |name: &Name, dot: Dot| {
-        let what = Dropped { name: name.clone(), dot, hint_for: None };
-        let required = sim.witness().copies_of(dot);
-        required == 0 || sim.witness().is_reaped(name, dot) || disks_with(sim, &same_write(sim, &what), lost) >= required
+    let lacks = |what: &Dropped| {
+        let required = sim.witness().copies_of(what.dot);
+        required > 0 && !sim.witness().is_reaped(&what.name, what.dot) && copies(&same_write(sim, what)) < required
     };
-    kept.into_iter().all(|(_, name, object)| object.values().all(|(dot, _)| lives(name, dot)))
+    let live = |(_, name, object): (NodeId, &Name, &Object)| -> Vec<Dropped> {
+        object.values().map(|(dot, _)| Dropped { name: name.clone(), dot, hint_for: None }).collect()
+    };
+    kept.flat_map(live).find(lacks)
 }
 
 /// Whether `from` may remove these, one by one, for all time.
