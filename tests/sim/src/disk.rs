@@ -183,6 +183,8 @@ impl Disk {
         let mut copy = Self {
             objects: self.objects.clone(),
             hints: self.hints.clone(),
+            hints_since: self.hints_since.clone(),
+            reaped: self.reaped.clone(),
             meta: self.meta.clone(),
             ticket: self.ticket,
             durable: self.ticket,
@@ -637,5 +639,26 @@ mod tests {
         let later = put(&mut disk, "later");
         disk.synced(later);
         assert!(!disk.has_seen(&name, dot) && disk.has_held(write).is_none(), "it was not even handed over");
+    }
+
+    #[test]
+    fn a_snapshot_knows_since_when_there_are_hints_and_what_was_reaped_and_seen() {
+        let (name, other) = (Name::new("b", "k"), Name::new("b", "other"));
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let version = |counter| {
+            let (dot, mut object) = (Dot { actor, counter }, Object::default());
+            object.update(&CausalContext::default(), dot, Value { data: Some(WriteId(counter).value()), written_ms: 0 });
+            (dot, object)
+        };
+        let mut disk = Disk::default();
+        let ((hinted, hint), (reaped, object)) = (version(1), version(2));
+        disk.write_hint(NodeId([2; 16]), PartitionId(0), &name, &hint).unwrap();
+        disk.write(PartitionId(0), &other, &object).unwrap();
+        disk.remove(PartitionId(0), &other).unwrap();
+        disk.commit().unwrap();
+        let copy = disk.snapshot();
+        assert_eq!(copy.hints_with_age(&name).count(), 1);
+        assert!(copy.has_reaped(&other, reaped));
+        assert!(copy.has_seen(&name, hinted) && !disk.has_seen(&name, hinted), "what is copied is written");
     }
 }

@@ -91,12 +91,12 @@ impl Retries {
     }
 
     /// A client was told of a write, or gave up: it may send it again some time.
-    pub fn consider(&mut self, client: usize, id: WriteId, request: Option<Request>, acknowledged: bool) {
+    pub fn consider(&mut self, client: usize, id: WriteId, request: Option<Box<Request>>, acknowledged: bool) {
         let Some(request) = request else { return };
         let chance = if acknowledged { REPEATED } else { RETRIED };
         let waiting = self.waiting.entry(client).or_default();
         if waiting.len() < WAITING_MAX && self.dice.chance(chance) {
-            waiting.push(Again { id, request });
+            waiting.push(Again { id, request: *request });
         }
     }
 

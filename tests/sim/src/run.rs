@@ -267,3 +267,22 @@ impl Run {
         Err(Violation { invariant, what, at: self.sim.now() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_takes_no_writes_in_peace_is_found_out() {
+        for refuses in [None, Some(0), Some(3)] {
+            let mut run = Run::new(&Options::calm(1, 4), false);
+            run.sim.alarm(Duration::ZERO, Alarm::Writer);
+            run.come_to_rest(RING_WITHIN).unwrap();
+            if let Some(host) = refuses {
+                run.sim.space(HostId(host), false);
+            }
+            let found = run.write_in_peace().err().map(|violation| violation.invariant);
+            assert_eq!(found, refuses.map(|_| "I17 peace answers"), "{refuses:?}");
+        }
+    }
+}

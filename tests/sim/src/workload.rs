@@ -38,7 +38,7 @@ enum Doing {
         /// The context that it carries.
         before: Bytes,
         /// The request, if it may be sent again.
-        request: Option<Request>,
+        request: Option<Box<Request>>,
     },
 }
 
@@ -234,7 +234,7 @@ impl Workload {
         let request_key = self.retries.key();
         let timeout_ms = self.draw_timeout();
         let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms };
-        let again = request_key.is_some().then(|| request.clone());
+        let again = request_key.is_some().then(|| Box::new(request.clone()));
         if again.is_none() {
             sim.sent_once(id);
         }
@@ -248,7 +248,7 @@ impl Workload {
         sim.totals.writes_retried += 1;
         let (name, wish, before) = (again.name().clone(), again.wish(), again.context());
         let Again { id, request } = again;
-        self.send(client, request.clone(), Doing::Write { name, id, wish, before, request: Some(request) }, sim);
+        self.send(client, request.clone(), Doing::Write { name, id, wish, before, request: Some(Box::new(request)) }, sim);
     }
 
     /// Sends to a random host that runs; false if there is none.
