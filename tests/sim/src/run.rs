@@ -101,7 +101,10 @@ impl Run {
                 Happening::Answer(client, outcome) => self.workload.answered(client, outcome, &mut self.sim),
                 Happening::Alarm(Alarm::Client(client)) => self.workload.step(client, &mut self.sim),
                 Happening::Alarm(Alarm::GiveUp(client)) => self.workload.give_up(client, &mut self.sim),
-                Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
+                Happening::Alarm(Alarm::Writer) => {
+                    self.losses.look(&mut self.sim, &self.writer);
+                    self.writer.step(&mut self.sim);
+                }
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
                 Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim, &mut self.writer),
                 Happening::Alarm(Alarm::Adopted(host)) => self.faults.adopted(host, &mut self.sim),

@@ -122,7 +122,7 @@ totals! {
     gets_of_two: "sometimes: a get saw two siblings",
     gets_of_three: "sometimes: a get saw three siblings",
     gets_of_tombstones: "sometimes: a get saw a tombstone",
-    losses_told_to_be_over: "sometimes: a loss was told to be made good, while clients went on",
+    losses_told_to_be_over: "sometimes: a loss was told to be made good",
     stages_passed: "sometimes: reads went to the new replicas",
     stages_passed_while_restarting: "sometimes: a ring was proposed while a member was restarting",
 }
