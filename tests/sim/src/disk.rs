@@ -116,6 +116,11 @@ impl Disk {
         }
     }
 
+    /// Whether a group of writes is begun and not handed over.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The newest group that was handed over.
     pub fn last_ticket(&self) -> Ticket {
         self.ticket

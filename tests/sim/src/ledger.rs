@@ -221,7 +221,14 @@ impl Ledger {
         }
     }
 
-    /// The same for one write.
+    /// A disk went back in time: `copies` says how many of a write's did. No ring replaces it, so a read meets one home replica less.
+    pub fn miss(&mut self, copies: impl Fn(WriteId) -> usize) {
+        for (id, write) in &mut self.writes {
+            write.homes = write.homes.saturating_sub(copies(*id));
+        }
+    }
+
+    /// What [`Ledger::lose`] does, for one write.
     pub fn lose_of(&mut self, id: WriteId, copies: usize) {
         let Some(write) = self.writes.get_mut(&id).filter(|_| copies > 0) else { return };
         if copies >= write.durable {
@@ -412,5 +419,16 @@ mod tests {
             assert_eq!(ledger.meets(&name, &returned, &earlier, |_| false).is_ok(), may_be, "{returned:?}");
             assert!(ledger.meets(&name, &returned, &BTreeSet::new(), |_| false).is_ok(), "a quorum that may miss it");
         }
+    }
+
+    #[test]
+    fn a_read_meets_a_write_no_more_when_a_home_replica_went_back_in_time() {
+        let name = Name::new("b", "k");
+        let mut ledger = history(&[(&[], Fate::Ok), (&[], Fate::Ok)]);
+        ledger.found_at(WriteId(1), 2);
+        ledger.found_at(WriteId(2), 2);
+        ledger.miss(|write| usize::from(write == WriteId(1)));
+        assert_eq!(ledger.held_by(&name, 2), [WriteId(2)].into());
+        assert_eq!(ledger.held_by(&name, 1), [WriteId(1), WriteId(2)].into());
     }
 }

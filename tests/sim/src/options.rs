@@ -204,6 +204,8 @@ pub struct FaultOptions {
     pub adoption: f64,
     /// A disk is destroyed, or taken for destroyed.
     pub loss: Option<Duration>,
+    /// A data directory is copied, and put back some seconds later.
+    pub restore: Option<Duration>,
     /// A disk is nearly full, and has room again later: its node is told, and refuses what would fill it.
     pub nearly_full: Option<Duration>,
 }
@@ -251,7 +253,18 @@ impl Options {
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
         options.draw_operations(&mut Dice::new(seed ^ 0x6f70_6572));
-        options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170))
+        options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170)).with_restores(&mut Dice::new(seed ^ 0x7265_7374_6f72))
+    }
+
+    /// Directories that go back in time, from a stream of its own. That is a disk that loses what came since: W copies bear one of
+    /// them. What was reaped since may come back, which is not promised away.
+    fn with_restores(mut self, dice: &mut Dice) -> Self {
+        let bears_it = self.replication >= 3 && self.quorum.w >= 2 && self.quorum.dw.is_none() && self.faults.rot.is_none();
+        let mean = Duration::from_secs(dice.pick(&[2, 5]));
+        if bears_it && dice.chance(0.15) {
+            (self.faults.restore, self.faults.loss, self.pace.reap) = (Some(mean), None, Duration::ZERO);
+        }
+        self
     }
 
     /// Tombstones, what reaps them and what endangers that, from a stream of its own.

@@ -106,7 +106,12 @@ impl Run {
                     self.writer.step(&mut self.sim);
                 }
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
-                Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim, &mut self.writer),
+                Happening::Alarm(Alarm::FaultEnds(number)) => {
+                    if self.faults.ends(number, &mut self.sim, &mut self.writer) {
+                        self.workload.ledger.lose(|write| self.sim.copies_lost(write));
+                        self.workload.ledger.miss(|write| self.sim.copies_lost(write));
+                    }
+                }
                 Happening::Alarm(Alarm::Adopted(host)) => self.faults.adopted(host, &mut self.sim),
                 Happening::Alarm(Alarm::Loss) => {
                     self.losses.strike(&mut self.sim, &mut self.writer);

@@ -46,6 +46,9 @@ pub enum Happening {
     Alarm(Alarm),
 }
 
+/// Stands for the wave of losses that a restored data directory is.
+const RESTORED: u32 = u32::MAX;
+
 /// How a node ends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Crash {
@@ -66,6 +69,8 @@ pub(crate) struct Host {
     pauses: u64,
     /// By how many starts its data directory is behind, since it was restored.
     restored_by: u64,
+    /// Its disk as it was before it was restored, and as it was restored.
+    restored: Option<Box<(Disk, Disk)>>,
     running: Option<Running>,
     /// While nothing runs.
     disk: Option<Disk>,
@@ -209,6 +214,7 @@ impl Simulation {
             generation: 0,
             pauses: 0,
             restored_by: 0,
+            restored: None,
             running: None,
             disk: Some(Disk::new(self.witness.clone())),
             address: String::new(),
@@ -427,10 +433,14 @@ impl Simulation {
             // A replica acknowledges as well what its copy has seen already.
             let held =
                 |disk: &Disk| disk.has_held(write) == Some(true) || dots.iter().any(|(name, dot)| disk.has_seen(name, *dot));
-            if let Some(wave) = self.hosts[host.0].lost
+            let Host { lost, restored, .. } = &self.hosts[host.0];
+            if let Some(wave) = *lost
                 && held(self.disk(host))
             {
                 *waves.entry(wave).or_default() += 1;
+            }
+            if restored.as_ref().is_some_and(|restored| held(&restored.0) && !held(&restored.1)) {
+                *waves.entry(RESTORED).or_default() += 1;
             }
         }
         waves.into_values().max().unwrap_or(0)

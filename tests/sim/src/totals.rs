@@ -91,6 +91,7 @@ totals! {
     full_disks: "disks that were full",
     storage_stops: "nodes that stopped over an error of their storage",
     nearly_full_disks: "disks that were nearly full",
+    restores: "data directories that went back to a copy of some seconds before",
     rots: "objects whose bits flipped",
     disks_lost: "disks lost",
     slow_times: "times when all disks were slow",

@@ -212,12 +212,16 @@ impl Workload {
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
         let quorum = self.draw_wish(&name.bucket);
-        let pr = quorum.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
-        let homes = usize::from(self.options.n_of(&name.bucket) + 1 - pr);
-        let earlier = self.ledger.held_by(&name, homes);
+        let earlier = self.ledger.held_by(&name, self.overlapping(&name, &quorum));
         let timeout_ms = self.draw_timeout();
         let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms };
         self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
+    }
+
+    /// Of so many home replicas a get meets one.
+    fn overlapping(&self, name: &Name, wish: &QuorumWish) -> usize {
+        let pr = wish.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
+        usize::from(self.options.n_of(&name.bucket) + 1 - pr)
     }
 
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
@@ -363,8 +367,9 @@ impl Workload {
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
         // Some may have been lost since, with all who had them.
-        let earlier: BTreeSet<WriteId> =
-            earlier.iter().filter(|id| self.ledger.get(**id).is_some_and(|write| write.homes > 0)).copied().collect();
+        let enough = self.overlapping(&name, &wish);
+        let is_held = |id: &WriteId| self.ledger.get(*id).is_some_and(|write| write.homes >= enough);
+        let earlier: BTreeSet<WriteId> = earlier.into_iter().filter(is_held).collect();
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
         let by_stamp = self.options.last_writer_wins(&name.bucket);
         let met = match by_stamp {

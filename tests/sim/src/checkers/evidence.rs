@@ -7,8 +7,8 @@ use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, QuorumWish};
 
+use crate::disk::Disk;
 use crate::ledger::Verdict;
-use crate::schedule::HostId;
 use crate::simulation::Simulation;
 use crate::witness::WriteId;
 
@@ -33,7 +33,10 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
     let Some(write) = write else { return Ok(()) };
     let has = |node: &NodeId| {
         let host = sim.host_of(*node);
-        host.is_some_and(|host| sim.disk(host).has_held(write) == Some(true) || supersedes(sim, host, name, write))
+        host.is_some_and(|host| {
+            let mut disks = [Some(sim.disk(host)), sim.before_restored(host)].into_iter().flatten();
+            disks.any(|disk| disk.has_held(write) == Some(true) || supersedes(sim, disk, name, write))
+        })
     };
     let without: Vec<NodeId> = evidence.nodes.iter().filter(|node| !has(node)).copied().collect();
     let durable = (evidence.nodes.len() - without.len()) as u32;
@@ -68,8 +71,8 @@ pub fn check_get(sim: &Simulation, name: &Name, wish: &QuorumWish, evidence: &Ev
 }
 
 /// The write arrived where a version that had seen it was there before: nothing had to be stored.
-fn supersedes(sim: &Simulation, host: HostId, name: &Name, write: WriteId) -> bool {
-    sim.witness().dots_of(write).iter().any(|dot| sim.disk(host).has_seen(name, *dot))
+fn supersedes(sim: &Simulation, disk: &Disk, name: &Name, write: WriteId) -> bool {
+    sim.witness().dots_of(write).iter().any(|dot| disk.has_seen(name, *dot))
 }
 
 /// The home replicas that acknowledged `write` and have it on stable storage. Each carries it into whatever rings come: a copy

@@ -52,7 +52,7 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
 /// I11: a hint goes when its target has it on stable storage, or had, or when nobody waits for it there any more.
 fn check_hint(sim: &mut Simulation, from: HostId, target: NodeId, what: &Dropped) -> Verdict {
     let Some(host) = sim.host_of(target) else { return Ok(()) };
-    let gone = sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host);
+    let gone = sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host) || sim.is_restored(host);
     // One that its node keeps as a copy goes home as such: copies are looked after by themselves.
     let is_copy = same_write(sim, what).iter().any(|what| sim.disk(from).has_copy(&what.name, what.dot));
     let ring = sim.node(from).and_then(|node| node.ring());
