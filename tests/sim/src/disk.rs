@@ -30,6 +30,8 @@ enum Undo {
     Meta(Vec<u8>, Option<Bytes>),
     /// What had been reaped of the name.
     Reaped(Name, Option<CausalContext>),
+    /// Nothing to be put back: what was written with the group had seen this, which counts once the group is on stable storage.
+    Seen(Name, CausalContext),
 }
 
 /// An object that was removed for itself, not with its whole partition.
@@ -48,6 +50,8 @@ pub struct Dropped {
     pub name: Name,
     /// The version.
     pub dot: Dot,
+    /// For whom it was kept, if it was a hint.
+    pub hint_for: Option<NodeId>,
 }
 
 /// Groups of writes that were not on stable storage when the power went.
@@ -59,8 +63,8 @@ pub struct Lost {
     pub lost: usize,
 }
 
-fn live_in<'a>(name: &'a Name, object: &'a Object) -> impl Iterator<Item = Dropped> + 'a {
-    object.values().map(move |(dot, _)| Dropped { name: name.clone(), dot })
+fn live_in<'a>(name: &'a Name, object: &'a Object, hint_for: Option<NodeId>) -> impl Iterator<Item = Dropped> + 'a {
+    object.values().map(move |(dot, _)| Dropped { name: name.clone(), dot, hint_for })
 }
 
 /// A disk.
@@ -77,7 +81,7 @@ pub struct Disk {
     durable: Ticket,
     /// Every write that ever lay here, with the first group that held it.
     held: BTreeMap<WriteId, Ticket>,
-    /// The histories of all that ever lay here: a hint may be delivered and gone before anybody asks for it.
+    /// The histories of all that ever lay on stable storage here: a hint may be delivered and gone before anybody asks for it.
     histories: BTreeMap<Name, CausalContext>,
     /// Where each name lies: that never changes.
     partition_of: BTreeMap<Name, PartitionId>,
@@ -105,9 +109,16 @@ impl Disk {
     /// Every group up to `ticket` is on stable storage.
     pub fn synced(&mut self, ticket: Ticket) {
         self.durable = self.durable.max(ticket);
-        while self.groups.front().is_some_and(|(group, _)| *group <= ticket) {
-            self.groups.pop_front();
+        while self.groups.front().is_some_and(|(group, _)| *group <= ticket)
+            && let Some((_, group)) = self.groups.pop_front()
+        {
+            self.settle(group);
         }
+    }
+
+    /// Whether a group of writes is begun and not handed over.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// The newest group that was handed over.
@@ -124,6 +135,9 @@ impl Disk {
     pub fn killed(&mut self) {
         let open = std::mem::take(&mut self.open);
         self.undo(open);
+        // A write that is lost may come again, and then lies in a later group.
+        let last = self.ticket;
+        self.held.retain(|_, ticket| *ticket <= last);
     }
 
     /// The power goes: of the groups that are not on stable storage, the first `kept` stay.
@@ -136,8 +150,9 @@ impl Disk {
             self.undo(group);
         }
         self.durable = self.groups.back().map_or(self.durable, |(ticket, _)| *ticket);
-        self.groups.clear();
-        // A write that is lost may come again, and then lies in a later group.
+        while let Some((_, group)) = self.groups.pop_front() {
+            self.settle(group);
+        }
         let durable = self.durable;
         self.held.retain(|_, ticket| *ticket <= durable);
         Lost { kept: kept.min(unsynced), lost: unsynced.saturating_sub(kept) }
@@ -170,9 +185,11 @@ impl Disk {
 
     /// A copy of what is on stable storage and in the system's memory: a snapshot, or a copied directory.
     pub fn snapshot(&self) -> Self {
-        Self {
+        let mut copy = Self {
             objects: self.objects.clone(),
             hints: self.hints.clone(),
+            hints_since: self.hints_since.clone(),
+            reaped: self.reaped.clone(),
             meta: self.meta.clone(),
             ticket: self.ticket,
             durable: self.ticket,
@@ -181,7 +198,13 @@ impl Disk {
             partition_of: self.partition_of.clone(),
             witness: self.witness.clone(),
             ..Self::default()
-        }
+        };
+        let seen: Vec<_> = self
+            .unsynced_steps()
+            .filter_map(|step| if let Undo::Seen(name, seen) = step { Some((name.clone(), seen.clone())) } else { None })
+            .collect();
+        seen.into_iter().for_each(|(name, seen)| copy.remember(name, &seen));
+        copy
     }
 
     /// Whether some object cannot be read any more.
@@ -304,6 +327,11 @@ impl Disk {
         self.objects.get(&(*partition, name.position(), name.clone()))
     }
 
+    /// Whether a copy of `name` that has seen `dot` lies here now, synced or not.
+    pub fn has_copy(&self, name: &Name, dot: Dot) -> bool {
+        self.copy_of(name).is_some_and(|copy| copy.has_seen(dot))
+    }
+
     /// Whether a version that has seen the dot lies here now, synced or not.
     pub fn keeps(&self, what: &Dropped) -> bool {
         let copy = self.copy_of(&what.name);
@@ -319,14 +347,14 @@ impl Disk {
     pub fn live(&self) -> Vec<Dropped> {
         let copies = self.objects.iter().map(|((_, _, name), object)| (name, object));
         let hints = self.hints.iter().map(|((_, _, name), object)| (name, object));
-        copies.chain(hints).flat_map(|(name, object)| live_in(name, object)).collect()
+        copies.chain(hints).flat_map(|(name, object)| live_in(name, object, None)).collect()
     }
 
-    fn note_dropped(&mut self, name: &Name, object: Option<&Object>) {
-        self.dropped.extend(object.into_iter().flat_map(|object| live_in(name, object)));
+    fn note_dropped(&mut self, name: &Name, object: Option<&Object>, hint_for: Option<NodeId>) {
+        self.dropped.extend(object.into_iter().flat_map(|object| live_in(name, object, hint_for)));
     }
 
-    /// Whether a version of `name` that had seen `dot` lies or lay here.
+    /// Whether a version of `name` that had seen `dot` lies or lay on stable storage here.
     pub fn has_seen(&self, name: &Name, dot: Dot) -> bool {
         self.histories.get(name).and_then(|seen| seen.0.get(&dot.actor)).is_some_and(|counter| dot.counter <= *counter)
     }
@@ -343,7 +371,25 @@ impl Disk {
                 }
                 Undo::Meta(key, before) => replace(&mut self.meta, key, before),
                 Undo::Reaped(name, before) => replace(&mut self.reaped, name, before),
+                Undo::Seen(..) => {}
             }
+        }
+    }
+
+    /// Nothing takes this group away any more.
+    fn settle(&mut self, group: Vec<Undo>) {
+        for step in group {
+            if let Undo::Seen(name, seen) = step {
+                self.remember(name, &seen);
+            }
+        }
+    }
+
+    fn remember(&mut self, name: Name, seen: &CausalContext) {
+        let history = self.histories.entry(name).or_default();
+        for (actor, counter) in seen.0.iter() {
+            let known = history.0.get_or_insert_with(*actor, u64::default);
+            *known = (*counter).max(*known);
         }
     }
 
@@ -352,11 +398,7 @@ impl Disk {
         for write in self.witness.borrow_mut().saw(name, object) {
             self.held.entry(write).or_insert(group);
         }
-        let seen = self.histories.entry(name.clone()).or_default();
-        for (actor, counter) in object.context().0 {
-            let known = seen.0.get_or_insert_with(actor, u64::default);
-            *known = counter.max(*known);
-        }
+        self.open.push(Undo::Seen(name.clone(), object.context()));
     }
 }
 
@@ -429,7 +471,7 @@ impl Storage for Disk {
             self.objects.range(from..).take_while(|((at, _, _), _)| *at == partition).map(|(key, _)| key.clone()).collect();
         for key in keys {
             let before = self.objects.remove(&key);
-            self.note_dropped(&key.2, before.as_ref());
+            self.note_dropped(&key.2, before.as_ref(), None);
             self.open.push(Undo::Object(key, before));
         }
         // The next copy is another one, which knows nothing of this one's past.
@@ -465,7 +507,7 @@ impl Storage for Disk {
         let key = (target, partition, name.clone());
         let before = self.hints.remove(&key);
         self.hints_since.remove(&key);
-        self.note_dropped(name, before.as_ref());
+        self.note_dropped(name, before.as_ref(), Some(target));
         self.open.push(Undo::Hint(key, before));
         Ok(())
     }
@@ -529,6 +571,8 @@ impl Storage for Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dynamo_core::id::Incarnation;
+    use dynamo_core::version::Actor;
 
     fn put(disk: &mut Disk, key: &'static str) -> Ticket {
         disk.write_meta(key.as_bytes(), Some(b"1")).unwrap();
@@ -561,5 +605,65 @@ mod tests {
         disk.write_meta(b"b", Some(b"1")).unwrap();
         disk.killed();
         assert_eq!(keys(&disk), ["a"]);
+    }
+
+    #[test]
+    fn what_lies_in_memory_only_has_been_seen_by_nobody_until_its_group_is_synced() {
+        let name = Name::new("b", "k");
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let dot = Dot { actor, counter: 1 };
+        let mut object = Object::default();
+        let write = WriteId(1);
+        object.update(&CausalContext::default(), dot, Value { data: Some(write.value()), written_ms: 0 });
+        type End = fn(&mut Disk, Ticket);
+        let ends: [(&str, End, bool); 5] = [
+            ("committed", |_, _| {}, false),
+            ("synced", |disk, ticket| disk.synced(ticket), true),
+            ("lost with the power", |disk, _| assert_eq!(disk.power_lost(0).lost, 1), false),
+            ("written by luck before the power went", |disk, _| assert_eq!(disk.power_lost(1).lost, 0), true),
+            (
+                "killed, and synced by the next start",
+                |disk, ticket| {
+                    disk.killed();
+                    disk.synced(ticket)
+                },
+                true,
+            ),
+        ];
+        for (what, end, seen) in ends {
+            let mut disk = Disk::default();
+            disk.write(PartitionId(0), &name, &object).unwrap();
+            let ticket = disk.commit().unwrap();
+            end(&mut disk, ticket);
+            assert_eq!(disk.has_seen(&name, dot), seen, "{what}");
+            assert_eq!(disk.has_held(write) == Some(true), seen, "{what}");
+        }
+        let mut disk = Disk::default();
+        disk.write(PartitionId(0), &name, &object).unwrap();
+        disk.killed();
+        let later = put(&mut disk, "later");
+        disk.synced(later);
+        assert!(!disk.has_seen(&name, dot) && disk.has_held(write).is_none(), "it was not even handed over");
+    }
+
+    #[test]
+    fn a_snapshot_knows_since_when_there_are_hints_and_what_was_reaped_and_seen() {
+        let (name, other) = (Name::new("b", "k"), Name::new("b", "other"));
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let version = |counter| {
+            let (dot, mut object) = (Dot { actor, counter }, Object::default());
+            object.update(&CausalContext::default(), dot, Value { data: Some(WriteId(counter).value()), written_ms: 0 });
+            (dot, object)
+        };
+        let mut disk = Disk::default();
+        let ((hinted, hint), (reaped, object)) = (version(1), version(2));
+        disk.write_hint(NodeId([2; 16]), PartitionId(0), &name, &hint).unwrap();
+        disk.write(PartitionId(0), &other, &object).unwrap();
+        disk.remove(PartitionId(0), &other).unwrap();
+        disk.commit().unwrap();
+        let copy = disk.snapshot();
+        assert_eq!(copy.hints_with_age(&name).count(), 1);
+        assert!(copy.has_reaped(&other, reaped));
+        assert!(copy.has_seen(&name, hinted) && !disk.has_seen(&name, hinted), "what is copied is written");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dynamo_core::ring::Ring;
 
 use crate::dice::Dice;
+use crate::disk::Disk;
 use crate::options::{Churn, FaultOptions, Options};
 use crate::ring_writer::RingWriter;
 use crate::schedule::{Alarm, HostId};
@@ -40,6 +41,7 @@ enum Kind {
     Rival,
     Churn,
     NearlyFull,
+    Restore,
 }
 
 impl Kind {
@@ -51,7 +53,7 @@ impl Kind {
 }
 
 /// What ends a fault.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Remedy {
     Start(Vec<HostId>),
     Mend(Vec<(HostId, HostId)>),
@@ -69,11 +71,45 @@ enum Remedy {
     Improve(HostId, HostId),
     /// The second writer of rings acts.
     Rival,
+    /// The data directory is what it was.
+    Restore(Box<Earlier>),
     /// The disk is as fast as before, perhaps after the power went.
     Disk {
         host: HostId,
         fails: bool,
     },
+}
+
+/// A copy of a data directory.
+#[derive(Debug)]
+struct Earlier {
+    host: HostId,
+    copy: (Disk, u64),
+    /// In which start of its node it was made.
+    generation: u64,
+    /// The starts that the others were in.
+    others: Vec<(HostId, u64)>,
+}
+
+impl Earlier {
+    /// A later life under the same number that only nodes know which are away, or have restarted since, may go unnoticed: that is
+    /// not promised.
+    fn is_noticed(&self, sim: &Simulation) -> bool {
+        let knows = |(host, generation): &(HostId, u64)| {
+            sim.is_removed(*host) || (sim.generation(*host) == *generation && sim.responsive().contains(host))
+        };
+        self.generation == sim.generation(self.host) || self.others.iter().all(knows)
+    }
+
+    fn put_back(&self, sim: &mut Simulation) {
+        if sim.is_removed(self.host) || sim.is_rotted(self.host) || !self.is_noticed(sim) {
+            return;
+        }
+        sim.totals.restores += 1;
+        sim.crash(self.host, Crash::Kill);
+        sim.restore(self.host, (self.copy.0.snapshot(), self.copy.1));
+        sim.start(self.host);
+    }
 }
 
 /// The source of faults.
@@ -82,6 +118,7 @@ pub struct Faults {
     dice: Dice,
     more: Dice,
     room: Dice,
+    restores: Dice,
     churn: Option<Churn>,
     /// Steps of the churn so far.
     steps: usize,
@@ -98,7 +135,17 @@ impl Faults {
             kill, power, blackout, restart, pause, split, one_way, flap, slow_disk, clock, membership, away, ..
         } = options.faults;
         let FaultOptions {
-            failed_sync, full_disk, rot, slow_disks, clock_back, bad_link, restart_all, rival, nearly_full, ..
+            failed_sync,
+            full_disk,
+            rot,
+            slow_disks,
+            clock_back,
+            bad_link,
+            restart_all,
+            rival,
+            nearly_full,
+            restore,
+            ..
         } = options.faults;
         let all = [
             (Kind::Kill, kill),
@@ -123,11 +170,13 @@ impl Faults {
             (Kind::Rival, rival),
             (Kind::Churn, options.faults.churn.map(|(_, every)| every)),
             (Kind::NearlyFull, nearly_full),
+            (Kind::Restore, restore),
         ];
         Self {
             dice: Dice::new(options.seed ^ 0x6661_756c_7473),
             more: Dice::new(options.seed ^ 0x6d6f_7265_2066),
             room: Dice::new(options.seed ^ 0x726f_6f6d),
+            restores: Dice::new(options.seed ^ 0x6261_636b_7570),
             churn: options.faults.churn.map(|(churn, _)| churn),
             steps: 0,
             kinds: all.into_iter().filter_map(|(kind, mean)| mean.map(|mean| (kind, mean))).collect(),
@@ -150,6 +199,7 @@ impl Faults {
     fn stream(&mut self, kind: Kind) -> &mut Dice {
         match kind {
             Kind::NearlyFull => &mut self.room,
+            Kind::Restore => &mut self.restores,
             later if later.is_later() => &mut self.more,
             _ => &mut self.dice,
         }
@@ -158,6 +208,8 @@ impl Faults {
     /// No more faults; those that go on end, and every host runs.
     pub fn end(&mut self, sim: &mut Simulation, writer: &mut RingWriter) {
         self.over = true;
+        // A copy that was not put back yet is not.
+        self.remedies.retain(|_, remedy| !matches!(remedy, Remedy::Restore(_)));
         for remedy in std::mem::take(&mut self.remedies).into_values() {
             apply(&remedy, sim, writer);
         }
@@ -181,6 +233,9 @@ impl Faults {
         let running = sim.running();
         if running.is_empty() && !matches!(kind, Kind::Membership) {
             return;
+        }
+        if matches!(kind, Kind::Restore) {
+            return self.copy_directory(&running, sim);
         }
         if matches!(kind, Kind::NearlyFull) {
             return self.run_out_of_room(&running, sim);
@@ -318,10 +373,26 @@ impl Faults {
     }
 
     /// A fault has lasted long enough.
-    pub fn ends(&mut self, number: u64, sim: &mut Simulation, writer: &mut RingWriter) {
+    /// True if it left a disk that is what it was earlier.
+    pub fn ends(&mut self, number: u64, sim: &mut Simulation, writer: &mut RingWriter) -> bool {
+        let restores = sim.totals.restores;
         if let Some(remedy) = self.remedies.remove(&number) {
             apply(&remedy, sim, writer);
         }
+        sim.totals.restores > restores
+    }
+
+    /// A data directory is copied, to be put back later: one in a run, as W copies bear it with W = 2.
+    fn copy_directory(&mut self, running: &[HostId], sim: &mut Simulation) {
+        let host = self.restores.pick(running);
+        let pending = self.remedies.values().any(|remedy| matches!(remedy, Remedy::Restore(_)));
+        if sim.totals.restores > 0 || pending || sim.disk(host).is_open() {
+            return;
+        }
+        let others = sim.hosts().filter(|other| *other != host).map(|other| (other, sim.generation(other))).collect();
+        let earlier = Earlier { host, copy: sim.copy_of(host), generation: sim.generation(host), others };
+        let later = self.restores.around(Duration::from_secs(3));
+        self.until(later, Remedy::Restore(Box::new(earlier)), sim);
     }
 
     fn until(&mut self, lasts: Duration, remedy: Remedy, sim: &mut Simulation) {
@@ -476,6 +547,7 @@ fn apply(remedy: &Remedy, sim: &mut Simulation, writer: &mut RingWriter) {
         Remedy::Clock(host, by) => sim.jump_clock(*host, *by),
         Remedy::Improve(from, to) => sim.worsen(*from, *to, false),
         Remedy::Rival => writer.rival_acts(sim),
+        Remedy::Restore(earlier) => earlier.put_back(sim),
         Remedy::Mend(pairs) => pairs.iter().for_each(|(from, to)| sim.mend(*from, *to)),
     }
 }

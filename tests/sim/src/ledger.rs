@@ -76,7 +76,7 @@ impl Ledger {
     /// outcome is unknown, an attempt that wrote nothing does not make it known.
     pub fn settle(&mut self, id: WriteId, fate: Fate) {
         if let Some(write) = self.writes.get_mut(&id)
-            && (write.fate == Fate::Pending || fate == Fate::Ok)
+            && (matches!(write.fate, Fate::Pending | Fate::Failed) || fate == Fate::Ok)
         {
             write.fate = fate;
         }
@@ -150,9 +150,10 @@ impl Ledger {
     /// Whether `visible` is a possible end of this history.
     ///
     /// What rests on no more copies than disks were `lost` may be gone.
-    pub fn judge(&self, visible: &Visible, lost: usize) -> Verdict {
+    /// `buried` says whether a tombstone that supersedes a write was ever seen.
+    pub fn judge(&self, visible: &Visible, lost: usize, buried: impl Fn(WriteId) -> bool) -> Verdict {
         self.nothing_failed_is_visible(visible)?;
-        self.nothing_is_lost(visible, lost)?;
+        self.nothing_is_lost(visible, lost, buried)?;
         self.nothing_is_resurrected(visible, lost)
     }
 
@@ -171,14 +172,23 @@ impl Ledger {
         Ok(())
     }
 
+    /// What a delete accounts for: all that it covers, if it was acknowledged. Any other one may have come to nothing, so only for what
+    /// some tombstone was seen to supersede.
+    fn deleted_by(write: &Write, buried: impl Fn(WriteId) -> bool) -> impl Iterator<Item = WriteId> {
+        let acknowledged = write.fate == Fate::Ok;
+        write.covers.iter().copied().filter(move |lower| acknowledged || buried(*lower))
+    }
+
     /// I1: an acknowledged write is visible, or some write that took effect covers it. A write took effect if it is visible, is a
     /// delete, or is covered in turn by one that took effect; covers point to earlier writes, so one walk back is enough.
-    fn nothing_is_lost(&self, visible: &Visible, lost: usize) -> Verdict {
+    fn nothing_is_lost(&self, visible: &Visible, lost: usize, buried: impl Fn(WriteId) -> bool) -> Verdict {
         let mut superseded = BTreeSet::<WriteId>::new();
         for (id, write) in self.writes.iter().rev().filter(|(_, write)| write.fate != Fate::Failed) {
-            let effective = write.delete || superseded.contains(id) || Self::is_visible(visible, *id, write);
+            let effective = superseded.contains(id) || Self::is_visible(visible, *id, write);
             if effective {
                 superseded.extend(&write.covers);
+            } else if write.delete {
+                superseded.extend(Self::deleted_by(write, &buried));
             } else if write.fate == Fate::Ok && write.durable > lost && !self.by_stamp.contains(&write.name.bucket) {
                 let what = format!("{id:?} of {:?} was acknowledged; visible is {:?}", write.name, visible.get(&write.name));
                 return Err(("I1 no lost acknowledged write", what));
@@ -194,9 +204,10 @@ impl Ledger {
         }
     }
 
-    /// So many disks are lost at once by now. Nobody can say which of them had a tombstone: a delete may rest on those.
-    pub fn lose_tombstones(&mut self, disks: usize) {
-        let deletes = self.writes.iter().filter(|(_, write)| write.delete).map(|(id, _)| *id);
+    /// So many disks are lost at once by now. Of a delete whose tombstone is not `known` nobody can say which of them had it: it may
+    /// rest on those.
+    pub fn lose_tombstones(&mut self, disks: usize, known: impl Fn(WriteId) -> bool) {
+        let deletes = self.writes.iter().filter(|(id, write)| write.delete && !known(**id)).map(|(id, _)| *id);
         for id in deletes.collect::<Vec<_>>() {
             self.lose_of(id, disks);
         }
@@ -210,7 +221,14 @@ impl Ledger {
         }
     }
 
-    /// The same for one write.
+    /// A disk went back in time: `copies` says how many of a write's did. No ring replaces it, so a read meets one home replica less.
+    pub fn miss(&mut self, copies: impl Fn(WriteId) -> usize) {
+        for (id, write) in &mut self.writes {
+            write.homes = write.homes.saturating_sub(copies(*id));
+        }
+    }
+
+    /// What [`Ledger::lose`] does, for one write.
     pub fn lose_of(&mut self, id: WriteId, copies: usize) {
         let Some(write) = self.writes.get_mut(&id).filter(|_| copies > 0) else { return };
         if copies >= write.durable {
@@ -223,16 +241,38 @@ impl Ledger {
 
     /// Acknowledged writes of `name` that at least so many home replicas had on stable storage.
     pub fn held_by(&self, name: &Name, homes: usize) -> BTreeSet<WriteId> {
-        let held = |write: &Write| write.fate == Fate::Ok && !write.delete && write.homes >= homes;
+        let held = |write: &Write| write.fate == Fate::Ok && write.homes >= homes;
         self.of_name(name).filter(|(_, write)| held(write)).map(|(id, _)| id).collect()
     }
 
-    /// Quorums that overlap: a read that `returned` these writes meets each of `earlier`, or what covers it.
-    pub fn meets(&self, name: &Name, returned: &BTreeSet<WriteId>, earlier: &BTreeSet<WriteId>) -> Verdict {
+    /// Quorums that overlap: a read that `returned` these writes meets each of `earlier`, or what covers it; and nothing that one of
+    /// them covers.
+    pub fn meets(
+        &self,
+        name: &Name,
+        returned: &BTreeSet<WriteId>,
+        earlier: &BTreeSet<WriteId>,
+        buried: impl Fn(WriteId) -> bool,
+    ) -> Verdict {
         let mut superseded = BTreeSet::<WriteId>::new();
+        let mut covered = BTreeMap::<WriteId, WriteId>::new();
         for (id, write) in self.of_name(name).rev().filter(|(_, write)| write.fate != Fate::Failed) {
-            if write.delete || superseded.contains(&id) || returned.contains(&id) {
+            if earlier.contains(&id) || covered.contains_key(&id) {
+                covered.extend(write.covers.iter().map(|lower| (*lower, id)));
+            }
+            if let Some(by) = covered.get(&id)
+                && returned.contains(&id)
+                && !self.forgiven.contains(&id)
+            {
+                let what = format!(
+                    "{name:?} returned {id:?}, which {by:?} covers, and too many home replicas have that for this quorum to miss it"
+                );
+                return Err(("R + W > N", what));
+            }
+            if superseded.contains(&id) || returned.contains(&id) {
                 superseded.extend(&write.covers);
+            } else if write.delete {
+                superseded.extend(Self::deleted_by(write, &buried));
             } else if earlier.contains(&id) {
                 let what = format!(
                     "{name:?} returned {returned:?} without {id:?}, which too many home replicas have for this quorum to miss it"
@@ -280,11 +320,12 @@ mod tests {
     fn all_attempts_of_a_write_are_one_write() {
         use Fate::{Failed, Ok, Pending, Unknown};
         // What the attempts were told, and what that comes to.
-        let cases: [(&[Fate], Fate); 6] = [
+        let cases: [(&[Fate], Fate); 7] = [
             (&[], Pending),
             (&[Failed], Failed),
             (&[Unknown, Ok], Ok),
             (&[Unknown, Failed], Unknown),
+            (&[Failed, Unknown], Unknown),
             (&[Ok, Unknown], Ok),
             (&[Ok, Failed], Ok),
         ];
@@ -310,7 +351,7 @@ mod tests {
         assert_eq!(read(&mut ledger, [&first, &first]), None);
         assert_eq!(read(&mut ledger, [&first, &second]), None);
         let visible = [(name.clone(), [WriteId(1), WriteId(2)].into())].into();
-        assert_eq!(ledger.judge(&visible, 0), Result::Ok(()));
+        assert_eq!(ledger.judge(&visible, 0, |_| false), Result::Ok(()));
     }
 
     #[test]
@@ -330,12 +371,64 @@ mod tests {
         ];
         for (what, writes, visible, violated) in cases {
             let visible = [(Name::new("b", "k"), visible.iter().map(|id| WriteId(*id)).collect())].into();
-            let verdict = history(writes).judge(&visible, 0).err().map(|(invariant, _)| invariant);
+            let verdict = history(writes).judge(&visible, 0, |_| false).err().map(|(invariant, _)| invariant);
             let matches = match (verdict, violated) {
                 (Some(found), Some(expected)) => found.split(' ').next() == Some(expected),
                 (found, expected) => found.is_none() && expected.is_none(),
             };
             assert!(matches, "{what}: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn a_delete_accounts_for_what_it_covers_if_it_was_acknowledged_or_its_tombstone_was_seen() {
+        use Fate::{Failed, Ok, Pending, Unknown};
+        let name = Name::new("b", "k");
+        // What became of the delete, whether its tombstone was ever seen, and whether the write below it may be gone.
+        let cases = [
+            (Ok, false, true),
+            (Unknown, true, true),
+            (Unknown, false, false),
+            (Pending, true, true),
+            (Pending, false, false),
+            (Failed, false, false),
+        ];
+        for (fate, seen, may_be_gone) in cases {
+            let mut ledger = history(&[(&[], Ok)]);
+            let delete = ledger.begin(name.clone(), true, [WriteId(1)].into(), 1);
+            ledger.settle(delete, fate);
+            let verdict = ledger.judge(&Visible::new(), 0, |_| seen);
+            assert_eq!(verdict.is_ok(), may_be_gone, "{fate:?}, seen: {seen}: {verdict:?}");
+            let met = ledger.meets(&name, &BTreeSet::new(), &[WriteId(1)].into(), |_| seen);
+            assert_eq!(met.is_ok(), may_be_gone, "{fate:?}, seen: {seen}: {met:?}");
+        }
+    }
+
+    #[test]
+    fn a_read_whose_quorum_meets_a_delete_returns_nothing_that_it_covers() {
+        let name = Name::new("b", "k");
+        let mut ledger = history(&[(&[], Fate::Ok), (&[1], Fate::Ok)]);
+        let delete = ledger.begin(name.clone(), true, [WriteId(2)].into(), 1);
+        ledger.settle(delete, Fate::Ok);
+        assert!(ledger.held_by(&name, 2).is_empty());
+        ledger.found_at(delete, 2);
+        let earlier = ledger.held_by(&name, 2);
+        assert_eq!(earlier, [delete].into());
+        for (returned, may_be) in [(vec![], true), (vec![WriteId(2)], false), (vec![WriteId(1)], false)] {
+            let returned: BTreeSet<WriteId> = returned.into_iter().collect();
+            assert_eq!(ledger.meets(&name, &returned, &earlier, |_| false).is_ok(), may_be, "{returned:?}");
+            assert!(ledger.meets(&name, &returned, &BTreeSet::new(), |_| false).is_ok(), "a quorum that may miss it");
+        }
+    }
+
+    #[test]
+    fn a_read_meets_a_write_no_more_when_a_home_replica_went_back_in_time() {
+        let name = Name::new("b", "k");
+        let mut ledger = history(&[(&[], Fate::Ok), (&[], Fate::Ok)]);
+        ledger.found_at(WriteId(1), 2);
+        ledger.found_at(WriteId(2), 2);
+        ledger.miss(|write| usize::from(write == WriteId(1)));
+        assert_eq!(ledger.held_by(&name, 2), [WriteId(2)].into());
+        assert_eq!(ledger.held_by(&name, 1), [WriteId(1), WriteId(2)].into());
     }
 }

@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use dynamo_core::id::NodeId;
+
 use crate::checkers::redundancy;
 use crate::dice::Dice;
 use crate::options::Options;
@@ -26,6 +28,8 @@ pub struct Losses {
     wave: u32,
     /// Lost in this wave.
     lost: usize,
+    /// Operators were told that this is over.
+    told: bool,
 }
 
 impl Losses {
@@ -33,7 +37,7 @@ impl Losses {
     pub fn new(options: &Options) -> Self {
         let most = usize::from(options.quorum.w) - 1;
         let dice = Dice::new(options.seed ^ 0x6469_736b_7321);
-        Self { dice, mean: options.faults.loss.filter(|_| most > 0), most, wave: 0, lost: 0 }
+        Self { dice, mean: options.faults.loss.filter(|_| most > 0), most, wave: 0, lost: 0, told: false }
     }
 
     /// The first one is scheduled.
@@ -58,13 +62,14 @@ impl Losses {
             return;
         }
         if self.lost > 0 && is_restored(sim, writer) {
-            (self.wave, self.lost) = (self.wave + 1, 0);
+            (self.wave, self.lost, self.told) = (self.wave + 1, 0, false);
         }
         let candidates: Vec<HostId> = sim.running().into_iter().chain(sim.stopped()).filter(|host| !sim.is_lost(*host)).collect();
         if self.lost == self.most || candidates.is_empty() {
             return;
         }
         self.lost += 1;
+        self.told = false;
         let host = self.dice.pick(&candidates);
         let replacement = sim.write_off(host, self.wave);
         match self.dice.weighted(&[(6, 0), (1, 1), (1, 2)]) {
@@ -84,12 +89,47 @@ impl Losses {
         writer.lose(sim, host, replacement);
     }
 
+    /// What GUARANTEES.md tells operators to wait for before the next disk may go, as `status` and `ring verify` show it, is enough.
+    pub fn look(&mut self, sim: &mut Simulation, writer: &RingWriter) {
+        if self.lost == 0 || self.told || !writer.is_whole(sim) || !is_told_to_be_over(sim, writer) {
+            return;
+        }
+        self.told = true;
+        sim.totals.losses_told_to_be_over += 1;
+        let declared = |host: HostId| writer.record().and_then(|ring| sim.ring_of(*ring.lost.get(&sim.node_id(host))?));
+        let left = |host: HostId| declared(host).and_then(|ring| redundancy::lost_with(sim, host, ring));
+        let hosts = sim.hosts().filter(|host| sim.is_lost(*host));
+        if let Some((host, what)) = hosts.filter_map(|host| Some((host, left(host)?))).next() {
+            let what = format!("all replicas are equal, and {what:?}, which was on host {}, is on too few disks", host.0);
+            sim.violated("a loss is made good when it is told to be", what);
+        }
+    }
+
     /// A host that was declared lost is back, with all its data.
     pub fn returns(&mut self, host: HostId, sim: &mut Simulation) {
         if sim.stopped().contains(&host) {
             sim.start(host);
         }
     }
+}
+
+/// Whether every member answers, keeps no hint and no stray copy, and has the same digest of every partition as the other replicas.
+fn is_told_to_be_over(sim: &Simulation, writer: &RingWriter) -> bool {
+    let Some(ring) = writer.record() else { return false };
+    let node = |node: &NodeId| sim.host_of(*node).and_then(|host| sim.node(host));
+    let at_home = |id: &NodeId| {
+        let status = sim.host_of(*id).and_then(|host| Some(sim.node(host)?.status(sim.clock(host))));
+        status.is_some_and(|status| {
+            let hints: u64 = status.hints.values().map(|(hints, _)| hints).sum();
+            status.epoch == ring.epoch && hints == 0 && status.foreign_partitions == 0
+        })
+    };
+    let equal = |replicas: &[NodeId], partition| {
+        let mut roots = replicas.iter().map(|id| node(id).map(|node| node.partition_digest(partition)));
+        let first = roots.next().flatten();
+        first.is_some() && roots.all(|root| root == first)
+    };
+    ring.members.keys().all(at_home) && ring.partitions().all(|(partition, placement)| equal(placement.replicas, partition))
 }
 
 /// Whether what was lost is replaced, and nothing waits on a single disk for its way home or for its copies.

@@ -135,6 +135,8 @@ pub struct WorkloadOptions {
     pub request_ids: f64,
     /// Steps of a client that are a get and a delete, beside those that the mix has anyway.
     pub deletes: f64,
+    /// Requests have deadlines of their own, shorter and longer than what the nodes go by.
+    pub own_timeouts: bool,
     /// Every client reads before it writes, and writes with the context that it got: then there are no more siblings than clients,
     /// as long as nothing goes wrong.
     pub reads_first: bool,
@@ -202,6 +204,8 @@ pub struct FaultOptions {
     pub adoption: f64,
     /// A disk is destroyed, or taken for destroyed.
     pub loss: Option<Duration>,
+    /// A data directory is copied, and put back some seconds later.
+    pub restore: Option<Duration>,
     /// A disk is nearly full, and has room again later: its node is told, and refuses what would fill it.
     pub nearly_full: Option<Duration>,
 }
@@ -249,7 +253,18 @@ impl Options {
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
         options.draw_operations(&mut Dice::new(seed ^ 0x6f70_6572));
-        options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170))
+        options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170)).with_restores(&mut Dice::new(seed ^ 0x7265_7374_6f72))
+    }
+
+    /// Directories that go back in time, from a stream of its own. That is a disk that loses what came since: W copies bear one of
+    /// them. What was reaped since may come back, which is not promised away.
+    fn with_restores(mut self, dice: &mut Dice) -> Self {
+        let bears_it = self.replication >= 3 && self.quorum.w >= 2 && self.quorum.dw.is_none() && self.faults.rot.is_none();
+        let mean = Duration::from_secs(dice.pick(&[2, 5]));
+        if bears_it && dice.chance(0.15) {
+            (self.faults.restore, self.faults.loss, self.pace.reap) = (Some(mean), None, Duration::ZERO);
+        }
+        self
     }
 
     /// Tombstones, what reaps them and what endangers that, from a stream of its own.
@@ -376,6 +391,7 @@ impl Options {
                 cold_keys: 1,
                 request_ids: 0.0,
                 deletes: 0.0,
+                own_timeouts: false,
                 reads_first: false,
             },
             faults: FaultOptions::default(),
@@ -523,6 +539,7 @@ impl WorkloadOptions {
             hot_keys: dice.between(1, 5) as usize,
             cold_keys: dice.between(5, 60) as usize,
             deletes: 0.0,
+            own_timeouts: Dice::new(seed ^ 0x0074_696d_656f_7574).chance(0.5),
             reads_first: false,
         }
     }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use dynamo_core::id::RequestKey;
 use dynamo_core::name::Name;
-use dynamo_core::request::{QuorumWish, Request};
+use dynamo_core::request::{Operation, QuorumWish, Request};
 
 use crate::dice::Dice;
 use crate::options::Options;
+use crate::schedule::HostId;
 use crate::witness::WriteId;
 
 /// Retries that one client has in mind; further ones are given up.
@@ -19,6 +21,9 @@ const RETRIED: f64 = 0.9;
 const REPEATED: f64 = 0.1;
 /// Of a client's steps while it has a retry in mind.
 const AT_ONCE: f64 = 0.4;
+
+/// Of the writes that may be sent again: to two hosts at the same time.
+const SENT_TO_TWO: f64 = 0.1;
 
 /// A write, to be sent once more.
 #[derive(Clone, Debug)]
@@ -35,6 +40,14 @@ impl Again {
         &self.request.name
     }
 
+    /// The context that it carries.
+    pub fn context(&self) -> Bytes {
+        match &self.request.operation {
+            Operation::Put { context, .. } | Operation::Delete { context } => context.clone(),
+            Operation::Get => Bytes::new(),
+        }
+    }
+
     /// What it asks of the quorum.
     pub fn wish(&self) -> QuorumWish {
         self.request.quorum
@@ -46,6 +59,8 @@ impl Again {
 pub struct Retries {
     /// A stream of its own: runs without request ids draw nothing from it.
     dice: Dice,
+    /// Another.
+    twins: Dice,
     request_ids: f64,
     waiting: BTreeMap<usize, Vec<Again>>,
 }
@@ -54,7 +69,8 @@ impl Retries {
     /// Nobody has written yet.
     pub fn new(options: &Options) -> Self {
         let dice = Dice::new(options.seed ^ 0x0072_6574_7269_6573);
-        Self { dice, request_ids: options.workload.request_ids, waiting: BTreeMap::new() }
+        let twins = Dice::new(options.seed ^ 0x0074_776f_6173_6b65);
+        Self { dice, twins, request_ids: options.workload.request_ids, waiting: BTreeMap::new() }
     }
 
     /// The request id of a new write, if it gets one.
@@ -65,13 +81,22 @@ impl Retries {
         Some(RequestKey(self.dice.identity()))
     }
 
+    /// The other host that is asked for the same write at the same time, as by a client that cannot wait for the first.
+    pub fn elsewhere(&mut self, request: &Request, host: HostId, hosts: &[HostId]) -> Option<HostId> {
+        let others: Vec<HostId> = hosts.iter().filter(|other| **other != host).copied().collect();
+        if request.request_key.is_none() || others.is_empty() || !self.twins.chance(SENT_TO_TWO) {
+            return None;
+        }
+        Some(self.twins.pick(&others))
+    }
+
     /// A client was told of a write, or gave up: it may send it again some time.
-    pub fn consider(&mut self, client: usize, id: WriteId, request: Option<Request>, acknowledged: bool) {
+    pub fn consider(&mut self, client: usize, id: WriteId, request: Option<Box<Request>>, acknowledged: bool) {
         let Some(request) = request else { return };
         let chance = if acknowledged { REPEATED } else { RETRIED };
         let waiting = self.waiting.entry(client).or_default();
         if waiting.len() < WAITING_MAX && self.dice.chance(chance) {
-            waiting.push(Again { id, request });
+            waiting.push(Again { id, request: *request });
         }
     }
 

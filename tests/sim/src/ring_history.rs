@@ -44,6 +44,11 @@ impl RingHistory {
         *told = epoch.max(*told);
     }
 
+    /// A host's data directory is what it was earlier.
+    pub(crate) fn restored(&mut self, host: HostId) {
+        self.told.remove(&host);
+    }
+
     /// The ring of an epoch.
     pub(crate) fn of(&self, epoch: Epoch) -> Option<&Arc<Ring>> {
         self.rings.get(&epoch).map(|(_, ring)| ring)

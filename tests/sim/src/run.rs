@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dynamo_core::name::Name;
 use dynamo_core::request::{Failure, Operation, QuorumWish, Request, Success};
 use dynamo_core::time::Instant;
 
 use crate::checkers::{convergence, last_writer_wins, quiet};
 use crate::faults::Faults;
+use crate::ledger::Fate;
 use crate::losses::Losses;
 use crate::options::Options;
 use crate::ring_writer::RingWriter;
+use crate::scenario::BUCKET;
 use crate::schedule::{Alarm, HostId};
 use crate::simulation::{Happening, Simulation};
 use crate::totals::Totals;
@@ -22,6 +25,8 @@ use crate::workload::Workload;
 const RING_WITHIN: Duration = Duration::from_secs(30);
 /// Until everything has come to rest after the last fault.
 const QUIET_WITHIN: Duration = Duration::from_secs(240);
+/// Wall clocks of hosts differ by less, whatever happened to them.
+const CLOCKS_DIFFER_MS: u64 = 50_000_000;
 /// Between two looks whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -96,14 +101,24 @@ impl Run {
                 Happening::Answer(client, outcome) => self.workload.answered(client, outcome, &mut self.sim),
                 Happening::Alarm(Alarm::Client(client)) => self.workload.step(client, &mut self.sim),
                 Happening::Alarm(Alarm::GiveUp(client)) => self.workload.give_up(client, &mut self.sim),
-                Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
+                Happening::Alarm(Alarm::Writer) => {
+                    self.losses.look(&mut self.sim, &self.writer);
+                    self.writer.step(&mut self.sim);
+                }
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
-                Happening::Alarm(Alarm::FaultEnds(number)) => self.faults.ends(number, &mut self.sim, &mut self.writer),
+                Happening::Alarm(Alarm::FaultEnds(number)) => {
+                    if self.faults.ends(number, &mut self.sim, &mut self.writer) {
+                        self.workload.ledger.lose(|write| self.sim.copies_lost(write));
+                        self.workload.ledger.miss(|write| self.sim.copies_lost(write));
+                    }
+                }
                 Happening::Alarm(Alarm::Adopted(host)) => self.faults.adopted(host, &mut self.sim),
                 Happening::Alarm(Alarm::Loss) => {
                     self.losses.strike(&mut self.sim, &mut self.writer);
                     self.workload.ledger.lose(|write| self.sim.copies_lost(write));
-                    self.workload.ledger.lose_tombstones(self.sim.lost_at_once());
+                    let witness = self.sim.witness();
+                    let known = |delete| !witness.dots_of(delete).is_empty();
+                    self.workload.ledger.lose_tombstones(self.sim.lost_at_once(), known);
                 }
                 Happening::Alarm(Alarm::Returns(host)) => self.losses.returns(host, &mut self.sim),
             }
@@ -149,24 +164,31 @@ impl Run {
     }
 
     fn judge(&mut self) -> Result<(), Violation> {
+        self.verdict()?;
+        self.write_in_peace()
+    }
+
+    fn verdict(&mut self) -> Result<(), Violation> {
         let Some(ring) = self.writer.record().cloned() else { return Ok(()) };
         if let Err((invariant, what)) = convergence::check(&self.sim, &ring) {
             return self.violated(invariant, what);
         }
         self.workload.ledger.lose(|write| self.sim.copies_lost(write));
         let visible = convergence::visible(&self.sim);
-        for name in self.workload.ledger.names() {
+        for (at, name) in self.workload.ledger.names().into_iter().enumerate() {
             let doubled = self.sim.witness().doubled(&name);
             self.sim.totals.writes_doubled += (doubled.remembered.len() + doubled.forgotten.len()) as u64;
             self.sim.totals.doubles_forgotten += doubled.forgotten.len() as u64;
             self.workload.ledger.forgive(doubled.forgotten);
             let expected = visible.get(&name).cloned().unwrap_or_default();
-            let host = self.sim.running()[name.len() % self.sim.running().len()];
+            let hosts = self.sim.running();
+            let host = hosts[at % hosts.len()];
             self.reads(host, &name, &expected)?;
         }
         let lost = self.sim.rotted();
         let by_stamp = last_writer_wins::judge(&self.workload.ledger, &self.sim.witness(), &visible, lost);
-        match self.workload.ledger.judge(&visible, lost).and(by_stamp) {
+        let verdict = self.workload.ledger.judge(&visible, lost, |write| self.sim.witness().is_buried(write));
+        match verdict.and(by_stamp) {
             Ok(gave_way) => {
                 self.sim.totals.last_writer_wins_checked += gave_way;
                 Ok(())
@@ -178,37 +200,97 @@ impl Run {
     /// I17: in peace every get is answered, with what the replicas hold. (Hints for a host whose disk is lost lie where they are,
     /// and a stand-in may know one write more.)
     fn reads(&mut self, host: HostId, name: &Name, expected: &BTreeSet<crate::witness::WriteId>) -> Result<(), Violation> {
-        let quorum = QuorumWish::default();
-        let asked = self
-            .sim
-            .request(host, Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 });
+        match self.ask(host, name, Operation::Get, QuorumWish::default())? {
+            Ok(Success::Got { object, .. }) => {
+                let values = object.siblings().map(|(data, _)| &data[..]);
+                match self.workload.ledger.read(name, values) {
+                    Ok(found) if found == *expected || self.sim.rotted() > 0 => Ok(()),
+                    Ok(found) => self.violated("I7 reads", format!("{name:?} is {expected:?}, a get returned {found:?}")),
+                    Err((invariant, what)) => self.violated(invariant, what),
+                }
+            }
+            // A bucket that reads from every replica cannot, once a disk is lost.
+            Err(Failure::Unavailable { .. }) if self.sim.rotted() > 0 => Ok(()),
+            outcome => self.violated("I17 peace answers", format!("a get of {name:?} at host {}: {outcome:?}", host.0)),
+        }
+    }
+
+    /// I17: in peace every host takes a read, a write that all home replicas have to have, and a read of that at another host.
+    fn write_in_peace(&mut self) -> Result<(), Violation> {
+        let hosts: Vec<HostId> = self.sim.running().into_iter().filter(|host| !self.sim.is_lost(*host)).collect();
+        if self.sim.rotted() > 0 {
+            return Ok(());
+        }
+        let options = self.sim.options().clone();
+        // Clocks that differ by hours forbid writes where they decide, rightly.
+        let writable = |bucket: &Bytes| !options.last_writer_wins(bucket) || options.clock_skew_ms_max > CLOCKS_DIFFER_MS;
+        let named = options.buckets.keys().filter(|bucket| writable(bucket)).cloned();
+        let buckets: Vec<Bytes> = named.chain([Bytes::from_static(BUCKET.as_bytes())]).collect();
+        let shift = options.seed as usize;
+        for at in 0..hosts.len().max(buckets.len()) {
+            let (host, other) = (hosts[at % hosts.len()], hosts[(at + 1) % hosts.len()]);
+            let bucket = &buckets[(at + shift) % buckets.len()];
+            let n = options.n_of(bucket);
+            let name = Name::new(bucket.clone(), format!("peace{at}"));
+            let all = QuorumWish { w: Some(n), pw: Some(n), dw: Some(n), ..QuorumWish::default() };
+            let failed = |outcome| format!("{name:?}, read and written with W = {n} at host {}: {outcome:?}", host.0);
+            let context = match self.ask(host, &name, Operation::Get, QuorumWish::default())? {
+                Ok(Success::Got { context, .. }) => context,
+                outcome => return self.violated("I17 peace answers", failed(outcome)),
+            };
+            let write = self.workload.ledger.begin(name.clone(), false, BTreeSet::new(), usize::from(n));
+            let put = Operation::Put { data: write.value(), context, create_only: false };
+            match self.ask(host, &name, put, all)? {
+                Ok(Success::Written { .. }) => self.workload.ledger.settle(write, Fate::Ok),
+                outcome => return self.violated("I17 peace answers", failed(outcome)),
+            }
+            self.reads(other, &name, &[write].into())?;
+            self.sim.totals.peace_writes += 1;
+        }
+        Ok(())
+    }
+
+    /// What a host answers in peace, when it must answer soon.
+    fn ask(
+        &mut self,
+        host: HostId,
+        name: &Name,
+        operation: Operation,
+        quorum: QuorumWish,
+    ) -> Result<dynamo_core::request::Outcome, Violation> {
+        let asked = self.sim.request(host, Request { name: name.clone(), operation, request_key: None, quorum, timeout_ms: 0 });
         let bound = self.sim.now() + Duration::from_secs(5);
         while let Some(happening) = self.sim.next(bound) {
             match happening {
-                Happening::Answer(client, Ok(Success::Got { object, .. })) if client == asked => {
-                    let values = object.siblings().map(|(data, _)| &data[..]);
-                    return match self.workload.ledger.read(name, values) {
-                        Ok(found) if found == *expected || self.sim.rotted() > 0 => Ok(()),
-                        Ok(found) => self.violated("I7 reads", format!("{name:?} is {expected:?}, a get returned {found:?}")),
-                        Err((invariant, what)) => self.violated(invariant, what),
-                    };
-                }
-                // A bucket that reads from every replica cannot, once a disk is lost.
-                Happening::Answer(client, Err(Failure::Unavailable { .. })) if client == asked && self.sim.rotted() > 0 => {
-                    return Ok(());
-                }
-                Happening::Answer(client, outcome) if client == asked => {
-                    return self.violated("I17 peace answers", format!("a get of {name:?} at host {}: {outcome:?}", host.0));
-                }
+                Happening::Answer(client, outcome) if client == asked => return Ok(outcome),
                 Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
                 _ => {}
             }
         }
-        self.violated("I17 peace answers", format!("a get of {name:?} at host {} was not answered", host.0))
+        self.violated("I17 peace answers", format!("a request for {name:?} at host {} was not answered", host.0))
     }
 
     fn violated<T>(&mut self, invariant: &'static str, what: String) -> Result<T, Violation> {
         self.sim.violated(invariant, what.clone());
         Err(Violation { invariant, what, at: self.sim.now() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_takes_no_writes_in_peace_is_found_out() {
+        for refuses in [None, Some(0), Some(3)] {
+            let mut run = Run::new(&Options::calm(1, 4), false);
+            run.sim.alarm(Duration::ZERO, Alarm::Writer);
+            run.come_to_rest(RING_WITHIN).unwrap();
+            if let Some(host) = refuses {
+                run.sim.space(HostId(host), false);
+            }
+            let found = run.write_in_peace().err().map(|violation| violation.invariant);
+            assert_eq!(found, refuses.map(|_| "I17 peace answers"), "{refuses:?}");
+        }
     }
 }

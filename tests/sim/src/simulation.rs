@@ -11,19 +11,19 @@ mod links;
 mod observe;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_core::id::{ClusterId, Epoch, NodeId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
 use dynamo_core::node::{Identity, Input, Node, Output, ProposeError};
 use dynamo_core::request::{ClientHandle, Outcome, Request};
 use dynamo_core::ring::Ring;
 use dynamo_core::time::{Instant, Now};
-use dynamo_core::version::CausalContext;
+use dynamo_core::version::{CausalContext, Dot};
 
 use crate::checkers::{redundancy, trees};
 use crate::dice::Dice;
@@ -46,6 +46,9 @@ pub enum Happening {
     Alarm(Alarm),
 }
 
+/// Stands for the wave of losses that a restored data directory is.
+const RESTORED: u32 = u32::MAX;
+
 /// How a node ends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Crash {
@@ -62,8 +65,12 @@ pub(crate) struct Host {
     pub(crate) zone: String,
     /// Counts starts.
     pub(crate) generation: u64,
+    /// Counts pauses.
+    pauses: u64,
     /// By how many starts its data directory is behind, since it was restored.
     restored_by: u64,
+    /// Its disk as it was before it was restored, and as it was restored.
+    restored: Option<Box<(Disk, Disk)>>,
     running: Option<Running>,
     /// While nothing runs.
     disk: Option<Disk>,
@@ -124,6 +131,10 @@ pub struct Simulation {
     disks_calm: bool,
     in_flight_until: Instant,
     last_started: Option<HostId>,
+    /// The versions that a coordinator sent to replicas under a number of its own.
+    replicated: BTreeMap<(HostId, RequestId), Vec<Dot>>,
+    /// Who told a coordinator that it has a version on stable storage.
+    told_durable: BTreeSet<(Dot, NodeId)>,
     /// For what came later, so that other choices stay where they were.
     more: Dice,
     /// The trace.
@@ -151,6 +162,8 @@ impl Simulation {
             disks_calm: true,
             in_flight_until: Instant(0),
             last_started: None,
+            replicated: BTreeMap::new(),
+            told_durable: BTreeSet::new(),
             more: Dice::new(options.seed ^ 0x6d6f_7265_2077),
             trace: Trace::new(shown),
             totals: Totals::default(),
@@ -199,7 +212,9 @@ impl Simulation {
             node_id,
             zone,
             generation: 0,
+            pauses: 0,
             restored_by: 0,
+            restored: None,
             running: None,
             disk: Some(Disk::new(self.witness.clone())),
             address: String::new(),
@@ -418,10 +433,14 @@ impl Simulation {
             // A replica acknowledges as well what its copy has seen already.
             let held =
                 |disk: &Disk| disk.has_held(write) == Some(true) || dots.iter().any(|(name, dot)| disk.has_seen(name, *dot));
-            if let Some(wave) = self.hosts[host.0].lost
+            let Host { lost, restored, .. } = &self.hosts[host.0];
+            if let Some(wave) = *lost
                 && held(self.disk(host))
             {
                 *waves.entry(wave).or_default() += 1;
+            }
+            if restored.as_ref().is_some_and(|restored| held(&restored.0) && !held(&restored.1)) {
+                *waves.entry(RESTORED).or_default() += 1;
             }
         }
         waves.into_values().max().unwrap_or(0)
@@ -432,9 +451,16 @@ impl Simulation {
         let state = &mut self.hosts[host.0];
         let Some(running) = &mut state.running else { return };
         running.paused = true;
+        state.pauses += 1;
         let generation = state.generation;
         self.after(duration, Event::Resume { host, generation });
         self.trace.note(self.now, (5, host), || format!("host {} stands still for {duration:?}", host.0));
+    }
+
+    /// Which start of its node a host is in, if that answers: as long as this is what it was, whoever was asked owes an answer.
+    pub fn answers_as(&self, host: HostId) -> Option<(u64, u64)> {
+        let state = &self.hosts[host.0];
+        state.running.as_ref().filter(|running| !running.paused).map(|_| (state.generation, state.pauses))
     }
 
     /// A host's wall clock jumps.
@@ -571,6 +597,21 @@ impl Simulation {
     /// A client was told that `write` has so many copies on stable storage.
     pub fn acknowledged(&mut self, write: WriteId, acknowledged: Acknowledged) {
         self.witness.borrow_mut().acknowledged(write, acknowledged);
+    }
+
+    /// Whether `node` told a coordinator of one of these versions that it has it on stable storage.
+    pub fn told_durable(&self, dots: &[Dot], node: NodeId) -> bool {
+        dots.iter().any(|dot| self.told_durable.contains(&(*dot, node)))
+    }
+
+    /// The client of `write` will send it once only.
+    pub fn sent_once(&mut self, write: WriteId) {
+        self.witness.borrow_mut().sent_once(write);
+    }
+
+    /// A client was told that its delete made the tombstone of this dot.
+    pub fn deleted(&mut self, name: &Name, write: WriteId, dot: Dot) -> bool {
+        self.witness.borrow_mut().deleted(name, write, dot)
     }
 
     /// A host says that it holds the ring of `epoch`.

@@ -61,6 +61,14 @@ pub struct Witness {
     pub now: Instant,
     dots: BTreeMap<Dot, (Name, Option<Bytes>)>,
     writes: BTreeMap<WriteId, Vec<Dot>>,
+    /// Which delete made which tombstone, of those that clients were told.
+    deletes: BTreeMap<Dot, WriteId>,
+    /// Values of a name that no tombstone has superseded yet, as far as was seen.
+    unburied: BTreeMap<Name, Vec<Dot>>,
+    /// Those that one has.
+    buried: BTreeSet<Dot>,
+    /// Writes that their clients send once.
+    once: BTreeSet<WriteId>,
     doubled: BTreeMap<Name, BTreeSet<WriteId>>,
     /// Every write with a request id, in the order in which they are forgotten.
     recent: BTreeMap<Name, BTreeSet<RecentWrite>>,
@@ -91,11 +99,19 @@ impl Witness {
             match self.dots.get(&dot) {
                 None => {
                     self.dots.insert(dot, (name.clone(), value.data.clone()));
+                    match id {
+                        Some(_) => self.unburied.entry(name.clone()).or_default().push(dot),
+                        None => self.bury(name, object),
+                    }
                     self.note_stamp(name, id, (value.written_ms, dot));
                     if let Some(id) = id {
                         let dots = self.writes.entry(id).or_default();
                         dots.push(dot);
                         if dots.len() > 1 {
+                            if self.once.contains(&id) {
+                                let what = format!("{id:?} of {name:?} was sent once, and is {dots:?}");
+                                self.complaints.push(("I5 a write is made once", what));
+                            }
                             self.doubled.entry(name.clone()).or_default().insert(id);
                         }
                     }
@@ -108,6 +124,40 @@ impl Witness {
             }
         }
         writes
+    }
+
+    /// A tombstone is seen for the first time: what it supersedes was seen before.
+    fn bury(&mut self, name: &Name, tombstone: &Object) {
+        let Some(unburied) = self.unburied.get_mut(name) else { return };
+        let live = |dot: Dot| tombstone.values().any(|(other, _)| other == dot);
+        let below = |dot: &mut Dot| tombstone.has_seen(*dot) && !live(*dot);
+        self.buried.extend(unburied.extract_if(.., below));
+    }
+
+    /// Whether any disk ever held a tombstone that supersedes `write`.
+    pub fn is_buried(&self, write: WriteId) -> bool {
+        self.dots_of(write).iter().any(|dot| self.buried.contains(dot))
+    }
+
+    /// The client of `write` will send it once only.
+    pub fn sent_once(&mut self, write: WriteId) {
+        self.once.insert(write);
+    }
+
+    /// A client was told that its delete made the tombstone of this dot. False if there is no such tombstone.
+    pub fn deleted(&mut self, name: &Name, write: WriteId, dot: Dot) -> bool {
+        if self.dots.get(&dot).is_none_or(|(known, data)| known != name || data.is_some()) {
+            return false;
+        }
+        match self.deletes.insert(dot, write) {
+            None => self.writes.entry(write).or_default().push(dot),
+            Some(other) if other == write => {}
+            Some(other) => {
+                let what = format!("{dot:?} of {name:?} is the tombstone of {other:?} and of {write:?}");
+                self.complaints.push(("I4 dot uniqueness", what));
+            }
+        }
+        true
     }
 
     fn note_stamp(&mut self, name: &Name, write: Option<WriteId>, stamp: Stamp) {
@@ -159,9 +209,10 @@ impl Witness {
         self.write_of(dot).and_then(|write| self.acknowledged.get(&write)).map_or(0, |acknowledged| acknowledged.copies)
     }
 
-    /// The write that `dot` names; none for a tombstone.
+    /// The write that `dot` names; of a tombstone, if the client of its delete was told.
     pub fn write_of(&self, dot: Dot) -> Option<WriteId> {
-        self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of))
+        let of_value = self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of));
+        of_value.or_else(|| self.deletes.get(&dot).copied())
     }
 
     /// The dots under which `write` was stored: more than one if it was coordinated more than once.
@@ -176,8 +227,7 @@ impl Witness {
 
     /// The dots that name the same write as this one, itself included.
     pub fn same_write(&self, dot: Dot) -> Vec<Dot> {
-        let write = self.dots.get(&dot).and_then(|(_, data)| data.as_deref().and_then(WriteId::of));
-        write.map_or_else(|| vec![dot], |write| self.dots_of(write).to_vec())
+        self.write_of(dot).map_or_else(|| vec![dot], |write| self.dots_of(write).to_vec())
     }
 
     /// The writes of `name` that have more than one dot.
@@ -187,7 +237,7 @@ impl Witness {
         let recent = self.recent.get(name);
         let last: BTreeSet<Dot> =
             recent.into_iter().flat_map(|all| all.iter().rev().take(REMEMBERED_MAX)).map(|write| write.dot).collect();
-        for write in writes {
+        for write in writes.iter().filter(|write| !self.once.contains(write)) {
             let reaped = self.dots_of(*write).iter().any(|dot| self.is_reaped(name, *dot));
             let remembered = !reaped && self.dots_of(*write).iter().all(|dot| last.contains(dot));
             if remembered { &mut doubled.remembered } else { &mut doubled.forgotten }.insert(*write);
@@ -213,5 +263,61 @@ impl Witness {
     /// What was wrong since the last look.
     pub fn take_complaints(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.complaints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::Incarnation;
+    use dynamo_core::version::{Actor, Value};
+
+    fn dot(counter: u64) -> Dot {
+        Dot { actor: Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) }, counter }
+    }
+
+    /// `object` with one more version, made by who had seen `seen`.
+    fn updated(object: &Object, seen: &CausalContext, counter: u64, data: Option<Bytes>) -> Object {
+        let mut object = object.clone();
+        object.update(seen, dot(counter), Value { data, written_ms: counter });
+        object
+    }
+
+    #[test]
+    fn a_write_that_was_sent_once_has_one_dot_and_is_never_forgiven_another() {
+        for once in [true, false] {
+            let (mut witness, name, write) = (Witness::default(), Name::new("b", "k"), WriteId(7));
+            if once {
+                witness.sent_once(write);
+            }
+            let first = updated(&Object::default(), &CausalContext::default(), 1, Some(write.value()));
+            witness.saw(&name, &first);
+            witness.saw(&name, &first);
+            assert_eq!(witness.take_complaints(), []);
+            witness.saw(&name, &updated(&first, &CausalContext::default(), 2, Some(write.value())));
+            let complaints: Vec<_> = witness.take_complaints().into_iter().map(|(invariant, _)| invariant).collect();
+            assert_eq!(complaints, if once { vec!["I5 a write is made once"] } else { vec![] });
+            assert_eq!(witness.doubled(&name).forgotten.contains(&write), !once);
+        }
+    }
+
+    #[test]
+    fn a_tombstone_buries_what_it_supersedes_and_belongs_to_one_delete() {
+        let (mut witness, name) = (Witness::default(), Name::new("b", "k"));
+        let first = updated(&Object::default(), &CausalContext::default(), 1, Some(WriteId(1).value()));
+        witness.saw(&name, &first);
+        let both = updated(&first, &CausalContext::default(), 2, Some(WriteId(2).value()));
+        witness.saw(&name, &both);
+        let deleted = updated(&both, &first.context(), 3, None);
+        witness.saw(&name, &deleted);
+        assert!(witness.is_buried(WriteId(1)));
+        assert!(!witness.is_buried(WriteId(2)), "it is live beside the tombstone");
+        assert!(!witness.deleted(&name, WriteId(3), dot(9)), "there is no such tombstone");
+        assert!(!witness.deleted(&name, WriteId(3), dot(2)), "it is a value");
+        for (write, complaints) in [(WriteId(3), 0), (WriteId(3), 0), (WriteId(4), 1)] {
+            assert!(witness.deleted(&name, write, dot(3)));
+            assert_eq!(witness.take_complaints().len(), complaints, "{write:?}");
+        }
+        assert_eq!(witness.dots_of(WriteId(3)), [dot(3)]);
     }
 }

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_core::context;
 use dynamo_core::name::Name;
 use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::version::Dot;
 
 use crate::checkers::{evidence, last_writer_wins};
 use crate::dice::Dice;
 use crate::ledger::{Fate, Ledger};
 use crate::options::Options;
 use crate::retries::{Again, Retries};
-use crate::schedule::Alarm;
+use crate::schedule::{Alarm, HostId};
 use crate::simulation::Simulation;
 use crate::sometimes;
 use crate::witness::{Acknowledged, WriteId};
@@ -33,8 +35,10 @@ enum Doing {
         name: Name,
         id: WriteId,
         wish: QuorumWish,
+        /// The context that it carries.
+        before: Bytes,
         /// The request, if it may be sent again.
-        request: Option<Request>,
+        request: Option<Box<Request>>,
     },
 }
 
@@ -44,6 +48,15 @@ struct Asked {
     then: Then,
     earlier: BTreeSet<WriteId>,
     wish: QuorumWish,
+}
+
+/// Who was asked.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    client: usize,
+    host: HostId,
+    /// Of the host at that time.
+    answers_as: Option<(u64, u64)>,
 }
 
 /// A context with the writes that it covers.
@@ -74,8 +87,12 @@ pub struct Workload {
     deletes: Dice,
     /// Which bucket is asked: a stream of its own, so that runs with one bucket are what they were before there were more.
     buckets: Dice,
+    /// Which deadlines requests have: a stream of its own as well.
+    timeouts: Dice,
     clients: Vec<Client>,
-    waiting: BTreeMap<ClientHandle, usize>,
+    waiting: BTreeMap<ClientHandle, Asking>,
+    /// Attempts at a write that are under way beside the first.
+    twins: BTreeMap<ClientHandle, (usize, Doing)>,
     stopped: bool,
     retries: Retries,
     /// What they did.
@@ -88,9 +105,11 @@ impl Workload {
         Self {
             dice: Dice::new(options.seed ^ 0x636c_6965_6e74),
             deletes: Dice::new(options.seed ^ 0x6465_6c65_7465),
+            timeouts: Dice::new(options.seed ^ 0x6465_6164_6c69_6e65),
             buckets: Dice::new(options.seed ^ 0x6b65_7973_7061_6365),
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
+            twins: BTreeMap::new(),
             stopped: false,
             retries: Retries::new(options),
             ledger: Ledger::with_stamps_in(
@@ -162,6 +181,11 @@ impl Workload {
         named.keys().nth(at.wrapping_sub(1)).cloned().unwrap_or_else(|| Bytes::from_static(b"carts"))
     }
 
+    /// A deadline of the client's own, in half of the runs.
+    fn draw_timeout(&mut self) -> u32 {
+        if self.options.workload.own_timeouts { self.timeouts.pick(&[0, 0, 50, 300, 5_000]) } else { 0 }
+    }
+
     fn draw_wish(&mut self, bucket: &Bytes) -> QuorumWish {
         if self.options.workload.reads_first {
             return QuorumWish::default();
@@ -188,11 +212,16 @@ impl Workload {
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
         let quorum = self.draw_wish(&name.bucket);
-        let pr = quorum.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
-        let homes = usize::from(self.options.n_of(&name.bucket) + 1 - pr);
-        let earlier = self.ledger.held_by(&name, homes);
-        let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
+        let earlier = self.ledger.held_by(&name, self.overlapping(&name, &quorum));
+        let timeout_ms = self.draw_timeout();
+        let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms };
         self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
+    }
+
+    /// Of so many home replicas a get meets one.
+    fn overlapping(&self, name: &Name, wish: &QuorumWish) -> usize {
+        let pr = wish.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
+        usize::from(self.options.n_of(&name.bucket) + 1 - pr)
     }
 
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
@@ -201,14 +230,19 @@ impl Workload {
         let durable = self.durable(&name.bucket, &wish);
         sim.totals.deletes += u64::from(delete);
         let id = self.ledger.begin(name.clone(), delete, known.covers, durable);
+        let before = known.token.clone();
         let operation = match intent {
             Intent::Put { create_only } => Operation::Put { data: id.value(), context: known.token, create_only },
             Intent::Delete => Operation::Delete { context: known.token },
         };
         let request_key = self.retries.key();
-        let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms: 0 };
-        let again = request_key.is_some().then(|| request.clone());
-        if !self.send(client, request, Doing::Write { name, id, wish, request: again }, sim) {
+        let timeout_ms = self.draw_timeout();
+        let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms };
+        let again = request_key.is_some().then(|| Box::new(request.clone()));
+        if again.is_none() {
+            sim.sent_once(id);
+        }
+        if !self.send(client, request, Doing::Write { name, id, wish, before, request: again }, sim) {
             self.ledger.settle(id, Fate::Failed);
         }
     }
@@ -216,8 +250,9 @@ impl Workload {
     /// The same request once more. If nobody is there to take it, nothing is known that was not known before.
     fn write_again(&mut self, client: usize, again: Again, sim: &mut Simulation) {
         sim.totals.writes_retried += 1;
-        let (name, wish, Again { id, request }) = (again.name().clone(), again.wish(), again);
-        self.send(client, request.clone(), Doing::Write { name, id, wish, request: Some(request) }, sim);
+        let (name, wish, before) = (again.name().clone(), again.wish(), again.context());
+        let Again { id, request } = again;
+        self.send(client, request.clone(), Doing::Write { name, id, wish, before, request: Some(Box::new(request)) }, sim);
     }
 
     /// Sends to a random host that runs; false if there is none.
@@ -230,23 +265,49 @@ impl Workload {
         // A node that has just started is where forgotten writes would do harm.
         let newest = sim.last_started().filter(|host| hosts.contains(host));
         let host = newest.filter(|_| self.dice.chance(0.25)).unwrap_or_else(|| self.dice.pick(&hosts));
-        let handle = sim.request(host, request);
+        if let Some(elsewhere) = self.retries.elsewhere(&request, host, &hosts) {
+            sim.totals.writes_sent_to_two += 1;
+            let handle = self.ask(client, elsewhere, request.clone(), sim);
+            self.twins.insert(handle, (client, doing.clone()));
+        }
+        let handle = self.ask(client, host, request, sim);
         self.clients[client].doing = Some((handle, doing));
-        self.waiting.insert(handle, client);
-        let patience = self.options.pace.request_timeout * 2 + Duration::from_secs(1);
-        sim.alarm(patience, Alarm::GiveUp(handle));
         true
     }
 
-    fn take(&mut self, handle: ClientHandle) -> Option<(usize, Doing)> {
-        let client = self.waiting.remove(&handle)?;
-        let (_, doing) = self.clients[client].doing.take()?;
-        Some((client, doing))
+    fn ask(&mut self, client: usize, host: HostId, request: Request, sim: &mut Simulation) -> ClientHandle {
+        let asked = Duration::from_millis(u64::from(request.timeout_ms)).max(self.options.pace.request_timeout);
+        let handle = sim.request(host, request);
+        self.waiting.insert(handle, Asking { client, host, answers_as: sim.answers_as(host) });
+        sim.alarm(asked * 2 + Duration::from_secs(1), Alarm::GiveUp(handle));
+        handle
+    }
+
+    /// The client, if this was its first attempt, and what it does.
+    fn take(&mut self, handle: ClientHandle) -> Option<(Asking, bool, Doing)> {
+        let asking = self.waiting.remove(&handle)?;
+        if let Some((_, doing)) = self.twins.remove(&handle) {
+            return Some((asking, false, doing));
+        }
+        let (_, doing) = self.clients[asking.client].doing.take()?;
+        Some((asking, true, doing))
+    }
+
+    /// Whether another attempt at this write is under way.
+    fn is_under_way(&self, write: WriteId) -> bool {
+        let is_it = |doing: &Doing| matches!(doing, Doing::Write { id, .. } if *id == write);
+        self.twins.values().any(|(_, doing)| is_it(doing))
+            || self.clients.iter().any(|client| client.doing.as_ref().is_some_and(|(_, doing)| is_it(doing)))
     }
 
     /// A client has waited long enough: a write that was not answered may have happened.
     pub fn give_up(&mut self, handle: ClientHandle, sim: &mut Simulation) {
-        let Some((client, doing)) = self.take(handle) else { return };
+        let Some((Asking { client, host, answers_as }, first, doing)) = self.take(handle) else { return };
+        // A message to a node that stands still waits; one to a node that has ended is lost.
+        if answers_as.is_some() && answers_as == sim.answers_as(host) {
+            let what = format!("host {} was up all the time, and did not answer client {}: {doing:?}", host.0, handle.0);
+            return sim.violated("I17 every request is answered", what);
+        }
         match doing {
             Doing::Write { id, request, .. } => {
                 self.ledger.settle(id, Fate::Unknown);
@@ -255,27 +316,30 @@ impl Workload {
             }
             Doing::Get { .. } => sim.totals.gets_failed += 1,
         }
-        self.pause(client, sim);
+        if first {
+            self.pause(client, sim);
+        }
     }
 
     /// A client is answered.
     pub fn answered(&mut self, handle: ClientHandle, outcome: Outcome, sim: &mut Simulation) {
-        let Some((client, doing)) = self.take(handle) else { return };
+        let Some((Asking { client, .. }, first, doing)) = self.take(handle) else { return };
         match doing {
             Doing::Get { name, then, earlier, wish } => {
                 let asked = Asked { name, then, earlier, wish };
                 self.got(client, asked, outcome, sim);
             }
-            Doing::Write { name, id, wish, request } => {
+            Doing::Write { name, id, wish, before, request } => {
                 match outcome {
                     Ok(_) => self.retries.consider(client, id, request, true),
                     Err(Failure::Unknown { .. }) => self.retries.consider(client, id, request, false),
                     Err(_) => {}
                 }
-                self.written(client, &name, id, wish, outcome, sim);
+                let known = self.makes_known(&name, id, before, &outcome, sim);
+                self.written(client, &name, (id, known), wish, outcome, sim);
             }
         }
-        if self.clients[client].doing.is_none() {
+        if first && self.clients[client].doing.is_none() {
             self.pause(client, sim);
         }
     }
@@ -303,13 +367,14 @@ impl Workload {
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
         // Some may have been lost since, with all who had them.
-        let earlier: BTreeSet<WriteId> =
-            earlier.iter().filter(|id| self.ledger.get(**id).is_some_and(|write| write.homes > 0)).copied().collect();
+        let enough = self.overlapping(&name, &wish);
+        let is_held = |id: &WriteId| self.ledger.get(*id).is_some_and(|write| write.homes >= enough);
+        let earlier: BTreeSet<WriteId> = earlier.into_iter().filter(is_held).collect();
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
         let by_stamp = self.options.last_writer_wins(&name.bucket);
         let met = match by_stamp {
             true => last_writer_wins::meets(&self.ledger, &sim.witness(), &name, &covers, &earlier),
-            false => self.ledger.meets(&name, &covers, &earlier),
+            false => self.ledger.meets(&name, &covers, &earlier, |write| sim.witness().is_buried(write)),
         };
         if let Err((invariant, what)) = met {
             return sim.violated(invariant, what);
@@ -327,6 +392,23 @@ impl Workload {
         }
     }
 
+    /// Whether it is known what to look for on the disks. A value is known by its number. An acknowledged delete names its tombstone:
+    /// the context that it returns has one dot more than the one that it carried.
+    fn makes_known(&self, name: &Name, id: WriteId, before: Bytes, outcome: &Outcome, sim: &mut Simulation) -> bool {
+        let Ok(Success::Written { context: after, .. }) = outcome else { return false };
+        if self.ledger.get(id).is_some_and(|write| !write.delete) {
+            return true;
+        }
+        let seen = |token| context::decode(token, sim.cluster(), name).map(|token| token.seen);
+        let (Ok(before), Ok(after)) = (seen(before), seen(after.clone())) else { return false };
+        let dots = after.0.iter().map(|(actor, counter)| Dot { actor: *actor, counter: *counter });
+        let own: Vec<Dot> = dots.filter(|dot| !before.covers(*dot)).collect();
+        let [own] = own[..] else { return false };
+        let known = sim.deleted(name, id, own);
+        sim.totals.tombstones_named += u64::from(known);
+        known
+    }
+
     /// What the acknowledgement rests on, for those who check what becomes of it.
     fn note_acknowledged(&mut self, id: WriteId, name: &Name, evidence: &Evidence, sim: &mut Simulation) {
         let copies = self.ledger.get(id).map_or(0, |write| write.durable);
@@ -339,14 +421,21 @@ impl Workload {
         sim.acknowledged(id, Acknowledged { copies, name, partition, epoch, homes: holders });
     }
 
-    fn written(&mut self, client: usize, name: &Name, id: WriteId, wish: QuorumWish, outcome: Outcome, sim: &mut Simulation) {
+    fn written(
+        &mut self,
+        client: usize,
+        name: &Name,
+        (id, known): (WriteId, bool),
+        wish: QuorumWish,
+        outcome: Outcome,
+        sim: &mut Simulation,
+    ) {
         let fate = match outcome {
             Ok(Success::Written { context, evidence }) => {
                 sim.totals.writes_ok += 1;
                 let was_unknown = self.ledger.get(id).is_some_and(|write| write.fate == Fate::Unknown);
                 sim.totals.retries_ok += u64::from(was_unknown);
-                let is_delete = self.ledger.get(id).is_some_and(|write| write.delete);
-                let write = (!is_delete).then_some(id);
+                let write = known.then_some(id);
                 self.note_acknowledged(id, name, &evidence, sim);
                 self.ledger.lose_of(id, sim.copies_lost(id));
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
@@ -376,6 +465,57 @@ impl Workload {
                 Fate::Failed
             }
         };
-        self.ledger.settle(id, fate);
+        // One attempt that wrote nothing says nothing of the other.
+        if fate != Fate::Failed || !self.is_under_way(id) {
+            self.ledger.settle(id, fate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::time::Instant;
+
+    use crate::simulation::{Crash, Happening};
+
+    #[test]
+    fn who_was_up_all_the_time_owes_an_answer_and_nobody_else() {
+        type Between = fn(&mut Simulation, HostId);
+        let cases: [(&str, Between, bool); 4] = [
+            ("it was up", |_, _| {}, true),
+            ("it is gone", |sim, host| sim.crash(host, Crash::Kill), false),
+            (
+                "it was started again",
+                |sim, host| {
+                    sim.crash(host, Crash::Kill);
+                    sim.start(host);
+                },
+                false,
+            ),
+            ("it stood still", |sim, host| sim.pause(host, Duration::from_millis(10)), false),
+        ];
+        for (what, between, owes) in cases {
+            let mut options = Options::calm(1, 1);
+            options.workload.clients = 1;
+            let mut sim = Simulation::new(&options, false);
+            let host = sim.add_host();
+            sim.start(host);
+            let mut workload = Workload::new(&options);
+            workload.get(0, Name::new("carts", "k"), Then::Nothing, &mut sim);
+            between(&mut sim, host);
+            // Whatever is answered gets lost on its way.
+            let given_up = loop {
+                match sim.next(Instant(60_000_000)) {
+                    Some(Happening::Alarm(Alarm::GiveUp(handle))) => break handle,
+                    Some(_) => {}
+                    None => panic!("{what}: nobody gives up"),
+                }
+            };
+            workload.give_up(given_up, &mut sim);
+            let violated: Vec<_> = sim.violations().iter().map(|violation| violation.invariant).collect();
+            assert_eq!(violated, if owes { vec!["I17 every request is answered"] } else { vec![] }, "{what}");
+            assert!(workload.is_idle());
+        }
     }
 }

@@ -7,8 +7,8 @@ use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, QuorumWish};
 
+use crate::disk::Disk;
 use crate::ledger::Verdict;
-use crate::schedule::HostId;
 use crate::simulation::Simulation;
 use crate::witness::WriteId;
 
@@ -33,13 +33,17 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
     let Some(write) = write else { return Ok(()) };
     let has = |node: &NodeId| {
         let host = sim.host_of(*node);
-        host.is_some_and(|host| sim.disk(host).has_held(write) == Some(true) || supersedes(sim, host, name, write))
+        host.is_some_and(|host| {
+            let mut disks = [Some(sim.disk(host)), sim.before_restored(host)].into_iter().flatten();
+            disks.any(|disk| disk.has_held(write) == Some(true) || supersedes(sim, disk, name, write))
+        })
     };
     let without: Vec<NodeId> = evidence.nodes.iter().filter(|node| !has(node)).copied().collect();
     let durable = (evidence.nodes.len() - without.len()) as u32;
     sim.totals.evidence_checked += 1;
     if durable < evidence.durable.min(evidence.nodes.len() as u32) {
-        return complain(format!("{without:?} do not have it on stable storage"));
+        let dots = sim.witness().dots_of(write).to_vec();
+        return complain(format!("{without:?} do not have it on stable storage as any of {dots:?}"));
     }
     Ok(())
 }
@@ -67,25 +71,24 @@ pub fn check_get(sim: &Simulation, name: &Name, wish: &QuorumWish, evidence: &Ev
 }
 
 /// The write arrived where a version that had seen it was there before: nothing had to be stored.
-fn supersedes(sim: &Simulation, host: HostId, name: &Name, write: WriteId) -> bool {
-    sim.witness().dots_of(write).iter().any(|dot| sim.disk(host).has_seen(name, *dot))
+fn supersedes(sim: &Simulation, disk: &Disk, name: &Name, write: WriteId) -> bool {
+    sim.witness().dots_of(write).iter().any(|dot| disk.has_seen(name, *dot))
 }
 
 /// The home replicas that acknowledged `write` and have it on stable storage. Each carries it into whatever rings come: a copy
 /// moves only whole, and a replica acknowledges under its own ring only.
 pub fn holders(sim: &Simulation, write: WriteId, name: &Name, evidence: &Evidence) -> Vec<NodeId> {
-    // Where not all answers were durable, one that is so now may have come by another way, and behind a copy that was sent on.
-    if (evidence.durable as usize) < evidence.nodes.len() {
-        return Vec::new();
-    }
     let Some(ring) = sim.ring_of(evidence.epoch) else { return Vec::new() };
     let placement = ring.placement(ring.partition_of(name));
     let dots = sim.witness().dots_of(write).to_vec();
+    // One that is durable now although its answer was not may have come by another way, and behind a copy that was sent on.
+    let all = evidence.durable as usize >= evidence.nodes.len();
+    let told = |node: &&NodeId| all || sim.told_durable(&dots, **node);
     let has = |node: &&NodeId| {
         let host = sim.host_of(**node).filter(|host| !sim.is_lost(*host));
         host.is_some_and(|host| dots.iter().any(|dot| sim.disk(host).copy_is_durable(name, *dot)))
     };
-    evidence.nodes.iter().filter(|node| placement.involves(**node)).filter(has).copied().collect()
+    evidence.nodes.iter().filter(|node| placement.involves(**node)).filter(told).filter(has).copied().collect()
 }
 
 /// How many of `holders` are home replicas: the fewest of any write set of the ring under which they acknowledged.

@@ -13,7 +13,7 @@ use dynamo_core::name::Name;
 use dynamo_core::reaping::ROUND_TIMEOUT;
 use dynamo_core::ring::Ring;
 use dynamo_core::time::Instant;
-use dynamo_core::version::{Dot, Object};
+use dynamo_core::version::Object;
 
 use crate::checkers::evidence;
 use crate::disk::{Dropped, Removed};
@@ -28,6 +28,9 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
         return Ok(());
     }
     for what in dropped {
+        if let Some(target) = what.hint_for {
+            check_hint(sim, from, target, what)?;
+        }
         // Those on a disk that is lost since are gone already.
         let lost = sim.witness().write_of(what.dot).map_or(0, |write| sim.copies_lost(write)) + sim.rotted();
         let required = sim.witness().copies_of(what.dot).saturating_sub(lost);
@@ -48,10 +51,29 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
     Ok(())
 }
 
+/// I11: a hint goes when its target has it on stable storage, or had, or when nobody waits for it there any more.
+fn check_hint(sim: &mut Simulation, from: HostId, target: NodeId, what: &Dropped) -> Verdict {
+    let Some(host) = sim.host_of(target) else { return Ok(()) };
+    let gone = sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host) || sim.is_restored(host);
+    // One that its node keeps as a copy goes home as such: copies are looked after by themselves.
+    let is_copy = same_write(sim, what).iter().any(|what| sim.disk(from).has_copy(&what.name, what.dot));
+    let ring = sim.node(from).and_then(|node| node.ring());
+    let is_home = ring.is_some_and(|ring| ring.placement(ring.partition_of(&what.name)).involves(target));
+    if gone || is_copy || !is_home || sim.witness().is_reaped(&what.name, what.dot) {
+        return Ok(());
+    }
+    sim.totals.hints_checked += 1;
+    if same_write(sim, what).iter().any(|what| sim.disk(host).has_seen(&what.name, what.dot)) {
+        return Ok(());
+    }
+    let what = format!("host {} removes a hint for host {}, which has not seen {what:?} on stable storage", from.0, host.0);
+    Err(("I11 a hint goes when its node has it", what))
+}
+
 /// A write that was retried may have several dots. Any of them will do: they are the same write.
 fn same_write(sim: &Simulation, what: &Dropped) -> Vec<Dropped> {
     let dots = sim.witness().same_write(what.dot);
-    dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot }).collect()
+    dots.into_iter().map(|dot| Dropped { name: what.name.clone(), dot, hint_for: None }).collect()
 }
 
 /// How many disks other than that of `from` have any of these on stable storage, or what has seen it.
@@ -65,22 +87,44 @@ fn disks_with(sim: &Simulation, any: &[Dropped], from: HostId) -> usize {
 /// disks as was promised; and what it acknowledged while its partition moved, where fewer than that were replicas of each set. Nobody is
 /// filled in place of a stand-in: this is anti-entropy's work.
 pub fn is_made_up_for(sim: &Simulation, lost: HostId, ring: &Ring) -> bool {
+    missing(sim, lost, ring, |what| disks_with(sim, what, lost)).is_none()
+}
+
+/// What lay on the disk of `lost` so, is promised still, and lies nowhere else on as many disks, in memory or on stable storage.
+pub fn lost_with(sim: &Simulation, lost: HostId, ring: &Ring) -> Option<Dropped> {
+    let is_there = |host: &HostId| *host != lost && !sim.is_removed(*host) && !sim.is_lost(*host);
+    missing(sim, lost, ring, |what| {
+        // With the disk that is lost the last copy that was promised may be gone.
+        if sim.witness().write_of(what[0].dot).is_some_and(|write| sim.copies_lost(write) >= sim.witness().copies_of(what[0].dot))
+        {
+            return usize::MAX;
+        }
+        sim.hosts().filter(is_there).filter(|host| what.iter().any(|what| sim.disk(*host).keeps(what))).count()
+    })
+}
+
+fn missing(sim: &Simulation, lost: HostId, ring: &Ring, copies: impl Fn(&[Dropped]) -> usize) -> Option<Dropped> {
     let (disk, node) = (sim.disk(lost), sim.node_id(lost));
     let strays = disk.objects().filter(|(partition, _, _)| !ring.placement(*partition).involves(node));
     let kept = disk.hints().chain(strays.map(|(_, name, object)| (node, name, object)));
-    let lives = |name: &Name, dot: Dot| {
-        let what = Dropped { name: name.clone(), dot };
-        let required = sim.witness().copies_of(dot);
-        required == 0 || sim.witness().is_reaped(name, dot) || disks_with(sim, &same_write(sim, &what), lost) >= required
+    let lacks = |what: &Dropped| {
+        let required = sim.witness().copies_of(what.dot);
+        required > 0 && !sim.witness().is_reaped(&what.name, what.dot) && copies(&same_write(sim, what)) < required
+    };
+    let live = |(_, name, object): (NodeId, &Name, &Object)| -> Vec<Dropped> {
+        object.values().map(|(dot, _)| Dropped { name: name.clone(), dot, hint_for: None }).collect()
     };
     let witness = sim.witness();
-    let mut shared = witness.acknowledgements().filter(|(_, acknowledged)| {
+    let shared = witness.acknowledgements().filter(|(_, acknowledged)| {
         let Acknowledged { copies, name, partition, epoch, homes } = acknowledged;
         let moved = sim.ring_of(*epoch).is_some_and(|ring| ring.placement(*partition).moving.is_some());
         moved && homes.contains(&node) && evidence::homes(sim, name, *epoch, homes) < *copies
     });
-    shared.all(|(write, acknowledged)| witness.dots_of(write).first().is_none_or(|dot| lives(&acknowledged.name, *dot)))
-        && kept.into_iter().all(|(_, name, object)| object.values().all(|(dot, _)| lives(name, dot)))
+    let shared = shared.filter_map(|(write, acknowledged)| {
+        let dot = *witness.dots_of(write).first()?;
+        Some(Dropped { name: acknowledged.name.clone(), dot, hint_for: None })
+    });
+    shared.chain(kept.flat_map(live)).find(lacks)
 }
 
 /// Whether `from` may remove these, one by one, for all time.

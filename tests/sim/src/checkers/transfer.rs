@@ -5,22 +5,34 @@
 //! and still when the writer of rings lets reads go there.
 
 use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::ring::placed::Placed;
 use dynamo_core::ring::{Ring, Stage};
 
 use crate::ledger::Verdict;
 use crate::simulation::Simulation;
 
+/// The replicas whose writes a new one must have, told again from the promise and not from what nodes go by: those of the one whose
+/// place it takes; where that is lost, or where there is none, those of all that are left.
+fn sources(ring: &Ring, placement: &Placed, to: NodeId) -> Option<Vec<NodeId>> {
+    let target = placement.moving.as_ref()?.target;
+    let (old, is_lost) = (placement.replicas, |node: &NodeId| ring.lost.contains_key(node));
+    let place = target.iter().filter(|node| !old.contains(node)).position(|node| *node == to)?;
+    let replaced = old.iter().filter(|node| !target.contains(node)).nth(place).filter(|node| !is_lost(node));
+    Some(replaced.map_or_else(|| old.iter().filter(|node| !is_lost(node)).copied().collect(), |node| vec![*node]))
+}
+
 /// Whether `to` has what it received of `partition`, which moves by `ring`.
 pub fn check(sim: &mut Simulation, ring: &Ring, partition: PartitionId, to: NodeId) -> Verdict {
     let placement = ring.placement(partition);
     let Some(moving) = &placement.moving else { return Ok(()) };
-    let Some((_, sources)) = placement.fills(&ring.lost).into_iter().find(|(node, _)| *node == to) else { return Ok(()) };
+    let Some(sources) = sources(ring, &placement, to) else { return Ok(()) };
     let Some(host) = sim.host_of(to) else { return Ok(()) };
+    let restored = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_restored(host));
     let mut checked = 0;
     let mut missing = None;
     for (write, acknowledged) in sim.witness().acknowledged_in(partition) {
-        let source = acknowledged.homes.iter().find(|home| sources.contains(home));
-        if acknowledged.epoch >= moving.since || source.is_none() {
+        let source = acknowledged.homes.iter().find(|home| sources.contains(home) && !restored(home));
+        if acknowledged.epoch >= moving.since || source.is_none() || restored(&to) {
             continue;
         }
         checked += 1;

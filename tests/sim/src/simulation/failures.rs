@@ -85,13 +85,34 @@ impl Simulation {
 
     /// The whole data directory of a host that does not run becomes what it was: the count of its starts too.
     pub fn restore(&mut self, host: HostId, (snapshot, generation): (Disk, u64)) {
+        let before = self.disk_mut(host).map(std::mem::take).unwrap_or_default();
+        self.hosts[host.0].restored = Some(Box::new((before, snapshot.snapshot())));
         self.roll_back(host, snapshot);
+        // Its next start counts requests, and learns of rings, as one did that is forgotten.
+        self.replicated.retain(|(coordinator, _), _| *coordinator != host);
+        self.rings.restored(host);
+        self.trace.note(self.now, (32, host, generation), || format!("host {} is as it was in its start {generation}", host.0));
         self.hosts[host.0].restored_by += self.hosts[host.0].generation - self.hosts[host.0].restored_by - generation;
     }
 
     /// The data directory of a host that does not run, for [`Simulation::restore`].
     pub fn copy_of(&self, host: HostId) -> (Disk, u64) {
         (self.disk(host).snapshot(), self.hosts[host.0].generation - self.hosts[host.0].restored_by)
+    }
+
+    /// Whether a host's disk is a copy of what it was.
+    pub fn is_restored(&self, host: HostId) -> bool {
+        self.hosts[host.0].restored.is_some()
+    }
+
+    /// A host's disk as it was before it was restored.
+    pub fn before_restored(&self, host: HostId) -> Option<&Disk> {
+        self.hosts[host.0].restored.as_ref().map(|restored| &restored.0)
+    }
+
+    /// The start that a host is in, or was in last.
+    pub fn generation(&self, host: HostId) -> u64 {
+        self.hosts[host.0].generation
     }
 
     /// Bits of some object on a host's disk flip. The node stops when it reads it, and the disk is lost.

@@ -51,6 +51,13 @@ impl Simulation {
         }
     }
 
+    pub(super) fn observe_sending(&mut self, from: HostId, message: &Message) {
+        if let Message::Replicate { request, object, hint_for: None, .. } = message {
+            let dots = || object.values().map(|(dot, _)| dot).collect();
+            self.replicated.entry((from, *request)).or_insert_with(dots);
+        }
+    }
+
     pub(super) fn observe_delivery(&mut self, from: NodeId, to: HostId, link: u64, message: &Message) {
         let sender = self.host_of(from);
         let replaced = sender.is_some_and(|sender| !self.network.is_current(sender, to, link));
@@ -62,6 +69,10 @@ impl Simulation {
         match message {
             Message::Push { purpose: Purpose::Transfer, .. } => self.totals.transfers_in_batches += 1,
             Message::Push { purpose: Purpose::Handback, .. } => self.totals.copies_handed_back += 1,
+            Message::Replicated { request, durable: true } => {
+                let dots = self.replicated.get(&(to, *request)).into_iter().flatten();
+                self.told_durable.extend(dots.map(|dot| (*dot, from)));
+            }
             Message::Forwarded { .. } => self.totals.forwards_answered += 1,
             _ => {}
         }
