@@ -218,7 +218,7 @@ pub fn guarded_delete(uid: &str, resource_version: &str) -> DeleteParams {
     }
 }
 
-fn patching() -> PatchParams {
+pub(crate) fn patching() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 

@@ -201,8 +201,9 @@ async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<(Outcome
     };
     match (cleanup::is_held(&cluster), cleanup::is_to_be_held(&cluster)) {
         (true, false) => {
-            if cluster.metadata.deletion_timestamp.is_some() {
-                clean_up(&cluster, context, Instant::now()).await?;
+            let may_go = cluster.metadata.deletion_timestamp.is_none() || clean_up(&cluster, context, Instant::now()).await?;
+            if !may_go {
+                return Ok((Outcome::Progressing, Action::requeue(WAITING)));
             }
             cleanup::release(&clusters, &cluster).await?;
             context.metrics.wrote(1);
@@ -314,28 +315,33 @@ async fn publish_status(
     Ok(())
 }
 
-/// What is done before a deleted cluster goes.
-pub(crate) async fn clean_up(cluster: &DynamoCluster, context: &Context, now: Instant) -> Result<(), ReconcileError> {
+/// What is done before a deleted cluster goes; whether that is all.
+pub(crate) async fn clean_up(cluster: &DynamoCluster, context: &Context, now: Instant) -> Result<bool, ReconcileError> {
     let uid = cluster.uid().unwrap_or_default();
     let clean_ups = || context.clean_ups.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = |note: String| Told { warning: true, reason: "VolumesKept", action: "Delete".to_owned(), note };
-    let error = match cleanup::volumes(&context.client, cluster).await {
+    let tried = cleanup::volumes(&context.client, cluster).await;
+    let hindrance = match &tried {
         Ok(Volumes::Deleted | Volumes::Retained) => {
             info!(cluster = full_name(cluster), "the cluster goes; its volumes follow whenDeleted");
             clean_ups().end(&uid);
-            return Ok(());
+            return Ok(true);
         }
         Ok(Volumes::Orphaned) => {
             let note = "the cluster is deleted without its pods, so the volumes that they run on stay in spite of whenDeleted";
             clean_ups().end(&uid);
             context.tell(cluster, vec![kept(note.to_owned())]).await;
-            return Ok(());
+            return Ok(true);
         }
-        Err(error) => error,
+        Ok(Volumes::Awaited(sets)) => {
+            format!("the controller of StatefulSet {} has not seen that it is to run no pods", sets.join(", "))
+        }
+        Err(error) => error.to_string(),
     };
     if !clean_ups().is_given_up(&uid, now) {
-        return Err(error.into());
+        debug!(cluster = full_name(cluster), hindrance, "the volumes wait");
+        return Ok(tried.map(|_| false)?);
     }
-    context.tell(cluster, vec![kept(format!("volumes were left as they are: {error}"))]).await;
-    Ok(())
+    context.tell(cluster, vec![kept(format!("volumes were left as they are: {hindrance}"))]).await;
+    Ok(true)
 }

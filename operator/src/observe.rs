@@ -25,7 +25,7 @@ use crate::observed::Observed;
 use crate::plan;
 use crate::valid::{Place, ValidCluster};
 
-pub use objects::is_owned;
+pub use objects::{is_owned, set};
 
 /// The live objects themselves, for comparing them with what they should be.
 #[derive(Default)]

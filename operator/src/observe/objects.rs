@@ -31,6 +31,7 @@ pub fn is_ownerless(cluster: &ValidCluster, metadata: &ObjectMeta) -> bool {
     !controlled && labels::all(cluster).iter().all(labelled)
 }
 
+/// What is to be known of a set.
 pub fn set(set: &StatefulSet) -> Set {
     let (spec, status) = (set.spec.as_ref(), set.status.as_ref());
     let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1);
