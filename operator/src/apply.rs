@@ -28,7 +28,7 @@ use crate::observed::{Observed, Record};
 use crate::plan::{Cause, Step};
 use crate::valid::{Place, ValidCluster};
 
-pub use upkeep::{Upkeep, upkeep};
+pub use upkeep::{Upkeep, outstanding, upkeep};
 
 /// Who the operator is to the API server.
 pub const FIELD_MANAGER: &str = "dynamo-operator";

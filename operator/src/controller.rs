@@ -242,7 +242,7 @@ async fn pass(
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");
     let paused = cluster.spec.reconciliation == Reconciliation::Paused;
     let (upkeep, refused) = if paused {
-        (Upkeep::default(), None)
+        (Upkeep { waiting: apply::outstanding(&valid, &observed, &live), ..Upkeep::default() }, None)
     } else {
         let upkeep = apply::upkeep(&context.client, &valid, &observed, &live).await;
         let step = apply::step(&context.client, &*context.nodes, &valid, &observed, &step).await;

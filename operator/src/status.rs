@@ -31,7 +31,7 @@ pub struct Report<'a> {
     pub step: &'a Step,
     /// The operator is told to change nothing.
     pub paused: bool,
-    /// Zones whose new pod template waits for its turn.
+    /// Zones whose new pod template waits for its turn; under a pause, all that waits for its end.
     pub waiting_zones: &'a [String],
     /// What failed, or could not be done.
     pub complaints: &'a [String],

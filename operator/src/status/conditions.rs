@@ -329,7 +329,7 @@ fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
 fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
     let at_rest = is_at_rest(report);
     if report.paused && !at_rest {
-        return no("Paused", format!("spec.reconciliation is Paused; otherwise next: {message}"));
+        return no("Paused", format!("spec.reconciliation is Paused; otherwise: {message}"));
     }
     if at_rest || matches!(report.step, Step::Blocked(_) | Step::RebalancingPaused(_)) {
         return no(reason, message);
