@@ -7,7 +7,7 @@
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -51,10 +51,14 @@ pub const BLOCKED: Duration = Duration::from_secs(10);
 pub const AT_REST: Duration = Duration::from_secs(30);
 /// Changes within this time make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Failures in a row after which a look that fails again is told: an API server that changes its leader takes less.
+const UNTOLD_MAX: u32 = 3;
 /// The longest pause after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Until an Event that cannot be published is given up.
 const EVENT_SECONDS_MAX: u64 = 5;
+/// Until the status of a cluster that could not be looked at is given up.
+const BLIND_SECONDS_MAX: u64 = 10;
 /// Who writes the status.
 const STATUS_MANAGER: &str = "dynamo-operator-status";
 
@@ -64,7 +68,7 @@ pub struct Context {
     nodes: Arc<dyn Nodes>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
-    /// Failures in a row, by the cluster's UID; only for the pause after them.
+    /// Failures in a row, by the cluster's UID; only for the pause after them, and for when they are told.
     failures: Mutex<HashMap<String, u32>>,
     /// Clean-ups that fail; only for when they are given up.
     clean_ups: Mutex<Failing>,
@@ -73,6 +77,9 @@ pub struct Context {
 /// Why a pass failed.
 #[derive(Debug, Error)]
 pub enum ReconcileError {
+    /// What there is of the cluster could not be read.
+    #[error("the cluster's objects cannot be read: {0}")]
+    Look(#[source] kube::Error),
     /// The API server could not be read, or the status not be written.
     #[error(transparent)]
     Kubernetes(#[from] kube::Error),
@@ -82,6 +89,16 @@ pub enum ReconcileError {
     /// It took too long.
     #[error("the pass took more than {PASS_SECONDS_MAX} s")]
     Timeout,
+}
+
+impl ReconcileError {
+    /// Nobody knows how the cluster is.
+    fn is_blind(&self) -> bool {
+        match self {
+            Self::Look(_) | Self::Timeout => true,
+            Self::Kubernetes(_) | Self::Apply(_) => false,
+        }
+    }
 }
 
 impl Context {
@@ -96,6 +113,10 @@ impl Context {
             failures: Mutex::default(),
             clean_ups: Mutex::default(),
         }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn tell(&self, cluster: &DynamoCluster, told: Vec<Told>) {
@@ -174,15 +195,42 @@ pub async fn reconcile(cluster: Arc<DynamoCluster>, context: Arc<Context>) -> Re
     let result = pass.unwrap_or(Err(ReconcileError::Timeout));
     let uid = cluster.uid().unwrap_or_default();
     context.metrics.reconciled(result.as_ref().map_or(Outcome::Failed, |(outcome, _)| *outcome), started.elapsed());
-    if result.is_ok() {
-        context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    match &result {
+        Ok(_) => drop(context.failures().remove(&uid)),
+        Err(error) if error.is_blind() && context.failures().get(&uid).is_some_and(|before| *before >= UNTOLD_MAX) => {
+            let told = timeout(Duration::from_secs(BLIND_SECONDS_MAX), tell_blindness(&cluster, error, &context)).await;
+            if let Ok(Err(error)) | Err(error) = told.map_err(|_| ReconcileError::Timeout) {
+                debug!(cluster = full_name(&cluster), %error, "the status was not written either");
+            }
+        }
+        Err(_) => {}
     }
     result.map(|(_, action)| action)
 }
 
+/// Tells that nobody knows how the cluster is: what was told before says nothing any more.
+async fn tell_blindness(cached: &DynamoCluster, why: &ReconcileError, context: &Context) -> Result<(), ReconcileError> {
+    let told = |cluster: &DynamoCluster| {
+        status::unseen(&why.to_string(), cluster.status.as_ref(), cluster.metadata.generation, &time_of_conditions())
+    };
+    let (namespace, name) = (cached.namespace().unwrap_or_default(), cached.name_any());
+    context.metrics.told(&namespace, &name, &told(cached).conditions);
+    let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let live = clusters.get_opt(&name).await?;
+    if let Some(cluster) = live.filter(|live| live.uid() == cached.uid() && live.metadata.deletion_timestamp.is_none()) {
+        publish_status(&clusters, &cluster, told(&cluster), context).await?;
+    }
+    Ok(())
+}
+
+/// Now, in whole seconds, as the API server keeps it.
+fn time_of_conditions() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
+}
+
 /// When a pass that failed is tried again.
 pub fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
-    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut failures = context.failures();
     let count = failures.entry(cluster.uid().unwrap_or_default()).or_default();
     *count = count.saturating_add(1);
     let pause = Duration::from_secs(1 << (*count - 1).min(6)).min(BACKOFF_MAX);
@@ -225,7 +273,7 @@ async fn pass(
     cluster: &DynamoCluster,
     context: &Context,
 ) -> Result<(Outcome, Action), ReconcileError> {
-    let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+    let now = time_of_conditions();
     let previous = cluster.status.as_ref();
     let valid = match ValidCluster::of(cluster) {
         Ok(valid) => valid,
@@ -236,7 +284,7 @@ async fn pass(
             return Ok((outcome, Action::requeue(AT_REST)));
         }
     };
-    let (observed, live) = observe(&context.client, &*context.nodes, &valid).await?;
+    let (observed, live) = observe(&context.client, &*context.nodes, &valid).await.map_err(ReconcileError::Look)?;
     let step = next_step(&valid, &observed);
     context.metrics.step(step.kind());
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");

@@ -20,7 +20,7 @@ struct Held {
     server: ApiServer,
     /// Every write that was accepted, as "PATCH /api/v1/...".
     writes: Vec<String>,
-    /// Such writes that are refused.
+    /// Such calls that are refused.
     refused: Vec<(String, Refusal)>,
 }
 
@@ -60,9 +60,9 @@ impl FakeApi {
         self.0.lock().unwrap().server.admission = Some(admission);
     }
 
-    /// From here on such a write, as [`FakeApi::writes`] tells it, is refused.
-    pub fn refuse(&self, write: &str, refusal: Refusal) {
-        self.0.lock().unwrap().refused.push((write.to_owned(), refusal));
+    /// From here on such a call, as [`FakeApi::writes`] tells it, is refused: "GET /api/v1/...".
+    pub fn refuse(&self, call: &str, refusal: Refusal) {
+        self.0.lock().unwrap().refused.push((call.to_owned(), refusal));
     }
 
     /// From here on nothing is refused any more.
@@ -78,12 +78,12 @@ impl FakeApi {
 async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
     let call = Call::of(request).await;
     let mut held = api.0.lock().unwrap();
-    if call.method == Method::GET {
-        return respond(call.read(held.server.objects(), |_| false));
-    }
     let write = format!("{} {}", call.method, call.object());
     if let Some((_, refusal)) = held.refused.iter().find(|(refused, _)| *refused == write) {
         return respond(Err(refusal.clone()));
+    }
+    if call.method == Method::GET {
+        return respond(call.read(held.server.objects(), |_| false));
     }
     let written = call.write(&mut held.server);
     if written.is_ok() && !call.is_dry_run() {

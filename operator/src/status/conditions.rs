@@ -60,7 +60,13 @@ pub(super) fn of_invalid(error: &InvalidSpec, previous: &[Condition], generation
 }
 
 /// Of a cluster that was not looked at, and why: whether it serves is not known.
-fn of_unseen(reason: &str, message: &str, previous: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
+pub(super) fn of_unseen(
+    reason: &str,
+    message: &str,
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
     let statuses = ["False", "Unknown", "False", "True", "Unknown", "Unknown"];
     let conditions = TYPES
         .into_iter()
