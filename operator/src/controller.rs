@@ -17,14 +17,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::api::{DynamoCluster, DynamoClusterStatus, Reconciliation};
@@ -138,6 +138,15 @@ impl Context {
                 Err(_) => debug!(cluster = full_name(cluster), "the event was not published in time"),
             }
         }
+    }
+}
+
+/// Ends when the clusters of `namespace`, or of all namespaces, can be read: before that there is no definition of them yet, or no right to it.
+pub async fn clusters_can_be_read(client: &Client, namespace: Option<&str>) {
+    let clusters = api::<DynamoCluster>(client, namespace);
+    while let Err(error) = clusters.list(&ListParams::default().limit(1)).await {
+        warn!(%error, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed?");
+        sleep(WAITING).await;
     }
 }
 
