@@ -86,6 +86,9 @@ pub enum ReconcileError {
     /// A step was not carried out.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// An object was refused, and the step went on all the same, and is looked at again as if nothing had failed.
+    #[error(transparent)]
+    Upkeep(ApplyError),
     /// It took too long.
     #[error("the pass took more than {PASS_SECONDS_MAX} s")]
     Timeout,
@@ -96,7 +99,15 @@ impl ReconcileError {
     fn is_blind(&self) -> bool {
         match self {
             Self::Look(_) | Self::Timeout => true,
-            Self::Kubernetes(_) | Self::Apply(_) => false,
+            Self::Kubernetes(_) | Self::Apply(_) | Self::Upkeep(_) => false,
+        }
+    }
+
+    /// The longest pause after it.
+    fn pause_max(&self) -> Duration {
+        match self {
+            Self::Upkeep(_) => WAITING,
+            Self::Look(_) | Self::Kubernetes(_) | Self::Apply(_) | Self::Timeout => BACKOFF_MAX,
         }
     }
 }
@@ -242,7 +253,7 @@ pub fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<C
     let mut failures = context.failures();
     let count = failures.entry(cluster.uid().unwrap_or_default()).or_default();
     *count = count.saturating_add(1);
-    let pause = Duration::from_secs(1 << (*count - 1).min(6)).min(BACKOFF_MAX);
+    let pause = Duration::from_secs(1 << (*count - 1).min(6)).min(error.pause_max());
     warn!(cluster = full_name(&cluster), %error, failures = *count, pause_seconds = pause.as_secs(), "the pass failed");
     Action::requeue(pause)
 }
@@ -314,9 +325,8 @@ async fn pass(
         context.metrics.wrote(1);
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
     }
-    let failures: Vec<ApplyError> = upkeep.failures.into_iter().chain(refused).collect();
-    let mut complaints: Vec<String> =
-        failures.iter().filter(|failure| !failure.is_conflict()).map(ApplyError::to_string).collect();
+    let failures = upkeep.failures.iter().chain(&refused);
+    let mut complaints: Vec<String> = failures.filter(|failure| !failure.is_conflict()).map(ApplyError::to_string).collect();
     complaints.extend(upkeep.complaints);
     let report = Report {
         cluster: &valid,
@@ -330,11 +340,20 @@ async fn pass(
     let told = status::status(&report, previous, &now);
     let outcome = Outcome::of(&told.conditions);
     publish_status(clusters, cluster, told, context).await?;
-    match failures.into_iter().next() {
-        Some(failure) => Err(failure.into()),
+    if let Some(refused) = refused {
+        return Err(refused.into());
+    }
+    match upkeep.failures.into_iter().next() {
+        Some(failure) if rests(&step) => Err(failure.into()),
+        Some(failure) => Err(ReconcileError::Upkeep(failure)),
         None if !upkeep.written.is_empty() => Ok((outcome, Action::requeue(AFTER_STEP))),
         None => Ok((outcome, Action::requeue(pause_after(&step, paused, &upkeep.waiting)))),
     }
+}
+
+/// Nothing is on its way whose end would be seen late.
+fn rests(step: &Step) -> bool {
+    matches!(step, Step::Converged | Step::Blocked(_) | Step::RebalancingPaused(_))
 }
 
 fn pause_after(step: &Step, paused: bool, waiting_zones: &[String]) -> Duration {

@@ -103,3 +103,31 @@ async fn an_object_that_is_refused_again_and_again_hides_nothing_that_was_seen()
     let ready = api.object(CLUSTER).unwrap()["status"]["conditions"][0].clone();
     assert_eq!((&ready["type"], &ready["reason"]), (&json!("Ready"), &json!("Failed")));
 }
+
+/// Each of the waits of a rebalance would be a minute long else.
+#[tokio::test]
+async fn an_object_that_is_refused_makes_no_look_at_what_is_on_its_way_rarer() {
+    let api = FakeApi::default();
+    let context = Arc::new(Context::new(api.client(), Arc::new(Network), Arc::default(), None));
+    let cluster = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*cluster).unwrap());
+    let budget = "PATCH /apis/policy/v1/namespaces/shop/poddisruptionbudgets/cart";
+    let record = "GET /api/v1/namespaces/shop/configmaps/cart-ring";
+    for (refused, paused) in [(budget, WAITING), (record, BACKOFF_MAX)] {
+        api.refuse_nothing();
+        api.refuse(refused, Refusal::Invalid("a policy".into()));
+        let mut pause = Action::await_change();
+        for _ in 0..7 {
+            let failure = reconcile(Arc::clone(&cluster), Arc::clone(&context)).await.unwrap_err();
+            pause = retry(Arc::clone(&cluster), &failure, Arc::clone(&context));
+        }
+        assert_eq!(pause, Action::requeue(paused), "{refused}");
+    }
+}
+
+#[test]
+fn what_rests_is_tried_again_with_a_growing_pause() {
+    let at_rest = [Step::Converged, Step::RebalancingPaused(String::new())];
+    let on_its_way = [Step::AwaitPods(vec![]), Step::AwaitEpoch(vec![]), Step::AwaitReceipts(vec![]), Step::AwaitRollout(vec![])];
+    assert!(at_rest.iter().all(rests) && !on_its_way.iter().any(rests));
+}
