@@ -76,11 +76,10 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     }
     observed.record = ring_record::read(cluster, record);
     observed.sets = live.sets.iter().map(|(zone, set)| (zone.clone(), objects::set(set))).collect();
-    let of_pods = ListParams::default().labels(&labels::selector_text(cluster));
-    let of_claims = ListParams::default().labels(&labels::claims_text(cluster));
+    let of_cluster = ListParams::default().labels(&labels::cluster_text(cluster));
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let (pods, listed) = tokio::try_join!(pods.list(&of_pods), claims.list(&of_claims))?;
+    let (pods, listed) = tokio::try_join!(pods.list(&of_cluster), claims.list(&of_cluster))?;
     let now = Timestamp::now();
     observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
     observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
