@@ -52,6 +52,12 @@ pub fn set(set: &StatefulSet) -> Set {
     }
 }
 
+/// How long a pod has been as it is may say that something is wrong with it.
+pub fn starts_or_ends(pod: &Pod) -> bool {
+    let pending = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Pending"));
+    pending || pod.metadata.deletion_timestamp.is_some()
+}
+
 /// A pod of one of `sets`, as it is at `now`, with its place; `None` for any other pod.
 pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now: Timestamp) -> Option<(Place, observed::Pod)> {
     let place = place_of(cluster, pod.metadata.name.as_deref()?, "")?;
