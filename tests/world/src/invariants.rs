@@ -129,7 +129,7 @@ impl Stage {
     }
 
     /// Somebody has deleted the cluster, and its volumes are to go with it.
-    fn goes_with_its_volumes(&self) -> bool {
+    pub(crate) fn goes_with_its_volumes(&self) -> bool {
         self.cluster().is_some_and(|cluster| {
             is_ending(&cluster) && text(&cluster, "/spec/storage/retention/whenDeleted") == "Delete"
         })
