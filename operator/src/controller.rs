@@ -234,11 +234,16 @@ async fn tell_blindness(cached: &DynamoCluster, why: &ReconcileError, context: &
         status::unseen(&why.to_string(), cluster.status.as_ref(), cluster.metadata.generation, &time_of_conditions())
     };
     let (namespace, name) = (cached.namespace().unwrap_or_default(), cached.name_any());
-    context.metrics.told(&namespace, &name, &told(cached).conditions);
     let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &namespace);
-    let live = clusters.get_opt(&name).await?;
-    if let Some(cluster) = live.filter(|live| live.uid() == cached.uid() && live.metadata.deletion_timestamp.is_none()) {
-        publish_status(&clusters, &cluster, told(&cluster), context).await?;
+    match clusters.get_opt(&name).await {
+        Ok(Some(live)) if live.uid() == cached.uid() && live.metadata.deletion_timestamp.is_none() => {
+            publish_status(&clusters, &live, told(&live), context).await?;
+        }
+        Ok(_) => {}
+        Err(error) => {
+            context.metrics.told(&namespace, &name, &told(cached).conditions);
+            return Err(error.into());
+        }
     }
     Ok(())
 }
