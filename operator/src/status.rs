@@ -104,12 +104,7 @@ pub fn invalid(
 }
 
 /// The status of a cluster that could not be looked at, and why: what was last seen, and that nobody knows how it is now.
-pub fn unseen(
-    why: &str,
-    previous: Option<&DynamoClusterStatus>,
-    generation: Option<i64>,
-    now: &Time,
-) -> DynamoClusterStatus {
+pub fn unseen(why: &str, previous: Option<&DynamoClusterStatus>, generation: Option<i64>, now: &Time) -> DynamoClusterStatus {
     let previous = previous.cloned().unwrap_or_default();
     let conditions = conditions::of_unseen("NotSeen", why, &previous.conditions, generation, now);
     DynamoClusterStatus { observed_generation: generation, conditions, ..previous }

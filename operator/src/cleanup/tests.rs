@@ -42,6 +42,14 @@ async fn pass(api: &FakeApi, cluster: &DynamoCluster) {
     controller::reconcile(Arc::new(cluster.clone()), context(api)).await.unwrap();
 }
 
+/// A cluster with the policy Delete that has a set.
+async fn running() -> (FakeApi, DynamoCluster) {
+    let (api, created) = created(RetentionPolicy::Delete).await;
+    pass(&api, &created).await;
+    set_is_seen(&api);
+    (api, created)
+}
+
 /// The StatefulSet controller has seen what it was told.
 fn set_is_seen(api: &FakeApi) {
     api.edit(SET, |set| set["status"]["observedGeneration"] = set["metadata"]["generation"].clone());
@@ -49,7 +57,7 @@ fn set_is_seen(api: &FakeApi) {
 
 /// A cluster with the policy Delete and three claims that was deleted long before its operator came. Its set runs no pods any more.
 async fn deleted_long_ago() -> (FakeApi, DynamoCluster, [String; 3]) {
-    let (api, created) = created(RetentionPolicy::Delete).await;
+    let (api, created) = running().await;
     let claims = [0, 1, 2].map(|ordinal| format!("/api/v1/namespaces/shop/persistentvolumeclaims/data-cart-{ordinal}"));
     for (claim, name) in claims.iter().zip(["data-cart-0", "data-cart-1", "data-cart-2"]) {
         let mut object = api.object(CLAIM).unwrap();
@@ -107,7 +115,7 @@ async fn the_finalizer_follows_the_policy_and_others_stay() {
 
 #[tokio::test]
 async fn volumes_go_with_a_cluster_that_says_so_and_stay_with_pods_that_stay() {
-    let (api, gone) = created(RetentionPolicy::Delete).await;
+    let (api, gone) = running().await;
     delete(&api, &["foregroundDeletion"]);
     pass(&api, &gone).await;
     set_is_seen(&api);
@@ -118,8 +126,7 @@ async fn volumes_go_with_a_cluster_that_says_so_and_stay_with_pods_that_stay() {
     assert_eq!(api.writes(), [""; 0], "what it owns goes; nothing is made again");
 
     for late in [false, true] {
-        let (api, orphaned) = created(RetentionPolicy::Delete).await;
-        pass(&api, &orphaned).await;
+        let (api, orphaned) = running().await;
         delete(&api, if late { &[] } else { &[ORPHAN] });
         if late {
             // Kubernetes was faster.
@@ -137,8 +144,7 @@ async fn volumes_go_with_a_cluster_that_says_so_and_stay_with_pods_that_stay() {
 /// A set makes the claims that its pods lack, those of pods that wait for a machine and those of pods that it has yet to make.
 #[tokio::test]
 async fn no_claim_is_deleted_while_a_set_may_still_make_claims() {
-    let (api, gone) = created(RetentionPolicy::Delete).await;
-    set_is_seen(&api);
+    let (api, gone) = running().await;
     delete(&api, &[]);
     pass(&api, &gone).await;
     let mut made = api.object(CLAIM).unwrap();
@@ -156,7 +162,7 @@ async fn no_claim_is_deleted_while_a_set_may_still_make_claims() {
 
 #[tokio::test]
 async fn a_deletion_whose_sets_nobody_stops_is_given_up_as_well() {
-    let (api, _) = created(RetentionPolicy::Delete).await;
+    let (api, _) = running().await;
     let context = context(&api);
     delete(&api, &[]);
     let gone: DynamoCluster = serde_json::from_value(api.object(CLUSTER).unwrap()).unwrap();

@@ -77,7 +77,10 @@ async fn a_cluster_that_cannot_be_looked_at_is_not_told_to_be_well() {
         assert!(!pass().await);
     }
     let (ready, available) = (told("Ready"), told("Available"));
-    assert_eq!((&ready["status"], &ready["reason"], &available["status"]), (&json!("False"), &json!("NotSeen"), &json!("Unknown")));
+    assert_eq!(
+        (&ready["status"], &ready["reason"], &available["status"]),
+        (&json!("False"), &json!("NotSeen"), &json!("Unknown"))
+    );
     let message = ready["message"].as_str().unwrap();
     assert!(message.contains("objects cannot be read") && message.contains("persistentvolumeclaims is forbidden"), "{message}");
     let (text, labels) = (metrics.text().unwrap(), "namespace=\"shop\",cluster=\"cart\"");

@@ -130,9 +130,8 @@ impl Stage {
 
     /// Somebody has deleted the cluster, and its volumes are to go with it.
     pub(crate) fn goes_with_its_volumes(&self) -> bool {
-        self.cluster().is_some_and(|cluster| {
-            is_ending(&cluster) && text(&cluster, "/spec/storage/retention/whenDeleted") == "Delete"
-        })
+        self.cluster()
+            .is_some_and(|cluster| is_ending(&cluster) && text(&cluster, "/spec/storage/retention/whenDeleted") == "Delete")
     }
 
     fn may_go(&self, operator: usize, pod: &str, node: NodeId) -> Result<(), String> {
