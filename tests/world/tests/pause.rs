@@ -6,7 +6,7 @@ use dynamo_world::{World, image};
 use serde_json::{Value, json};
 
 /// Long enough for several passes.
-const ROUNDS: usize = 2000;
+const ROUNDS: usize = 800;
 
 #[test]
 fn a_paused_cluster_is_not_ready_under_what_it_is_asked_for_then() {
