@@ -28,7 +28,7 @@ use crate::observed::{Observed, Record};
 use crate::plan::{Cause, Step};
 use crate::valid::{Place, ValidCluster};
 
-pub use upkeep::{Upkeep, upkeep};
+pub use upkeep::{Upkeep, outstanding, upkeep};
 
 /// Who the operator is to the API server.
 pub const FIELD_MANAGER: &str = "dynamo-operator";
@@ -218,7 +218,7 @@ pub fn guarded_delete(uid: &str, resource_version: &str) -> DeleteParams {
     }
 }
 
-fn patching() -> PatchParams {
+pub(crate) fn patching() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 

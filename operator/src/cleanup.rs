@@ -2,6 +2,13 @@
 //! leaves alone, since a StatefulSet cannot tell its own from those of a former cluster of the same name. The operator can: under
 //! `whenDeleted: Delete` it deletes the claims with this very cluster's data, and no others.
 //!
+//! A StatefulSet makes a claim again that its pods lack, for as long as it is there, and Kubernetes removes it only some time after the
+//! cluster. So the sets are told to run no pods first, and no claim is deleted before their controller has seen that.
+//!
+//! ```text
+//! sets at 0 pods --seen by their controller--> claims deleted --> finalizer off
+//! ```
+//!
 //! Under `Retain` there is nothing to do, and no finalizer: such a cluster can be deleted after the operator. Who deletes a cluster and
 //! leaves its pods (`--cascade=orphan`) keeps the volumes that they run on.
 //!
@@ -18,9 +25,9 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::{DynamoCluster, RetentionPolicy};
-use crate::apply::{ApplyError, failed, guarded_delete};
+use crate::apply::{ApplyError, failed, guarded_delete, patching};
 use crate::build::labels;
-use crate::observe::is_owned;
+use crate::observe::{self, is_owned};
 
 /// The finalizer's name.
 pub const FINALIZER: &str = "dynamokv.io/cluster";
@@ -29,8 +36,10 @@ pub const FINALIZER: &str = "dynamokv.io/cluster";
 const ORPHAN: &str = "orphan";
 
 /// What came of the volumes of a deleted cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Volumes {
+    /// Nothing yet: these sets may still make claims.
+    Awaited(Vec<String>),
     /// Those that were made for it go.
     Deleted,
     /// They stay, since the policy says so.
@@ -80,16 +89,16 @@ async fn patch(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster, finalizer
     clusters.patch(&cluster.name_any(), &PatchParams::default(), &patch).await.map(|_| ())
 }
 
-/// For how long a deletion waits for its volumes after the first try that failed.
+/// For how long a deletion waits for its volumes after the first try that failed or had to wait.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The clean-ups that fail, by the cluster's UID, each since its first try in this process: how long ago the cluster was deleted says
+/// The clean-ups that fail or wait, by the cluster's UID, each since its first try in this process: how long ago the cluster was deleted says
 /// nothing of how often it was tried.
 #[derive(Default)]
 pub struct Failing(HashMap<String, Instant>);
 
 impl Failing {
-    /// A try has failed at `now`. True if they have for [`PATIENCE`]: then it is given up, and forgotten.
+    /// A try has failed, or had to wait, at `now`. True if they have for [`PATIENCE`]: then it is given up, and forgotten.
     pub fn is_given_up(&mut self, uid: &str, now: Instant) -> bool {
         let first = *self.0.entry(uid.to_owned()).or_insert(now);
         let given_up = now.duration_since(first) >= PATIENCE;
@@ -112,8 +121,14 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes
         return Ok(Volumes::Retained);
     }
     let selector = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, cluster.name_any()));
-    if is_orphaned(client, cluster, &selector).await.map_err(failed("StatefulSets: list"))? {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
+    let listed = sets.list(&selector).await.map_err(failed("StatefulSets: list"))?.items;
+    if is_orphaned(cluster, &listed) {
         return Ok(Volumes::Orphaned);
+    }
+    let awaited = stop(&sets, &listed).await?;
+    if !awaited.is_empty() {
+        return Ok(Volumes::Awaited(awaited));
     }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
     let mut failure = None;
@@ -135,15 +150,31 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes
     failure.map_or(Ok(Volumes::Deleted), Err)
 }
 
+/// Tells these very sets to run no pods; the names of those whose controller has not seen that yet. One that cannot be told keeps no other
+/// from it; the first failure is the error.
+async fn stop(sets: &Api<StatefulSet>, listed: &[StatefulSet]) -> Result<Vec<String>, ApplyError> {
+    let (mut awaited, mut failure) = (Vec::new(), None);
+    for set in listed {
+        let (name, seen) = (set.name_any(), observe::set(set));
+        if seen.replicas > 0 {
+            let metadata = json!({ "uid": seen.uid, "resourceVersion": seen.resource_version });
+            let patch = Patch::Merge(json!({ "metadata": metadata, "spec": { "replicas": 0 } }));
+            if let Err(error) = sets.patch(&name, &patching(), &patch).await {
+                failure.get_or_insert_with(|| failed(format!("StatefulSet {name}: replicas 0"))(error));
+            }
+        }
+        if seen.replicas > 0 || seen.unseen {
+            awaited.push(name);
+        }
+    }
+    failure.map_or(Ok(awaited), Err)
+}
+
 /// Whether the pods are to outlive the cluster. Kubernetes takes its finalizer off when it has taken the cluster's name off what it owned,
 /// so that is looked at too.
-async fn is_orphaned(client: &Client, cluster: &DynamoCluster, selector: &ListParams) -> Result<bool, kube::Error> {
-    if cluster.finalizers().iter().any(|finalizer| finalizer == ORPHAN) {
-        return Ok(true);
-    }
-    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
+fn is_orphaned(cluster: &DynamoCluster, sets: &[StatefulSet]) -> bool {
     let uid = cluster.uid().unwrap_or_default();
-    Ok(sets.list(selector).await?.iter().any(|set| !is_owned(&set.metadata, &uid)))
+    cluster.finalizers().iter().any(|finalizer| finalizer == ORPHAN) || sets.iter().any(|set| !is_owned(&set.metadata, &uid))
 }
 
 #[cfg(test)]

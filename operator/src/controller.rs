@@ -7,7 +7,7 @@
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -17,14 +17,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::api::{DynamoCluster, DynamoClusterStatus, Reconciliation};
@@ -51,10 +51,14 @@ pub const BLOCKED: Duration = Duration::from_secs(10);
 pub const AT_REST: Duration = Duration::from_secs(30);
 /// Changes within this time make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Failures in a row after which a look that fails again is told: an API server that changes its leader takes less.
+const UNTOLD_MAX: u32 = 3;
 /// The longest pause after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Until an Event that cannot be published is given up.
 const EVENT_SECONDS_MAX: u64 = 5;
+/// Until the status of a cluster that could not be looked at is given up.
+const BLIND_SECONDS_MAX: u64 = 10;
 /// Who writes the status.
 const STATUS_MANAGER: &str = "dynamo-operator-status";
 
@@ -64,7 +68,7 @@ pub struct Context {
     nodes: Arc<dyn Nodes>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
-    /// Failures in a row, by the cluster's UID; only for the pause after them.
+    /// Failures in a row, by the cluster's UID; only for the pause after them, and for when they are told.
     failures: Mutex<HashMap<String, u32>>,
     /// Clean-ups that fail; only for when they are given up.
     clean_ups: Mutex<Failing>,
@@ -73,15 +77,39 @@ pub struct Context {
 /// Why a pass failed.
 #[derive(Debug, Error)]
 pub enum ReconcileError {
+    /// What there is of the cluster could not be read.
+    #[error("the cluster's objects cannot be read: {0}")]
+    Look(#[source] kube::Error),
     /// The API server could not be read, or the status not be written.
     #[error(transparent)]
     Kubernetes(#[from] kube::Error),
     /// A step was not carried out.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// An object was refused, and the step went on all the same, and is looked at again as if nothing had failed.
+    #[error(transparent)]
+    Upkeep(ApplyError),
     /// It took too long.
     #[error("the pass took more than {PASS_SECONDS_MAX} s")]
     Timeout,
+}
+
+impl ReconcileError {
+    /// Nobody knows how the cluster is.
+    fn is_blind(&self) -> bool {
+        match self {
+            Self::Look(_) | Self::Timeout => true,
+            Self::Kubernetes(_) | Self::Apply(_) | Self::Upkeep(_) => false,
+        }
+    }
+
+    /// The longest pause after it.
+    fn pause_max(&self) -> Duration {
+        match self {
+            Self::Upkeep(_) => WAITING,
+            Self::Look(_) | Self::Kubernetes(_) | Self::Apply(_) | Self::Timeout => BACKOFF_MAX,
+        }
+    }
 }
 
 impl Context {
@@ -96,6 +124,10 @@ impl Context {
             failures: Mutex::default(),
             clean_ups: Mutex::default(),
         }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn tell(&self, cluster: &DynamoCluster, told: Vec<Told>) {
@@ -117,6 +149,15 @@ impl Context {
                 Err(_) => debug!(cluster = full_name(cluster), "the event was not published in time"),
             }
         }
+    }
+}
+
+/// Ends when the clusters of `namespace`, or of all namespaces, can be read: before that there is no definition of them yet, or no right to it.
+pub async fn clusters_can_be_read(client: &Client, namespace: Option<&str>) {
+    let clusters = api::<DynamoCluster>(client, namespace);
+    while let Err(error) = clusters.list(&ListParams::default().limit(1)).await {
+        warn!(%error, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed?");
+        sleep(WAITING).await;
     }
 }
 
@@ -174,18 +215,50 @@ pub async fn reconcile(cluster: Arc<DynamoCluster>, context: Arc<Context>) -> Re
     let result = pass.unwrap_or(Err(ReconcileError::Timeout));
     let uid = cluster.uid().unwrap_or_default();
     context.metrics.reconciled(result.as_ref().map_or(Outcome::Failed, |(outcome, _)| *outcome), started.elapsed());
-    if result.is_ok() {
-        context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    match &result {
+        Ok(_) => drop(context.failures().remove(&uid)),
+        Err(error) if error.is_blind() && context.failures().get(&uid).is_some_and(|before| *before >= UNTOLD_MAX) => {
+            let told = timeout(Duration::from_secs(BLIND_SECONDS_MAX), tell_blindness(&cluster, error, &context)).await;
+            if let Ok(Err(error)) | Err(error) = told.map_err(|_| ReconcileError::Timeout) {
+                debug!(cluster = full_name(&cluster), %error, "the status was not written either");
+            }
+        }
+        Err(_) => {}
     }
     result.map(|(_, action)| action)
 }
 
+/// Tells that nobody knows how the cluster is: what was told before says nothing any more.
+async fn tell_blindness(cached: &DynamoCluster, why: &ReconcileError, context: &Context) -> Result<(), ReconcileError> {
+    let told = |cluster: &DynamoCluster| {
+        status::unseen(&why.to_string(), cluster.status.as_ref(), cluster.metadata.generation, &time_of_conditions())
+    };
+    let (namespace, name) = (cached.namespace().unwrap_or_default(), cached.name_any());
+    let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &namespace);
+    match clusters.get_opt(&name).await {
+        Ok(Some(live)) if live.uid() == cached.uid() && live.metadata.deletion_timestamp.is_none() => {
+            publish_status(&clusters, &live, told(&live), context).await?;
+        }
+        Ok(_) => {}
+        Err(error) => {
+            context.metrics.told(&namespace, &name, &told(cached).conditions);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// Now, in whole seconds, as the API server keeps it.
+fn time_of_conditions() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
+}
+
 /// When a pass that failed is tried again.
 pub fn retry(cluster: Arc<DynamoCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
-    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut failures = context.failures();
     let count = failures.entry(cluster.uid().unwrap_or_default()).or_default();
     *count = count.saturating_add(1);
-    let pause = Duration::from_secs(1 << (*count - 1).min(6)).min(BACKOFF_MAX);
+    let pause = Duration::from_secs(1 << (*count - 1).min(6)).min(error.pause_max());
     warn!(cluster = full_name(&cluster), %error, failures = *count, pause_seconds = pause.as_secs(), "the pass failed");
     Action::requeue(pause)
 }
@@ -201,8 +274,9 @@ async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<(Outcome
     };
     match (cleanup::is_held(&cluster), cleanup::is_to_be_held(&cluster)) {
         (true, false) => {
-            if cluster.metadata.deletion_timestamp.is_some() {
-                clean_up(&cluster, context, Instant::now()).await?;
+            let may_go = cluster.metadata.deletion_timestamp.is_none() || clean_up(&cluster, context, Instant::now()).await?;
+            if !may_go {
+                return Ok((Outcome::Progressing, Action::requeue(WAITING)));
             }
             cleanup::release(&clusters, &cluster).await?;
             context.metrics.wrote(1);
@@ -224,7 +298,7 @@ async fn pass(
     cluster: &DynamoCluster,
     context: &Context,
 ) -> Result<(Outcome, Action), ReconcileError> {
-    let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+    let now = time_of_conditions();
     let previous = cluster.status.as_ref();
     let valid = match ValidCluster::of(cluster) {
         Ok(valid) => valid,
@@ -235,13 +309,13 @@ async fn pass(
             return Ok((outcome, Action::requeue(AT_REST)));
         }
     };
-    let (observed, live) = observe(&context.client, &*context.nodes, &valid).await?;
+    let (observed, live) = observe(&context.client, &*context.nodes, &valid).await.map_err(ReconcileError::Look)?;
     let step = next_step(&valid, &observed);
     context.metrics.step(step.kind());
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");
     let paused = cluster.spec.reconciliation == Reconciliation::Paused;
     let (upkeep, refused) = if paused {
-        (Upkeep::default(), None)
+        (Upkeep { waiting: apply::outstanding(&valid, &observed, &live), ..Upkeep::default() }, None)
     } else {
         let upkeep = apply::upkeep(&context.client, &valid, &observed, &live).await;
         let step = apply::step(&context.client, &*context.nodes, &valid, &observed, &step).await;
@@ -256,9 +330,8 @@ async fn pass(
         context.metrics.wrote(1);
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
     }
-    let failures: Vec<ApplyError> = upkeep.failures.into_iter().chain(refused).collect();
-    let mut complaints: Vec<String> =
-        failures.iter().filter(|failure| !failure.is_conflict()).map(ApplyError::to_string).collect();
+    let failures = upkeep.failures.iter().chain(&refused);
+    let mut complaints: Vec<String> = failures.filter(|failure| !failure.is_conflict()).map(ApplyError::to_string).collect();
     complaints.extend(upkeep.complaints);
     let report = Report {
         cluster: &valid,
@@ -272,11 +345,20 @@ async fn pass(
     let told = status::status(&report, previous, &now);
     let outcome = Outcome::of(&told.conditions);
     publish_status(clusters, cluster, told, context).await?;
-    match failures.into_iter().next() {
-        Some(failure) => Err(failure.into()),
+    if let Some(refused) = refused {
+        return Err(refused.into());
+    }
+    match upkeep.failures.into_iter().next() {
+        Some(failure) if rests(&step) => Err(failure.into()),
+        Some(failure) => Err(ReconcileError::Upkeep(failure)),
         None if !upkeep.written.is_empty() => Ok((outcome, Action::requeue(AFTER_STEP))),
         None => Ok((outcome, Action::requeue(pause_after(&step, paused, &upkeep.waiting)))),
     }
+}
+
+/// Nothing is on its way whose end would be seen late.
+fn rests(step: &Step) -> bool {
+    matches!(step, Step::Converged | Step::Blocked(_) | Step::RebalancingPaused(_))
 }
 
 fn pause_after(step: &Step, paused: bool, waiting_zones: &[String]) -> Duration {
@@ -314,28 +396,33 @@ async fn publish_status(
     Ok(())
 }
 
-/// What is done before a deleted cluster goes.
-pub(crate) async fn clean_up(cluster: &DynamoCluster, context: &Context, now: Instant) -> Result<(), ReconcileError> {
+/// What is done before a deleted cluster goes; whether that is all.
+pub(crate) async fn clean_up(cluster: &DynamoCluster, context: &Context, now: Instant) -> Result<bool, ReconcileError> {
     let uid = cluster.uid().unwrap_or_default();
     let clean_ups = || context.clean_ups.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = |note: String| Told { warning: true, reason: "VolumesKept", action: "Delete".to_owned(), note };
-    let error = match cleanup::volumes(&context.client, cluster).await {
+    let tried = cleanup::volumes(&context.client, cluster).await;
+    let hindrance = match &tried {
         Ok(Volumes::Deleted | Volumes::Retained) => {
             info!(cluster = full_name(cluster), "the cluster goes; its volumes follow whenDeleted");
             clean_ups().end(&uid);
-            return Ok(());
+            return Ok(true);
         }
         Ok(Volumes::Orphaned) => {
             let note = "the cluster is deleted without its pods, so the volumes that they run on stay in spite of whenDeleted";
             clean_ups().end(&uid);
             context.tell(cluster, vec![kept(note.to_owned())]).await;
-            return Ok(());
+            return Ok(true);
         }
-        Err(error) => error,
+        Ok(Volumes::Awaited(sets)) => {
+            format!("the controller of StatefulSet {} has not seen that it is to run no pods", sets.join(", "))
+        }
+        Err(error) => error.to_string(),
     };
     if !clean_ups().is_given_up(&uid, now) {
-        return Err(error.into());
+        debug!(cluster = full_name(cluster), hindrance, "the volumes wait");
+        return Ok(tried.map(|_| false)?);
     }
-    context.tell(cluster, vec![kept(format!("volumes were left as they are: {error}"))]).await;
-    Ok(())
+    context.tell(cluster, vec![kept(format!("volumes were left as they are: {hindrance}"))]).await;
+    Ok(true)
 }

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::header::DATE;
+use axum::http::{HeaderValue, Method};
 use axum::response::Response;
 use dynamo_api_server::http::{Call, respond};
 use dynamo_api_server::{Admission, ApiServer, Refusal};
@@ -20,8 +21,10 @@ struct Held {
     server: ApiServer,
     /// Every write that was accepted, as "PATCH /api/v1/...".
     writes: Vec<String>,
-    /// Such writes that are refused.
+    /// Such calls that are refused.
     refused: Vec<(String, Refusal)>,
+    /// What each answer says of the time.
+    date: Option<HeaderValue>,
 }
 
 impl FakeApi {
@@ -60,14 +63,19 @@ impl FakeApi {
         self.0.lock().unwrap().server.admission = Some(admission);
     }
 
-    /// From here on such a write, as [`FakeApi::writes`] tells it, is refused.
-    pub fn refuse(&self, write: &str, refusal: Refusal) {
-        self.0.lock().unwrap().refused.push((write.to_owned(), refusal));
+    /// From here on such a call, as [`FakeApi::writes`] tells it, is refused: "GET /api/v1/...".
+    pub fn refuse(&self, call: &str, refusal: Refusal) {
+        self.0.lock().unwrap().refused.push((call.to_owned(), refusal));
     }
 
     /// From here on nothing is refused any more.
     pub fn refuse_nothing(&self) {
         self.0.lock().unwrap().refused.clear();
+    }
+
+    /// From here on this is the time by the server's clock, as HTTP has it.
+    pub fn tell_the_time(&self, date: &'static str) {
+        self.0.lock().unwrap().date = Some(HeaderValue::from_static(date));
     }
 
     pub fn object(&self, path: &str) -> Option<Value> {
@@ -78,16 +86,24 @@ impl FakeApi {
 async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
     let call = Call::of(request).await;
     let mut held = api.0.lock().unwrap();
-    if call.method == Method::GET {
-        return respond(call.read(held.server.objects(), |_| false));
+    let mut answer = held.answer(&call);
+    answer.headers_mut().extend(held.date.clone().map(|date| (DATE, date)));
+    answer
+}
+
+impl Held {
+    fn answer(&mut self, call: &Call) -> Response {
+        let write = format!("{} {}", call.method, call.object());
+        if let Some((_, refusal)) = self.refused.iter().find(|(refused, _)| *refused == write) {
+            return respond(Err(refusal.clone()));
+        }
+        if call.method == Method::GET {
+            return respond(call.read(self.server.objects(), |_| false));
+        }
+        let written = call.write(&mut self.server);
+        if written.is_ok() && !call.is_dry_run() {
+            self.writes.push(write);
+        }
+        respond(written.map(|object| (*object).clone()))
     }
-    let write = format!("{} {}", call.method, call.object());
-    if let Some((_, refusal)) = held.refused.iter().find(|(refused, _)| *refused == write) {
-        return respond(Err(refusal.clone()));
-    }
-    let written = call.write(&mut held.server);
-    if written.is_ok() && !call.is_dry_run() {
-        held.writes.push(write);
-    }
-    respond(written.map(|object| (*object).clone()))
 }

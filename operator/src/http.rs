@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -13,14 +14,32 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
-/// Serves until `shutdown` ends. A replica that waits for the lease is ready: it does its part by waiting.
+/// Whether this replica could do its part: it can read clusters, and the lease if it needs one. One that waits for the lease does its part by
+/// waiting. One that cannot do it takes nobody's place: the replica that works goes only when the new one is ready.
+#[derive(Default)]
+pub struct Readiness(AtomicBool);
+
+impl Readiness {
+    /// It could, or could not, when it tried last.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Relaxed);
+    }
+
+    /// What was set last; not ready at first.
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Serves until `shutdown` ends.
 pub async fn serve(
     address: SocketAddr,
     metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let listener = listen(address).await?;
-    axum::serve(listener, router(metrics)).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, router(metrics, readiness)).with_graceful_shutdown(shutdown).await
 }
 
 /// [::] takes both kinds of addresses. Where there is no IPv6, every address is 0.0.0.0.
@@ -33,19 +52,35 @@ async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
-fn router(metrics: Arc<Metrics>) -> Router {
+fn router(metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Router {
     let text = move || async move {
         match metrics.text() {
             Ok(text) => ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     };
-    Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }))
+    let ready = move || async move { ready(&readiness) };
+    Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready))
+}
+
+fn ready(readiness: &Readiness) -> (StatusCode, &'static str) {
+    match readiness.is_ready() {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "clusters or the lease cannot be read or written; the log says why"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_that_could_do_nothing_is_not_called_ready() {
+        let readiness = Readiness::default();
+        assert_eq!(ready(&readiness).0, StatusCode::SERVICE_UNAVAILABLE);
+        readiness.set(true);
+        assert_eq!(ready(&readiness).0, StatusCode::OK);
+    }
 
     #[tokio::test]
     async fn every_address_is_of_both_kinds_where_there_are_both() {

@@ -18,6 +18,8 @@ use kube::{Api, Client};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::http::Readiness;
+
 /// How long a holder that says nothing is respected.
 const DURATION: Duration = Duration::from_secs(15);
 /// After this long without a renewal the holder ends; shorter than [`DURATION`], so it ends before another begins.
@@ -57,18 +59,14 @@ impl Election {
         Self { leases: Api::namespaced(client, namespace), name: name.to_owned(), identity: identity.to_owned() }
     }
 
-    /// Ends when the lease is held.
-    pub async fn acquire(&self) {
+    /// Ends when the lease is held. Whether it could be is the readiness meanwhile.
+    pub async fn acquire(&self, readiness: &Readiness) {
         let mut watched = Watched { version: None, since: Instant::now() };
         info!(lease = self.name, identity = self.identity, "waiting for the lease");
         loop {
-            match self.attempt(&mut watched).await {
-                Ok(true) => {
-                    info!(lease = self.name, identity = self.identity, "holding the lease");
-                    return;
-                }
-                Ok(false) => {}
-                Err(error) => warn!(lease = self.name, %error, "the lease cannot be read or written"),
+            if self.try_to_acquire(&mut watched, readiness).await {
+                info!(lease = self.name, identity = self.identity, "holding the lease");
+                return;
             }
             sleep(PERIOD).await;
         }
@@ -111,6 +109,15 @@ impl Election {
         }
     }
 
+    async fn try_to_acquire(&self, watched: &mut Watched, readiness: &Readiness) -> bool {
+        let attempt = self.attempt(watched).await;
+        readiness.set(attempt.is_ok());
+        attempt.unwrap_or_else(|error| {
+            warn!(lease = self.name, %error, "the lease cannot be read or written");
+            false
+        })
+    }
+
     async fn attempt(&self, watched: &mut Watched) -> Result<bool, kube::Error> {
         let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
@@ -119,7 +126,9 @@ impl Election {
             return written(self.leases.create(&PostParams::default(), &lease).await);
         };
         if !watched.may_take(&lease, &self.identity, Instant::now()) {
-            return Ok(false);
+            // Who may read it and not write it would wait for ever.
+            let asked = self.leases.replace(&self.name, &PostParams { dry_run: true, ..PostParams::default() }, &lease).await;
+            return written(asked).map(|_| false);
         }
         self.take(&mut lease);
         written(self.leases.replace(&self.name, &PostParams::default(), &lease).await)
@@ -171,6 +180,8 @@ fn expected(error: kube::Error) -> Result<(), kube::Error> {
 
 #[cfg(test)]
 mod tests {
+    use dynamo_api_server::Refusal;
+
     use super::*;
     use crate::fake_api::FakeApi;
 
@@ -211,5 +222,23 @@ mod tests {
         let lease = second.leases.get("operator").await.unwrap();
         assert_eq!(holder(&lease), Some("b"));
         assert_eq!(lease.spec.unwrap().lease_transitions, Some(2));
+    }
+
+    /// Else it would take the place of the replica that works.
+    #[tokio::test]
+    async fn a_candidate_that_could_not_take_the_lease_is_not_ready_and_one_that_waits_for_it_is() {
+        let path = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/operator";
+        let api = FakeApi::default();
+        let [first, second] = ["a", "b"].map(|pod| Election::new(api.client(), "shop", "operator", pod));
+        let readiness = Readiness::default();
+        assert!(first.try_to_acquire(&mut unwatched(), &readiness).await && readiness.is_ready());
+        let held = api.object(path);
+        for (refused, ready) in [("GET", false), ("", true), ("PUT", false), ("", true)] {
+            api.refuse(&format!("{refused} {path}"), Refusal::Invalid("leases is forbidden".into()));
+            assert!(!second.try_to_acquire(&mut unwatched(), &readiness).await);
+            assert_eq!(readiness.is_ready(), ready, "{refused} is refused");
+            api.refuse_nothing();
+        }
+        assert_eq!(api.object(path), held, "asking writes nothing");
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use dynamo_operator::controller::{self, Context};
+use dynamo_operator::http::Readiness;
 use dynamo_operator::leader::Election;
 use dynamo_operator::metrics::Metrics;
 use dynamo_operator::nodes::Network;
@@ -97,17 +98,24 @@ async fn operate(run: &Run) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("no Kubernetes to talk to; give KUBECONFIG, or run in a pod")?;
     let metrics = Arc::new(Metrics::default());
     let stop = stop_on_signal()?;
-    let serving = tokio::spawn(http::serve(run.http, Arc::clone(&metrics), stopped(stop.clone())));
+    let readiness = Arc::new(Readiness::default());
+    let serving = tokio::spawn(http::serve(run.http, Arc::clone(&metrics), Arc::clone(&readiness), stopped(stop.clone())));
     let election = election(run, &client)?;
-    if let Some(election) = &election {
-        tokio::select! {
-            () = election.acquire() => {}
-            () = stopped(stop.clone()) => return Ok(()),
-            ended = serving => bail!("http: {ended:?}"),
+    let namespace = Some(run.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
+    let may_act = async {
+        // Before it takes the lease from one that can.
+        controller::clusters_can_be_read(&client, namespace).await;
+        match &election {
+            Some(election) => election.acquire(&readiness).await,
+            None => readiness.set(true),
         }
+    };
+    tokio::select! {
+        () = may_act => {}
+        () = stopped(stop.clone()) => return Ok(()),
+        ended = serving => bail!("http: {ended:?}"),
     }
     metrics.leads(true);
-    let namespace = Some(run.watch_namespace.as_str()).filter(|namespace| !namespace.is_empty());
     info!(namespace = namespace.unwrap_or("(all)"), "reconciling");
     let context = Arc::new(Context::new(client, Arc::new(Network), metrics, run.pod_name.clone()));
     let work = controller::run(context, namespace, run.concurrency, stopped(stop.clone()));

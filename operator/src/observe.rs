@@ -7,6 +7,8 @@ mod objects;
 
 use std::collections::BTreeMap;
 
+use axum::http::header::DATE;
+use axum::http::{Request, Uri};
 use dynamo_core::id::Epoch;
 use dynamo_core::ring::Ring;
 use futures::future::try_join_all;
@@ -16,7 +18,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service,
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::fmt::rfc2822;
 use kube::api::ListParams;
+use kube::client::Body;
 use kube::{Api, Client};
 
 use crate::build::{client_service, config_map, headless_service, labels, pod_disruption_budget, ring_record, service_account};
@@ -25,7 +29,7 @@ use crate::observed::Observed;
 use crate::plan;
 use crate::valid::{Place, ValidCluster};
 
-pub use objects::is_owned;
+pub use objects::{is_owned, set};
 
 /// The live objects themselves, for comparing them with what they should be.
 #[derive(Default)]
@@ -76,18 +80,27 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     }
     observed.record = ring_record::read(cluster, record);
     observed.sets = live.sets.iter().map(|(zone, set)| (zone.clone(), objects::set(set))).collect();
-    let of_pods = ListParams::default().labels(&labels::selector_text(cluster));
-    let of_claims = ListParams::default().labels(&labels::claims_text(cluster));
+    let of_cluster = ListParams::default().labels(&labels::cluster_text(cluster));
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let (pods, listed) = tokio::try_join!(pods.list(&of_pods), claims.list(&of_claims))?;
-    let now = Timestamp::now();
+    let (pods, listed) = tokio::try_join!(pods.list(&of_cluster), claims.list(&of_cluster))?;
+    let now = if pods.items.iter().any(objects::starts_or_ends) { time(client).await? } else { Timestamp::now() };
     observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
     observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
     let unlisted = read_unlisted(&claims, cluster, &observed).await?;
     observed.volumes.extend(unlisted.iter().filter_map(|claim| objects::volume(cluster, claim)));
     ask_nodes(nodes, cluster, &mut observed).await;
     Ok((observed, live))
+}
+
+/// The time by the clock of the API server, which says it with every answer. Those in objects are by that clock, or near it; that of this
+/// machine may be minutes off.
+async fn time(client: &Client) -> Result<Timestamp, kube::Error> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = Uri::from_static("/version");
+    let answer = client.send(request).await?;
+    let date = answer.headers().get(DATE).and_then(|date| rfc2822::parse(date.to_str().ok()?).ok());
+    Ok(date.map_or_else(Timestamp::now, |date| date.timestamp()))
 }
 
 /// The claims of pods that no list shows: Kubernetes gives a pod the claim of its name, whatever labels that has.
@@ -186,4 +199,39 @@ async fn newer_ring(nodes: &dyn Nodes, observed: &Observed) -> Option<Ring> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::build::stateful_set;
+    use crate::fake_api::FakeApi;
+    use crate::nodes::Network;
+    use crate::valid::tests::valid;
+
+    /// Each pod that starts would be left out of a growth else, or one that hangs be waited for.
+    #[tokio::test]
+    async fn a_pod_is_late_by_the_clock_of_the_api_server_and_not_by_that_of_this_machine() {
+        const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/cart";
+        let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+        api.put(SET, serde_json::to_value(stateful_set::build(&cluster, &cluster.zones()[0], 3)).unwrap());
+        let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
+        let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
+        let scheduled = json!({ "type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" });
+        api.put(
+            "/api/v1/namespaces/shop/pods/cart-0",
+            json!({
+                "metadata": { "name": "cart-0", "labels": labels::all(&cluster), "ownerReferences": owner },
+                "status": { "phase": "Pending", "conditions": [scheduled] },
+            }),
+        );
+        for (date, late) in [("Thu, 01 Jan 2026 00:04:59 GMT", false), ("Thu, 01 Jan 2026 00:05:01 GMT", true)] {
+            api.tell_the_time(date);
+            let (observed, _) = observe(&api.client(), &Network, &cluster).await.unwrap();
+            let pods: Vec<bool> = observed.pods.values().map(|pod| pod.trouble.is_some()).collect();
+            assert_eq!(pods, [late], "{date}");
+        }
+    }
 }

@@ -17,7 +17,7 @@
 //!                                   rebalance, one stage at a time; a spec that changes meanwhile is followed at once.
 //!                                   RebalancingPaused if it says so, Blocked if there is no room for it
 //! no_pod_is_left_over         else  LowerPods          data first, pods last; OfferRing, AwaitReceipts, AwaitPods
-//! pods_are_ready              else  AwaitPods
+//! pods_are_ready              else  AwaitPods          those that are to go have gone
 //! the_template_is_rolled_out  else  AwaitRollout
 //! no_volume_is_left_over      else  DeleteVolumes      only under `whenScaled: Delete`
 //!                                   Converged
@@ -514,6 +514,11 @@ fn pods_are_ready(situation: &Situation<'_>) -> Option<Step> {
     for (place, pod) in &situation.observed.pods {
         if situation.cluster.keeps(place) && pod.node.is_some() && !pod.ready {
             waiting.push(Waiting { place: place.clone(), reason: "is not ready".into() });
+        }
+        // Its volume may go when it has gone, so nothing is done before.
+        if !situation.cluster.keeps(place) && place.ordinal >= situation.observed.replicas(&place.zone) {
+            let trouble = pod.trouble.as_ref().map(|trouble| format!(", and {trouble}")).unwrap_or_default();
+            waiting.push(Waiting { place: place.clone(), reason: format!("is about to go{trouble}") });
         }
     }
     (!waiting.is_empty()).then_some(Step::AwaitPods(waiting))

@@ -31,7 +31,7 @@ pub struct Report<'a> {
     pub step: &'a Step,
     /// The operator is told to change nothing.
     pub paused: bool,
-    /// Zones whose new pod template waits for its turn.
+    /// Zones whose new pod template waits for its turn; under a pause, all that waits for its end.
     pub waiting_zones: &'a [String],
     /// What failed, or could not be done.
     pub complaints: &'a [String],
@@ -100,6 +100,13 @@ pub fn invalid(
 ) -> DynamoClusterStatus {
     let previous = previous.cloned().unwrap_or_default();
     let conditions = conditions::of_invalid(error, &previous.conditions, generation, now);
+    DynamoClusterStatus { observed_generation: generation, conditions, ..previous }
+}
+
+/// The status of a cluster that could not be looked at, and why: what was last seen, and that nobody knows how it is now.
+pub fn unseen(why: &str, previous: Option<&DynamoClusterStatus>, generation: Option<i64>, now: &Time) -> DynamoClusterStatus {
+    let previous = previous.cloned().unwrap_or_default();
+    let conditions = conditions::of_unseen("NotSeen", why, &previous.conditions, generation, now);
     DynamoClusterStatus { observed_generation: generation, conditions, ..previous }
 }
 

@@ -13,13 +13,13 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::difference::covers;
-use super::upkeep::{APPLIED, Upkeep, marked, value_of};
+use super::upkeep::{APPLIED, Upkeep, marked, value_of, was_written_for_something_else};
 use super::{ApplyError, failed, patching, posting};
 use crate::build::{labels, stateful_set};
 use crate::observe::Live;
 use crate::observed::{Observed, Set};
 use crate::plan::rollout::{Rollout, ZoneState, zones_to_update};
-use crate::valid::ValidCluster;
+use crate::valid::{ValidCluster, Zone};
 
 /// What of a set is kept as it should be. How many pods it runs is a step's affair, and the rest never changes.
 const KEPT: [&str; 7] = [
@@ -152,6 +152,15 @@ pub(super) async fn update(
         }
     }
     Ok(())
+}
+
+/// The zones whose set was last written for something else than what is asked for now.
+pub(super) fn outdated(cluster: &ValidCluster, live: &Live) -> Vec<String> {
+    let is_outdated = |zone: &&Zone| {
+        let set = live.sets.get(&zone.name);
+        set.is_some_and(|set| was_written_for_something_else(&with_selector_of(set, stateful_set::build(cluster, zone, 0)), set))
+    };
+    cluster.zones().iter().filter(is_outdated).map(|zone| zone.name.clone()).collect()
 }
 
 /// Whether `live` is to be changed so that it is `wanted`.

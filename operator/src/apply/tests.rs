@@ -397,6 +397,29 @@ async fn a_claim_that_was_restored_without_labels_is_found_by_its_pod_and_labell
     assert_eq!(api.writes(), [""; 0]);
 }
 
+/// A rule that gives each pod its team's name, say. The set keeps the pod, since its selector has no such label.
+#[tokio::test]
+async fn a_pod_whose_instance_somebody_renamed_is_a_pod_of_the_cluster() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
+    let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
+    let mut labels = labels::with_zone(labels::all(&cluster), "default");
+    labels.insert(labels::INSTANCE.into(), "team-blue".into());
+    let pod = json!({ "metadata": { "name": "cart-2", "labels": labels, "ownerReferences": owner } });
+    api.put("/api/v1/namespaces/shop/pods/cart-2", pod);
+    let (observed, live) = observe(&api.client(), &Network, &cluster).await.unwrap();
+    assert!(observed.pods.contains_key(&Place { zone: "default".into(), ordinal: 2 }));
+    let selects = |selector: &BTreeMap<String, String>| selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let services = [live.headless_service, live.client_service].map(|service| service.unwrap().spec.unwrap().selector.unwrap());
+    assert!(services.iter().all(selects), "{services:?}");
+    let budget = live.pod_disruption_budget.unwrap().spec.unwrap().selector.unwrap().match_labels.unwrap();
+    assert!(selects(&budget), "a drain counts it: {budget:?}");
+    let template = live.sets["default"].spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+    let spread = template.topology_spread_constraints.iter().flatten().map(|one| one.label_selector.clone().unwrap());
+    assert!(spread.map(|selector| selector.match_labels.unwrap()).all(|selector| selects(&selector)));
+}
+
 /// The set and the claims as an operator made them that labelled claims by [`labels::INSTANCE`] and selected pods by it.
 #[tokio::test]
 async fn claims_lose_the_label_by_which_argo_cd_deletes_them_and_the_set_of_an_earlier_version_is_left_as_it_is() {
@@ -404,7 +427,9 @@ async fn claims_lose_the_label_by_which_argo_cd_deletes_them_and_the_set_of_an_e
     pass(&api, &cluster).await;
     let mut earlier = stateful_set::build(&cluster, &cluster.zones()[0], 3);
     let spec = earlier.spec.as_mut().unwrap();
-    spec.selector.match_labels = Some(labels::with_zone(labels::selecting(&cluster), "default"));
+    let mut selecting_then = labels::selecting_in(&cluster, "default");
+    selecting_then.insert(labels::INSTANCE.into(), "cart".into());
+    spec.selector.match_labels = Some(selecting_then);
     let labels_then = labels::with_zone(labels::all(&cluster), "default");
     spec.volume_claim_templates.as_mut().unwrap()[0].metadata.labels = Some(labels_then.clone());
     api.edit(SET, |set| {

@@ -78,6 +78,34 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     done
 }
 
+/// What [`upkeep`] would change if it did anything: the zones whose pods are to be others, and other objects as "Service cart". It shows by
+/// what was written last; what somebody else changed since does not count.
+pub fn outstanding(cluster: &ValidCluster, observed: &Observed, live: &Live) -> Vec<String> {
+    if !observed.taken.is_empty() {
+        return Vec::new();
+    }
+    let mut outstanding = sets::outdated(cluster, live);
+    outstanding.extend(outdated(service_account::build(cluster), live.service_account.as_ref()));
+    outstanding.extend(outdated(config_map::build(cluster), live.config_map.as_ref()));
+    outstanding.extend(outdated(headless_service::build(cluster), live.headless_service.as_ref()));
+    outstanding.extend(outdated(client_service::build(cluster), live.client_service.as_ref()));
+    outstanding.extend(outdated(pod_disruption_budget::build(cluster), live.pod_disruption_budget.as_ref()));
+    outstanding
+}
+
+fn outdated<K>(desired: K, live: Option<&K>) -> Option<String>
+where
+    K: Resource<DynamicType = ()> + Serialize + Clone,
+{
+    let name = format!("{} {}", K::kind(&()), desired.name_any());
+    live.is_none_or(|live| was_written_for_something_else(&desired, live)).then_some(name)
+}
+
+/// What was written to `live` last is not `desired`.
+pub(super) fn was_written_for_something_else<K: Resource<DynamicType = ()> + Serialize + Clone>(desired: &K, live: &K) -> bool {
+    marked(desired.clone()).annotations().get(APPLIED) != live.annotations().get(APPLIED)
+}
+
 /// Deletes the pods in which nothing runs and whose template is not the one that they were told to have. Each is guarded by what was seen
 /// of it: one that has begun to run meanwhile, or is gone, stays as it is.
 async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {

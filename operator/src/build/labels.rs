@@ -37,15 +37,17 @@ pub const CONFIG_HASH: &str = "dynamokv.io/config-hash";
 /// Selects all objects that the operator made.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=dynamo-operator";
 
-/// The labels that select the cluster's pods. They are part of immutable selectors and never change.
+/// The labels that select the cluster's pods. They are part of immutable selectors and never change. [`INSTANCE`] is not among them: policies
+/// and webhooks of others put their own word there, and a pod that they do it to is a pod all the same.
 pub fn selecting(cluster: &ValidCluster) -> BTreeMap<String, String> {
-    let labels = [("app.kubernetes.io/name", "dynamokv"), (INSTANCE, &cluster.name), (CLUSTER, &cluster.name)];
+    let labels = [("app.kubernetes.io/name", "dynamokv"), (CLUSTER, &cluster.name)];
     labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 /// All labels of an object of the cluster.
 pub fn all(cluster: &ValidCluster) -> BTreeMap<String, String> {
     let mut labels = selecting(cluster);
+    labels.insert(INSTANCE.to_owned(), cluster.name.clone());
     labels.insert("app.kubernetes.io/component".to_owned(), "node".to_owned());
     labels.insert("app.kubernetes.io/managed-by".to_owned(), "dynamo-operator".to_owned());
     labels
@@ -58,16 +60,14 @@ pub fn of_claims(cluster: &ValidCluster, zone: &str) -> BTreeMap<String, String>
     labels
 }
 
-/// What selects the pods of the set of `zone`. Kubernetes puts a set's selector on the claims that it makes, so [`INSTANCE`] is no part
-/// of it. A set that is there keeps the selector that it was made with.
+/// What selects the pods of the set of `zone`. Kubernetes puts a set's selector on the claims that it makes, which is another reason why
+/// [`INSTANCE`] is no part of it. A set that is there keeps the selector that it was made with.
 pub fn selecting_in(cluster: &ValidCluster, zone: &str) -> BTreeMap<String, String> {
-    let mut labels = with_zone(selecting(cluster), zone);
-    labels.remove(INSTANCE);
-    labels
+    with_zone(selecting(cluster), zone)
 }
 
-/// [`CLUSTER`] for list calls: claims that are restored by hand need no other label.
-pub fn claims_text(cluster: &ValidCluster) -> String {
+/// [`CLUSTER`] for list calls: claims that are restored by hand need no other label, and a pod is one by its set.
+pub fn cluster_text(cluster: &ValidCluster) -> String {
     format!("{CLUSTER}={}", cluster.name)
 }
 
@@ -83,7 +83,7 @@ pub fn with_zone(mut labels: BTreeMap<String, String>, zone: &str) -> BTreeMap<S
     labels
 }
 
-/// [`selecting`] as one text, for list calls and `status.selector`.
+/// [`selecting`] as one text, for `status.selector`.
 pub fn selector_text(cluster: &ValidCluster) -> String {
     let pairs: Vec<_> = selecting(cluster).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.join(",")

@@ -42,9 +42,22 @@ async fn pass(api: &FakeApi, cluster: &DynamoCluster) {
     controller::reconcile(Arc::new(cluster.clone()), context(api)).await.unwrap();
 }
 
-/// A cluster with the policy Delete and three claims that was deleted long before its operator came.
-async fn deleted_long_ago() -> (FakeApi, DynamoCluster, [String; 3]) {
+/// A cluster with the policy Delete that has a set.
+async fn running() -> (FakeApi, DynamoCluster) {
     let (api, created) = created(RetentionPolicy::Delete).await;
+    pass(&api, &created).await;
+    set_is_seen(&api);
+    (api, created)
+}
+
+/// The StatefulSet controller has seen what it was told.
+fn set_is_seen(api: &FakeApi) {
+    api.edit(SET, |set| set["status"]["observedGeneration"] = set["metadata"]["generation"].clone());
+}
+
+/// A cluster with the policy Delete and three claims that was deleted long before its operator came. Its set runs no pods any more.
+async fn deleted_long_ago() -> (FakeApi, DynamoCluster, [String; 3]) {
+    let (api, created) = running().await;
     let claims = [0, 1, 2].map(|ordinal| format!("/api/v1/namespaces/shop/persistentvolumeclaims/data-cart-{ordinal}"));
     for (claim, name) in claims.iter().zip(["data-cart-0", "data-cart-1", "data-cart-2"]) {
         let mut object = api.object(CLAIM).unwrap();
@@ -56,6 +69,8 @@ async fn deleted_long_ago() -> (FakeApi, DynamoCluster, [String; 3]) {
         }
     }
     delete(&api, &[]);
+    api.edit(SET, |set| set["spec"]["replicas"] = json!(0));
+    set_is_seen(&api);
     api.writes();
     (api, created, claims)
 }
@@ -100,8 +115,10 @@ async fn the_finalizer_follows_the_policy_and_others_stay() {
 
 #[tokio::test]
 async fn volumes_go_with_a_cluster_that_says_so_and_stay_with_pods_that_stay() {
-    let (api, gone) = created(RetentionPolicy::Delete).await;
+    let (api, gone) = running().await;
     delete(&api, &["foregroundDeletion"]);
+    pass(&api, &gone).await;
+    set_is_seen(&api);
     pass(&api, &gone).await;
     assert_eq!((finalizers(&api), api.object(CLAIM)), (json!(["foregroundDeletion"]), None));
     api.writes();
@@ -109,8 +126,7 @@ async fn volumes_go_with_a_cluster_that_says_so_and_stay_with_pods_that_stay() {
     assert_eq!(api.writes(), [""; 0], "what it owns goes; nothing is made again");
 
     for late in [false, true] {
-        let (api, orphaned) = created(RetentionPolicy::Delete).await;
-        pass(&api, &orphaned).await;
+        let (api, orphaned) = running().await;
         delete(&api, if late { &[] } else { &[ORPHAN] });
         if late {
             // Kubernetes was faster.
@@ -119,9 +135,43 @@ async fn volumes_go_with_a_cluster_that_says_so_and_stay_with_pods_that_stay() {
         api.writes();
         pass(&api, &orphaned).await;
         assert!(api.object(CLAIM).is_some());
+        assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 3);
         assert!(api.writes().iter().any(|write| write.contains("/events")), "it is told");
         assert!(api.object(CLUSTER).is_none_or(|cluster| cluster["metadata"]["finalizers"] == json!([ORPHAN])));
     }
+}
+
+/// A set makes the claims that its pods lack, those of pods that wait for a machine and those of pods that it has yet to make.
+#[tokio::test]
+async fn no_claim_is_deleted_while_a_set_may_still_make_claims() {
+    let (api, gone) = running().await;
+    delete(&api, &[]);
+    pass(&api, &gone).await;
+    let mut made = api.object(CLAIM).unwrap();
+    made["metadata"] = json!({
+        "name": "data-cart-1", "labels": made["metadata"]["labels"], "annotations": made["metadata"]["annotations"],
+    });
+    let late = CLAIM.replace("data-cart-0", "data-cart-1");
+    api.put(&late, made);
+    pass(&api, &gone).await;
+    assert_eq!((finalizers(&api), api.object(SET).unwrap()["spec"]["replicas"].clone()), (json!([FINALIZER]), json!(0)));
+    set_is_seen(&api);
+    pass(&api, &gone).await;
+    assert_eq!((api.object(CLAIM), api.object(&late), api.object(CLUSTER)), (None, None, None));
+}
+
+#[tokio::test]
+async fn a_deletion_whose_sets_nobody_stops_is_given_up_as_well() {
+    let (api, _) = running().await;
+    let context = context(&api);
+    delete(&api, &[]);
+    let gone: DynamoCluster = serde_json::from_value(api.object(CLUSTER).unwrap()).unwrap();
+    let now = Instant::now();
+    for (waited, may_go) in [(0, false), (119, false), (120, true)] {
+        assert_eq!(controller::clean_up(&gone, &context, now + Duration::from_secs(waited)).await.unwrap(), may_go);
+    }
+    assert!(api.writes().iter().any(|write| write.contains("/events")), "it is told");
+    assert!(api.object(CLAIM).is_some());
 }
 
 #[tokio::test]

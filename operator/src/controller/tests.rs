@@ -1,4 +1,7 @@
-//! What a pass counts, against an API server in memory.
+//! What a pass counts and tells, and when the next one is due, against an API server in memory.
+
+use dynamo_api_server::Refusal;
+use serde_json::Value;
 
 use super::*;
 use crate::fake_api::FakeApi;
@@ -41,4 +44,93 @@ async fn a_cluster_that_waits_for_a_person_counts_as_blocked_and_not_as_converge
 async fn a_cluster_that_is_being_made_counts_as_progressing() {
     let [told, _] = metrics_after(&[cluster(3, &[])]).await;
     assert!(told.contains("dynamo_operator_reconciles_total{outcome=\"Progressing\"} 1\n"), "{told}");
+}
+
+/// As where the right to list claims is missing, or comes and goes with somebody's rules.
+#[tokio::test]
+async fn a_cluster_that_cannot_be_looked_at_is_not_told_to_be_well() {
+    let (api, metrics) = (FakeApi::default(), Arc::new(Metrics::default()));
+    let context = Arc::new(Context::new(api.client(), Arc::new(Network), Arc::clone(&metrics), None));
+    let well = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*well).unwrap());
+    let told = |type_: &str| -> Value {
+        let conditions = api.object(CLUSTER).unwrap()["status"]["conditions"].clone();
+        conditions.as_array().unwrap().iter().find(|condition| condition["type"] == type_).unwrap().clone()
+    };
+    let pass = async || match reconcile(Arc::clone(&well), Arc::clone(&context)).await {
+        Ok(_) => true,
+        Err(error) => {
+            retry(Arc::clone(&well), &error, Arc::clone(&context));
+            false
+        }
+    };
+    assert!(pass().await);
+    api.edit(CLUSTER, |cluster| {
+        for condition in cluster["status"]["conditions"].as_array_mut().unwrap() {
+            condition["status"] = json!("True");
+        }
+    });
+    let claims = "GET /api/v1/namespaces/shop/persistentvolumeclaims";
+    api.refuse(claims, Refusal::Invalid("persistentvolumeclaims is forbidden".into()));
+    for failures in 0..=UNTOLD_MAX {
+        assert_eq!((told("Ready")["status"].as_str(), failures), (Some("True"), failures));
+        assert!(!pass().await);
+    }
+    let (ready, available) = (told("Ready"), told("Available"));
+    assert_eq!(
+        (&ready["status"], &ready["reason"], &available["status"]),
+        (&json!("False"), &json!("NotSeen"), &json!("Unknown"))
+    );
+    let message = ready["message"].as_str().unwrap();
+    assert!(message.contains("objects cannot be read") && message.contains("persistentvolumeclaims is forbidden"), "{message}");
+    let (text, labels) = (metrics.text().unwrap(), "namespace=\"shop\",cluster=\"cart\"");
+    assert!(text.contains(&format!("cluster_condition{{{labels},type=\"Degraded\"}} 1\n")), "{text}");
+    assert!(!text.contains(&format!("cluster_condition{{{labels},type=\"Available\"}}")), "{text}");
+    api.refuse_nothing();
+    assert!(pass().await);
+    assert_eq!((&told("Ready")["reason"], &told("Available")["status"]), (&json!("AwaitingPods"), &json!("False")));
+}
+
+/// A step that is refused is told by the pass itself, which knows how the cluster is.
+#[tokio::test]
+async fn an_object_that_is_refused_again_and_again_hides_nothing_that_was_seen() {
+    let api = FakeApi::default();
+    let context = Arc::new(Context::new(api.client(), Arc::new(Network), Arc::default(), None));
+    let cluster = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*cluster).unwrap());
+    api.refuse("PATCH /api/v1/namespaces/shop/services/cart", Refusal::Invalid("a policy".into()));
+    for _ in 0..=UNTOLD_MAX + 1 {
+        let failure = reconcile(Arc::clone(&cluster), Arc::clone(&context)).await.unwrap_err();
+        retry(Arc::clone(&cluster), &failure, Arc::clone(&context));
+    }
+    let ready = api.object(CLUSTER).unwrap()["status"]["conditions"][0].clone();
+    assert_eq!((&ready["type"], &ready["reason"]), (&json!("Ready"), &json!("Failed")));
+}
+
+/// Each of the waits of a rebalance would be a minute long else.
+#[tokio::test]
+async fn an_object_that_is_refused_makes_no_look_at_what_is_on_its_way_rarer() {
+    let api = FakeApi::default();
+    let context = Arc::new(Context::new(api.client(), Arc::new(Network), Arc::default(), None));
+    let cluster = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*cluster).unwrap());
+    let budget = "PATCH /apis/policy/v1/namespaces/shop/poddisruptionbudgets/cart";
+    let record = "GET /api/v1/namespaces/shop/configmaps/cart-ring";
+    for (refused, paused) in [(budget, WAITING), (record, BACKOFF_MAX)] {
+        api.refuse_nothing();
+        api.refuse(refused, Refusal::Invalid("a policy".into()));
+        let mut pause = Action::await_change();
+        for _ in 0..7 {
+            let failure = reconcile(Arc::clone(&cluster), Arc::clone(&context)).await.unwrap_err();
+            pause = retry(Arc::clone(&cluster), &failure, Arc::clone(&context));
+        }
+        assert_eq!(pause, Action::requeue(paused), "{refused}");
+    }
+}
+
+#[test]
+fn what_rests_is_tried_again_with_a_growing_pause() {
+    let at_rest = [Step::Converged, Step::RebalancingPaused(String::new())];
+    let on_its_way = [Step::AwaitPods(vec![]), Step::AwaitEpoch(vec![]), Step::AwaitReceipts(vec![]), Step::AwaitRollout(vec![])];
+    assert!(at_rest.iter().all(rests) && !on_its_way.iter().any(rests));
 }

@@ -31,6 +31,7 @@ pub fn is_ownerless(cluster: &ValidCluster, metadata: &ObjectMeta) -> bool {
     !controlled && labels::all(cluster).iter().all(labelled)
 }
 
+/// What is to be known of a set.
 pub fn set(set: &StatefulSet) -> Set {
     let (spec, status) = (set.spec.as_ref(), set.status.as_ref());
     let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1);
@@ -49,6 +50,12 @@ pub fn set(set: &StatefulSet) -> Set {
         unseen: !seen,
         lowering: set.metadata.annotations.as_ref().and_then(|notes| notes.get(labels::LOWERING)?.parse().ok()),
     }
+}
+
+/// How long a pod has been as it is may say that something is wrong with it.
+pub fn starts_or_ends(pod: &Pod) -> bool {
+    let pending = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Pending"));
+    pending || pod.metadata.deletion_timestamp.is_some()
 }
 
 /// A pod of one of `sets`, as it is at `now`, with its place; `None` for any other pod.

@@ -60,7 +60,13 @@ pub(super) fn of_invalid(error: &InvalidSpec, previous: &[Condition], generation
 }
 
 /// Of a cluster that was not looked at, and why: whether it serves is not known.
-fn of_unseen(reason: &str, message: &str, previous: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
+pub(super) fn of_unseen(
+    reason: &str,
+    message: &str,
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
     let statuses = ["False", "Unknown", "False", "True", "Unknown", "Unknown"];
     let conditions = TYPES
         .into_iter()
@@ -159,16 +165,16 @@ fn is_at_rest(report: &Report<'_>) -> bool {
     *report.step == Step::Converged && report.waiting_zones.is_empty() && growing(report).is_empty()
 }
 
-/// The volumes that are not as large yet as their claims and the spec ask, and why.
+/// The volumes that are not as large yet as the spec asks, and why. What their claims ask for does not count: it was seen before this very
+/// pass asked them for more.
 fn growing(report: &Report<'_>) -> Vec<String> {
     let asked = &report.cluster.storage.size;
     let grows = |place: Place| {
         let volume = report.observed.volumes.get(&place)?;
-        let size = if volume.asks_for_more_than(asked) { asked } else { &volume.size };
-        let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(size)?;
+        let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(asked)?;
         let why = volume.growth.as_ref().map(|growth| format!(" [{growth}]")).unwrap_or_default();
         let name = report.cluster.claim_name(&place);
-        is_smaller.then(|| format!("{name} from {} to {size}{why}", volume.capacity))
+        is_smaller.then(|| format!("{name} from {} to {asked}{why}", volume.capacity))
     };
     report.cluster.places().filter_map(grows).collect()
 }
@@ -329,7 +335,7 @@ fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
 fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
     let at_rest = is_at_rest(report);
     if report.paused && !at_rest {
-        return no("Paused", format!("spec.reconciliation is Paused; otherwise next: {message}"));
+        return no("Paused", format!("spec.reconciliation is Paused; otherwise: {message}"));
     }
     if at_rest || matches!(report.step, Step::Blocked(_) | Step::RebalancingPaused(_)) {
         return no(reason, message);

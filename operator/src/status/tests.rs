@@ -307,7 +307,12 @@ fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
     three.storage.size = "20Gi".into();
     let mut growing = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
     let volume = growing.volumes.get_mut(&at(1)).unwrap();
-    (volume.size, volume.capacity, volume.growth) = ("20Gi".into(), "10Gi".into(), Some("FileSystemResizePending".into()));
+    (volume.size, volume.capacity) = ("10Gi".into(), "10Gi".into());
+    let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
+    let message = "Ready=False GrowingVolumes: volumes grow: data-cart-1 from 10Gi to 20Gi\n";
+    assert!(told.contains(message), "this pass asks its claim: {told}");
+    let volume = growing.volumes.get_mut(&at(1)).unwrap();
+    (volume.size, volume.growth) = ("20Gi".into(), Some("FileSystemResizePending".into()));
     let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
     let message = "volumes grow: data-cart-1 from 10Gi to 20Gi [FileSystemResizePending]";
     for condition in ["Ready=False", "Progressing=True"] {

@@ -135,7 +135,9 @@ fn the_policy_for_replicas_knows_every_operator_and_its_own_namespace_and_can_be
 fn the_policy_leaves_templates_to_the_operator_and_says_how_pods_are_restarted() {
     let rendered = render("dynamo-operator", &["crds.install=false"]).unwrap();
     let policy = object(&rendered, "ValidatingAdmissionPolicy").unwrap();
-    assert!(policy.contains("dyn(object).spec.template == dyn(oldObject).spec.template"), "{policy}");
+    for part in ["template", "updateStrategy"] {
+        assert!(policy.contains(&format!("dyn(object).spec.{part} == dyn(oldObject).spec.{part}")), "{policy}");
+    }
     assert!(
         policy.contains("spec.pod.annotations of the DynamoCluster"),
         "kubectl rollout restart is refused with a way: {policy}"

@@ -5,14 +5,14 @@
 //!
 //! | | what must hold | judged |
 //! |---|---|---|
-//! | O1 | a pod goes only if its node was never in a ring, was declared lost, or is out of every ring, holds nothing and said so in a drain receipt to this very pass, or when its pod went last | at the call |
+//! | O1 | a pod goes only if its node was never in a ring, was declared lost, or is out of every ring, holds nothing and said so in a drain receipt to this very pass, or when its pod went last; or its cluster is deleted with its volumes | at the call |
 //! | O2 | rings are one line: each recorded ring follows the recorded one, no two differ at one epoch, and a partition that is read from its new replicas gets no others before that move has ended or gone back | at the call, after every round |
 //! | O3 | no two processes are one node, no two claims carry one | after every round |
 //! | O4 | what has settled stays: no further call changes anything; and no call ever writes what is there already | in the end, at the call |
 //! | O5 | the end is the clean run's | in the end |
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
-//! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
+//! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later, unless its cluster is deleted with it | at the call, after every round |
 //! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it; none of both befalls a pod that keeps the deleted claim of a member | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
 
@@ -113,7 +113,7 @@ impl Stage {
 
     /// O1.
     fn check_pods_that_go(&mut self, written: &Written<'_>) {
-        let Some(before) = written.before else { return };
+        let Some(before) = written.before.filter(|_| !self.goes_with_its_volumes()) else { return };
         let (from, to) = (number(before, "/spec/replicas"), number(written.after, "/spec/replicas"));
         for ordinal in to..from {
             let pod = format!("{}-{ordinal}", text(written.after, "/metadata/name"));
@@ -126,6 +126,12 @@ impl Stage {
                 self.violated("O1", format!("{pod} goes and its node {node} {reason}"));
             }
         }
+    }
+
+    /// Somebody has deleted the cluster, and its volumes are to go with it.
+    pub(crate) fn goes_with_its_volumes(&self) -> bool {
+        self.cluster()
+            .is_some_and(|cluster| is_ending(&cluster) && text(&cluster, "/spec/storage/retention/whenDeleted") == "Delete")
     }
 
     fn may_go(&self, operator: usize, pod: &str, node: NodeId) -> Result<(), String> {
@@ -249,6 +255,9 @@ impl Stage {
         let preconditions = &written.body["preconditions"];
         if !preconditions["uid"].is_string() || !preconditions["resourceVersion"].is_string() {
             self.violated("O8", format!("{} is deleted without preconditions", written.path));
+        }
+        if self.goes_with_its_volumes() {
+            return;
         }
         let policy = self.cluster().unwrap_or_default();
         if text(&policy, "/spec/storage/retention/whenScaled") != "Delete" {

@@ -97,13 +97,14 @@ impl Kubernetes {
     pub fn round(&mut self, answers: &dyn Fn(&str) -> bool) -> Vec<Happening> {
         self.round += 1;
         self.protect_claims();
-        self.collect_garbage();
         if self.round >= self.controller_pauses_until {
             let sets: Vec<String> = self.api.list(SETS).map(|(name, _)| format!("{SETS}/{name}")).collect();
             for set in sets {
                 self.control(&set);
             }
         }
+        // After the others: it notices last that an object is gone.
+        self.collect_garbage();
         let pods: Vec<(String, Arc<Value>)> = self.api.list(PODS).map(|(name, pod)| (name.to_owned(), Arc::clone(pod))).collect();
         for (name, pod) in pods {
             self.keep(&name, &pod, answers(&name));

@@ -177,7 +177,12 @@ impl World {
 
     /// A user deletes the cluster.
     pub fn delete(&mut self) {
-        self.stage().kubernetes.api.delete(&format!("{CLUSTERS}/{NAME}"), &Value::Null).expect("it is there");
+        let mut stage = self.stage();
+        stage.kubernetes.api.delete(&format!("{CLUSTERS}/{NAME}"), &Value::Null).expect("it is there");
+        if stage.goes_with_its_volumes() {
+            stage.acknowledged.clear();
+        }
+        drop(stage);
         self.acts();
     }
 

@@ -410,6 +410,28 @@ fn a_cluster_is_not_done_before_its_pods_are_ready_and_its_template_is_rolled_ou
     assert_eq!(next_step(&cluster, &rolling), Step::AwaitRollout(vec!["default".into()]));
 }
 
+/// Else a cluster would be called ready between the pod's end and the end of its volume.
+#[test]
+fn a_shrink_is_not_done_before_the_pods_that_leave_have_gone() {
+    for policy in [RetentionPolicy::Retain, RetentionPolicy::Delete] {
+        let mut cluster = valid(3, &[]);
+        cluster.storage.retention.when_scaled = policy;
+        let ring = first_ring(&cluster, 3);
+        let mut lowered = observed(4, 4, Some(&ring));
+        lowered.sets.get_mut("default").unwrap().replicas = 3;
+        assert_eq!(waits_for(next_step(&cluster, &lowered)), "3 is about to go");
+        let pod = lowered.pods.get_mut(&at(3)).unwrap();
+        (pod.node, pod.trouble) = (None, Some("does not end; its machine may be dead".into()));
+        assert_eq!(waits_for(next_step(&cluster, &lowered)), "3 is about to go, and does not end; its machine may be dead");
+        lowered.pods.remove(&at(3));
+        let done = match policy {
+            RetentionPolicy::Retain => Step::Converged,
+            RetentionPolicy::Delete => Step::DeleteVolumes(vec![at(3)]),
+        };
+        assert_eq!(next_step(&cluster, &lowered), done);
+    }
+}
+
 #[test]
 fn a_volume_is_deleted_only_under_the_policy_and_when_its_node_is_known_and_out_or_was_never_in() {
     let mut cluster = valid(3, &[]);
@@ -425,7 +447,7 @@ fn a_volume_is_deleted_only_under_the_policy_and_when_its_node_is_known_and_out_
     assert_eq!(next_step(&cluster, &left), Step::DeleteVolumes(vec![at(3), at(7)]));
     left.pods.insert(at(3), Pod::default());
     left.pods.insert(at(7), Pod::default());
-    assert_eq!(next_step(&cluster, &left), Step::Converged, "its pod is still going");
+    assert_eq!(waits_for(next_step(&cluster, &left)), "3 is about to go; 7 is about to go", "its pod is still going");
 }
 
 #[test]

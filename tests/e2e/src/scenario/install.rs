@@ -105,6 +105,9 @@ pub fn wrong_changes(world: &mut World) -> Result<String> {
     for words in [&["scale", &set, "--replicas=1"][..], &["patch", &set, "--type=merge", "--patch", &patch]] {
         told.push(refused(world, words, "DynamoCluster", &instead)?);
     }
+    let patch = json!({ "spec": { "updateStrategy": { "rollingUpdate": { "partition": 1 } } } }).to_string();
+    let words = ["patch", &set, "--type=merge", "--patch", &patch];
+    told.push(refused(world, &words, "DynamoCluster", &format!("kubectl patch dkv {}", world.cluster))?);
     Ok(told.join("\n"))
 }
 
