@@ -74,6 +74,8 @@ pub struct Pod {
     pub starved: bool,
     /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.
     pub idle: bool,
+    /// Somebody has deleted it; it is about to end.
+    pub ending: bool,
     /// What Kubernetes calls the template that it was made from.
     pub revision: String,
     /// Its node's own, fresh answer. `None`: unknown.

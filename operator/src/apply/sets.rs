@@ -106,15 +106,15 @@ async fn mark_volumes(
     Ok(())
 }
 
-/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod. One that is missing is made by a
-/// step, with the number of pods that the planner wants.
+/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod; says whether one was written. One
+/// that is missing is made by a step, with the number of pods that the planner wants.
 pub(super) async fn update(
     client: &Client,
     cluster: &ValidCluster,
     observed: &Observed,
     live: &Live,
     done: &mut Upkeep,
-) -> Result<(), ApplyError> {
+) -> Result<bool, ApplyError> {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
     let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
@@ -148,10 +148,10 @@ pub(super) async fn update(
         if written.resource_version() != wanted.set.resource_version() {
             done.written.push(format!("StatefulSet {}", cluster.set_name(zone)));
             // What this look says of restarts holds for one.
-            break;
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Whether `live` is to be changed so that it is `wanted`.
@@ -194,7 +194,7 @@ impl Wanted<'_> {
         let pods = || observed.pods.iter().filter(|(place, _)| place.zone == zone);
         ZoneState {
             differs: self.differs,
-            rolling: self.seen.rolling,
+            rolling: rollout.is_under_way(zone),
             healthy: pods().all(|(_, pod)| pod.ready) && pods().count() == replicas as usize,
             spares_a_pod: replicas == 0 || rollout.first_pod(zone) < replicas,
         }

@@ -69,20 +69,21 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     done.note(writer.apply(client_service::build(cluster), live.client_service.as_ref()).await);
     let budget = pod_disruption_budget::build(cluster);
     done.note(writer.apply(budget, live.pod_disruption_budget.as_ref()).await);
-    if let Err(failure) = sets::update(client, cluster, observed, live, &mut done).await {
-        done.failures.push(failure);
-    }
-    replace_pods(client, cluster, observed, &mut done).await;
+    let told = sets::update(client, cluster, observed, live, &mut done).await.map_err(|failure| done.failures.push(failure));
+    replace_pods(client, cluster, observed, told == Ok(false), &mut done).await;
     label_volumes(client, cluster, observed, &mut done).await;
     resize_volumes(client, cluster, observed, &mut done).await;
     done
 }
 
-/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have. Each is guarded by what was seen
-/// of it: one that has begun to run meanwhile, or is gone, stays as it is.
-async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
+/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have, and one that runs, if it `may`
+/// be restarted and nobody else does it. Each is guarded by what was seen of it: one that has begun to run meanwhile, or is gone, stays as
+/// it is.
+async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, may: bool, done: &mut Upkeep) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &cluster.namespace);
-    for place in Rollout::of(cluster, observed, &BTreeSet::new()).replaced() {
+    let rollout = Rollout::of(cluster, observed, &BTreeSet::new());
+    let restarted = rollout.restarted().filter(|_| may);
+    for place in rollout.replaced().into_iter().chain(restarted) {
         let Some(pod) = observed.pods.get(place) else { continue };
         let name = cluster.pod_name(place);
         match pods.delete(&name, &guarded_delete(&pod.uid, &pod.resource_version)).await {

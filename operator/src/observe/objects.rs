@@ -79,6 +79,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         stuck: broken.is_some(),
         starved: broken.is_some() && node.is_some_and(starved),
         idle: broken.is_some() || (pending && !going),
+        ending: going,
         // One that is to end and ends is in no trouble.
         trouble: unscheduled.filter(|_| !going).or(broken).or_else(|| hangs(pod, now)),
         silence: None,
