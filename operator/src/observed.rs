@@ -20,6 +20,10 @@ pub struct Observed {
     pub pods: BTreeMap<Place, Pod>,
     /// The volume claims at all places, with or without a pod.
     pub volumes: BTreeMap<Place, Volume>,
+    /// The ConfigMaps with the nodes' configuration, by name.
+    pub configurations: BTreeMap<String, Configuration>,
+    /// What is asked for stays in the ConfigMap of earlier versions ([`crate::build::config_map`]).
+    pub keeps_former_configuration: bool,
     /// The writer's record of the ring.
     pub record: Record,
     /// The newest ring that a node holds, read from it, if it is newer than the record.
@@ -51,6 +55,21 @@ pub struct Set {
     pub unseen: bool,
     /// It is marked to be lowered to so many pods.
     pub lowering: Option<u32>,
+}
+
+/// A ConfigMap with a configuration of the nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Configuration {
+    /// Its UID.
+    pub uid: String,
+    /// Its version when read.
+    pub resource_version: String,
+    /// The higher, the later it was the one that is asked for.
+    pub number: u64,
+    /// It is marked to be deleted.
+    pub released: bool,
+    /// A pod or the template of a set names it.
+    pub used: bool,
 }
 
 /// A pod.

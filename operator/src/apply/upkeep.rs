@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::difference::covers;
-use super::{ApplyError, FIELD_MANAGER, failed, guarded_delete, patching, sets};
-use crate::build::{client_service, config_map, headless_service, labels, pod_disruption_budget, service_account};
+use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, patching, sets};
+use crate::build::{client_service, headless_service, labels, pod_disruption_budget, service_account};
 use crate::events::{self, Told};
 use crate::observe::Live;
 use crate::observed::Observed;
@@ -55,7 +55,8 @@ impl Upkeep {
 /// Makes the objects what they should be, each for itself: one that is refused does not keep the others from it.
 ///
 /// No step rests on what is done here, so the step is taken whatever failed. A set is made with its own template; its pods wait for the
-/// account and the configuration if those are not there yet. What a step removes carries the version that was seen, so a set or a claim
+/// account and the configuration if those are not there yet. One that is there gets no template before the configuration is: pods that run
+/// would be restarted to wait for it. What a step removes carries the version that was seen, so a set or a claim
 /// that was written here in the same pass is looked at again first.
 pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed, live: &Live) -> Upkeep {
     let mut done = Upkeep::default();
@@ -64,13 +65,17 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     }
     let writer = Writer { client, namespace: &cluster.namespace };
     done.note(writer.apply(service_account::build(cluster), live.service_account.as_ref()).await);
-    done.note(writer.apply(config_map::build(cluster), live.config_map.as_ref()).await);
+    let configured = writer.apply(configuration::wanted(cluster, observed), live.config_map.as_ref()).await;
+    let is_configured = configured.is_ok();
+    done.note(configured);
     done.note(writer.apply(headless_service::build(cluster), live.headless_service.as_ref()).await);
     done.note(writer.apply(client_service::build(cluster), live.client_service.as_ref()).await);
     let budget = pod_disruption_budget::build(cluster);
     done.note(writer.apply(budget, live.pod_disruption_budget.as_ref()).await);
-    let told = sets::update(client, cluster, observed, live, &mut done).await.map_err(|failure| done.failures.push(failure));
-    replace_pods(client, cluster, observed, told == Ok(false), &mut done).await;
+    let told = sets::update(client, cluster, observed, live, is_configured, &mut done).await;
+    let told = told.map_err(|failure| done.failures.push(failure));
+    replace_pods(client, cluster, observed, is_configured && told == Ok(false), &mut done).await;
+    configuration::delete_unused(client, cluster, observed, &mut done).await;
     label_volumes(client, cluster, observed, &mut done).await;
     resize_volumes(client, cluster, observed, &mut done).await;
     done

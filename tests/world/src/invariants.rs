@@ -1,4 +1,4 @@
-//! What must hold at every moment, whatever goes wrong: O1 to O9 of the operator, and that no acknowledged write is lost.
+//! What must hold at every moment, whatever goes wrong: O1 to O10 of the operator, and that no acknowledged write is lost.
 //!
 //! The checkers know the truth: nodes, disks and objects as they are, not as the operator sees them. A call of the operator is
 //! judged as it arrives, the rest after every round; O4 and O5 are judged in the end ([`crate::play`]).
@@ -14,6 +14,7 @@
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later | at the call, after every round |
 //! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it, or under the same rules where the controller waits for one above it that cannot run and carries no member; none of both befalls a pod that keeps the deleted claim of a member | at the call |
+//! | O10 | a configuration is deleted only if no set's template names it nor a pod that stays, guarded by UID and version | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use dynamo_core::ring::{self, Ring, RingHash};
 use dynamo_operator::valid::ValidCluster;
 use serde_json::Value;
 
-use crate::kubernetes::{CLAIMS, PODS, SETS, is_ending, is_ready, pod_revision, revision};
+use crate::kubernetes::{CLAIMS, CONFIG_MAPS, PODS, SETS, is_ending, is_ready, pod_revision, revision};
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage};
 use dynamo_api_server::{number, text};
 
@@ -97,6 +98,9 @@ impl Stage {
         }
         if written.path == RECORD {
             self.check_record(written);
+        }
+        if written.path.starts_with(CONFIG_MAPS) && written.method == "DELETE" {
+            self.check_configuration_that_goes(written);
         }
         if written.path.starts_with(CLAIMS) && written.method == "DELETE" {
             self.check_claim_that_goes(written);
@@ -263,6 +267,22 @@ impl Stage {
                 self.violated("O8", format!("the operator deleted the claim of {node}, a member by the ring of {holder}"));
                 self.checks.deleted.remove(&uid);
             }
+        }
+    }
+
+    /// O10.
+    fn check_configuration_that_goes(&mut self, written: &Written<'_>) {
+        let preconditions = &written.body["preconditions"];
+        if !preconditions["uid"].is_string() || !preconditions["resourceVersion"].is_string() {
+            self.violated("O10", format!("{} is deleted without preconditions", written.path));
+        }
+        let name = written.path.rsplit('/').next().unwrap_or_default();
+        let api = &self.kubernetes.api;
+        let sets = api.list(SETS).filter(|(_, set)| text(set, "/spec/template/spec/volumes/0/configMap/name") == name);
+        let pods = api.list(PODS).filter(|(_, pod)| text(pod, "/spec/volumes/0/configMap/name") == name && !is_ending(pod));
+        let readers: Vec<String> = sets.chain(pods).map(|(reader, _)| reader.to_owned()).collect();
+        if !readers.is_empty() {
+            self.violated("O10", format!("{} is deleted and {readers:?} name it", written.path));
         }
     }
 
