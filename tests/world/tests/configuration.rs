@@ -11,6 +11,8 @@ use dynamo_world::{ROUNDS_MAX, World, image};
 use serde_json::{Value, json};
 
 const KEYS: u32 = 40;
+/// Runs in which everything goes wrong.
+const SEEDS: u64 = 4;
 /// Rounds that are enough for whatever is going to happen by itself.
 const LONG: u32 = 500;
 
@@ -121,6 +123,27 @@ fn settings_that_change_before_the_last_ones_are_rolled_out_end_with_the_last() 
     assert_eq!(the_one(&world), first);
     assert_eq!(configurations(&world).len(), 2);
     assert_eq!(world.unread(), [""; 0]);
+}
+
+/// What the checker of O10 says of each deletion is what counts here, and that it ends.
+#[test]
+fn whatever_goes_wrong_while_settings_change_no_configuration_goes_that_somebody_reads() {
+    for seed in 0..SEEDS {
+        let create = Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() };
+        let mut world = World::create(&create, Faults::seeded(seed));
+        for turn in 0..8 {
+            let settings = if turn % 3 == 2 { json!({}) } else { skew(100 + turn) };
+            world.ask_together(&[("replicas", json!(3)), ("settings", settings)]).unwrap();
+            rounds(&mut world, 60 + 20 * turn);
+        }
+        world.lives();
+        rounds(&mut world, LONG);
+        world.ask_together(&[("replicas", json!(3)), ("settings", skew(500))]).unwrap();
+        world.settle(|_| ());
+        rounds(&mut world, LONG);
+        assert!(configurations(&world).contains(&the_one(&world)), "seed {seed}");
+        assert_eq!(configurations(&world).len(), 2, "seed {seed}");
+    }
 }
 
 #[test]
