@@ -5,6 +5,7 @@
 //! world has changed, and the next pass looks again. Deletes carry the UID too. So an operator that stands still in the middle of a
 //! pass does no harm when it goes on.
 
+mod configuration;
 mod difference;
 mod sets;
 #[cfg(test)]

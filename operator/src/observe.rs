@@ -5,7 +5,7 @@
 
 mod objects;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::header::DATE;
 use axum::http::{Request, Uri};
@@ -19,13 +19,15 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::fmt::rfc2822;
-use kube::api::ListParams;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::client::Body;
 use kube::{Api, Client};
 
-use crate::build::{client_service, config_map, headless_service, labels, pod_disruption_budget, ring_record, service_account};
+use crate::build::{
+    client_service, config_map, headless_service, labels, pod, pod_disruption_budget, ring_record, service_account,
+};
 use crate::nodes::{self, Nodes};
-use crate::observed::Observed;
+use crate::observed::{Configuration, Observed};
 use crate::plan;
 use crate::valid::{Place, ValidCluster};
 
@@ -36,7 +38,7 @@ pub use objects::{is_owned, set};
 pub struct Live {
     /// By zone.
     pub sets: BTreeMap<String, StatefulSet>,
-    /// NAME-config.
+    /// NAME-config-HASH, or NAME-config: the one that pods are to read.
     pub config_map: Option<ConfigMap>,
     /// NAME-peers.
     pub headless_service: Option<Service>,
@@ -56,25 +58,30 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), namespace);
     let names = [
-        config_map::name(cluster),
+        config_map::former_name(cluster),
         headless_service::name(cluster),
         client_service::name(cluster),
         service_account::name(cluster),
         pod_disruption_budget::name(cluster),
         ring_record::name(cluster),
+        config_map::name(cluster),
     ];
-    let (sets, config_map, headless_service, client_service, service_account, pod_disruption_budget, record) = tokio::try_join!(
-        read_sets(client, cluster),
-        config_maps.get_opt(&names[0]),
-        services.get_opt(&names[1]),
-        services.get_opt(&names[2]),
-        accounts.get_opt(&names[3]),
-        budgets.get_opt(&names[4]),
-        config_maps.get_opt(&names[5]),
-    )?;
+    let (sets, former_config_map, headless_service, client_service, service_account, pod_disruption_budget, record, config_map) =
+        tokio::try_join!(
+            read_sets(client, cluster),
+            config_maps.get_opt(&names[0]),
+            services.get_opt(&names[1]),
+            services.get_opt(&names[2]),
+            accounts.get_opt(&names[3]),
+            budgets.get_opt(&names[4]),
+            config_maps.get_opt(&names[5]),
+            config_maps.get_opt(&names[6]),
+        )?;
+    let keeps_former_configuration = objects::keeps_former_configuration(cluster, former_config_map.as_ref(), sets.values());
+    let config_map = if keeps_former_configuration { former_config_map } else { config_map };
     let live = Live { sets, config_map, headless_service, client_service, service_account, pod_disruption_budget };
     let (taken, ownerless) = taken(cluster, &live, record.as_ref());
-    let mut observed = Observed { taken, ownerless, ..Observed::default() };
+    let mut observed = Observed { taken, ownerless, keeps_former_configuration, ..Observed::default() };
     if !observed.taken.is_empty() {
         return Ok((observed, live));
     }
@@ -83,7 +90,10 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let of_cluster = ListParams::default().labels(&labels::cluster_text(cluster));
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let (pods, listed) = tokio::try_join!(pods.list(&of_cluster), claims.list(&of_cluster))?;
+    // A list of all that is known of ConfigMaps would bring the ring once more.
+    let (pods, listed, configurations) =
+        tokio::try_join!(pods.list(&of_cluster), claims.list(&of_cluster), config_maps.list_metadata(&of_cluster))?;
+    observed.configurations = read_configurations(cluster, &live, &pods.items, configurations.items);
     let now = if pods.items.iter().any(objects::starts_or_ends) { time(client).await? } else { Timestamp::now() };
     observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
     observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
@@ -101,6 +111,26 @@ async fn time(client: &Client) -> Result<Timestamp, kube::Error> {
     let answer = client.send(request).await?;
     let date = answer.headers().get(DATE).and_then(|date| rfc2822::parse(date.to_str().ok()?).ok());
     Ok(date.map_or_else(Timestamp::now, |date| date.timestamp()))
+}
+
+/// The ConfigMaps with configurations, and whether somebody names them: also a pod that no set of the cluster owns any more. The one that
+/// pods are to read counts whatever labels it has.
+fn read_configurations(
+    cluster: &ValidCluster,
+    live: &Live,
+    pods: &[Pod],
+    listed: Vec<PartialObjectMeta<ConfigMap>>,
+) -> BTreeMap<String, Configuration> {
+    let templates = live.sets.values().filter_map(|set| set.spec.as_ref()?.template.spec.as_ref());
+    let specs = templates.chain(pods.iter().filter_map(|pod| pod.spec.as_ref()));
+    let used: BTreeSet<&str> = specs.flat_map(|spec| pod::config_maps(Some(spec))).collect();
+    let current = live.config_map.as_ref().map(|config_map| config_map.metadata.clone());
+    let all = listed.into_iter().map(|listed| listed.metadata).chain(current);
+    let configuration = |metadata: ObjectMeta| {
+        let used = metadata.name.as_deref().is_some_and(|name| used.contains(name));
+        objects::configuration(cluster, &metadata, used)
+    };
+    all.filter_map(configuration).collect()
 }
 
 /// The claims of pods that no list shows: Kubernetes gives a pod the claim of its name, whatever labels that has.

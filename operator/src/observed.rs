@@ -20,6 +20,10 @@ pub struct Observed {
     pub pods: BTreeMap<Place, Pod>,
     /// The volume claims at all places, with or without a pod.
     pub volumes: BTreeMap<Place, Volume>,
+    /// The ConfigMaps with the nodes' configuration, by name.
+    pub configurations: BTreeMap<String, Configuration>,
+    /// What is asked for stays in the ConfigMap of earlier versions ([`crate::build::config_map`]).
+    pub keeps_former_configuration: bool,
     /// The writer's record of the ring.
     pub record: Record,
     /// The newest ring that a node holds, read from it, if it is newer than the record.
@@ -53,6 +57,21 @@ pub struct Set {
     pub lowering: Option<u32>,
 }
 
+/// A ConfigMap with a configuration of the nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Configuration {
+    /// Its UID.
+    pub uid: String,
+    /// Its version when read.
+    pub resource_version: String,
+    /// The higher, the later it was the one that is asked for.
+    pub number: u64,
+    /// It is marked to be deleted.
+    pub released: bool,
+    /// A pod or the template of a set names it.
+    pub used: bool,
+}
+
 /// A pod.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Pod {
@@ -74,6 +93,8 @@ pub struct Pod {
     pub starved: bool,
     /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.
     pub idle: bool,
+    /// Somebody has deleted it; it is about to end.
+    pub ending: bool,
     /// What Kubernetes calls the template that it was made from.
     pub revision: String,
     /// Its node's own, fresh answer. `None`: unknown.

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use super::difference::covers;
 use super::upkeep::{APPLIED, Upkeep, marked, value_of, was_written_for_something_else};
 use super::{ApplyError, failed, patching, posting};
-use crate::build::{labels, stateful_set};
+use crate::build::{labels, pod, stateful_set};
 use crate::observe::Live;
 use crate::observed::{Observed, Set};
+use crate::plan::configuration;
 use crate::plan::rollout::{Rollout, ZoneState, zones_to_update};
 use crate::valid::{ValidCluster, Zone};
 
@@ -50,7 +51,7 @@ pub(super) async fn set_replicas(
         let what = format!("StatefulSet {name}: replicas {replicas}");
         let Some(seen) = observed.sets.get(&zone.name) else {
             let from = if rollout.has_nothing_to_lose(&zone.name) { 0 } else { *replicas };
-            let set = updating(&marked(stateful_set::build(cluster, zone, *replicas)), from);
+            let set = updating(&marked(built(cluster, observed, zone, *replicas)), from);
             sets.create(&posting(), &set).await.map_err(failed(what))?;
             continue;
         };
@@ -106,20 +107,22 @@ async fn mark_volumes(
     Ok(())
 }
 
-/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod. One that is missing is made by a
-/// step, with the number of pods that the planner wants.
+/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod; says whether one was written. One
+/// that is missing is made by a step, with the number of pods that the planner wants. No pod is told anything before the ConfigMap is there
+/// that it would read.
 pub(super) async fn update(
     client: &Client,
     cluster: &ValidCluster,
     observed: &Observed,
     live: &Live,
+    is_configured: bool,
     done: &mut Upkeep,
-) -> Result<(), ApplyError> {
+) -> Result<bool, ApplyError> {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
     let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
-        let made = marked(with_selector_of(set, stateful_set::build(cluster, zone, seen.replicas)));
+        let made = marked(with_selector_of(set, built(cluster, observed, zone, seen.replicas)));
         let differs = would_change(&sets, &updating(&made, seen.updates_from), set).await.unwrap_or_else(|failure| {
             done.failures.push(failure);
             false
@@ -130,14 +133,14 @@ pub(super) async fn update(
     let rollout = Rollout::of(cluster, observed, &differing);
     let states = wanted.iter().map(|(zone, wanted)| ((*zone).to_owned(), wanted.state(zone, observed, &rollout))).collect();
     // A set whose controller is behind may roll out a template or not: that has to be known first.
-    let unseen = observed.sets.values().any(|set| set.unseen);
-    let now = if unseen { Vec::new() } else { zones_to_update(&states) };
+    let waits = !is_configured || observed.sets.values().any(|set| set.unseen);
+    let now = if waits { Vec::new() } else { zones_to_update(&states) };
     // Those that are given it in this pass too: nobody has seen yet what becomes of it.
     done.waiting = differing.iter().map(|zone| (*zone).to_owned()).collect();
     for (zone, wanted) in wanted {
         let from = if now.contains(&zone) {
             Some(rollout.first_pod(zone))
-        } else if unseen || wanted.differs {
+        } else if waits || wanted.differs {
             None
         } else {
             rollout.next_pod(zone)
@@ -148,10 +151,10 @@ pub(super) async fn update(
         if written.resource_version() != wanted.set.resource_version() {
             done.written.push(format!("StatefulSet {}", cluster.set_name(zone)));
             // What this look says of restarts holds for one.
-            break;
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// The zones whose set was last written for something else than what is asked for now.
@@ -203,11 +206,20 @@ impl Wanted<'_> {
         let pods = || observed.pods.iter().filter(|(place, _)| place.zone == zone);
         ZoneState {
             differs: self.differs,
-            rolling: self.seen.rolling,
+            rolling: rollout.is_under_way(zone),
             healthy: pods().all(|(_, pod)| pod.ready) && pods().count() == replicas as usize,
             spares_a_pod: replicas == 0 || rollout.first_pod(zone) < replicas,
         }
     }
+}
+
+/// The set of `zone`, whose pods read the ConfigMap that is the present one.
+fn built(cluster: &ValidCluster, observed: &Observed, zone: &Zone, replicas: u32) -> StatefulSet {
+    let mut set = stateful_set::build(cluster, zone, replicas);
+    if let Some(spec) = &mut set.spec {
+        pod::reading(&mut spec.template, &configuration::current(cluster, observed));
+    }
+    set
 }
 
 /// `made` with the selector of `live`, which cannot change: one of an earlier version is no difference.

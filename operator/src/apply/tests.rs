@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::upkeep::marked;
 use super::*;
-use crate::build::stateful_set;
+use crate::build::{config_map, stateful_set};
 use crate::fake_api::FakeApi;
 use crate::nodes::Network;
 use crate::observe::observe;
@@ -18,10 +18,10 @@ use crate::plan::next_step;
 use crate::valid::tests::valid;
 
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-cart-3";
-const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/cart";
+pub(super) const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/cart";
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cart-ring";
 
-async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
+pub(super) async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
     let client = api.client();
     let (observed, live) = observe(&client, &Network, cluster).await.unwrap();
     let next = next_step(cluster, &observed);
@@ -31,7 +31,7 @@ async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
 }
 
 /// The StatefulSet controller has seen what it was told.
-fn sets_are_seen(api: &FakeApi) {
+pub(super) fn sets_are_seen(api: &FakeApi) {
     for name in ["cart", "cart-a", "cart-b"] {
         api.edit(&format!("/apis/apps/v1/namespaces/shop/statefulsets/{name}"), |set| {
             set["status"]["observedGeneration"] = set["metadata"]["generation"].clone();
@@ -64,7 +64,10 @@ async fn a_changed_setting_is_applied_to_the_configuration_and_to_one_zone_at_a_
     pass(&api, &tuned).await;
     assert_eq!(
         api.writes(),
-        ["PATCH /api/v1/namespaces/shop/configmaps/cart-config", "PATCH /apis/apps/v1/namespaces/shop/statefulsets/cart-a",]
+        [
+            format!("PATCH /api/v1/namespaces/shop/configmaps/{}", config_map::name(&tuned)),
+            "PATCH /apis/apps/v1/namespaces/shop/statefulsets/cart-a".to_owned(),
+        ]
     );
 }
 
@@ -154,7 +157,7 @@ async fn an_object_that_is_refused_keeps_no_other_from_being_written() {
     const REFUSALS: [(&str, Admission); 3] = [
         ("ServiceAccount cart: apply", |path, _| refuse(path, "serviceaccounts")),
         ("PodDisruptionBudget cart: apply", |path, _| refuse(path, "poddisruptionbudgets")),
-        ("ConfigMap cart-config: apply", |path, _| refuse(path, "cart-config")),
+        ("ConfigMap cart-config-", |path, _| refuse(path, "cart-config-")),
     ];
     for (refused, admission) in REFUSALS {
         let (api, cluster) = (FakeApi::default(), valid(3, &[]));
@@ -265,11 +268,11 @@ async fn nothing_is_kept_up_on_an_old_look() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     pass(&api, &cluster).await;
     let client = api.client();
-    let mut tuned = cluster.clone();
-    tuned.settings.hint_after_ms = Some(100);
-    let mut next = tuned.clone();
+    let mut guarded = cluster.clone();
+    guarded.pod_disruption_budget.max_unavailable = 2;
+    let mut next = guarded.clone();
     next.image = "next".into();
-    for (path, asked) in [("/api/v1/namespaces/shop/configmaps/cart-config", tuned), (SET, next)] {
+    for (path, asked) in [("/apis/policy/v1/namespaces/shop/poddisruptionbudgets/cart", guarded), (SET, next)] {
         sets_are_seen(&api);
         let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
         api.edit(path, |object| object["metadata"]["annotations"]["example.org/touched"] = json!("now"));

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::difference::covers;
-use super::{ApplyError, FIELD_MANAGER, failed, guarded_delete, patching, sets};
-use crate::build::{client_service, config_map, headless_service, labels, pod_disruption_budget, service_account};
+use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, patching, sets};
+use crate::build::{client_service, headless_service, labels, pod_disruption_budget, service_account};
 use crate::events::{self, Told};
 use crate::observe::Live;
 use crate::observed::Observed;
@@ -55,7 +55,8 @@ impl Upkeep {
 /// Makes the objects what they should be, each for itself: one that is refused does not keep the others from it.
 ///
 /// No step rests on what is done here, so the step is taken whatever failed. A set is made with its own template; its pods wait for the
-/// account and the configuration if those are not there yet. What a step removes carries the version that was seen, so a set or a claim
+/// account and the configuration if those are not there yet. One that is there gets no template before the configuration is: pods that run
+/// would be restarted to wait for it. What a step removes carries the version that was seen, so a set or a claim
 /// that was written here in the same pass is looked at again first.
 pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed, live: &Live) -> Upkeep {
     let mut done = Upkeep::default();
@@ -64,15 +65,17 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     }
     let writer = Writer { client, namespace: &cluster.namespace };
     done.note(writer.apply(service_account::build(cluster), live.service_account.as_ref()).await);
-    done.note(writer.apply(config_map::build(cluster), live.config_map.as_ref()).await);
+    let configured = writer.apply(configuration::wanted(cluster, observed), live.config_map.as_ref()).await;
+    let is_configured = configured.is_ok();
+    done.note(configured);
     done.note(writer.apply(headless_service::build(cluster), live.headless_service.as_ref()).await);
     done.note(writer.apply(client_service::build(cluster), live.client_service.as_ref()).await);
     let budget = pod_disruption_budget::build(cluster);
     done.note(writer.apply(budget, live.pod_disruption_budget.as_ref()).await);
-    if let Err(failure) = sets::update(client, cluster, observed, live, &mut done).await {
-        done.failures.push(failure);
-    }
-    replace_pods(client, cluster, observed, &mut done).await;
+    let told = sets::update(client, cluster, observed, live, is_configured, &mut done).await;
+    let told = told.map_err(|failure| done.failures.push(failure));
+    replace_pods(client, cluster, observed, is_configured && told == Ok(false), &mut done).await;
+    configuration::delete_unused(client, cluster, observed, &mut done).await;
     label_volumes(client, cluster, observed, &mut done).await;
     resize_volumes(client, cluster, observed, &mut done).await;
     done
@@ -86,7 +89,7 @@ pub fn outstanding(cluster: &ValidCluster, observed: &Observed, live: &Live) -> 
     }
     let mut outstanding = sets::outdated(cluster, live);
     outstanding.extend(outdated(service_account::build(cluster), live.service_account.as_ref()));
-    outstanding.extend(outdated(config_map::build(cluster), live.config_map.as_ref()));
+    outstanding.extend(outdated(configuration::wanted(cluster, observed), live.config_map.as_ref()));
     outstanding.extend(outdated(headless_service::build(cluster), live.headless_service.as_ref()));
     outstanding.extend(outdated(client_service::build(cluster), live.client_service.as_ref()));
     outstanding.extend(outdated(pod_disruption_budget::build(cluster), live.pod_disruption_budget.as_ref()));
@@ -106,11 +109,14 @@ pub(super) fn was_written_for_something_else<K: Resource<DynamicType = ()> + Ser
     marked(desired.clone()).annotations().get(APPLIED) != live.annotations().get(APPLIED)
 }
 
-/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have. Each is guarded by what was seen
-/// of it: one that has begun to run meanwhile, or is gone, stays as it is.
-async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
+/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have, and one that runs, if it `may`
+/// be restarted and nobody else does it. Each is guarded by what was seen of it: one that has begun to run meanwhile, or is gone, stays as
+/// it is.
+async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, may: bool, done: &mut Upkeep) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &cluster.namespace);
-    for place in Rollout::of(cluster, observed, &BTreeSet::new()).replaced() {
+    let rollout = Rollout::of(cluster, observed, &BTreeSet::new());
+    let restarted = rollout.restarted().filter(|_| may);
+    for place in rollout.replaced().into_iter().chain(restarted) {
         let Some(pod) = observed.pods.get(place) else { continue };
         let name = cluster.pod_name(place);
         match pods.delete(&name, &guarded_delete(&pod.uid, &pod.resource_version)).await {

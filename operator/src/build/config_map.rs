@@ -1,4 +1,9 @@
-//! ConfigMap NAME-config: the nodes' configuration file. What differs between nodes (zone, address) comes by environment.
+//! ConfigMap NAME-config-HASH: the nodes' configuration file. What differs between nodes (zone, address) comes by environment.
+//!
+//! Another file is another ConfigMap, and none ever changes: a pod that restarts before its turn in a rollout reads what it read before, so
+//! no image meets a setting that only the next one knows, and a template of before finds its own file. Before there were hashes, one
+//! ConfigMap NAME-config held whatever was asked for last. Where it still holds that, or pods are told that it does, it stays the one that
+//! templates name: an upgrade of the operator restarts no pod.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +17,55 @@ use crate::valid::{ValidCluster, replication_of};
 
 /// The file's name in the ConfigMap and in the pod.
 pub const FILE: &str = "node.yaml";
+/// Of the file's hash, so many bytes tell two of a cluster's files apart, and leave its name short.
+const HASH_BYTES: usize = 8;
 /// Where the nodes keep their data.
 pub const DATA_DIR: &str = "/var/lib/dynamokv";
 
 /// The ConfigMap's name.
 pub fn name(cluster: &ValidCluster) -> String {
+    format!("{}-{}", former_name(cluster), hash(cluster))
+}
+
+/// The name of the one ConfigMap that earlier versions had.
+pub fn former_name(cluster: &ValidCluster) -> String {
     format!("{}-config", cluster.name)
+}
+
+/// `name` is that of a ConfigMap with some configuration of `cluster`.
+pub fn is_name(cluster: &ValidCluster, name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(&former_name(cluster)) else { return false };
+    let is_hash = |hash: &str| hash.len() == 2 * HASH_BYTES && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    rest.is_empty() || rest.strip_prefix('-').is_some_and(is_hash)
 }
 
 /// The ConfigMap.
 pub fn build(cluster: &ValidCluster) -> ConfigMap {
+    ConfigMap { immutable: Some(true), ..holding_the_file(cluster, name(cluster)) }
+}
+
+/// The ConfigMap as earlier versions made it.
+pub fn build_former(cluster: &ValidCluster) -> ConfigMap {
+    holding_the_file(cluster, former_name(cluster))
+}
+
+fn holding_the_file(cluster: &ValidCluster, name: String) -> ConfigMap {
     ConfigMap {
-        metadata: metadata(cluster, name(cluster)),
+        metadata: metadata(cluster, name),
         data: Some(BTreeMap::from([(FILE.to_owned(), file(cluster))])),
         ..ConfigMap::default()
     }
 }
 
+/// `config_map` has the very file that is asked for.
+pub fn holds_the_file(cluster: &ValidCluster, config_map: &ConfigMap) -> bool {
+    config_map.data.as_ref().and_then(|data| data.get(FILE)) == Some(&file(cluster))
+}
+
 /// A short hash of the file. Pods carry it, so a change restarts them.
 pub fn hash(cluster: &ValidCluster) -> String {
     let digest = Sha256::digest(file(cluster));
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Serialize)]

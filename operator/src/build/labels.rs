@@ -21,7 +21,8 @@ pub const NODE: &str = "dynamokv.io/node";
 pub const CLUSTER_UID: &str = "dynamokv.io/cluster-uid";
 /// Annotation on a StatefulSet: the pods that it is about to be lowered to.
 pub const LOWERING: &str = "dynamokv.io/lowering";
-/// Annotation on a volume claim: its node has left, and it is about to be deleted.
+/// Annotation on a volume claim: its node has left, and it is about to be deleted. On a ConfigMap with a configuration: nobody reads it, and
+/// it is about to be deleted; it holds the [`CONFIG_NUMBER`] for which that is so.
 pub const RELEASED: &str = "dynamokv.io/released";
 /// Annotation on a volume claim: [`DRAINED_NEXT`] while its pod is about to go, then [`DRAINED_YES`]: its node has given a drain receipt
 /// and was not seen since.
@@ -34,6 +35,8 @@ pub const DRAINED_YES: &str = "true";
 pub const DRAIN_RECEIPT: &str = "dynamokv.io/drain-receipt";
 /// Annotation on the pod template: the hash of the configuration, so that a change restarts the pods.
 pub const CONFIG_HASH: &str = "dynamokv.io/config-hash";
+/// Annotation on a ConfigMap with a configuration: the higher, the later it was the one that is asked for. Absent: 0.
+pub const CONFIG_NUMBER: &str = "dynamokv.io/config-number";
 /// Selects all objects that the operator made.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=dynamo-operator";
 

@@ -75,6 +75,19 @@ pub fn template(cluster: &ValidCluster, zone: &Zone) -> PodTemplateSpec {
     }
 }
 
+/// The ConfigMaps that pods with this spec mount.
+pub fn config_maps(spec: Option<&PodSpec>) -> impl Iterator<Item = &str> {
+    let volumes = spec.and_then(|spec| spec.volumes.as_ref()).into_iter().flatten();
+    volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.as_str()))
+}
+
+/// `template` with the configuration in the ConfigMap `name`.
+pub fn reading(template: &mut PodTemplateSpec, name: &str) {
+    let volumes = template.spec.iter_mut().filter_map(|spec| spec.volumes.as_mut()).flatten();
+    let of_configuration = volumes.filter(|volume| volume.name == CONFIG_VOLUME).filter_map(|volume| volume.config_map.as_mut());
+    of_configuration.for_each(|source| name.clone_into(&mut source.name));
+}
+
 /// Two nodes on one machine, or in one zone, fail together; better there, though, than not at all.
 fn spread(cluster: &ValidCluster) -> Vec<TopologySpreadConstraint> {
     let constraint = |topology_key: &str| TopologySpreadConstraint {

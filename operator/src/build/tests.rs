@@ -93,6 +93,25 @@ fn only_what_a_node_reads_changes_the_pod_template() {
     assert_ne!(template(&tuned), template(&before));
 }
 
+#[test]
+fn another_configuration_has_another_name_and_a_template_names_the_one_that_it_was_made_with() {
+    let (cluster, mut tuned) = (full(), full());
+    tuned.settings.hint_after_ms = Some(100);
+    let mut scaled = cluster.clone();
+    (scaled.zones[0].replicas, scaled.image) = (9, "next".into());
+    assert_ne!(config_map::name(&tuned), config_map::name(&cluster));
+    assert_eq!(config_map::name(&scaled), config_map::name(&cluster));
+    let mut template = stateful_set::build(&cluster, &cluster.zones[0], 3).spec.unwrap().template;
+    assert_eq!(pod::config_maps(template.spec.as_ref()).collect::<Vec<_>>(), [config_map::name(&cluster)]);
+    pod::reading(&mut template, "cart-config");
+    assert_eq!(pod::config_maps(template.spec.as_ref()).collect::<Vec<_>>(), ["cart-config"]);
+    let of_ours = ["cart-config", "cart-config-0123456789abcdef", &config_map::name(&cluster)];
+    assert!(of_ours.iter().all(|name| config_map::is_name(&cluster, name)));
+    let of_others =
+        ["cart-ring", "cart-config-ring", "cart-config-0123456789abcdeg", "cart-config0123456789abcdef", "cart-configs"];
+    assert!(of_others.iter().all(|name| !config_map::is_name(&cluster, name)));
+}
+
 /// Kubernetes puts the labels of the template and those of the selector on the claims that it makes.
 #[test]
 fn no_claim_gets_the_label_by_which_argo_cd_would_delete_it_and_the_selector_selects_the_pods() {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::NodeId;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::build::pod::CONTAINER;
-use crate::build::{PORT_CLIENT, labels};
-use crate::observed::{self, Note, Set, Volume};
+use crate::build::pod::{CONTAINER, config_maps};
+use crate::build::{PORT_CLIENT, config_map, labels};
+use crate::observed::{self, Configuration, Note, Set, Volume};
 use crate::valid::{Place, ValidCluster};
 
 /// Kubernetes' label for the template that a pod was made from.
@@ -86,6 +86,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         stuck: broken.is_some(),
         starved: broken.is_some() && node.is_some_and(starved),
         idle: broken.is_some() || (pending && !going),
+        ending: going,
         // One that is to end and ends is in no trouble.
         trouble: unscheduled.filter(|_| !going).or(broken).or_else(|| hangs(pod, now)),
         silence: None,
@@ -138,6 +139,41 @@ fn trouble(container: &ContainerStatus) -> Option<String> {
     }
     let terminated = state.terminated.as_ref()?;
     Some(format!("has stopped with exit code {}", terminated.exit_code))
+}
+
+/// A ConfigMap of the cluster with some configuration, with its name; `None` for any other. `used`: a pod or a template names it.
+pub fn configuration(cluster: &ValidCluster, metadata: &ObjectMeta, used: bool) -> Option<(String, Configuration)> {
+    let name = metadata.name.clone().filter(|name| config_map::is_name(cluster, name))?;
+    if !is_owned(metadata, &cluster.uid) {
+        return None;
+    }
+    let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)?.parse().ok());
+    let number = annotation(labels::CONFIG_NUMBER).unwrap_or(0);
+    let configuration = Configuration {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        number,
+        released: annotation(labels::RELEASED) == Some(number),
+        used,
+    };
+    Some((name, configuration))
+}
+
+/// What is asked for is what the ConfigMap of earlier versions holds, or what it is to hold by the template of a set.
+pub fn keeps_former_configuration<'a>(
+    cluster: &ValidCluster,
+    former: Option<&ConfigMap>,
+    mut sets: impl Iterator<Item = &'a StatefulSet>,
+) -> bool {
+    let holds = |former: &ConfigMap| is_owned(&former.metadata, &cluster.uid) && config_map::holds_the_file(cluster, former);
+    let (name, hash) = (config_map::former_name(cluster), config_map::hash(cluster));
+    let is_to_hold = |set: &StatefulSet| {
+        let template = set.spec.as_ref().map(|spec| &spec.template);
+        let annotations = template.and_then(|template| template.metadata.as_ref()?.annotations.as_ref());
+        let has_hash = annotations.is_some_and(|annotations| annotations.get(labels::CONFIG_HASH) == Some(&hash));
+        has_hash && config_maps(template.and_then(|template| template.spec.as_ref())).any(|other| other == name)
+    };
+    former.is_some_and(holds) || sets.any(is_to_hold)
 }
 
 /// A claim with its place; `None` for a claim that no place of the cluster uses.

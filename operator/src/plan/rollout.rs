@@ -9,6 +9,9 @@
 //! keeps one, it gets the newest template whatever those above it are like, and the operator makes it go ([`Rollout::replaced`]), since the
 //! controller would wait.
 //!
+//! A growth that is blocked holds up no rollout either: a pod that cannot run, or cannot be made, where no member ever was counts for
+//! nothing here. The controller waits for it all the same; so the operator itself restarts those below it, under the same rules.
+//!
 //! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
 //! and the template that all had before may be what keeps its nodes from the ring.
@@ -19,6 +22,7 @@ use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::ring::Ring;
 
 use super::quorums::{Quorum, Quorums};
+use super::situation;
 use crate::observed::{Note, Observed, Pod, Record};
 use crate::valid::{Place, ValidCluster};
 
@@ -27,7 +31,7 @@ use crate::valid::{Place, ValidCluster};
 pub struct ZoneState {
     /// Its template is not the one asked for.
     pub differs: bool,
-    /// It is rolling out a template.
+    /// It is rolling out a template ([`Rollout::is_under_way`]).
     pub rolling: bool,
     /// All its pods are ready.
     pub healthy: bool,
@@ -97,7 +101,7 @@ impl<'a> Rollout<'a> {
         let has_it = |ordinal| self.observed.pods.get(&place(ordinal)).is_some_and(|pod| pod.revision == set.revision);
         // A set that was made smaller meanwhile has no pods up there.
         let from = set.updates_from.min(set.replicas);
-        let done = (from..set.replicas).all(|ordinal| has_it(ordinal) && self.is_up(&place(ordinal)));
+        let done = (from..set.replicas).all(|ordinal| self.is_done(&place(ordinal)));
         let next = from.saturating_sub(1);
         let idle = self.observed.pods.get(&place(next)).is_some_and(|pod| pod.idle) && !self.keeps_a_volume(&place(next));
         (idle || (done && (has_it(next) || self.may_restart(&place(next))))).then_some(next)
@@ -105,12 +109,59 @@ impl<'a> Rollout<'a> {
 
     /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them.
     pub fn replaced(&self) -> Vec<&'a Place> {
-        let outdated = |(place, pod): &(&Place, &Pod)| {
+        let idle = self.told().filter(|(place, pod)| pod.idle && !self.keeps_a_volume(place));
+        idle.map(|(place, _)| place).collect()
+    }
+
+    /// The pod that runs, is to go for the same reason, and that the controller does not restart, since it waits for one above it that is
+    /// [left out](Self::is_left_out). One, since what this look says of restarts holds for one.
+    pub fn restarted(&self) -> Option<&'a Place> {
+        let waited_for = |place: &Place| {
+            let above = place.ordinal + 1..self.observed.replicas(&place.zone);
+            let mut above = above.map(|ordinal| Place { zone: place.zone.clone(), ordinal });
+            above.clone().all(|place| self.is_done(&place)) && above.any(|place| self.is_left_out(&place))
+        };
+        let mut running = self.told().rev().filter(|(_, pod)| !pod.idle && !pod.ending);
+        running.find(|(place, _)| waited_for(place) && self.may_restart(place)).map(|(place, _)| place)
+    }
+
+    /// The pods that were told to have the newest template and do not have it.
+    fn told(&self) -> impl DoubleEndedIterator<Item = (&'a Place, &'a Pod)> {
+        self.observed.pods.iter().filter(|(place, pod)| {
             let set = self.observed.sets.get(&place.zone);
             set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)
+        })
+    }
+
+    /// `zone` is in the middle of a rollout, and not only because of pods that are [left out](Self::is_left_out).
+    pub fn is_under_way(&self, zone: &str) -> bool {
+        let Some(set) = self.observed.sets.get(zone).filter(|set| set.rolling) else { return false };
+        let all_done = || (0..set.replicas).all(|ordinal| self.is_done(&Place { zone: zone.to_owned(), ordinal }));
+        set.unseen || set.updates_from > 0 || !all_done()
+    }
+
+    /// The pod at `place` has the newest template and is up, or nobody waits for it.
+    fn is_done(&self, place: &Place) -> bool {
+        let set = self.observed.sets.get(&place.zone);
+        let has_it = |pod: &Pod| set.is_some_and(|set| pod.revision == set.revision);
+        self.observed.pods.get(place).is_some_and(|pod| has_it(pod) && pod.ready) || self.is_left_out(place)
+    }
+
+    /// No member was ever at `place`, and its pod cannot run as things are, or cannot be made. Where a ring could not be read, or it is not
+    /// known where a member in that zone is, it may be there.
+    fn is_left_out(&self, place: &Place) -> bool {
+        if !situation::is_left_out(self.observed, place) {
+            return false;
+        }
+        let Some(rings) = self.rings().filter(|rings| !rings.is_empty()) else { return false };
+        let (places, carriers) = (self.observed.places(), self.observed.record.volumes());
+        let is_elsewhere = |node: &NodeId| {
+            let mut known = places.get(node).into_iter().chain(carriers.get(node).map(|carrier| &carrier.place)).peekable();
+            known.peek().is_some() && known.all(|at| at != place)
         };
-        let idle = self.observed.pods.iter().filter(|(place, pod)| pod.idle && !self.keeps_a_volume(place));
-        idle.filter(outdated).map(|(place, _)| place).collect()
+        let members = rings.iter().flat_map(|ring| ring.members.iter().filter(|(node, _)| !ring.is_lost(**node)));
+        let mut in_zone = members.filter(|(_, member)| member.zone == place.zone);
+        in_zone.all(|(node, _)| is_elsewhere(node))
     }
 
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
@@ -453,6 +504,81 @@ mod tests {
         assert_eq!(replaced(&observed), [2], "1 has it");
         set(&mut observed).unseen = true;
         assert_eq!(replaced(&observed), [0; 0], "what is newest is not known");
+    }
+
+    /// Four members, and a fifth pod at `newcomer` that no machine takes; the set was told from `updates_from` on, those in `updated` have it.
+    fn growing(updates_from: u32, updated: &[u32]) -> (ValidCluster, Observed) {
+        let (cluster, mut observed) = look(&[]);
+        let newcomer = Pod { trouble: Some("is not scheduled".into()), idle: true, ..Pod::default() };
+        observed.pods.insert(at(4), newcomer);
+        for ordinal in updated {
+            observed.pods.get_mut(&at(*ordinal)).unwrap().revision = "new".into();
+        }
+        *set(&mut observed) = Set { replicas: 5, rolling: true, updates_from, revision: "new".into(), ..Set::default() };
+        (cluster, observed)
+    }
+
+    #[test]
+    fn a_newcomer_that_cannot_run_holds_up_no_member() {
+        let next = |look: &(ValidCluster, Observed)| rollout(look).next_pod("default");
+        let restarted = |look: &(ValidCluster, Observed)| rollout(look).restarted().map(|place| place.ordinal);
+        assert_eq!(next(&growing(4, &[])), Some(3), "and what template it has counts for nothing");
+        assert_eq!(next(&growing(4, &[4])), Some(3));
+        assert_eq!(restarted(&growing(4, &[4])), None, "3 is not told yet");
+        assert_eq!(restarted(&growing(3, &[4])), Some(3), "the controller waits for 4");
+        assert_eq!(restarted(&growing(1, &[4])), Some(3), "and one after the other");
+        assert_eq!(next(&growing(3, &[4])), None, "3 has not got it yet");
+        assert_eq!((next(&growing(3, &[3, 4])), restarted(&growing(3, &[3, 4]))), (Some(2), None));
+        let mut gone = growing(3, &[]);
+        gone.1.pods.remove(&at(4));
+        assert_eq!((restarted(&gone), next(&gone)), (Some(3), None), "a quota refuses it");
+        set(&mut gone.1).unseen = true;
+        assert_eq!(restarted(&gone), None, "what is newest is not known");
+        let mut down = growing(3, &[4]);
+        down.1.pods.get_mut(&at(0)).unwrap().ready = false;
+        assert_eq!(restarted(&down), None, "a member is down");
+        let mut ending = growing(3, &[4]);
+        ending.1.pods.get_mut(&at(3)).unwrap().ending = true;
+        assert_eq!(restarted(&ending), None, "it goes already");
+        let mut starting = growing(3, &[4]);
+        starting.1.pods.get_mut(&at(4)).unwrap().trouble = None;
+        assert_eq!((restarted(&starting), next(&starting)), (None, None), "it may only need a moment");
+        let none = look(&[]);
+        assert_eq!(restarted(&none), None);
+    }
+
+    #[test]
+    fn a_member_that_cannot_run_is_no_newcomer() {
+        let restarted = |observed: &Observed| Rollout::of(&growing(3, &[]).0, observed, &BTreeSet::new()).restarted().is_some();
+        let (_, mut observed) = growing(3, &[4]);
+        assert!(restarted(&observed));
+        observed.volumes.insert(at(4), Volume { note: Note::Node(NodeId([4; 16])), ..Volume::default() });
+        observed.pods.get_mut(&at(3)).unwrap().node = None;
+        assert!(!restarted(&observed), "its volume says so");
+        let (_, mut observed) = growing(3, &[4]);
+        let Record::Held { volumes, ring, .. } = &mut observed.record else { panic!("there is a record") };
+        ring.members.insert(NodeId([5; 16]), Member { zone: "default".into(), weight: 1 });
+        volumes.insert(NodeId([5; 16]), Carrier { place: at(4), uid: String::new() });
+        assert!(!restarted(&observed), "the record says so");
+        let (_, mut observed) = growing(3, &[4]);
+        observed.record = Record::Unreadable("spoilt".into());
+        assert!(!restarted(&observed), "who is a member is not known");
+        let (_, mut observed) = growing(3, &[4]);
+        observed.pods.get_mut(&at(1)).unwrap().node = None;
+        assert!(!restarted(&observed), "where the one is that does not answer is not known");
+    }
+
+    #[test]
+    fn a_zone_is_no_longer_under_way_when_only_a_newcomer_is_waited_for() {
+        let under_way = |look: &(ValidCluster, Observed)| rollout(look).is_under_way("default");
+        assert!(under_way(&growing(1, &[1, 2, 3, 4])) && under_way(&growing(0, &[1, 2, 3, 4])));
+        assert!(!under_way(&growing(0, &[0, 1, 2, 3])) && !under_way(&look(&[])));
+        let mut look = growing(0, &[0, 1, 2, 3]);
+        look.1.pods.get_mut(&at(2)).unwrap().ready = false;
+        assert!(under_way(&look), "a member is not up");
+        let mut look = growing(0, &[0, 1, 2, 3]);
+        set(&mut look.1).unseen = true;
+        assert!(under_way(&look), "what is newest is not known");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(super) struct Situation<'a> {
 
 /// The pod at `place` cannot run as things are, or cannot even be made, and no member was ever there: the others do not wait for it, and
 /// its node joins when it is there.
-fn is_left_out(observed: &Observed, place: &Place) -> bool {
+pub(super) fn is_left_out(observed: &Observed, place: &Place) -> bool {
     let cannot_run = match observed.pods.get(place) {
         Some(pod) => pod.node.is_none() && pod.trouble.is_some(),
         None => observed.lacks_pod(place),

@@ -10,8 +10,9 @@ use serde_json::json;
 
 use super::{Names, Report, joined, list};
 use crate::build::PORT_CLIENT;
-use crate::observed::{Note, Observed};
+use crate::observed::{Note, Observed, Set};
 use crate::plan::quorums::{Quorum, Quorums};
+use crate::plan::rollout::Rollout;
 use crate::plan::room::FILLED_PERCENT_MAX;
 use crate::plan::{Blocked, Cause, Step};
 use crate::quantity;
@@ -108,6 +109,19 @@ fn on_their_way(report: &Report<'_>, names: &Names<'_>) -> String {
     told(&go, "are on their way to") + &told(&stay, "stay with others for want of space at")
 }
 
+/// The zones whose pods get a new template while something else is waited for, and what that template waits for.
+fn rolling_meanwhile(report: &Report<'_>, names: &Names<'_>) -> String {
+    let rollout = Rollout::of(report.cluster, report.observed, &BTreeSet::new());
+    let is_rolling = |zone: &str, set: &Set| {
+        report.waiting_zones.iter().any(|other| other == zone) || (!set.unseen && rollout.is_under_way(zone))
+    };
+    let zones = report.observed.sets.iter().filter(|(zone, set)| is_rolling(zone, set)).map(|(zone, _)| zone.clone());
+    match list(zones) {
+        zones if zones.is_empty() => zones,
+        zones => format!("; a new template is on its way to the pods in {zones}{}", on_their_way(report, names)),
+    }
+}
+
 /// What the step means: a reason for machines, a sentence for people.
 fn describe(report: &Report<'_>) -> (&'static str, String) {
     let names = Names::of(report);
@@ -118,7 +132,7 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         Step::RaisePods(zones) => ("StartingPods", format!("raising the pods of {}", sets(zones))),
         Step::AwaitPods(waiting) => {
             let pods = waiting.iter().map(|waiting| format!("{} {}", report.cluster.pod_name(&waiting.place), waiting.reason));
-            ("AwaitingPods", joined(pods, "; "))
+            ("AwaitingPods", joined(pods, "; ") + &rolling_meanwhile(report, &names))
         }
         Step::NoteIdentities(notes) => (
             "NotingIdentities",

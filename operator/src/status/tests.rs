@@ -214,6 +214,30 @@ fn a_rollout_that_waits_names_the_hints_and_the_pods_that_it_waits_for() {
 }
 
 #[test]
+fn a_rollout_is_told_while_a_newcomer_is_waited_for_and_only_until_the_members_have_it() {
+    let (five, zones) = (valid(5, &[]), ["default".to_owned()]);
+    let ring = rebalance::first_ring(five.id, 4, 3, &members(4)).unwrap();
+    let mut waiting = observed(5, Some(&ring));
+    silence(&mut waiting, 4);
+    waiting.pods.get_mut(&at(4)).unwrap().trouble = Some("is not scheduled".into());
+    waiting.volumes.remove(&at(4));
+    let told = |observed: &Observed, waiting_zones| {
+        let step = next_step(&five, observed);
+        let report = Report { waiting_zones, ..report(&five, observed, &step) };
+        let ready = &status(&report, None, &time(1)).conditions[0];
+        format!("{} {}: {}", ready.status, ready.reason, ready.message)
+    };
+    let alone = "False AwaitingPods: cart-4 is not scheduled";
+    let rolls = format!("{alone}; a new template is on its way to the pods in default");
+    assert_eq!((told(&waiting, &[]).as_str(), told(&waiting, &zones)), (alone, rolls.clone()));
+    let set = waiting.sets.get_mut("default").unwrap();
+    (set.rolling, set.revision, set.updates_from) = (true, "next".into(), 0);
+    assert_eq!(told(&waiting, &[]), rolls);
+    waiting.pods.values_mut().take(4).for_each(|pod| pod.revision = "next".into());
+    assert_eq!(told(&waiting, &[]), alone, "Kubernetes goes on to wait for the newcomer");
+}
+
+#[test]
 fn a_conditions_time_changes_with_its_status_only() {
     let three = valid(3, &[]);
     let at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));

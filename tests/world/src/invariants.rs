@@ -1,4 +1,4 @@
-//! What must hold at every moment, whatever goes wrong: O1 to O9 of the operator, and that no acknowledged write is lost.
+//! What must hold at every moment, whatever goes wrong: O1 to O10 of the operator, and that no acknowledged write is lost.
 //!
 //! The checkers know the truth: nodes, disks and objects as they are, not as the operator sees them. A call of the operator is
 //! judged as it arrives, the rest after every round; O4 and O5 are judged in the end ([`crate::play`]).
@@ -13,7 +13,8 @@
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later, unless its cluster is deleted with it | at the call, after every round |
-//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it; none of both befalls a pod that keeps the deleted claim of a member | at the call |
+//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it, or under the same rules where the controller waits for one above it that cannot run and carries no member; none of both befalls a pod that keeps the deleted claim of a member | at the call |
+//! | O10 | a configuration is deleted only if no set's template names it nor a pod that stays, guarded by UID and version | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use dynamo_core::ring::{self, Ring, RingHash};
 use dynamo_operator::valid::ValidCluster;
 use serde_json::Value;
 
-use crate::kubernetes::{CLAIMS, PODS, SETS, is_ending, pod_revision, revision};
+use crate::kubernetes::{CLAIMS, CONFIG_MAPS, PODS, SETS, is_ending, is_ready, pod_revision, revision};
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage};
 use dynamo_api_server::{number, text};
 
@@ -98,16 +99,14 @@ impl Stage {
         if written.path == RECORD {
             self.check_record(written);
         }
+        if written.path.starts_with(CONFIG_MAPS) && written.method == "DELETE" {
+            self.check_configuration_that_goes(written);
+        }
         if written.path.starts_with(CLAIMS) && written.method == "DELETE" {
             self.check_claim_that_goes(written);
         }
         if let Some(pod) = written.path.strip_prefix(PODS).map(|name| name.trim_start_matches('/')) {
-            if self.nodes.running().contains_key(pod) {
-                self.violated("O9", format!("{} {} in which a node runs", written.method, written.path));
-            }
-            if self.ring().is_some_and(|ring| self.keeps_a_members_claim(pod, &ring)) {
-                self.violated("O9", format!("{} {}, which keeps a member's claim", written.method, written.path));
-            }
+            self.check_pod_that_is_deleted(written, pod);
         }
     }
 
@@ -280,6 +279,22 @@ impl Stage {
         }
     }
 
+    /// O10.
+    fn check_configuration_that_goes(&mut self, written: &Written<'_>) {
+        let preconditions = &written.body["preconditions"];
+        if !preconditions["uid"].is_string() || !preconditions["resourceVersion"].is_string() {
+            self.violated("O10", format!("{} is deleted without preconditions", written.path));
+        }
+        let name = written.path.rsplit('/').next().unwrap_or_default();
+        let api = &self.kubernetes.api;
+        let sets = api.list(SETS).filter(|(_, set)| text(set, "/spec/template/spec/volumes/0/configMap/name") == name);
+        let pods = api.list(PODS).filter(|(_, pod)| text(pod, "/spec/volumes/0/configMap/name") == name && !is_ending(pod));
+        let readers: Vec<String> = sets.chain(pods).map(|(reader, _)| reader.to_owned()).collect();
+        if !readers.is_empty() {
+            self.violated("O10", format!("{} is deleted and {readers:?} name it", written.path));
+        }
+    }
+
     /// O9.
     fn check_rollout(&mut self, written: &Written<'_>) {
         // A set that is made takes on pods that another left.
@@ -312,6 +327,41 @@ impl Stage {
         for pod in restarted {
             self.check_restart(written.operator, &pod, &ring);
         }
+    }
+
+    /// O9, of a pod that the operator deletes.
+    fn check_pod_that_is_deleted(&mut self, written: &Written<'_>, pod: &str) {
+        let ring = self.ring();
+        if self.nodes.running().contains_key(pod) {
+            if !ring.as_ref().is_some_and(|ring| self.waits_behind_a_newcomer(pod, written.before, ring)) {
+                self.violated("O9", format!("{} {} in which a node runs", written.method, written.path));
+            } else if let Some(ring) = &ring {
+                self.check_restart(written.operator, pod, ring);
+            }
+        }
+        if ring.is_some_and(|ring| self.keeps_a_members_claim(pod, &ring)) {
+            self.violated("O9", format!("{} {}, which keeps a member's claim", written.method, written.path));
+        }
+    }
+
+    /// The pod was told to have another template, those above it have it, and the controller waits for one of them that carries no member.
+    fn waits_behind_a_newcomer(&self, name: &str, pod: Option<&Value>, ring: &Ring) -> bool {
+        let Some((set_name, ordinal)) = name.rsplit_once('-') else { return false };
+        let Some(set) = self.kubernetes.api.get(&format!("{SETS}/{set_name}")) else { return false };
+        let (ordinal, newest) = (ordinal.parse::<u32>().unwrap_or(0), revision(set));
+        let told = ordinal >= number(set, "/spec/updateStrategy/rollingUpdate/partition");
+        let is_done = |other: &u32| {
+            let other = self.kubernetes.api.get(&format!("{PODS}/{set_name}-{other}"));
+            other.is_some_and(|other| pod_revision(other) == newest && is_ready(other))
+        };
+        let is_newcomer = |other: &u32| {
+            let claim = self.kubernetes.api.get(&format!("{CLAIMS}/data-{set_name}-{other}"));
+            let node = claim.and_then(|claim| self.nodes.on_claim(text(claim, "/metadata/uid")));
+            node.is_none_or(|node| !ring.members.contains_key(&node))
+        };
+        let mut waited_for = (ordinal + 1..number(set, "/spec/replicas")).filter(|other| !is_done(other)).peekable();
+        let outdated = pod.is_some_and(|pod| pod_revision(pod) != newest);
+        told && outdated && waited_for.peek().is_some() && waited_for.all(|other| is_newcomer(&other))
     }
 
     /// Somebody has deleted the claim of this pod, on which a member is.

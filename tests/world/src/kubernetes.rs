@@ -12,6 +12,8 @@
 //!   that all had before, the others the newest.
 //! - Pods under its names that nobody controls, as a set leaves them that was deleted without them, are its own from then on.
 //! - `currentRevision` becomes `updateRevision` when every pod has it and is ready.
+//! - A container starts when the ConfigMaps are there that its pod mounts, and reads them as they are then, also where it starts again in
+//!   the same pod.
 //! - A pod that is deleted ends after its grace; one that is killed goes at once. A claim that a pod uses goes when the pod has gone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +25,10 @@ use dynamo_api_server::{ApiServer, number, text};
 
 /// The name of an image that no registry has.
 pub const IMAGE_MISSING: &str = "missing";
+/// The name of an image of an earlier version, which does not know [`SETTING_NEW`]: its process ends at once.
+pub const IMAGE_EARLIER: &str = "earlier";
+/// A line of the nodes' file.
+pub const SETTING_NEW: &str = "clock_skew_ms_max";
 /// Where the cluster is.
 pub const NAMESPACE: &str = "shop";
 /// Where StatefulSets are.
@@ -31,6 +37,8 @@ pub const SETS: &str = "/apis/apps/v1/namespaces/shop/statefulsets";
 pub const PODS: &str = "/api/v1/namespaces/shop/pods";
 /// Where claims are.
 pub const CLAIMS: &str = "/api/v1/namespaces/shop/persistentvolumeclaims";
+/// Where ConfigMaps are.
+pub const CONFIG_MAPS: &str = "/api/v1/namespaces/shop/configmaps";
 /// What keeps a claim that a pod uses.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
@@ -287,7 +295,10 @@ impl Kubernetes {
         labels["controller-revision-hash"] = json!(revision);
         let pod = json!({
             "metadata": { "name": name, "labels": labels, "ownerReferences": [owner(set)], "finalizers": ["kubelet"] },
-            "spec": { "containers": [{ "name": "node", "image": template["spec"]["containers"][0]["image"] }] },
+            "spec": {
+                "containers": [{ "name": "node", "image": template["spec"]["containers"][0]["image"] }],
+                "volumes": template["spec"]["volumes"],
+            },
             "status": { "phase": "Pending" },
         });
         self.api.create(PODS, pod).expect("it is not there");
@@ -335,6 +346,10 @@ impl Kubernetes {
     }
 
     fn start(&mut self, name: &str, pod: &Value, claim: &Value) {
+        let Some(file) = self.file_of(pod) else { return };
+        if text(pod, "/spec/containers/0/image").ends_with(&format!(":{IMAGE_EARLIER}")) && file.contains(SETTING_NEW) {
+            return self.crashes(name);
+        }
         self.kubelet.starts.insert(text(pod, "/metadata/uid").to_owned(), self.round);
         self.kubelet.addresses += 1;
         let host = format!("10.0.{}.{}", self.kubelet.addresses / 250, self.kubelet.addresses % 250);
@@ -346,6 +361,12 @@ impl Kubernetes {
             address: format!("{host}:7400"),
         });
         self.api.edit(&format!("{PODS}/{name}"), |pod| pod["status"] = json!({ "phase": "Running", "podIP": host }));
+    }
+
+    /// The nodes' file that the pod mounts, if it is there.
+    fn file_of(&self, pod: &Value) -> Option<String> {
+        let config_map = self.api.get(&format!("{CONFIG_MAPS}/{}", text(pod, "/spec/volumes/0/configMap/name")))?;
+        Some(text(config_map, "/data/node.yaml").to_owned())
     }
 
     fn gone(&mut self, name: &str, pod: &Value, clean: bool) {

@@ -22,7 +22,7 @@
 //! | [`operator`] | the operator's process |
 //! | [`faults`] | what goes wrong, by a seed or at one call |
 //! | [`misfortune`] | what befalls pods, volumes and specs |
-//! | [`invariants`] | O1 to O9 |
+//! | [`invariants`] | O1 to O10 |
 //! | [`clients`] | writes, reads, what was acknowledged |
 //! | [`end_state`] | what two runs of a scenario must agree on |
 //! | [`play`] | a scenario, from its first line to its end state |
@@ -166,6 +166,13 @@ impl World {
     /// A user sets a field of the spec. What the API server refuses is the error.
     pub fn ask(&mut self, field: &str, value: Value) -> Result<(), String> {
         let asked = self.stage().ask(|spec| spec[field] = value);
+        self.acts();
+        asked.map_err(|refusal| format!("{refusal:?}"))
+    }
+
+    /// A user sets fields of the spec in one edit.
+    pub fn ask_together(&mut self, fields: &[(&str, Value)]) -> Result<(), String> {
+        let asked = self.stage().ask(|spec| fields.iter().for_each(|(field, value)| spec[*field] = value.clone()));
         self.acts();
         asked.map_err(|refusal| format!("{refusal:?}"))
     }

@@ -7,7 +7,7 @@ use dynamo_api_server::{number, text};
 use dynamo_scenarios::Create;
 use dynamo_world::faults::Faults;
 use dynamo_world::kubernetes::{CLAIMS, IMAGE_MISSING, PODS, SETS, is_ready};
-use dynamo_world::{World, image};
+use dynamo_world::{ROUNDS_MAX, World, image};
 use serde_json::{Value, json};
 
 const KEYS: u32 = 40;
@@ -179,4 +179,44 @@ fn a_set_that_was_deleted_without_its_pods_is_rolled_out_like_any_other() {
     world.settle(|_| ());
     assert_eq!((images(&world), partition_of(&world, "cart-b")), (["next"; 6].join(" "), 0));
     assert_eq!(world.unread(), [""; 0]);
+}
+
+/// Kubernetes' controller waits for the newcomer, whatever template it has; the checker of O9 judges what the operator does about it.
+#[test]
+fn a_newcomer_that_cannot_run_holds_up_no_image() {
+    let three = ["a", "b", "c"].map(str::to_owned).to_vec();
+    for (zones, held) in [(three, "cart-b-1"), (Vec::new(), "cart-4")] {
+        let create = Create { replicas: 3, zones, partitions: 16, deletes_volumes: false, image: "first".into() };
+        let mut world = World::create(&create, Faults::none());
+        world.settle(|_| ());
+        assert_eq!(world.write(KEYS), KEYS);
+        world.hold(held);
+        world.scale(6);
+        let joined = |world: &World| world.ring().is_some_and(|ring| ring.members.len() == 5 && ring.moving().next().is_none());
+        assert!((0..ROUNDS_MAX).any(|_| {
+            world.round();
+            joined(&world)
+        }));
+        for name in ["next", "third", "fourth"] {
+            ask(&mut world, name);
+            let (runs, does_not) = (format!("{name} "), format!("({name}) "));
+            let all = |world: &World| {
+                let images = images(world) + " ";
+                (images.matches(&runs).count(), images.matches(&does_not).count()) == (5, 1)
+            };
+            let mut key = 0;
+            let done = (0..ROUNDS_MAX).any(|_| {
+                world.round();
+                key += 1;
+                world.write_key(key % KEYS);
+                all(&world)
+            });
+            assert!(done, "{}\n{}", images(&world), world.stage().trace());
+            world.expect_no_violation();
+        }
+        world.release(held);
+        world.settle(|_| ());
+        assert_eq!(images(&world), ["fourth"; 6].join(" "));
+        assert_eq!(world.unread(), [""; 0]);
+    }
 }

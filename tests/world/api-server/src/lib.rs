@@ -3,7 +3,7 @@
 //!
 //! Modelled after the real one as far as the operator and the controllers use it. A write that changes nothing is none: it makes
 //! no version and wakes nobody. Left out: watches (a stage wakes the operator itself), fields' owners (an apply takes back what
-//! the same manager applied before and leaves out now), and defaults.
+//! the same manager applied before and leaves out now), and defaults. What is `immutable` keeps its data.
 //!
 //! What a write may say of the object that it expects, as in kubernetes/kubernetes 1.35 (`apiserver/pkg/endpoints/handlers/patch.go`,
 //! `registry/generic/registry/store.go`):
@@ -217,6 +217,11 @@ impl ApiServer {
     fn admit(&mut self, path: &str, mut object: Value) -> Result<Arc<Value>, Refusal> {
         if let Some(admission) = self.admission {
             admission(path, &mut object).map_err(Refusal::Invalid)?;
+        }
+        let kept = ["immutable", "data", "binaryData"];
+        let fixed = self.objects.get(path).filter(|held| held["immutable"] == true);
+        if fixed.is_some_and(|held| kept.iter().any(|field| held[field] != object[field])) {
+            return Err(Refusal::Invalid("data: Forbidden: field is immutable when `immutable` is set".to_owned()));
         }
         Ok(self.store(path, object))
     }

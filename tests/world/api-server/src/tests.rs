@@ -97,3 +97,16 @@ fn when_the_last_finalizer_goes_there_are_none() {
     api.patch(PATH, &json!([{ "op": "remove", "path": "/metadata/finalizers/0" }])).unwrap();
     api.patch(PATH, &json!([{ "op": "test", "path": "/metadata/finalizers", "value": null }])).unwrap();
 }
+
+#[test]
+fn what_is_immutable_keeps_its_data_and_gets_other_notes() {
+    const PATH: &str = "/api/v1/namespaces/shop/configmaps/cart";
+    let mut api = ApiServer::default();
+    let made = json!({ "metadata": { "name": "cart" }, "data": { "a": "1" }, "immutable": true });
+    api.create("/api/v1/namespaces/shop/configmaps", made).unwrap();
+    for change in [json!({ "data": { "a": "2" } }), json!({ "immutable": null })] {
+        assert!(matches!(api.merge(PATH, change), Err(Refusal::Invalid(_))));
+    }
+    api.merge(PATH, json!({ "metadata": { "annotations": { "note": "now" } } })).unwrap();
+    assert_eq!(api.get(PATH).unwrap()["data"]["a"], "1");
+}
