@@ -6,13 +6,17 @@
 //! ```
 //!
 //! A process that has no file left cannot begin a log either, and ends. So a port takes no more than its share: what is beyond it
-//! is closed at once, and counted. The shares are apart, so that no crowd of clients keeps the peers out.
+//! is closed at once, and counted. The shares are apart, so that no crowd of clients keeps the peers out. Of clients there are no more
+//! than memory allows either.
+//!
+//! A connection whose client leaves an answer unread for long is closed: what it holds is what others may read.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,8 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
-use tracing::{info, warn};
+use tonic::transport::server::Connected;
+use tracing::{debug, info, warn};
 
 use crate::figure::Figure;
 
@@ -32,12 +36,24 @@ const PEERS_PART: u64 = 8;
 const HTTP_PART: u64 = 32;
 /// No share is larger, however many files may be open: each connection takes memory too.
 const SHARE_MAX: u64 = 16_384;
+/// Connections of clients may take this part of memory ...
+const MEMORY_PART: u64 = 8;
+/// ... each so much: 256 calls that were refused, and its buffers. What its calls hold is counted apart ([`crate::budget`]).
+const CONNECTION_BYTES: u64 = 256 << 10;
+/// So many may be there on the smallest machine.
+const CLIENTS_MIN: u64 = 256;
 /// What every HTTP/2 connection begins with.
 const PREFACE_BYTES: usize = 24;
 /// For so long a connection may be without its preface, or without a whole request on the HTTP port.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// After a connection could not be taken, for want of memory perhaps: the next attempt would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For so long an answer may wait for its client to read it ...
+pub const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// ... and a second longer for each of these of it.
+const UNREAD_BYTES_PER_SECOND: u64 = 256 << 10;
+/// Between two looks for answers that wait too long, as a part of what they may.
+const LOOKS: u32 = 4;
 
 /// Lets this process open all the files that it may, and says how many.
 pub fn open_files_max() -> u64 {
@@ -58,6 +74,8 @@ pub struct Share {
     bound: usize,
     places: Arc<Semaphore>,
     refused: AtomicU64,
+    /// Closed because an answer was not read.
+    unread: AtomicU64,
     /// Said once, until there are places again.
     is_full: AtomicBool,
 }
@@ -65,8 +83,9 @@ pub struct Share {
 impl Share {
     /// So many for this port.
     pub fn new(port: &'static str, bound: usize) -> Arc<Self> {
-        let (places, refused, is_full) = (Arc::new(Semaphore::new(bound)), AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { port, bound, places, refused, is_full })
+        let places = Arc::new(Semaphore::new(bound));
+        let (refused, unread, is_full) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { port, bound, places, refused, unread, is_full })
     }
 
     fn take(&self) -> Option<OwnedSemaphorePermit> {
@@ -81,7 +100,8 @@ impl Share {
         if !self.is_full.swap(true, Ordering::Relaxed) {
             warn!(
                 port,
-                bound, "all connections that this port may have are open: more are closed at once; raise the limit of open files"
+                bound,
+                "all connections that this port may have are open: more are closed at once; raise the limit of open files, or of memory"
             );
         }
         None
@@ -104,20 +124,28 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Of a process that may open so many files.
-    pub fn of(open_files: u64) -> Self {
-        let share = |port, part: u64| Share::new(port, (open_files / part).clamp(1, SHARE_MAX) as usize);
-        Self { clients: share("client", CLIENTS_PART), peers: share("peer", PEERS_PART), http: share("http", HTTP_PART) }
+    /// Of a process that may open so many files and use so much memory.
+    pub fn of(open_files: u64, memory_bytes: u64) -> Self {
+        let share = |port, part: u64, most: u64| Share::new(port, (open_files / part).clamp(1, most) as usize);
+        let clients_max = (memory_bytes / MEMORY_PART / CONNECTION_BYTES).clamp(CLIENTS_MIN, SHARE_MAX);
+        Self {
+            clients: share("client", CLIENTS_PART, clients_max),
+            peers: share("peer", PEERS_PART, SHARE_MAX),
+            http: share("http", HTTP_PART, SHARE_MAX),
+        }
     }
 
     /// For metrics.
-    pub fn figures(&self) -> [Figure; 4] {
-        let refused = [&self.clients, &self.peers, &self.http].map(|share| share.refused.load(Ordering::Relaxed));
+    pub fn figures(&self) -> [Figure; 5] {
+        let shares = [&self.clients, &self.peers, &self.http];
+        let refused = shares.map(|share| share.refused.load(Ordering::Relaxed));
+        let unread = shares.map(|share| share.unread.load(Ordering::Relaxed));
         [
             Figure::varying("connections_client", "Connections of clients, administrators and tools", self.clients.open()),
             Figure::varying("connections_peer", "Connections of peers", self.peers.open()),
             Figure::varying("connections_http", "Connections for metrics and probes", self.http.open()),
             Figure::growing("connections_refused", "Connections closed at a port's bound", refused.iter().sum()),
+            Figure::growing("connections_unread", "Connections closed because an answer was not read", unread.iter().sum()),
         ]
     }
 }
@@ -131,18 +159,100 @@ pub enum Speaks {
     Http1,
 }
 
+/// Something whose answers a client reads by and by.
+pub trait Watched: Send + Sync {
+    /// Whether answers wait of which none was read since the last look.
+    fn stands_still(&self) -> bool;
+}
+
+/// The answers on one connection that its client has not read.
+pub struct Unread {
+    max: Duration,
+    serial: AtomicU64,
+    /// When each has waited too long.
+    deadlines: Mutex<BTreeSet<(Instant, u64)>>,
+    /// What has answers of its own, and how many looks found it standing still.
+    watched: Mutex<Vec<(Weak<dyn Watched>, u32)>>,
+}
+
+impl Unread {
+    fn new(max: Duration) -> Arc<Self> {
+        Arc::new(Self { max, serial: AtomicU64::new(0), deadlines: Mutex::default(), watched: Mutex::default() })
+    }
+
+    fn deadlines(&self) -> MutexGuard<'_, BTreeSet<(Instant, u64)>> {
+        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An answer of so many bytes waits to be read, until what is returned is dropped.
+    pub fn expect(self: &Arc<Self>, bytes: usize) -> UnreadAnswer {
+        let at = Instant::now() + self.max + Duration::from_secs(bytes as u64 / UNREAD_BYTES_PER_SECOND);
+        let deadline = (at, self.serial.fetch_add(1, Ordering::Relaxed));
+        self.deadlines().insert(deadline);
+        UnreadAnswer { unread: Arc::clone(self), deadline }
+    }
+
+    /// Looks from now on whether the answers of `session` are read.
+    pub fn watch(&self, session: Weak<dyn Watched>) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).push((session, 0));
+    }
+
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.deadlines().first().is_some_and(|(at, _)| *at <= now)
+    }
+
+    /// Whether something waits too long; called [`LOOKS`] times in the time that it may.
+    fn look(&self, now: Instant) -> bool {
+        let mut stuck = false;
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|(session, looks)| {
+            let Some(session) = session.upgrade() else { return false };
+            *looks = if session.stands_still() { *looks + 1 } else { 0 };
+            stuck |= *looks >= LOOKS;
+            true
+        });
+        stuck || self.is_overdue(now)
+    }
+}
+
+/// One answer that waits.
+pub struct UnreadAnswer {
+    unread: Arc<Unread>,
+    deadline: (Instant, u64),
+}
+
+impl Drop for UnreadAnswer {
+    fn drop(&mut self) {
+        self.unread.deadlines().remove(&self.deadline);
+    }
+}
+
+/// For how long a connection may owe something.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Its preface, or a whole request.
+    pub silence_max: Duration,
+    /// To read an answer, where calls tell of theirs ([`Unread`]).
+    pub unread_max: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { silence_max: SILENCE_MAX, unread_max: UNREAD_MAX }
+    }
+}
+
 /// A port that takes connections within its share.
 pub struct Acceptor {
     listener: TcpListener,
     share: Arc<Share>,
     speaks: Speaks,
-    silence_max: Duration,
+    patience: Patience,
 }
 
 impl Acceptor {
     /// Takes what comes to `listener`.
-    pub fn new(listener: TcpListener, share: Arc<Share>, speaks: Speaks, silence_max: Duration) -> Self {
-        Self { listener, share, speaks, silence_max }
+    pub fn new(listener: TcpListener, share: Arc<Share>, speaks: Speaks, patience: Patience) -> Self {
+        Self { listener, share, speaks, patience }
     }
 
     async fn next(&mut self) -> (Connection, SocketAddr) {
@@ -152,7 +262,7 @@ impl Acceptor {
                     if let Some(place) = self.share.take() {
                         // A stream that takes no option has ended, which its first read says.
                         let _ = stream.set_nodelay(true);
-                        return (Connection::new(stream, place, self.speaks, self.silence_max), from);
+                        return (Connection::new(stream, place, Arc::clone(&self.share), self.speaks, self.patience), from);
                     }
                 }
                 Err(error) => {
@@ -186,42 +296,52 @@ impl axum::serve::Listener for Acceptor {
 pub struct Connection {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
+    share: Arc<Share>,
     speaks: Speaks,
-    silence_max: Duration,
+    patience: Patience,
     /// Bytes of the preface that have not come.
     owed: usize,
-    /// `None` once nothing is owed any more.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// When what is owed is overdue; once nothing is, when to look whether an answer was not read.
+    deadline: Pin<Box<Sleep>>,
+    unread: Arc<Unread>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit, speaks: Speaks, silence_max: Duration) -> Self {
-        let deadline = Some(Box::pin(tokio::time::sleep(silence_max)));
-        Self { stream, _place: place, speaks, silence_max, owed: PREFACE_BYTES, deadline }
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit, share: Arc<Share>, speaks: Speaks, patience: Patience) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(patience.silence_max));
+        let unread = Unread::new(patience.unread_max);
+        Self { stream, _place: place, share, speaks, patience, owed: PREFACE_BYTES, deadline, unread }
     }
 
     fn heard(&mut self, bytes: usize) {
-        self.owed = self.owed.saturating_sub(bytes);
-        if self.speaks == Speaks::Http2 && self.owed == 0 {
-            self.deadline = None;
+        if self.speaks == Speaks::Http2 && self.owed > 0 && bytes >= self.owed {
+            self.look_again();
         }
+        self.owed = self.owed.saturating_sub(bytes);
     }
 
     fn said(&mut self) {
-        if self.speaks == Speaks::Http1
-            && let Some(deadline) = &mut self.deadline
-        {
-            deadline.as_mut().reset(Instant::now() + self.silence_max);
+        if self.speaks == Speaks::Http1 {
+            self.deadline.as_mut().reset(Instant::now() + self.patience.silence_max);
         }
+    }
+
+    fn look_again(&mut self) {
+        self.deadline.as_mut().reset(Instant::now() + self.patience.unread_max / LOOKS);
     }
 
     /// `result`, unless nothing moves and the deadline is over.
     fn in_time<T>(&mut self, result: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if result.is_pending()
-            && let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        while result.is_pending() && self.deadline.as_mut().poll(context).is_ready() {
+            if self.speaks == Speaks::Http1 || self.owed > 0 {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            if self.unread.look(Instant::now()) {
+                self.share.unread.fetch_add(1, Ordering::Relaxed);
+                debug!(port = self.share.port, "a connection is closed: an answer on it was not read");
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "an answer was not read")));
+            }
+            self.look_again();
         }
         result
     }
@@ -272,10 +392,10 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Arc<Unread>;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Arc<Unread> {
+        Arc::clone(&self.unread)
     }
 }
 
@@ -289,9 +409,13 @@ mod tests {
     const NEVER: Duration = Duration::from_secs(3_600);
 
     async fn port(share: &Arc<Share>, speaks: Speaks, silence_max: Duration) -> (Acceptor, SocketAddr) {
+        patient_port(share, speaks, Patience { silence_max, unread_max: NEVER }).await
+    }
+
+    async fn patient_port(share: &Arc<Share>, speaks: Speaks, patience: Patience) -> (Acceptor, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Acceptor::new(listener, Arc::clone(share), speaks, silence_max), address)
+        (Acceptor::new(listener, Arc::clone(share), speaks, patience), address)
     }
 
     async fn is_closed(mut stream: TcpStream) -> bool {
@@ -300,13 +424,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_takes_its_share_and_closes_what_is_beyond_until_there_is_a_place_again() {
-        let connections = Connections::of(8);
+        let connections = Connections::of(8, 0);
         let (mut clients, address) = port(&connections.clients, Speaks::Http2, NEVER).await;
         let (mut peers, peer_address) = port(&connections.peers, Speaks::Http2, NEVER).await;
         let _held = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
         let first = clients.next().await;
         let _second = clients.next().await;
-        assert_eq!(connections.figures().map(|figure| figure.value), [2, 0, 0, 0]);
+        assert_eq!(connections.figures().map(|figure| figure.value), [2, 0, 0, 0, 0]);
         let beyond = TcpStream::connect(address).await.unwrap();
         tokio::select! {
             _ = clients.next() => panic!("there is no place"),
@@ -315,7 +439,7 @@ mod tests {
         // The peers' port is another one.
         let _peer = TcpStream::connect(peer_address).await.unwrap();
         let _taken = peers.next().await;
-        assert_eq!(connections.figures().map(|figure| figure.value), [2, 1, 0, 1]);
+        assert_eq!(connections.figures().map(|figure| figure.value), [2, 1, 0, 1, 0]);
         drop(first);
         let _again = TcpStream::connect(address).await.unwrap();
         clients.next().await;
@@ -337,7 +461,69 @@ mod tests {
         let (mut taken, _) = clients.next().await;
         dialled.write_all(&[b'P'; PREFACE_BYTES]).await.unwrap();
         taken.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
-        assert!(taken.deadline.is_none());
+        assert!(taken.deadline.deadline() > Instant::now() + NEVER / (2 * LOOKS));
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_an_answer_is_not_read_is_ended_and_one_with_none_may_be_silent() {
+        for is_read in [false, true] {
+            let share = Share::new("client", 9);
+            let (mut clients, address) =
+                patient_port(&share, Speaks::Http2, Patience { silence_max: NEVER, unread_max: SHORT }).await;
+            let mut dialled = TcpStream::connect(address).await.unwrap();
+            let (mut taken, _) = clients.next().await;
+            dialled.write_all(&[b'P'; PREFACE_BYTES]).await.unwrap();
+            taken.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
+            let mut waits = Some(taken.connect_info().expect(1));
+            let begun = Instant::now();
+            if is_read {
+                drop(waits.take());
+            }
+            let mut one_more = [0];
+            // Long enough for many looks.
+            let read = tokio::time::timeout(if is_read { 4 * SHORT } else { NEVER }, taken.read_exact(&mut one_more)).await;
+            match read {
+                Ok(ended) => assert!(!is_read && ended.unwrap_err().kind() == io::ErrorKind::TimedOut),
+                Err(_) => assert!(is_read),
+            }
+            assert!(begun.elapsed() >= SHORT);
+            assert_eq!(share.unread.load(Ordering::Relaxed), u64::from(!is_read));
+        }
+    }
+
+    #[test]
+    fn a_session_whose_answers_are_not_read_is_found_after_some_looks() {
+        struct Session(AtomicBool);
+        impl Watched for Session {
+            fn stands_still(&self) -> bool {
+                self.0.load(Ordering::Relaxed)
+            }
+        }
+        let unread = Unread::new(UNREAD_MAX);
+        let session = Arc::new(Session(AtomicBool::new(true)));
+        let watched: Weak<Session> = Arc::downgrade(&session);
+        unread.watch(watched);
+        let looks = |count: u32| (0..count).map(|_| unread.look(Instant::now())).collect::<Vec<_>>();
+        assert_eq!(looks(LOOKS - 1), [false; LOOKS as usize - 1]);
+        session.0.store(false, Ordering::Relaxed);
+        assert_eq!(looks(1), [false]);
+        session.0.store(true, Ordering::Relaxed);
+        assert_eq!(looks(LOOKS), [false, false, false, true]);
+        drop(session);
+        assert_eq!(looks(LOOKS), [false; LOOKS as usize]);
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_may_be_read_for_longer() {
+        let unread = Unread::new(UNREAD_MAX);
+        let (short, long) = (unread.expect(1), unread.expect(10 << 20));
+        let now = Instant::now();
+        assert!(!unread.is_overdue(now + UNREAD_MAX / 2) && unread.is_overdue(now + UNREAD_MAX));
+        drop(short);
+        assert!(!unread.is_overdue(now + UNREAD_MAX + Duration::from_secs(39)));
+        assert!(unread.is_overdue(now + UNREAD_MAX + Duration::from_secs(40)));
+        drop(long);
+        assert!(!unread.is_overdue(now + 1_000 * UNREAD_MAX));
     }
 
     #[tokio::test]
@@ -365,10 +551,18 @@ mod tests {
     #[test]
     fn the_shares_leave_half_of_the_files_to_the_engine_and_some_to_the_links() {
         for open_files in [8, 1_024, 4_096, 1 << 20, u64::MAX] {
-            let Connections { clients, peers, http } = Connections::of(open_files);
+            let Connections { clients, peers, http } = Connections::of(open_files, u64::MAX);
             let all = (clients.bound + peers.bound + http.bound) as u64;
             assert!(all < open_files / 2 || open_files < 64, "{all} of {open_files}");
             assert!(peers.bound > 0 && http.bound > 0 && clients.bound as u64 <= SHARE_MAX);
+        }
+    }
+
+    #[test]
+    fn there_are_no_more_connections_of_clients_than_memory_allows() {
+        for (memory, clients) in [(0, 256), (1 << 30, 512), (8 << 30, 4_096), (u64::MAX, 16_384)] {
+            let connections = Connections::of(u64::MAX, memory);
+            assert_eq!((connections.clients.bound, connections.peers.bound), (clients, 16_384));
         }
     }
 

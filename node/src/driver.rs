@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use crate::budget::Budgets;
 use crate::peers::{Link, LinkEvent, Peers};
 use crate::storage::RocksEngine;
 use crate::storage::syncer::{Durable, Syncer};
@@ -95,11 +96,19 @@ pub enum Event {
 }
 
 /// What the loop and those who ask it know of each other at any time.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Shared {
     epoch: Arc<AtomicU64>,
-    answer_bytes: Arc<AtomicUsize>,
     sessions_read: Arc<AtomicUsize>,
+    /// What calls may hold.
+    pub budgets: Budgets,
+}
+
+impl Default for Shared {
+    /// Of a node with plenty of memory.
+    fn default() -> Self {
+        Self::new(Budgets::of(u64::MAX))
+    }
 }
 
 /// A session is being read as long as this is there.
@@ -112,14 +121,14 @@ impl Drop for Reading {
 }
 
 impl Shared {
+    /// Of a node whose calls may hold so much.
+    pub fn new(budgets: Budgets) -> Self {
+        Self { epoch: Arc::default(), sessions_read: Arc::default(), budgets }
+    }
+
     /// The epoch of the node's ring.
     pub fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Relaxed))
-    }
-
-    /// Bytes of answers that wait for clients to read them.
-    pub fn answer_bytes(&self) -> usize {
-        self.answer_bytes.load(Ordering::Relaxed)
     }
 
     /// A session begins to be read: the loop does not end before that does.
@@ -135,7 +144,7 @@ impl Shared {
 
     /// Both ends of a new session's answers, and its window.
     pub fn session(&self) -> (SessionSender, SessionReceiver, Arc<Window>) {
-        SessionSender::new(Arc::clone(&self.answer_bytes))
+        SessionSender::new(Arc::clone(&self.budgets.answers))
     }
 }
 

@@ -9,17 +9,21 @@
 //! | [`peers`] | links to other nodes |
 //! | [`server`] | gRPC: clients, administrators, peers |
 //! | [`connections`] | how many connections each port takes, and for how long a silent one |
+//! | [`budget`] | what calls and answers may hold in memory, in all |
+//! | [`memory`] | how much memory there is |
 //! | [`metrics`] | HTTP: metrics and probes |
 //! | [`figure`] | a number that the driver, the links or the engine tell of themselves |
 //! | [`telemetry`] | log lines |
 //!
 //! Everything but the fsyncs runs on one thread, in the runtime of whoever awaits [`Bound::run`].
 
+pub mod budget;
 pub mod config;
 pub mod connections;
 pub mod driver;
 pub mod figure;
 pub mod identity;
+pub mod memory;
 pub mod metrics;
 pub mod peers;
 pub mod server;
@@ -27,6 +31,7 @@ pub mod storage;
 pub mod telemetry;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -40,12 +45,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at};
 use tracing::info;
 
+use budget::{Budget, Budgets};
 use config::{ConfigError, Listen, ValidConfig};
-use connections::{Acceptor, Connections, SILENCE_MAX, Speaks};
+use connections::{Acceptor, Connections, Patience, Speaks};
 use driver::{Clock, Driver, Inbox, Shared, Space};
 use identity::{DataDir, IdentityError};
 use peers::{Own, Peers};
 use server::admin::AdminService;
+use server::calls::{Calls, MESSAGE_MAX};
 use server::kv::KvService;
 use server::peer::PeerService;
 use storage::syncer::Syncer;
@@ -118,12 +125,14 @@ pub struct Bound {
     http: TcpListener,
     listen: Listen,
     connections: Connections,
+    budgets: Budgets,
 }
 
 impl Bound {
     /// Takes the directory and the ports. A port 0 becomes a free one.
     pub async fn new(config: ValidConfig) -> Result<Self, NodeError> {
-        let connections = Connections::of(connections::open_files_max());
+        let memory_bytes = memory::memory_bytes();
+        let connections = Connections::of(connections::open_files_max(), memory_bytes);
         let client = listen("listen.client", config.listen.client).await?;
         let peer = listen("listen.peer", config.listen.peer).await?;
         let http = listen("listen.http", config.listen.http).await?;
@@ -133,7 +142,8 @@ impl Bound {
             http: bound("listen.http", config.listen.http, &http)?,
         };
         let data = identity::open(&config)?;
-        Ok(Self { config, data, client, peer, http, listen, connections })
+        let budgets = Budgets::of(memory_bytes);
+        Ok(Self { config, data, client, peer, http, listen, connections, budgets })
     }
 
     /// Where it listens.
@@ -148,7 +158,7 @@ impl Bound {
 
     /// Serves until `stop` completes, then finishes what is in flight and makes it durable.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Self { config, data, client, peer, http, listen, connections } = self;
+        let Self { config, data, client, peer, http, listen, connections, budgets } = self;
         let own = own(&config, &data, listen);
         info!(node = %own.node, cluster = %own.cluster, zone = config.zone, generation = data.generation, ?listen, "starting");
         let clock = Clock::start();
@@ -167,7 +177,7 @@ impl Bound {
         let (stop_peers, peers_stop) = watch::channel(false);
         // Dropping the set ends them all. Who asks whether the process lives hears it from the first moment on: to open may take long.
         let mut servers = JoinSet::new();
-        let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, SILENCE_MAX);
+        let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, Patience::default());
         let (opened, is_open) = watch::channel(false);
         let probes = metrics::serve(http, inbox.clone(), connections.clone(), is_open, is_ready.clone(), peers_stop.clone());
         servers.spawn(named("http", probes));
@@ -190,14 +200,16 @@ impl Bound {
         opened.send_replace(true);
 
         let space = Space::new(config.data_dir, config.disk_reserve_bytes, config.storage.write_buffer_bytes);
-        let shared = Shared::default();
+        let shared = Shared::new(budgets.clone());
         let kv = KvService::new(own.cluster, inbox.clone(), shared.clone(), clients_stop.clone());
-        let admin = AdminService::new(inbox.clone());
-        let peers = PeerService::new(own.clone(), inbox.clone(), peers_stop.clone());
-        let grpc = |listener, share| Acceptor::new(listener, share, Speaks::Http2, SILENCE_MAX);
+        let admin = AdminService::new(inbox.clone(), budgets.answers.clone());
+        let peers = PeerService::new(own.clone(), inbox.clone(), budgets.peer_calls.clone(), peers_stop.clone());
+        let grpc = |listener, share| Acceptor::new(listener, share, Speaks::Http2, Patience::default());
         let (client, peer) = (grpc(client, connections.clients.clone()), grpc(peer, connections.peers.clone()));
-        servers.spawn(named("client", server::serve_clients(client, kv, admin, is_ready, clients_stop)));
-        servers.spawn(named("peer", server::serve_peers(peer, peers, peers_stop)));
+        let calls = |calls: &Arc<Budget>| Calls::new(calls.clone(), budgets.answers.clone(), MESSAGE_MAX);
+        let (of_clients, of_peers) = (calls(&budgets.calls), calls(&budgets.peer_calls));
+        servers.spawn(named("client", server::serve_clients(client, of_clients, kv, admin, is_ready, clients_stop)));
+        servers.spawn(named("peer", server::serve_peers(peer, of_peers, peers, peers_stop)));
 
         let links = Peers::new(own, config.seeds, inbox);
         let driver = Driver::new(node, syncer, received, links, clock, space, shared, ready);

@@ -215,7 +215,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::connections::{SILENCE_MAX, Speaks};
+    use crate::connections::{Patience, Speaks};
 
     async fn asked(at: std::net::SocketAddr, page: &str) -> String {
         let mut stream = TcpStream::connect(at).await.unwrap();
@@ -230,8 +230,8 @@ mod tests {
     async fn while_the_data_directory_is_read_the_process_is_alive_and_not_ready_and_says_why() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let connections = Connections::of(1_024);
-        let acceptor = Acceptor::new(listener, connections.http.clone(), Speaks::Http1, SILENCE_MAX);
+        let connections = Connections::of(1_024, u64::MAX);
+        let acceptor = Acceptor::new(listener, connections.http.clone(), Speaks::Http1, Patience::default());
         let (inbox, _never_read) = Inbox::new();
         let (_open, is_open) = watch::channel(false);
         let (_ready, is_ready) = watch::channel(false);

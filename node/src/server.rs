@@ -1,9 +1,10 @@
 //! The services that others connect to: they check, hand over to the loop, and hand back.
 //!
-//! Every limit of a connection that was taken is here: message lengths in both directions, streams, keepalive. What a message may contain is
-//! checked in `dynamo-proto`.
+//! Every limit of a connection that was taken is here: message lengths in both directions, streams, keepalive; what calls hold in all is
+//! counted in [`calls`]. What a message may contain is checked in `dynamo-proto`.
 
 pub mod admin;
+pub mod calls;
 pub mod kv;
 pub mod peer;
 mod session;
@@ -11,25 +12,32 @@ mod session;
 use std::time::Duration;
 
 use dynamo_core::id::ClusterId;
+use dynamo_core::request::Failure;
+use dynamo_proto::kv::status;
 use dynamo_proto::v1::admin_server::AdminServer;
 use dynamo_proto::v1::kv_server::KvServer;
 use dynamo_proto::v1::peer_server::PeerServer;
 use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tonic::{Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower_layer::{Identity, Stack};
 
+use crate::budget::{Budget, Full};
 use crate::connections::Acceptor;
 use crate::driver::Closed;
+use calls::Calls;
 
 /// The longest message that a client may send: a session's frame of a dozen values of the greatest length.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
-/// Calls and sessions at the same time on one connection.
-const STREAMS_MAX: u32 = 1_024;
+/// Calls and sessions at the same time on one connection; those beyond wait at the client.
+const STREAMS_MAX: u32 = 256;
+/// A peer needs one, and a second when it dials anew.
+const PEER_STREAMS_MAX: u32 = 8;
 /// Headers of one call: gRPC's own and the cluster's name.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Pings on a silent connection; one that answers none is closed.
@@ -39,9 +47,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LIVENESS: &str = "";
 const READINESS: &str = "dynamo.v1.Kv";
 
-fn builder() -> Server {
+fn builder(calls: Calls, streams_max: u32) -> Server<Stack<Calls, Identity>> {
     Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
+        .layer(calls)
+        .max_concurrent_streams(streams_max)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
@@ -50,6 +59,7 @@ fn builder() -> Server {
 /// What clients, administrators and tools connect to. Ends gracefully when `stopping` turns true.
 pub async fn serve_clients(
     acceptor: Acceptor,
+    calls: Calls,
     kv: kv::KvService,
     admin: admin::AdminService,
     ready: watch::Receiver<bool>,
@@ -61,7 +71,7 @@ pub async fn serve_clients(
     let kv = KvServer::new(kv).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let kv = InterceptedService::new(kv, for_own_cluster);
     let admin = AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let router = with_reflection(builder().add_service(kv).add_service(admin).add_service(health));
+    let router = with_reflection(builder(calls, STREAMS_MAX).add_service(kv).add_service(admin).add_service(health));
     let serving = router.serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping));
     tokio::select! {
         served = serving => served,
@@ -72,15 +82,16 @@ pub async fn serve_clients(
 /// What peers connect to. Ends gracefully when `stopping` turns true.
 pub async fn serve_peers(
     acceptor: Acceptor,
+    calls: Calls,
     peer: peer::PeerService,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let peer = PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    builder().add_service(peer).serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping)).await
+    builder(calls, PEER_STREAMS_MAX).add_service(peer).serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping)).await
 }
 
 /// Both versions of the reflection protocol: older tools only know the first.
-fn with_reflection(router: Router) -> Router {
+fn with_reflection<L>(router: Router<L>) -> Router<L> {
     let configure = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(dynamo_proto::FILE_DESCRIPTOR_SET)
@@ -115,6 +126,13 @@ pub async fn wait_for(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|flag| *flag).await;
 }
 
+/// An answer to a call that changes nothing: it may be refused when too many wait to be read.
+fn answer<M: prost::Message>(answers: &Budget, message: M) -> Result<Response<M>, Status> {
+    let overloaded = |full: Full| status(Failure::Overloaded(full.to_string()).into());
+    answers.has_room(message.encoded_len()).map_err(overloaded)?;
+    Ok(Response::new(message))
+}
+
 fn stopping(_: Closed) -> Status {
     Status::unavailable("the node is stopping; ask another")
 }
@@ -129,3 +147,6 @@ fn topology_response(cluster: ClusterId, (ring, members): crate::driver::Topolog
     let cluster = bytes::Bytes::copy_from_slice(&cluster.0);
     v1::TopologyResponse { ring, epoch, members: members.into_iter().map(member).collect(), cluster }
 }
+
+#[cfg(test)]
+mod tests;

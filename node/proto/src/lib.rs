@@ -8,6 +8,8 @@ use dynamo_core::name::Name;
 use thiserror::Error;
 
 pub mod admin;
+pub mod codec;
+mod elements;
 pub mod kv;
 pub mod peer;
 

@@ -106,10 +106,10 @@ impl Driver {
     }
 
     fn snapshot(&self, now: Now) -> Snapshot {
-        let (clients, answer_bytes) = (self.clients.len() as u64, self.shared.answer_bytes() as u64);
+        let clients = self.clients.len() as u64;
         let mut figures = self.node.storage().figures();
         figures.push(Figure::varying("clients_waiting", "Requests of clients that wait for an answer", clients));
-        figures.push(Figure::varying("session_answer_bytes", "Bytes of answers that clients have not read yet", answer_bytes));
+        figures.extend(self.shared.budgets.figures());
         figures.extend(self.peers.figures());
         figures.extend(self.space.figures());
         Snapshot {

@@ -3,9 +3,8 @@
 //! How long the answer to a get will be is known when it is there. Until then it is expected to be as long as the longest of late, at
 //! first the greatest value: a session begins with a few requests in flight, and comes to the most with the first short answers.
 //!
-//! All sessions together have a bound too, which holds whatever was expected: an answer to a get beyond it is a refusal.
+//! All answers together have a bound too, which holds whatever was expected: an answer to a get beyond it is a refusal.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dynamo_core::request::Failure;
@@ -14,12 +13,13 @@ use dynamo_proto::v1::session_response::Response;
 use prost::Message as _;
 use tokio::sync::{Notify, mpsc};
 
+use crate::budget::Budget;
+use crate::connections::Watched;
+
 /// Requests that may be in flight on one session; the node reads no more of it until some are answered.
 const SESSION_REQUESTS_MAX: usize = 1_024;
 /// Bytes of answers that one client may leave unread; the node reads no more of its session until it has read some.
 pub const SESSION_BYTES_MAX: usize = 16 << 20;
-/// Bytes of answers that all clients together may leave unread.
-const UNREAD_BYTES_MAX: usize = 256 << 20;
 /// What an answer is expected to take as long as there was none: a value of the greatest length.
 const EXPECTED_BYTES: usize = 1 << 20;
 /// By this part what is expected falls with each shorter answer.
@@ -31,6 +31,8 @@ struct State {
     /// Answers that wait to be read, and their bytes.
     unread: usize,
     unread_bytes: usize,
+    /// Some were read since the last look.
+    was_read: bool,
     /// Bytes of an answer to come.
     expected: usize,
     is_closed: bool,
@@ -52,7 +54,7 @@ pub struct Window {
     state: Mutex<State>,
     changed: Notify,
     /// Bytes that wait to be read by all clients.
-    all_unread: Arc<AtomicUsize>,
+    all_unread: Arc<Budget>,
 }
 
 impl Window {
@@ -87,7 +89,7 @@ impl Window {
         state.unread += 1;
         state.unread_bytes += bytes;
         state.expected = (state.expected - state.expected / FALL_SHARE).max(bytes).max(1);
-        self.all_unread.fetch_add(bytes, Ordering::Relaxed);
+        self.all_unread.take(bytes);
         self.changed.notify_one();
     }
 
@@ -96,7 +98,8 @@ impl Window {
         let mut state = self.state();
         state.unread -= answers;
         state.unread_bytes -= bytes;
-        self.all_unread.fetch_sub(bytes, Ordering::Relaxed);
+        state.was_read = true;
+        self.all_unread.give_back(bytes);
         self.changed.notify_one();
     }
 
@@ -104,8 +107,16 @@ impl Window {
     pub fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
-        self.all_unread.fetch_sub(std::mem::take(&mut state.unread_bytes), Ordering::Relaxed);
+        self.all_unread.give_back(std::mem::take(&mut state.unread_bytes));
         self.changed.notify_one();
+    }
+}
+
+impl Watched for Window {
+    fn stands_still(&self) -> bool {
+        let mut state = self.state();
+        let was_read = std::mem::take(&mut state.was_read);
+        state.unread > 0 && !was_read && !state.is_closed
     }
 }
 
@@ -121,9 +132,10 @@ pub type SessionReceiver = mpsc::UnboundedReceiver<(usize, v1::SessionResponse)>
 
 impl SessionSender {
     /// Both ends of a session's answers, and its window. `all_unread` counts the bytes that wait on all sessions.
-    pub fn new(all_unread: Arc<AtomicUsize>) -> (Self, SessionReceiver, Arc<Window>) {
+    pub fn new(all_unread: Arc<Budget>) -> (Self, SessionReceiver, Arc<Window>) {
         let (answers, receiver) = mpsc::unbounded_channel();
-        let state = State { in_flight: 0, unread: 0, unread_bytes: 0, expected: EXPECTED_BYTES, is_closed: false };
+        let state =
+            State { in_flight: 0, unread: 0, unread_bytes: 0, was_read: false, expected: EXPECTED_BYTES, is_closed: false };
         let window = Arc::new(Window { state: Mutex::new(state), changed: Notify::new(), all_unread });
         (Self { answers, window: Arc::clone(&window) }, receiver, window)
     }
@@ -131,10 +143,10 @@ impl SessionSender {
     /// Answers. A client that is gone misses it.
     pub fn send(&self, mut answer: v1::SessionResponse) {
         let mut bytes = answer.encoded_len();
-        let unread = self.window.all_unread.load(Ordering::Relaxed);
-        if unread + bytes > UNREAD_BYTES_MAX && matches!(answer.response, Some(Response::Get(_))) {
-            let full = Failure::Overloaded(format!("{unread} bytes of answers wait at this node for clients to read them"));
-            answer.response = Some(Response::Failure(full.into()));
+        if matches!(answer.response, Some(Response::Get(_)))
+            && let Err(full) = self.window.all_unread.has_room(bytes)
+        {
+            answer.response = Some(Response::Failure(Failure::Overloaded(full.to_string()).into()));
             bytes = answer.encoded_len();
         }
         self.window.answered(bytes);
@@ -146,6 +158,12 @@ impl SessionSender {
 mod tests {
     use super::*;
     use futures::FutureExt as _;
+
+    const UNREAD_BYTES_MAX: usize = 256 << 20;
+
+    fn budget() -> Arc<Budget> {
+        Budget::new("answers", UNREAD_BYTES_MAX)
+    }
 
     fn got(bytes: usize) -> v1::SessionResponse {
         let sibling = v1::Sibling { value: vec![0; bytes].into(), ..Default::default() };
@@ -159,7 +177,7 @@ mod tests {
 
     #[test]
     fn short_answers_open_the_window_and_a_long_one_closes_it() {
-        let (session, mut answers, window) = SessionSender::new(Arc::default());
+        let (session, mut answers, window) = SessionSender::new(budget());
         let mut widths = Vec::new();
         for _ in 0..10 {
             let taken = window.take(usize::MAX).now_or_never().flatten().unwrap();
@@ -183,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_longer_than_any_window_is_waited_for_alone() {
-        let (session, mut answers, window) = SessionSender::new(Arc::default());
+        let (session, mut answers, window) = SessionSender::new(budget());
         for _ in 0..3 {
             assert!(window.take(usize::MAX).now_or_never().flatten().is_some());
             session.send(got(2 * SESSION_BYTES_MAX));
@@ -198,12 +216,27 @@ mod tests {
     }
 
     #[test]
+    fn a_session_stands_still_while_answers_wait_of_which_none_is_read() {
+        let (session, mut answers, window) = SessionSender::new(budget());
+        assert!(!window.stands_still(), "no answer waits");
+        session.send(written());
+        session.send(written());
+        assert!(window.stands_still() && window.stands_still());
+        let (bytes, _) = answers.try_recv().unwrap();
+        window.read(1, bytes);
+        assert!(!window.stands_still(), "one was read");
+        assert!(window.stands_still(), "and the other was not");
+        window.close();
+        assert!(!window.stands_still());
+    }
+
+    #[test]
     fn gets_beyond_what_all_clients_may_leave_unread_are_refused_and_what_a_client_leaves_behind_is_given_back() {
-        let all_unread = Arc::<AtomicUsize>::default();
+        let all_unread = budget();
         let value = 1 << 20;
         let (session, mut answers, window) = SessionSender::new(Arc::clone(&all_unread));
         let mut fits = 0;
-        while all_unread.load(Ordering::Relaxed) + got(value).encoded_len() <= UNREAD_BYTES_MAX {
+        while all_unread.held() + got(value).encoded_len() <= UNREAD_BYTES_MAX {
             session.send(got(value));
             fits += 1;
         }
@@ -217,7 +250,7 @@ mod tests {
         assert_eq!(others.try_recv().unwrap().1, written());
         answers.close();
         window.close();
-        assert!(all_unread.load(Ordering::Relaxed) < 1_000);
+        assert!(all_unread.held() < 1_000);
         other.send(got(value));
         assert_eq!(others.try_recv().unwrap().1, got(value));
     }

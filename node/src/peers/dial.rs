@@ -21,6 +21,8 @@ use crate::driver::{Event, Inbox};
 
 /// Until a connection, or an answer to the hello, counts as failed.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
+/// The one message that the other end sends.
+const HELLO_BYTES_MAX: usize = 16 << 10;
 /// HTTP/2 pings on a silent link: a peer that vanished without a word is noticed after both.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -169,7 +171,7 @@ async fn link(place: SocketAddr, address: &str, own: &Own, inbox: &Inbox) -> End
     let connecting = async {
         let channel = endpoint(place)?.connect().await.map_err(|error| causes(&error))?;
         let client = PeerClient::new(channel);
-        let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = client.max_decoding_message_size(HELLO_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, frames) = queue::new(own.hello());
         let mut frames = Request::new(frames);
         let cluster = own.cluster.to_string().parse().map_err(|_| "the cluster's id is no metadata".to_owned())?;
@@ -247,6 +249,7 @@ mod tests {
     use tokio_stream::wrappers::TcpListenerStream;
 
     use super::*;
+    use crate::budget::Budgets;
     use crate::driver::Queued;
     use crate::server::peer::PeerService;
 
@@ -262,7 +265,7 @@ mod tests {
         };
         let (inbox, events) = Inbox::new();
         let (stop, stopping) = watch::channel(false);
-        let service = PeerService::new(own.clone(), inbox, stopping);
+        let service = PeerService::new(own.clone(), inbox, Budgets::of(u64::MAX).peer_calls, stopping);
         let server = tonic::transport::Server::builder().add_service(PeerServer::new(service));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         (own, place, events, stop)

@@ -1,5 +1,7 @@
 //! The admin service: this node's own view, and the offer of a ring.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use dynamo_core::id::PartitionId;
 use dynamo_core::ring::Ring;
@@ -7,7 +9,8 @@ use dynamo_proto::v1;
 use dynamo_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-use super::stopping;
+use super::{answer, stopping};
+use crate::budget::Budget;
 use crate::driver::{Inbox, Question, Refused, Snapshot};
 
 /// Partitions that one call may name: as many as a ring can have. The loop answers nobody else while it looks them up.
@@ -17,12 +20,13 @@ const PARTITIONS_MAX: usize = 1 << 16;
 #[derive(Clone)]
 pub struct AdminService {
     inbox: Inbox,
+    answers: Arc<Budget>,
 }
 
 impl AdminService {
-    /// A service that asks the loop behind `inbox`.
-    pub fn new(inbox: Inbox) -> Self {
-        Self { inbox }
+    /// A service that asks the loop behind `inbox`, and has `answers` for what it says.
+    pub fn new(inbox: Inbox, answers: Arc<Budget>) -> Self {
+        Self { inbox, answers }
     }
 }
 
@@ -34,12 +38,12 @@ fn refused(Refused(reason): Refused) -> Status {
 impl Admin for AdminService {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let snapshot = self.inbox.ask(Question::Snapshot).await.map_err(stopping)?;
-        Ok(Response::new(status_response(snapshot)))
+        answer(&self.answers, status_response(snapshot))
     }
 
     async fn ring(&self, _: Request<v1::RingViewRequest>) -> Result<Response<v1::RingViewResponse>, Status> {
         let ring = self.inbox.ask(Question::Ring).await.map_err(stopping)?;
-        Ok(Response::new(v1::RingViewResponse { ring: ring.map(|ring| ring.encode()).unwrap_or_default() }))
+        answer(&self.answers, v1::RingViewResponse { ring: ring.map(|ring| ring.encode()).unwrap_or_default() })
     }
 
     async fn propose_ring(&self, request: Request<v1::ProposeRingRequest>) -> Result<Response<v1::ProposeRingResponse>, Status> {
@@ -52,7 +56,7 @@ impl Admin for AdminService {
 
     async fn drain_receipt(&self, _: Request<v1::DrainReceiptRequest>) -> Result<Response<v1::DrainReceiptResponse>, Status> {
         let receipt = self.inbox.ask(Question::DrainReceipt).await.map_err(stopping)?.map_err(refused)?;
-        Ok(Response::new(receipt.into()))
+        answer(&self.answers, receipt.into())
     }
 
     async fn partition_digests(
@@ -65,7 +69,7 @@ impl Admin for AdminService {
         let wire = |(PartitionId(partition), root, objects): (PartitionId, dynamo_core::version::Digest, u64)| {
             v1::PartitionDigest { partition, root: Bytes::copy_from_slice(&root.0), objects }
         };
-        Ok(Response::new(v1::PartitionDigestsResponse { digests: digests.into_iter().map(wire).collect() }))
+        answer(&self.answers, v1::PartitionDigestsResponse { digests: digests.into_iter().map(wire).collect() })
     }
 }
 

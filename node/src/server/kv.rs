@@ -11,7 +11,9 @@ use tokio::sync::{oneshot, watch};
 use tonic::{Response, Status, Streaming};
 
 use super::session::{self, Answers};
-use super::{stopping, topology_response};
+use super::{answer, stopping, topology_response};
+use crate::budget::Charge;
+use crate::connections::Unread;
 use crate::driver::{Event, Inbox, Question, Reply, Shared};
 
 /// Hands clients' requests to the loop.
@@ -41,14 +43,16 @@ impl KvService {
         }
     }
 
-    async fn run<R>(&self, wire: R) -> Result<Outcome, Status>
+    /// What became of a request, with what it holds.
+    async fn run<R>(&self, wire: R) -> Result<(Outcome, Charge), Status>
     where
         R: prost::Message + TryInto<Request, Error = Failure>,
     {
         let bytes = wire.encoded_len();
         let request = wire.try_into().map_err(|failure| status(failure.into()))?;
         let (reply, outcome) = oneshot::channel();
-        let event = Event::Request { request, reply: Reply::Once(reply) };
+        let reply = Reply::Once { reply, answers: Arc::clone(&self.shared.budgets.answers) };
+        let event = Event::Request { request, reply };
         self.inbox.send(event, bytes).await.map_err(stopping)?;
         // The loop ended with the request in its hands: nobody knows what became of it.
         let lost = || status(Failure::Unknown { acknowledged: 0, required: 0 }.into());
@@ -59,17 +63,18 @@ impl KvService {
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn get(&self, request: tonic::Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let outcome = self.run(request.into_inner()).await?;
+        // Dropped at the end, when the answer's bytes are about to be counted instead.
+        let (outcome, _charge) = self.run(request.into_inner()).await?;
         get_response(outcome).map(Response::new)
     }
 
     async fn put(&self, request: tonic::Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let outcome = self.run(request.into_inner()).await?;
+        let (outcome, _) = self.run(request.into_inner()).await?;
         put_response(outcome).map(Response::new)
     }
 
     async fn delete(&self, request: tonic::Request<v1::DeleteRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let outcome = self.run(request.into_inner()).await?;
+        let (outcome, _) = self.run(request.into_inner()).await?;
         put_response(outcome).map(Response::new)
     }
 
@@ -79,12 +84,17 @@ impl Kv for KvService {
         &self,
         request: tonic::Request<Streaming<v1::SessionRequests>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let frames = request.into_inner();
-        Ok(Response::new(session::start(frames, self.inbox.clone(), self.shared.clone(), self.stopping.clone())))
+        let unread = request.extensions().get::<Arc<Unread>>().cloned();
+        let answers = session::start(request.into_inner(), self.inbox.clone(), self.shared.clone(), self.stopping.clone());
+        if let Some(unread) = unread {
+            unread.watch(answers.watched());
+        }
+        Ok(Response::new(answers))
     }
 
     async fn topology(&self, request: tonic::Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyResponse>, Status> {
         let topology = self.inbox.ask(Question::Topology).await.map_err(stopping)?;
-        Ok(Response::new(topology_response(self.cluster, topology, request.into_inner().known_epoch)))
+        let known_epoch = request.into_inner().known_epoch;
+        answer(&self.shared.budgets.answers, topology_response(self.cluster, topology, known_epoch))
     }
 }

@@ -14,24 +14,28 @@ use tonic::{Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::wait_for;
+use crate::budget::{Budget, Charge};
 use crate::driver::{Event, Inbox};
 use crate::peers::{LinkEvent, Own, admit, greet};
 
 /// Until a dialler that says nothing is sent away.
 const HELLO_MAX: Duration = Duration::from_secs(3);
+/// What the messages of an ordinary frame take in memory: only more is counted.
+const FEW_BYTES: usize = 64 << 10;
 
 /// Takes peers' streams.
 #[derive(Clone)]
 pub struct PeerService {
     own: Arc<Own>,
     inbox: Inbox,
+    calls: Arc<Budget>,
     stopping: watch::Receiver<bool>,
 }
 
 impl PeerService {
-    /// A service that greets as `own` and feeds the loop behind `inbox`.
-    pub fn new(own: Own, inbox: Inbox, stopping: watch::Receiver<bool>) -> Self {
-        Self { own: Arc::new(own), inbox, stopping }
+    /// A service that greets as `own` and feeds the loop behind `inbox`. What it reads is charged to `calls`.
+    pub fn new(own: Own, inbox: Inbox, calls: Arc<Budget>, stopping: watch::Receiver<bool>) -> Self {
+        Self { own: Arc::new(own), inbox, calls, stopping }
     }
 }
 
@@ -55,7 +59,8 @@ impl Peer for PeerService {
         if node != self.own.node {
             let greeted = LinkEvent::Greeted { node, peer_address: hello.peer_address };
             self.inbox.send(Event::Link(greeted), 0).await.map_err(super::stopping)?;
-            tokio::spawn(receive(frames, node, self.inbox.clone(), answers, self.stopping.clone()));
+            let elements = Charge::new(&self.calls);
+            tokio::spawn(receive(frames, node, self.inbox.clone(), elements, answers, self.stopping.clone()));
         }
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -66,6 +71,7 @@ async fn receive(
     mut frames: Streaming<v1::PeerFrame>,
     from: NodeId,
     inbox: Inbox,
+    mut elements: Charge,
     answers: mpsc::Sender<Result<v1::PeerFrame, Status>>,
     stopping: watch::Receiver<bool>,
 ) {
@@ -78,11 +84,19 @@ async fn receive(
         };
         match frame {
             Ok(Some(frame)) => {
-                let bytes = frame.encoded_len();
+                let in_memory = frame.messages.len() * size_of::<Message>();
+                let bytes = frame.encoded_len() + in_memory;
+                if let Err(full) = elements.set_bulk(in_memory.saturating_sub(FEW_BYTES)) {
+                    warn!(peer = %from, %full, "an incoming stream is ended");
+                    let _ = answers.try_send(Err(Status::resource_exhausted(full.to_string())));
+                    break;
+                }
                 let messages = read(frame, from);
                 if inbox.send(Event::Messages { from, messages }, bytes).await.is_err() {
                     break;
                 }
+                // Smaller than before always fits.
+                let _ = elements.set(0);
             }
             Ok(None) => break,
             Err(status) => {

@@ -6,18 +6,21 @@
 //! A node that stops goes on reading for a moment, so that what was on its way is refused and not left without a word.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use dynamo_core::request::{Operation, Request};
 use dynamo_proto::kv::session_request;
 use dynamo_proto::v1;
 use futures::{Stream, StreamExt as _};
-use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 use super::wait_for;
+use crate::budget::Charge;
+use crate::connections::Watched;
 use crate::driver::{Event, Inbox, SessionReceiver, SessionSender, Shared, Window};
 
 /// A frame takes no further answer when it has this many bytes.
@@ -25,11 +28,31 @@ const FRAME_BYTES: usize = 1 << 20;
 /// For so long a session is read after the node was told to stop: a client far away hears of it, and what it sent until then arrives.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// What the requests of an ordinary frame take in memory: only more is counted.
+const FEW_BYTES: usize = 64 << 10;
+/// A field that is a small part of a longer frame has memory of its own: a request may be kept for long, and its frame with it.
+const FRAME_SHARED_MAX: usize = 64 << 10;
+const SMALL_SHARE: usize = 4;
+/// For so long a session may stand still at no charge, as it does between two turns of the loop ...
+const STILL_FREE: Duration = Duration::from_secs(1);
+/// ... and after that it is charged what its client may have sent meanwhile: HTTP/2's window, and what its frames take beside.
+pub(super) const STILL_BYTES: usize = 2 << 20;
+
 /// The session's outgoing stream.
 pub struct Answers {
     receiver: SessionReceiver,
     window: Arc<Window>,
     shared: Shared,
+    /// Why no more of the session is read, if that is for the client to know.
+    ended: oneshot::Receiver<Status>,
+}
+
+impl Answers {
+    /// For those who look whether they are read.
+    pub fn watched(&self) -> Weak<dyn Watched> {
+        let window: Weak<Window> = Arc::downgrade(&self.window);
+        window
+    }
 }
 
 /// Begins to read `frames`.
@@ -41,7 +64,9 @@ pub fn start(
 ) -> Answers {
     let (session, receiver, window) = shared.session();
     let reading = shared.reading();
-    let reader = read(frames, inbox, session, Arc::clone(&window));
+    let (end, ended) = oneshot::channel();
+    let charge = Charge::new(&shared.budgets.calls);
+    let reader = read(frames, inbox, session, Arc::clone(&window), charge);
     tokio::spawn(async move {
         let stop = async {
             wait_for(stopping).await;
@@ -49,49 +74,95 @@ pub fn start(
         };
         tokio::select! {
             biased;
-            () = reader => {}
+            read = reader => if let Err(status) = read {
+                // Nobody is there to hear it, then.
+                let _ = end.send(status);
+            },
             () = stop => {}
         }
         drop(reading);
     });
-    Answers { receiver, window, shared }
+    Answers { receiver, window, shared, ended }
 }
 
-/// Ends when the client has said all or went away; what is in flight is still answered.
+/// Ends when the client has said all or went away, and with an error when it says what is not taken; what is in flight is still answered.
 async fn read(
     mut frames: impl Stream<Item = Result<v1::SessionRequests, Status>> + Unpin,
     inbox: Inbox,
     session: SessionSender,
     window: Arc<Window>,
-) {
-    while let Some(Ok(v1::SessionRequests { requests, .. })) = frames.next().await {
+    mut charge: Charge,
+) -> Result<(), Status> {
+    while let Some(frame) = frames.next().await {
+        let v1::SessionRequests { requests, .. } = frame?;
+        let count = requests.len();
+        let frame_bytes: usize = requests.iter().map(prost::Message::encoded_len).sum();
+        let held = (requests.capacity() * size_of::<v1::SessionRequest>()).saturating_sub(FEW_BYTES);
+        hold(&mut charge, held)?;
         let mut requests = requests.into_iter();
         // More than may be in flight is handed over in parts.
         while requests.len() > 0 {
-            let Some(taken) = window.take(requests.len()).await else { return };
-            if hand_over(requests.by_ref().take(taken), &inbox, &session).await.is_none() {
-                return;
+            let Some(taken) = room(&window, requests.len(), &mut charge, held).await? else { return Ok(()) };
+            let bytes = (frame_bytes / count + size_of::<Request>()) * taken;
+            let part = hand_over(requests.by_ref().take(taken), frame_bytes, &session);
+            if inbox.send(Event::Session { requests: part, session: session.clone() }, bytes).await.is_err() {
+                return Ok(());
             }
         }
     }
+    Ok(())
 }
 
-/// `None` when the node has ended.
-async fn hand_over(part: impl Iterator<Item = v1::SessionRequest>, inbox: &Inbox, session: &SessionSender) -> Option<()> {
+fn hold(charge: &mut Charge, bytes: usize) -> Result<(), Status> {
+    charge.set_bulk(bytes).map_err(|full| Status::resource_exhausted(full.to_string()))
+}
+
+/// Waits until some of `waiting` requests may be in flight, with what that holds charged; `None` once the session has ended.
+async fn room(window: &Window, waiting: usize, charge: &mut Charge, held: usize) -> Result<Option<usize>, Status> {
+    if let Ok(taken) = tokio::time::timeout(STILL_FREE, window.take(waiting)).await {
+        return Ok(taken);
+    }
+    hold(charge, held + STILL_BYTES)?;
+    let taken = window.take(waiting).await;
+    hold(charge, held)?;
+    Ok(taken)
+}
+
+/// Those that can be served; the others are answered at once.
+fn hand_over(part: impl Iterator<Item = v1::SessionRequest>, frame_bytes: usize, session: &SessionSender) -> Vec<(u64, Request)> {
     let mut requests = Vec::with_capacity(part.size_hint().0);
-    let mut bytes = 0;
-    for request in part {
-        bytes += request.encoded_len();
-        let v1::SessionRequest { id, request } = request;
+    for v1::SessionRequest { id, request } in part {
         match session_request(request) {
-            Ok(request) => requests.push((id, request)),
+            Ok(mut request) => {
+                leave_frame(&mut request.operation, frame_bytes);
+                requests.push((id, request));
+            }
             Err(failure) => {
                 let response = v1::session_response::Response::Failure(failure.into());
                 session.send(v1::SessionResponse { id, response: Some(response) });
             }
         }
     }
-    inbox.send(Event::Session { requests, session: session.clone() }, bytes).await.ok()
+    requests
+}
+
+fn leave_frame(operation: &mut Operation, frame_bytes: usize) {
+    if frame_bytes <= FRAME_SHARED_MAX {
+        return;
+    }
+    let leave = |field: &mut Bytes| {
+        if !field.is_empty() && field.len() < frame_bytes / SMALL_SHARE {
+            *field = Bytes::copy_from_slice(field);
+        }
+    };
+    match operation {
+        Operation::Get => {}
+        Operation::Put { data, context, .. } => {
+            leave(data);
+            leave(context);
+        }
+        Operation::Delete { context } => leave(context),
+    }
 }
 
 impl Stream for Answers {
@@ -119,7 +190,7 @@ impl Stream for Answers {
         }
         match (responses.is_empty(), ended) {
             (false, _) => Poll::Ready(Some(Ok(v1::SessionResponses { responses, epoch: self.shared.epoch().0 }))),
-            (true, true) => Poll::Ready(None),
+            (true, true) => Poll::Ready(self.ended.try_recv().ok().map(Err)),
             (true, false) => Poll::Pending,
         }
     }
@@ -179,7 +250,11 @@ mod tests {
         };
         let bound = SESSION_BYTES_MAX + VALUE_BYTES;
         answer_all().await;
-        assert!((SESSION_BYTES_MAX / 2..=bound).contains(&shared.answer_bytes()), "{} bytes", shared.answer_bytes());
+        assert!(
+            (SESSION_BYTES_MAX / 2..=bound).contains(&shared.budgets.answers.held()),
+            "{} bytes",
+            shared.budgets.answers.held()
+        );
         let mut answered = BTreeSet::new();
         while let Some(Some(frame)) = answers.next().now_or_never() {
             for v1::SessionResponse { id, response } in frame.unwrap().responses {
@@ -187,10 +262,29 @@ mod tests {
                 assert!(answered.insert(id), "{id} is answered twice");
             }
             answer_all().await;
-            assert!(shared.answer_bytes() <= bound, "{} bytes", shared.answer_bytes());
+            assert!(shared.budgets.answers.held() <= bound, "{} bytes", shared.budgets.answers.held());
         }
         assert_eq!(answered.len() as u64, REQUESTS);
-        assert_eq!(shared.answer_bytes(), 0);
+        assert_eq!(shared.budgets.answers.held(), 0);
+    }
+
+    #[test]
+    fn a_small_part_of_a_long_frame_does_not_keep_the_frame() {
+        let frame = Bytes::from(vec![7; 2 * FRAME_SHARED_MAX]);
+        for (part, frame_bytes, has_left) in
+            [(10, frame.len(), true), (10, FRAME_SHARED_MAX, false), (frame.len() / 2, frame.len(), false)]
+        {
+            let field = frame.slice(..part);
+            let mut put = Operation::Put { data: field.clone(), context: field.clone(), create_only: false };
+            let mut delete = Operation::Delete { context: field };
+            leave_frame(&mut put, frame_bytes);
+            leave_frame(&mut delete, frame_bytes);
+            let (Operation::Put { data, context, .. }, Operation::Delete { context: seen }) = (put, delete) else { panic!() };
+            for field in [data, context, seen] {
+                assert_eq!(field, frame[..part]);
+                assert_eq!(frame.as_ptr_range().contains(&field.as_ptr()), !has_left, "{part} of {frame_bytes}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -1,9 +1,12 @@
 //! The process: its exit codes, and what `kill -9` may not take.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::rebalance::first_ring;
 use dynamo_core::ring::Member;
@@ -11,6 +14,9 @@ use dynamo_proto::v1;
 use dynamo_proto::v1::admin_client::AdminClient;
 use dynamo_proto::v1::kv_client::KvClient;
 use tempfile::TempDir;
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tower_service::Service as _;
 
 use crate::support::{CLUSTER, get, put, until, values};
 
@@ -54,6 +60,29 @@ impl Process {
 
     async fn admin(&self) -> AdminClient<tonic::transport::Channel> {
         AdminClient::connect(format!("http://{}", self.client)).await.unwrap()
+    }
+
+    /// It is ready, and the one member of its ring.
+    async fn founds_a_cluster(&self) {
+        until("it is ready", || self.is_ready()).await;
+        let status = self.admin().await.status(v1::StatusRequest {}).await.unwrap().into_inner();
+        let member = Member { zone: "default".into(), weight: 1 };
+        let members = [(NodeId::from_slice(&status.node).unwrap(), member)].into();
+        let ring = first_ring(ClusterId::parse(CLUSTER).unwrap(), 4, 1, &members).unwrap();
+        self.admin().await.propose_ring(v1::ProposeRingRequest { ring: ring.encode() }).await.unwrap();
+    }
+
+    /// Memory that it has of its own.
+    fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
+    }
+
+    /// A connection on which no answer goes beyond its headers.
+    async fn unreading(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.client)).unwrap();
+        endpoint.initial_stream_window_size(0).connect().await.unwrap()
     }
 
     async fn is_ready(&self) -> bool {
@@ -108,14 +137,10 @@ async fn what_was_acknowledged_survives_kill_9() {
     let mut acknowledged = 0;
     for round in 0..3 {
         let process = Process::start(dir.path());
-        until("it is ready", || process.is_ready()).await;
         if round == 0 {
-            let status = process.admin().await.status(v1::StatusRequest {}).await.unwrap().into_inner();
-            let member = Member { zone: "default".into(), weight: 1 };
-            let members = [(NodeId::from_slice(&status.node).unwrap(), member)].into();
-            let ring = first_ring(ClusterId::parse(CLUSTER).unwrap(), 4, 1, &members).unwrap();
-            process.admin().await.propose_ring(v1::ProposeRingRequest { ring: ring.encode() }).await.unwrap();
+            process.founds_a_cluster().await;
         }
+        until("it is ready", || process.is_ready()).await;
         let mut kv = process.kv().await;
         for key in 0..acknowledged {
             let read = kv.get(get(&format!("k{key}"))).await.unwrap().into_inner();
@@ -138,4 +163,69 @@ async fn sigterm_ends_with_0() {
     let killed = Command::new("kill").args(["-TERM", &process.child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
+
+/// All but the last byte of a message, and never that.
+struct Half(Option<Bytes>);
+
+impl http_body::Body for Half {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))))
+    }
+}
+
+#[tokio::test]
+async fn hundreds_of_clients_that_send_half_and_read_nothing_take_no_more_memory_than_calls_and_answers_may() {
+    const CLIENTS: usize = 200;
+    const MESSAGE_BYTES: usize = 4 << 20;
+    const VALUE_BYTES: usize = 1 << 20;
+    // 256 MiB each, of the 1.6 GiB that these clients ask for, and half as much for what surrounds it, once the allocator has given back what
+    // came and went.
+    const MOST: usize = (3 * 256) << 20;
+    let dir = TempDir::new().unwrap();
+    let process = Process::start(dir.path());
+    process.founds_a_cluster().await;
+    let kv = || async { process.kv().await.max_decoding_message_size(2 * VALUE_BYTES) };
+    let large = v1::PutRequest { value: vec![7; VALUE_BYTES].into(), ..put("large", "") };
+    until("it serves", || async { kv().await.put(large.clone()).await.is_ok() }).await;
+    let before = process.resident_bytes();
+
+    let prefix = [&[0], &(MESSAGE_BYTES as u32).to_be_bytes()[..]].concat();
+    let half = Bytes::from([prefix, vec![0; MESSAGE_BYTES - 1]].concat());
+    let (mut readers, mut writers) = (Vec::new(), Vec::new());
+    for _ in 0..CLIENTS {
+        let mut channel = process.unreading().await;
+        for _ in 0..4 {
+            let mut kv = KvClient::new(channel.clone()).max_decoding_message_size(2 * VALUE_BYTES);
+            readers.push(tokio::spawn(async move { drop(kv.get(get("large")).await) }));
+        }
+        let request = http::Request::post("/dynamo.v1.Kv/Put").header("content-type", "application/grpc");
+        let request = request.header("te", "trailers").body(Body::new(Half(Some(half.clone())))).unwrap();
+        writers.push(tokio::spawn(async move {
+            std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+            drop(channel.call(request).await);
+        }));
+    }
+    let shorts = Cell::new(0);
+    until("there is no room for more answers, and what is short is served all the same", || async {
+        kv().await.put(put(&format!("short{}", shorts.replace(shorts.get() + 1)), "v")).await.unwrap();
+        let refused = kv().await.get(get("large")).await;
+        refused.is_err_and(|status| status.message().contains("answers that clients have not read hold "))
+    })
+    .await;
+    until("most that send half are refused, for the rest there is room", || async {
+        writers.iter().filter(|writer| !writer.is_finished()).count() < CLIENTS / 3
+    })
+    .await;
+    until("no more is held than may be", || async { process.resident_bytes() < before + MOST }).await;
+    let waiting = readers.iter().filter(|reader| !reader.is_finished()).count();
+    assert!(waiting > 200, "{waiting} answers wait");
+    readers.iter().chain(&writers).for_each(tokio::task::JoinHandle::abort);
+    until("there is room again", || async { kv().await.get(get("large")).await.is_ok() }).await;
 }
