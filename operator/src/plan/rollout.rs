@@ -114,7 +114,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// The pod that runs, is to go for the same reason, and that the controller does not restart, since it waits for one above it that is
-    /// [left out](Self::is_left_out). One, since what this look says of restarts holds for one.
+    /// left out (`is_left_out`). One, since what this look says of restarts holds for one.
     pub fn restarted(&self) -> Option<&'a Place> {
         let waited_for = |place: &Place| {
             let above = place.ordinal + 1..self.observed.replicas(&place.zone);
@@ -133,7 +133,7 @@ impl<'a> Rollout<'a> {
         })
     }
 
-    /// `zone` is in the middle of a rollout, and not only because of pods that are [left out](Self::is_left_out).
+    /// `zone` is in the middle of a rollout, and not only because of pods that are left out (`is_left_out`).
     pub fn is_under_way(&self, zone: &str) -> bool {
         let Some(set) = self.observed.sets.get(zone).filter(|set| set.rolling) else { return false };
         let all_done = || (0..set.replicas).all(|ordinal| self.is_done(&Place { zone: zone.to_owned(), ordinal }));
