@@ -2,9 +2,9 @@
 //!
 //! | budget | of | charged |
 //! |---|---|---|
-//! | calls of clients | [`CALLS_PART`] | each call, its message as far as it has come, the frame that a session works on, a session that stands still |
-//! | calls of peers | [`PEER_CALLS_BYTES`] | the same, of links |
-//! | answers | [`ANSWERS_PART`] | each answer until it is in the socket |
+//! | calls of clients | `CALLS_PART` | each call, its message as far as it has come, the frame that a session works on, a session that stands still |
+//! | calls of peers | `PEER_CALLS_BYTES` | the same, of links |
+//! | answers | `ANSWERS_PART` | each answer until it is in the socket |
 //!
 //! A thing that would exceed its budget is refused, with the budget's name and numbers. What is charged is given back when it is dropped.
 //!

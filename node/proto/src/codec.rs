@@ -1,7 +1,7 @@
 //! The codec of every service: prost's, but for messages whose elements would take far more memory than their bytes.
 //!
 //! An element of a repeated field may be two bytes on the wire and hundreds in memory: a frame of 16 MiB would become gigabytes. So
-//! the elements are counted before the first is made, which reads the tags and lengths of those fields alone ([`crate::elements`]).
+//! the elements are counted before the first is made, which reads the tags and lengths of those fields alone (`elements.rs`).
 
 use std::fmt;
 use std::marker::PhantomData;
