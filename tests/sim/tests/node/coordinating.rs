@@ -184,6 +184,17 @@ fn any_two_nodes_take_a_put_of_a_partition_that_moves_and_answer_a_get() {
     }
 }
 
+/// Its process stood still meanwhile: that it should ask others, itself among them, and that the time is over comes with one tick.
+#[test]
+fn a_get_whose_time_is_over_when_others_are_to_be_asked_is_answered() {
+    let ring = ring_of(5, 3, 3);
+    let mut one = One::start(&ring);
+    one.forward(FORWARDER, 1, Request { operation: Operation::Get, ..put(&key(&ring, false), "") });
+    assert_eq!(one.outcome(1), None);
+    one.stand_still(Duration::from_secs(60));
+    assert_eq!(one.outcome(1), Some(Err(Failure::Unavailable { acknowledged: 0, required: 2 })));
+}
+
 /// A member that runs and was declared lost: what it has under way it may have written, and others may have acknowledged.
 #[test]
 fn who_waits_for_a_member_that_is_declared_lost_is_told_and_of_a_put_that_its_outcome_is_open() {

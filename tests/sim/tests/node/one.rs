@@ -188,6 +188,13 @@ impl One {
         }
     }
 
+    /// Its process stands still, and goes on with one tick.
+    pub fn stand_still(&mut self, duration: Duration) {
+        self.now.instant = self.now.instant + duration;
+        self.now.wall_ms += duration.as_millis() as u64;
+        self.feed(Input::Tick);
+    }
+
     /// Time passes, and nothing else happens. Peers are heard, so that they are not suspected.
     pub fn wait(&mut self, duration: Duration, ring: &Ring) {
         for _ in 0..duration.as_millis() / 100 {

@@ -79,10 +79,11 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
+        let mut own = None;
         for output in outputs.drain(..) {
             match output {
                 get::Output::Fetch { from, digest_only } if from == self.identity.node => {
-                    self.read_own(number, digest_only, now, out)?;
+                    own = Some(own.unwrap_or(true) && digest_only);
                 }
                 get::Output::Fetch { from, digest_only } => {
                     if let Some(job) = self.requests.gets.get(&number) {
@@ -99,7 +100,8 @@ impl<S: Storage> Node<S> {
             }
         }
         self.requests.get_outputs = outputs;
-        Ok(())
+        // Last: with its own copy the get may be over, and nobody would be there to answer.
+        own.map_or(Ok(()), |digest_only| self.read_own(number, digest_only, now, out))
     }
 
     fn read_own(&mut self, number: RequestId, digest_only: bool, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
