@@ -29,8 +29,8 @@ pub struct Edit {
     pub original: String,
     /// Behind it.
     pub after: String,
-    /// What replaces it.
-    pub mutated: String,
+    /// What replaces it, perhaps nothing; `None` if the list does not say.
+    pub mutated: Option<String>,
 }
 
 /// Reads the list.
@@ -58,7 +58,7 @@ pub fn parse(text: &str) -> Result<Vec<Mutant>, Box<dyn Error>> {
             ("breaks", _) => mutant.breaks = rest.into(),
             ("same", _) => mutant.same = Some(rest.into()),
             ("-", Some(edit)) => (edit.before, edit.original, edit.after) = split(rest),
-            ("+", Some(edit)) => edit.mutated = rest.into(),
+            ("+", Some(edit)) => edit.mutated = Some(rest.into()),
             _ => return Err(wrong("neither mutant, breaks, same, in, - nor +").into()),
         }
     }
@@ -81,10 +81,23 @@ fn check(mutants: &[Mutant]) -> Result<(), Box<dyn Error>> {
         return Err("two mutants have one name".into());
     }
     let incomplete = |mutant: &&Mutant| {
-        mutant.breaks.is_empty() || mutant.edits.is_empty() || mutant.edits.iter().any(|edit| edit.original.is_empty())
+        let lacks = |edit: &Edit| edit.original.is_empty() || (edit.mutated.is_none() && mutant.same.is_none());
+        mutant.breaks.is_empty() || mutant.edits.is_empty() || mutant.edits.iter().any(lacks)
     };
     match mutants.iter().find(incomplete) {
-        Some(mutant) => Err(format!("{} says not what it breaks, or has no text", mutant.name).into()),
+        Some(mutant) => Err(format!("{} says not what it breaks, or has no text, or none that replaces it", mutant.name).into()),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mutant_says_what_replaces_its_text_or_why_nothing_does() {
+        let said = |last: &str| parse(&format!("mutant m\nbreaks b\nin a.rs\n- text\n{last}")).is_ok();
+        assert!(said("+ true") && said("+") && said("same s"));
+        assert!(!said(""));
     }
 }

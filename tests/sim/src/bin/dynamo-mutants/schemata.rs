@@ -29,8 +29,9 @@ pub fn weave(mutants: &[Mutant], sources: &mut BTreeMap<String, String>) -> Resu
     let mut missing = Vec::new();
     for (at, mutant) in mutants.iter().enumerate() {
         for edit in &mutant.edits {
+            let mutated = edit.mutated.as_deref().unwrap_or_default();
             match sources.get(&edit.file).ok_or_else(|| "there is no such file".to_owned()).and_then(|text| find(text, edit)) {
-                Ok(span) => choices.entry(&edit.file).or_default().push((span, at as u32 + 1, &edit.mutated)),
+                Ok(span) => choices.entry(&edit.file).or_default().push((span, at as u32 + 1, mutated)),
                 Err(why) => missing.push(format!("{}: {}: {why}: {}", mutant.name, edit.file, edit.original)),
             }
         }
