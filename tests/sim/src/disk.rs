@@ -133,6 +133,8 @@ impl Disk {
 
     /// The process is killed: only the group that it had not handed over is lost.
     pub fn killed(&mut self) {
+        // Of the open group: what was dropped and removed in those before it was looked at when they were closed.
+        (self.dropped, self.removed) = (Vec::new(), Vec::new());
         let open = std::mem::take(&mut self.open);
         self.undo(open);
         // A write that is lost may come again, and then lies in a later group.

@@ -108,17 +108,14 @@ impl Run {
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
                 Happening::Alarm(Alarm::FaultEnds(number)) => {
                     if self.faults.ends(number, &mut self.sim, &mut self.writer) {
-                        self.workload.ledger.lose(|write| self.sim.copies_lost(write));
+                        self.lose(1);
                         self.workload.ledger.miss(|write| self.sim.copies_lost(write));
                     }
                 }
                 Happening::Alarm(Alarm::Adopted(host)) => self.faults.adopted(host, &mut self.sim),
                 Happening::Alarm(Alarm::Loss) => {
                     self.losses.strike(&mut self.sim, &mut self.writer);
-                    self.workload.ledger.lose(|write| self.sim.copies_lost(write));
-                    let witness = self.sim.witness();
-                    let known = |delete| !witness.dots_of(delete).is_empty();
-                    self.workload.ledger.lose_tombstones(self.sim.lost_at_once(), known);
+                    self.lose(self.sim.lost_at_once());
                 }
                 Happening::Alarm(Alarm::Returns(host)) => self.losses.returns(host, &mut self.sim),
             }
@@ -166,6 +163,14 @@ impl Run {
     fn judge(&mut self) -> Result<(), Violation> {
         self.verdict()?;
         self.write_in_peace()
+    }
+
+    /// So many disks are lost at once by now, or went back in time.
+    fn lose(&mut self, disks: usize) {
+        self.workload.ledger.lose(|write| self.sim.copies_lost(write));
+        let witness = self.sim.witness();
+        let known = |delete| !witness.dots_of(delete).is_empty();
+        self.workload.ledger.lose_tombstones(disks, known);
     }
 
     fn verdict(&mut self) -> Result<(), Violation> {

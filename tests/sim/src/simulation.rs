@@ -439,7 +439,8 @@ impl Simulation {
             {
                 *waves.entry(wave).or_default() += 1;
             }
-            if restored.as_ref().is_some_and(|restored| held(&restored.0) && !held(&restored.1)) {
+            let knew = |disk: &Disk| held(disk) || dots.iter().any(|(name, dot)| disk.has_reaped(name, *dot));
+            if restored.as_ref().is_some_and(|restored| knew(&restored.0) && !knew(&restored.1)) {
                 *waves.entry(RESTORED).or_default() += 1;
             }
         }
