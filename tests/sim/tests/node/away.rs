@@ -11,7 +11,7 @@ use dynamo_core::name::Name;
 use dynamo_core::node::Input;
 use dynamo_core::ring::Ring;
 
-use crate::one::{CLUSTER, One, gossip, id, ring_of};
+use crate::one::{CLUSTER, One, gossip, id, ring_of, stranger};
 use crate::{SECOND, moving, object, replicate};
 
 fn link(one: &mut One, peer: NodeId) {
@@ -121,7 +121,7 @@ fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
         (0..10_000).map(|at| Name::new("carts", format!("k{at}"))).map(|name| (ring.partition_of(&name), name)).collect();
     foreign.retain(|partition, _| !ring.placement(*partition).involves(id(1)));
     for (number, (partition, name)) in foreign.iter().enumerate() {
-        let stranger = (2..=5).map(id).find(|node| !ring.placement(*partition).involves(*node)).expect("five nodes");
+        let stranger = stranger(&ring, *partition);
         one.hear(3, replicate(number as u64, ring.epoch, name, &object(3, 1, "milk"), Some(stranger)));
     }
     one.sync();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_core::id::{Incarnation, NodeId, PartitionId, RequestId, RequestKey};
+use dynamo_core::id::{Incarnation, NodeId, RequestId, RequestKey};
 use dynamo_core::message::Message;
 use dynamo_core::node::Input;
 use dynamo_core::preference_list;
@@ -12,17 +12,11 @@ use dynamo_core::request::{Failure, Operation, Outcome, QuorumWish, Request, Suc
 use dynamo_core::ring::{Ring, Stage};
 use dynamo_core::version::{Actor, Dot, Value};
 
-use crate::one::{CLUSTER, One, id, key, put, ring_of};
+use crate::one::{CLUSTER, One, id, key, put, ring_of, stranger};
 use crate::{moving, replicate};
 
 /// Who forwards the requests.
 const FORWARDER: u8 = 2;
-
-/// A member that is none of the replicas.
-fn stranger(ring: &Ring, partition: PartitionId) -> NodeId {
-    let others = ring.members.keys().filter(|node| **node != id(1));
-    *others.rev().find(|node| !ring.placement(partition).involves(**node)).expect("more members than replicas")
-}
 
 /// The number under which it asks its peers, and whom.
 fn asked(one: &mut One) -> (RequestId, Vec<NodeId>) {

@@ -25,7 +25,7 @@ use dynamo_core::name::Name;
 use dynamo_core::ring::{Move, Ring, Stage};
 use dynamo_core::version::{Actor, CausalContext, Digest, Dot, Object, Value};
 
-use crate::one::{CLUSTER, One, gossip, id, key, newest, ring};
+use crate::one::{CLUSTER, One, gossip, id, key, newest, ring, stranger};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -213,7 +213,7 @@ mod nothing_is_dropped_too_early {
         let beside = |at: &Name| *at != name && ring.partition_of(at) == partition;
         let other = (0..).map(|at| Name::new("carts", format!("k{at}"))).find(beside).expect("there is such a key");
         let (kept, owner) = (object(2, 1, "milk"), ring.placement(partition).replicas[0]);
-        let stranger = (2..=5).map(id).find(|node| !ring.placement(partition).involves(*node)).expect("five nodes");
+        let stranger = stranger(&ring, partition);
         for (number, name) in [(7, &name), (8, &other)] {
             one.hear(2, replicate(number, ring.epoch, name, &kept, Some(stranger)));
         }
@@ -320,7 +320,7 @@ mod nothing_is_dropped_too_early {
             foreign.push((ring.partition_of(&name), name));
         }
         for (number, (partition, name)) in foreign.iter().enumerate() {
-            let stranger = (2..=5).map(id).find(|node| !ring.placement(*partition).involves(*node)).expect("five nodes");
+            let stranger = stranger(&ring, *partition);
             one.hear(2, replicate(number as u64, ring.epoch, name, &object(2, 1, "milk"), Some(stranger)));
         }
         one.sync();
@@ -372,7 +372,7 @@ mod nothing_is_dropped_too_early {
             one.hear(2, replicate(at as u64, first.epoch, name, &object(2, at as u64 + 1, "milk"), None));
         }
         one.sync();
-        let newcomer = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+        let newcomer = stranger(&first, partition);
         let next = moving(&first, partition, id(1), newcomer);
         one.adopt(&next);
         one.sync();

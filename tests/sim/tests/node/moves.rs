@@ -90,7 +90,7 @@ fn a_copy_that_changed_since_its_owners_were_asked_is_not_dropped() {
     let mut one = One::start(&ring);
     let name = key(&ring, false);
     let partition = ring.partition_of(&name);
-    let stranger = (2..=5).map(id).find(|node| !ring.placement(partition).involves(*node)).expect("five nodes");
+    let stranger = stranger(&ring, partition);
     one.hear(2, replicate(7, ring.epoch, &name, &object(2, 1, "milk"), Some(stranger)));
     one.sync();
     one.all_hold(&ring);
@@ -113,7 +113,7 @@ fn a_copy_is_sent_under_a_ring_that_no_power_loss_can_take_back() {
     let mut one = One::start(&first);
     let name = key(&first, true);
     let partition = first.partition_of(&name);
-    let newcomer = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+    let newcomer = stranger(&first, partition);
     one.hear(2, replicate(7, first.epoch, &name, &object(2, 1, "milk"), None));
     one.sync();
     let next = moving(&first, partition, id(1), newcomer);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_core::config::Config;
 use dynamo_core::gossip::MemberState;
-use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
+use dynamo_core::id::{ClusterId, Epoch, NodeId, PartitionId, RequestId};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
 use dynamo_core::node::{Identity, Input, Node, Output};
@@ -36,6 +36,12 @@ pub fn ring(nodes: u8) -> Ring {
 pub fn ring_of(nodes: u8, bits: u8, n: u8) -> Ring {
     let members: Members = (1..=nodes).map(|number| (id(number), Member { zone: "z".into(), weight: 1 })).collect();
     rebalance::first_ring(CLUSTER, bits, n, &members).expect("a ring of so many")
+}
+
+/// A member that neither is a replica nor becomes one.
+pub fn stranger(ring: &Ring, partition: PartitionId) -> NodeId {
+    let others = ring.members.keys().filter(|node| **node != id(1));
+    others.copied().find(|node| !ring.placement(partition).involves(*node)).expect("more members than replicas")
 }
 
 /// A key that the node under test holds, or does not hold.

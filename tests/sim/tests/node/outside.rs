@@ -44,7 +44,7 @@ fn it_does_not_stand_in_for_a_replica_with_its_own_disk() {
 fn it_coordinates_where_a_member_stands_in() {
     let name = key(&ring(5), false);
     let ring = without_node_1(&ring(5));
-    let spare = (2..=5).map(id).find(|node| !ring.placement(ring.partition_of(&name)).involves(*node)).expect("four nodes");
+    let spare = stranger(&ring, ring.partition_of(&name));
     let (mut one, _) = outside(Some(spare));
     one.try_put(&name, "milk", Bytes::new());
     let sent = one.sent();

@@ -114,7 +114,7 @@ fn no_tombstone_goes_while_a_node_has_a_copy_that_is_not_its_own() {
     let ring = ring(5);
     let name = key(&ring, false);
     let partition = ring.partition_of(&name);
-    let stranger = (2..=5).map(id).find(|node| !ring.placement(partition).involves(*node)).expect("five nodes");
+    let stranger = stranger(&ring, partition);
     for stray in [true, false] {
         let mut one = One::start(&ring);
         if stray {

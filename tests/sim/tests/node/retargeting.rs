@@ -13,7 +13,7 @@ fn rings(names: usize) -> (Ring, Ring, NodeId, Vec<Name>) {
     let first = ring(5);
     let partition = first.partition_of(&key(&first, false));
     let target = first.placement(partition).replicas[0];
-    let spare = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+    let spare = stranger(&first, partition);
     let next = first.successor(|next| next.placements[partition.0 as usize].replicas[0] = spare);
     let keys = (0..).map(|at| Name::new("carts", format!("k{at}")));
     let names = keys.filter(|name| first.partition_of(name) == partition).take(names).collect();
@@ -82,7 +82,7 @@ fn a_hint_that_becomes_a_copy_to_be_kept_is_not_sent_and_waits_for_room_on_the_d
 fn a_hint_for_a_replica_that_a_move_takes_out_goes_to_all_writers_as_a_copy() {
     let (first, _, target, names) = rings(1);
     let partition = first.partition_of(&names[0]);
-    let spare = (2..=5).map(id).find(|node| !first.placement(partition).involves(*node)).expect("five nodes");
+    let spare = stranger(&first, partition);
     let mut one = with_hints(&first, target, &names);
     let next = moving(&first, partition, target, spare);
     one.adopt(&next);
@@ -161,7 +161,7 @@ fn a_ring_that_comes_during_a_look_at_the_hints_is_not_forgotten() {
     };
     let mut one = with_hints(&first, target, &[of(early, 1), of(late, PER_TICK)].concat());
     let without_target = |before: &Ring, partition: PartitionId| {
-        let spare = (2..=5).map(id).find(|node| !before.placement(partition).involves(*node)).expect("five nodes");
+        let spare = stranger(before, partition);
         before.successor(|next| {
             let replicas = &mut next.placements[partition.0 as usize].replicas;
             replicas.iter_mut().filter(|node| **node == target).for_each(|node| *node = spare);
