@@ -115,9 +115,9 @@ fn a_ring_is_given_to_others_when_no_power_loss_can_take_it_back() {
     let next = first.successor(|_| ());
     one.sent();
     one.adopt(&next);
+    let (request, _) = one.put(&key(&first, true), "eggs");
     one.hear(2, Message::RingRequest { epoch: first.epoch });
     one.hear(3, replicate(7, first.epoch, &key(&first, true), &object(2, 1, "milk"), None));
-    let (request, _) = one.put(&key(&first, true), "eggs");
     one.hear(4, Message::Refused { request, reason: Refusal::Behind, epoch: first.epoch });
     let given = |one: &mut One| {
         let ring = |(to, message): (NodeId, Message)| matches!(message, Message::RingUpdate { .. }).then_some(to);
