@@ -41,7 +41,7 @@ counters! {
     actors_kept: "Starts after a clean stop that went on under the former actors.",
     actors_renewed: "Times that this node took new actors since its former ones may have been used elsewhere.",
     requests_forwarded: "Requests forwarded to a replica.",
-    forwards_asked_again: "Forwarded requests that were asked of a second replica.",
+    forwards_asked_again: "Times that a forwarded request was asked of another replica.",
     requests_restarted: "Requests started again under a newer ring.",
     puts_refused_clock_skew: "Puts to last-writer-wins buckets refused because this node's clock differs from most peers'; among those that failed.",
     puts_refused_siblings: "Puts and deletes refused because the key has too many siblings, or too many bytes of them; among those that failed.",

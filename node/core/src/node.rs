@@ -393,7 +393,7 @@ impl<S: Storage> Node<S> {
             Message::Fetched { request, digest, object } => return self.on_fetched(from, request, digest, object, now, out),
             Message::Refused { request, reason, epoch } => return self.on_refused(from, request, reason, epoch, now, out),
             Message::Forward { request, hops, body } => return self.on_forward(from, request, hops, body, now, out),
-            Message::Forwarded { request, outcome } => self.on_forwarded(from, request, outcome, out),
+            Message::Forwarded { request, outcome } => return self.on_forwarded(from, request, outcome, now, out),
             Message::Gossip { epoch, members, wants_answer, wall_ms, current } => {
                 self.compare_clocks(from, wall_ms, now);
                 self.hear_of_itself(from, &members)?;

@@ -8,7 +8,7 @@ use dynamo_core::id::{Incarnation, NodeId, RequestId, RequestKey};
 use dynamo_core::message::Message;
 use dynamo_core::node::Input;
 use dynamo_core::preference_list;
-use dynamo_core::request::{Failure, Operation, Outcome, QuorumWish, Request, Success};
+use dynamo_core::request::{ClientHandle, Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::ring::{Ring, Stage};
 use dynamo_core::version::{Actor, Dot, Value};
 
@@ -259,4 +259,76 @@ fn the_context_of_a_put_covers_nothing_that_its_client_never_saw_though_it_was_r
     let Some(Ok(Success::Written { context, .. })) = one.outcome(1) else { panic!("one copy is enough") };
     let seen = dynamo_core::context::decode(context, CLUSTER, &name).expect("it is a context").seen;
     assert!(!milk.values().any(|(dot, _)| seen.covers(dot)), "{seen:?}");
+}
+
+/// A full disk, a start, a clock that is off: of the node that was asked, and of no other.
+#[test]
+fn a_forwarded_request_that_its_coordinator_does_not_serve_goes_on_to_the_next_and_in_the_end_is_coordinated_here() {
+    let ring = ring_of(5, 3, 3);
+    let name = key(&ring, false);
+    let reasons = || {
+        let skew = "it is 9 s ahead of most others";
+        [Failure::NotServing("its disk is nearly full".into()), Failure::ClockSkew(skew.into()), Failure::NoRing]
+    };
+    let (write, read) = (put(&name, "milk"), Request { operation: Operation::Get, ..put(&name, "") });
+    for body in [write, read] {
+        let mut one = One::start(&ring);
+        one.sent();
+        one.feed(Input::Request { client: ClientHandle(1), request: body.clone() });
+        let mut asked_before = BTreeSet::new();
+        for reason in reasons() {
+            let (to, request) = forwarded(&mut one).expect("another replica is asked");
+            assert!(ring.placement(ring.partition_of(&name)).involves(to) && asked_before.insert(to), "{to:?}");
+            one.hear(to.0[0], Message::Forwarded { request, outcome: Err(reason) });
+            assert_eq!(one.answers, [], "{body:?}");
+        }
+        let (_, peers) = asked(&mut one);
+        assert_eq!(peers.into_iter().collect::<BTreeSet<_>>(), asked_before, "it asks the replicas itself");
+    }
+}
+
+/// The client decides whether it tries again, and where.
+#[test]
+fn any_other_answer_to_a_forwarded_put_is_its_clients() {
+    let ring = ring_of(5, 3, 3);
+    let name = key(&ring, false);
+    let unavailable = Failure::Unavailable { acknowledged: 1, required: 2 };
+    for failure in [Failure::Exists, Failure::Overloaded("1024 requests are in flight".into()), unavailable] {
+        let mut one = One::start(&ring);
+        one.sent();
+        one.feed(Input::Request { client: ClientHandle(1), request: put(&name, "milk") });
+        let (to, request) = forwarded(&mut one).expect("a replica is asked");
+        one.hear(to.0[0], Message::Forwarded { request, outcome: Err(failure.clone()) });
+        assert_eq!(one.answers, [Err(failure)]);
+        assert_eq!(one.sent(), []);
+    }
+}
+
+/// A write with a request id may be asked of a second coordinator when the first is silent. What that one may have made is not made here.
+#[test]
+fn what_a_silent_coordinator_may_have_written_is_not_coordinated_here() {
+    let ring = ring_of(4, 3, 3);
+    let name = key(&ring, false);
+    let mut one = One::start(&ring);
+    one.sent();
+    let body = Request { request_key: Some(RequestKey([7; 16])), ..put(&name, "milk") };
+    one.feed(Input::Request { client: ClientHandle(1), request: body });
+    let (silent, _) = forwarded(&mut one).expect("a replica is asked");
+    one.feed(Input::LinkDown { peer: silent });
+    for _ in 0..2 {
+        assert_eq!(one.answers, []);
+        let (to, request) = forwarded(&mut one).expect("another replica is asked");
+        assert_ne!(to, silent);
+        one.hear(to.0[0], Message::Forwarded { request, outcome: Err(Failure::NoRing) });
+    }
+    assert_eq!(one.answers, [Err(Failure::Unknown { acknowledged: 0, required: 1 })]);
+    assert_eq!(one.sent(), []);
+}
+
+/// Whom the node under test has just asked to coordinate, and its number for that.
+fn forwarded(one: &mut One) -> Option<(NodeId, RequestId)> {
+    one.sent().into_iter().find_map(|(to, message)| match message {
+        Message::Forward { request, .. } => Some((to, request)),
+        _ => None,
+    })
 }

@@ -1,4 +1,4 @@
-//! Requests that another node coordinates: this one holds no replica of the key.
+//! Requests that another node coordinates: this one holds no replica of the key, or does not coordinate its kind now. Who declines is passed over.
 
 use std::time::Duration;
 
@@ -61,11 +61,27 @@ impl<S: Storage> Node<S> {
         let number = self.requests.number();
         let writes = !matches!(request.operation, Operation::Get);
         let deadline = now.instant + self.timeout(&request) + WAY_BACK;
-        let again = (!writes || request.request_key.is_some()).then(|| request.clone());
-        self.requests.forwards.insert(number, ForwardJob { reply, to, writes, deadline, again, earlier: None });
+        let again = !writes || request.request_key.is_some();
+        let job = ForwardJob { reply, to, request, deadline, again, earlier: None, declined: Nodes::new() };
+        self.requests.forwards.insert(number, job);
         self.arm(number, deadline, now);
         self.counters.requests_forwarded += 1;
-        out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
+        self.send_forward(number, to, out);
+    }
+
+    /// Sends a forwarded request to `to`, whose answer counts from now on.
+    fn send_forward(&mut self, number: RequestId, to: NodeId, out: &mut Vec<Output>) {
+        if let Some(job) = self.requests.forwards.get_mut(&number) {
+            job.to = to;
+            out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: job.request.clone() } });
+        }
+    }
+
+    /// A replica that can be reached and was not asked yet.
+    fn other_coordinator(&self, number: RequestId, now: Now) -> Option<NodeId> {
+        let (job, ring) = (self.requests.forwards.get(&number)?, self.ring.as_ref()?);
+        let usable = |node: &NodeId| *node != self.identity.node && !job.was_asked_of(*node) && self.reachable(*node, now);
+        ring.placement(ring.partition_of(&job.request.name)).writers().into_iter().find(usable)
     }
 
     /// Time is up for a forwarded request: one that may be repeated and was not answered soon is asked of another replica, once;
@@ -76,32 +92,73 @@ impl<S: Storage> Node<S> {
             self.give_up_forward(number, out);
             return;
         }
-        let (silent, again) = (job.to, job.again.take());
-        let Some((request, ring)) = again.zip(self.ring.clone()) else { return };
-        let own = self.identity.node;
-        let writers = ring.placement(ring.partition_of(&request.name)).writers();
-        let other = writers.into_iter().find(|node| *node != silent && *node != own && self.reachable(*node, now));
+        if !std::mem::take(&mut job.again) {
+            return;
+        }
+        let other = self.other_coordinator(number, now);
         if let (Some(to), Some(job)) = (other, self.requests.forwards.get_mut(&number)) {
-            job.to = to;
-            job.earlier = job.writes.then_some(silent);
+            job.earlier = job.writes().then_some(job.to);
             self.counters.forwards_asked_again += 1;
-            out.push(Output::Send { to, message: Message::Forward { request: number, hops: 1, body: request } });
+            self.send_forward(number, to, out);
         }
     }
 
-    pub(in crate::node) fn on_forwarded(&mut self, from: NodeId, number: RequestId, outcome: Outcome, out: &mut Vec<Output>) {
-        if self.requests.forwards.get(&number).is_some_and(|job| settles(from, job.to, job.earlier, &outcome))
-            && let Some(job) = self.requests.forwards.remove(&number)
-        {
+    pub(in crate::node) fn on_forwarded(
+        &mut self,
+        from: NodeId,
+        number: RequestId,
+        outcome: Outcome,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let Some(job) = self.requests.forwards.get(&number) else { return Ok(()) };
+        if !settles(from, job.to, job.earlier, &outcome) {
+            return Ok(());
+        }
+        if from == job.to && declines(&outcome) && self.pass_on(number, now, out)? {
+            return Ok(());
+        }
+        if let Some(job) = self.requests.forwards.remove(&number) {
             let outcome = if job.earlier.is_some() { told_by_one_of_two(outcome) } else { outcome };
             self.respond(job.reply, outcome, out);
         }
+        Ok(())
+    }
+
+    /// Who was asked does not coordinate now and wrote nothing: another replica is asked, in the time that is left, and when none is left
+    /// this node coordinates. Not where a silent one was asked before: what it made would be made again here, under a second dot. Whether
+    /// the request goes on.
+    fn pass_on(&mut self, number: RequestId, now: Now, out: &mut Vec<Output>) -> Result<bool, StorageError> {
+        let other = self.other_coordinator(number, now);
+        let Some(job) = self.requests.forwards.get_mut(&number) else { return Ok(false) };
+        let left = job.deadline.since(now.instant).saturating_sub(WAY_BACK).as_millis() as u32;
+        if left == 0 {
+            return Ok(false);
+        }
+        job.request.timeout_ms = left;
+        job.declined.push(job.to);
+        if let Some(to) = other {
+            self.counters.forwards_asked_again += 1;
+            self.send_forward(number, to, out);
+            return Ok(true);
+        }
+        let (writes, nothing_made) = (job.writes(), job.earlier.is_none());
+        let takes_it = if writes { self.writable } else { self.is_current() };
+        let Some(ring) = self.ring.clone().filter(|_| takes_it && nothing_made) else { return Ok(false) };
+        let Some(ForwardJob { reply, request, .. }) = self.requests.forwards.remove(&number) else { return Ok(false) };
+        let partition = ring.partition_of(&request.name);
+        if matches!(request.operation, Operation::Get) {
+            self.start_get(reply, &ring, partition, request, now, out)?;
+        } else {
+            self.start_put(reply, &ring, partition, request, now, out)?;
+        }
+        Ok(true)
     }
 
     /// A forwarded request whose coordinator cannot be heard any more: a write may have happened.
     pub(super) fn give_up_forward(&mut self, number: RequestId, out: &mut Vec<Output>) {
         if let Some(job) = self.requests.forwards.remove(&number) {
-            let failure = if job.writes {
+            let failure = if job.writes() {
                 self.counters.puts_unknown += 1;
                 Failure::Unknown { acknowledged: 0, required: 1 }
             } else {
@@ -111,4 +168,14 @@ impl<S: Storage> Node<S> {
             self.respond(job.reply, Err(failure), out);
         }
     }
+}
+
+/// Whether it says of the node that was asked, and of nothing else, that it coordinates nothing of the kind now. One that has too much to do
+/// is no reason to bring others more of it.
+fn declines(outcome: &Outcome) -> bool {
+    let of_the_node = |failure: &Failure| {
+        use Failure::{ClockSkew, DeclaredLost, NoRing, NotServing};
+        matches!(failure, NotServing(_) | ClockSkew(_) | NoRing | DeclaredLost { .. })
+    };
+    outcome.as_ref().is_err_and(of_the_node)
 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use crate::coordinator::{get, put};
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::name::Name;
-use crate::preference_list::Ranking;
+use crate::preference_list::{Nodes, Ranking};
 use crate::quorum::Required;
-use crate::request::{ClientHandle, Request};
+use crate::request::{ClientHandle, Operation, Request};
 use crate::time::Instant;
 use crate::version::{CausalContext, Object};
 
@@ -69,12 +69,25 @@ pub(super) struct PutJob {
 pub(super) struct ForwardJob {
     pub(super) reply: ReplyTo,
     pub(super) to: NodeId,
-    pub(super) writes: bool,
+    pub(super) request: Request,
     pub(super) deadline: Instant,
-    /// What may be asked of another node: a get, which writes nothing, or a write with a request id, which is then the same write.
-    pub(super) again: Option<Request>,
+    /// Another node may be asked, once, though the one that was asked may have run it: a get writes nothing, and a write with a request
+    /// id is then the same write.
+    pub(super) again: bool,
     /// Who was asked before, of a write: it may have been made there.
     pub(super) earlier: Option<NodeId>,
+    /// Who answered that it does not coordinate now, and wrote nothing.
+    pub(super) declined: Nodes,
+}
+
+impl ForwardJob {
+    pub(super) fn writes(&self) -> bool {
+        !matches!(self.request.operation, Operation::Get)
+    }
+
+    pub(super) fn was_asked_of(&self, node: NodeId) -> bool {
+        self.to == node || self.earlier == Some(node) || self.declined.contains(&node)
+    }
 }
 
 /// Requests under way, by number, and when each wants a look.
