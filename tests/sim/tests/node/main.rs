@@ -384,6 +384,7 @@ mod nothing_is_dropped_too_early {
         let Sender { mut one, ring: next, partition, names, .. } = sender();
         let mut received = Vec::new();
         let (mut confirmed, mut pushes) = (false, 0);
+        let mut refused_last: Option<Vec<Name>> = None;
         for _ in 0..60 {
             one.wait(SECOND, &next);
             for (to, message) in one.sent() {
@@ -403,6 +404,11 @@ mod nothing_is_dropped_too_early {
                         // Every second batch is refused.
                         pushes += 1;
                         let refused = pushes % 2 == 1;
+                        let sent: Vec<Name> = objects.iter().map(|named| named.name.clone()).collect();
+                        if let Some(before) = refused_last.take() {
+                            assert_eq!(sent, before, "not only when the trees are compared");
+                        }
+                        refused_last = refused.then_some(sent);
                         received.extend(objects.into_iter().filter(|_| !refused).map(|named| named.name));
                         one.hear(to.0[0], Message::Pushed { batch, refused, epoch: next.epoch });
                     }
