@@ -16,10 +16,14 @@
 //! | [`control`] | what the library in `preload/` is told: failing and slow fsyncs, another wall clock |
 //! | [`schedule`] | the faults of a round, as a function of the seed |
 //! | [`nemesis`] | making and ending them |
+//! | [`errand`] | an administrator's command that is given until it succeeds |
+//! | [`membership`] | a node that joins and leaves, and `dynamoctl ring commit` |
 //! | [`replacement`] | a disk that is gone for ever, and `dynamoctl ring replace` |
 //! | [`run`] | the rounds and the verdict |
 
 pub mod control;
+pub mod errand;
+pub mod membership;
 pub mod nemesis;
 pub mod network;
 pub mod replacement;

@@ -1,4 +1,4 @@
-//! `dynamo-chaos`: five real nodes, a schedule of faults from a seed, clients, and a checker. `make chaos` runs it.
+//! `dynamo-chaos`: five real nodes and one that comes and goes, a schedule of faults from a seed, clients, and a checker. `make chaos` runs it.
 //!
 //! Exit codes: 0 nothing was wrong, 1 something was (and the logs are kept), 2 usage, 3 the harness failed and there is no verdict,
 //! 130 interrupted.

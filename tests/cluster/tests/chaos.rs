@@ -69,12 +69,12 @@ fn a_round_of_faults_loses_resurrects_and_invents_nothing() {
         let row = table.lines().find(|line| line.starts_with(fault)).unwrap_or_else(|| panic!("no row for {fault}: {text}"));
         row.trim_start_matches(fault).split_whitespace().next().and_then(|number| number.parse::<u64>().ok())
     };
-    for fault in ["kill -9 of all", "kill -9 of several", "pause"] {
+    for fault in ["kill -9 of all", "kill -9 of several", "pause", "join or leave"] {
         assert!(made(fault) > Some(0), "{fault}: {text}");
     }
     let kinds = table.lines().skip(1).take_while(|line| !line.starts_with("nodes ")).count();
     let not_here = text.lines().filter(|line| line.starts_with("not here: ")).count();
-    assert_eq!(kinds + not_here, 14, "{text}");
+    assert_eq!(kinds + not_here, 15, "{text}");
     // Without namespaces there are neither networks to cut nor disks to fill; all others need no more than processes.
     assert_eq!(not_here, if text.contains("no namespaces") { 5 } else { 0 }, "{text}");
     let acknowledged = text.lines().find_map(|line| line.strip_prefix("writes: ")?.split(' ').next()?.parse::<u64>().ok());

@@ -4,7 +4,7 @@
 //!
 //! A wiped disk is found again when its fault ends: the node that came with an empty one goes, the former one comes back. So long
 //! it is a stranger to the ring, which still names the one that is away, and must hold nothing. A lost disk is not found again:
-//! somebody is told, and has the newcomer take its place ([`super::replacement`]).
+//! somebody is told, and has the newcomer take its place ([`super::replacement`]). One node more joins and leaves ([`super::membership`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,6 +17,7 @@ use dynamo_core::id::NodeId;
 
 use super::HarnessFailed;
 use super::control::Control;
+use super::membership::{self, Change};
 use super::network::{self, Network};
 use super::replacement::Replacement;
 use super::schedule::{Fault, Kind};
@@ -106,6 +107,10 @@ pub struct Nemesis {
     fsyncs_cut_short: u64,
     /// Looks at a node on a full disk that found it alive and refusing.
     pub refusals_seen: u64,
+    /// Nodes that have joined.
+    pub joined: u64,
+    /// Nodes that have left.
+    pub left: u64,
     tools: Tools,
     controls: Vec<Control>,
     active: Vec<Active>,
@@ -120,20 +125,26 @@ pub struct Nemesis {
     wiped: BTreeMap<usize, Option<NodeId>>,
     /// A lost disk that is being replaced.
     replacement: Option<Replacement>,
+    /// A node that joins or leaves.
+    change: Option<Change>,
+    /// The one that has joined, once it has, and until it leaves.
+    comer: Option<NodeId>,
 }
 
 impl Nemesis {
-    /// A cluster of so many nodes with a ring, on what the machine gives.
-    pub async fn start(count: usize, tools: Tools) -> Result<Self> {
+    /// A cluster of so many nodes with a ring, on what the machine gives, and some more that stand by.
+    pub async fn start(members: usize, standing_by: usize, tools: Tools) -> Result<Self> {
         let mut cluster = Cluster::empty()?;
         let mut controls = Vec::new();
-        for node in 0..count {
+        for node in 0..members + standing_by {
+            if node == members {
+                cluster.first_ring().await?;
+            }
             let control = Control::create(&cluster.folder().join(format!("node-{node}.faults")))?;
             let seat = seat(node, &cluster, &tools, &control)?;
             controls.push(control);
             cluster.seat(seat).await?;
         }
-        cluster.first_ring().await?;
         Ok(Self {
             cluster,
             violations: Vec::new(),
@@ -143,6 +154,8 @@ impl Nemesis {
             fsync_stops: 0,
             fsyncs_cut_short: 0,
             refusals_seen: 0,
+            joined: 0,
+            left: 0,
             tools,
             controls,
             active: Vec::new(),
@@ -152,6 +165,8 @@ impl Nemesis {
             brimful: BTreeSet::new(),
             wiped: BTreeMap::new(),
             replacement: None,
+            change: None,
+            comer: None,
         })
     }
 
@@ -206,6 +221,7 @@ impl Nemesis {
             Kind::LostDisk if runs && !self.paused.contains(&node) && self.replacement.is_none() && self.wiped.is_empty() => {
                 return self.lose(node).await;
             }
+            Kind::Members if self.change.is_none() => self.change = Some(Change::new(node, self.comer)),
             _ => return Ok(false),
         }
         Ok(true)
@@ -347,6 +363,9 @@ impl Nemesis {
             self.replacement = None;
             told.push(done);
         }
+        if let Some(done) = self.turn_of_members().await? {
+            told.push(done);
+        }
         let back: Vec<usize> = self.down.iter().filter(|(_, until)| **until <= now).map(|(node, _)| *node).collect();
         for node in back.into_iter().filter(|node| !self.brimful.contains(node)) {
             self.down.remove(&node);
@@ -354,6 +373,29 @@ impl Nemesis {
             told.push(format!("node {node} is started again"));
         }
         Ok(told)
+    }
+
+    async fn turn_of_members(&mut self) -> Result<Option<String>> {
+        let Some(change) = &mut self.change else { return Ok(None) };
+        let Some(id) = change.turn(&self.cluster).await? else { return Ok(None) };
+        self.end_of_change(id).map(Some)
+    }
+
+    /// It has joined; or it has left, nobody needs it any more, and another one is to come in its seat.
+    fn end_of_change(&mut self, id: NodeId) -> Result<String> {
+        let change = self.change.take().context("a change that ends was begun")?;
+        let node = change.node;
+        self.comer = change.joins.then_some(id);
+        if change.joins {
+            self.joined += 1;
+        } else {
+            self.left += 1;
+            if self.cluster.is_running(node) {
+                self.kill(node, Instant::now())?;
+            }
+            membership::destroy_disk(&self.cluster, node)?;
+        }
+        Ok(change.told())
     }
 
     async fn end(&mut self, fault: &Fault) -> Result<()> {
@@ -376,7 +418,13 @@ impl Nemesis {
             Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::ZERO),
             Kind::ClockJump => self.controls[node].shift_wall_clock(0),
             Kind::WipedDisk => self.unwipe(node).await,
-            Kind::Pause | Kind::Kill | Kind::KillSeveral | Kind::KillAll | Kind::FailingFsync | Kind::LostDisk => Ok(()),
+            Kind::Pause
+            | Kind::Kill
+            | Kind::KillSeveral
+            | Kind::KillAll
+            | Kind::FailingFsync
+            | Kind::LostDisk
+            | Kind::Members => Ok(()),
         }
     }
 
@@ -459,8 +507,19 @@ impl Nemesis {
         (!noticed).then(|| format!("{made} times the next fsync of a node was to fail, and none stopped"))
     }
 
-    /// Ends every fault and starts every node.
-    pub async fn heal(&mut self) -> Result<()> {
+    async fn start_those_that_are_away(&mut self) -> Result<()> {
+        for node in self.away() {
+            self.cluster.spawn(node).context(HarnessFailed)?;
+        }
+        self.down.clear();
+        for node in 0..self.controls.len() {
+            self.cluster.until_up(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends every fault and starts every node. Says what it did.
+    pub async fn heal(&mut self) -> Result<Vec<String>> {
         let mut told = Vec::new();
         self.look_at_processes(Instant::now(), &mut told).await?;
         for Active { fault, .. } in std::mem::take(&mut self.active) {
@@ -477,18 +536,17 @@ impl Nemesis {
         for node in 0..self.controls.len() {
             self.end_failing(node)?;
             self.look_at_processes(Instant::now(), &mut told).await?;
-            if !self.cluster.is_running(node) {
-                self.cluster.spawn(node).context(HarnessFailed)?;
-            }
         }
-        self.down.clear();
-        for node in 0..self.controls.len() {
-            self.cluster.until_up(node).await?;
-        }
+        self.start_those_that_are_away().await?;
         if let Some(replacement) = self.replacement.take() {
-            replacement.finish(&self.cluster).await?;
+            told.push(replacement.finish(&self.cluster).await?);
         }
-        Ok(())
+        if let Some(change) = &mut self.change {
+            let id = change.finish(&self.cluster).await?;
+            told.push(self.end_of_change(id)?);
+            self.start_those_that_are_away().await?;
+        }
+        Ok(told)
     }
 }
 

@@ -1,21 +1,17 @@
 //! A disk that is gone for ever, and the administrator who has a fresh node take its place, by the real `dynamoctl ring replace`.
 //!
-//! Other faults go on meanwhile, so the command may fail or run out of time; it is given again until it succeeds. One disk at a
-//! time: with W = 2 the next may only go when the last has been replaced.
+//! One disk at a time: with W = 2 the next may only go when the last has been replaced.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dynamo_core::id::NodeId;
 
 use super::HarnessFailed;
+use super::errand::{Errand, Last};
 use crate::Cluster;
 
-/// What one command is given. It goes on where the last one stopped.
-const WAIT_SECONDS: &str = "10";
 /// With everything healed a disk is replaced within this.
 const REPLACED_MAX: Duration = Duration::from_secs(90);
 /// Between two looks at the command.
@@ -26,9 +22,7 @@ pub struct Replacement {
     /// The process that came back with an empty disk.
     pub node: usize,
     former: NodeId,
-    command: Option<Child>,
-    given: usize,
-    said: String,
+    errand: Errand,
 }
 
 impl Replacement {
@@ -37,30 +31,24 @@ impl Replacement {
         let data = cluster.data(node).to_owned();
         fs::remove_dir_all(&data).context(HarnessFailed)?;
         cluster.spawn(node).context(HarnessFailed)?;
-        Ok(Self { node, former, command: None, given: 0, said: String::new() })
+        Ok(Self { node, former, errand: Errand::new("replace") })
     }
 
     /// Looks at the command, and gives it if it does not run. Says so when the disk has been replaced.
     pub async fn turn(&mut self, cluster: &Cluster) -> Result<Option<String>> {
-        if let Some(command) = &mut self.command {
-            let Some(ended) = command.try_wait()? else { return Ok(None) };
-            self.command = None;
-            self.said = fs::read_to_string(said(cluster.folder())).unwrap_or_default();
-            if ended.success() {
-                let (node, former, given) = (self.node, self.former, self.given);
+        match self.errand.look(cluster)? {
+            Last::Runs => return Ok(None),
+            Last::Succeeded => {
+                let (node, former, given) = (self.node, self.former, self.errand.given);
                 return Ok(Some(format!("node {node} has the place of {former}, by {given} commands")));
             }
+            Last::Failed => {}
         }
         // It answers by and by, and a command needs its id.
         let Ok(fresh) = cluster.status(self.node).await else { return Ok(None) };
         ensure!(fresh.node != self.former, "node {} lost its disk and came back as the same", self.node);
         let (lost, with) = (self.former.to_string(), fresh.node.to_string());
-        let output = fs::File::create(said(cluster.folder())).context(HarnessFailed)?;
-        let words = ["ring", "replace", "--lost", &lost, "--with", &with, "--yes", "--wait", WAIT_SECONDS];
-        let mut command = cluster.dynamoctl_command(&cluster.running(), &words)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        self.command = Some(command.spawn().context("dynamoctl").context(HarnessFailed)?);
-        self.given += 1;
+        self.errand.give(cluster, &["ring", "replace", "--lost", &lost, "--with", &with, "--yes"])?;
         Ok(None)
     }
 
@@ -71,21 +59,9 @@ impl Replacement {
             if let Some(done) = self.turn(cluster).await? {
                 return Ok(done);
             }
-            ensure!(begun.elapsed() < REPLACED_MAX, "{} is not replaced within {REPLACED_MAX:?}: {}", self.former, self.said);
+            let said = &self.errand.said;
+            ensure!(begun.elapsed() < REPLACED_MAX, "{} is not replaced within {REPLACED_MAX:?}: {said}", self.former);
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-impl Drop for Replacement {
-    fn drop(&mut self) {
-        if let Some(mut command) = self.command.take() {
-            // One that has ended is what we want.
-            let _ended = command.kill().and_then(|()| command.wait());
-        }
-    }
-}
-
-fn said(folder: &Path) -> std::path::PathBuf {
-    folder.join("replace.log")
 }

@@ -19,7 +19,9 @@ use super::network::Network;
 use super::sandbox;
 use super::schedule::{self, Kind, Nodes};
 
+/// Members, and one more node that joins and leaves.
 const NODES: usize = 5;
+const COMERS: usize = 1;
 /// The first of them lie on disks with a size of our own, where such may be had.
 const SMALL_DISKS: usize = 2;
 const CLIENTS: usize = 16;
@@ -74,7 +76,7 @@ pub enum Verdict {
 pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Output = ()>) -> Result<Verdict> {
     let (tools, kinds) = here(refusal.as_deref())?;
     let small_disks = tools.small_disks;
-    let nemesis = Nemesis::start(NODES, tools).await?;
+    let nemesis = Nemesis::start(NODES, COMERS, tools).await?;
     let client = nemesis.cluster.client().await?;
     let shared = Arc::new(Shared::new(client, "chaos".into(), format!("chaos-{:x}", options.seed), KEYS));
     let mut run = Run {
@@ -124,7 +126,7 @@ fn tools(refusal: Option<&str>) -> Result<Tools> {
         println!("no namespaces, so the nodes are on loopback: {refusal}");
     }
     let inside = sandbox::is_inside();
-    let network = if inside { Some(Network::create(NODES).context("the nodes' network")?) } else { None };
+    let network = if inside { Some(Network::create(NODES + COMERS).context("the nodes' network")?) } else { None };
     Ok(Tools { network, library, small_disks: if inside { SMALL_DISKS } else { 0 } })
 }
 
@@ -177,7 +179,7 @@ impl Run {
     }
 
     async fn round(&mut self, length: Duration) -> Result<()> {
-        let nodes = Nodes { count: NODES, small_disks: self.small_disks };
+        let nodes = Nodes { count: NODES + COMERS, small_disks: self.small_disks, comes_and_goes: COMERS > 0 };
         let mut faults = schedule::plan(self.options.seed, self.rounds, length, nodes, &self.kinds);
         self.whole_rounds += u64::from(length == ROUND);
         self.say(&format!("round {}: {} faults in {} s", self.rounds, faults.len(), length.as_secs()));
@@ -216,7 +218,9 @@ impl Run {
         for fault in faults {
             *self.nemesis.skipped.entry(fault.kind).or_default() += 1;
         }
-        self.nemesis.heal().await.context("healing")?;
+        for told in self.nemesis.heal().await.context("healing")? {
+            self.say(&told);
+        }
         self.say("all faults are ended, all nodes run");
         self.nemesis.cluster.until_linked().await.context("after the faults")?;
         self.until_served().await?;
@@ -282,11 +286,15 @@ impl Run {
         self.nemesis.cluster.until_replicas_are_equal().await
     }
 
-    /// Exchanges begun and objects found to differ, by node.
+    /// Exchanges begun and objects found to differ, by node, of the members.
     async fn counters(&self) -> Result<BTreeMap<usize, (u64, u64)>> {
+        let ring = self.nemesis.cluster.newest_ring().await?;
         let mut counters = BTreeMap::new();
-        for node in 0..NODES {
+        for node in 0..NODES + COMERS {
             let status = self.nemesis.cluster.status(node).await?;
+            if !ring.members.contains_key(&status.node) {
+                continue;
+            }
             let of = |name: &str| status.counters.get(name).copied().unwrap_or_default();
             counters.insert(node, (of("anti_entropy_exchanges"), of("anti_entropy_differences")));
         }
@@ -337,6 +345,7 @@ impl Run {
         let (stops, of_fsyncs) = (self.nemesis.fail_stops, self.nemesis.fsync_stops);
         println!("nodes that stopped when their storage failed: {stops}, {of_fsyncs} of them after a failed fsync");
         println!("nodes seen to refuse writes on a full disk: {}", self.nemesis.refusals_seen);
+        println!("nodes that joined: {}, nodes that left: {}", self.nemesis.joined, self.nemesis.left);
         let count = |outcome: Outcome| {
             (0..self.shared.keys()).map(|key| self.shared.history(key, |history| history.count(outcome))).sum::<usize>()
         };

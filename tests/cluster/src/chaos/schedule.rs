@@ -4,6 +4,7 @@
 //! each time. A fault begins every few seconds and lasts longer than that: usually two or three are there together.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use dynamo_core::random::Random;
@@ -44,11 +45,13 @@ pub enum Kind {
     WipedDisk,
     /// It is gone for ever: a fresh node takes its place.
     LostDisk,
+    /// One more node joins, or the one that did leaves.
+    Members,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::KillSeveral,
         Self::KillAll,
@@ -63,6 +66,7 @@ impl Kind {
         Self::ClockJump,
         Self::WipedDisk,
         Self::LostDisk,
+        Self::Members,
     ];
 
     /// It takes a network namespace for each node.
@@ -98,6 +102,7 @@ impl fmt::Display for Kind {
             Self::ClockJump => "clock jump",
             Self::WipedDisk => "wiped disk",
             Self::LostDisk => "lost disk",
+            Self::Members => "join or leave",
         };
         f.pad(name)
     }
@@ -139,6 +144,19 @@ pub struct Nodes {
     pub count: usize,
     /// The first so many have disks of a size of our own.
     pub small_disks: usize,
+    /// The last is not always a member.
+    pub comes_and_goes: bool,
+}
+
+impl Nodes {
+    fn comer(self) -> usize {
+        self.count - 1
+    }
+
+    /// Whose disks may be taken away: neither of those with a size of our own, nor of the one that is not always a member.
+    fn with_plain_disks(self) -> Range<usize> {
+        self.small_disks..self.count - usize::from(self.comes_and_goes)
+    }
 }
 
 /// The faults of one round, in the order of their beginnings.
@@ -182,7 +200,11 @@ fn target(kind: Kind, nodes: Nodes, random: &mut Random) -> (Vec<usize>, i64) {
         Kind::FullDisk | Kind::BrimfulDisk => (vec![random.below(nodes.small_disks)], 0),
         Kind::SlowFsync => (vec![one], [50, 300, 2_000][random.below(3)]),
         Kind::ClockJump => (vec![one], [-3_600, 3_600, -315_000_000, 315_000_000][random.below(4)]),
-        Kind::WipedDisk | Kind::LostDisk => (vec![nodes.small_disks + random.below(nodes.count - nodes.small_disks)], 0),
+        Kind::WipedDisk | Kind::LostDisk => {
+            let plain = nodes.with_plain_disks();
+            (vec![plain.start + random.below(plain.len())], 0)
+        }
+        Kind::Members => (vec![nodes.comer()], 0),
     }
 }
 
@@ -190,7 +212,7 @@ fn target(kind: Kind, nodes: Nodes, random: &mut Random) -> (Vec<usize>, i64) {
 mod tests {
     use super::*;
 
-    const NODES: Nodes = Nodes { count: 5, small_disks: 2 };
+    const NODES: Nodes = Nodes { count: 6, small_disks: 2, comes_and_goes: true };
 
     fn of(seed: u64, seconds: u64) -> Vec<Fault> {
         plan(seed, 1, Duration::from_secs(seconds), NODES, &Kind::ALL)
@@ -212,7 +234,7 @@ mod tests {
             }
             let ends = faults.windows(2).filter(|pair| pair[0].at + pair[0].lasts > pair[1].at).count();
             assert!(ends * 10 > faults.len() * 6, "seed {seed}: {ends} of {} overlap with the next", faults.len());
-            assert!(faults.iter().all(|fault| !fault.nodes.is_empty() && fault.nodes.iter().all(|node| *node < 5)));
+            assert!(faults.iter().all(|fault| !fault.nodes.is_empty() && fault.nodes.iter().all(|node| *node < 6)));
         }
     }
 
