@@ -85,17 +85,12 @@ impl Kind {
             // The node may start or stop, be cut off from others, stand by without a ring, have a wrong clock or no room, or be
             // declared lost, while its neighbours are well.
             Failure::Unavailable { .. } => Attempt::Elsewhere(RequestError::Failed(failure)),
-            _ if is_of_its_node(&failure) => Attempt::Elsewhere(RequestError::Failed(failure)),
+            _ if failure.is_of_its_node() => Attempt::Elsewhere(RequestError::Failed(failure)),
             Failure::Unknown { .. } if self == Self::Get => Attempt::Elsewhere(RequestError::NoAnswer(failure.to_string())),
             Failure::Unknown { .. } if self == Self::RepeatableWrite => Attempt::Elsewhere(RequestError::Failed(failure)),
             _ => Attempt::Final(RequestError::Failed(failure)),
         }
     }
-}
-
-/// It says of the node that it does not serve, and nothing of the others.
-fn is_of_its_node(failure: &Failure) -> bool {
-    matches!(failure, Failure::NotServing(_) | Failure::NoRing | Failure::ClockSkew(_) | Failure::DeclaredLost { .. })
 }
 
 /// What the tries of one request have come to so far.
@@ -115,7 +110,7 @@ impl Tries {
     pub(crate) fn may_go_round(&mut self) -> bool {
         let undecided = match &self.last {
             Some(RequestError::Unreachable(_) | RequestError::NoAnswer(_)) => true,
-            Some(RequestError::Failed(failure)) => is_of_its_node(failure),
+            Some(RequestError::Failed(failure)) => failure.is_of_its_node(),
             _ => false,
         };
         let first = !std::mem::replace(&mut self.went_round, true);

@@ -149,5 +149,13 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// It says of the node that was asked that it does not serve, and nothing of the others: its disk, its clock, its start. Nothing was
+    /// written.
+    pub fn is_of_its_node(&self) -> bool {
+        matches!(self, Self::NotServing(_) | Self::NoRing | Self::ClockSkew(_) | Self::DeclaredLost { .. })
+    }
+}
+
 /// What a client is told.
 pub type Outcome = Result<Success, Failure>;

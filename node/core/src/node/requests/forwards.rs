@@ -115,7 +115,9 @@ impl<S: Storage> Node<S> {
         if !settles(from, job.to, job.earlier, &outcome) {
             return Ok(());
         }
-        if from == job.to && declines(&outcome) && self.pass_on(number, now, out)? {
+        // One that has too much to do is no reason to bring others more of it: that is told.
+        let declined = from == job.to && outcome.as_ref().is_err_and(Failure::is_of_its_node);
+        if declined && self.pass_on(number, now, out)? {
             return Ok(());
         }
         if let Some(job) = self.requests.forwards.remove(&number) {
@@ -168,14 +170,4 @@ impl<S: Storage> Node<S> {
             self.respond(job.reply, Err(failure), out);
         }
     }
-}
-
-/// Whether it says of the node that was asked, and of nothing else, that it coordinates nothing of the kind now. One that has too much to do
-/// is no reason to bring others more of it.
-fn declines(outcome: &Outcome) -> bool {
-    let of_the_node = |failure: &Failure| {
-        use Failure::{ClockSkew, DeclaredLost, NoRing, NotServing};
-        matches!(failure, NotServing(_) | ClockSkew(_) | NoRing | DeclaredLost { .. })
-    };
-    outcome.as_ref().is_err_and(of_the_node)
 }
