@@ -82,6 +82,14 @@ pub fn seconds() -> RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(..=SECONDS_MAX)
 }
 
+/// How many replicas are asked.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Asked {
+    /// Replicas that are asked, of the N that the bucket has; the others get a write when replicas are compared.
+    #[arg(long)]
+    pub n: Option<u8>,
+}
+
 /// How many replicas must answer; what is not given is the bucket's setting, then the cluster's.
 #[derive(Args, Debug, Clone, Default)]
 pub struct ReadQuorum {

@@ -12,7 +12,7 @@ use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, QuorumWish};
 use serde_json::{Value, json};
 
-use crate::arguments::{Connection, ReadQuorum, WriteQuorum};
+use crate::arguments::{Asked, Connection, ReadQuorum, WriteQuorum};
 use crate::connection;
 use crate::output::{Format, date, decode_context, encode_context, grouped, print, readable, show, value_fields};
 use crate::stop::Stop;
@@ -39,6 +39,8 @@ pub struct Get {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
     quorum: ReadQuorum,
     /// Print the value's bytes and nothing else; fails if there is more than one.
     #[arg(long)]
@@ -64,6 +66,8 @@ pub struct Put {
     #[arg(long, value_name = "UUID", value_parser = parse_request_id)]
     request_id: Option<RequestKey>,
     #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
     quorum: WriteQuorum,
 }
 
@@ -82,13 +86,16 @@ pub struct Delete {
     #[arg(long, value_name = "UUID", value_parser = parse_request_id, conflicts_with = "current")]
     request_id: Option<RequestKey>,
     #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
     quorum: WriteQuorum,
 }
 
 /// Reads one key. A key that does not exist is exit code 1.
 pub async fn get(connection: &Connection, format: Format, arguments: Get) -> Result<(), Stop> {
     let client = connection::client(connection, Mode::Stream).await?;
-    let options = GetOptions { quorum: QuorumWish::from(&arguments.quorum), timeout: None };
+    let options =
+        GetOptions { quorum: QuorumWish { n: arguments.asked.n, ..QuorumWish::from(&arguments.quorum) }, timeout: None };
     let name = arguments.which.name();
     let found = client.get(&name, &options).await?;
     let missing = || Stop::Failed(format!("{}: {}", title(&name), absence(&found.evidence)));
@@ -109,7 +116,7 @@ pub async fn get(connection: &Connection, format: Format, arguments: Get) -> Res
 pub async fn put(connection: &Connection, format: Format, arguments: Put) -> Result<(), Stop> {
     let value = read_value(&arguments.value)?;
     let context = arguments.context.as_deref().map(decode_context).transpose()?.unwrap_or_default();
-    let quorum = QuorumWish::from(&arguments.quorum);
+    let quorum = QuorumWish { n: arguments.asked.n, ..QuorumWish::from(&arguments.quorum) };
     let request_id = arguments.request_id.unwrap_or_else(fresh_request_id);
     let create_only = arguments.create_only;
     let options = PutOptions { quorum, context: context.into(), create_only, request_id: Some(request_id), timeout: None };
@@ -132,7 +139,11 @@ pub async fn delete(connection: &Connection, format: Format, arguments: Delete) 
         None => Bytes::new(),
     };
     let request_id = arguments.request_id.unwrap_or_else(fresh_request_id);
-    let options = DeleteOptions { quorum: QuorumWish::from(&arguments.quorum), request_id: Some(request_id), timeout: None };
+    let options = DeleteOptions {
+        quorum: QuorumWish { n: arguments.asked.n, ..QuorumWish::from(&arguments.quorum) },
+        request_id: Some(request_id),
+        timeout: None,
+    };
     let same = match context.is_empty() {
         true => format!("--request-id {request_id}"),
         false => format!("--context {} --request-id {request_id}", encode_context(&context)),

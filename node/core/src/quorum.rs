@@ -17,9 +17,11 @@ use crate::request::QuorumWish;
 use crate::small_map::SmallMap;
 use crate::{config::QuorumDefaults, request::Failure};
 
-/// What a request has to reach, each at most N.
+/// What a request has to reach, each at most the number of those who are asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Required {
+    /// Home replicas of each set that are asked: N of them, unless the request wants fewer.
+    pub asked: usize,
     /// Answers.
     pub total: usize,
     /// Answers on stable storage (puts only).
@@ -31,20 +33,31 @@ pub struct Required {
 /// The quorum of a put, from the request's wish and the bucket's settings. What a request asks for is met or refused; what it
 /// inherits gives way to it: a request with a smaller W has no more durable copies to wait for.
 pub fn for_put(wish: &QuorumWish, defaults: &QuorumDefaults, replication: u8) -> Result<Required, Failure> {
-    let w = bounded("w", wish.w.unwrap_or(defaults.w), 1, replication)?;
+    let (n, defaults) = asked(wish, defaults, replication)?;
+    let w = bounded("w", wish.w.unwrap_or(defaults.w), 1, n)?;
     let dw = match wish.dw {
-        Some(dw) => bounded("dw", dw, 0, replication)?,
+        Some(dw) => bounded("dw", dw, 0, n)?,
         None => defaults.dw.unwrap_or(w).min(w),
     };
-    let pw = bounded("pw", wish.pw.unwrap_or(defaults.pw), 0, replication)?;
-    Ok(Required { total: usize::from(w.max(pw).max(dw)), durable: usize::from(dw), primary: usize::from(pw) })
+    let pw = bounded("pw", wish.pw.unwrap_or(defaults.pw), 0, n)?;
+    let (asked, total) = (usize::from(n), usize::from(w.max(pw).max(dw)));
+    Ok(Required { asked, total, durable: usize::from(dw), primary: usize::from(pw) })
 }
 
 /// The quorum of a get.
 pub fn for_get(wish: &QuorumWish, defaults: &QuorumDefaults, replication: u8) -> Result<Required, Failure> {
-    let r = bounded("r", wish.r.unwrap_or(defaults.r), 1, replication)?;
-    let pr = bounded("pr", wish.pr.unwrap_or(defaults.pr), 0, replication)?;
-    Ok(Required { total: usize::from(r.max(pr)), durable: 0, primary: usize::from(pr) })
+    let (n, defaults) = asked(wish, defaults, replication)?;
+    let r = bounded("r", wish.r.unwrap_or(defaults.r), 1, n)?;
+    let pr = bounded("pr", wish.pr.unwrap_or(defaults.pr), 0, n)?;
+    Ok(Required { asked: usize::from(n), total: usize::from(r.max(pr)), durable: 0, primary: usize::from(pr) })
+}
+
+/// How many replicas are asked, of so many, and what is inherited then.
+fn asked(wish: &QuorumWish, defaults: &QuorumDefaults, replication: u8) -> Result<(u8, QuorumDefaults), Failure> {
+    match wish.n {
+        None => Ok((replication, *defaults)),
+        Some(n) => bounded("n", n, 1, replication).map(|n| (n, defaults.capped(n))),
+    }
 }
 
 fn bounded(field: &str, value: u8, least: u8, most: u8) -> Result<u8, Failure> {
@@ -177,7 +190,7 @@ mod tests {
     fn a_quorum_is_reached_when_every_set_has_it() {
         let old = vec![node(1), node(2), node(3)];
         let new = vec![node(4), node(2), node(3)];
-        let w2 = Required { total: 2, durable: 2, primary: 0 };
+        let w2 = Required { asked: 3, total: 2, durable: 2, primary: 0 };
         type Answers<'a> = &'a [(u8, u8, bool)];
         // The answers, the home replicas whose places are vacant if they do not answer, and whether that is enough.
         let cases: [(Answers, &[u8], bool, &str); 18] = [
@@ -216,6 +229,8 @@ mod tests {
             (QuorumWish { w: Some(4), ..none }, "quorum.w is 4; give 1 to 3 (N is 3)"),
             (QuorumWish { dw: Some(255), ..none }, "quorum.dw is 255; give 0 to 3 (N is 3)"),
             (QuorumWish { pw: Some(4), ..none }, "quorum.pw is 4; give 0 to 3 (N is 3)"),
+            (QuorumWish { n: Some(4), ..none }, "quorum.n is 4; give 1 to 3 (N is 3)"),
+            (QuorumWish { n: Some(2), dw: Some(3), ..none }, "quorum.dw is 3; give 0 to 2 (N is 2)"),
         ];
         for (wish, refused) in cases {
             assert_eq!(for_put(&wish, &QuorumDefaults::default(), 3).unwrap_err().to_string(), refused);
@@ -226,6 +241,7 @@ mod tests {
     fn durable_copies_that_are_asked_for_are_waited_for_and_inherited_ones_fit_w() {
         let none = QuorumWish::default();
         // The wish, the setting, and what it takes: answers, and durable ones.
+        let one = QuorumWish { n: Some(1), ..none };
         let cases = [
             (none, None, (2, 2)),
             (none, Some(1), (2, 1)),
@@ -233,10 +249,12 @@ mod tests {
             (QuorumWish { w: Some(1), dw: Some(2), ..none }, Some(0), (2, 2)),
             (QuorumWish { w: Some(1), ..none }, Some(2), (1, 1)),
             (QuorumWish { dw: Some(0), ..none }, Some(2), (2, 0)),
+            (one, None, (1, 1)),
+            (QuorumWish { dw: Some(0), ..one }, None, (1, 0)),
         ];
         for (wish, dw, (total, durable)) in cases {
-            let defaults = QuorumDefaults { dw, ..QuorumDefaults::default() };
-            assert_eq!(for_put(&wish, &defaults, 3), Ok(Required { total, durable, primary: 0 }), "{wish:?}, {dw:?}");
+            let (asked, defaults) = (usize::from(wish.n.unwrap_or(3)), QuorumDefaults { dw, ..QuorumDefaults::default() });
+            assert_eq!(for_put(&wish, &defaults, 3), Ok(Required { asked, total, durable, primary: 0 }), "{wish:?}, {dw:?}");
         }
     }
 }

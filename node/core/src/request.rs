@@ -14,6 +14,9 @@ pub struct ClientHandle(pub u64);
 /// What a request asks of the quorum; `None` takes the bucket's setting, then the cluster's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct QuorumWish {
+    /// Replicas that are asked, of all that the object has: the coordinator itself and the first that can be reached. The others get a
+    /// write when replicas are compared. What is inherited of `r`, `w`, `dw`, `pr` and `pw` is at most this.
+    pub n: Option<u8>,
     /// Replicas that must answer a get.
     pub r: Option<u8>,
     /// Replicas that must acknowledge a put.

@@ -97,7 +97,7 @@ impl From<Request> for session_request::Request {
 impl From<QuorumWish> for v1::Quorum {
     fn from(wish: QuorumWish) -> Self {
         let wide = |count: Option<u8>| count.map(u32::from);
-        Self { r: wide(wish.r), w: wide(wish.w), dw: wide(wish.dw), pr: wide(wish.pr), pw: wide(wish.pw) }
+        Self { r: wide(wish.r), w: wide(wish.w), dw: wide(wish.dw), pr: wide(wish.pr), pw: wide(wish.pw), n: wide(wish.n) }
     }
 }
 
@@ -265,6 +265,7 @@ fn quorum(wire: Option<v1::Quorum>) -> Result<QuorumWish, Failure> {
         },
     };
     Ok(QuorumWish {
+        n: count("n", wire.n, 1)?,
         r: count("r", wire.r, 1)?,
         w: count("w", wire.w, 1)?,
         dw: count("dw", wire.dw, 0)?,
@@ -285,7 +286,7 @@ mod tests {
     use dynamo_core::version::{Actor, CausalContext, Dot, Value};
 
     fn requests() -> Vec<Request> {
-        let quorum = QuorumWish { r: Some(1), w: Some(3), dw: Some(0), pr: None, pw: Some(2) };
+        let quorum = QuorumWish { n: Some(3), r: Some(1), w: Some(3), dw: Some(0), pr: None, pw: Some(2) };
         let context = Bytes::from_static(b"token");
         let put = |context: &Bytes, create_only| Operation::Put { data: "v".into(), context: context.clone(), create_only };
         let key = Some(RequestKey([5; 16]));

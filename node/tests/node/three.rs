@@ -104,6 +104,22 @@ async fn too_few_replicas_is_said_and_nothing_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_request_may_ask_fewer_replicas_than_there_are() {
+    let cluster = TestCluster::start(3).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    let asking = |n| Some(v1::Quorum { n: Some(n), ..Default::default() });
+    let written = kv.put(v1::PutRequest { quorum: asking(1), ..put("k", "v") }).await.unwrap().into_inner();
+    assert_eq!(written.evidence.unwrap().nodes, [cluster.nodes[0].status().await.node]);
+    for node in &cluster.nodes {
+        let all = Some(v1::Quorum { r: Some(3), ..Default::default() });
+        let read = node.kv().await.get(v1::GetRequest { quorum: all, ..get("k") }).await.unwrap().into_inner();
+        assert_eq!(values(&read), ["v"]);
+    }
+    let refused = kv.get(v1::GetRequest { quorum: asking(4), ..get("k") }).await.unwrap_err();
+    assert!(refused.message().contains("quorum.n is 4; give 1 to 3"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_node_of_another_cluster_is_sent_away() {
     let cluster = TestCluster::start(1).await;
     let dir = TempDir::new().unwrap();

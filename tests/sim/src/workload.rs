@@ -220,7 +220,7 @@ impl Workload {
 
     /// Of so many home replicas a get meets one.
     fn overlapping(&self, name: &Name, wish: &QuorumWish) -> usize {
-        let pr = wish.pr.unwrap_or(self.options.bucket(&name.bucket).quorum.pr);
+        let pr = wish.pr.unwrap_or(evidence::inherited(wish, &self.options.bucket(&name.bucket).quorum).pr);
         usize::from(self.options.n_of(&name.bucket) + 1 - pr)
     }
 

@@ -11,7 +11,7 @@ use dynamo_sim::schedule::HostId;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Read from, or acknowledged by, the asked node alone.
-const ALONE: QuorumWish = QuorumWish { r: Some(1), w: Some(1), dw: None, pr: None, pw: None };
+const ALONE: QuorumWish = QuorumWish { n: None, r: Some(1), w: Some(1), dw: None, pr: None, pw: None };
 
 fn none() -> Bytes {
     Bytes::new()

@@ -334,7 +334,7 @@ mod tests {
                 own: node(1),
                 suspected: suspected.iter().map(|id| node(*id)).collect(),
                 fallbacks: vec![node(4)],
-                required: Required { total: 2, durable: 0, primary: 0 },
+                required: Required { asked: 3, total: 2, durable: 0, primary: 0 },
                 fallback_at: Instant(100),
                 deadline: Instant(1000),
             },

@@ -375,7 +375,7 @@ mod tests {
     use super::*;
     use crate::ring::tests::node;
 
-    const W2: Required = Required { total: 2, durable: 2, primary: 0 };
+    const W2: Required = Required { asked: 3, total: 2, durable: 2, primary: 0 };
 
     fn start(suspected: &[u8], fallbacks: &[u8]) -> (Put, Vec<Output>) {
         let mut out = Vec::new();
@@ -540,7 +540,7 @@ mod tests {
             Down::Fail | Down::Decline => true,
         };
         let fallbacks: Vec<u8> = fallbacks.iter().enumerate().filter(can_be_asked).map(|(_, id)| *id).collect();
-        let (mut put, mut out) = moving(sets, &suspected, &fallbacks, Required { total: w, durable: w, primary: 0 });
+        let (mut put, mut out) = moving(sets, &suspected, &fallbacks, Required { asked: 3, total: w, durable: w, primary: 0 });
         let (mut asked, mut ok) = (Vec::new(), false);
         for at in [1, 100] {
             put.handle(Input::Tick, Instant(at), &mut out);

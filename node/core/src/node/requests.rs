@@ -126,6 +126,17 @@ impl<S: Storage> Node<S> {
         homes.iter().filter(|node| !self.reachable(**node, now)).copied().collect()
     }
 
+    /// Those of a set that a request asks. If not all: this node's own copy, and the first that can be reached, so that no more stand-ins
+    /// are needed than if all were asked.
+    fn asked_of(&self, set: &[NodeId], asked: usize, now: Now) -> Nodes {
+        let mut nodes = Nodes::from_slice(set);
+        if asked < nodes.len() {
+            nodes.sort_by_key(|node| (*node != self.identity.node, !self.reachable(*node, now)));
+            nodes.truncate(asked);
+        }
+        nodes
+    }
+
     /// The fallbacks that can be reached, this node first if it is none of `homes`. A node outside the ring is none: it may be taken
     /// away, with the only copy of what it alone acknowledged.
     fn reachable_fallbacks(&mut self, ring: &Ring, partition: PartitionId, homes: &[NodeId], now: Now) -> Vec<NodeId> {

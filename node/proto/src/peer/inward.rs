@@ -232,12 +232,13 @@ fn forward(wire: v1::Forward) -> Result<Message, WireError> {
 
 /// The request as its client would have sent it, through the same checks.
 fn forwarded_request(wire: v1::ForwardedRequest) -> Result<Request, WireError> {
-    let v1::ForwardedRequest { kind, bucket, key, value, context, quorum, timeout_ms, request_id } = wire;
+    let v1::ForwardedRequest { kind, bucket, key, value, context, quorum, timeout_ms, request_id, n } = wire;
     let Ok([r, w, dw, pr, pw]) = <[u32; 5]>::try_from(quorum) else {
         return Err(WireError::new("body.quorum", "not the five counts r, w, dw, pr, pw"));
     };
     let given = |count: u32| (count != QUORUM_ABSENT).then_some(count);
-    let quorum = Some(v1::Quorum { r: given(r), w: given(w), dw: given(dw), pr: given(pr), pw: given(pw) });
+    let n = (n > 0).then_some(n);
+    let quorum = Some(v1::Quorum { r: given(r), w: given(w), dw: given(dw), pr: given(pr), pw: given(pw), n });
     let put = |mode: v1::PutMode, value, context| {
         let (bucket, key, quorum, request_id) = (bucket.clone(), key.clone(), quorum, request_id.clone());
         Request::try_from(v1::PutRequest { bucket, key, value, context, mode: mode.into(), quorum, timeout_ms, request_id })

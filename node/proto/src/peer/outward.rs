@@ -156,7 +156,7 @@ fn forwarded_request(body: Request) -> v1::ForwardedRequest {
         Operation::Put { data, context, create_only: true } => (forwarded_request::Kind::Create, data, context),
         Operation::Delete { context } => (forwarded_request::Kind::Delete, Bytes::new(), context),
     };
-    let QuorumWish { r, w, dw, pr, pw } = body.quorum;
+    let QuorumWish { n, r, w, dw, pr, pw } = body.quorum;
     v1::ForwardedRequest {
         kind: kind.into(),
         bucket: body.name.bucket,
@@ -164,6 +164,7 @@ fn forwarded_request(body: Request) -> v1::ForwardedRequest {
         value,
         context,
         quorum: [r, w, dw, pr, pw].map(|count| count.map_or(QUORUM_ABSENT, u32::from)).into(),
+        n: n.map_or(0, u32::from),
         timeout_ms: body.timeout_ms,
         request_id: crate::kv::request_id(body.request_key),
     }

@@ -49,7 +49,7 @@ fn reaped() -> Reaped {
 
 fn requests() -> Vec<Message> {
     let name = Name::new("b", "k");
-    let quorum = QuorumWish { r: Some(2), w: None, dw: Some(0), pr: None, pw: Some(1) };
+    let quorum = QuorumWish { n: None, r: Some(2), w: None, dw: Some(0), pr: None, pw: Some(1) };
     let operations = [
         Operation::Get,
         Operation::Put { data: "v".into(), context: "c".into(), create_only: false },
@@ -68,7 +68,18 @@ fn requests() -> Vec<Message> {
             timeout_ms: 70,
         },
     };
-    operations.map(forward).into()
+    let fewer = Message::Forward {
+        request: RequestId(5),
+        hops: 1,
+        body: Request {
+            name: name.clone(),
+            request_key: None,
+            operation: Operation::Get,
+            quorum: QuorumWish { n: Some(2), ..quorum },
+            timeout_ms: 0,
+        },
+    };
+    operations.map(forward).into_iter().chain([fewer]).collect()
 }
 
 fn outcomes() -> Vec<Message> {

@@ -15,7 +15,7 @@ use crate::witness::WriteId;
 /// Whether the evidence of an acknowledged write has W distinct nodes, PW of them home replicas of each set that was written, and
 /// as many of them had it on stable storage as it says.
 pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
-    let defaults = sim.options().bucket(&name.bucket).quorum;
+    let defaults = inherited(wish, &sim.options().bucket(&name.bucket).quorum);
     let dw = durable(wish, &defaults);
     let pw = wish.pw.unwrap_or(defaults.pw);
     let w = wish.w.unwrap_or(defaults.w).max(pw).max(dw);
@@ -50,13 +50,19 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
 
 /// How many copies on stable storage an acknowledgement rests on.
 pub fn durable(wish: &QuorumWish, defaults: &QuorumDefaults) -> u8 {
+    let defaults = inherited(wish, defaults);
     let w = wish.w.unwrap_or(defaults.w);
     wish.dw.unwrap_or(defaults.dw.unwrap_or(w).min(w))
 }
 
+/// What a request that asks so many replicas takes over.
+pub fn inherited(wish: &QuorumWish, defaults: &QuorumDefaults) -> QuorumDefaults {
+    wish.n.map_or(*defaults, |n| defaults.capped(n))
+}
+
 /// Whether a get names R distinct nodes that answered, and PR of them home replicas of some ring.
 pub fn check_get(sim: &Simulation, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
-    let defaults = sim.options().bucket(&name.bucket).quorum;
+    let defaults = inherited(wish, &sim.options().bucket(&name.bucket).quorum);
     let pr = usize::from(wish.pr.unwrap_or(defaults.pr));
     let r = usize::from(wish.r.unwrap_or(defaults.r)).max(pr);
     let complain = |what: String| Err(("I12 honest quorums", format!("a get of {name:?}: {what}: {evidence:?}")));

@@ -325,6 +325,62 @@ fn what_a_silent_coordinator_may_have_written_is_not_coordinated_here() {
     assert_eq!(one.sent(), []);
 }
 
+#[test]
+fn a_request_that_wants_fewer_replicas_asks_its_coordinator_and_the_first_that_can_be_reached() {
+    let ring = ring_of(5, 3, 3);
+    let name = key(&ring, true);
+    let others: Vec<NodeId> =
+        ring.placement(ring.partition_of(&name)).replicas.iter().filter(|node| **node != id(1)).copied().collect();
+    let (write, read) = (put(&name, "milk"), Request { operation: Operation::Get, ..put(&name, "") });
+    let wish = |n| QuorumWish { n: Some(n), ..QuorumWish::default() };
+    for body in [write, read] {
+        let ask = |one: &mut One, n: u8| {
+            one.sent();
+            one.feed(Input::Request { client: ClientHandle(n.into()), request: Request { quorum: wish(n), ..body.clone() } });
+        };
+        let mut one = One::start(&ring);
+        ask(&mut one, 3);
+        assert_eq!(asked(&mut one).1, others, "all of them");
+        ask(&mut one, 2);
+        assert_eq!(asked(&mut one).1, others[..1]);
+        one.feed(Input::LinkDown { peer: others[0] });
+        ask(&mut one, 2);
+        assert_eq!(asked(&mut one).1, others[1..], "and nobody stands in");
+        ask(&mut one, 1);
+        one.sync();
+        let answer = one.answers.pop().expect("its own copy is enough").expect("for R and W as well");
+        let (Success::Got { evidence, .. } | Success::Written { evidence, .. }) = answer;
+        assert_eq!(evidence.nodes, [id(1)], "{body:?}");
+        ask(&mut one, 4);
+        assert!(matches!(one.answers.pop(), Some(Err(Failure::Invalid(reason))) if reason.starts_with("quorum.n is 4")));
+    }
+}
+
+/// Each set is asked for as many.
+#[test]
+fn a_put_that_wants_fewer_replicas_has_its_quorum_in_both_sets_of_a_partition_that_moves() {
+    let first = ring_of(5, 3, 3);
+    let name = key(&first, true);
+    let partition = first.partition_of(&name);
+    let leaving = *first.placement(partition).replicas.iter().find(|node| **node != id(1)).expect("three replicas");
+    let ring = moving(&first, partition, leaving, stranger(&first, partition));
+    let mut one = One::start(&first);
+    one.adopt(&ring);
+    one.sync();
+    one.sent();
+    let quorum = QuorumWish { n: Some(2), w: Some(2), dw: Some(0), ..QuorumWish::default() };
+    one.feed(Input::Request { client: ClientHandle(1), request: Request { quorum, ..put(&name, "milk") } });
+    let (request, peers) = asked(&mut one);
+    for set in ring.placement(partition).write_sets() {
+        assert_eq!(set.iter().filter(|node| **node == id(1) || peers.contains(node)).count(), 2, "{peers:?} of {set:?}");
+    }
+    for peer in &peers {
+        assert_eq!(one.answers, []);
+        one.hear(peer.0[0], Message::Replicated { request, durable: false });
+    }
+    assert!(is_written(one.answers.pop()));
+}
+
 /// Whom the node under test has just asked to coordinate, and its number for that.
 fn forwarded(one: &mut One) -> Option<(NodeId, RequestId)> {
     one.sent().into_iter().find_map(|(to, message)| match message {

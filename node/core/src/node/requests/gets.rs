@@ -58,7 +58,7 @@ impl<S: Storage> Node<S> {
         outputs: &mut Vec<get::Output>,
     ) -> get::Get {
         let placement = ring.placement(partition);
-        let homes = readers(ring, placement.read_set(), required);
+        let homes = self.asked_of(&readers(ring, placement.read_set(), required), required.asked, now);
         let suspected = self.suspected(&homes, now);
         let mut fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
         if placement.moving.is_some() {

@@ -13,7 +13,6 @@ use crate::id::{NodeId, PartitionId, RequestId};
 use crate::message::Message;
 use crate::name::Name;
 use crate::node::{Node, Output, Waiting};
-use crate::preference_list::Nodes;
 use crate::quorum::{self, Required};
 use crate::recent_writes::RecentWrite;
 use crate::reconciliation;
@@ -94,10 +93,10 @@ impl<S: Storage> Node<S> {
         outputs: &mut Vec<put::Output>,
     ) -> put::Put {
         let placement = ring.placement(partition);
-        let sets = placement.write_sets().into_iter().map(Nodes::from_slice).collect();
-        let homes = placement.writers();
-        let suspected = self.suspected(&homes, now);
-        let fallbacks = self.reachable_fallbacks(ring, partition, &homes, now);
+        let sets: put::Sets = placement.write_sets().into_iter().map(|set| self.asked_of(set, required.asked, now)).collect();
+        let mut suspected = self.suspected(&placement.writers(), now);
+        suspected.retain(|node| sets.iter().any(|set| set.contains(node)));
+        let fallbacks = self.reachable_fallbacks(ring, partition, &placement.writers(), now);
         let hint_at = now.instant + self.config.hint_after;
         put::Put::start(put::Start { sets, suspected, fallbacks, required, hint_at, deadline }, outputs)
     }
@@ -111,6 +110,7 @@ impl<S: Storage> Node<S> {
         // Each has a place in every set, as a home replica or in the place of one that is silent.
         let reachable = writers.len() - silent.len() + stand_ins;
         for set in placement.write_sets() {
+            let set = self.asked_of(set, required.asked, now);
             let homes = set.iter().filter(|home| !silent.contains(home)).count();
             for (there, required) in [(reachable.min(set.len()), required.total), (homes, required.primary)] {
                 if there < required {

@@ -1,4 +1,5 @@
-//! `dynamoctl delete` against real nodes: whether it takes a context is the bucket's rule.
+//! `dynamoctl put`, `get` and `delete` against real nodes: whether a delete takes a context is the bucket's rule, and how many replicas
+//! are asked is the request's.
 #![allow(clippy::unwrap_used)]
 
 use dynamo_cluster_tests::{Cluster, Seat};
@@ -28,4 +29,20 @@ async fn a_delete_takes_a_context_where_siblings_are_kept_and_none_where_the_las
         let (ok, said) = run(&["get", "alice", "--bucket", bucket]);
         assert!(!ok && said.contains("does not exist"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn put_get_and_delete_ask_as_many_replicas_as_they_are_told() {
+    let cluster = Cluster::with_ring(3).await.unwrap();
+    let run = |words: &[&str]| cluster.dynamoctl(0, words).unwrap();
+    let answered = |said: &str| {
+        let document: serde_json::Value = serde_json::from_str(said).unwrap();
+        document["evidence"]["nodes"].as_array().unwrap_or_else(|| panic!("{said}")).len()
+    };
+    for words in [["put", "alice", "milk"].as_slice(), &["get", "alice"], &["delete", "alice", "--current"]] {
+        let (ok, said) = run(&[words, &["--n", "1", "-o", "json"]].concat());
+        assert!(ok && answered(&said) == 1, "{said}");
+    }
+    let (ok, said) = run(&["get", "alice", "--n", "4"]);
+    assert!(!ok && said.contains("quorum.n is 4; give 1 to 3 (N is 3)"), "{said}");
 }
