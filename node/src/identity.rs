@@ -275,7 +275,10 @@ mod tests {
         let own = fs::read(&files[0]).unwrap();
         fs::copy(&files[1], &files[0]).unwrap();
         let error = refusal(&configs[0]);
-        assert!(error.contains(&format!("holds the data of node {}, identity.yaml beside it says {}", nodes[0], nodes[1])), "{error}");
+        assert!(
+            error.contains(&format!("holds the data of node {}, identity.yaml beside it says {}", nodes[0], nodes[1])),
+            "{error}"
+        );
         fs::write(&files[0], own).unwrap();
         assert_eq!(open(&configs[0]).unwrap().node, nodes[0], "put together again, it starts");
     }

@@ -12,6 +12,7 @@
 //! One that opens with less than was on stable storage is noticed by its [`watermark`].
 
 mod dropped;
+mod framing;
 mod key;
 #[cfg(test)]
 mod laws;
@@ -34,7 +35,7 @@ use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::name::Name;
 use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
 use dynamo_core::version::Object;
-use rocksdb::{ColumnFamily, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ErrorKind, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 use thiserror::Error;
 use tracing::warn;
 
@@ -68,6 +69,10 @@ impl Family {
     }
 }
 
+/// What to do about a database that is damaged or gone.
+pub(crate) const REMEDY: &str =
+    "restore it, or start a new node: with data_dir emptied, in Kubernetes by deleting the claim and the pod";
+
 /// Whether the database must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
@@ -93,6 +98,14 @@ pub enum OpenError {
     Missing {
         /// The database.
         path: String,
+    },
+    /// What it wrote is not what is there.
+    #[error("{path} is damaged: {reason}; it was left as it is; {REMEDY}")]
+    Damaged {
+        /// The database.
+        path: String,
+        /// What is wrong, and where.
+        reason: String,
     },
     /// RocksDB says no.
     #[error("{path} does not open: {reason}; it was left as it is")]
@@ -127,6 +140,7 @@ impl RocksEngine {
         if expect == Expect::Database && !path.join("CURRENT").exists() {
             return Err(OpenError::Missing { path: shown });
         }
+        framing::verify(path).map_err(|reason| OpenError::Damaged { path: shown.clone(), reason })?;
         let options = options::database(expect, volume_bytes(path));
         let cache = options::block_cache(settings);
         let families = Family::ALL.map(|family| options::family(family, settings, &cache));
@@ -489,15 +503,22 @@ fn volume_bytes(path: &Path) -> u64 {
 }
 
 fn refusal(path: String, error: rocksdb::Error) -> OpenError {
+    let damaged = error.kind() == ErrorKind::Corruption;
     let reason = error.into_string();
     if reason.contains("lock") && (reason.contains("LOCK") || reason.contains("lock hold")) {
         return OpenError::Locked { path };
+    }
+    if damaged {
+        return OpenError::Damaged { path, reason };
     }
     OpenError::Refused { path, reason }
 }
 
 fn failed(what: &'static str) -> impl Fn(rocksdb::Error) -> StorageError {
-    move |error| StorageError(format!("{what}: {error}"))
+    move |error| match error.kind() {
+        ErrorKind::Corruption => StorageError(format!("{what}: {error}; the database is damaged: {REMEDY}")),
+        _ => StorageError(format!("{what}: {error}")),
+    }
 }
 
 fn unreadable(error: dynamo_core::codec::DecodeError) -> StorageError {
