@@ -26,6 +26,7 @@ pub mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,6 +130,8 @@ pub struct RocksEngine {
     write_options: WriteOptions,
     /// Background errors after which writes went on.
     errors_borne: u64,
+    /// What the files are on.
+    device: u64,
     /// Scans fail: whoever reads much on a thread of its own is to end.
     interrupted: Arc<AtomicBool>,
 }
@@ -150,11 +153,23 @@ impl RocksEngine {
         let watermark =
             Watermark::open(&path.with_extension("synced")).map_err(|error| refused(format!("watermark: {error}")))?;
         let recovery = watermark.compare(db.latest_sequence_number());
+        let device = device(path).map_err(|error| refused(format!("CURRENT: {error}")))?;
         let (pending, read_options, write_options) = (Pending::default(), options::reads(), write_options());
         let (db, watermark, dropped) = (Arc::new(db), Arc::new(watermark), Arc::default());
         let (ticket, errors_borne, interrupted) = (Ticket(0), 0, Arc::default());
-        let engine =
-            Self { db, watermark, recovery, pending, dropped, ticket, read_options, write_options, errors_borne, interrupted };
+        let engine = Self {
+            db,
+            watermark,
+            recovery,
+            pending,
+            dropped,
+            ticket,
+            read_options,
+            write_options,
+            errors_borne,
+            device,
+            interrupted,
+        };
         let emptied = engine.emptied_partitions().map_err(|error| refused(format!("list files: {error}")))?;
         emptied.into_iter().for_each(|partition| engine.dropped.add(partition));
         Ok(engine)
@@ -206,8 +221,9 @@ impl RocksEngine {
 
     /// An error if RocksDB failed to flush or compact, and takes no writes any more. It takes them after one kind of failure only: a
     /// compaction that found no room for its output, which is removed again; the data is what it was. Everything else is final, and
-    /// this notices it even if nobody writes.
+    /// this notices it even if nobody writes. As final is that the files are gone, which RocksDB goes on with, and its fsyncs too.
     pub fn check_background(&mut self) -> Result<(), StorageError> {
+        self.check_files_are_there()?;
         let errors = self.property("rocksdb.background-errors");
         if errors <= self.errors_borne {
             return Ok(());
@@ -219,6 +235,22 @@ impl RocksEngine {
         writes.map_err(|error| StorageError(format!("{errors} background errors, {error}; see {}", log.display())))?;
         warn!(errors, log = %log.display(), "a compaction failed for want of space; it is tried again");
         self.errors_borne = errors;
+        Ok(())
+    }
+
+    /// An error if no start would find what is written now: somebody removed the files, or mounted something over them. Anything else that
+    /// keeps them from being seen says nothing of them.
+    fn check_files_are_there(&self) -> Result<(), StorageError> {
+        let gone = match device(self.db.path()) {
+            Ok(device) => device != self.device,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        if gone {
+            let path = self.db.path().display();
+            return Err(StorageError(format!(
+                "{path} was removed, or is under another mount, and no start would find it: {REMEDY}"
+            )));
+        }
         Ok(())
     }
 
@@ -494,6 +526,11 @@ fn write_options() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(false);
     options
+}
+
+/// The file system of the file that every database has.
+fn device(path: &Path) -> std::io::Result<u64> {
+    std::fs::metadata(path.join("CURRENT")).map(|found| found.dev())
 }
 
 /// The size of the volume that a database lies on; 0 if nobody says.

@@ -498,3 +498,21 @@ fn a_log_with_a_hole_of_zeros_is_refused() {
     let refused = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().map(|error| error.to_string());
     assert!(refused.as_ref().is_some_and(|error| error.contains("zeros from byte")), "{refused:?}");
 }
+
+#[test]
+fn a_database_whose_files_were_removed_works_no_more() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    assert_eq!(engine.check_background(), Ok(()));
+    std::fs::remove_dir_all(path(&dir)).unwrap();
+    engine.write(PartitionId(0), &Name::new("b", "k"), &object(1, 1)).unwrap();
+    engine.commit().unwrap();
+    assert!(engine.log().sync().is_ok(), "RocksDB does not notice it");
+    let error = engine.check_background().unwrap_err().to_string();
+    assert!(error.contains("was removed") && error.contains("start a new node"), "{error}");
+    // Something was mounted in their place.
+    let other = TempDir::new().unwrap();
+    let mut engine = open(&other, Expect::Nothing);
+    engine.device += 1;
+    assert!(engine.check_background().is_err());
+}

@@ -185,6 +185,22 @@ async fn sigterm_ends_with_0() {
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
 }
 
+#[tokio::test]
+async fn a_node_whose_files_were_removed_ends_and_acknowledges_nothing_more() {
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(dir.path());
+    process.founds_a_cluster().await;
+    until("it serves", || async { process.kv().await.put(put("k", "v")).await.is_ok() }).await;
+    std::fs::remove_dir_all(dir.path().join("rocksdb")).unwrap();
+    let mut ended = None;
+    until("it ends", || {
+        ended = process.child.try_wait().unwrap();
+        std::future::ready(ended.is_some())
+    })
+    .await;
+    assert_eq!(ended.unwrap().code(), Some(4));
+}
+
 /// All but the last byte of a message, and never that.
 struct Half(Option<Bytes>);
 
