@@ -540,7 +540,7 @@ fn volume_bytes(path: &Path) -> u64 {
 }
 
 fn refusal(path: String, error: rocksdb::Error) -> OpenError {
-    let damaged = error.kind() == ErrorKind::Corruption;
+    let damaged = is_damage(&error);
     let reason = error.into_string();
     if reason.contains("lock") && (reason.contains("LOCK") || reason.contains("lock hold")) {
         return OpenError::Locked { path };
@@ -552,10 +552,19 @@ fn refusal(path: String, error: rocksdb::Error) -> OpenError {
 }
 
 fn failed(what: &'static str) -> impl Fn(rocksdb::Error) -> StorageError {
-    move |error| match error.kind() {
-        ErrorKind::Corruption => StorageError(format!("{what}: {error}; the database is damaged: {REMEDY}")),
-        _ => StorageError(format!("{what}: {error}")),
+    move |error| {
+        let remedy = if is_damage(&error) { format!("; the database is damaged: {REMEDY}") } else { String::new() };
+        StorageError(format!("{what}: {error}{remedy}"))
     }
+}
+
+/// What is on the disk is not what was written. Of a file that is missing, and of a MANIFEST that lacks a family, RocksDB tells in words
+/// alone.
+fn is_damage(error: &rocksdb::Error) -> bool {
+    let said = error.as_ref();
+    error.kind() == ErrorKind::Corruption
+        || said.contains("No such file or directory")
+        || said.contains("Column family not found")
 }
 
 fn unreadable(error: dynamo_core::codec::DecodeError) -> StorageError {

@@ -164,7 +164,7 @@ fn a_missing_or_damaged_database_is_never_made_anew() {
     drop(open(&dir, Expect::Nothing));
     std::fs::write(path(&dir).join("CURRENT"), "MANIFEST-999999\n").unwrap();
     let damaged = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().unwrap();
-    assert!(matches!(damaged, OpenError::Refused { .. }), "{damaged:?}");
+    assert!(matches!(damaged, OpenError::Damaged { .. }), "{damaged:?}");
 }
 
 #[test]
@@ -515,4 +515,15 @@ fn a_database_whose_files_were_removed_works_no_more() {
     let mut engine = open(&other, Expect::Nothing);
     engine.device += 1;
     assert!(engine.check_background().is_err());
+}
+
+#[test]
+fn a_database_that_lacks_a_file_says_what_to_do() {
+    let dir = TempDir::new().unwrap();
+    drop(open(&dir, Expect::Nothing));
+    let names = std::fs::read_dir(path(&dir)).unwrap().map(|entry| entry.unwrap().path());
+    let manifest = names.filter(|name| name.to_str().unwrap().contains("MANIFEST-")).max().unwrap();
+    std::fs::remove_file(manifest).unwrap();
+    let error = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().map(|error| error.to_string());
+    assert!(error.as_ref().is_some_and(|error| error.contains("is damaged") && error.contains("start a new node")), "{error:?}");
 }
