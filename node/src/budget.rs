@@ -153,6 +153,11 @@ pub struct Budgets {
     pub answers: Arc<Budget>,
 }
 
+/// What the values of gets in flight may hold, of a process that may use so much memory: as much as the answers that they become.
+pub fn get_bytes_max(memory_bytes: u64) -> usize {
+    (memory_bytes / ANSWERS_PART).clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX) as usize
+}
+
 impl Budgets {
     /// Of a process that may use so much memory.
     pub fn of(memory_bytes: u64) -> Self {

@@ -368,6 +368,12 @@ fn address(field: &str, text: &str) -> Result<SocketAddr, ConfigError> {
 
 fn advertise_host(host: Option<String>, listen: &Listen) -> Result<String, ConfigError> {
     match host {
+        Some(host) if is_every_address(&host) => {
+            let reason = format!(
+                "{host} stands for every address where one listens, and whoever dials it reaches itself; set this node's host name or IP address"
+            );
+            wrong("advertise.host", reason)
+        }
         Some(host) if is_host(&host) => Ok(host),
         Some(host) => {
             let reason =
@@ -383,6 +389,10 @@ fn advertise_host(host: Option<String>, listen: &Listen) -> Result<String, Confi
             wrong("advertise.host", reason)
         }
     }
+}
+
+fn is_every_address(host: &str) -> bool {
+    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
 
 /// A name of DNS, or an IP address; one of version 6 may be in brackets.

@@ -55,6 +55,10 @@ const UNREAD_BYTES_PER_SECOND: u64 = 256 << 10;
 /// Between two looks for answers that wait too long, as a part of what they may.
 const LOOKS: u32 = 4;
 
+/// With fewer open files a node starts, and ends when its data has grown, as all others of its cluster do then: RocksDB opens more files
+/// than it keeps open, while it compacts. Twice what a loaded node was seen to get along with.
+pub const OPEN_FILES_LEAST: u64 = 256;
+
 /// Lets this process open all the files that it may, and says how many.
 pub fn open_files_max() -> u64 {
     let limit = getrlimit(Resource::Nofile);

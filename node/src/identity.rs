@@ -1,7 +1,8 @@
 //! Who this node is: `identity.yaml` in its data directory, made once, never changed but for the count of starts (paper 4.8).
 //!
 //! A node is its data, not its address: whoever has the directory is the node. So the file and the database belong together:
-//! an identity without its database, or a database without its identity, is refused, and so is a directory of another cluster.
+//! an identity without its database, a database without its identity, or with that of another node, is refused, and so is a
+//! directory of another cluster.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,6 +22,9 @@ use crate::storage::{Expect, OpenError, RocksEngine};
 
 const FILE: &str = "identity.yaml";
 const DATABASE: &str = "rocksdb";
+/// The database's own word of whose it is: a UUID. Under another node's name its copies would count as that node's, and what it
+/// lacks of them as never written.
+const OWNER: &[u8] = b"owner";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, Error)]
@@ -62,6 +66,18 @@ pub enum IdentityError {
     Orphaned {
         /// The database.
         path: String,
+    },
+    /// The data of another node.
+    #[error(
+        "data_dir: {path} holds the data of node {theirs}, {FILE} beside it says {ours}; put together again what belongs together, or start a new node: with data_dir emptied, in Kubernetes by deleting the claim and the pod"
+    )]
+    OtherNode {
+        /// The database.
+        path: String,
+        /// The database's node.
+        theirs: NodeId,
+        /// The identity's.
+        ours: NodeId,
     },
     /// The database.
     #[error("data_dir: {0}")]
@@ -105,11 +121,20 @@ pub fn open(config: &ValidConfig) -> Result<DataDir, IdentityError> {
         None if engine.is_empty()? => (NodeId(*uuid::Uuid::new_v4().as_bytes()), 1),
         None => return Err(IdentityError::Orphaned { path: dir.join(DATABASE).display().to_string() }),
     };
+    let owner = engine.read_meta(OWNER)?.and_then(|bytes| bytes[..].try_into().ok().map(NodeId));
+    if let Some(theirs) = owner.filter(|theirs| *theirs != node) {
+        return Err(IdentityError::OtherNode { path: dir.join(DATABASE).display().to_string(), theirs, ours: node });
+    }
     if expect == Expect::Database {
         distrust_if_short(&mut engine)?;
     }
     let record = Record { node: node.to_string(), cluster: config.cluster.to_string(), generation };
     write(&file, dir, &record)?;
+    if owner.is_none() {
+        // After the identity: a database with this word in it and no identity is one that has lost it.
+        engine.write_meta(OWNER, Some(&node.0))?;
+        engine.commit()?;
+    }
     Ok(DataDir { node, generation, engine })
 }
 
@@ -236,9 +261,39 @@ mod tests {
     fn a_crash_between_database_and_identity_is_no_obstacle() {
         let dir = TempDir::new().unwrap();
         let config = config(&dir, CLUSTER);
-        drop(open(&config).unwrap());
-        fs::remove_file(config.data_dir.join(FILE)).unwrap();
+        fs::create_dir_all(&config.data_dir).unwrap();
+        drop(RocksEngine::open(&config.data_dir.join(DATABASE), &config.storage, Expect::Nothing).unwrap());
         assert_eq!(open(&config).unwrap().generation, 1);
+    }
+
+    #[test]
+    fn a_database_under_the_identity_of_another_node_is_refused() {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let configs = dirs.each_ref().map(|dir| config(dir, CLUSTER));
+        let nodes = configs.each_ref().map(|config| open(config).unwrap().node);
+        let files = configs.each_ref().map(|config| config.data_dir.join(FILE));
+        let own = fs::read(&files[0]).unwrap();
+        fs::copy(&files[1], &files[0]).unwrap();
+        let error = refusal(&configs[0]);
+        assert!(
+            error.contains(&format!("holds the data of node {}, identity.yaml beside it says {}", nodes[0], nodes[1])),
+            "{error}"
+        );
+        fs::write(&files[0], own).unwrap();
+        assert_eq!(open(&configs[0]).unwrap().node, nodes[0], "put together again, it starts");
+    }
+
+    #[test]
+    fn a_database_from_before_they_named_their_node_is_taken_for_that_of_its_identity() {
+        let dir = TempDir::new().unwrap();
+        let config = config(&dir, CLUSTER);
+        let mut data = open(&config).unwrap();
+        data.engine.write_meta(OWNER, None).unwrap();
+        data.engine.commit().unwrap();
+        let node = data.node;
+        drop(data);
+        let again = open(&config).unwrap();
+        assert_eq!((again.node, again.engine.read_meta(OWNER).unwrap().as_deref()), (node, Some(&node.0[..])));
     }
 
     #[test]

@@ -80,6 +80,15 @@ pub enum NodeError {
         /// Why.
         error: std::io::Error,
     },
+    /// The process may open too few files.
+    #[error(
+        "open files: this process may open {allowed}, and needs more as its data grows; let it open {} at least (`ulimit -n`, LimitNOFILE in systemd)",
+        connections::OPEN_FILES_LEAST
+    )]
+    OpenFiles {
+        /// The limit, raised as far as it can be.
+        allowed: u64,
+    },
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] IdentityError),
@@ -103,7 +112,7 @@ impl NodeError {
     /// What the process returns to its parent.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Listen { .. } => 2,
+            Self::Config(_) | Self::Listen { .. } | Self::OpenFiles { .. } => 2,
             Self::DataDir(_) => 3,
             Self::Storage(_) => 4,
             Self::Thread(_) | Self::Service { .. } => 1,
@@ -130,9 +139,14 @@ pub struct Bound {
 
 impl Bound {
     /// Takes the directory and the ports. A port 0 becomes a free one.
-    pub async fn new(config: ValidConfig) -> Result<Self, NodeError> {
+    pub async fn new(mut config: ValidConfig) -> Result<Self, NodeError> {
         let memory_bytes = memory::memory_bytes();
-        let connections = Connections::of(connections::open_files_max(), memory_bytes);
+        config.protocol.get_bytes_max = budget::get_bytes_max(memory_bytes);
+        let open_files = connections::open_files_max();
+        if open_files < connections::OPEN_FILES_LEAST {
+            return Err(NodeError::OpenFiles { allowed: open_files });
+        }
+        let connections = Connections::of(open_files, memory_bytes);
         let client = listen("listen.client", config.listen.client).await?;
         let peer = listen("listen.peer", config.listen.peer).await?;
         let http = listen("listen.http", config.listen.http).await?;

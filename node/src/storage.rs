@@ -12,6 +12,7 @@
 //! One that opens with less than was on stable storage is noticed by its [`watermark`].
 
 mod dropped;
+mod framing;
 mod key;
 #[cfg(test)]
 mod laws;
@@ -25,6 +26,7 @@ pub mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +36,7 @@ use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::name::Name;
 use dynamo_core::storage::{Cursor, Storage, StorageError, Ticket};
 use dynamo_core::version::Object;
-use rocksdb::{ColumnFamily, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ErrorKind, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 use thiserror::Error;
 use tracing::warn;
 
@@ -68,6 +70,10 @@ impl Family {
     }
 }
 
+/// What to do about a database that is damaged or gone.
+pub(crate) const REMEDY: &str =
+    "restore it, or start a new node: with data_dir emptied, in Kubernetes by deleting the claim and the pod";
+
 /// Whether the database must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
@@ -94,6 +100,14 @@ pub enum OpenError {
         /// The database.
         path: String,
     },
+    /// What it wrote is not what is there.
+    #[error("{path} is damaged: {reason}; it was left as it is; {REMEDY}")]
+    Damaged {
+        /// The database.
+        path: String,
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// RocksDB says no.
     #[error("{path} does not open: {reason}; it was left as it is")]
     Refused {
@@ -116,6 +130,8 @@ pub struct RocksEngine {
     write_options: WriteOptions,
     /// Background errors after which writes went on.
     errors_borne: u64,
+    /// What the files are on.
+    device: u64,
     /// Scans fail: whoever reads much on a thread of its own is to end.
     interrupted: Arc<AtomicBool>,
 }
@@ -127,6 +143,7 @@ impl RocksEngine {
         if expect == Expect::Database && !path.join("CURRENT").exists() {
             return Err(OpenError::Missing { path: shown });
         }
+        framing::verify(path).map_err(|reason| OpenError::Damaged { path: shown.clone(), reason })?;
         let options = options::database(expect, volume_bytes(path));
         let cache = options::block_cache(settings);
         let families = Family::ALL.map(|family| options::family(family, settings, &cache));
@@ -136,11 +153,23 @@ impl RocksEngine {
         let watermark =
             Watermark::open(&path.with_extension("synced")).map_err(|error| refused(format!("watermark: {error}")))?;
         let recovery = watermark.compare(db.latest_sequence_number());
+        let device = device(path).map_err(|error| refused(format!("CURRENT: {error}")))?;
         let (pending, read_options, write_options) = (Pending::default(), options::reads(), write_options());
         let (db, watermark, dropped) = (Arc::new(db), Arc::new(watermark), Arc::default());
         let (ticket, errors_borne, interrupted) = (Ticket(0), 0, Arc::default());
-        let engine =
-            Self { db, watermark, recovery, pending, dropped, ticket, read_options, write_options, errors_borne, interrupted };
+        let engine = Self {
+            db,
+            watermark,
+            recovery,
+            pending,
+            dropped,
+            ticket,
+            read_options,
+            write_options,
+            errors_borne,
+            device,
+            interrupted,
+        };
         let emptied = engine.emptied_partitions().map_err(|error| refused(format!("list files: {error}")))?;
         emptied.into_iter().for_each(|partition| engine.dropped.add(partition));
         Ok(engine)
@@ -192,8 +221,9 @@ impl RocksEngine {
 
     /// An error if RocksDB failed to flush or compact, and takes no writes any more. It takes them after one kind of failure only: a
     /// compaction that found no room for its output, which is removed again; the data is what it was. Everything else is final, and
-    /// this notices it even if nobody writes.
+    /// this notices it even if nobody writes. As final is that the files are gone, which RocksDB goes on with, and its fsyncs too.
     pub fn check_background(&mut self) -> Result<(), StorageError> {
+        self.check_files_are_there()?;
         let errors = self.property("rocksdb.background-errors");
         if errors <= self.errors_borne {
             return Ok(());
@@ -205,6 +235,22 @@ impl RocksEngine {
         writes.map_err(|error| StorageError(format!("{errors} background errors, {error}; see {}", log.display())))?;
         warn!(errors, log = %log.display(), "a compaction failed for want of space; it is tried again");
         self.errors_borne = errors;
+        Ok(())
+    }
+
+    /// An error if no start would find what is written now: somebody removed the files, or mounted something over them. Anything else that
+    /// keeps them from being seen says nothing of them.
+    fn check_files_are_there(&self) -> Result<(), StorageError> {
+        let gone = match device(self.db.path()) {
+            Ok(device) => device != self.device,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        if gone {
+            let path = self.db.path().display();
+            return Err(StorageError(format!(
+                "{path} was removed, or is under another mount, and no start would find it: {REMEDY}"
+            )));
+        }
         Ok(())
     }
 
@@ -482,6 +528,11 @@ fn write_options() -> WriteOptions {
     options
 }
 
+/// The file system of the file that every database has.
+fn device(path: &Path) -> std::io::Result<u64> {
+    std::fs::metadata(path.join("CURRENT")).map(|found| found.dev())
+}
+
 /// The size of the volume that a database lies on; 0 if nobody says.
 fn volume_bytes(path: &Path) -> u64 {
     let found = path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
@@ -489,15 +540,31 @@ fn volume_bytes(path: &Path) -> u64 {
 }
 
 fn refusal(path: String, error: rocksdb::Error) -> OpenError {
+    let damaged = is_damage(&error);
     let reason = error.into_string();
     if reason.contains("lock") && (reason.contains("LOCK") || reason.contains("lock hold")) {
         return OpenError::Locked { path };
+    }
+    if damaged {
+        return OpenError::Damaged { path, reason };
     }
     OpenError::Refused { path, reason }
 }
 
 fn failed(what: &'static str) -> impl Fn(rocksdb::Error) -> StorageError {
-    move |error| StorageError(format!("{what}: {error}"))
+    move |error| {
+        let remedy = if is_damage(&error) { format!("; the database is damaged: {REMEDY}") } else { String::new() };
+        StorageError(format!("{what}: {error}{remedy}"))
+    }
+}
+
+/// What is on the disk is not what was written. Of a file that is missing, and of a MANIFEST that lacks a family, RocksDB tells in words
+/// alone.
+fn is_damage(error: &rocksdb::Error) -> bool {
+    let said = error.as_ref();
+    error.kind() == ErrorKind::Corruption
+        || said.contains("No such file or directory")
+        || said.contains("Column family not found")
 }
 
 fn unreadable(error: dynamo_core::codec::DecodeError) -> StorageError {

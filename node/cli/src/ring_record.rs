@@ -51,7 +51,13 @@ pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Stop::Failed(format!("{}: {error}", path.display()))),
     };
-    let ring = Ring::decode(Bytes::from(bytes)).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))?;
+    let ring = Ring::decode(Bytes::from(bytes)).map_err(|error| {
+        Stop::Failed(format!(
+            "{}: is damaged ({error}); put a copy of it back, or, if nobody else writes this cluster's rings, remove it and say \
+             --take-over with the next `ring commit`",
+            path.display()
+        ))
+    })?;
     if ring.cluster != cluster {
         let (path, theirs) = (path.display(), ring.cluster);
         return Err(Stop::Usage(format!(
@@ -115,5 +121,16 @@ mod tests {
         record(&path, &ring).unwrap();
         assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));
         assert!(matches!(recorded(&path, ClusterId([2; 16])), Err(Stop::Usage(_))));
+    }
+
+    #[test]
+    fn a_damaged_record_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("first.ring");
+        for damage in ["", "what once was a ring, or was none"] {
+            fs::write(&path, damage).unwrap();
+            let refused = recorded(&path, ClusterId([1; 16])).unwrap_err().to_string();
+            assert!(refused.contains("is damaged") && refused.contains("say --take-over"), "{refused}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,8 +30,13 @@ impl Local {
     }
 
     fn write(&self, process: Option<Value>) {
+        self.write_at("127.0.0.1:0", process);
+    }
+
+    /// `client` is the node's address.
+    fn write_at(&self, client: &str, process: Option<Value>) {
         let any = "127.0.0.1:0";
-        let node = json!({ "name": "node-0", "zone": "z", "client": any, "peer": any, "http": any, "process": process });
+        let node = json!({ "name": "node-0", "zone": "z", "client": client, "peer": any, "http": any, "process": process });
         let id = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
         let cluster = json!({ "cluster_id": id, "partitions": 1, "replication": 1, "nodes": [node] });
         fs::write(self.path.join("cluster.json"), cluster.to_string()).unwrap();
@@ -155,4 +161,23 @@ fn a_node_that_stands_still_goes_on_when_it_is_started_and_ends_when_it_is_asked
     let (code, said) = local.run(&["down"]);
     assert_eq!((code, said.contains("\"by_force\":0"), said.contains("\"stopped\":1")), (Some(0), true, true), "{said}");
     assert_eq!(node.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+}
+
+#[test]
+fn a_node_that_ends_while_the_cluster_is_scaled_is_started_again() {
+    let local = Local::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    local.write_at(&listener.local_addr().unwrap().to_string(), None);
+    let mut node = shell("echo; read line", &[&local.configuration()]);
+    node.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    // It runs until it was asked who it is.
+    let ends = std::thread::spawn(move || {
+        let asked = listener.accept().unwrap();
+        node.kill().unwrap();
+        node.wait().unwrap();
+        drop((asked, listener));
+    });
+    let (code, said) = local.run(&["scale", "--nodes", "1", "--node-binary", "/bin/true"]);
+    ends.join().unwrap();
+    assert_eq!((code, said.contains("node-0 ended") || said.contains("ended at once")), (Some(1), true), "{said}");
 }

@@ -103,6 +103,8 @@ pub struct Config {
     pub hint_bytes_max: u64,
     /// Requests in flight at one coordinator.
     pub requests_max: usize,
+    /// Bytes of values that its gets in flight may hold, of those too that are answered and wait for a replica; over it no more begin.
+    pub get_bytes_max: usize,
     /// Objects in one pushed batch.
     pub batch_objects_max: usize,
     /// Bytes in one pushed batch.
@@ -135,6 +137,7 @@ impl Default for Config {
             phi_threshold: 8.0,
             hint_bytes_max: 1 << 30,
             requests_max: 16_384,
+            get_bytes_max: 256 << 20,
             // A batch is taken in one turn, and no request is answered meanwhile: two milliseconds.
             batch_objects_max: 64,
             batch_bytes_max: 1 << 20,

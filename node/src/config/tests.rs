@@ -157,6 +157,14 @@ fn what_is_advertised_is_a_host_without_a_scheme_or_a_port() {
 }
 
 #[test]
+fn every_address_is_nobodys_host() {
+    for host in ["0.0.0.0", "::", "[::]"] {
+        let error = load(&LEAST.replace("10.0.0.3", &format!("'{host}'"))).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("advertise.host: {host} stands for every address")), "{error}");
+    }
+}
+
+#[test]
 fn a_bucket_that_is_there_twice_is_refused_by_name() {
     let error =
         load(&format!("{LEAST}buckets:\n  carts: {{w: 1}}\n  others: {{}}\n  carts: {{w: 3}}\n")).unwrap_err().to_string();

@@ -10,6 +10,7 @@ use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 use tempfile::TempDir;
 
 use super::syncer::Syncer;
+use super::watermark::Recovery;
 use super::{Expect, OpenError, RocksEngine};
 use crate::config::StorageSettings;
 
@@ -163,7 +164,7 @@ fn a_missing_or_damaged_database_is_never_made_anew() {
     drop(open(&dir, Expect::Nothing));
     std::fs::write(path(&dir).join("CURRENT"), "MANIFEST-999999\n").unwrap();
     let damaged = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().unwrap();
-    assert!(matches!(damaged, OpenError::Refused { .. }), "{damaged:?}");
+    assert!(matches!(damaged, OpenError::Damaged { .. }), "{damaged:?}");
 }
 
 #[test]
@@ -400,4 +401,129 @@ fn removed_hints_free_their_space_even_on_a_disk_that_is_nearly_full() {
     let left = size(&engine);
     assert!(left < before / 5, "{left} of {before} bytes are left");
     assert_eq!(engine.hint_totals().unwrap()[&other].0, 20);
+}
+
+/// The type of each record of a log: the last byte of the seven before its payload. Of one block.
+fn record_types(log: &[u8]) -> Vec<usize> {
+    let mut at = 0;
+    let mut types = Vec::new();
+    while let Some([.., low, high, _]) = log.get(at..at + 7) {
+        types.push(at + 6);
+        at += 7 + usize::from(u16::from_le_bytes([*low, *high]));
+    }
+    types
+}
+
+#[test]
+fn a_flipped_bit_in_the_type_of_a_record_does_not_keep_the_database_opening_for_ever() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    for counter in 0..4 {
+        engine.write(PartitionId(0), &Name::new("b", format!("k{counter}")), &object(counter, 10)).unwrap();
+        engine.commit().unwrap();
+        engine.log().sync().unwrap();
+    }
+    drop(engine);
+    let (mut damaged, mut short) = (0, 0);
+    let logs = ["MANIFEST-", ".log"].map(|part| {
+        let names = std::fs::read_dir(path(&dir)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains(part)).max().unwrap()
+    });
+    for name in logs {
+        let whole = std::fs::read(path(&dir).join(&name)).unwrap();
+        let types = record_types(&whole);
+        assert!(types.len() > 3, "{name}: {types:?}");
+        for (at, bit) in types.into_iter().flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let copy = TempDir::new().unwrap();
+            std::fs::create_dir(path(&copy)).unwrap();
+            for entry in std::fs::read_dir(path(&dir)).unwrap().chain(std::fs::read_dir(dir.path()).unwrap()) {
+                let from = entry.unwrap().path();
+                let to = copy.path().join(from.strip_prefix(dir.path()).unwrap());
+                if from.is_file() {
+                    std::fs::copy(&from, to).unwrap();
+                }
+            }
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            std::fs::write(path(&copy).join(&name), bytes).unwrap();
+            // In a thread, so that this test ends even if that does not.
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let opened = RocksEngine::open(&path(&copy), &settings(), Expect::Database);
+                drop(tell.send(opened.map(|engine| engine.recovery())));
+            });
+            match told.recv_timeout(std::time::Duration::from_secs(60)) {
+                Ok(Ok(recovery)) if recovery != Recovery::Whole => short += 1,
+                Ok(Err(OpenError::Damaged { .. })) => damaged += 1,
+                other => panic!("{name}, byte {at}, bit {bit}: {other:?}"),
+            }
+        }
+    }
+    assert!(damaged > short, "{damaged} were refused, {short} found short");
+}
+
+#[test]
+fn a_log_with_a_hole_of_zeros_is_refused() {
+    const BLOCK: usize = 32 << 10;
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let files = std::fs::read_dir(path(&dir)).unwrap().map(|entry| entry.unwrap().path());
+    let log = files.filter(|file| file.extension().is_some_and(|end| end == "log")).max().unwrap();
+    let mut key = 1_000;
+    // The length of the log after a record with this many bytes of value.
+    let mut write = |bytes: usize| {
+        key += 1;
+        engine.write(PartitionId(0), &Name::new("b", format!("{key}")), &object(1, bytes)).unwrap();
+        engine.commit().unwrap();
+        engine.log().sync().unwrap();
+        std::fs::metadata(&log).unwrap().len() as usize
+    };
+    let first = write(0);
+    let least = write(0) - first;
+    let mut length = write(0);
+    // A record ends where the first block does: so the next block begins with one, and not with a part of one.
+    while length < BLOCK {
+        let left = BLOCK - length;
+        length = write(if left < 2 * least { left - least } else { (left - 2 * least).min(50) });
+    }
+    assert_eq!(length, BLOCK);
+    for _ in 0..10 {
+        write(0);
+    }
+    drop(engine);
+    let mut bytes = std::fs::read(&log).unwrap();
+    let types = record_types(&bytes[..BLOCK]);
+    bytes[types[types.len() / 2] - 6..BLOCK].fill(0);
+    std::fs::write(&log, bytes).unwrap();
+    let refused = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().map(|error| error.to_string());
+    assert!(refused.as_ref().is_some_and(|error| error.contains("zeros from byte")), "{refused:?}");
+}
+
+#[test]
+fn a_database_whose_files_were_removed_works_no_more() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    assert_eq!(engine.check_background(), Ok(()));
+    std::fs::remove_dir_all(path(&dir)).unwrap();
+    engine.write(PartitionId(0), &Name::new("b", "k"), &object(1, 1)).unwrap();
+    engine.commit().unwrap();
+    assert!(engine.log().sync().is_ok(), "RocksDB does not notice it");
+    let error = engine.check_background().unwrap_err().to_string();
+    assert!(error.contains("was removed") && error.contains("start a new node"), "{error}");
+    // Something was mounted in their place.
+    let other = TempDir::new().unwrap();
+    let mut engine = open(&other, Expect::Nothing);
+    engine.device += 1;
+    assert!(engine.check_background().is_err());
+}
+
+#[test]
+fn a_database_that_lacks_a_file_says_what_to_do() {
+    let dir = TempDir::new().unwrap();
+    drop(open(&dir, Expect::Nothing));
+    let names = std::fs::read_dir(path(&dir)).unwrap().map(|entry| entry.unwrap().path());
+    let manifest = names.filter(|name| name.to_str().unwrap().contains("MANIFEST-")).max().unwrap();
+    std::fs::remove_file(manifest).unwrap();
+    let error = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().map(|error| error.to_string());
+    assert!(error.as_ref().is_some_and(|error| error.contains("is damaged") && error.contains("start a new node")), "{error:?}");
 }

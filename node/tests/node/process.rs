@@ -119,6 +119,26 @@ fn a_wrong_configuration_ends_with_2_and_says_what_to_do() {
 }
 
 #[test]
+fn a_process_that_may_open_too_few_files_does_not_start() {
+    let dir = TempDir::new().unwrap();
+    let any = "127.0.0.1:0";
+    let listen = ["--listen-client", any, "--listen-peer", any, "--listen-http", any];
+    let mut limited = Command::new("sh");
+    limited.args([
+        "-c",
+        "ulimit -n 64 && exec timeout 60 \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_dynamo-node"),
+        "--cluster-id",
+        CLUSTER,
+    ]);
+    limited.args(listen).arg("--data-dir").arg(dir.path()).env_clear();
+    let output = limited.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("open files: this process may open 64") && said.contains("256 at least"), "{said}");
+}
+
+#[test]
 fn a_directory_that_cannot_be_used_ends_with_3() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");
@@ -163,6 +183,23 @@ async fn sigterm_ends_with_0() {
     let killed = Command::new("kill").args(["-TERM", &process.child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_node_whose_files_were_removed_ends_and_acknowledges_nothing_more() {
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(dir.path());
+    process.founds_a_cluster().await;
+    until("it serves", || async { process.kv().await.put(put("k", "v")).await.is_ok() }).await;
+    // In one step: the engine makes files meanwhile.
+    std::fs::rename(dir.path().join("rocksdb"), dir.path().join("elsewhere")).unwrap();
+    let mut ended = None;
+    until("it ends", || {
+        ended = process.child.try_wait().unwrap();
+        std::future::ready(ended.is_some())
+    })
+    .await;
+    assert_eq!(ended.unwrap().code(), Some(4));
 }
 
 /// All but the last byte of a message, and never that.

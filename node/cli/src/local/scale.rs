@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::operation;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::folder::{Cluster, Folder, NodeRecord};
-use super::{PORT_STEP, READY_PATIENCE, STOP_PATIENCE, launch, wait_until_gone, wait_until_whole};
+use super::{LOOK_INTERVAL, PORT_STEP, READY_PATIENCE, STOP_PATIENCE, launch, wait_until_gone, wait_until_whole};
 use crate::members::{self, Endpoints};
 use crate::ring_operations::{self, Batch};
 use crate::stop::Stop;
@@ -19,12 +19,20 @@ use rustix::process::Signal;
 
 /// Ends when `nodes` nodes hold all data and no other is left.
 pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>, call_timeout: Duration) -> Result<Cluster, Stop> {
-    start_up_to(path, nodes, binary).await?;
-    let (endpoints, record) = {
-        let folder = Folder::open(path)?;
-        (Endpoints { addresses: folder.cluster.endpoints(), call_timeout }, folder.record())
+    let deadline = Instant::now() + STOP_PATIENCE;
+    let (endpoints, record, ids) = loop {
+        start_up_to(path, nodes, binary).await?;
+        let (endpoints, record) = {
+            let folder = Folder::open(path)?;
+            (Endpoints { addresses: folder.cluster.endpoints(), call_timeout }, folder.record())
+        };
+        match ids(&endpoints).await {
+            Ok(ids) => break (endpoints, record, ids),
+            Err(stop) if Instant::now() >= deadline => return Err(stop),
+            // A command that was killed may have asked a node to end, and it does yet: it runs, and does not serve.
+            Err(_) => sleep(LOOK_INTERVAL).await,
+        }
     };
-    let ids = ids(&endpoints).await?;
     let changed = ring_operations::become_these(&endpoints, &ids[..nodes], &ids[nodes..], record, batch).await;
     changed.map_err(|stop| if ids.len() > nodes { stop.of("no node was stopped, and no data removed") } else { stop })?;
     stop_from(path, nodes, &endpoints, &ids).await?;

@@ -170,6 +170,11 @@ impl Get {
         matches!(self.replicas.get(&node), Some(Replica::Included(digest)) if *digest == Digest::default())
     }
 
+    /// What it holds of values.
+    pub fn value_bytes(&self) -> usize {
+        self.object.values().map(|(_, value)| value.data.as_ref().map_or(0, |data| data.len())).sum()
+    }
+
     /// Whether the client has been answered.
     pub fn is_answered(&self) -> bool {
         self.answered

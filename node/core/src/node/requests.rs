@@ -99,6 +99,13 @@ impl<S: Storage> Node<S> {
             Operation::Delete { context } => too_long("context", context.len(), CONTEXT_BYTES_MAX)?,
             Operation::Get => {}
         }
+        if matches!(request.operation, Operation::Get) && self.requests.get_bytes >= self.config.get_bytes_max {
+            self.counters.requests_refused_overload += 1;
+            let (held, most) = (self.requests.get_bytes, self.config.get_bytes_max);
+            return Err(Failure::Overloaded(format!(
+                "gets in flight hold {held} bytes of this node's memory, at most {most}; retry later"
+            )));
+        }
         if self.requests.len() >= self.config.requests_max {
             self.counters.requests_refused_overload += 1;
             return Err(Failure::Overloaded(format!("{} requests are in flight here; retry later", self.config.requests_max)));
@@ -236,6 +243,7 @@ impl<S: Storage> Node<S> {
     /// This node was declared lost: whoever waits for it is told, with a put's outcome open.
     pub(super) fn abandon_requests(&mut self, out: &mut Vec<Output>) {
         let (puts, gets) = (std::mem::take(&mut self.requests.puts), std::mem::take(&mut self.requests.gets));
+        self.requests.get_bytes = 0;
         for job in puts.into_values().map(|put| put.job).filter(|job| !job.machine.is_answered()) {
             self.counters.puts_unknown += 1;
             let required = job.required.total as u32;
@@ -298,7 +306,7 @@ impl<S: Storage> Node<S> {
         let waiting = self.requests.gets.iter().filter(|(_, job)| !job.machine.is_answered());
         let gets: Vec<RequestId> = waiting.map(|(number, _)| *number).collect();
         for former in gets {
-            let Some(mut job) = self.requests.gets.remove(&former) else { continue };
+            let Some(mut job) = self.requests.remove_get(former) else { continue };
             let (partition, required, deadline) = (job.partition, job.required, job.deadline);
             let mut outputs = Vec::new();
             let machine = self.get_machine(&ring, partition, required, deadline, now, &mut outputs);

@@ -120,12 +120,14 @@ impl<S: Storage> Node<S> {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
-        let Some(job) = self.requests.gets.get_mut(&number) else { return Ok(()) };
         let mut outputs = std::mem::take(&mut self.requests.get_outputs);
-        let progress = job.machine.handle(input, now.instant, &mut outputs);
+        let Some(progress) = self.requests.handle_get(number, input, now.instant, &mut outputs) else {
+            self.requests.get_outputs = outputs;
+            return Ok(());
+        };
         self.perform_get(number, outputs, now, out)?;
         if progress == Progress::Settled
-            && let Some(job) = self.requests.gets.remove(&number)
+            && let Some(job) = self.requests.remove_get(number)
         {
             self.requests.deadlines.remove(&(job.deadline, number));
         }
@@ -221,4 +223,66 @@ impl<S: Storage> Node<S> {
 fn readers(ring: &Ring, set: &[NodeId], required: Required) -> Nodes {
     let left: Nodes = set.iter().filter(|node| !ring.is_lost(**node)).copied().collect();
     if left.len() >= required.total { left } else { Nodes::from_slice(set) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::name::Name;
+    use crate::node::{Identity, Input};
+    use crate::request::{ClientHandle, Operation, QuorumWish};
+    use crate::ring::tests::{node, ring_of};
+    use crate::storage::MemoryStorage;
+    use crate::version::{Actor, CausalContext, Dot, Value};
+
+    const NOW: Now = Now { instant: Instant(1_000_000), wall_ms: 0 };
+    const VALUE_BYTES: usize = 100;
+
+    /// Node 1 of three, which holds a value of the name and hears of the others.
+    fn coordinator(get_bytes_max: usize) -> (Node<MemoryStorage>, Name) {
+        let (ring, name) = (ring_of(3, 1), Name::new("b", "k"));
+        let (zone, peer_address, client_address) = ("z".into(), String::new(), String::new());
+        let identity = Identity { node: node(1), cluster: ring.cluster, zone, peer_address, client_address, generation: 1 };
+        let mut object = Object::default();
+        let actor = Actor { node: node(2), incarnation: crate::id::Incarnation(1) };
+        let value = Value { data: Some(vec![7; VALUE_BYTES].into()), written_ms: 0 };
+        object.update(&CausalContext::default(), Dot { actor, counter: 1 }, value);
+        let mut storage = MemoryStorage::default();
+        storage.write(ring.partition_of(&name), &name, &object).unwrap();
+        let config = Config { get_bytes_max, ..Config::default() };
+        let mut opened = Node::open(identity, config, storage, 1, NOW).unwrap();
+        opened.propose_ring(ring, NOW, &mut Vec::new()).unwrap();
+        for peer in [node(2), node(3)] {
+            let (peer_address, client_address) = ("p".into(), "c".into());
+            opened.handle(Input::LinkUp { peer, peer_address, client_address }, NOW, &mut Vec::new()).unwrap();
+            let message = Message::Ping { answer: false };
+            opened.handle(Input::Message { from: peer, message }, NOW, &mut Vec::new()).unwrap();
+        }
+        (opened, name)
+    }
+
+    /// What a client that asks now is told at once.
+    fn get(at: &mut Node<MemoryStorage>, name: &Name, now: Now) -> Option<Result<Success, Failure>> {
+        let (name, quorum) = (name.clone(), QuorumWish::default());
+        let request = Request { name, operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
+        let mut out = Vec::new();
+        at.handle(Input::Request { client: ClientHandle(1), request }, now, &mut out).unwrap();
+        out.into_iter().find_map(|output| if let Output::Respond { outcome, .. } = output { Some(outcome) } else { None })
+    }
+
+    #[test]
+    fn gets_in_flight_hold_no_more_than_the_bound_and_one_value_and_give_it_back() {
+        let (mut node, name) = coordinator(2 * VALUE_BYTES);
+        for _ in 0..2 {
+            assert_eq!(get(&mut node, &name, NOW), None, "it waits for another replica");
+        }
+        let refused = get(&mut node, &name, NOW);
+        assert!(matches!(&refused, Some(Err(Failure::Overloaded(text))) if text.contains("hold 200 bytes")), "{refused:?}");
+        assert_eq!(node.counters().requests_refused_overload, 1);
+        let late = Now { instant: NOW.instant + Config::default().request_timeout, wall_ms: 0 };
+        node.handle(Input::Tick, late, &mut Vec::new()).unwrap();
+        assert_eq!(node.requests.get_bytes, 0, "their time is over");
+        assert!(!matches!(get(&mut node, &name, late), Some(Err(Failure::Overloaded(_)))));
+    }
 }

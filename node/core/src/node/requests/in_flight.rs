@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::coordinator::{get, put};
+use crate::coordinator::{Progress, get, put};
 use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::name::Name;
 use crate::preference_list::{Nodes, Ranking};
@@ -97,6 +97,8 @@ pub(in crate::node) struct InFlight {
     // In boxes, since a tree moves its entries about.
     pub(super) puts: BTreeMap<RequestId, Box<PutJob>>,
     pub(super) gets: BTreeMap<RequestId, Box<Job<get::Get>>>,
+    /// What they hold of values, all of them.
+    pub(super) get_bytes: usize,
     pub(super) forwards: BTreeMap<RequestId, ForwardJob>,
     /// When to look whether a replica is silent, in order: all wait equally long. Most requests have ended by then.
     pub(super) looks: VecDeque<(Instant, RequestId)>,
@@ -152,6 +154,28 @@ impl InFlight {
 
     pub(in crate::node) fn len(&self) -> usize {
         self.puts.len() + self.gets.len() + self.forwards.len()
+    }
+
+    /// One input for a get, if it is under way.
+    pub(super) fn handle_get(
+        &mut self,
+        number: RequestId,
+        input: get::Input,
+        now: Instant,
+        outputs: &mut Vec<get::Output>,
+    ) -> Option<Progress> {
+        let machine = &mut self.gets.get_mut(&number)?.machine;
+        let before = machine.value_bytes();
+        let progress = machine.handle(input, now, outputs);
+        self.get_bytes = self.get_bytes - before + machine.value_bytes();
+        Some(progress)
+    }
+
+    /// A get that is over, or begins again.
+    pub(super) fn remove_get(&mut self, number: RequestId) -> Option<Box<Job<get::Get>>> {
+        let job = self.gets.remove(&number)?;
+        self.get_bytes -= job.machine.value_bytes();
+        Some(job)
     }
 
     /// When a request that is under way has to have been answered.
