@@ -96,6 +96,25 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
     Some((place, observed))
 }
 
+/// What `pod`, which has the name of the one at `place`, keeps the set with this UID from, and what to do about it; `None` if it is the set's.
+pub fn stranger(cluster: &ValidCluster, place: &Place, set: &str, pod: &Pod) -> Option<String> {
+    if is_owned(&pod.metadata, set) {
+        return None;
+    }
+    let (name, of_set) = (cluster.pod_name(place), cluster.set_name(&place.zone));
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Some(format!("waits for the end of another pod {name}, which is not of StatefulSet {of_set}"));
+    }
+    let labels: Vec<String> =
+        labels::selecting_in(cluster, &place.zone).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Some(format!(
+        "has no pod: there is a pod {name} that StatefulSet {of_set} does not own, as when its labels were changed; delete it, and another \
+         comes on the same volume, or give it back: `kubectl --namespace {} label pod {name} --overwrite {}`",
+        cluster.namespace,
+        labels.join(" ")
+    ))
+}
+
 /// What takes longer than [`PATIENCE`] and says nothing of itself: an end, as on a machine that is dead, or a start, as for want of a
 /// volume.
 fn hangs(pod: &Pod, now: Timestamp) -> Option<String> {
@@ -201,6 +220,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         capacity: capacity.map(|size| size.0.clone()).unwrap_or_default(),
         growth: growth(claim),
         bound: claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound"),
+        class: claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default(),
         released: annotation(labels::RELEASED).is_some(),
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
         drained: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_YES),

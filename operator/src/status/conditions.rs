@@ -496,9 +496,7 @@ fn degraded(report: &Report<'_>) -> Verdict {
     let (observed, names) = (report.observed, Names::of(report));
     let silent = silent_members(observed);
     // A pod that restarts for a new template is not a fault, unless it cannot.
-    let fails = |node: &NodeId| {
-        names.places.get(node).and_then(|place| observed.pods.get(place)).is_some_and(|pod| pod.trouble.is_some())
-    };
+    let fails = |node: &NodeId| names.places.get(node).is_some_and(|place| observed.trouble(place).is_some());
     let told = |node: &NodeId| {
         let set = names.places.get(node).and_then(|place| Some((place, observed.sets.get(&place.zone)?)));
         set.is_some_and(|(place, set)| set.rolling && place.ordinal >= set.updates_from)
@@ -516,9 +514,10 @@ fn degraded(report: &Report<'_>) -> Verdict {
         let trouble = match observed.pods.get(&place) {
             Some(pod) => pod.trouble.clone().filter(|_| pod.node.is_none())?,
             // A member's is one that restarts, or its node was told above.
-            None if observed.lacks_pod(&place) && !observed.has_member(&place) => {
-                format!("has no pod: see the Events of StatefulSet {}", report.cluster.set_name(&place.zone))
-            }
+            None if observed.lacks_pod(&place) && !observed.has_member(&place) => match observed.trouble(&place) {
+                Some(in_the_way) => in_the_way.to_owned(),
+                None => format!("has no pod: see the Events of StatefulSet {}", report.cluster.set_name(&place.zone)),
+            },
             None => return None,
         };
         Some(format!("{} {trouble}", report.cluster.pod_name(&place)))

@@ -297,6 +297,22 @@ fn a_wanted_pod_that_cannot_run_is_a_fault_though_the_others_join_without_it() {
     assert!(shown(&status_of(&five, &growing)).contains("Degraded=False AsExpected"), "it may be made any moment");
 }
 
+/// What is said of a member's volume and its claim is no way on where its pod only cannot be made.
+#[test]
+fn a_member_whose_pod_cannot_be_made_is_told_with_what_is_in_the_way() {
+    let cluster = valid(3, &[]);
+    let mut observed = observed(3, Some(&rebalance::first_ring(cluster.id, 4, 3, &members(3)).unwrap()));
+    observed.pods.remove(&at(1));
+    let told = shown(&status_of(&cluster, &observed));
+    assert!(told.contains("no answer from cart-1 [has no pod: see the Events of StatefulSet cart]"), "{told}");
+    observed.strangers.insert(at(1), "has no pod: another has its name".into());
+    let told = shown(&status_of(&cluster, &observed));
+    assert!(
+        told.contains("Degraded=True MembersUnreachable: no answer from cart-1 [has no pod: another has its name]"),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_shrink_without_room_is_told_with_figures_and_is_no_fault() {
     let three = valid(3, &[]);
