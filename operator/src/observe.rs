@@ -83,8 +83,8 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let keeps_former_configuration = objects::keeps_former_configuration(cluster, former_config_map.as_ref(), sets.values());
     let config_map = if keeps_former_configuration { former_config_map } else { config_map };
     let live = Live { sets, config_map, headless_service, client_service, service_account, pod_disruption_budget };
-    let (taken, ownerless) = taken(cluster, &live, record.as_ref());
-    let mut observed = Observed { taken, ownerless, keeps_former_configuration, ..Observed::default() };
+    let (taken, ownerless, neighbours) = taken(cluster, &live, record.as_ref());
+    let mut observed = Observed { taken, ownerless, neighbours, keeps_former_configuration, ..Observed::default() };
     if !observed.taken.is_empty() {
         return Ok((observed, live));
     }
@@ -199,9 +199,10 @@ async fn read_sets(client: &Client, cluster: &ValidCluster) -> Result<BTreeMap<S
 }
 
 /// Objects under the cluster's names that this very cluster does not own: of another application, or left by a cluster of the same
-/// name that is still being cleaned up. And those of them that have lost their owner, as by `kubectl replace` or a restore.
-fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Vec<String>, Vec<String>) {
-    let (mut taken, mut ownerless) = (Vec::new(), Vec::new());
+/// name that is still being cleaned up. And those of them that have lost their owner, as by `kubectl replace` or a restore; and the names of
+/// other clusters that own some.
+fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Vec<String>, Vec<String>, BTreeSet<String>) {
+    let (mut taken, mut ownerless, mut neighbours) = (Vec::new(), Vec::new(), BTreeSet::new());
     let mut check = |kind: &str, metadata: Option<&ObjectMeta>| {
         let Some(metadata) = metadata else { return };
         if objects::is_owned(metadata, &cluster.uid) {
@@ -211,6 +212,7 @@ fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Ve
         if objects::is_ownerless(cluster, metadata) {
             ownerless.push(object.clone());
         }
+        neighbours.extend(objects::neighbour(cluster, metadata));
         taken.push(object);
     };
     check("ServiceAccount", live.service_account.as_ref().map(|object| &object.metadata));
@@ -222,7 +224,7 @@ fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Ve
     for set in live.sets.values() {
         check("StatefulSet", Some(&set.metadata));
     }
-    (taken, ownerless)
+    (taken, ownerless, neighbours)
 }
 
 /// First every node's view; then the newest ring, if it is newer than the record; then the receipts.

@@ -36,6 +36,8 @@ pub struct Observed {
     pub taken: Vec<String>,
     /// Those of them that were made for a cluster of this name, perhaps for this one, and have no owner any more.
     pub ownerless: Vec<String>,
+    /// The names of other DynamoClusters that own some of them: `cart` with a zone `a`, and `cart-a`.
+    pub neighbours: BTreeSet<String>,
 }
 
 /// A zone's StatefulSet.
@@ -91,6 +93,8 @@ pub struct Pod {
     pub silence: Option<String>,
     /// Its container does not start, in Kubernetes' words: another pod template may be what it needs.
     pub stuck: bool,
+    /// It does not start since its image is not there.
+    pub lacks_image: bool,
     /// Its container was killed for want of memory.
     pub starved: bool,
     /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.

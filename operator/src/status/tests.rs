@@ -138,6 +138,9 @@ fn a_pod_that_cannot_run_is_a_fault_and_says_why_where_one_that_restarts_is_none
     let told = shown(&status_of(&five, &rolling));
     assert!(told.contains("Degraded=True MembersUnreachable: no answer from cart-4 [does not start (ErrImagePull)]; "), "{told}");
     assert!(told.contains("Ready=False AwaitingNodes: waiting for cart-4 [does not start (ErrImagePull)] to confirm"), "{told}");
+    assert!(told.contains("where a volume is lost for ever, delete its claim"), "{told}");
+    rolling.pods.get_mut(&at(4)).unwrap().lacks_image = true;
+    assert!(!shown(&status_of(&five, &rolling)).contains("delete its claim"), "an image is the matter, and no disk");
     let told = shown(&status_of(&three, &rolling));
     assert!(told.contains("ScaleInBlocked=True MemberUnknown: no answer from cart-4 [does not start"), "{told}");
 }
@@ -410,6 +413,13 @@ fn objects_that_lost_their_owner_hide_no_number_and_are_given_back_and_not_remov
     let told = look(&["Service cart", "ConfigMap cart-config"], &["Service cart"]);
     assert_eq!(told.conditions[0].reason, "NameTaken");
     assert!(told.conditions[0].message.starts_with("ConfigMap cart-config: not made for this cluster; remove it"));
+    let observed = Observed { taken: vec!["StatefulSet cart".into()], neighbours: ["ca".into()].into(), ..Observed::default() };
+    let told = shown(&status(&report(&three, &observed, &next_step(&three, &observed)), None, &time(200)));
+    assert!(
+        told.contains("NameTaken: StatefulSet cart: of DynamoCluster ca, which keeps its data there; delete this one"),
+        "{told}"
+    );
+    assert!(!told.contains("remove it"), "{told}");
 }
 
 #[test]
