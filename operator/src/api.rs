@@ -208,7 +208,7 @@ pub struct DynamoClusterSpec {
     pub zones: Vec<Zone>,
 
     /// The container image of the nodes. Changing it restarts them one by one, one zone after the other.
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = "^\\S+$"))]
     pub image: String,
 
     /// When the kubelet pulls the image. Default IfNotPresent.
@@ -294,6 +294,7 @@ pub struct Zone {
     /// The labels of the Kubernetes nodes that its pods may run on, for example
     /// `topology.kubernetes.io/zone: eu-west-1a`. Any node by default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "pod::label_values")]
     pub node_selector: BTreeMap<String, String>,
 }
 
@@ -355,12 +356,12 @@ pub enum RetentionPolicy {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[x_kube(
     validation = (
-        "!has(self.requests) || self.requests.all(name, isQuantity(string(self.requests[name])))",
-        "spec.resources.requests: an amount is not a quantity; write for example cpu: 500m, memory: 1Gi"
+        "!has(self.requests) || self.requests.all(name, isQuantity(string(self.requests[name])) && !quantity(string(self.requests[name])).isLessThan(quantity('0')))",
+        "spec.resources.requests: an amount is not a quantity of 0 or more; write for example cpu: 500m, memory: 1Gi"
     ),
     validation = (
-        "!has(self.limits) || self.limits.all(name, isQuantity(string(self.limits[name])))",
-        "spec.resources.limits: an amount is not a quantity; write for example cpu: 500m, memory: 1Gi"
+        "!has(self.limits) || self.limits.all(name, isQuantity(string(self.limits[name])) && !quantity(string(self.limits[name])).isLessThan(quantity('0')))",
+        "spec.resources.limits: an amount is not a quantity of 0 or more; write for example cpu: 500m, memory: 1Gi"
     ),
     validation = (
         "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || !isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || !quantity(string(self.requests[name])).isGreaterThan(quantity(string(self.limits[name]))))",

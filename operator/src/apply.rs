@@ -38,7 +38,7 @@ pub const FIELD_MANAGER: &str = "dynamo-operator";
 #[derive(Debug, Error)]
 pub enum ApplyError {
     /// The API server refused or did not answer. Whether it acted is unknown; the next look will tell.
-    #[error("{what}: {error}")]
+    #[error("{what}: {}", words(error))]
     Kubernetes {
         /// What was being done.
         what: String,
@@ -64,6 +64,14 @@ impl ApplyError {
             }
             Self::Offer { .. } => false,
         }
+    }
+}
+
+/// What the API server says, for people; its answer has more, which is for machines.
+pub(crate) fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::api::{DynamoCluster, DynamoClusterStatus, Reconciliation};
-use crate::apply::{self, ApplyError, Upkeep};
+use crate::apply::{self, ApplyError, Upkeep, words};
 use crate::build::labels;
 use crate::cleanup::{self, Failing, Volumes};
 use crate::events::{self, Told};
@@ -78,10 +78,10 @@ pub struct Context {
 #[derive(Debug, Error)]
 pub enum ReconcileError {
     /// What there is of the cluster could not be read.
-    #[error("the cluster's objects cannot be read: {0}")]
+    #[error("the cluster's objects cannot be read: {}", words(.0))]
     Look(#[source] kube::Error),
     /// The API server could not be read, or the status not be written.
-    #[error(transparent)]
+    #[error("{}", words(.0))]
     Kubernetes(#[from] kube::Error),
     /// A step was not carried out.
     #[error(transparent)]

@@ -33,6 +33,9 @@ use crate::valid::{Place, ValidCluster};
 
 pub use objects::{is_owned, set};
 
+/// Names of pods that are looked up in one look, where sets lack pods: a quota may keep hundreds from being made.
+const STRANGERS_MAX: usize = 16;
+
 /// The live objects themselves, for comparing them with what they should be.
 #[derive(Default)]
 pub struct Live {
@@ -80,8 +83,8 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let keeps_former_configuration = objects::keeps_former_configuration(cluster, former_config_map.as_ref(), sets.values());
     let config_map = if keeps_former_configuration { former_config_map } else { config_map };
     let live = Live { sets, config_map, headless_service, client_service, service_account, pod_disruption_budget };
-    let (taken, ownerless) = taken(cluster, &live, record.as_ref());
-    let mut observed = Observed { taken, ownerless, keeps_former_configuration, ..Observed::default() };
+    let (taken, ownerless, neighbours) = taken(cluster, &live, record.as_ref());
+    let mut observed = Observed { taken, ownerless, neighbours, keeps_former_configuration, ..Observed::default() };
     if !observed.taken.is_empty() {
         return Ok((observed, live));
     }
@@ -91,16 +94,34 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     // A list of all that is known of ConfigMaps would bring the ring once more.
-    let (pods, listed, configurations) =
+    let (of_sets, listed, configurations) =
         tokio::try_join!(pods.list(&of_cluster), claims.list(&of_cluster), config_maps.list_metadata(&of_cluster))?;
-    observed.configurations = read_configurations(cluster, &live, &pods.items, configurations.items);
-    let now = if pods.items.iter().any(objects::starts_or_ends) { time(client).await? } else { Timestamp::now() };
-    observed.pods = pods.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
+    observed.configurations = read_configurations(cluster, &live, &of_sets.items, configurations.items);
+    let now = if of_sets.items.iter().any(objects::starts_or_ends) { time(client).await? } else { Timestamp::now() };
+    observed.pods = of_sets.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
+    observed.strangers = read_strangers(&pods, cluster, &observed).await?;
     observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
     let unlisted = read_unlisted(&claims, cluster, &observed).await?;
     observed.volumes.extend(unlisted.iter().filter_map(|claim| objects::volume(cluster, claim)));
+    explain_unbound(cluster, &mut observed);
     ask_nodes(nodes, cluster, &mut observed).await;
     Ok((observed, live))
+}
+
+/// The scheduler says of a pod that its claim has no volume, and not which claim, nor of which class.
+fn explain_unbound(cluster: &ValidCluster, observed: &mut Observed) {
+    for (place, pod) in &mut observed.pods {
+        let Some(volume) = observed.volumes.get(place).filter(|volume| !volume.bound) else { continue };
+        let Some(trouble) = pod.trouble.as_mut().filter(|trouble| trouble.contains("unbound immediate")) else { continue };
+        let claim = cluster.claim_name(place);
+        *trouble += &match volume.class.as_str() {
+            "" => format!(
+                "; claim {claim} has no storage class: make one the default class, or delete this cluster and its claims, and create it again with \
+                 spec.storage.storageClassName"
+            ),
+            class => format!("; claim {claim} waits for a volume of storage class {class:?}, and its Events say why"),
+        };
+    }
 }
 
 /// The time by the clock of the API server, which says it with every answer. Those in objects are by that clock, or near it; that of this
@@ -133,6 +154,26 @@ fn read_configurations(
     all.filter_map(configuration).collect()
 }
 
+/// The pods that have the names of others that a set cannot make: it has let go of them, since somebody changed their labels, or they are
+/// left by another one.
+async fn read_strangers(
+    pods: &Api<Pod>,
+    cluster: &ValidCluster,
+    observed: &Observed,
+) -> Result<BTreeMap<Place, String>, kube::Error> {
+    let lacking = cluster.places().filter(|place| observed.lacks_pod(place)).take(STRANGERS_MAX);
+    let reads = lacking.map(|place| {
+        let name = cluster.pod_name(&place);
+        async move { Ok::<_, kube::Error>((place, pods.get_opt(&name).await?)) }
+    });
+    let read = try_join_all(reads).await?;
+    let told = |(place, pod): (Place, Option<Pod>)| {
+        let told = objects::stranger(cluster, &place, &observed.sets.get(&place.zone)?.uid, &pod?)?;
+        Some((place, told))
+    };
+    Ok(read.into_iter().filter_map(told).collect())
+}
+
 /// The claims of pods that no list shows: Kubernetes gives a pod the claim of its name, whatever labels that has.
 async fn read_unlisted(
     claims: &Api<PersistentVolumeClaim>,
@@ -158,9 +199,10 @@ async fn read_sets(client: &Client, cluster: &ValidCluster) -> Result<BTreeMap<S
 }
 
 /// Objects under the cluster's names that this very cluster does not own: of another application, or left by a cluster of the same
-/// name that is still being cleaned up. And those of them that have lost their owner, as by `kubectl replace` or a restore.
-fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Vec<String>, Vec<String>) {
-    let (mut taken, mut ownerless) = (Vec::new(), Vec::new());
+/// name that is still being cleaned up. And those of them that have lost their owner, as by `kubectl replace` or a restore; and the names of
+/// other clusters that own some.
+fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Vec<String>, Vec<String>, BTreeSet<String>) {
+    let (mut taken, mut ownerless, mut neighbours) = (Vec::new(), Vec::new(), BTreeSet::new());
     let mut check = |kind: &str, metadata: Option<&ObjectMeta>| {
         let Some(metadata) = metadata else { return };
         if objects::is_owned(metadata, &cluster.uid) {
@@ -170,6 +212,7 @@ fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Ve
         if objects::is_ownerless(cluster, metadata) {
             ownerless.push(object.clone());
         }
+        neighbours.extend(objects::neighbour(cluster, metadata));
         taken.push(object);
     };
     check("ServiceAccount", live.service_account.as_ref().map(|object| &object.metadata));
@@ -181,7 +224,7 @@ fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Ve
     for set in live.sets.values() {
         check("StatefulSet", Some(&set.metadata));
     }
-    (taken, ownerless)
+    (taken, ownerless, neighbours)
 }
 
 /// First every node's view; then the newest ring, if it is newer than the record; then the receipts.
@@ -233,13 +276,45 @@ async fn newer_ring(nodes: &dyn Nodes, observed: &Observed) -> Option<Ring> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::build::stateful_set;
     use crate::fake_api::FakeApi;
     use crate::nodes::Network;
     use crate::valid::tests::valid;
+
+    #[tokio::test]
+    async fn a_pod_whose_claim_has_no_volume_names_the_claim_and_its_class() {
+        const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/cart";
+        let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+        api.put(SET, serde_json::to_value(stateful_set::build(&cluster, &cluster.zones()[0], 3)).unwrap());
+        let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
+        let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
+        let words = ["pod has unbound immediate PersistentVolumeClaims. not found", "Insufficient memory"];
+        let cases = [(0, words[0], json!("fastt")), (1, words[0], Value::Null), (2, words[1], json!("fastt"))];
+        for (ordinal, message, class) in cases {
+            let (name, claim) = (format!("cart-{ordinal}"), format!("data-cart-{ordinal}"));
+            let unscheduled = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message });
+            let metadata = json!({ "name": name, "labels": labels::all(&cluster), "ownerReferences": owner });
+            let status = json!({ "phase": "Pending", "conditions": [unscheduled] });
+            api.put(&format!("/api/v1/namespaces/shop/pods/{name}"), json!({ "metadata": metadata, "status": status }));
+            let claim_path = format!("/api/v1/namespaces/shop/persistentvolumeclaims/{claim}");
+            let metadata = json!({ "name": claim, "labels": labels::all(&cluster) });
+            api.put(
+                &claim_path,
+                json!({ "metadata": metadata, "spec": { "storageClassName": class }, "status": { "phase": "Pending" } }),
+            );
+        }
+        let (observed, _) = observe(&api.client(), &Network, &cluster).await.unwrap();
+        let told: Vec<String> = observed.pods.values().filter_map(|pod| pod.trouble.clone()).collect();
+        assert!(
+            told[0].ends_with("; claim data-cart-0 waits for a volume of storage class \"fastt\", and its Events say why"),
+            "{told:?}"
+        );
+        assert!(told[1].contains("; claim data-cart-1 has no storage class: make one the default class"), "{told:?}");
+        assert!(told[2].ends_with("Insufficient memory"), "{told:?}");
+    }
 
     /// Each pod that starts would be left out of a growth else, or one that hangs be waited for.
     #[tokio::test]

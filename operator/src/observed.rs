@@ -18,6 +18,8 @@ pub struct Observed {
     pub sets: BTreeMap<String, Set>,
     /// The pods of those StatefulSets.
     pub pods: BTreeMap<Place, Pod>,
+    /// Where a set cannot make a pod, since another has its name: what is to be known of that one, for people.
+    pub strangers: BTreeMap<Place, String>,
     /// The volume claims at all places, with or without a pod.
     pub volumes: BTreeMap<Place, Volume>,
     /// The ConfigMaps with the nodes' configuration, by name.
@@ -34,6 +36,8 @@ pub struct Observed {
     pub taken: Vec<String>,
     /// Those of them that were made for a cluster of this name, perhaps for this one, and have no owner any more.
     pub ownerless: Vec<String>,
+    /// The names of other DynamoClusters that own some of them: `cart` with a zone `a`, and `cart-a`.
+    pub neighbours: BTreeSet<String>,
 }
 
 /// A zone's StatefulSet.
@@ -89,6 +93,8 @@ pub struct Pod {
     pub silence: Option<String>,
     /// Its container does not start, in Kubernetes' words: another pod template may be what it needs.
     pub stuck: bool,
+    /// It does not start since its image is not there.
+    pub lacks_image: bool,
     /// Its container was killed for want of memory.
     pub starved: bool,
     /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.
@@ -147,6 +153,8 @@ pub struct Volume {
     pub growth: Option<String>,
     /// There is a volume behind it.
     pub bound: bool,
+    /// Its storage class; empty without one.
+    pub class: String,
     /// It is marked to be deleted.
     pub released: bool,
     /// It is marked to be called drained when its pod goes.
@@ -259,6 +267,14 @@ impl Observed {
     pub fn lacks_pod(&self, place: &Place) -> bool {
         let told = self.sets.get(&place.zone).is_some_and(|set| !set.unseen && place.ordinal < set.replicas);
         told && !self.pods.contains_key(place)
+    }
+
+    /// Why nothing runs at `place`, in Kubernetes' words or about a pod that is in the way.
+    pub fn trouble(&self, place: &Place) -> Option<&str> {
+        match self.pods.get(place) {
+            Some(pod) => pod.trouble.as_deref(),
+            None => self.strangers.get(place).map(String::as_str),
+        }
     }
 
     /// A member of the recorded ring is at `place`, or was when it was seen last.

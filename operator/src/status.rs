@@ -148,7 +148,14 @@ impl<'a> Names<'a> {
     /// With what Kubernetes says of pods that do not run.
     fn silent_nodes(&self, observed: &Observed, nodes: &[NodeId]) -> String {
         let place = |node: &NodeId| self.places.get(node).or_else(|| self.carried.get(node));
-        let trouble = |node: &NodeId| observed.pods.get(place(node)?)?.trouble.clone();
+        let no_pod = |place: &Place| {
+            let why = format!("has no pod: see the Events of StatefulSet {}", self.cluster.set_name(&place.zone));
+            observed.lacks_pod(place).then_some(why)
+        };
+        let trouble = |node: &NodeId| {
+            let place = place(node)?;
+            observed.trouble(place).map(str::to_owned).or_else(|| no_pod(place))
+        };
         let name = |node: &NodeId| match trouble(node) {
             Some(trouble) => format!("{} [{trouble}]", self.node(*node)),
             None => self.node(*node),

@@ -127,8 +127,9 @@ impl ValidCluster {
         check_settings(&spec.settings, &spec.storage)?;
         check_resources(spec.resources.as_ref())?;
         pod::check(&spec.pod)?;
-        if spec.image.is_empty() {
-            return Err(invalid("spec.image", "is empty; name the image of dynamo-node"));
+        spec.zones.iter().try_for_each(|zone| pod::check_labels("spec.zones[].nodeSelector", &zone.node_selector))?;
+        if spec.image.is_empty() || spec.image.contains(char::is_whitespace) {
+            return Err(invalid("spec.image", "is empty or has a space or a line break; name the image of dynamo-node"));
         }
         if spec.pod_disruption_budget.max_unavailable < 1 {
             return Err(invalid(
@@ -321,11 +322,11 @@ fn check_settings(settings: &Settings, storage: &Storage) -> Result<(), InvalidS
 fn check_resources(resources: Option<&Resources>) -> Result<(), InvalidSpec> {
     let Some(Resources { requests, limits }) = resources else { return Ok(()) };
     for (field, amounts) in [("spec.resources.requests", requests), ("spec.resources.limits", limits)] {
-        if let Some((name, amount)) = amounts.iter().find(|(_, amount)| quantity::parse(&amount.0).is_none()) {
-            return Err(invalid(
-                field,
-                format!("{name} is {:?}, which is not a quantity; write for example 500m or 1Gi", amount.0),
-            ));
+        if let Some((name, amount)) =
+            amounts.iter().find(|(_, amount)| quantity::parse(&amount.0).is_none_or(|amount| amount < 0.0))
+        {
+            let reason = format!("{name} is {:?}, which is not a quantity of 0 or more; write for example 500m or 1Gi", amount.0);
+            return Err(invalid(field, reason));
         }
     }
     for (name, request) in requests {
@@ -447,7 +448,11 @@ pub(crate) mod tests {
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
         let tolerations = |tolerations| serde_json::from_value(tolerations).unwrap();
-        let cases: [(&str, Damage); 35] = [
+        let cases: [(&str, Damage); 39] = [
+            ("spec.resources.requests", &|cluster| cluster.spec.resources = resources(json!({ "requests": { "cpu": "-1" } }))),
+            ("spec.image", &|cluster| cluster.spec.image = "localhost/dynamo-node:dev\n".into()),
+            ("spec.zones[].nodeSelector", &|cluster| cluster.spec.zones[1].node_selector = pairs("disk", "two words")),
+            ("spec.zones[].nodeSelector", &|cluster| cluster.spec.zones[1].node_selector = pairs("two words", "a")),
             ("spec.adoptCluster", &|cluster| cluster.spec.adopt_cluster = Some("the former".into())),
             ("metadata.name", &|cluster| cluster.metadata.name = Some("9".repeat(41))),
             ("metadata.uid", &|cluster| cluster.metadata.uid = None),

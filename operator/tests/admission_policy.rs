@@ -41,15 +41,19 @@ fn a_set_is_scaled_changed_and_rolled_out_by_nobody_but_operators() {
         ("/spec/template/spec/containers/0/image", json!("another"), true),
         ("/spec/updateStrategy/rollingUpdate/partition", json!(1), true),
         ("/spec/updateStrategy/type", json!("OnDelete"), true),
+        ("/spec/ordinals", json!({ "start": 1 }), true),
+        ("/spec/ordinals", json!({ "start": 0 }), false),
+        ("/spec/minReadySeconds", json!(3600), true),
         ("/spec/revisionHistoryLimit", json!(5), false),
         ("/metadata/labels", json!({ "team": "shop" }), false),
     ];
     for (field, value, refused) in cases {
         let (before, mut after) = (set(), set());
-        *after.pointer_mut(field).unwrap() = value;
+        let (parent, key) = field.rsplit_once('/').unwrap();
+        after.pointer_mut(parent).unwrap()[key] = value;
         let asked = VapEvaluator::builder().object(after).old_object(before).request(Default::default()).build();
         let answers = asked.evaluate(&validations());
-        assert_eq!(answers.len(), 2);
+        assert_eq!(answers.len(), 3);
         assert_eq!(answers.iter().any(|answer| !answer.passed), refused, "{field}: {answers:?}");
     }
 }

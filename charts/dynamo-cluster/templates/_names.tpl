@@ -40,8 +40,10 @@ above 3. */}}
 {{- if gt (int .Values.replication.w) $n -}}
 {{- fail (printf "replication.w: %d answers of %d copies are not possible; set it to at most replication.factor" (int .Values.replication.w) $n) -}}
 {{- end -}}
-{{- $after := int (dig "hintAfterMs" 500 .Values.settings) -}}
-{{- $timeout := int (dig "requestTimeoutMs" 5000 .Values.settings) -}}
+{{- /* A key of a values file with nothing below it is null. */ -}}
+{{- $settings := .Values.settings | default dict -}}
+{{- $after := int (dig "hintAfterMs" 500 $settings) -}}
+{{- $timeout := int (dig "requestTimeoutMs" 5000 $settings) -}}
 {{- if ge $after $timeout -}}
 {{- fail (printf "settings.hintAfterMs: %d is not below settings.requestTimeoutMs, which is %d; lower it or raise that" $after $timeout) -}}
 {{- end -}}
@@ -52,7 +54,8 @@ above 3. */}}
 {{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) -}}
 {{- fail (printf "autoscaling.maxReplicas: %d is below autoscaling.minReplicas; raise it" (int .Values.autoscaling.maxReplicas)) -}}
 {{- end -}}
-{{- if not (dig "requests" "cpu" "" .Values.resources) -}}
+{{- $requests := (.Values.resources | default dict).requests | default dict -}}
+{{- if not $requests.cpu -}}
 {{- fail "resources.requests.cpu: the autoscaler measures use against it; set it, for example to 1" -}}
 {{- end -}}
 {{- else if lt (int .Values.replicas) $n -}}

@@ -78,7 +78,7 @@ pub struct ImagePullSecret {
 }
 
 /// Texts that Kubernetes takes as values of labels.
-fn label_values(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "maxProperties": 64,

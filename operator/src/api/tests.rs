@@ -104,6 +104,8 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
         (json!({ "spec": { "storage": { "size": "0" } } }), "spec.storage.size: is not a size"),
         (json!({ "spec": { "resources": { "limits": { "memory": "much" } } } }), "spec.resources.limits: an amount is not"),
         (json!({ "spec": { "resources": { "requests": { "cpu": "1 core" } } } }), "spec.resources.requests: an amount is not"),
+        (json!({ "spec": { "resources": { "requests": { "cpu": -1 } } } }), "spec.resources.requests: an amount is not"),
+        (json!({ "spec": { "resources": { "limits": { "memory": "-1Gi" } } } }), "spec.resources.limits: an amount is not"),
         (
             json!({ "spec": { "resources": { "requests": { "cpu": 2, "memory": "1Gi" }, "limits": { "cpu": "1500m" } } } }),
             "spec.resources.requests: must be at most spec.resources.limits",

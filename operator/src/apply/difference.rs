@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::quantity;
 
-/// Everything that `desired` says is so in `live`, which may say more.
+/// Everything that `desired` says is so in `live`, which may say more, but for a selector: one that asks for more finds less.
 pub fn covers(live: &Value, desired: &Value) -> bool {
     covered(live, desired, false)
 }
@@ -15,6 +15,7 @@ fn covered(live: &Value, desired: &Value, amounts: bool) -> bool {
         (Value::Object(live), Value::Object(desired)) => desired.iter().all(|(key, desired)| {
             let amounts = amounts || matches!(key.as_str(), "requests" | "limits");
             match live.get(key) {
+                Some(live) if key == "selector" => covered(live, desired, amounts) && covered(desired, live, amounts),
                 Some(live) => covered(live, desired, amounts),
                 None => is_empty(desired),
             }
@@ -57,7 +58,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_a_difference() {
-        let live = json!({ "a": "0.5", "list": [{ "b": 1 }], "limits": { "cpu": "1" } });
+        let live = json!({
+            "a": "0.5", "list": [{ "b": 1 }], "limits": { "cpu": "1" }, "selector": { "app": "dynamokv", "track": "canary" }
+        });
         for desired in [
             json!({ "a": "500m" }),
             json!({ "list": [] }),
@@ -66,6 +69,7 @@ mod tests {
             json!({ "limits": { "cpu": "2" } }),
             json!({ "limits": { "memory": "1Gi" } }),
             json!({ "missing": false }),
+            json!({ "selector": { "app": "dynamokv" } }),
         ] {
             assert!(!covers(&live, &desired), "{desired}");
         }

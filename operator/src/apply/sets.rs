@@ -119,6 +119,9 @@ pub(super) async fn update(
     done: &mut Upkeep,
 ) -> Result<bool, ApplyError> {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
+    if straighten(&sets, live, done).await? {
+        return Ok(true);
+    }
     let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
@@ -155,6 +158,28 @@ pub(super) async fn update(
         }
     }
     Ok(false)
+}
+
+/// Sets back how pods are numbered, and for how long they have to be ready before the next is restarted, where somebody else has set it; says
+/// whether that was anywhere. A set whose numbers begin later removes its first pods, with the members in them.
+async fn straighten(sets: &Api<StatefulSet>, live: &Live, done: &mut Upkeep) -> Result<bool, ApplyError> {
+    let is_bent = |set: &&StatefulSet| {
+        let spec = set.spec.as_ref();
+        let start = spec.and_then(|spec| spec.ordinals.as_ref()?.start);
+        start.is_some_and(|start| start > 0) || spec.and_then(|spec| spec.min_ready_seconds).is_some_and(|seconds| seconds > 0)
+    };
+    let before = done.written.len();
+    for set in live.sets.values().filter(is_bent) {
+        let patch = json!({
+            "metadata": { "uid": set.uid(), "resourceVersion": set.resource_version() },
+            "spec": { "ordinals": null, "minReadySeconds": 0 },
+        });
+        let what = format!("StatefulSet {}", set.name_any());
+        let written = sets.patch(&set.name_any(), &patching(), &Patch::Merge(patch)).await;
+        written.map_err(failed(format!("{what}: ordinals and minReadySeconds")))?;
+        done.written.push(what);
+    }
+    Ok(done.written.len() > before)
 }
 
 /// The zones whose set was last written for something else than what is asked for now.

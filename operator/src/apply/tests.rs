@@ -167,7 +167,8 @@ async fn an_object_that_is_refused_keeps_no_other_from_being_written() {
         let done = upkeep(&client, &cluster, &observed, &live).await;
         assert_eq!(done.written.len(), 4, "{refused}: {:?}", done.written);
         let failures: Vec<String> = done.failures.iter().map(ToString::to_string).collect();
-        assert!(matches!(&failures[..], [failure] if failure.starts_with(refused)), "{failures:?}");
+        let told = |failure: &str| failure.starts_with(refused) && failure.ends_with(": exceeded quota");
+        assert!(matches!(&failures[..], [failure] if told(failure)), "in the API server's words and no others: {failures:?}");
     }
 }
 
@@ -203,6 +204,55 @@ async fn what_a_webhook_makes_of_a_template_is_no_difference_and_a_change_by_han
     sets_are_seen(&api);
     pass(&api, &cluster).await;
     assert_eq!(image(), json!("next@sha256:0123"));
+}
+
+/// As the API server refuses an apply that leaves what somebody else set where it is.
+#[tokio::test]
+async fn what_somebody_set_beside_the_operators_own_and_does_not_go_with_it_is_set_right() {
+    const BUDGET: &str = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/cart";
+    const SERVICE: &str = "/api/v1/namespaces/shop/services/cart";
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    api.admit(|path, object| match path {
+        BUDGET if object["spec"]["minAvailable"].is_number() && object["spec"]["maxUnavailable"].is_number() => {
+            Err("minAvailable and maxUnavailable cannot be both set".to_owned())
+        }
+        _ => Ok(()),
+    });
+    let spec = |path: &str| api.object(path).unwrap()["spec"].clone();
+    let (budget, service) = (spec(BUDGET), spec(SERVICE));
+    api.edit(BUDGET, |budget| {
+        budget["spec"]["minAvailable"] = json!(1);
+        budget["spec"].as_object_mut().unwrap().remove("maxUnavailable");
+    });
+    api.writes();
+    pass(&api, &cluster).await;
+    assert_eq!((spec(BUDGET), api.writes()), (budget, vec![format!("PATCH {BUDGET}")]));
+    // A selector with one word more finds no pod, and clients no node.
+    api.edit(SERVICE, |service| service["spec"]["selector"]["track"] = json!("canary"));
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [format!("PATCH {SERVICE}")], "an apply replaces a selector whole");
+    api.put(SERVICE, json!({ "metadata": api.object(SERVICE).unwrap()["metadata"], "spec": service }));
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_set_whose_pods_somebody_numbered_otherwise_numbers_them_as_before() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    for (field, value) in [("ordinals", json!({ "start": 1 })), ("minReadySeconds", json!(3600))] {
+        sets_are_seen(&api);
+        api.edit(SET, |set| set["spec"][field] = value.clone());
+        api.writes();
+        pass(&api, &cluster).await;
+        assert_eq!(api.writes(), [format!("PATCH {SET}")], "{field}");
+        let spec = api.object(SET).unwrap()["spec"].clone();
+        assert_eq!((spec["ordinals"].clone(), spec["minReadySeconds"].clone()), (Value::Null, json!(0)));
+        sets_are_seen(&api);
+        pass(&api, &cluster).await;
+        assert_eq!(api.writes(), [""; 0]);
+    }
 }
 
 fn refuse(path: &str, part: &str) -> Result<(), String> {
@@ -424,6 +474,31 @@ async fn a_pod_whose_instance_somebody_renamed_is_a_pod_of_the_cluster() {
 }
 
 /// The set and the claims as an operator made them that labelled claims by [`labels::INSTANCE`] and selected pods by it.
+/// Labels are taken off a pod to take it out of a Service and look at it: its set lets go of it, and cannot make another.
+#[tokio::test]
+async fn a_pod_that_its_set_let_go_of_is_told_with_what_gives_it_back() {
+    const POD: &str = "/api/v1/namespaces/shop/pods/cart-1";
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    sets_are_seen(&api);
+    let waits_for = async |ordinal: u32| match pass(&api, &cluster).await {
+        Step::AwaitPods(waiting) => waiting.into_iter().find(|waiting| waiting.place.ordinal == ordinal).unwrap().reason,
+        other => panic!("{other:?}"),
+    };
+    api.put(POD, json!({ "metadata": { "name": "cart-1", "labels": { "dynamokv.io/cluster": "isolated" } } }));
+    let told = waits_for(1).await;
+    let way_back = "kubectl --namespace shop label pod cart-1 --overwrite app.kubernetes.io/name=dynamokv dynamokv.io/cluster=cart \
+                    dynamokv.io/zone=default";
+    assert!(told.contains("delete it") && told.contains(way_back), "{told}");
+    assert_eq!(waits_for(2).await, "has no pod yet");
+    api.edit(POD, |pod| {
+        pod["metadata"]["finalizers"] = json!(["example.org/held"]);
+        pod["metadata"]["deletionTimestamp"] = json!("2100-01-01T00:00:00Z");
+    });
+    let told = waits_for(1).await;
+    assert!(told.starts_with("waits for the end of another pod cart-1"), "{told}");
+}
+
 #[tokio::test]
 async fn claims_lose_the_label_by_which_argo_cd_deletes_them_and_the_set_of_an_earlier_version_is_left_as_it_is() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
@@ -475,6 +550,21 @@ async fn a_label_that_a_webhook_puts_back_is_asked_about_once_a_pass_and_counts_
     let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
     let done = upkeep(&client, &cluster, &observed, &live).await;
     assert_eq!((done.written, done.failures.len()), (vec![], 0));
+}
+
+/// Who removed a set of another cluster would take pods from it.
+#[tokio::test]
+async fn a_name_that_another_cluster_has_is_not_to_be_freed_by_removing_what_is_there() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    let owner = json!([{ "apiVersion": "dynamokv.io/v1alpha1", "kind": "DynamoCluster", "name": "ca", "uid": "another", "controller": true }]);
+    let mut set = serde_json::to_value(stateful_set::build(&cluster, &cluster.zones()[0], 3)).unwrap();
+    set["metadata"]["ownerReferences"] = owner;
+    api.put(SET, set);
+    let (observed, _) = observe(&api.client(), &Network, &cluster).await.unwrap();
+    assert_eq!(
+        (&observed.taken[..], observed.neighbours.iter().next()),
+        (&["StatefulSet cart".to_owned()][..], Some(&"ca".to_owned()))
+    );
 }
 
 #[tokio::test]

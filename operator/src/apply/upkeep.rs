@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::difference::covers;
-use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, patching, sets};
+use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, patching, sets, words};
 use crate::build::{client_service, headless_service, labels, pod_disruption_budget, service_account};
 use crate::events::{self, Told};
 use crate::observe::Live;
@@ -177,9 +177,10 @@ async fn resize_volumes(client: &Client, cluster: &ValidCluster, observed: &Obse
             Err(kube::Error::Api(status)) if status.is_conflict() => {
                 done.failures.push(failed(format!("PersistentVolumeClaim {name}: resize"))(kube::Error::Api(status)));
             }
-            Err(error) if grows => done.complaints.push(format!("volume {name} cannot grow to {wanted}: {error}")),
+            Err(error) if grows => done.complaints.push(format!("volume {name} cannot grow to {wanted}: {}", words(&error))),
             Err(error) => {
-                let complaint = format!("volume {name} cannot be asked to have {wanted} instead of {}: {error}", volume.size);
+                let (size, words) = (&volume.size, words(&error));
+                let complaint = format!("volume {name} cannot be asked to have {wanted} instead of {size}: {words}");
                 done.complaints.push(complaint);
             }
         }
@@ -210,11 +211,32 @@ impl Writer<'_> {
         let what = format!("{} {name}", K::kind(&()));
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let written = api.patch(&name, &params, &Patch::Apply(&desired)).await.map_err(failed(format!("{what}: apply")))?;
+        let written = match api.patch(&name, &params, &Patch::Apply(&desired)).await {
+            Err(kube::Error::Api(status)) if status.is_invalid() && live.is_some() => {
+                let replaced = replace_spec(&api, &desired).await;
+                replaced.ok_or_else(|| failed(format!("{what}: apply"))(kube::Error::Api(status)))?
+            }
+            applied => applied.map_err(failed(format!("{what}: apply")))?,
+        };
         // Where somebody's webhook makes something else of it each time, it is what it was.
         let changed = live.is_none_or(|live| live.resource_version() != written.resource_version());
         Ok(changed.then_some(what))
     }
+}
+
+/// Puts the spec of `desired` in the place of the live one, of the version that was seen: what somebody set beside it may not go together
+/// with it, as `minAvailable` with `maxUnavailable`, and an apply leaves that where it is. `None` if that is refused too.
+async fn replace_spec<K>(api: &Api<K>, desired: &K) -> Option<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
+{
+    let spec = value_of(desired).ok()?.get("spec").cloned()?;
+    let patch = json!([
+        { "op": "replace", "path": "/metadata/resourceVersion", "value": desired.resource_version() },
+        { "op": "replace", "path": "/spec", "value": spec },
+    ]);
+    let patch = Patch::Json::<()>(serde_json::from_value(patch).ok()?);
+    api.patch(&desired.name_any(), &patching(), &patch).await.ok()
 }
 
 fn differs<K: Resource<DynamicType = ()> + Serialize>(desired: &K, live: &K) -> Result<bool, ApplyError> {

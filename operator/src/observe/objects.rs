@@ -7,7 +7,9 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::Resource;
 
+use crate::api::DynamoCluster;
 use crate::build::pod::{CONTAINER, config_maps};
 use crate::build::{PORT_CLIENT, config_map, labels};
 use crate::observed::{self, Configuration, Note, Set, Volume};
@@ -29,6 +31,12 @@ pub fn is_ownerless(cluster: &ValidCluster, metadata: &ObjectMeta) -> bool {
     let controlled = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
     let labelled = |(key, value): (&String, &String)| metadata.labels.as_ref().and_then(|labels| labels.get(key)) == Some(value);
     !controlled && labels::all(cluster).iter().all(labelled)
+}
+
+/// The name of another DynamoCluster that controls the object of this metadata.
+pub fn neighbour(cluster: &ValidCluster, metadata: &ObjectMeta) -> Option<String> {
+    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    (owner.kind == DynamoCluster::kind(&()) && owner.name != cluster.name()).then(|| owner.name.clone())
 }
 
 /// What is to be known of a set.
@@ -76,7 +84,9 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
     let going = pod.metadata.deletion_timestamp.is_some();
     let node = status.and_then(|status| status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER));
     let before = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
-    let broken = before.filter(|init| !is_done(init)).chain(node).find_map(trouble).filter(|_| !going);
+    let broken: Vec<_> = before.filter(|init| !is_done(init)).chain(node).filter(|_| !going).collect();
+    let lacks_image = broken.iter().any(|container| image_trouble(container).is_some());
+    let broken = broken.into_iter().find_map(trouble);
     let pending = status.and_then(|status| status.phase.as_deref()) == Some("Pending");
     let observed = observed::Pod {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -85,6 +95,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         ready: ready && !going,
         stuck: broken.is_some(),
         starved: broken.is_some() && node.is_some_and(starved),
+        lacks_image,
         idle: broken.is_some() || (pending && !going),
         ending: going,
         // One that is to end and ends is in no trouble.
@@ -94,6 +105,25 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         node: None,
     };
     Some((place, observed))
+}
+
+/// What `pod`, which has the name of the one at `place`, keeps the set with this UID from, and what to do about it; `None` if it is the set's.
+pub fn stranger(cluster: &ValidCluster, place: &Place, set: &str, pod: &Pod) -> Option<String> {
+    if is_owned(&pod.metadata, set) {
+        return None;
+    }
+    let (name, of_set) = (cluster.pod_name(place), cluster.set_name(&place.zone));
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Some(format!("waits for the end of another pod {name}, which is not of StatefulSet {of_set}"));
+    }
+    let labels: Vec<String> =
+        labels::selecting_in(cluster, &place.zone).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Some(format!(
+        "has no pod: there is a pod {name} that StatefulSet {of_set} does not own, as when its labels were changed; delete it, and another \
+         comes on the same volume, or give it back: `kubectl --namespace {} label pod {name} --overwrite {}`",
+        cluster.namespace,
+        labels.join(" ")
+    ))
 }
 
 /// What takes longer than [`PATIENCE`] and says nothing of itself: an end, as on a machine that is dead, or a start, as for want of a
@@ -127,10 +157,20 @@ fn starved(container: &ContainerStatus) -> bool {
     ended.any(|ended| ended.reason.as_deref() == Some("OOMKilled"))
 }
 
+/// What Kubernetes calls it that the container's image is not there.
+fn image_trouble(container: &ContainerStatus) -> Option<&str> {
+    const OF_IMAGES: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"];
+    let reason = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
+    OF_IMAGES.contains(&reason).then_some(reason)
+}
+
 fn trouble(container: &ContainerStatus) -> Option<String> {
     // What a container waits for that is about to start.
     const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let state = container.state.as_ref()?;
+    if let Some(reason) = image_trouble(container) {
+        return Some(format!("does not start ({reason}): there is no image {:?} for its machine", container.image));
+    }
     if let Some(waiting) = &state.waiting {
         let reason = waiting.reason.as_deref().filter(|reason| !STARTING.contains(reason))?;
         let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -201,6 +241,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         capacity: capacity.map(|size| size.0.clone()).unwrap_or_default(),
         growth: growth(claim),
         bound: claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound"),
+        class: claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default(),
         released: annotation(labels::RELEASED).is_some(),
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
         drained: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_YES),
@@ -305,6 +346,11 @@ mod tests {
                 container("node", waits("PodInitializing")),
                 Some("does not start (CrashLoopBackOff)"),
             ),
+            (
+                vec![],
+                container("node", waits("ImagePullBackOff")),
+                Some("does not start (ImagePullBackOff): there is no image \"\" for its machine"),
+            ),
             (vec![], container("injected", waits("CrashLoopBackOff")), None),
             (vec![], container("node", ended(137)), Some("has stopped with exit code 137")),
         ];
@@ -312,6 +358,7 @@ mod tests {
             let status = json!({ "phase": "Running", "initContainerStatuses": before, "containerStatuses": [container] });
             let (_, pod) = pod(&valid(3, &[]), &sets(), &pod_of(status)).unwrap();
             assert_eq!((pod.trouble.as_deref(), pod.stuck), (trouble, trouble.is_some()), "{container}");
+            assert_eq!(pod.lacks_image, trouble.is_some_and(|trouble| trouble.contains("no image")), "{container}");
         }
         let mut killed = container("node", waits("CrashLoopBackOff"));
         killed["lastState"] = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });

@@ -7,7 +7,7 @@ use dynamo_core::rebalance::{Members, View};
 use dynamo_core::ring::{Member, Ring};
 
 use super::Waiting;
-use crate::observed::{Carrier, Node, Note, Observed, Pod, Record};
+use crate::observed::{Carrier, Node, Note, Observed, Record};
 use crate::valid::{Place, ValidCluster};
 
 /// All nodes are taken for equally large.
@@ -173,6 +173,9 @@ impl<'a> Situation<'a> {
                  spec.adoptCluster: {former}; else delete that claim and the pod, or rename this cluster"
             );
         }
-        self.observed.pods.get(place).map_or("has no pod yet", Pod::why_silent).to_owned()
+        match self.observed.pods.get(place) {
+            Some(pod) => pod.why_silent().to_owned(),
+            None => self.observed.trouble(place).unwrap_or("has no pod yet").to_owned(),
+        }
     }
 }

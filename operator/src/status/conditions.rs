@@ -289,10 +289,16 @@ fn names_taken(report: &Report<'_>, objects: &[String]) -> (&'static str, String
     let foreign: Vec<String> = objects.iter().filter(|object| !ownerless.contains(object)).cloned().collect();
     if !foreign.is_empty() {
         let objects = list(foreign);
-        return (
-            "NameTaken",
-            format!("{objects}: not made for this cluster; remove it, or create the cluster under another name"),
-        );
+        let neighbours = &report.observed.neighbours;
+        let message = if neighbours.is_empty() {
+            format!("{objects}: not made for this cluster; remove it, or create the cluster under another name")
+        } else {
+            let neighbours = list(neighbours.iter().cloned());
+            format!(
+                "{objects}: of DynamoCluster {neighbours}, which keeps its data there; delete this one and create it under another name"
+            )
+        };
+        return ("NameTaken", message);
     }
     let patch = json!({ "metadata": { "ownerReferences": [cluster.owner()] } });
     let first = ownerless.first().map(|object| object.to_lowercase().replace(' ', "/")).unwrap_or_default();
@@ -393,7 +399,11 @@ fn ways_on(report: &Report<'_>, names: &Names<'_>, silent: &[NodeId]) -> String 
     let deleting = |place: &Place| report.observed.volumes.get(place).is_some_and(|volume| volume.deleting);
     let emptied = emptied(report.observed, silent);
     let known = |node: &NodeId| names.places.get(node).or_else(|| names.carried.get(node));
-    let may_be_lost = silent.iter().filter_map(known).any(|place| !deleting(place) && !emptied.contains(place));
+    // Where something else is known to be the matter, nobody is told to throw a disk away.
+    let lacks_image = |place: &Place| report.observed.pods.get(place).is_some_and(|pod| pod.lacks_image);
+    let explained = |place: &Place| lacks_image(place) || report.observed.strangers.contains_key(place);
+    let mut unexplained = silent.iter().filter_map(known).filter(|place| !explained(place));
+    let may_be_lost = unexplained.any(|place| !deleting(place) && !emptied.contains(place));
     let way_on = if may_be_lost {
         "; where a volume is lost for ever, delete its claim and its pod, and an empty one takes its place"
     } else {
@@ -496,9 +506,7 @@ fn degraded(report: &Report<'_>) -> Verdict {
     let (observed, names) = (report.observed, Names::of(report));
     let silent = silent_members(observed);
     // A pod that restarts for a new template is not a fault, unless it cannot.
-    let fails = |node: &NodeId| {
-        names.places.get(node).and_then(|place| observed.pods.get(place)).is_some_and(|pod| pod.trouble.is_some())
-    };
+    let fails = |node: &NodeId| names.places.get(node).is_some_and(|place| observed.trouble(place).is_some());
     let told = |node: &NodeId| {
         let set = names.places.get(node).and_then(|place| Some((place, observed.sets.get(&place.zone)?)));
         set.is_some_and(|(place, set)| set.rolling && place.ordinal >= set.updates_from)
@@ -516,9 +524,10 @@ fn degraded(report: &Report<'_>) -> Verdict {
         let trouble = match observed.pods.get(&place) {
             Some(pod) => pod.trouble.clone().filter(|_| pod.node.is_none())?,
             // A member's is one that restarts, or its node was told above.
-            None if observed.lacks_pod(&place) && !observed.has_member(&place) => {
-                format!("has no pod: see the Events of StatefulSet {}", report.cluster.set_name(&place.zone))
-            }
+            None if observed.lacks_pod(&place) && !observed.has_member(&place) => match observed.trouble(&place) {
+                Some(in_the_way) => in_the_way.to_owned(),
+                None => format!("has no pod: see the Events of StatefulSet {}", report.cluster.set_name(&place.zone)),
+            },
             None => return None,
         };
         Some(format!("{} {trouble}", report.cluster.pod_name(&place)))

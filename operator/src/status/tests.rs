@@ -138,6 +138,9 @@ fn a_pod_that_cannot_run_is_a_fault_and_says_why_where_one_that_restarts_is_none
     let told = shown(&status_of(&five, &rolling));
     assert!(told.contains("Degraded=True MembersUnreachable: no answer from cart-4 [does not start (ErrImagePull)]; "), "{told}");
     assert!(told.contains("Ready=False AwaitingNodes: waiting for cart-4 [does not start (ErrImagePull)] to confirm"), "{told}");
+    assert!(told.contains("where a volume is lost for ever, delete its claim"), "{told}");
+    rolling.pods.get_mut(&at(4)).unwrap().lacks_image = true;
+    assert!(!shown(&status_of(&five, &rolling)).contains("delete its claim"), "an image is the matter, and no disk");
     let told = shown(&status_of(&three, &rolling));
     assert!(told.contains("ScaleInBlocked=True MemberUnknown: no answer from cart-4 [does not start"), "{told}");
 }
@@ -297,6 +300,22 @@ fn a_wanted_pod_that_cannot_run_is_a_fault_though_the_others_join_without_it() {
     assert!(shown(&status_of(&five, &growing)).contains("Degraded=False AsExpected"), "it may be made any moment");
 }
 
+/// What is said of a member's volume and its claim is no way on where its pod only cannot be made.
+#[test]
+fn a_member_whose_pod_cannot_be_made_is_told_with_what_is_in_the_way() {
+    let cluster = valid(3, &[]);
+    let mut observed = observed(3, Some(&rebalance::first_ring(cluster.id, 4, 3, &members(3)).unwrap()));
+    observed.pods.remove(&at(1));
+    let told = shown(&status_of(&cluster, &observed));
+    assert!(told.contains("no answer from cart-1 [has no pod: see the Events of StatefulSet cart]"), "{told}");
+    observed.strangers.insert(at(1), "has no pod: another has its name".into());
+    let told = shown(&status_of(&cluster, &observed));
+    assert!(
+        told.contains("Degraded=True MembersUnreachable: no answer from cart-1 [has no pod: another has its name]"),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_shrink_without_room_is_told_with_figures_and_is_no_fault() {
     let three = valid(3, &[]);
@@ -394,6 +413,13 @@ fn objects_that_lost_their_owner_hide_no_number_and_are_given_back_and_not_remov
     let told = look(&["Service cart", "ConfigMap cart-config"], &["Service cart"]);
     assert_eq!(told.conditions[0].reason, "NameTaken");
     assert!(told.conditions[0].message.starts_with("ConfigMap cart-config: not made for this cluster; remove it"));
+    let observed = Observed { taken: vec!["StatefulSet cart".into()], neighbours: ["ca".into()].into(), ..Observed::default() };
+    let told = shown(&status(&report(&three, &observed, &next_step(&three, &observed)), None, &time(200)));
+    assert!(
+        told.contains("NameTaken: StatefulSet cart: of DynamoCluster ca, which keeps its data there; delete this one"),
+        "{told}"
+    );
+    assert!(!told.contains("remove it"), "{told}");
 }
 
 #[test]

@@ -16,14 +16,20 @@ pub(super) fn check(pod: &Pod) -> Result<(), InvalidSpec> {
         return Err(invalid("spec.pod.annotations", format!("{key:?} is the operator's own; choose another key")));
     }
     check_keys("spec.pod.annotations", &pod.annotations)?;
-    for (field, pairs) in [("spec.pod.labels", &pod.labels), ("spec.pod.nodeSelector", &pod.node_selector)] {
-        check_keys(field, pairs)?;
-        if let Some((key, value)) = pairs.iter().find(|(_, value)| !value.is_empty() && !is_name(value)) {
-            let reason = format!("{value:?} of {key:?} takes at most 63 letters, digits, '-', '_' and '.'; correct it");
-            return Err(invalid(field, reason));
-        }
-    }
+    check_labels("spec.pod.labels", &pod.labels)?;
+    check_labels("spec.pod.nodeSelector", &pod.node_selector)?;
     pod.tolerations.iter().try_for_each(check_toleration)
+}
+
+pub(super) fn check_labels(field: &'static str, pairs: &BTreeMap<String, String>) -> Result<(), InvalidSpec> {
+    check_keys(field, pairs)?;
+    match pairs.iter().find(|(_, value)| !value.is_empty() && !is_name(value)) {
+        Some((key, value)) => {
+            let reason = format!("{value:?} of {key:?} takes at most 63 letters, digits, '-', '_' and '.'; correct it");
+            Err(invalid(field, reason))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_keys(field: &'static str, pairs: &BTreeMap<String, String>) -> Result<(), InvalidSpec> {

@@ -234,6 +234,22 @@ fn the_readme_of_the_cluster_says_what_becomes_of_replicas_under_the_autoscaler(
     assert!(row.contains("the autoscaler's when `autoscaling.enabled`"), "{row}");
 }
 
+/// As where all lines below a key of a values file are comments.
+#[test]
+fn a_value_of_which_nothing_is_said_is_as_good_as_none() {
+    let empty = ["zones", "imagePullSecrets", "pod", "resources", "buckets", "settings", "podDisruptionBudget", "rebalancing"];
+    for value in empty.iter().chain(&["name", "adoptCluster", "labels", "annotations"]) {
+        render("dynamo-cluster", &[&format!("{value}=null")]).unwrap();
+    }
+    let refusal = render("dynamo-cluster", &["autoscaling.enabled=true", "resources=null"]).unwrap_err();
+    assert!(refusal.contains("resources.requests.cpu: the autoscaler measures use against it"), "{refusal}");
+    for value in
+        ["imagePullSecrets", "nodeSelector", "tolerations", "affinity", "podAnnotations", "podLabels", "extraArgs", "extraEnv"]
+    {
+        render("dynamo-operator", &[&format!("{value}=null")]).unwrap();
+    }
+}
+
 #[test]
 fn a_wrong_value_is_refused_by_its_name() {
     let cases: [(&str, &[&str], &str); 20] = [
