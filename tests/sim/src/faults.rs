@@ -8,12 +8,10 @@ use dynamo_core::ring::Ring;
 use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::options::{Churn, FaultOptions, Options};
-use crate::ring_writer::RingWriter;
+use crate::ring_writer::{self, RingWriter};
 use crate::schedule::{Alarm, HostId};
 use crate::simulation::{Crash, Simulation};
 
-/// Hosts that a run may have at the same time.
-pub(crate) const HOSTS_MAX: usize = 9;
 /// How long a host may be away: longer than any request, hint or exchange waits for it.
 const AWAY: Duration = Duration::from_secs(20);
 
@@ -120,6 +118,12 @@ pub struct Faults {
     room: Dice,
     restores: Dice,
     churn: Option<Churn>,
+    /// So many times their usual length they last beyond that.
+    lengthened: u32,
+    /// How often half of the members change at once.
+    sweeping: f64,
+    /// Who does.
+    sweeps: Dice,
     /// Steps of the churn so far.
     steps: usize,
     kinds: Vec<(Kind, Duration)>,
@@ -179,6 +183,9 @@ impl Faults {
             restores: Dice::new(options.seed ^ 0x6261_636b_7570),
             churn: options.faults.churn.map(|(churn, _)| churn),
             steps: 0,
+            lengthened: options.faults.lengthened,
+            sweeping: options.faults.sweeping,
+            sweeps: Dice::new(options.seed ^ 0x7377_6565_7073),
             kinds: all.into_iter().filter_map(|(kind, mean)| mean.map(|mean| (kind, mean))).collect(),
             remedies: BTreeMap::new(),
             next: 0,
@@ -243,7 +250,7 @@ impl Faults {
         if kind.is_later() {
             return self.strike_later(kind, &running, sim, writer);
         }
-        let lasts = self.dice.around(mean.min(Duration::from_secs(4)));
+        let lasts = self.dice.around(mean.min(Duration::from_secs(4))) * (1 + self.lengthened);
         match kind {
             Kind::Kill | Kind::Power | Kind::Blackout | Kind::Restart => self.end_nodes(kind, &running, lasts, sim),
             Kind::Pause => {
@@ -284,7 +291,7 @@ impl Faults {
 
     fn strike_later(&mut self, kind: Kind, running: &[HostId], sim: &mut Simulation, writer: &mut RingWriter) {
         let Some(host) = (!running.is_empty()).then(|| self.more.pick(running)) else { return };
-        let lasts = self.more.around(Duration::from_secs(3));
+        let lasts = self.more.around(Duration::from_secs(3)) * (1 + self.lengthened);
         match kind {
             Kind::FailedSync => {
                 sim.break_sync(host, true);
@@ -359,6 +366,25 @@ impl Faults {
         let host = sim.add_host();
         sim.start(host);
         writer.join(sim, host)
+    }
+
+    /// Half of the members leave, and as many come, as far as there may be: all in one wish.
+    fn change_half(&mut self, members: &[HostId], back: &[HostId], sim: &mut Simulation, writer: &mut RingWriter) {
+        let gone: Vec<HostId> = members.iter().filter(|_| self.sweeps.chance(0.5)).copied().collect();
+        let mut come: Vec<HostId> = back.iter().filter(|_| self.sweeps.chance(0.5)).copied().collect();
+        while come.len() < gone.len() && sim.running().len() + sim.stopped().len() < sim.options().hosts_max {
+            let host = sim.add_host();
+            sim.start(host);
+            come.push(host);
+        }
+        let joining: Vec<_> = come.iter().map(|host| (sim.node_id(*host), ring_writer::member(sim, *host))).collect();
+        let leaving: Vec<_> = gone.iter().map(|host| sim.node_id(*host)).collect();
+        let changed = writer.ask_for(sim, |desired| {
+            desired.retain(|node, _| !leaving.contains(node));
+            desired.extend(joining);
+        });
+        sim.totals.membership_changes += u64::from(changed);
+        sim.totals.sweeping_changes += u64::from(changed && gone.len() > 1);
     }
 
     /// A node adopted a ring a moment ago, and its power goes.
@@ -470,8 +496,11 @@ impl Faults {
         let present: Vec<HostId> = sim.running().into_iter().chain(sim.stopped()).collect();
         let back = present.iter().filter(|host| !members.contains(host) && !sim.is_lost(**host));
         let back: Vec<HostId> = back.copied().collect();
+        if self.sweeping > 0.0 && self.sweeps.chance(self.sweeping) {
+            return self.change_half(&members, &back, sim, writer);
+        }
         let changed = match self.dice.weighted(&[(3, 0), (3, 1), (1, 2), (1, 3)]) {
-            0 if present.len() < HOSTS_MAX => {
+            0 if present.len() < sim.options().hosts_max => {
                 let host = sim.add_host();
                 sim.start(host);
                 if self.dice.chance(0.3) {

@@ -11,6 +11,7 @@
 //! | [`disk`], `network` | storage that loses what was not synced; links that are cut, and messages that take their time |
 //! | [`faults`], [`losses`] | what goes wrong, and disks that are gone for ever |
 //! | [`ring_writer`], [`second_thoughts`] | the operator's part, and what is asked of it in the middle of a move |
+//! | `ring_commands` | the same part, played by an administrator's commands |
 //! | [`workload`], [`retries`], [`ledger`] | clients, what they send again, and what they know |
 //! | [`witness`], [`checkers`], `ring_history` | what must hold of every state, every answer, every ring, and the end |
 //! | [`violation`], [`trace`] | a promise that was broken, and what happened |
@@ -30,6 +31,7 @@ pub mod options;
 pub mod output;
 pub mod planning;
 pub mod retries;
+mod ring_commands;
 mod ring_history;
 pub mod ring_writer;
 pub mod run;

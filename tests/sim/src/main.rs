@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use dynamo_sim::options::Options;
+use dynamo_sim::options::{Options, far};
 use dynamo_sim::output::say;
 use dynamo_sim::planning::{self, Growth};
 use dynamo_sim::run::run;
@@ -35,6 +35,9 @@ struct Arguments {
     /// Histories of another kind.
     #[arg(long, value_enum, default_value_t = Scenario::Everything)]
     scenario: Scenario,
+    /// Only seeds whose options have extremes.
+    #[arg(long)]
+    far: bool,
     /// Threads; by default one for each core.
     #[arg(long)]
     threads: Option<usize>,
@@ -170,6 +173,9 @@ fn many(arguments: &Arguments) -> ExitCode {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 return;
+            }
+            if arguments.far && !far::is_far(seed) {
+                continue;
             }
             match check(arguments.scenario, seed) {
                 Ok(of_seed) => {

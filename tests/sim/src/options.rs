@@ -1,5 +1,7 @@
 //! What a run is like: drawn from its seed, printed with it.
 
+pub mod far;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +12,11 @@ use dynamo_core::ring::bucket_replication::BucketReplication;
 
 use crate::dice::Dice;
 use crate::scenario::BUCKET;
+
+/// Hosts that a run may have at the same time, usually.
+const HOSTS_MAX: usize = 9;
+/// Until everything has come to rest after the last fault, at a usual pace.
+const QUIET_WITHIN: Duration = Duration::from_secs(240);
 
 /// A run's options.
 #[derive(Clone, Debug)]
@@ -48,6 +55,14 @@ pub struct Options {
     pub faults: FaultOptions,
     /// What the wall clocks are off by at first, at most.
     pub skew: Duration,
+    /// The hosts' weights, one after the other, and again from the first.
+    pub weights: Vec<u32>,
+    /// Hosts that a run may have at the same time.
+    pub hosts_max: usize,
+    /// Until everything has come to rest after the last fault.
+    pub quiet_within: Duration,
+    /// The extremes that this run has.
+    pub far: Vec<&'static str>,
 }
 
 /// How messages travel.
@@ -77,7 +92,7 @@ pub struct DiskOptions {
 }
 
 /// Intervals of the driver and the protocol.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pace {
     /// How long a driver collects inputs before it commits; zero commits after each.
     pub batch: Duration,
@@ -105,6 +120,18 @@ pub struct Pace {
     pub hint_bytes: u64,
     /// Requests in flight at one node.
     pub requests: usize,
+    /// Bytes in a pushed batch.
+    pub batch_bytes: usize,
+    /// Partitions that a node sends at the same time.
+    pub transfers: usize,
+    /// Between two rounds of gossip.
+    pub gossip: Duration,
+    /// Suspicion above which a peer counts as down.
+    pub phi: f64,
+    /// How often the writer of rings overlooks a node that answers.
+    pub unseen: f64,
+    /// How often a ring reaches a node to which it is offered.
+    pub offered: f64,
 }
 
 /// What background work may do, and how often trees are stored.
@@ -140,6 +167,12 @@ pub struct WorkloadOptions {
     /// Every client reads before it writes, and writes with the context that it got: then there are no more siblings than clients,
     /// as long as nothing goes wrong.
     pub reads_first: bool,
+    /// Steps of a client that are a put without a context, beside those that the mix has anyway.
+    pub blind: f64,
+    /// Requests with any wish at all, beside those that the mix has anyway.
+    pub wishes: f64,
+    /// Bytes of a value, at least.
+    pub value_bytes: usize,
 }
 
 /// A plan by which members come and go.
@@ -208,6 +241,12 @@ pub struct FaultOptions {
     pub restore: Option<Duration>,
     /// A disk is nearly full, and has room again later: its node is told, and refuses what would fill it.
     pub nearly_full: Option<Duration>,
+    /// So many times its usual length a fault lasts beyond that.
+    pub lengthened: u32,
+    /// Rings are written by commands, not by an operator.
+    pub commands: bool,
+    /// How often half of the members change where one would.
+    pub sweeping: f64,
 }
 
 impl Options {
@@ -250,10 +289,16 @@ impl Options {
                 ..FaultOptions::draw(&mut dice.fork())
             },
             skew: Duration::from_secs(1),
+            weights: vec![1],
+            hosts_max: HOSTS_MAX,
+            quiet_within: QUIET_WITHIN,
+            far: Vec::new(),
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
         options.draw_operations(&mut Dice::new(seed ^ 0x6f70_6572));
-        options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170)).with_restores(&mut Dice::new(seed ^ 0x7265_7374_6f72))
+        let usual =
+            options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170)).with_restores(&mut Dice::new(seed ^ 0x7265_7374_6f72));
+        if far::is_far(seed) { usual.with_extremes() } else { usual }
     }
 
     /// Directories that go back in time, from a stream of its own. That is a disk that loses what came since: W copies bear one of
@@ -377,6 +422,7 @@ impl Options {
                 batch_objects: 16,
                 hint_bytes: 1 << 30,
                 requests: 1 << 14,
+                ..Pace::usual()
             },
             background: BackgroundOptions {
                 p99_max: millis(50),
@@ -393,9 +439,16 @@ impl Options {
                 deletes: 0.0,
                 own_timeouts: false,
                 reads_first: false,
+                blind: 0.0,
+                wishes: 0.0,
+                value_bytes: 0,
             },
             faults: FaultOptions::default(),
             skew: Duration::from_secs(1),
+            weights: vec![1],
+            hosts_max: HOSTS_MAX,
+            quiet_within: QUIET_WITHIN,
+            far: Vec::new(),
         }
     }
 
@@ -436,11 +489,14 @@ impl Options {
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
             batch_objects_max: self.pace.batch_objects,
+            batch_bytes_max: self.pace.batch_bytes,
+            transfers_max: self.pace.transfers,
+            gossip_interval: self.pace.gossip,
+            phi_threshold: self.pace.phi,
             background_p99_max: self.background.p99_max,
             background_bytes_per_second_min: self.background.bytes_min,
             background_bytes_per_second_max: self.background.bytes_max,
             tree_checkpoint_interval: self.background.checkpoint_interval,
-            ..Config::default()
         }
     }
 }
@@ -495,6 +551,20 @@ impl DiskOptions {
 }
 
 impl Pace {
+    /// What only extremes change; the rest is to be drawn.
+    fn usual() -> Self {
+        let Config { batch_bytes_max, transfers_max, gossip_interval, phi_threshold, .. } = Config::default();
+        Self {
+            batch_bytes: batch_bytes_max,
+            transfers: transfers_max,
+            gossip: gossip_interval,
+            phi: phi_threshold,
+            unseen: 0.1,
+            offered: 0.8,
+            ..Self::default()
+        }
+    }
+
     fn draw(dice: &mut Dice) -> Self {
         let millis = Duration::from_millis;
         Self {
@@ -511,6 +581,7 @@ impl Pace {
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),
             requests: dice.weighted(&[(9, 1 << 14), (1, 8)]),
+            ..Self::usual()
         }
     }
 }
@@ -541,6 +612,9 @@ impl WorkloadOptions {
             deletes: 0.0,
             own_timeouts: Dice::new(seed ^ 0x0074_696d_656f_7574).chance(0.5),
             reads_first: false,
+            blind: 0.0,
+            wishes: 0.0,
+            value_bytes: 0,
         }
     }
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::receipt::Receipt;
 use dynamo_core::rebalance::loss::{self, LossError};
-use dynamo_core::rebalance::{self, Members, Next, View};
+use dynamo_core::rebalance::{self, Members, Next, PlanError, View};
 use dynamo_core::ring::placed::Moving;
 use dynamo_core::ring::{Member, Ring, Stage};
 
 use crate::checkers::{bounds, transfer};
 use crate::dice::Dice;
+use crate::ring_commands::RingCommands;
 use crate::schedule::{Alarm, HostId};
 use crate::second_thoughts::SecondThoughts;
 use crate::simulation::Simulation;
@@ -43,6 +44,7 @@ pub struct RingWriter {
     record: Option<Ring>,
     desired: Members,
     second_thoughts: SecondThoughts,
+    commands: Option<RingCommands>,
     leaving: BTreeSet<HostId>,
     /// Told to be lost, and not scrapped yet.
     lost: BTreeSet<HostId>,
@@ -68,6 +70,7 @@ impl RingWriter {
             record: None,
             desired,
             second_thoughts: SecondThoughts::new(sim.options()),
+            commands: RingCommands::new(sim.options()),
             leaving: BTreeSet::new(),
             lost: BTreeSet::new(),
             seen: None,
@@ -202,9 +205,9 @@ impl RingWriter {
         if desired.keys().any(gone) {
             return;
         }
-        let next = match rebalance::next_within(&record, &desired, &seen.views, &sim.options().limits) {
-            Ok(Next::Propose(ring)) => ring,
-            Ok(Next::AwaitReceipts(nodes)) => {
+        let next = match self.next(&record, &desired, &seen, sim) {
+            Ok(Some(Next::Propose(ring))) => ring,
+            Ok(Some(Next::AwaitReceipts(nodes))) => {
                 let drained: Vec<NodeId> = nodes.into_iter().filter(|node| has_receipt(&record, &seen, *node)).collect();
                 if drained.is_empty() {
                     return;
@@ -224,12 +227,13 @@ impl RingWriter {
     fn look(&mut self, sim: &mut Simulation) -> Seen {
         let mut seen = Seen::default();
         for host in sim.responsive() {
-            if !self.calm && self.dice.chance(0.1) {
+            if !self.calm && self.dice.chance(sim.options().pace.unseen) {
                 continue;
             }
             let Some(node) = sim.node(host) else { continue };
             let status = node.status(sim.clock(host));
-            if self.leaving.contains(&host)
+            // An operation may want to be rid of a member that is asked for again.
+            if (self.leaving.contains(&host) || self.commands.is_some())
                 && let Ok(receipt) = node.drain_receipt()
             {
                 seen.receipts.insert(receipt.node, receipt);
@@ -268,11 +272,12 @@ impl RingWriter {
             return;
         }
         self.think_again(&record, sim);
-        let next = rebalance::next_within(&record, &self.desired, &seen.views, &sim.options().limits);
+        let next = self.next(&record, &self.desired.clone(), seen, sim);
         self.last = match &next {
-            Ok(Next::Propose(ring)) => format!("Propose(epoch {})", ring.epoch),
+            Ok(Some(Next::Propose(ring))) => format!("Propose(epoch {})", ring.epoch),
             other => format!("{other:?}"),
         };
+        let Some(next) = next.transpose() else { return self.offer(&record, seen, sim) };
         match next {
             Err(error) => sim.violated("there is a plan for members that a ring can have", error.to_string()),
             Ok(Next::Propose(ring)) => self.propose(ring, seen, sim),
@@ -297,6 +302,14 @@ impl RingWriter {
                 // A node that is to leave needs the newest ring too, to know that it holds nothing.
                 self.offer(&record, seen, sim);
             }
+        }
+    }
+
+    /// What comes next on the way to the `desired` members; `None` where that waits for a command.
+    fn next(&mut self, record: &Ring, desired: &Members, seen: &Seen, sim: &mut Simulation) -> Result<Option<Next>, PlanError> {
+        match &mut self.commands {
+            Some(commands) => commands.next(record, desired, &seen.views, self.calm, sim),
+            None => rebalance::next_within(record, desired, &seen.views, &sim.options().limits).map(Some),
         }
     }
 
@@ -392,7 +405,7 @@ impl RingWriter {
     fn offer(&mut self, ring: &Ring, seen: &Seen, sim: &mut Simulation) {
         for host in sim.responsive().into_iter().filter(|host| !sim.is_lost(*host)).collect::<Vec<_>>() {
             let behind = seen.views.get(&sim.node_id(host)).is_none_or(|view| view.epoch < ring.epoch);
-            if behind && (self.calm || self.dice.chance(0.8)) {
+            if behind && (self.calm || self.dice.chance(sim.options().pace.offered)) {
                 sim.propose(host, ring);
             }
         }
@@ -400,7 +413,8 @@ impl RingWriter {
 }
 
 pub(crate) fn member(sim: &Simulation, host: HostId) -> Member {
-    Member { zone: sim.zone(host).into(), weight: 1 }
+    let weights = &sim.options().weights;
+    Member { zone: sim.zone(host).into(), weight: weights[host.0 % weights.len()] }
 }
 
 fn has_receipt(ring: &Ring, seen: &Seen, node: NodeId) -> bool {

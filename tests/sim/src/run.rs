@@ -23,8 +23,8 @@ use crate::workload::Workload;
 
 /// Until a quiet cluster has its first ring.
 const RING_WITHIN: Duration = Duration::from_secs(30);
-/// Until everything has come to rest after the last fault.
-const QUIET_WITHIN: Duration = Duration::from_secs(240);
+/// Until a request is answered when nothing goes wrong. Where a disk is lost one may wait for its whole time-out.
+const PEACE_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// Wall clocks of hosts differ by less, whatever happened to them.
 const CLOCKS_DIFFER_MS: u64 = 50_000_000;
 /// Between two looks whether it has.
@@ -51,6 +51,7 @@ pub fn run(options: &Options, shown: bool) -> Outcome {
         counters.iter().for_each(|counters| run.sim.totals.add_counters(counters));
     }
     run.sim.totals.runs = 1;
+    run.sim.totals.add_extremes(&options.far);
     run.sim.totals.simulated_seconds = run.sim.now().0 / 1_000_000;
     Outcome { violation, totals: run.sim.totals.clone(), trace_hash: run.sim.trace.hash() }
 }
@@ -90,7 +91,7 @@ impl Run {
         self.workload.stop();
         self.losses.end();
         self.faults.end(&mut self.sim, &mut self.writer);
-        self.come_to_rest(QUIET_WITHIN)?;
+        self.come_to_rest(self.sim.options().quiet_within)?;
         self.stay_at_rest()?;
         self.judge()
     }
@@ -147,7 +148,7 @@ impl Run {
         // What was under way when the trees became equal may still be counted.
         // A message that is later than all the rest has its own consequences.
         self.advance(self.sim.in_flight_until())?;
-        self.come_to_rest(QUIET_WITHIN)?;
+        self.come_to_rest(self.sim.options().quiet_within)?;
         self.advance(self.sim.in_flight_until().max(self.sim.now() + Duration::from_secs(2)))?;
         let before = found(&self.sim);
         let partitions = 1_u32 << self.sim.options().partition_bits;
@@ -228,9 +229,13 @@ impl Run {
         }
         let options = self.sim.options().clone();
         // Clocks that differ by hours forbid writes where they decide, rightly.
-        let writable = |bucket: &Bytes| !options.last_writer_wins(bucket) || options.clock_skew_ms_max > CLOCKS_DIFFER_MS;
-        let named = options.buckets.keys().filter(|bucket| writable(bucket)).cloned();
-        let buckets: Vec<Bytes> = named.chain([Bytes::from_static(BUCKET.as_bytes())]).collect();
+        let differ_ms = CLOCKS_DIFFER_MS.max(2 * options.skew.as_millis() as u64);
+        let writable = |bucket: &Bytes| !options.last_writer_wins(bucket) || options.clock_skew_ms_max > differ_ms;
+        let named = options.buckets.keys().cloned().chain([Bytes::from_static(BUCKET.as_bytes())]);
+        let buckets: Vec<Bytes> = named.filter(writable).collect();
+        if buckets.is_empty() {
+            return Ok(());
+        }
         let shift = options.seed as usize;
         for at in 0..hosts.len().max(buckets.len()) {
             let (host, other) = (hosts[at % hosts.len()], hosts[(at + 1) % hosts.len()]);
@@ -263,10 +268,15 @@ impl Run {
         operation: Operation,
         quorum: QuorumWish,
     ) -> Result<dynamo_core::request::Outcome, Violation> {
-        let asked = self.sim.request(host, Request { name: name.clone(), operation, request_key: None, quorum, timeout_ms: 0 });
-        let bound = self.sim.now() + Duration::from_secs(5);
+        let request = Request { name: name.clone(), operation, request_key: None, quorum, timeout_ms: 0 };
+        let mut asked = self.sim.request(host, request.clone());
+        let bound = self.sim.now() + PEACE_ANSWERS_WITHIN.max(self.sim.options().pace.request_timeout * 2);
         while let Some(happening) = self.sim.next(bound) {
             match happening {
+                // The request before this one is answered, and still waits for its last replica.
+                Happening::Answer(client, Err(Failure::Overloaded(_))) if client == asked => {
+                    asked = self.sim.request(host, request.clone());
+                }
                 Happening::Answer(client, outcome) if client == asked => return Ok(outcome),
                 Happening::Alarm(Alarm::Writer) => self.writer.step(&mut self.sim),
                 _ => {}

@@ -7,7 +7,6 @@ use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::Members;
 
 use crate::dice::Dice;
-use crate::faults::HOSTS_MAX;
 use crate::options::Options;
 use crate::ring_writer::member;
 use crate::simulation::Simulation;
@@ -49,7 +48,7 @@ impl SecondThoughts {
                 let nodes: Vec<NodeId> = desired.keys().copied().collect();
                 other.remove(&self.dice.pick(&nodes));
             }
-            _ if sim.running().len() + sim.stopped().len() < HOSTS_MAX => {
+            _ if sim.running().len() + sim.stopped().len() < sim.options().hosts_max => {
                 let host = sim.add_host();
                 sim.start(host);
                 other.insert(sim.node_id(host), member(sim, host));

@@ -5,6 +5,8 @@ use std::ops::AddAssign;
 
 use dynamo_core::counters::Counters;
 
+use crate::options::far::EXTREMES;
+
 /// Declares the totals once: field and meaning.
 macro_rules! totals {
     ($($field:ident: $help:literal,)*) => {
@@ -60,6 +62,10 @@ totals! {
     slow_disks: "disks that became slow",
     clock_jumps: "clock jumps",
     membership_changes: "changes of the desired members",
+    sweeping_changes: "changes of the desired members in which two and more left at once",
+    operations_begun: "changes of members that were begun by a command",
+    operations_paused: "changes of members that were paused by a command",
+    operations_aborted: "changes of members that were given up by a command",
     second_thoughts: "changes of the desired members while partitions moved, made by the writer's own second thoughts",
     rings_proposed: "rings proposed",
     rings_adopted: "rings adopted by nodes",
@@ -138,6 +144,13 @@ impl Totals {
     pub fn add_counters(&mut self, counters: &Counters) {
         for (name, value) in counters.each() {
             *self.counters.entry(name).or_default() += value;
+        }
+    }
+
+    /// Which extremes the options of a run had.
+    pub fn add_extremes(&mut self, far: &[&'static str]) {
+        for (name, _) in EXTREMES {
+            *self.counters.entry(name).or_default() += u64::from(far.contains(&name));
         }
     }
 

@@ -89,6 +89,8 @@ pub struct Workload {
     buckets: Dice,
     /// Which deadlines requests have: a stream of its own as well.
     timeouts: Dice,
+    /// What only runs with extremes draw.
+    far: Dice,
     clients: Vec<Client>,
     waiting: BTreeMap<ClientHandle, Asking>,
     /// Attempts at a write that are under way beside the first.
@@ -107,6 +109,7 @@ impl Workload {
             deletes: Dice::new(options.seed ^ 0x6465_6c65_7465),
             timeouts: Dice::new(options.seed ^ 0x6465_6164_6c69_6e65),
             buckets: Dice::new(options.seed ^ 0x6b65_7973_7061_6365),
+            far: Dice::new(options.seed ^ 0x6661_725f_776f_726b),
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             twins: BTreeMap::new(),
@@ -153,6 +156,8 @@ impl Workload {
         let more_deletes = self.options.workload.deletes > 0.0 && self.deletes.chance(self.options.workload.deletes);
         let mix = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
         let choice = if more_deletes { 2 } else { mix };
+        let blind = self.options.workload.blind > 0.0 && self.far.chance(self.options.workload.blind);
+        let choice = if blind { 4 } else { choice };
         let choice = if self.options.workload.reads_first { 0 } else { choice };
         match choice {
             0 => self.get(client, name, Then::Put, sim),
@@ -191,6 +196,9 @@ impl Workload {
             return QuorumWish::default();
         }
         let n = self.options.n_of(bucket);
+        if self.options.workload.wishes > 0.0 && self.far.chance(self.options.workload.wishes) {
+            return self.draw_any_wish(n);
+        }
         let none = QuorumWish::default();
         let majority = n / 2 + 1;
         match self.dice.weighted(&[(60, 0), (4, 1), (4, 2), (3, 3), (1, 4), (2, 5), (2, 6), (24, 7)]) {
@@ -203,6 +211,23 @@ impl Workload {
             7 => QuorumWish { w: Some(majority), pw: Some(majority), dw: Some(majority), pr: Some(majority), ..none },
             _ => none,
         }
+    }
+
+    /// Anything, now and then more than there can be.
+    fn draw_any_wish(&mut self, n: u8) -> QuorumWish {
+        let mut any = |least: u8| {
+            let most = if self.far.chance(0.02) { n + 1 } else { n };
+            let count = self.far.between(u64::from(least), u64::from(most)) as u8;
+            self.far.chance(0.5).then_some(count)
+        };
+        QuorumWish { n: any(1), r: any(1), w: any(1), dw: any(0), pr: any(0), pw: any(0) }
+    }
+
+    /// What a write stores: its number, and as many bytes as values have.
+    fn value(&self, id: WriteId) -> Bytes {
+        let mut value = id.value().to_vec();
+        value.resize(value.len().max(self.options.workload.value_bytes), 0);
+        value.into()
     }
 
     /// How many copies on stable storage an acknowledgement will rest on.
@@ -221,7 +246,7 @@ impl Workload {
     /// Of so many home replicas a get meets one.
     fn overlapping(&self, name: &Name, wish: &QuorumWish) -> usize {
         let pr = wish.pr.unwrap_or(evidence::inherited(wish, &self.options.bucket(&name.bucket).quorum).pr);
-        usize::from(self.options.n_of(&name.bucket) + 1 - pr)
+        usize::from((self.options.n_of(&name.bucket) + 1).saturating_sub(pr))
     }
 
     fn write(&mut self, client: usize, name: Name, known: Known, intent: Intent, sim: &mut Simulation) {
@@ -232,7 +257,7 @@ impl Workload {
         let id = self.ledger.begin(name.clone(), delete, known.covers, durable);
         let before = known.token.clone();
         let operation = match intent {
-            Intent::Put { create_only } => Operation::Put { data: id.value(), context: known.token, create_only },
+            Intent::Put { create_only } => Operation::Put { data: self.value(id), context: known.token, create_only },
             Intent::Delete => Operation::Delete { context: known.token },
         };
         let request_key = self.retries.key();

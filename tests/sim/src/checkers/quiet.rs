@@ -17,7 +17,9 @@ pub fn unfinished(sim: &Simulation, writer: &RingWriter) -> Option<String> {
         let status = node.status(sim.clock(host));
         let lost = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_rotted(host));
         let hints: u64 = status.hints.iter().filter(|(target, _)| !lost(target)).map(|(_, (hints, _))| hints).sum();
-        let (graves, unknown) = if sim.options().pace.reap.is_zero() || sim.rotted() > 0 { (0, 0) } else { node.graves() };
+        // Of a partition that had too many actors tombstones stay.
+        let stay = sim.options().pace.reap.is_zero() || sim.rotted() > 0 || node.counters().reap_refused_actors > 0;
+        let (graves, unknown) = if stay { (0, 0) } else { node.graves() };
         let waits = [
             ("tombstones to be reaped", graves as u64),
             ("partitions to be searched for tombstones", unknown as u64),

@@ -137,6 +137,20 @@ fn a_forwarded_write_that_arrives_twice_is_made_once_and_a_get_is_not_remembered
     }
 }
 
+/// It took half a second on its way, which has nothing to do with how little time its client has.
+#[test]
+fn a_forwarded_write_is_remembered_for_longer_than_its_client_waits() {
+    let ring = ring_of(3, 3, 3);
+    let body = Request { timeout_ms: 50, ..put(&key(&ring, true), "milk") };
+    let mut one = One::start(&ring);
+    one.forward(FORWARDER, 1, body.clone());
+    one.stand_still(Duration::from_millis(500));
+    assert!(one.outcome(1).is_some(), "its client's time is over");
+    one.sent();
+    one.forward(FORWARDER, 1, body);
+    assert_eq!(one.sent(), []);
+}
+
 /// Of four nodes, while a partition moves. This node leaves, and the one that comes in its place is away with another; or it stays, and the
 /// newcomer is there.
 #[test]

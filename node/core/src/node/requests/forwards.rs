@@ -31,7 +31,8 @@ impl<S: Storage> Node<S> {
         let reply = ReplyTo::Peer(from, number);
         // A get that arrives twice is answered twice, and the first answer counts.
         let writes = !matches!(request.operation, Operation::Get);
-        let until = now.instant + self.timeout(&request) * 2;
+        // How late a repetition comes has nothing to do with how little time its client has.
+        let until = now.instant + self.timeout(&request).max(self.config.request_timeout) * 2;
         match if writes { self.requests.take(from, number, until) } else { Taken::First } {
             Taken::First => self.route(reply, request, hops, now, out),
             Taken::Again => Ok(()),
