@@ -18,6 +18,9 @@ const HOSTS_MAX: usize = 9;
 /// Until everything has come to rest after the last fault, at a usual pace.
 const QUIET_WITHIN: Duration = Duration::from_secs(240);
 
+/// What gets in flight may hold: a few of the largest values that are drawn.
+const GET_BYTES_MAX: usize = 100_000;
+
 /// A run's options.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -488,6 +491,7 @@ impl Options {
             reap_interval: self.pace.reap,
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
+            get_bytes_max: GET_BYTES_MAX,
             batch_objects_max: self.pace.batch_objects,
             batch_bytes_max: self.pace.batch_bytes,
             transfers_max: self.pace.transfers,
