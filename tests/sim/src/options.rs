@@ -18,9 +18,6 @@ const HOSTS_MAX: usize = 9;
 /// Until everything has come to rest after the last fault, at a usual pace.
 const QUIET_WITHIN: Duration = Duration::from_secs(240);
 
-/// What gets in flight may hold: a few of the largest values that are drawn.
-const GET_BYTES_MAX: usize = 100_000;
-
 /// A run's options.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -121,6 +118,8 @@ pub struct Pace {
     pub batch_objects: usize,
     /// Bytes of hints for one target that no quorum needs.
     pub hint_bytes: u64,
+    /// Bytes of values that gets in flight at one node may hold.
+    pub get_bytes: usize,
     /// Requests in flight at one node.
     pub requests: usize,
     /// Bytes in a pushed batch.
@@ -424,6 +423,7 @@ impl Options {
                 reap: Duration::ZERO,
                 batch_objects: 16,
                 hint_bytes: 1 << 30,
+                get_bytes: 256 << 20,
                 requests: 1 << 14,
                 ..Pace::usual()
             },
@@ -491,7 +491,7 @@ impl Options {
             reap_interval: self.pace.reap,
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
-            get_bytes_max: GET_BYTES_MAX,
+            get_bytes_max: self.pace.get_bytes,
             batch_objects_max: self.pace.batch_objects,
             batch_bytes_max: self.pace.batch_bytes,
             transfers_max: self.pace.transfers,
@@ -584,6 +584,7 @@ impl Pace {
             reap: Duration::ZERO,
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),
+            get_bytes: 256 << 20,
             requests: dice.weighted(&[(9, 1 << 14), (1, 8)]),
             ..Self::usual()
         }
