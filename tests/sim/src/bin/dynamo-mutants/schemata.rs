@@ -78,6 +78,9 @@ fn choice(original: &str, choices: &[(Range<usize>, u32, &str)]) -> String {
 
 /// Where the text stands, which must be one place.
 fn find(text: &str, edit: &Edit) -> Result<Range<usize>, String> {
+    if edit.original.starts_with('.') {
+        return Err("what is replaced is no expression: it needs what stands before the dot".into());
+    }
     let code = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let place = match &edit.within {
         None => 0..code,
@@ -138,6 +141,7 @@ mod tests {
             ("in a.rs\n- go();\n+", "more than once"),
             ("in a.rs fn three\n- go();\n+", "no fn three"),
             ("in b.rs\n- go();\n+", "no such file"),
+            ("in a.rs fn two\n- go()[[.and()]];\n+", "no expression"),
         ] {
             let error = weave_list(&format!("mutant a\nbreaks x\n{edit}\n")).unwrap_err();
             assert!(error.contains(why), "{edit}: {error}");
