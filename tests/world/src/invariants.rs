@@ -314,7 +314,9 @@ impl Stage {
         };
         let keeping = (from..told).map(named).find(|pod| behind(pod) && self.keeps_a_members_claim(pod, &ring));
         let restarted: Vec<String> = (from..told).map(named).filter(|pod| serves(pod) && behind(pod)).collect();
-        let early = (told..replicas).map(named).find(behind);
+        // One that does not run, where no member ever was, holds up nobody.
+        let counts = |pod: &String| self.nodes.running().contains_key(pod) || self.claim_of_a_member(pod, &ring).is_some();
+        let early = (told..replicas).map(named).find(|pod| behind(pod) && counts(pod));
         if let Some(pod) = keeping {
             self.violated("O9", format!("{pod} is told to restart, and keeps the claim of a member that somebody deleted"));
         }
@@ -366,9 +368,14 @@ impl Stage {
 
     /// Somebody has deleted the claim of this pod, on which a member is.
     fn keeps_a_members_claim(&self, pod: &str, ring: &Ring) -> bool {
-        let claim = self.kubernetes.api.get(&format!("{CLAIMS}/data-{pod}")).filter(|claim| is_ending(claim));
-        let node = claim.and_then(|claim| self.nodes.on_claim(text(claim, "/metadata/uid")));
-        node.is_some_and(|node| ring.members.contains_key(&node) && !ring.is_lost(node))
+        self.claim_of_a_member(pod, ring).is_some_and(is_ending)
+    }
+
+    /// The claim of `pod`, if a member's data is on it.
+    fn claim_of_a_member(&self, pod: &str, ring: &Ring) -> Option<&Value> {
+        let claim = self.kubernetes.api.get(&format!("{CLAIMS}/data-{pod}"))?;
+        let node = self.nodes.on_claim(text(claim, "/metadata/uid"))?;
+        (ring.members.contains_key(&node) && !ring.is_lost(node)).then_some(claim)
     }
 
     fn check_restart(&mut self, operator: usize, pod: &str, ring: &Ring) {
