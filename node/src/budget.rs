@@ -25,6 +25,14 @@ const ANSWERS_PART: u64 = 16;
 const CLIENTS_BYTES_MAX: u64 = 256 << 20;
 /// Nor smaller: a frame of the greatest length fits.
 const CLIENTS_BYTES_MIN: u64 = 32 << 20;
+/// Histories of objects may take this part of the memory.
+const HISTORIES_PART: u64 = 32;
+/// What one takes; with request ids it is up to half as much again.
+const HISTORY_BYTES: u64 = 512;
+/// Fewer are not worth their code.
+const HISTORIES_MIN: u64 = 1 << 14;
+/// A quarter of a gigabyte of them: processes that share a machine each count on all of its memory.
+const HISTORIES_MAX: u64 = 1 << 19;
 /// This part of a budget is for calls, and not for the bulk of what they carry.
 const SHORT_CALLS_PART: usize = 4;
 /// Three messages of the greatest length in a budget's bulk.
@@ -158,6 +166,11 @@ pub fn get_bytes_max(memory_bytes: u64) -> usize {
     (memory_bytes / ANSWERS_PART).clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX) as usize
 }
 
+/// Histories of objects that such a process keeps in memory.
+pub fn version_cache_entries_max(memory_bytes: u64) -> usize {
+    (memory_bytes / HISTORIES_PART / HISTORY_BYTES).clamp(HISTORIES_MIN, HISTORIES_MAX) as usize
+}
+
 impl Budgets {
     /// Of a process that may use so much memory.
     pub fn of(memory_bytes: u64) -> Self {
@@ -227,6 +240,9 @@ mod tests {
     fn small_machines_have_small_budgets_and_large_ones_the_most() {
         for (memory, calls) in [(256 << 20, 32 << 20), (2 << 30, 128 << 20), (u64::MAX, 256 << 20)] {
             assert_eq!(Budgets::of(memory).calls.bytes_max, calls, "{memory}");
+        }
+        for (memory, histories) in [(0, 1 << 14), (1 << 30, 1 << 16), (4 << 30, 1 << 18), (u64::MAX, 1 << 19)] {
+            assert_eq!(version_cache_entries_max(memory), histories, "{memory}");
         }
     }
 }

@@ -225,7 +225,7 @@ pub struct Listen {
 pub struct StorageSettings {
     /// Cache of uncompressed blocks.
     pub block_cache_bytes: usize,
-    /// One memtable of objects; up to three are in memory.
+    /// What is written out as one file of objects: four memtables. Up to three times as much is in memory.
     pub write_buffer_bytes: usize,
 }
 

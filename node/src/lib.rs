@@ -142,6 +142,7 @@ impl Bound {
     pub async fn new(mut config: ValidConfig) -> Result<Self, NodeError> {
         let memory_bytes = memory::memory_bytes();
         config.protocol.get_bytes_max = budget::get_bytes_max(memory_bytes);
+        config.protocol.version_cache_entries_max = budget::version_cache_entries_max(memory_bytes);
         let open_files = connections::open_files_max();
         if open_files < connections::OPEN_FILES_LEAST {
             return Err(NodeError::OpenFiles { allowed: open_files });

@@ -105,6 +105,8 @@ pub struct Config {
     pub requests_max: usize,
     /// Bytes of values that its gets in flight may hold, of those too that are answered and wait for a replica; over it no more begin.
     pub get_bytes_max: usize,
+    /// Histories of objects that are kept in memory, so that a write need not read what it replaces: see [`crate::version_cache`].
+    pub version_cache_entries_max: usize,
     /// Objects in one pushed batch.
     pub batch_objects_max: usize,
     /// Bytes in one pushed batch.
@@ -138,6 +140,7 @@ impl Default for Config {
             hint_bytes_max: 1 << 30,
             requests_max: 16_384,
             get_bytes_max: 256 << 20,
+            version_cache_entries_max: 1 << 17,
             // A batch is taken in one turn, and no request is answered meanwhile: two milliseconds.
             batch_objects_max: 64,
             batch_bytes_max: 1 << 20,

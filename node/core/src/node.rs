@@ -260,7 +260,7 @@ impl<S: Storage> Node<S> {
             retargeting: retargeting::Retargeting::default(),
             ring_durable: Epoch(0),
             random: Random::new(seed),
-            versions: VersionCache::default(),
+            versions: VersionCache::new(config.version_cache_entries_max),
             digest_input: Writer::default(),
             transfers: Transfers::default(),
             exchanges: repair::Exchanges::default(),

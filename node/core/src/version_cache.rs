@@ -5,21 +5,25 @@
 //! that writes, and filled by what was read there.
 //!
 //! ```text
-//! position ──its low bits──> set of up to 8 entries, the newest name last; a ninth takes the place of the first
+//! position ──its low bits──> set: up to 8 positions ──> entries, the newest name last; a ninth takes the place of the first
 //! ```
+//!
+//! A look into a large cache costs what it waits for memory: the line of the positions, the entry that one of them names, and the
+//! history. So positions lie in the set and names in the entry, and neither behind a further pointer.
 //!
 //! Positions are MD5 sums, so their bits spread entries over the sets as well as a hash would, and the same in every run. MD5 can
 //! be made to collide on purpose, so an entry says whose it is, and the other name of its position is a miss. Names are copied in:
 //! the ones that requests carry are pieces of the frames they came in, and would keep those in memory.
+
+use smallvec::SmallVec;
 
 use crate::name::{Name, Position};
 use crate::version::{Digest, Object};
 
 /// Entries of a set: a look costs two lines of positions and the entry.
 const SET_ENTRIES_MAX: usize = 8;
-/// Sets at most. With [`SET_ENTRIES_MAX`] that is 131,072 histories: at about 250 bytes each, some 32 MB; and up to 500 more where
-/// writes have request ids.
-const SETS_MAX: usize = 1 << 14;
+/// Longer names lie apart.
+const SHORT_NAME_BYTES: usize = 48;
 /// Sets at first.
 const SETS_MIN: usize = 16;
 /// Entries for each set on average, from which on there are twice as many sets.
@@ -28,7 +32,7 @@ const FULL: usize = 4;
 #[derive(Clone, Debug)]
 struct Entry {
     /// Bucket and key, one after the other.
-    name: Box<[u8]>,
+    name: SmallVec<[u8; SHORT_NAME_BYTES]>,
     bucket_bytes: u32,
     known: (Object, Digest),
 }
@@ -43,8 +47,8 @@ impl Entry {
 /// Entries by position, the oldest first.
 #[derive(Clone, Debug, Default)]
 struct Set {
-    positions: Vec<Position>,
-    entries: Vec<Entry>,
+    positions: SmallVec<[Position; SET_ENTRIES_MAX]>,
+    entries: SmallVec<[Box<Entry>; SET_ENTRIES_MAX]>,
 }
 
 impl Set {
@@ -52,7 +56,7 @@ impl Set {
         self.positions.iter().position(|known| *known == position)
     }
 
-    fn push(&mut self, position: Position, entry: Entry) {
+    fn push(&mut self, position: Position, entry: Box<Entry>) {
         if self.positions.len() == SET_ENTRIES_MAX {
             self.positions.remove(0);
             self.entries.remove(0);
@@ -63,14 +67,22 @@ impl Set {
 }
 
 /// The cache.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct VersionCache {
     /// None, or a power of two of them.
     sets: Vec<Set>,
+    sets_max: usize,
     len: usize,
 }
 
 impl VersionCache {
+    /// A cache of so many histories at most, rounded down to a power of two: at some 300 bytes each, and up to 500 more where writes
+    /// have request ids. Its smallest size is one set.
+    pub fn new(entries_max: usize) -> Self {
+        let sets_max = 1 << (entries_max / SET_ENTRIES_MAX).max(1).ilog2();
+        Self { sets: Vec::new(), sets_max, len: 0 }
+    }
+
     /// The history of `name` and its digest, if it is here.
     pub fn get(&self, name: &Name) -> Option<&(Object, Digest)> {
         let position = name.position();
@@ -80,7 +92,7 @@ impl VersionCache {
 
     /// The history of `name` is now this.
     pub fn put(&mut self, name: &Name, history: Object, digest: Digest) {
-        if self.len >= self.sets.len() * FULL && self.sets.len() < SETS_MAX {
+        if self.len >= self.sets.len() * FULL && self.sets.len() < self.sets_max {
             self.grow();
         }
         let position = name.position();
@@ -112,7 +124,7 @@ impl VersionCache {
     }
 
     fn grow(&mut self) {
-        let count = (self.sets.len() * 2).max(SETS_MIN);
+        let count = (self.sets.len() * 2).max(SETS_MIN).min(self.sets_max);
         let mut sets = vec![Set::default(); count];
         for set in std::mem::take(&mut self.sets) {
             for (position, entry) in set.positions.into_iter().zip(set.entries) {
@@ -128,14 +140,19 @@ fn set_of(position: Position, count: usize) -> usize {
     position.0 as usize & count.wrapping_sub(1)
 }
 
-fn entry(name: &Name, known: (Object, Digest)) -> Entry {
-    let copied = [name.bucket.as_ref(), name.key.as_ref()].concat().into_boxed_slice();
-    Entry { name: copied, bucket_bytes: name.bucket.len() as u32, known }
+fn entry(name: &Name, known: (Object, Digest)) -> Box<Entry> {
+    let mut copied = SmallVec::with_capacity(name.bucket.len() + name.key.len());
+    copied.extend_from_slice(&name.bucket);
+    copied.extend_from_slice(&name.key);
+    Box::new(Entry { name: copied, bucket_bytes: name.bucket.len() as u32, known })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Far more than most tests put in.
+    const ENTRIES_MAX: usize = 1 << 14;
 
     fn digest(of: u8) -> Digest {
         Digest([of; 16])
@@ -143,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_last_word_on_a_name_is_found_and_no_other_name_s() {
-        let mut cache = VersionCache::default();
+        let mut cache = VersionCache::new(ENTRIES_MAX);
         let (one, other) = (Name::new("b", "one"), Name::new("b", "other"));
         cache.put(&one, Object::default(), digest(1));
         cache.put(&one, Object::default(), digest(2));
@@ -153,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_lies_elsewhere_outlives_a_dropped_copy() {
-        let mut cache = VersionCache::default();
+        let mut cache = VersionCache::new(ENTRIES_MAX);
         let names: Vec<Name> = (0..1_000).map(|number: u32| Name::new("b", number.to_string())).collect();
         names.iter().for_each(|name| cache.put(name, Object::default(), digest(1)));
         let held = |cache: &VersionCache| names.iter().filter(|name| cache.get(name).is_some()).cloned().collect::<Vec<_>>();
@@ -169,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_name_that_shares_another_one_s_position_is_a_miss() {
-        let mut cache = VersionCache::default();
+        let mut cache = VersionCache::new(ENTRIES_MAX);
         let (one, other) = (Name::new("b", "one"), Name::new("b", "other"));
         cache.put(&one, Object::default(), digest(1));
         for set in cache.sets.iter_mut() {
@@ -184,15 +201,24 @@ mod tests {
 
     #[test]
     fn it_grows_with_what_it_holds_and_up_to_its_bound() {
-        let mut cache = VersionCache::default();
+        let mut cache = VersionCache::new(ENTRIES_MAX);
         let name = |number: usize| Name::new("b", number.to_string());
         let held = |cache: &VersionCache, upto: usize| (0..upto).filter(|number| cache.get(&name(*number)).is_some()).count();
         (0..1_000).for_each(|number| cache.put(&name(number), Object::default(), digest(1)));
         assert!(held(&cache, 1_000) > 950, "few of a thousand are pushed out: {}", held(&cache, 1_000));
-        let many = 2 * SETS_MAX * SET_ENTRIES_MAX;
+        let many = 2 * ENTRIES_MAX;
         (0..many).for_each(|number| cache.put(&name(number), Object::default(), digest(2)));
         let (all, newest) = (held(&cache, many), cache.get(&name(many - 1)).is_some());
-        assert!(newest && all <= SETS_MAX * SET_ENTRIES_MAX && all > SETS_MAX * SET_ENTRIES_MAX * 9 / 10, "{all}");
+        assert!(newest && all <= ENTRIES_MAX && all > ENTRIES_MAX * 9 / 10, "{all}");
         assert_eq!(all, cache.len);
+    }
+
+    #[test]
+    fn the_smallest_cache_holds_a_set_and_others_the_power_of_two_below() {
+        for (entries_max, held) in [(0, 8), (1, 8), (8, 8), (15, 8), (16, 16), (31, 16), (100, 64)] {
+            let mut cache = VersionCache::new(entries_max);
+            (0..1_000).for_each(|number: u32| cache.put(&Name::new("b", number.to_string()), Object::default(), digest(1)));
+            assert_eq!(cache.len, held, "{entries_max}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The free space of the data directory, looked at once a second.
 //!
 //! Below the reserve the node is told to take no more writes, and above it, by a margin, to take them again. The reserve is what
-//! the engine needs to go on with what it was already given: three memtables to flush and the logs behind them, files that a
+//! the engine needs to go on with what it was already given: three write buffers to flush and the logs behind them, files that a
 //! compaction writes before it deletes others, and the node's own records. A full disk would end the process; a reserve keeps it
 //! reading, and lets it delete.
 

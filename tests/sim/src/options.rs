@@ -120,6 +120,8 @@ pub struct Pace {
     pub hint_bytes: u64,
     /// Bytes of values that gets in flight at one node may hold.
     pub get_bytes: usize,
+    /// Histories in a node's memory.
+    pub version_cache: usize,
     /// Requests in flight at one node.
     pub requests: usize,
     /// Bytes in a pushed batch.
@@ -282,7 +284,7 @@ impl Options {
             network: NetworkOptions::draw(&mut dice.fork()),
             limits: Limits::default(),
             disk: DiskOptions::draw(&mut dice.fork()),
-            pace: Pace::draw(&mut dice.fork()),
+            pace: Pace { version_cache: draw_version_cache(seed), ..Pace::draw(&mut dice.fork()) },
             background: BackgroundOptions::draw(&mut Dice::new(seed ^ 0x6261_636b_6772_6f75)),
             workload: WorkloadOptions::draw(seed, &mut dice.fork()),
             faults: FaultOptions {
@@ -492,6 +494,7 @@ impl Options {
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
             get_bytes_max: self.pace.get_bytes,
+            version_cache_entries_max: self.pace.version_cache,
             batch_objects_max: self.pace.batch_objects,
             batch_bytes_max: self.pace.batch_bytes,
             transfers_max: self.pace.transfers,
@@ -535,6 +538,11 @@ fn draw_bucket_n(seed: u64, replication: u8, buckets: &BTreeMap<Bytes, BucketPro
     names.into_iter().map(|bucket| (bucket, dice.between(1, u64::from(replication)) as u8)).collect()
 }
 
+/// In half of the runs a node knows a few histories by heart, less than it has objects, and reads the others.
+fn draw_version_cache(seed: u64) -> usize {
+    Dice::new(seed ^ 0x6361_6368_6521).pick(&[Config::default().version_cache_entries_max, 8])
+}
+
 impl NetworkOptions {
     fn draw(dice: &mut Dice) -> Self {
         Self {
@@ -557,8 +565,10 @@ impl DiskOptions {
 impl Pace {
     /// What only extremes change; the rest is to be drawn.
     fn usual() -> Self {
-        let Config { batch_bytes_max, transfers_max, gossip_interval, phi_threshold, .. } = Config::default();
+        let Config { batch_bytes_max, transfers_max, gossip_interval, phi_threshold, version_cache_entries_max, .. } =
+            Config::default();
         Self {
+            version_cache: version_cache_entries_max,
             batch_bytes: batch_bytes_max,
             transfers: transfers_max,
             gossip: gossip_interval,

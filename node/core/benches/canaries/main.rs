@@ -103,7 +103,7 @@ fn tables(harness: &mut Harness) {
             next += 1;
         }
     });
-    let mut cache = VersionCache::default();
+    let mut cache = VersionCache::new(1 << 17);
     names.iter().for_each(|name| cache.put(name, before.history(), digests[0]));
     let mut next = 0_u64;
     let mut scattered = move || {
