@@ -141,7 +141,8 @@ impl Bound {
     /// Takes the directory and the ports. A port 0 becomes a free one.
     pub async fn new(mut config: ValidConfig) -> Result<Self, NodeError> {
         let memory_bytes = memory::memory_bytes();
-        config.protocol.get_bytes_max = budget::get_bytes_max(memory_bytes);
+        config.protocol.get_bytes_max = budget::in_flight_bytes_max(memory_bytes);
+        config.protocol.put_bytes_max = budget::in_flight_bytes_max(memory_bytes);
         let open_files = connections::open_files_max();
         if open_files < connections::OPEN_FILES_LEAST {
             return Err(NodeError::OpenFiles { allowed: open_files });

@@ -105,6 +105,9 @@ pub struct Config {
     pub requests_max: usize,
     /// Bytes of values that its gets in flight may hold, of those too that are answered and wait for a replica; over it no more begin.
     pub get_bytes_max: usize,
+    /// Bytes that its puts in flight may hold, each of the values that it found and of what it writes in their place, the answered ones that
+    /// wait for a replica too; over it no more begin.
+    pub put_bytes_max: usize,
     /// Objects in one pushed batch.
     pub batch_objects_max: usize,
     /// Bytes in one pushed batch.
@@ -138,6 +141,7 @@ impl Default for Config {
             hint_bytes_max: 1 << 30,
             requests_max: 16_384,
             get_bytes_max: 256 << 20,
+            put_bytes_max: 256 << 20,
             // A batch is taken in one turn, and no request is answered meanwhile: two milliseconds.
             batch_objects_max: 64,
             batch_bytes_max: 1 << 20,

@@ -120,6 +120,8 @@ pub struct Pace {
     pub hint_bytes: u64,
     /// Bytes of values that gets in flight at one node may hold.
     pub get_bytes: usize,
+    /// Bytes that puts in flight at one node may hold.
+    pub put_bytes: usize,
     /// Requests in flight at one node.
     pub requests: usize,
     /// Bytes in a pushed batch.
@@ -424,6 +426,7 @@ impl Options {
                 batch_objects: 16,
                 hint_bytes: 1 << 30,
                 get_bytes: 256 << 20,
+                put_bytes: 256 << 20,
                 requests: 1 << 14,
                 ..Pace::usual()
             },
@@ -492,6 +495,7 @@ impl Options {
             hint_bytes_max: self.pace.hint_bytes,
             requests_max: self.pace.requests,
             get_bytes_max: self.pace.get_bytes,
+            put_bytes_max: self.pace.put_bytes,
             batch_objects_max: self.pace.batch_objects,
             batch_bytes_max: self.pace.batch_bytes,
             transfers_max: self.pace.transfers,
@@ -585,6 +589,7 @@ impl Pace {
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),
             get_bytes: 256 << 20,
+            put_bytes: 256 << 20,
             requests: dice.weighted(&[(9, 1 << 14), (1, 8)]),
             ..Self::usual()
         }

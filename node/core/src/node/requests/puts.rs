@@ -60,7 +60,7 @@ impl<S: Storage> Node<S> {
         let machine = self.put_machine(ring, partition, required, deadline, now, &mut outputs);
         let number = self.requests.number();
         let job = Job { reply, name, partition, epoch: ring.epoch, required, begun: now.instant, deadline, machine };
-        self.requests.puts.insert(number, Box::new(PutJob { job, object, context }));
+        self.requests.insert_put(number, Box::new(PutJob { job, object, context }));
         self.arm(number, deadline, now);
         self.keep_own_dot(ring, number)?;
         self.perform_put(number, outputs, now, out)
@@ -361,7 +361,7 @@ impl<S: Storage> Node<S> {
         let progress = job.machine.handle(input, now.instant, &mut outputs);
         self.perform_put(number, outputs, now, out)?;
         if progress == Progress::Settled
-            && let Some(put) = self.requests.puts.remove(&number)
+            && let Some(put) = self.requests.remove_put(number)
         {
             self.requests.deadlines.remove(&(put.job.deadline, number));
         }
