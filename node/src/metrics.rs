@@ -127,6 +127,11 @@ impl Collector for Scrape {
             ("peers_connected", "Peers that are linked", connected),
             ("peers_suspected", "Peers that requests avoid", suspected),
             ("requests", "Client requests under way", status.requests as u64),
+            (
+                "buckets_differ",
+                "Other nodes that treat buckets otherwise than this one, by their quorum and buckets settings",
+                status.buckets_differ.len() as u64,
+            ),
             ("background_bytes_per_second", "What background work may move now", background.bytes_per_second),
             ("request_p99_microseconds", "99th percentile of requests over the last minute", microseconds(background.p99)),
             (
