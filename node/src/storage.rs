@@ -533,6 +533,13 @@ fn device(path: &Path) -> std::io::Result<u64> {
     std::fs::metadata(path.join("CURRENT")).map(|found| found.dev())
 }
 
+/// How long the log of the database at `path` is, which RocksDB replays when it opens.
+pub fn log_bytes(path: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    let logs = entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"));
+    logs.filter_map(|log| Some(log.metadata().ok()?.len())).sum()
+}
+
 /// The size of the volume that a database lies on; 0 if nobody says.
 fn volume_bytes(path: &Path) -> u64 {
     let found = path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
