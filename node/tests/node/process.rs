@@ -160,6 +160,20 @@ fn a_wrong_configuration_ends_with_2_and_says_what_to_do() {
 }
 
 #[test]
+fn a_file_that_is_no_configuration_is_not_printed() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "s3cr3t\n").unwrap();
+    let output = run(&["--config", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        !said.contains("s3cr3t") && said.contains("token: invalid type: string, expected the settings of a node by name"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_process_that_may_open_too_few_files_does_not_start() {
     let dir = TempDir::new().unwrap();
     let any = "127.0.0.1:0";
