@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::in_flight::{Job, ReplyTo};
 use crate::context;
 use crate::coordinator::{Progress, get};
@@ -163,11 +161,8 @@ impl<S: Storage> Node<S> {
                 self.measured.divergence.count(&job.name.bucket, object.siblings().count());
                 let (nodes, durable, hinted) = job.machine.evidence();
                 let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
-                let context = if object.is_empty() {
-                    Bytes::new()
-                } else {
-                    context::encode(&object.context(), job.machine.fastest(), self.identity.cluster, &job.name)
-                };
+                // Of what is not there too: who deletes it then has read, and deletes nothing.
+                let context = context::encode(&object.context(), job.machine.fastest(), self.identity.cluster, &job.name);
                 let object = if self.config.last_writer_wins(&job.name.bucket) {
                     self.counters.last_writer_wins_hidden += object.values().count().saturating_sub(1) as u64;
                     reconciliation::newest(&object)
