@@ -161,8 +161,8 @@ pub struct Budgets {
     pub answers: Arc<Budget>,
 }
 
-/// What the values of gets in flight may hold, of a process that may use so much memory: as much as the answers that they become.
-pub fn get_bytes_max(memory_bytes: u64) -> usize {
+/// What gets in flight may hold, of a process that may use so much memory: as much as the answers that they become. And so may puts.
+pub fn in_flight_bytes_max(memory_bytes: u64) -> usize {
     (memory_bytes / ANSWERS_PART).clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX) as usize
 }
 

@@ -39,6 +39,8 @@ const BLOCK_CACHE_BYTES: RangeInclusive<usize> = 1 << 20..=1 << 40;
 /// Above this, no cluster has so many replicas of anything, and no request could succeed. A ring's N is 3 as a rule, and at most 7 in
 /// a cluster that the operator runs.
 const QUORUM_MAX: u8 = 32;
+/// The longest name of a setting has some less.
+const WORD_BYTES_MAX: usize = 32;
 /// The longest name that DNS knows.
 const HOST_BYTES_MAX: usize = 253;
 
@@ -54,12 +56,12 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// The file is not what it should be.
-    #[error("config: {path}: {error}")]
+    #[error("config: {path}: {reason}")]
     Malformed {
         /// The file.
         path: String,
         /// Where and why.
-        error: serde_yaml::Error,
+        reason: String,
     },
     /// A value is wrong.
     #[error("{field}: {reason}")]
@@ -77,7 +79,7 @@ fn wrong<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Co
 
 /// What a file says; everything is optional here.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "the settings of a node by name")]
 struct Settings {
     cluster_id: Option<String>,
     data_dir: Option<PathBuf>,
@@ -296,7 +298,33 @@ fn parse(text: &str, path: &str) -> Result<Settings, ConfigError> {
     if text.trim().is_empty() {
         return Ok(Settings::default());
     }
-    serde_yaml::from_str(text).map_err(|error| ConfigError::Malformed { path: path.into(), error })
+    serde_yaml::from_str(text).map_err(|error| ConfigError::Malformed { path: path.into(), reason: without_contents(&error) })
+}
+
+/// What is wrong with a file and where, without what the file says: it may be another one, and secret. A word is told in the place of a key,
+/// or of a setting, which may be misspelt.
+fn without_contents(error: &serde_yaml::Error) -> String {
+    let said = error.to_string();
+    let Some((found, expected)) = said.rsplit_once(", expected ") else { return said };
+    let is_quote = |letter| letter == '"' || letter == '`';
+    let found = match found.find(is_quote).zip(found.rfind(is_quote)) {
+        Some((from, until)) if from < until => {
+            // In the place of a setting, its path comes first.
+            let is_all_of_it = found.starts_with("invalid ");
+            if is_word(&found[from + 1..until]) && !is_all_of_it { found } else { found[..from].trim_end() }
+        }
+        _ => found,
+    };
+    // The parser does not say so of the beginning.
+    let place = error.location().filter(|_| !expected.contains(" at line "));
+    let place = place.map(|place| format!(" at line {} column {}", place.line(), place.column()));
+    format!("{found}, expected {expected}{}", place.unwrap_or_default())
+}
+
+/// Whether this may be the name of a setting, or a short value of one.
+fn is_word(text: &str) -> bool {
+    let letters = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-' | '.');
+    text.len() <= WORD_BYTES_MAX && text.chars().all(letters)
 }
 
 fn validate(settings: &Settings) -> Result<ValidConfig, ConfigError> {

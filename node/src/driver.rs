@@ -13,6 +13,7 @@
 //! waits, and no operation costs a task. A storage error ends the loop before its outputs are performed, so that nothing is
 //! acknowledged that may not be there.
 
+mod agreement;
 mod clients;
 mod clock;
 mod inbox;
@@ -50,6 +51,7 @@ pub use space::Space;
 pub use window::SESSION_BYTES_MAX;
 pub use window::{SessionReceiver, SessionSender, Window};
 
+use agreement::Agreement;
 use clients::Clients;
 
 /// Events handled in one turn: enough to share a commit, few enough that the first answer is not kept waiting.
@@ -60,7 +62,7 @@ const TICK: Duration = Duration::from_millis(50);
 const TICKS_PER_CHECK: u64 = 10;
 /// For so long a node that has its first ring waits for links to all other members before it calls itself ready.
 const FINDS_OTHERS_WITHIN: Duration = Duration::from_secs(5);
-/// Ticks between two looks at the free space: a second, in which a client on a fast link writes less than the reserve.
+/// Ticks between two looks at the free space, and at what others said of their settings: a second, in which a client on a fast link writes less than the reserve.
 const TICKS_PER_LOOK: u64 = 20;
 /// How long requests in flight may take once the node is told to stop. Below what a pod has: 60 s where the operator made it, 30 s where nobody
 /// says, of which its other work takes a few.
@@ -171,6 +173,7 @@ pub struct Driver {
     ticks: u64,
     /// Files of objects are compacted, as RocksDB was told last.
     compacts: bool,
+    agreement: Agreement,
     stopping: bool,
 }
 
@@ -205,6 +208,7 @@ impl Driver {
             turns,
             ticks: 0,
             compacts: true,
+            agreement: Agreement::default(),
             stopping: false,
         }
     }
@@ -370,6 +374,7 @@ impl Driver {
         self.ticks += 1;
         if self.ticks.is_multiple_of(TICKS_PER_LOOK) {
             self.look_at_space()?;
+            self.agreement.tell(self.node.differing_buckets());
         }
         let settled = *self.ready.borrow();
         if settled && !self.ticks.is_multiple_of(TICKS_PER_CHECK) {

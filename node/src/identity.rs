@@ -18,7 +18,7 @@ use tracing::{error, warn};
 
 use crate::config::ValidConfig;
 use crate::storage::watermark::Recovery;
-use crate::storage::{Expect, OpenError, RocksEngine};
+use crate::storage::{self, Expect, OpenError, RocksEngine};
 
 const FILE: &str = "identity.yaml";
 const DATABASE: &str = "rocksdb";
@@ -104,6 +104,11 @@ pub struct DataDir {
     pub generation: u64,
     /// Its database, which is locked.
     pub engine: RocksEngine,
+}
+
+/// How long the log of the directory's database is, which is replayed when it is opened; 0 where there is none that can be read.
+pub fn log_bytes(config: &ValidConfig) -> u64 {
+    storage::log_bytes(&config.data_dir.join(DATABASE))
 }
 
 /// Opens the directory, or makes a new node in an empty one.

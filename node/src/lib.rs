@@ -36,6 +36,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use dynamo_core::id::NodeId;
 use dynamo_core::node::{Identity, Node};
 use dynamo_core::storage::{StorageError, Ticket};
 use thiserror::Error;
@@ -50,6 +51,7 @@ use config::{ConfigError, Listen, ValidConfig};
 use connections::{Acceptor, Connections, Patience, Speaks};
 use driver::{Clock, Driver, Inbox, Shared, Space};
 use identity::{DataDir, IdentityError};
+use metrics::Stage;
 use peers::{Own, Peers};
 use server::admin::AdminService;
 use server::calls::{Calls, MESSAGE_MAX};
@@ -120,15 +122,15 @@ impl NodeError {
     }
 }
 
-/// Runs a node until `stop` completes.
+/// Runs a node until `stop` completes. Where that is while RocksDB opens, a thread is left in it: the process has to end then, as if it were
+/// killed, and may not run what C++ does at the end of one.
 pub async fn run(config: ValidConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    Bound::new(config).await?.run(stop).await
+    Bound::new(config).await?.run(stop, drop).await
 }
 
-/// A node with its data directory and its ports, before it serves.
+/// A node with its ports, before it has opened its data directory.
 pub struct Bound {
     config: ValidConfig,
-    data: DataDir,
     client: TcpListener,
     peer: TcpListener,
     http: TcpListener,
@@ -138,11 +140,12 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Takes the directory and the ports. A port 0 becomes a free one.
+    /// Takes the ports. A port 0 becomes a free one.
     pub async fn new(mut config: ValidConfig) -> Result<Self, NodeError> {
         let memory_bytes = memory::memory_bytes();
-        config.protocol.get_bytes_max = budget::get_bytes_max(memory_bytes);
         config.protocol.version_cache_entries_max = budget::version_cache_entries_max(memory_bytes);
+        config.protocol.get_bytes_max = budget::in_flight_bytes_max(memory_bytes);
+        config.protocol.put_bytes_max = budget::in_flight_bytes_max(memory_bytes);
         let open_files = connections::open_files_max();
         if open_files < connections::OPEN_FILES_LEAST {
             return Err(NodeError::OpenFiles { allowed: open_files });
@@ -156,9 +159,8 @@ impl Bound {
             peer: bound("listen.peer", config.listen.peer, &peer)?,
             http: bound("listen.http", config.listen.http, &http)?,
         };
-        let data = identity::open(&config)?;
         let budgets = Budgets::of(memory_bytes);
-        Ok(Self { config, data, client, peer, http, listen, connections, budgets })
+        Ok(Self { config, client, peer, http, listen, connections, budgets })
     }
 
     /// Where it listens.
@@ -166,14 +168,30 @@ impl Bound {
         self.listen
     }
 
-    /// The node's id.
-    pub fn node(&self) -> dynamo_core::id::NodeId {
-        self.data.node
-    }
-
-    /// Serves until `stop` completes, then finishes what is in flight and makes it durable.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Self { config, data, client, peer, http, listen, connections, budgets } = self;
+    /// Opens the data directory, says `opened` who the node is, and serves until `stop` completes; then finishes what is in flight and makes
+    /// it durable.
+    pub async fn run(self, stop: impl Future<Output = ()>, opened: impl FnOnce(NodeId)) -> Result<(), NodeError> {
+        let Self { config, client, peer, http, listen, connections, budgets } = self;
+        let (inbox, received) = Inbox::new();
+        let (ready, is_ready) = watch::channel(false);
+        let (stop_clients, clients_stop) = watch::channel(false);
+        let (stop_peers, peers_stop) = watch::channel(false);
+        // Dropping the set ends them all. Who asks whether the process lives hears it from the first moment on: to open may take long.
+        let mut servers = JoinSet::new();
+        let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, Patience::default());
+        let (stage, stages) = watch::channel(Stage::opening_the_database());
+        let probes = metrics::serve(http, inbox.clone(), connections.clone(), stages, is_ready.clone(), peers_stop.clone());
+        servers.spawn(named("http", probes));
+        tokio::pin!(stop);
+        info!(?listen, data_dir = %config.data_dir.display(), log_bytes = identity::log_bytes(&config), "opens the database");
+        let settings = config.clone();
+        let data = tokio::select! {
+            data = opening(move || identity::open(&settings), None, "RocksDB replays its log") => data?,
+            // RocksDB cannot be told to stop. Whatever it has done so far is as if the process had been killed: it begins again at the next start.
+            ended = ended_early(&mut stop, &mut servers) => return ended,
+        };
+        opened(data.node);
+        stage.send_replace(Stage::reading_the_data());
         let own = own(&config, &data, listen);
         info!(node = %own.node, cluster = %own.cluster, zone = config.zone, generation = data.generation, ?listen, "starting");
         let clock = Clock::start();
@@ -186,21 +204,10 @@ impl Bound {
             client_address: own.client_address.clone(),
             generation: data.generation,
         };
-        let (inbox, received) = Inbox::new();
-        let (ready, is_ready) = watch::channel(false);
-        let (stop_clients, clients_stop) = watch::channel(false);
-        let (stop_peers, peers_stop) = watch::channel(false);
-        // Dropping the set ends them all. Who asks whether the process lives hears it from the first moment on: to open may take long.
-        let mut servers = JoinSet::new();
-        let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, Patience::default());
-        let (opened, is_open) = watch::channel(false);
-        let probes = metrics::serve(http, inbox.clone(), connections.clone(), is_open, is_ready.clone(), peers_stop.clone());
-        servers.spawn(named("http", probes));
         let interrupt = data.engine.interrupt();
         let open = move || Node::open(identity, config.protocol, data.engine, rand::random(), clock.now());
-        tokio::pin!(stop);
         let node = {
-            let opening = opening(open, &syncer);
+            let opening = opening(open, Some(&syncer), "reads what the last stop left behind");
             tokio::pin!(opening);
             tokio::select! {
                 node = &mut opening => node?,
@@ -212,7 +219,7 @@ impl Bound {
                 }
             }
         };
-        opened.send_replace(true);
+        stage.send_replace(Stage::Open);
 
         let space = Space::new(config.data_dir, config.disk_reserve_bytes, config.storage.write_buffer_bytes);
         let shared = Shared::new(budgets.clone());
@@ -274,12 +281,16 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Opens the data on a thread of its own. What a crash left behind may be much to read: meanwhile probes are answered, and the log says so.
-/// What it has computed is made durable each second, so that the next start need not do it again.
-async fn opening<T: Send + 'static>(
-    open: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-    syncer: &Syncer,
-) -> Result<T, NodeError> {
+/// Opens something on a thread of its own. What a crash left behind may be much to read: meanwhile probes are answered, and the log says so.
+/// What is computed meanwhile is made durable each second, so that the next start need not do it again.
+async fn opening<T: Send + 'static, E: Send + 'static>(
+    open: impl FnOnce() -> Result<T, E> + Send + 'static,
+    syncer: Option<&Syncer>,
+    doing: &str,
+) -> Result<T, NodeError>
+where
+    NodeError: From<E>,
+{
     let (tell, mut told) = oneshot::channel();
     let open = move || drop(tell.send(open()));
     thread::Builder::new().name("open".into()).spawn(open).map_err(NodeError::Thread)?;
@@ -292,8 +303,8 @@ async fn opening<T: Send + 'static>(
                 let ended = |_| StorageError("the thread that opens the data directory ended early".into());
                 return Ok(opened.map_err(ended)??);
             }
-            _ = synced_every.tick() => syncer.committed(Ticket(0)),
-            now = told_every.tick() => info!(seconds = (now - begun).as_secs(), "reads what the last stop left behind"),
+            _ = synced_every.tick() => syncer.into_iter().for_each(|syncer| syncer.committed(Ticket(0))),
+            now = told_every.tick() => info!(seconds = (now - begun).as_secs(), "still opening: {doing}"),
         }
     }
 }

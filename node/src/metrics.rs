@@ -2,8 +2,9 @@
 //!
 //! Metrics are asked of the loop at each scrape, so there is one set of counters and none that can lag behind.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -27,15 +28,48 @@ use crate::driver::{Closed, Inbox, Question, Snapshot};
 use crate::figure::Figure;
 use crate::server::wait_for;
 
-/// What is said before the loop answers.
-const OPENING: &str = "not ready: opening the data directory, and reading what the last stop left behind\n";
+/// What the process does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// RocksDB opens the database and replays its log, since then.
+    Database(Instant),
+    /// What the last stop left behind is read, since then.
+    Data(Instant),
+    /// The data is read, and the loop answers.
+    Open,
+}
+
+impl Stage {
+    /// From now on.
+    pub fn opening_the_database() -> Self {
+        Self::Database(Instant::now())
+    }
+
+    /// From now on.
+    pub fn reading_the_data() -> Self {
+        Self::Data(Instant::now())
+    }
+
+    /// What is said before the loop answers.
+    fn opening(self) -> Option<String> {
+        let (what, since) = match self {
+            Self::Database(since) => ("RocksDB opens the database and replays its log", since),
+            Self::Data(since) => ("what the last stop left behind is read", since),
+            Self::Open => return None,
+        };
+        Some(format!("not ready: opening the data directory: {what}, for {} s so far\n", since.elapsed().as_secs()))
+    }
+}
+
+/// Why it is not ready, once the loop answers.
+const NOT_READY: &str =
+    "not ready: starting and still looking for all members, stopping, without a ring, or a member that sees none of the others\n";
 
 #[derive(Clone)]
 struct Probed {
     inbox: Inbox,
     connections: Connections,
-    /// The data is read, and the loop answers.
-    open: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     ready: watch::Receiver<bool>,
 }
 
@@ -44,7 +78,7 @@ pub async fn serve(
     acceptor: Acceptor,
     inbox: Inbox,
     connections: Connections,
-    open: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     ready: watch::Receiver<bool>,
     stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
@@ -52,26 +86,22 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz/live", get(|| async { "ok\n" }))
         .route("/healthz/ready", get(readiness))
-        .with_state(Probed { inbox, connections, open, ready });
+        .with_state(Probed { inbox, connections, stage, ready });
     axum::serve(acceptor, router).with_graceful_shutdown(wait_for(stopping)).await
 }
 
-async fn readiness(State(probed): State<Probed>) -> (StatusCode, &'static str) {
+async fn readiness(State(probed): State<Probed>) -> (StatusCode, Cow<'static, str>) {
     if *probed.ready.borrow() {
-        (StatusCode::OK, "ready\n")
-    } else if !*probed.open.borrow() {
-        (StatusCode::SERVICE_UNAVAILABLE, OPENING)
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: starting and still looking for all members, stopping, without a ring, or a member that sees none of the others\n",
-        )
+        return (StatusCode::OK, "ready\n".into());
     }
+    let why = probed.stage.borrow().opening().map_or(Cow::Borrowed(NOT_READY), Cow::Owned);
+    (StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 async fn metrics(State(probed): State<Probed>) -> Response {
-    if !*probed.open.borrow() {
-        return (StatusCode::SERVICE_UNAVAILABLE, OPENING).into_response();
+    let opening = probed.stage.borrow().opening();
+    if let Some(opening) = opening {
+        return (StatusCode::SERVICE_UNAVAILABLE, opening).into_response();
     }
     match probed.inbox.ask(Question::Snapshot).await {
         Ok(mut snapshot) => {
@@ -127,6 +157,11 @@ impl Collector for Scrape {
             ("peers_connected", "Peers that are linked", connected),
             ("peers_suspected", "Peers that requests avoid", suspected),
             ("requests", "Client requests under way", status.requests as u64),
+            (
+                "buckets_differ",
+                "Other nodes that treat buckets otherwise than this one, by their quorum and buckets settings",
+                status.buckets_differ.len() as u64,
+            ),
             ("background_bytes_per_second", "What background work may move now", background.bytes_per_second),
             ("request_p99_microseconds", "99th percentile of requests over the last minute", microseconds(background.p99)),
             (
@@ -233,14 +268,21 @@ mod tests {
         let connections = Connections::of(1_024, u64::MAX);
         let acceptor = Acceptor::new(listener, connections.http.clone(), Speaks::Http1, Patience::default());
         let (inbox, _never_read) = Inbox::new();
-        let (_open, is_open) = watch::channel(false);
+        let (stage, stages) = watch::channel(Stage::opening_the_database());
         let (_ready, is_ready) = watch::channel(false);
         let (_stop, stopping) = watch::channel(false);
-        tokio::spawn(serve(acceptor, inbox, connections, is_open, is_ready, stopping));
+        tokio::spawn(serve(acceptor, inbox, connections, stages, is_ready, stopping));
         assert!(asked(at, "/healthz/live").await.starts_with("HTTP/1.1 200"));
-        for page in ["/healthz/ready", "/metrics"] {
-            let answer = asked(at, page).await;
-            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("opening the data directory"), "{page}: {answer}");
+        for (stage_now, what) in [
+            (Stage::opening_the_database(), "RocksDB opens the database and replays its log, for 0 s"),
+            (Stage::reading_the_data(), "what the last stop left behind is read, for 0 s"),
+        ] {
+            stage.send_replace(stage_now);
+            for page in ["/healthz/ready", "/metrics"] {
+                let answer = asked(at, page).await;
+                let begins = answer.starts_with("HTTP/1.1 503") && answer.contains("opening the data directory");
+                assert!(begins && answer.contains(what), "{page}: {answer}");
+            }
         }
     }
 }

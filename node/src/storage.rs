@@ -22,12 +22,13 @@ mod pinned;
 pub mod syncer;
 #[cfg(test)]
 mod tests;
+mod unsynced_end;
 pub mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -137,8 +138,25 @@ pub struct RocksEngine {
 }
 
 impl RocksEngine {
-    /// Opens the database at `path`, creating it if nothing is expected there.
+    /// Opens the database at `path`, creating it if nothing is expected there. What a loss of power did to the end of its log is cut off first.
     pub fn open(path: &Path, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
+        match Self::open_as_it_is(path, settings, expect) {
+            Err(damaged @ OpenError::Damaged { .. }) if expect == Expect::Database => {
+                let cut = Watermark::open(&watermark_of(path)).and_then(|watermark| unsynced_end::cut(path, &watermark));
+                match cut {
+                    Ok(true) => Self::open_as_it_is(path, settings, expect),
+                    Ok(false) => Err(damaged),
+                    Err(error) => {
+                        warn!(%error, "the end of the log was left as it is");
+                        Err(damaged)
+                    }
+                }
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_as_it_is(path: &Path, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
         let shown = path.display().to_string();
         if expect == Expect::Database && !path.join("CURRENT").exists() {
             return Err(OpenError::Missing { path: shown });
@@ -150,8 +168,7 @@ impl RocksEngine {
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| refusal(shown.clone(), error))?;
         let refused = |reason| OpenError::Refused { path: shown.clone(), reason };
         pinned::verify(path).map_err(refused)?;
-        let watermark =
-            Watermark::open(&path.with_extension("synced")).map_err(|error| refused(format!("watermark: {error}")))?;
+        let watermark = Watermark::open(&watermark_of(path)).map_err(|error| refused(format!("watermark: {error}")))?;
         let recovery = watermark.compare(db.latest_sequence_number());
         let device = device(path).map_err(|error| refused(format!("CURRENT: {error}")))?;
         let (pending, read_options, write_options) = (Pending::default(), options::reads(), write_options());
@@ -531,6 +548,18 @@ fn write_options() -> WriteOptions {
 /// The file system of the file that every database has.
 fn device(path: &Path) -> std::io::Result<u64> {
     std::fs::metadata(path.join("CURRENT")).map(|found| found.dev())
+}
+
+/// Beside the database.
+fn watermark_of(path: &Path) -> PathBuf {
+    path.with_extension("synced")
+}
+
+/// How long the log of the database at `path` is, which RocksDB replays when it opens.
+pub fn log_bytes(path: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    let logs = entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"));
+    logs.filter_map(|log| Some(log.metadata().ok()?.len())).sum()
 }
 
 /// The size of the volume that a database lies on; 0 if nobody says.

@@ -27,6 +27,8 @@ pub struct State {
     pub knows: Vec<(NodeId, String)>,
     /// Epochs under which it gave one.
     pub receipts: Vec<u64>,
+    /// How it treats buckets.
+    pub buckets_digest: u64,
 }
 
 /// One of them, until the test's runtime ends.
@@ -49,6 +51,7 @@ impl Double {
             keeps_its_ring: false,
             knows: Vec::new(),
             receipts: Vec::new(),
+            buckets_digest: 0,
         }));
         let double = Self { address, node, state };
         let served = tonic::transport::Server::builder().add_service(AdminServer::new(double.clone()));
@@ -73,7 +76,7 @@ impl Admin for Double {
             state.away -= 1;
             return Err(Status::unavailable("is away"));
         }
-        let ring = state.ring.clone();
+        let (ring, buckets_digest) = (state.ring.clone(), state.buckets_digest);
         let peer = |node: &NodeId, client_address: &str| v1::PeerStatus {
             node: bytes(&node.0),
             client_address: client_address.to_owned(),
@@ -91,6 +94,7 @@ impl Admin for Double {
             client_address: self.address.clone(),
             ready: true,
             peers,
+            buckets_digest,
             ..v1::StatusResponse::default()
         }))
     }

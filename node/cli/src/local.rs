@@ -233,7 +233,7 @@ async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration)
     }
     let stopped: Vec<usize> = (0..cluster.nodes.len()).filter(|node| !cluster.nodes[*node].is_running()).collect();
     for node in &stopped {
-        launch::check_ports(&folder.cluster.nodes[*node], launch::SAME_PORTS)?;
+        launch::wait_for_the_ports_of(&folder.cluster.nodes[*node]).await?;
     }
     let mut children = Vec::new();
     for node in stopped {
@@ -392,7 +392,7 @@ async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> 
 
 async fn wait_until_gone(processes: &[crate::process::Process], patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
-    while processes.iter().any(crate::process::Process::is_running) {
+    while processes.iter().any(crate::process::Process::holds_on) {
         if Instant::now() >= deadline {
             return false;
         }
@@ -445,7 +445,7 @@ async fn start_again(path: &Path, node: usize, binary: Option<PathBuf>) -> Resul
         launch::wait_until_it_serves(record, ended, Instant::now() + READY_PATIENCE).await?;
         return Ok((record.name.clone(), process.pid));
     }
-    launch::check_ports(record, launch::SAME_PORTS)?;
+    launch::wait_for_the_ports_of(record).await?;
     let name = record.name.clone();
     let child = launch::start(&mut folder, node, &binary)?;
     let pid = child.id();

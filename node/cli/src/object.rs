@@ -76,7 +76,7 @@ pub struct Put {
 pub struct Delete {
     #[command(flatten)]
     which: Which,
-    /// The context that `get` showed: what that get returned is deleted. Where the last writer wins, none is needed.
+    /// The context that `get` showed: what that get returned is deleted, which may be nothing. Where the last writer wins, none is needed.
     #[arg(short, long)]
     context: Option<String>,
     /// Delete whatever a get returns now.
@@ -154,7 +154,11 @@ pub async fn delete(connection: &Connection, format: Format, arguments: Delete) 
         }
         _ => repeatable(error, &same),
     })?;
-    show_written(format, &format!("{}: deleted", title(&name)), &written)
+    let what = match written.evidence.nodes.is_empty() {
+        true => format!("{}: there is nothing to delete, the get that showed this context found none", title(&name)),
+        false => format!("{}: deleted", title(&name)),
+    };
+    show_written(format, &what, &written)
 }
 
 fn parse_request_id(text: &str) -> Result<RequestKey, String> {
@@ -233,7 +237,10 @@ fn document(name: &Name, found: &GetResult) -> Value {
 
 fn show_written(format: Format, what: &str, written: &PutResult) -> Result<(), Stop> {
     let context = encode_context(&written.context);
-    let text = || format!("{what}\ncontext: {}\n{}", context_of_write(&context), basis(&written.evidence));
+    let text = || match written.evidence.nodes.is_empty() {
+        true => what.to_owned(),
+        false => format!("{what}\ncontext: {}\n{}", context_of_write(&context), basis(&written.evidence)),
+    };
     show(format, text, &json!({ "context": context, "evidence": evidence(&written.evidence) }))
 }
 

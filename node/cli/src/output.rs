@@ -58,6 +58,15 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// A text of so many characters at most, with an ellipsis for what was cut off.
+pub fn cut(text: &str, characters_max: usize) -> String {
+    if text.chars().count() <= characters_max {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(characters_max.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
 /// 1234567 as 1,234,567.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -142,6 +151,13 @@ mod tests {
         node-0       12  up
         node-1    1,234
         ");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_cut_and_says_so() {
+        for (text, shown) in [("", ""), ("0123", "0123"), ("01234", "012…"), ("äöüßä", "äöü…")] {
+            assert_eq!(cut(text, 4), shown);
+        }
     }
 
     #[test]

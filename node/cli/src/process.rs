@@ -7,6 +7,9 @@ use std::time::Duration;
 use rustix::process::{Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+/// The flag of a thread that ends, in /proc/PID/stat.
+const PF_EXITING: u64 = 4;
+
 /// One process, for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Process {
@@ -20,8 +23,12 @@ pub struct Process {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     zombie: bool,
+    /// Its first thread is about to be a zombie: it was killed, or returned from `main`.
+    exiting: bool,
     /// By a signal, as SIGSTOP; SIGCONT lets it go on.
     stopped: bool,
+    /// How many there are, of a process that has ended too: until the last has, its files and sockets are open.
+    threads: u64,
     cpu_ticks: u64,
     start_ticks: u64,
 }
@@ -29,12 +36,17 @@ struct Stat {
 impl Process {
     /// The process that has `pid` now.
     pub fn with_pid(pid: u32) -> Option<Self> {
-        stat(pid).filter(|stat| !stat.zombie).map(|stat| Self { pid, start_ticks: stat.start_ticks })
+        stat(pid).filter(|stat| !stat.zombie && !stat.exiting).map(|stat| Self { pid, start_ticks: stat.start_ticks })
     }
 
     /// It has not ended.
     pub fn is_running(&self) -> bool {
         Self::with_pid(self.pid).as_ref() == Some(self)
+    }
+
+    /// It has not ended, or it has and some of its threads go on ending: its sockets are taken and its files locked.
+    pub fn holds_on(&self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks && stat.holds_on())
     }
 
     /// It stands still until it is sent SIGCONT.
@@ -74,6 +86,12 @@ impl Process {
     }
 }
 
+impl Stat {
+    fn holds_on(&self) -> bool {
+        !self.zombie || self.threads > 1
+    }
+}
+
 /// The pid of a process that has a lock on `file` (by fcntl, as databases have), which is none of this process's own.
 pub fn pid_with_lock_on(file: &Path) -> Option<u32> {
     let file = File::open(file).ok()?;
@@ -100,7 +118,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let state = *fields.first()?;
     Some(Stat {
         zombie: matches!(state, "Z" | "X"),
+        exiting: number(9)? & PF_EXITING != 0,
         stopped: state == "T",
+        threads: number(20)?,
         cpu_ticks: number(14)? + number(15)?,
         start_ticks: number(22)?,
     })
@@ -113,9 +133,23 @@ mod tests {
     #[test]
     fn a_program_with_a_strange_name_is_read_correctly() {
         let text = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 70 30 0 0 20 0 4 0 987654 1000 10";
-        assert_eq!(parse_stat(text), Some(Stat { zombie: false, stopped: false, cpu_ticks: 100, start_ticks: 987_654 }));
+        let stat = Stat { zombie: false, exiting: false, stopped: false, threads: 4, cpu_ticks: 100, start_ticks: 987_654 };
+        assert_eq!(parse_stat(text), Some(stat));
         assert!(parse_stat(&text.replace(") S", ") T")).is_some_and(|stat| stat.stopped));
+        assert!(parse_stat(&text.replace("4194560", "4194564")).is_some_and(|stat| stat.exiting));
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn a_process_that_was_killed_holds_on_to_what_it_has_until_its_last_thread_has_ended() {
+        let holds_on = |state: &str, threads: u64| {
+            let text = format!("42 (a) {state} 1 42 42 0 -1 4194560 1 0 0 0 70 30 0 0 20 0 {threads} 0 987654 1000 10");
+            parse_stat(&text).unwrap().holds_on()
+        };
+        assert_eq!([holds_on("S", 1), holds_on("Z", 3), holds_on("Z", 1)], [true, true, false]);
+        let own = Process::with_pid(std::process::id()).unwrap();
+        assert!(own.holds_on());
+        assert!(!Process { start_ticks: own.start_ticks - 1, ..own }.holds_on(), "the pid is somebody else's");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `status`: a verdict, then each node as it sees itself and as the others see it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use dynamo_core::id::NodeId;
@@ -9,8 +10,11 @@ use serde_json::{Value, json};
 use crate::arguments::Connection;
 use crate::connection;
 use crate::members::{self, Views};
-use crate::output::{Format, grouped, show, size, table};
+use crate::output::{Format, cut, grouped, show, size, table};
 use crate::stop::Stop;
+
+/// An address in the table has so many characters at most: a pod's name and port, as a rule.
+const ADDRESS_CHARACTERS_MAX: usize = 64;
 
 /// Asks every node and shows what they say.
 pub async fn run(connection: &Connection, format: Format) -> Result<(), Stop> {
@@ -26,6 +30,7 @@ pub struct Report {
     rows: Vec<Row>,
     epoch: u64,
     moving: usize,
+    buckets: Vec<Vec<NodeId>>,
 }
 
 struct Row {
@@ -64,7 +69,12 @@ impl Report {
         let epoch = views.ring.as_ref().map_or(0, |ring| ring.epoch.0);
         let moving = views.ring.as_ref().map_or(0, |ring| ring.moving_count());
         let (healthy, verdict) = verdict(&rows, views.ring.as_ref(), moving);
-        Self { healthy, verdict, rows, epoch, moving }
+        Self { healthy, verdict, rows, epoch, moving, buckets: by_buckets(views) }
+    }
+
+    /// The nodes that treat buckets otherwise than most do.
+    fn differing(&self) -> &[Vec<NodeId>] {
+        self.buckets.get(1..).unwrap_or_default()
     }
 
     /// The verdict and a table.
@@ -73,7 +83,7 @@ impl Report {
         let cells = |row: &Row| {
             vec![
                 row.node.to_string()[..8].to_owned(),
-                row.address.clone(),
+                cut(&row.address, ADDRESS_CHARACTERS_MAX),
                 row.zone.clone(),
                 row.state.to_owned(),
                 row.partitions.to_string(),
@@ -102,6 +112,17 @@ impl Report {
         for (row, reason) in self.rows.iter().filter_map(|row| row.reason.as_ref().map(|reason| (row, reason))) {
             text.push_str(&format!("\n{}: {reason}", &row.node.to_string()[..8]));
         }
+        if let [most, others @ ..] = &self.buckets[..]
+            && !others.is_empty()
+        {
+            let others: Vec<String> = others.iter().map(|nodes| members::list(nodes)).collect();
+            text.push_str(&format!(
+                "\n{}: not the `quorum` and `buckets` settings of {}; what a bucket does depends on which of them is asked: give all nodes the \
+                 same, unless a change is being rolled out",
+                others.join("; "),
+                members::list(most)
+            ));
+        }
         text
     }
 
@@ -122,6 +143,7 @@ impl Report {
                 "hints_waiting": row.hints_waiting,
                 "epoch": row.epoch,
                 "suspected_by": row.suspected_by,
+                "buckets_differ": self.differing().iter().any(|nodes| nodes.contains(&row.node)),
             })
         };
         json!({
@@ -184,6 +206,19 @@ fn row(node: NodeId, views: &Views, waiting: &BTreeMap<NodeId, u64>, suspected: 
     row
 }
 
+/// The nodes that answered, by how they treat buckets; those that do as most do come first. Who does not say is left out.
+fn by_buckets(views: &Views) -> Vec<Vec<NodeId>> {
+    let mut groups = BTreeMap::<u64, Vec<NodeId>>::new();
+    for (node, answer) in &views.answered {
+        if let Some(digest) = answer.status.buckets_digest {
+            groups.entry(digest).or_default().push(*node);
+        }
+    }
+    let mut groups: Vec<Vec<NodeId>> = groups.into_values().collect();
+    groups.sort_by_key(|nodes| (Reverse(nodes.len()), nodes.clone()));
+    groups
+}
+
 fn verdict(rows: &[Row], ring: Option<&Ring>, moving: usize) -> (bool, String) {
     let answering = rows.iter().filter(|row| row.epoch.is_some()).count();
     let Some(ring) = ring else {
@@ -223,7 +258,8 @@ fn verdict(rows: &[Row], ring: Option<&Ring>, moving: usize) -> (bool, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::members::Silence;
+    use crate::double::Double;
+    use crate::members::{Endpoints, Silence};
     use dynamo_core::id::ClusterId;
     use dynamo_core::rebalance::{Members, first_ring};
     use dynamo_core::ring::Member;
@@ -252,6 +288,48 @@ mod tests {
         02020202: cannot connect: connection refused
         03030303: cannot connect: connection refused
         ");
+    }
+
+    #[test]
+    fn a_long_address_is_cut_in_the_table_and_whole_for_programs() {
+        let mut views = views();
+        let long = format!("{}:7400", "a".repeat(500));
+        views.silent.values_mut().next().unwrap().address = Some(long.clone());
+        let report = Report::of(&views);
+        let widest =
+            report.text().lines().skip_while(|line| !line.starts_with("NODE")).take(4).map(|line| line.chars().count()).max();
+        assert!(widest < Some(180), "{}", report.text());
+        assert!(report.text().contains("aaa…"));
+        assert!(report.document()["nodes"].as_array().unwrap().iter().any(|node| node["address"] == json!(long)));
+    }
+
+    #[tokio::test]
+    async fn nodes_that_treat_buckets_otherwise_than_most_are_named() {
+        let mut doubles = Vec::new();
+        for id in 1..=4 {
+            doubles.push(Double::start(NodeId([id; 16]), views().ring.unwrap(), 0).await);
+        }
+        let endpoints = Endpoints::from(doubles.iter().map(|double| double.address.clone()).collect::<Vec<_>>());
+        let report = async |digests: [u64; 4]| {
+            doubles.iter().zip(digests).for_each(|(double, digest)| double.state().buckets_digest = digest);
+            Report::of(&members::ask(&endpoints).await.unwrap())
+        };
+        for same in [[7, 7, 7, 7], [0, 7, 7, 0], [0; 4]] {
+            let report = report(same).await;
+            assert!(!report.text().contains("`buckets`"), "{}", report.text());
+            assert!(report.document()["nodes"].as_array().unwrap().iter().all(|node| node["buckets_differ"] == json!(false)));
+        }
+        let report = report([9, 7, 7, 0]).await;
+        let told = "01010101: not the `quorum` and `buckets` settings of 02020202, 03030303; ";
+        assert!(report.text().contains(told), "{}", report.text());
+        let differ: Vec<Value> = report.document()["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|node| node["buckets_differ"] == json!(true))
+            .cloned()
+            .collect();
+        assert_eq!((differ.len(), &differ[0]["node"]), (1, &json!(NodeId([1; 16]).to_string())));
     }
 
     #[test]

@@ -147,6 +147,8 @@ pub struct NodeStatus {
     pub counters: BTreeMap<String, u64>,
     /// Grows at each start of its process.
     pub generation: u64,
+    /// How it is configured to treat buckets, as a number to compare; `None` from a version that does not say.
+    pub buckets_digest: Option<u64>,
 }
 
 /// Copies that wait for one node.
@@ -396,6 +398,7 @@ fn node_status(answer: v1::StatusResponse) -> Result<NodeStatus, String> {
         writable: !answer.refuses_writes,
         counters: answer.counters.into_iter().collect(),
         generation: answer.generation,
+        buckets_digest: (answer.buckets_digest != 0).then_some(answer.buckets_digest),
     })
 }
 

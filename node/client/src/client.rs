@@ -265,7 +265,8 @@ impl Client {
         self.write(request(name, operation, *request_id, *quorum), *timeout).await
     }
 
-    /// A tombstone in place of what `context`, from a get of the same key, covers. Where the last writer wins it may be empty.
+    /// A tombstone in place of what `context`, from a get of the same key, covers. Where the last writer wins it may be empty. If that get
+    /// found nothing, there is nothing to delete: nothing is written, and the evidence names no node.
     ///
     /// # Errors
     /// As of [`Client::put`].

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::codec::Writer;
+
 /// Bytes of a key. Longer keys belong in the value.
 pub const KEY_BYTES_MAX: usize = 1 << 10;
 /// Bytes of a bucket's name.
@@ -107,6 +109,9 @@ pub struct Config {
     pub get_bytes_max: usize,
     /// Histories of objects that are kept in memory, so that a write need not read what it replaces: see [`crate::version_cache`].
     pub version_cache_entries_max: usize,
+    /// Bytes that its puts in flight may hold, each of the values that it found and of what it writes in their place, the answered ones that
+    /// wait for a replica too; over it no more begin.
+    pub put_bytes_max: usize,
     /// Objects in one pushed batch.
     pub batch_objects_max: usize,
     /// Bytes in one pushed batch.
@@ -141,6 +146,7 @@ impl Default for Config {
             requests_max: 16_384,
             get_bytes_max: 256 << 20,
             version_cache_entries_max: 1 << 17,
+            put_bytes_max: 256 << 20,
             // A batch is taken in one turn, and no request is answered meanwhile: two milliseconds.
             batch_objects_max: 64,
             batch_bytes_max: 1 << 20,
@@ -165,5 +171,56 @@ impl Config {
     /// Whether the last writer wins in `bucket`.
     pub fn last_writer_wins(&self, bucket: &Bytes) -> bool {
         self.buckets.get(bucket).is_some_and(|properties| properties.reconciliation == Reconciliation::LastWriterWins)
+    }
+
+    /// How buckets are treated, as one number for nodes to compare; never 0. A bucket that is named and treated like those that are not
+    /// counts for nothing. What it is made of is no format: nodes of two versions may have two numbers for the same settings.
+    pub fn buckets_digest(&self) -> u64 {
+        let unnamed = BucketProperties { quorum: self.quorum, reconciliation: Reconciliation::default() };
+        let named = self.buckets.iter().filter(|(_, properties)| **properties != unnamed);
+        let mut writer = Writer::default();
+        for (bucket, properties) in [(&Bytes::new(), &unnamed)].into_iter().chain(named) {
+            let QuorumDefaults { r, w, dw, pr, pw } = properties.quorum;
+            let last_writer_wins = properties.reconciliation == Reconciliation::LastWriterWins;
+            writer.bytes(bucket);
+            writer.raw(&[r, w, u8::from(dw.is_some()), dw.unwrap_or(0), pr, pw, u8::from(last_writer_wins)]);
+        }
+        xxhash_rust::xxh3::xxh3_64(writer.written()).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_of_buckets_counts_in_their_digest_and_nothing_else() {
+        let properties = BucketProperties::default();
+        let with = |quorum: QuorumDefaults, buckets: &[(&'static str, BucketProperties)]| {
+            let buckets = buckets.iter().map(|(bucket, properties)| (Bytes::from(*bucket), *properties)).collect();
+            Config { quorum, buckets, ..Config::default() }.buckets_digest()
+        };
+        let quorum = QuorumDefaults::default();
+        let each = |quorum: QuorumDefaults| {
+            [
+                QuorumDefaults { r: 3, ..quorum },
+                QuorumDefaults { w: 3, ..quorum },
+                QuorumDefaults { dw: Some(0), ..quorum },
+                QuorumDefaults { dw: Some(2), ..quorum },
+                QuorumDefaults { pr: 1, ..quorum },
+                QuorumDefaults { pw: 1, ..quorum },
+            ]
+        };
+        let mut digests = vec![with(quorum, &[])];
+        digests.extend(each(quorum).map(|quorum| with(quorum, &[])));
+        digests.extend(each(quorum).map(|other| with(quorum, &[("b", BucketProperties { quorum: other, ..properties })])));
+        let by_stamp = BucketProperties { reconciliation: Reconciliation::LastWriterWins, ..properties };
+        digests.extend(["b", "c"].map(|bucket| with(quorum, &[(bucket, by_stamp)])));
+        let count = digests.len();
+        digests.sort_unstable();
+        digests.dedup();
+        assert_eq!((digests.len(), digests.contains(&0)), (count, false), "{digests:?}");
+        assert_eq!(with(quorum, &[("b", properties)]), with(quorum, &[]), "treated as if it were not named");
+        assert_eq!(Config { requests_max: 1, ..Config::default() }.buckets_digest(), with(quorum, &[]));
     }
 }

@@ -31,6 +31,8 @@ pub struct MemberState {
     pub objects: u64,
     /// Hints it keeps for others.
     pub hints: u64,
+    /// How it treats buckets ([`crate::config::Config::buckets_digest`]); 0 if it did not say.
+    pub buckets_digest: u64,
 }
 
 impl MemberState {
@@ -66,6 +68,13 @@ impl Gossip {
     /// What `node` last said of itself.
     pub fn of(&self, node: NodeId) -> Option<&MemberState> {
         self.members.get(&node)
+    }
+
+    /// Who said that buckets are treated otherwise there than here, and how. What they are asked for may come out otherwise too.
+    pub fn differing_buckets(&self) -> BTreeMap<NodeId, u64> {
+        let own = self.members[&self.own].buckets_digest;
+        let said = self.members.iter().map(|(node, state)| (*node, state.buckets_digest));
+        said.filter(|(_, digest)| *digest != 0 && *digest != own).collect()
     }
 
     /// Says something new of this node.
@@ -181,6 +190,17 @@ mod tests {
         gossip.forget(other);
         gossip.remember(other);
         assert!(gossip.merge(vec![(other, state(4, 1, "new:1"))]), "it spoke itself");
+    }
+
+    #[test]
+    fn who_says_that_it_treats_buckets_otherwise_is_known_and_who_says_nothing_is_not_compared() {
+        let treating = |digest| MemberState { buckets_digest: digest, ..state(1, 1, "x:1") };
+        let mut gossip = Gossip::new(NodeId([1; 16]), treating(7));
+        gossip.merge(vec![(NodeId([2; 16]), treating(7)), (NodeId([3; 16]), treating(8)), (NodeId([4; 16]), treating(0))]);
+        gossip.greet(NodeId([5; 16]), "x:2", "x:3");
+        assert_eq!(gossip.differing_buckets(), [(NodeId([3; 16]), 8)].into());
+        gossip.merge(vec![(NodeId([3; 16]), MemberState { version: 2, ..treating(7) })]);
+        assert!(gossip.differing_buckets().is_empty());
     }
 
     #[test]

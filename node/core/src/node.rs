@@ -246,6 +246,7 @@ impl<S: Storage> Node<S> {
             peer_address: identity.peer_address.clone(),
             client_address: identity.client_address.clone(),
             zone: identity.zone.clone(),
+            buckets_digest: config.buckets_digest(),
             ..MemberState::default()
         };
         // Late answers to requests of an earlier start must not be taken for answers to this one's.
@@ -293,6 +294,11 @@ impl<S: Storage> Node<S> {
         node.restore_durable()?;
         node.plan_movement()?;
         Ok(node)
+    }
+
+    /// Who said that buckets are treated otherwise there than here ([`Config::buckets_digest`]), and how.
+    pub fn differing_buckets(&self) -> BTreeMap<NodeId, u64> {
+        self.gossip.differing_buckets()
     }
 
     /// One input. An error means that the storage can no longer be trusted: stop.

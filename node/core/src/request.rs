@@ -46,7 +46,7 @@ pub enum Operation {
     },
     /// A tombstone over what the context token covers.
     Delete {
-        /// The token of a preceding get; required, unless the last writer wins in the bucket.
+        /// The token of a preceding get, of one that found nothing too; required, unless the last writer wins in the bucket.
         context: Bytes,
     },
 }

@@ -219,6 +219,11 @@ impl Object {
         self.shown().filter_map(|(_, value)| value.data.as_ref().map(|data| (data, value.written_ms)))
     }
 
+    /// How many bytes all its values have.
+    pub fn value_bytes(&self) -> usize {
+        self.values().map(|(_, value)| value.data.as_ref().map_or(0, Bytes::len)).sum()
+    }
+
     /// The same history without the values' bytes: enough to compare, update and digest.
     pub fn history(&self) -> Object {
         let bare = |(counter, value): &(u64, Value)| (*counter, Value { data: None, written_ms: value.written_ms });

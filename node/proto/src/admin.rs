@@ -28,6 +28,7 @@ impl From<Status> for v1::StatusResponse {
             peers: status.peers.into_iter().map(v1::PeerStatus::from).collect(),
             received: status.received.iter().map(|partition| partition.0).collect(),
             refuses_writes: !status.writable,
+            buckets_digest: status.buckets_digest,
             ..Self::default()
         }
     }
@@ -162,6 +163,8 @@ mod tests {
             clock_ahead_ms: 0,
             ready: true,
             writable: false,
+            buckets_digest: 7,
+            buckets_differ: BTreeMap::new(),
         }
     }
 
@@ -174,7 +177,7 @@ mod tests {
         assert_eq!(view.received, BTreeSet::from([PartitionId(4), PartitionId(7)]));
         assert_eq!(wire.peers[0].phi_milli, 1500);
         assert_eq!((wire.hints[0].hints, wire.hints[0].bytes), (5, 500));
-        assert!(wire.refuses_writes);
+        assert_eq!((wire.refuses_writes, wire.buckets_digest), (true, 7));
     }
 
     #[test]

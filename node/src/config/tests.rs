@@ -245,6 +245,28 @@ fn an_unknown_key_is_refused_by_name() {
 }
 
 #[test]
+fn what_stands_in_a_wrong_file_is_not_told() {
+    let cases = [
+        ("hunter2\n", "invalid type: string, expected the settings of a node by name at line 1 column 1"),
+        (
+            "hunter2, expected `hunter2`\nhunter2 \"hunter2\"\n",
+            "invalid type: string, expected the settings of a node by name at line 1",
+        ),
+        ("- hunter2\n", "invalid type: sequence, expected the settings of a node by name at line 1 column 1"),
+        ("20010911\n", "invalid type: integer, expected the settings of a node by name at line 1 column 1"),
+        ("password/hunter2: x\n", "unknown field, expected one of `cluster_id`, "),
+        ("log: 'the password is hunter2'\n", "log: invalid type: string, expected struct LogSettings at line 1 column 6"),
+        ("zone: z\n  hunter2: x\n", "mapping values are not allowed in this context at line 2 column 10"),
+        ("quorum: {r: hunter2 hunter2}\n", "quorum.r: invalid type: string, expected u8 at line 1 column 13"),
+    ];
+    for (yaml, expected) in cases {
+        let error = load(yaml).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("config: node.yaml: {expected}")), "{error} is not {expected}");
+        assert!(!error.contains("hunter2") && !error.contains("20010911"), "{error}");
+    }
+}
+
+#[test]
 fn a_flag_wins_over_the_file() {
     let mut settings = parse(&format!("{LEAST}zone: from-file\nseeds: ['a:1']\n"), "node.yaml").unwrap();
     let flags = Flags {

@@ -13,8 +13,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-const BLOCK_BYTES: usize = 32 << 10;
-const HEADER_BYTES: usize = 7;
+pub(super) const BLOCK_BYTES: usize = 32 << 10;
+pub(super) const HEADER_BYTES: usize = 7;
 /// `kRecyclableFullType` to `kRecyclableLastType`, `kRecyclableUserDefinedTimestampSizeType`, `kRecyclePredecessorWALInfoType`.
 const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
 

@@ -499,6 +499,72 @@ fn a_log_with_a_hole_of_zeros_is_refused() {
     assert!(refused.as_ref().is_some_and(|error| error.contains("zeros from byte")), "{refused:?}");
 }
 
+/// A database of three groups that were fsynced, and of these that were not; and its log.
+fn unsynced(dir: &TempDir, groups: &[usize]) -> PathBuf {
+    let mut engine = open(dir, Expect::Nothing);
+    for (counter, bytes) in [10, 10, 10].iter().chain(groups).enumerate() {
+        engine.write(PartitionId(0), &Name::new("b", format!("k{counter}")), &object(counter as u64, *bytes)).unwrap();
+        engine.commit().unwrap();
+        if counter < 3 {
+            engine.log().sync().unwrap();
+        }
+    }
+    engine.db.flush_wal(false).unwrap();
+    drop(engine);
+    let files = std::fs::read_dir(path(dir)).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|end| end == "log")).max().unwrap()
+}
+
+/// What a bit does that is turned so many bytes before the end of the log.
+fn spoil(log: &std::path::Path, from_the_end: usize) {
+    let mut bytes = std::fs::read(log).unwrap();
+    let at = bytes.len() - from_the_end;
+    bytes[at] ^= 1;
+    std::fs::write(log, bytes).unwrap();
+}
+
+#[test]
+fn damage_that_a_power_loss_left_at_the_end_of_the_log_is_cut_off_and_the_log_counts_as_short() {
+    for bytes in [100, 200_000] {
+        let dir = TempDir::new().unwrap();
+        let log = unsynced(&dir, &[bytes]);
+        let length = std::fs::metadata(&log).unwrap().len();
+        spoil(&log, bytes / 2);
+        let mut engine = open(&dir, Expect::Database);
+        assert_eq!(engine.recovery(), Recovery::Unknown);
+        let found = (0..4).map(|counter| engine.read(PartitionId(0), &Name::new("b", format!("k{counter}"))).unwrap().is_some());
+        assert_eq!(found.collect::<Vec<_>>(), [true, true, true, false], "{bytes} bytes");
+        let cut = std::fs::metadata(path(&dir).with_extension("cut")).unwrap().len();
+        assert!((bytes as u64..length).contains(&cut), "{cut} bytes of {length}");
+        // As before, from the next fsync on.
+        engine.write(PartitionId(0), &Name::new("b", "new"), &object(1, 10)).unwrap();
+        engine.commit().unwrap();
+        engine.log().sync().unwrap();
+        drop(engine);
+        let engine = open(&dir, Expect::Database);
+        assert_eq!((engine.recovery(), count(&engine, 0)), (Recovery::Whole, 4));
+    }
+}
+
+#[test]
+fn damage_of_what_was_fsynced_or_may_have_been_is_refused_and_nothing_is_cut_off() {
+    let damaged = |groups: &[usize], damage: &dyn Fn(&TempDir, &std::path::Path)| {
+        let dir = TempDir::new().unwrap();
+        let log = unsynced(&dir, groups);
+        damage(&dir, &log);
+        let before = std::fs::read(&log).unwrap();
+        let refused = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err();
+        assert!(matches!(refused, Some(OpenError::Damaged { .. })), "{refused:?}");
+        assert!(std::fs::read(&log).unwrap() == before && !path(&dir).with_extension("cut").exists());
+    };
+    damaged(&[], &|_, log| spoil(log, 5));
+    damaged(&[100, 100], &|_, log| spoil(log, 250));
+    damaged(&[100], &|dir, log| {
+        std::fs::remove_file(path(dir).with_extension("synced")).unwrap();
+        spoil(log, 5);
+    });
+}
+
 #[test]
 fn a_database_whose_files_were_removed_works_no_more() {
     let dir = TempDir::new().unwrap();

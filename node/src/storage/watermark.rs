@@ -52,6 +52,17 @@ impl Watermark {
         }
     }
 
+    /// The newest write of which it is known.
+    pub fn synced(&self) -> Option<u64> {
+        self.read()
+    }
+
+    /// Nothing is known any more, not even after a loss of power.
+    pub fn forget(&self) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.sync_all()
+    }
+
     fn read(&self) -> Option<u64> {
         let mut bytes = [0; BYTES];
         self.file.read_exact_at(&mut bytes, 0).ok()?;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use dynamo_node::config::Flags;
 use dynamo_proto::{kv, v1};
+use tempfile::TempDir;
 use tonic::Code;
 
-use crate::support::{TestCluster, get, put, until, values};
+use crate::support::{TestCluster, TestNode, flags, get, put, until, values};
 
 const BUCKETS: &str = "buckets: {sessions: {reconciliation: last-writer-wins}, carts: {r: 1}}\n";
 
@@ -34,6 +36,29 @@ async fn where_the_last_writer_wins_one_value_is_shown_and_no_context_is_needed(
     let refused = kv.delete(delete("carts")).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(kv::failure(&refused).unwrap().to_string().starts_with("context is missing; get the key first"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn nodes_with_other_settings_of_buckets_say_so_until_they_have_the_same() {
+    let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let start = |dir: &TempDir, yaml: &str, seeds| {
+        let file = dir.path().join("node.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        TestNode::start(Flags { config: Some(file), ..flags(dir.path(), seeds) }).unwrap()
+    };
+    let first = start(&dirs[0], BUCKETS, Vec::new());
+    let second = start(&dirs[1], "", vec![first.peer_address()]);
+    let count = async |node: &TestNode| {
+        let (_, metrics) = node.http("/metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("dynamokv_buckets_differ "));
+        line.and_then(|count| count.parse::<u32>().ok())
+    };
+    until("each knows of the other", || async { (count(&first).await, count(&second).await) == (Some(1), Some(1)) }).await;
+    assert_ne!(first.status().await.buckets_digest, second.status().await.buckets_digest);
+    second.stop().unwrap();
+    let second = start(&dirs[1], BUCKETS, vec![first.peer_address()]);
+    until("they have the same", || async { (count(&first).await, count(&second).await) == (Some(0), Some(0)) }).await;
+    assert_eq!(first.status().await.buckets_digest, second.status().await.buckets_digest);
 }
 
 #[tokio::test]

@@ -114,6 +114,29 @@ async fn a_key_is_put_read_superseded_and_deleted() {
 }
 
 #[tokio::test]
+async fn who_has_read_that_there_is_nothing_deletes_nothing_as_often_as_he_likes() {
+    let cluster = TestCluster::start(1).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    let found = kv.get(get("k")).await.unwrap().into_inner();
+    assert!(found.siblings.is_empty() && !found.context.is_empty());
+    let delete = |context| v1::DeleteRequest { bucket: "b".into(), key: "k".into(), context, ..Default::default() };
+    for _ in 0..3 {
+        let deleted = kv.delete(delete(found.context.clone())).await.unwrap().into_inner();
+        assert_eq!((deleted.evidence.unwrap().nodes.len(), &deleted.context), (0, &found.context));
+    }
+    assert_eq!(cluster.nodes[0].status().await.objects, 0, "no tombstone was written");
+    let without = kv.delete(delete(Default::default())).await.unwrap_err();
+    assert!(kv::failure(&without).unwrap().to_string().starts_with("context is missing"), "{without:?}");
+    // What somebody wrote meanwhile was not read.
+    kv.put(put("k", "v")).await.unwrap();
+    kv.delete(delete(found.context.clone())).await.unwrap();
+    assert_eq!(values(&kv.get(get("k")).await.unwrap().into_inner()), ["v"]);
+    // A put with it is one of somebody who has read nothing.
+    kv.put(v1::PutRequest { context: found.context, ..put("k", "w") }).await.unwrap();
+    assert_eq!(values(&kv.get(get("k")).await.unwrap().into_inner()), ["v", "w"]);
+}
+
+#[tokio::test]
 async fn what_may_not_be_is_refused_with_the_reason() {
     let cluster = TestCluster::start(1).await;
     let mut kv = cluster.nodes[0].kv().await;

@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::Receiver;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,17 +15,28 @@ use dynamo_core::ring::Member;
 use dynamo_proto::v1;
 use dynamo_proto::v1::admin_client::AdminClient;
 use dynamo_proto::v1::kv_client::KvClient;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use tempfile::TempDir;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service as _;
 
-use crate::support::{CLUSTER, get, put, until, values};
+use crate::support::{CLUSTER, PATIENCE, get, http, put, until, values};
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dynamo-node"));
     command.args(arguments).env_clear().stderr(Stdio::piped()).stdout(Stdio::null());
     command
+}
+
+/// The next line of a log that has this in it.
+fn line(log: &Receiver<String>, what: &str) -> String {
+    loop {
+        let line = log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line says {what}"));
+        if line.contains(what) {
+            return line;
+        }
+    }
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -34,11 +47,20 @@ fn run(arguments: &[&str]) -> Output {
 struct Process {
     child: Child,
     client: String,
+    http: SocketAddr,
+    log: Receiver<String>,
 }
 
 impl Process {
-    /// Starts on free ports, and reads them from the log.
+    /// Starts on free ports, and waits until it has opened its database.
     fn start(dir: &Path) -> Self {
+        let process = Self::spawn(dir);
+        line(&process.log, "\"starting\"");
+        process
+    }
+
+    /// Starts on free ports, and reads them from the log.
+    fn spawn(dir: &Path) -> Self {
         let dir = dir.to_str().unwrap();
         let any = "127.0.0.1:0";
         let listen = ["--listen-client", any, "--listen-peer", any, "--listen-http", any, "--log-format", "json"];
@@ -46,12 +68,31 @@ impl Process {
         arguments.extend(listen);
         arguments.extend(["--quorum-r", "1", "--quorum-w", "1"]);
         let mut child = command(&arguments).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let starting = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("\"starting\""))).unwrap().unwrap();
-        let client = starting.split("client: ").nth(1).unwrap().split(',').next().unwrap().to_string();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (tell, log) = std::sync::mpsc::channel();
         // Whoever does not read the log must not stop the node.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, client }
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(tell.send(line))));
+        let opens = line(&log, "\"opens the database\"");
+        let address = |of: &str| opens.split(of).nth(1).unwrap().split([',', ' ']).next().unwrap().to_string();
+        Self { child, client: address("client: "), http: address("http: ").parse().unwrap(), log }
+    }
+
+    /// SIGTERM, and the code with which it ends.
+    async fn terminate(&mut self) -> Option<i32> {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        self.ended().await
+    }
+
+    /// The code with which it ends.
+    async fn ended(&mut self) -> Option<i32> {
+        let mut ended = None;
+        until("it ends", || {
+            ended = self.child.try_wait().unwrap();
+            std::future::ready(ended.is_some())
+        })
+        .await;
+        ended.unwrap().code()
     }
 
     async fn kv(&self) -> KvClient<tonic::transport::Channel> {
@@ -119,6 +160,20 @@ fn a_wrong_configuration_ends_with_2_and_says_what_to_do() {
 }
 
 #[test]
+fn a_file_that_is_no_configuration_is_not_printed() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "s3cr3t\n").unwrap();
+    let output = run(&["--config", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        !said.contains("s3cr3t") && said.contains("token: invalid type: string, expected the settings of a node by name"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_process_that_may_open_too_few_files_does_not_start() {
     let dir = TempDir::new().unwrap();
     let any = "127.0.0.1:0";
@@ -180,9 +235,40 @@ async fn sigterm_ends_with_0() {
     let dir = TempDir::new().unwrap();
     let mut process = Process::start(dir.path());
     until("it is ready", || process.is_ready()).await;
-    let killed = Command::new("kill").args(["-TERM", &process.child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    assert_eq!(process.terminate().await, Some(0));
+}
+
+/// RocksDB stands still in the middle of its start here: one of its logs is a pipe into which nobody writes.
+#[tokio::test]
+async fn while_rocksdb_opens_probes_are_answered_and_sigterm_ends_the_process_at_once() {
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(dir.path());
+    until("it is ready", || process.is_ready()).await;
+    assert_eq!(process.terminate().await, Some(0));
+
+    let database = dir.path().join("rocksdb");
+    let pipe = database.join("900000.log");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let is_read = || rustix::fs::open(&pipe, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty());
+    let mut process = Process::spawn(dir.path());
+    // Looked through before RocksDB opens: it has no end as long as it is open for writing.
+    until("its logs are looked through", || std::future::ready(is_read().is_ok())).await;
+    let begun = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().as_encoded_bytes().starts_with(b"LOG.old");
+    until("RocksDB has begun", || std::future::ready(std::fs::read_dir(&database).unwrap().any(begun))).await;
+    let mut writer = None;
+    until("RocksDB reads its logs", || {
+        writer = is_read().ok();
+        std::future::ready(writer.is_some())
+    })
+    .await;
+
+    assert_eq!(http(process.http, "/healthz/live").await.0, 200);
+    let (code, why) = http(process.http, "/healthz/ready").await;
+    assert!(code == 503 && why.contains("RocksDB opens the database and replays its log, for "), "{code} {why}");
+    assert_eq!(process.terminate().await, Some(0));
+    std::fs::remove_file(&pipe).unwrap();
+    let process = Process::start(dir.path());
+    until("it is ready, as if nothing had been", || process.is_ready()).await;
 }
 
 #[tokio::test]
@@ -193,13 +279,7 @@ async fn a_node_whose_files_were_removed_ends_and_acknowledges_nothing_more() {
     until("it serves", || async { process.kv().await.put(put("k", "v")).await.is_ok() }).await;
     // In one step: the engine makes files meanwhile.
     std::fs::rename(dir.path().join("rocksdb"), dir.path().join("elsewhere")).unwrap();
-    let mut ended = None;
-    until("it ends", || {
-        ended = process.child.try_wait().unwrap();
-        std::future::ready(ended.is_some())
-    })
-    .await;
-    assert_eq!(ended.unwrap().code(), Some(4));
+    assert_eq!(process.ended().await, Some(4));
 }
 
 /// All but the last byte of a message, and never that.

@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 
 pub const CLUSTER: &str = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
 /// Far beyond what any of these steps takes, on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Each node has an address of its own. Outgoing connections come from 127.0.0.1: while a node is down, no one can be given its
 /// ports.
@@ -59,24 +59,18 @@ impl TestNode {
     pub fn start(flags: Flags) -> Result<Self, NodeError> {
         let config = ValidConfig::load(flags)?;
         dynamo_node::telemetry::start(&config);
-        let (bound, started) = std::sync::mpsc::channel();
+        let (opened, started) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                match Bound::new(config).await {
-                    Ok(node) => {
-                        bound.send(Ok((node.node(), node.addresses()))).unwrap();
-                        node.run(async { drop(stopped.await) }).await
-                    }
-                    Err(error) => {
-                        bound.send(Err(error)).unwrap();
-                        Ok(())
-                    }
-                }
+                let node = Bound::new(config).await?;
+                let listen = node.addresses();
+                node.run(async { drop(stopped.await) }, |node| opened.send((node, listen)).unwrap()).await
             })
         });
-        let (node, listen) = started.recv().unwrap()?;
+        // One that ended before it had opened its data directory says why.
+        let Ok((node, listen)) = started.recv() else { return Err(thread.join().unwrap().unwrap_err()) };
         Ok(Self { node, listen, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -106,16 +100,25 @@ impl TestNode {
         self.admin().await.status(v1::StatusRequest {}).await.unwrap().into_inner()
     }
 
-    /// A plain HTTP/1.1 GET on the port for probes: status code and body.
+    /// What the port for probes answers.
     pub async fn http(&self, path: &str) -> (u16, String) {
+        http(self.listen.http, path).await
+    }
+}
+
+/// A plain HTTP/1.1 GET: status code and body.
+pub async fn http(at: SocketAddr, path: &str) -> (u16, String) {
+    let asked = async {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(self.listen.http).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
-    }
+        answer
+    };
+    let answer = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{at} does not answer {path}"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
 }
 
 impl Drop for TestNode {

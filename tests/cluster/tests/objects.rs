@@ -32,6 +32,23 @@ async fn a_delete_takes_a_context_where_siblings_are_kept_and_none_where_the_las
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_after_a_get_that_found_nothing_says_that_there_is_nothing_to_delete() {
+    let cluster = Cluster::with_ring(3).await.unwrap();
+    let run = |words: &[&str]| cluster.dynamoctl(0, words).unwrap();
+    let (ok, said) = run(&["get", "nobody", "-o", "json"]);
+    assert!(!ok && said.contains("does not exist"), "{said}");
+    let document = said.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{said}"));
+    let document: serde_json::Value = serde_json::from_str(document).unwrap();
+    let context = document["context"].as_str().unwrap();
+    for _ in 0..2 {
+        let (ok, said) = run(&["delete", "nobody", "--context", context]);
+        assert!(ok && said.contains("default/nobody: there is nothing to delete"), "{said}");
+    }
+    let (ok, said) = run(&["delete", "nobody"]);
+    assert!(!ok && said.contains("context is missing"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn put_get_and_delete_ask_as_many_replicas_as_they_are_told() {
     let cluster = Cluster::with_ring(3).await.unwrap();
     let run = |words: &[&str]| cluster.dynamoctl(0, words).unwrap();

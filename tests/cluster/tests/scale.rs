@@ -68,6 +68,20 @@ fn names(document: &Value) -> Vec<&str> {
     document["processes"].as_array().unwrap().iter().map(|process| process["name"].as_str().unwrap()).collect()
 }
 
+/// A process counts as ended when its first thread has: the others may hold its sockets for a while.
+#[test]
+fn a_node_that_was_killed_from_outside_is_started_again_at_once() {
+    let local = Local { folder: tempfile::tempdir().unwrap() };
+    let port = base_port(1).to_string();
+    local.document(&["local", "up", "--nodes", "1", "--base-port", &port]);
+    for _ in 0..5 {
+        let pid = local.document(&["local", "status"])["processes"][0]["pid"].to_string();
+        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        while !local.document(&["local", "status"])["processes"][0]["pid"].is_null() {}
+        local.document(&["local", "start", "0"]);
+    }
+}
+
 #[test]
 fn a_cluster_grows_and_shrinks_under_load_and_moves_what_it_must() {
     let local = Local { folder: tempfile::tempdir().unwrap() };

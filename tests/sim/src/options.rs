@@ -122,6 +122,8 @@ pub struct Pace {
     pub get_bytes: usize,
     /// Histories in a node's memory.
     pub version_cache: usize,
+    /// Bytes that puts in flight at one node may hold.
+    pub put_bytes: usize,
     /// Requests in flight at one node.
     pub requests: usize,
     /// Bytes in a pushed batch.
@@ -426,6 +428,7 @@ impl Options {
                 batch_objects: 16,
                 hint_bytes: 1 << 30,
                 get_bytes: 256 << 20,
+                put_bytes: 256 << 20,
                 requests: 1 << 14,
                 ..Pace::usual()
             },
@@ -495,6 +498,7 @@ impl Options {
             requests_max: self.pace.requests,
             get_bytes_max: self.pace.get_bytes,
             version_cache_entries_max: self.pace.version_cache,
+            put_bytes_max: self.pace.put_bytes,
             batch_objects_max: self.pace.batch_objects,
             batch_bytes_max: self.pace.batch_bytes,
             transfers_max: self.pace.transfers,
@@ -595,6 +599,7 @@ impl Pace {
             batch_objects: dice.pick(&[1, 2, 3, 16]),
             hint_bytes: dice.weighted(&[(9, 1 << 30), (1, 2_000)]),
             get_bytes: 256 << 20,
+            put_bytes: 256 << 20,
             requests: dice.weighted(&[(9, 1 << 14), (1, 8)]),
             ..Self::usual()
         }

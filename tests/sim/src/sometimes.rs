@@ -3,7 +3,9 @@
 //! What the nodes themselves count (a hint refused by its quota, a request started again under a new ring, ...) is there too.
 
 use bytes::Bytes;
+use dynamo_core::context;
 use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::name::Name;
 use dynamo_core::preference_list;
 use dynamo_core::request::Evidence;
 use dynamo_core::ring::{Ring, Stage};
@@ -25,11 +27,16 @@ pub fn acknowledged(sim: &mut Simulation, ring: &Ring, partition: PartitionId, e
 }
 
 /// A get was answered.
-pub fn got(sim: &mut Simulation, object: &Object, context: &Bytes) {
+pub fn got(sim: &mut Simulation, name: &Name, object: &Object, context: &Bytes) {
     let siblings = object.siblings().count();
     sim.totals.gets_of_two += u64::from(siblings == 2);
     sim.totals.gets_of_three += u64::from(siblings >= 3);
-    sim.totals.gets_of_tombstones += u64::from(siblings == 0 && !context.is_empty());
+    sim.totals.gets_of_tombstones += u64::from(siblings == 0 && !covers_nothing(sim, name, context));
+}
+
+/// Whether a context is that of a get that found nothing.
+pub fn covers_nothing(sim: &Simulation, name: &Name, context: &Bytes) -> bool {
+    context::decode(context.clone(), sim.cluster(), name).is_ok_and(|token| token.seen.0.is_empty())
 }
 
 /// A ring is proposed in place of another.

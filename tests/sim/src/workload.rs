@@ -382,7 +382,7 @@ impl Workload {
         if let Err((invariant, what)) = evidence::check_get(sim, &name, &wish, &evidence) {
             return sim.violated(invariant, what);
         }
-        sometimes::got(sim, &object, &context);
+        sometimes::got(sim, &name, &object, &context);
         let (siblings, clients) = (object.siblings().count(), self.options.workload.clients);
         if self.options.workload.reads_first && siblings > clients {
             return sim.violated("I5 no more siblings than clients", format!("{name:?}: {siblings} of {clients} clients"));
@@ -412,7 +412,7 @@ impl Workload {
         match then {
             Then::Nothing => {}
             Then::Put => self.write(client, name, known, Intent::Put { create_only: false }, sim),
-            Then::Delete if known.token.is_empty() && !by_stamp => {}
+            Then::Delete if sometimes::covers_nothing(sim, &name, &known.token) && !by_stamp => {}
             Then::Delete => self.write(client, name, known, Intent::Delete, sim),
         }
     }

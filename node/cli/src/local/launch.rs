@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::LOOK_INTERVAL;
 use super::folder::{Folder, NodeRecord};
+use super::{LOOK_INTERVAL, STOP_PATIENCE, wait_until_gone};
 use crate::members;
 use crate::process::Process;
 use crate::ring_record::replace_file;
@@ -61,6 +61,16 @@ pub fn check_ports(node: &NodeRecord, advice: &str) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+/// Nothing else may listen where a node will that was started before. Its former process may be ending: whoever killed it need not have
+/// waited until it was gone.
+pub async fn wait_for_the_ports_of(node: &NodeRecord) -> Result<(), Stop> {
+    let former: Vec<Process> = node.process.into_iter().collect();
+    if !wait_until_gone(&former, STOP_PATIENCE).await {
+        return Err(Stop::Failed(format!("{}: its former process does not end", node.name)));
+    }
+    check_ports(node, SAME_PORTS)
 }
 
 /// Starts one node in the background; it outlives this program. The folder remembers its process.

@@ -52,7 +52,7 @@ async fn start_up_to(path: &Path, nodes: usize, binary: Option<&Path>) -> Result
     let stopped: Vec<usize> = (0..folder.cluster.nodes.len()).filter(|node| !folder.cluster.nodes[*node].is_running()).collect();
     // What cannot start is not kept.
     for node in &stopped {
-        launch::check_ports(&folder.cluster.nodes[*node], launch::SAME_PORTS)?;
+        launch::wait_for_the_ports_of(&folder.cluster.nodes[*node]).await?;
     }
     folder.save()?;
     let mut children = Vec::new();

@@ -172,7 +172,7 @@ impl Get {
 
     /// What it holds of values.
     pub fn value_bytes(&self) -> usize {
-        self.object.values().map(|(_, value)| value.data.as_ref().map_or(0, |data| data.len())).sum()
+        self.object.value_bytes()
     }
 
     /// Whether the client has been answered.

@@ -5,6 +5,8 @@
 //! flight when a new ring arrives starts again under it, with the same dot and a number of its own: what a node answered as a stand-in
 //! under the old ring is no answer of the home replica that it may be under the new one.
 
+#[cfg(test)]
+mod bound_tests;
 mod forwards;
 mod gets;
 pub(super) mod in_flight;
@@ -99,11 +101,14 @@ impl<S: Storage> Node<S> {
             Operation::Delete { context } => too_long("context", context.len(), CONTEXT_BYTES_MAX)?,
             Operation::Get => {}
         }
-        if matches!(request.operation, Operation::Get) && self.requests.get_bytes >= self.config.get_bytes_max {
+        let (requests, held, most) = match request.operation {
+            Operation::Get => ("gets", self.requests.get_bytes, self.config.get_bytes_max),
+            Operation::Put { .. } | Operation::Delete { .. } => ("puts", self.requests.put_bytes, self.config.put_bytes_max),
+        };
+        if held >= most {
             self.counters.requests_refused_overload += 1;
-            let (held, most) = (self.requests.get_bytes, self.config.get_bytes_max);
             return Err(Failure::Overloaded(format!(
-                "gets in flight hold {held} bytes of this node's memory, at most {most}; retry later"
+                "{requests} in flight hold {held} bytes of this node's memory, at most {most}; retry later"
             )));
         }
         if self.requests.len() >= self.config.requests_max {
@@ -243,7 +248,7 @@ impl<S: Storage> Node<S> {
     /// This node was declared lost: whoever waits for it is told, with a put's outcome open.
     pub(super) fn abandon_requests(&mut self, out: &mut Vec<Output>) {
         let (puts, gets) = (std::mem::take(&mut self.requests.puts), std::mem::take(&mut self.requests.gets));
-        self.requests.get_bytes = 0;
+        (self.requests.put_bytes, self.requests.get_bytes) = (0, 0);
         for job in puts.into_values().map(|put| put.job).filter(|job| !job.machine.is_answered()) {
             self.counters.puts_unknown += 1;
             let required = job.required.total as u32;
@@ -294,13 +299,13 @@ impl<S: Storage> Node<S> {
         let waits = |put: &PutJob| !put.job.machine.is_answered();
         let puts: Vec<RequestId> = self.requests.puts.iter().filter(|(_, put)| waits(put)).map(|(number, _)| *number).collect();
         for former in puts {
-            let Some(mut put) = self.requests.puts.remove(&former) else { continue };
+            let Some(mut put) = self.requests.remove_put(former) else { continue };
             let (partition, required, deadline) = (put.job.partition, put.job.required, put.job.deadline);
             let mut outputs = Vec::new();
             let machine = self.put_machine(&ring, partition, required, deadline, now, &mut outputs);
             (put.job.machine, put.job.epoch) = (machine, ring.epoch);
             let number = self.renumber(former, deadline, now);
-            self.requests.puts.insert(number, put);
+            self.requests.insert_put(number, put);
             self.perform_put(number, outputs, now, out)?;
         }
         let waiting = self.requests.gets.iter().filter(|(_, job)| !job.machine.is_answered());

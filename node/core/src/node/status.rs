@@ -39,6 +39,10 @@ pub struct Status {
     pub ready: bool,
     /// Its disk has space; else it stores nothing that others send, hints among it.
     pub writable: bool,
+    /// How it treats buckets ([`crate::config::Config::buckets_digest`]).
+    pub buckets_digest: u64,
+    /// Who said that they are treated otherwise there, and how.
+    pub buckets_differ: BTreeMap<NodeId, u64>,
 }
 
 /// A transfer to a new replica.
@@ -100,6 +104,8 @@ impl<S: Storage> Node<S> {
             clock_ahead_ms: self.clocks.median_ahead_ms(now),
             ready: self.dots.may_be_issued() && self.declared_lost().is_none(),
             writable: self.writable,
+            buckets_digest: self.gossip.of(own).map_or(0, |state| state.buckets_digest),
+            buckets_differ: self.gossip.differing_buckets(),
         }
     }
 

@@ -211,6 +211,7 @@ fn gossip(wire: v1::Gossip) -> Result<Message, WireError> {
             epoch: Epoch(wire.epoch),
             objects: wire.objects,
             hints: wire.hints,
+            buckets_digest: wire.buckets_digest,
         };
         Ok((node(&wire.node, "members.node")?, state))
     };

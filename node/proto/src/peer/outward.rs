@@ -146,6 +146,7 @@ fn member((id, state): (NodeId, MemberState)) -> v1::GossipMember {
         epoch: state.epoch.0,
         objects: state.objects,
         hints: state.hints,
+        buckets_digest: state.buckets_digest,
     }
 }
 

@@ -119,6 +119,7 @@ fn messages() -> Vec<Message> {
         epoch: Epoch(3),
         objects: 4,
         hints: 5,
+        buckets_digest: u64::MAX,
     };
     let push = |purpose| Message::Push { batch: 1, epoch, partition, purpose, objects: objects.clone() };
     let refused = |reason| Message::Refused { request, reason, epoch };

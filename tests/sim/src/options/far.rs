@@ -86,6 +86,7 @@ pub const EXTREMES: [(&str, Change); 30] = [
         (options.background.bytes_min, options.background.bytes_max) = dice.pick(&[(64 << 10, 64 << 10), (1 << 20, 2 << 20)]);
         (options.workload.cold_keys, options.workload.think) = (10, millis(200));
         options.pace.get_bytes = 2 * options.workload.value_bytes;
+        options.pace.put_bytes = 4 * options.workload.value_bytes;
     }),
     ("far: clocks that differ by hours", |options, dice| {
         options.skew = seconds(3_600) * dice.between(1, 5) as u32;

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::in_flight::{Job, ReplyTo};
 use crate::context;
 use crate::coordinator::{Progress, get};
@@ -163,11 +161,8 @@ impl<S: Storage> Node<S> {
                 self.measured.divergence.count(&job.name.bucket, object.siblings().count());
                 let (nodes, durable, hinted) = job.machine.evidence();
                 let evidence = Evidence { epoch: job.epoch, nodes, durable, hinted };
-                let context = if object.is_empty() {
-                    Bytes::new()
-                } else {
-                    context::encode(&object.context(), job.machine.fastest(), self.identity.cluster, &job.name)
-                };
+                // Of what is not there too: who deletes it then has read, and deletes nothing.
+                let context = context::encode(&object.context(), job.machine.fastest(), self.identity.cluster, &job.name);
                 let object = if self.config.last_writer_wins(&job.name.bucket) {
                     self.counters.last_writer_wins_hidden += object.values().count().saturating_sub(1) as u64;
                     reconciliation::newest(&object)
@@ -223,66 +218,4 @@ impl<S: Storage> Node<S> {
 fn readers(ring: &Ring, set: &[NodeId], required: Required) -> Nodes {
     let left: Nodes = set.iter().filter(|node| !ring.is_lost(**node)).copied().collect();
     if left.len() >= required.total { left } else { Nodes::from_slice(set) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-    use crate::name::Name;
-    use crate::node::{Identity, Input};
-    use crate::request::{ClientHandle, Operation, QuorumWish};
-    use crate::ring::tests::{node, ring_of};
-    use crate::storage::MemoryStorage;
-    use crate::version::{Actor, CausalContext, Dot, Value};
-
-    const NOW: Now = Now { instant: Instant(1_000_000), wall_ms: 0 };
-    const VALUE_BYTES: usize = 100;
-
-    /// Node 1 of three, which holds a value of the name and hears of the others.
-    fn coordinator(get_bytes_max: usize) -> (Node<MemoryStorage>, Name) {
-        let (ring, name) = (ring_of(3, 1), Name::new("b", "k"));
-        let (zone, peer_address, client_address) = ("z".into(), String::new(), String::new());
-        let identity = Identity { node: node(1), cluster: ring.cluster, zone, peer_address, client_address, generation: 1 };
-        let mut object = Object::default();
-        let actor = Actor { node: node(2), incarnation: crate::id::Incarnation(1) };
-        let value = Value { data: Some(vec![7; VALUE_BYTES].into()), written_ms: 0 };
-        object.update(&CausalContext::default(), Dot { actor, counter: 1 }, value);
-        let mut storage = MemoryStorage::default();
-        storage.write(ring.partition_of(&name), &name, &object).unwrap();
-        let config = Config { get_bytes_max, ..Config::default() };
-        let mut opened = Node::open(identity, config, storage, 1, NOW).unwrap();
-        opened.propose_ring(ring, NOW, &mut Vec::new()).unwrap();
-        for peer in [node(2), node(3)] {
-            let (peer_address, client_address) = ("p".into(), "c".into());
-            opened.handle(Input::LinkUp { peer, peer_address, client_address }, NOW, &mut Vec::new()).unwrap();
-            let message = Message::Ping { answer: false };
-            opened.handle(Input::Message { from: peer, message }, NOW, &mut Vec::new()).unwrap();
-        }
-        (opened, name)
-    }
-
-    /// What a client that asks now is told at once.
-    fn get(at: &mut Node<MemoryStorage>, name: &Name, now: Now) -> Option<Result<Success, Failure>> {
-        let (name, quorum) = (name.clone(), QuorumWish::default());
-        let request = Request { name, operation: Operation::Get, request_key: None, quorum, timeout_ms: 0 };
-        let mut out = Vec::new();
-        at.handle(Input::Request { client: ClientHandle(1), request }, now, &mut out).unwrap();
-        out.into_iter().find_map(|output| if let Output::Respond { outcome, .. } = output { Some(outcome) } else { None })
-    }
-
-    #[test]
-    fn gets_in_flight_hold_no_more_than_the_bound_and_one_value_and_give_it_back() {
-        let (mut node, name) = coordinator(2 * VALUE_BYTES);
-        for _ in 0..2 {
-            assert_eq!(get(&mut node, &name, NOW), None, "it waits for another replica");
-        }
-        let refused = get(&mut node, &name, NOW);
-        assert!(matches!(&refused, Some(Err(Failure::Overloaded(text))) if text.contains("hold 200 bytes")), "{refused:?}");
-        assert_eq!(node.counters().requests_refused_overload, 1);
-        let late = Now { instant: NOW.instant + Config::default().request_timeout, wall_ms: 0 };
-        node.handle(Input::Tick, late, &mut Vec::new()).unwrap();
-        assert_eq!(node.requests.get_bytes, 0, "their time is over");
-        assert!(!matches!(get(&mut node, &name, late), Some(Err(Failure::Overloaded(_)))));
-    }
 }

@@ -64,6 +64,13 @@ pub(super) struct PutJob {
     pub(super) context: Bytes,
 }
 
+impl PutJob {
+    /// What it holds: values that it found and the one that it adds, in the messages that they came in, and what is written.
+    fn bytes(&self) -> usize {
+        self.object.value_bytes() + self.object.encoded_len()
+    }
+}
+
 /// A request that another node coordinates.
 #[derive(Clone, Debug)]
 pub(super) struct ForwardJob {
@@ -97,7 +104,9 @@ pub(in crate::node) struct InFlight {
     // In boxes, since a tree moves its entries about.
     pub(super) puts: BTreeMap<RequestId, Box<PutJob>>,
     pub(super) gets: BTreeMap<RequestId, Box<Job<get::Get>>>,
-    /// What they hold of values, all of them.
+    /// What all of them hold.
+    pub(super) put_bytes: usize,
+    /// What all of them hold of values.
     pub(super) get_bytes: usize,
     pub(super) forwards: BTreeMap<RequestId, ForwardJob>,
     /// When to look whether a replica is silent, in order: all wait equally long. Most requests have ended by then.
@@ -154,6 +163,19 @@ impl InFlight {
 
     pub(in crate::node) fn len(&self) -> usize {
         self.puts.len() + self.gets.len() + self.forwards.len()
+    }
+
+    /// A put that begins, or begins again.
+    pub(super) fn insert_put(&mut self, number: RequestId, put: Box<PutJob>) {
+        self.put_bytes += put.bytes();
+        self.puts.insert(number, put);
+    }
+
+    /// A put that is over, or begins again.
+    pub(super) fn remove_put(&mut self, number: RequestId) -> Option<Box<PutJob>> {
+        let put = self.puts.remove(&number)?;
+        self.put_bytes -= put.bytes();
+        Some(put)
     }
 
     /// One input for a get, if it is under way.

@@ -46,6 +46,12 @@ impl<S: Storage> Node<S> {
                 return Ok(());
             }
         };
+        if let Some(context) = self.covers_nothing(&request) {
+            self.counters.puts_ok += 1;
+            let evidence = Evidence { epoch: ring.epoch, nodes: Vec::new(), durable: 0, hinted: 0 };
+            self.respond(reply, Ok(Success::Written { context, evidence }), out);
+            return Ok(());
+        }
         let deadline = now.instant + self.timeout(&request);
         let name = request.name.clone();
         let Prepared { object, context } = match self.next_version(ring, partition, request, now)? {
@@ -60,10 +66,21 @@ impl<S: Storage> Node<S> {
         let machine = self.put_machine(ring, partition, required, deadline, now, &mut outputs);
         let number = self.requests.number();
         let job = Job { reply, name, partition, epoch: ring.epoch, required, begun: now.instant, deadline, machine };
-        self.requests.puts.insert(number, Box::new(PutJob { job, object, context }));
+        self.requests.insert_put(number, Box::new(PutJob { job, object, context }));
         self.arm(number, deadline, now);
         self.keep_own_dot(ring, number)?;
         self.perform_put(number, outputs, now, out)
+    }
+
+    /// The token of a delete by somebody who had read that there is nothing. It deletes nothing, whatever is there by now, so nothing is
+    /// written: as often as it is sent, no tombstone would ever be the last.
+    fn covers_nothing(&self, request: &Request) -> Option<Bytes> {
+        let Operation::Delete { context } = &request.operation else { return None };
+        if context.is_empty() || self.config.last_writer_wins(&request.name.bucket) {
+            return None;
+        }
+        let token = context::decode(context.clone(), self.identity.cluster, &request.name).ok()?;
+        token.seen.0.is_empty().then(|| context.clone())
     }
 
     /// A coordinator that is no replica keeps what it made, as the hint that it is asked for or as one more: its next version of the
@@ -361,7 +378,7 @@ impl<S: Storage> Node<S> {
         let progress = job.machine.handle(input, now.instant, &mut outputs);
         self.perform_put(number, outputs, now, out)?;
         if progress == Progress::Settled
-            && let Some(put) = self.requests.puts.remove(&number)
+            && let Some(put) = self.requests.remove_put(number)
         {
             self.requests.deadlines.remove(&(put.job.deadline, number));
         }

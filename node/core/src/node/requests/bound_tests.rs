@@ -1,0 +1,117 @@
+//! What requests in flight may hold in memory.
+
+use bytes::Bytes;
+
+use crate::config::Config;
+use crate::id::{NodeId, RequestId};
+use crate::message::Message;
+use crate::name::Name;
+use crate::node::{Identity, Input, Node, Output};
+use crate::request::{ClientHandle, Failure, Operation, QuorumWish, Request, Success};
+use crate::ring::tests::{node, ring_of};
+use crate::storage::{MemoryStorage, Storage};
+use crate::time::{Instant, Now};
+use crate::version::{Actor, CausalContext, Dot, Object, Value};
+
+const NOW: Now = Now { instant: Instant(1_000_000), wall_ms: 0 };
+const VALUE_BYTES: usize = 100;
+
+/// Node 1 of three, which holds a value of the name and hears of the others.
+fn coordinator(config: Config) -> (Node<MemoryStorage>, Name) {
+    let (ring, name) = (ring_of(3, 1), Name::new("b", "k"));
+    let (zone, peer_address, client_address) = ("z".into(), String::new(), String::new());
+    let identity = Identity { node: node(1), cluster: ring.cluster, zone, peer_address, client_address, generation: 1 };
+    let mut object = Object::default();
+    let actor = Actor { node: node(2), incarnation: crate::id::Incarnation(1) };
+    let value = Value { data: Some(vec![7; VALUE_BYTES].into()), written_ms: 0 };
+    object.update(&CausalContext::default(), Dot { actor, counter: 1 }, value);
+    let mut storage = MemoryStorage::default();
+    storage.write(ring.partition_of(&name), &name, &object).unwrap();
+    let mut opened = Node::open(identity, config, storage, 1, NOW).unwrap();
+    opened.propose_ring(ring, NOW, &mut Vec::new()).unwrap();
+    sync(&mut opened);
+    for peer in [node(2), node(3)] {
+        let (peer_address, client_address) = ("p".into(), "c".into());
+        opened.handle(Input::LinkUp { peer, peer_address, client_address }, NOW, &mut Vec::new()).unwrap();
+        hear(&mut opened, peer, Message::Ping { answer: false });
+    }
+    (opened, name)
+}
+
+fn hear(at: &mut Node<MemoryStorage>, from: NodeId, message: Message) {
+    at.handle(Input::Message { from, message }, NOW, &mut Vec::new()).unwrap();
+}
+
+/// Everything so far is on stable storage.
+fn sync(at: &mut Node<MemoryStorage>) {
+    while let Some(ticket) = at.commit().unwrap() {
+        at.handle(Input::Durable { ticket }, NOW, &mut Vec::new()).unwrap();
+    }
+}
+
+/// What a client that asks now is told at once.
+fn ask(at: &mut Node<MemoryStorage>, name: &Name, operation: Operation, now: Now) -> Option<Result<Success, Failure>> {
+    let (name, quorum) = (name.clone(), QuorumWish::default());
+    let request = Request { name, operation, request_key: None, quorum, timeout_ms: 0 };
+    let mut out = Vec::new();
+    at.handle(Input::Request { client: ClientHandle(1), request }, now, &mut out).unwrap();
+    out.into_iter().find_map(|output| if let Output::Respond { outcome, .. } = output { Some(outcome) } else { None })
+}
+
+/// A value beside those that are there.
+fn put() -> Operation {
+    Operation::Put { data: vec![8; VALUE_BYTES].into(), context: Bytes::new(), create_only: false }
+}
+
+fn late() -> Now {
+    Now { instant: NOW.instant + Config::default().request_timeout, wall_ms: 0 }
+}
+
+#[test]
+fn gets_in_flight_hold_no_more_than_the_bound_and_one_value_and_give_it_back() {
+    let (mut node, name) = coordinator(Config { get_bytes_max: 2 * VALUE_BYTES, ..Config::default() });
+    for _ in 0..2 {
+        assert_eq!(ask(&mut node, &name, Operation::Get, NOW), None, "it waits for another replica");
+    }
+    let refused = ask(&mut node, &name, Operation::Get, NOW);
+    assert!(matches!(&refused, Some(Err(Failure::Overloaded(text))) if text.contains("hold 200 bytes")), "{refused:?}");
+    assert_eq!(node.counters().requests_refused_overload, 1);
+    assert_eq!(ask(&mut node, &name, put(), NOW), None, "puts have a bound of their own");
+    node.handle(Input::Tick, late(), &mut Vec::new()).unwrap();
+    assert_eq!(node.requests.get_bytes, 0, "their time is over");
+    assert!(!matches!(ask(&mut node, &name, Operation::Get, late()), Some(Err(Failure::Overloaded(_)))));
+}
+
+#[test]
+fn puts_in_flight_hold_no_more_than_the_bound_and_one_object_and_give_it_back() {
+    // The first holds the value that it found and its own, and both again as they are written.
+    let (mut node, name) = coordinator(Config { put_bytes_max: 4 * VALUE_BYTES + 1_000, ..Config::default() });
+    let mut held = Vec::new();
+    let refused = loop {
+        match ask(&mut node, &name, put(), NOW) {
+            None => held.push(node.requests.put_bytes),
+            Some(refused) => break refused,
+        }
+    };
+    assert!(held[0] > 4 * VALUE_BYTES && held[0] < 4 * VALUE_BYTES + 300, "{held:?}");
+    let (last, before) = (held[held.len() - 1], held[held.len() - 2]);
+    assert!(before < 4 * VALUE_BYTES + 1_000 && last >= 4 * VALUE_BYTES + 1_000, "{held:?}");
+    let said = format!("puts in flight hold {last} bytes of this node's memory, at most 1400; retry later");
+    assert_eq!(refused, Err(Failure::Overloaded(said)));
+    assert_eq!(node.counters().requests_refused_overload, 1);
+    let deletes = ask(&mut node, &name, Operation::Delete { context: "a".into() }, NOW);
+    assert!(matches!(deletes, Some(Err(Failure::Overloaded(_)))), "{deletes:?}");
+    assert_eq!(ask(&mut node, &name, Operation::Get, NOW), None, "gets have a bound of their own");
+
+    let numbers: Vec<RequestId> = node.requests.puts.keys().copied().collect();
+    for request in &numbers[1..] {
+        [2, 3].into_iter().for_each(|peer| {
+            hear(&mut node, crate::ring::tests::node(peer), Message::Replicated { request: *request, durable: true })
+        });
+    }
+    sync(&mut node);
+    assert_eq!(node.requests.put_bytes, held[0], "all but the first have what they wait for");
+    node.handle(Input::Tick, late(), &mut Vec::new()).unwrap();
+    assert_eq!(node.requests.put_bytes, 0, "its time is over");
+    assert!(!matches!(ask(&mut node, &name, put(), late()), Some(Err(Failure::Overloaded(_)))));
+}
