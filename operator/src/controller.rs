@@ -72,6 +72,8 @@ pub struct Context {
     failures: Mutex<HashMap<String, u32>>,
     /// Clean-ups that fail; only for when they are given up.
     clean_ups: Mutex<Failing>,
+    /// Since when the status of clusters may not be written, by their UID; only for whether this process is called ready.
+    untold: Mutex<HashMap<String, Instant>>,
 }
 
 /// Why a pass failed.
@@ -123,7 +125,17 @@ impl Context {
             metrics,
             failures: Mutex::default(),
             clean_ups: Mutex::default(),
+            untold: Mutex::default(),
         }
+    }
+
+    /// Since when the status of some cluster may not be written.
+    pub fn untold_since(&self) -> Option<Instant> {
+        self.untold().values().min().copied()
+    }
+
+    fn untold(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<String, u32>> {
@@ -156,7 +168,7 @@ impl Context {
 pub async fn clusters_can_be_read(client: &Client, namespace: Option<&str>) {
     let clusters = api::<DynamoCluster>(client, namespace);
     while let Err(error) = clusters.list(&ListParams::default().limit(1)).await {
-        warn!(%error, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed?");
+        warn!(%error, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed, and may this operator read it?");
         sleep(WAITING).await;
     }
 }
@@ -187,14 +199,14 @@ pub async fn run(
                 Err(ControllerError::ObjectNotFound(gone)) => {
                     context.metrics.forget(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
                 }
-                Err(error) => warn!(%error, "watching failed; is the CRD dynamoclusters.dynamokv.io installed?"),
+                Err(error) => warn!(%error, "watching failed; is the CRD dynamoclusters.dynamokv.io installed, and may this operator read it?"),
             }
             std::future::ready(())
         })
         .await;
 }
 
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+pub(crate) fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -269,6 +281,7 @@ async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<(Outcome
     let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &namespace);
     let gone = (Outcome::Converged, Action::requeue(AT_REST));
     let Some(cluster) = clusters.get_opt(&name).await? else {
+        context.untold().remove(&cached.uid().unwrap_or_default());
         context.metrics.forget(&namespace, &name);
         return Ok(gone);
     };
@@ -309,7 +322,7 @@ async fn pass(
             return Ok((outcome, Action::requeue(AT_REST)));
         }
     };
-    let (observed, live) = observe(&context.client, &*context.nodes, &valid).await.map_err(ReconcileError::Look)?;
+    let (mut observed, live) = observe(&context.client, &*context.nodes, &valid).await.map_err(ReconcileError::Look)?;
     let step = next_step(&valid, &observed);
     context.metrics.step(step.kind());
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");
@@ -318,6 +331,7 @@ async fn pass(
         (Upkeep { waiting: apply::outstanding(&valid, &observed, &live), ..Upkeep::default() }, None)
     } else {
         let upkeep = apply::upkeep(&context.client, &valid, &observed, &live).await;
+        observed.follow(&upkeep.versions);
         let step = apply::step(&context.client, &*context.nodes, &valid, &observed, &step).await;
         (upkeep, step.err())
     };
@@ -379,7 +393,9 @@ async fn publish_status(
     context: &Context,
 ) -> Result<(), kube::Error> {
     context.metrics.told(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), &status.conditions);
+    let uid = cluster.uid().unwrap_or_default();
     if cluster.status.as_ref() == Some(&status) {
+        context.untold().remove(&uid);
         return Ok(());
     }
     let told = events::of_conditions(cluster.status.as_ref(), &status);
@@ -390,7 +406,14 @@ async fn publish_status(
         "status": status,
     });
     let params = PatchParams::apply(STATUS_MANAGER).force();
-    clusters.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await?;
+    let written = clusters.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await;
+    match &written {
+        Err(kube::Error::Api(refusal)) if refusal.is_forbidden() => {
+            context.untold().entry(uid).or_insert_with(Instant::now);
+        }
+        _ => drop(context.untold().remove(&uid)),
+    }
+    written?;
     context.metrics.wrote(1);
     context.tell(cluster, told).await;
     Ok(())
