@@ -13,8 +13,8 @@ use serde_json::json;
 const KEYS: u32 = 40;
 /// Rounds of a minute.
 const MINUTE: u32 = 1200;
-/// Minutes in which the controller begins to sleep for minutes.
-const MINUTES: u32 = 6;
+/// Minutes after which the controller, left alone, would sleep for some more.
+const MINUTES: u32 = 8;
 /// Runs in which everything goes wrong.
 const SEEDS: u64 = 6;
 
