@@ -98,16 +98,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cluster_that_is_gone_is_not_told_of_for_ever() {
+    async fn a_cluster_that_is_gone_or_another_by_now_is_not_told_of_for_ever() {
         let api = FakeApi::default();
         let context = Arc::new(Context::new(api.client(), Arc::new(Network), Arc::default(), None));
         let cart = Arc::new(cluster(3, &[]));
-        api.put(&format!("{CLUSTERS}/cart"), serde_json::to_value(&*cart).unwrap());
-        api.refuse(&format!("PATCH {CLUSTERS}/cart"), Refusal::Forbidden("dynamoclusters is forbidden".into()));
-        reconcile(Arc::clone(&cart), Arc::clone(&context)).await.unwrap_err();
-        assert!(context.untold_since().is_some());
-        api.remove(&format!("{CLUSTERS}/cart"));
-        reconcile(cart, Arc::clone(&context)).await.unwrap();
-        assert_eq!(context.untold_since(), None);
+        let mut another = cluster(3, &[]);
+        another.metadata.uid = Some("1d9ce1ab-2a0e-4b0c-9f3e-5f2a7b6c8d9e".into());
+        for successor in [Some(another), None] {
+            api.remove(&format!("{CLUSTERS}/cart"));
+            api.put(&format!("{CLUSTERS}/cart"), serde_json::to_value(&*cart).unwrap());
+            api.refuse(&format!("PATCH {CLUSTERS}/cart"), Refusal::Forbidden("dynamoclusters is forbidden".into()));
+            reconcile(Arc::clone(&cart), Arc::clone(&context)).await.unwrap_err();
+            assert!(context.untold_since().is_some());
+            api.refuse_nothing();
+            api.remove(&format!("{CLUSTERS}/cart"));
+            if let Some(successor) = successor {
+                api.put(&format!("{CLUSTERS}/cart"), serde_json::to_value(&successor).unwrap());
+            }
+            reconcile(Arc::clone(&cart), Arc::clone(&context)).await.unwrap();
+            assert_eq!(context.untold_since(), None);
+        }
     }
 }

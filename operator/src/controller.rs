@@ -72,7 +72,7 @@ pub struct Context {
     failures: Mutex<HashMap<String, u32>>,
     /// Clean-ups that fail; only for when they are given up.
     clean_ups: Mutex<Failing>,
-    /// Since when the status of clusters may not be written, by their UID; only for whether this process is called ready.
+    /// Since when the status of clusters may not be written, by their full names; only for whether this process is called ready.
     untold: Mutex<HashMap<String, Instant>>,
 }
 
@@ -132,6 +132,12 @@ impl Context {
     /// Since when the status of some cluster may not be written.
     pub fn untold_since(&self) -> Option<Instant> {
         self.untold().values().min().copied()
+    }
+
+    /// A cluster is no more.
+    fn forget(&self, namespace: &str, name: &str) {
+        self.untold().remove(&format!("{namespace}/{name}"));
+        self.metrics.forget(namespace, name);
     }
 
     fn untold(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
@@ -197,7 +203,7 @@ pub async fn run(
                 Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
                 // One that is gone is no fault.
                 Err(ControllerError::ObjectNotFound(gone)) => {
-                    context.metrics.forget(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+                    context.forget(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
                 }
                 Err(error) => warn!(%error, "watching failed; is the CRD dynamoclusters.dynamokv.io installed, and may this operator read it?"),
             }
@@ -281,8 +287,7 @@ async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<(Outcome
     let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &namespace);
     let gone = (Outcome::Converged, Action::requeue(AT_REST));
     let Some(cluster) = clusters.get_opt(&name).await? else {
-        context.untold().remove(&cached.uid().unwrap_or_default());
-        context.metrics.forget(&namespace, &name);
+        context.forget(&namespace, &name);
         return Ok(gone);
     };
     match (cleanup::is_held(&cluster), cleanup::is_to_be_held(&cluster)) {
@@ -393,9 +398,8 @@ async fn publish_status(
     context: &Context,
 ) -> Result<(), kube::Error> {
     context.metrics.told(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), &status.conditions);
-    let uid = cluster.uid().unwrap_or_default();
     if cluster.status.as_ref() == Some(&status) {
-        context.untold().remove(&uid);
+        context.untold().remove(&full_name(cluster));
         return Ok(());
     }
     let told = events::of_conditions(cluster.status.as_ref(), &status);
@@ -409,9 +413,9 @@ async fn publish_status(
     let written = clusters.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await;
     match &written {
         Err(kube::Error::Api(refusal)) if refusal.is_forbidden() => {
-            context.untold().entry(uid).or_insert_with(Instant::now);
+            context.untold().entry(full_name(cluster)).or_insert_with(Instant::now);
         }
-        _ => drop(context.untold().remove(&uid)),
+        _ => drop(context.untold().remove(&full_name(cluster))),
     }
     written?;
     context.metrics.wrote(1);
