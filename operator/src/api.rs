@@ -73,6 +73,12 @@ fn quoted(line: &str) -> String {
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
         description = "Everything is as asked: all nodes serve, and no data is on the move."
     ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is Ready, or is not; the condition's message says more."
+    ),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.readyReplicas", description = "Nodes that serve."),
     printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.epoch", description = "The ring's epoch."),
     printcolumn(
@@ -307,18 +313,23 @@ pub struct Zone {
         "spec.storage.size: is not a size; write for example 10Gi"
     ),
     validation = (
-        "(has(self.storageClassName) ? self.storageClassName : '') == (has(oldSelf.storageClassName) ? oldSelf.storageClassName : '')",
-        "spec.storage.storageClassName: cannot change after creation; set it back"
+        "!isQuantity(self.size) || !quantity(self.size).isLessThan(quantity('64Mi'))",
+        "spec.storage.size: must be at least 64Mi, or a node has no room for its own files; raise it, for example to 10Gi"
+    ),
+    validation = (
+        "has(self.storageClassName) ? has(oldSelf.storageClassName) && self.storageClassName == oldSelf.storageClassName : !has(oldSelf.storageClassName)",
+        "spec.storage.storageClassName: cannot change after creation, nor from absent, which is the default class, to \"\", which is none; set it back"
     )
 )]
 pub struct Storage {
-    /// The size of each node's volume. Raising it grows the volumes where the storage class allows that; lowering it changes no
-    /// existing volume. Default 10Gi.
+    /// The size of each node's volume, at least 64Mi. Raising it grows the volumes where the storage class allows that; lowering it changes
+    /// no existing volume. Default 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(max = 32), regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
     pub size: String,
 
-    /// The storage class; Kubernetes' default class if absent. Cannot change after creation.
+    /// The storage class; Kubernetes' default class if absent. "" is no class: volumes that somebody makes by hand. Cannot change after
+    /// creation, nor from absent to "".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,

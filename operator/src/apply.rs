@@ -7,12 +7,14 @@
 
 mod configuration;
 mod difference;
+mod nudge;
+mod refusal;
 mod sets;
 #[cfg(test)]
 mod tests;
 mod upkeep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dynamo_core::id::NodeId;
 use dynamo_core::ring::Ring;
@@ -24,6 +26,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::build::{labels, ring_record};
+use crate::listing;
 use crate::nodes::{self, Nodes};
 use crate::observed::{Observed, Record};
 use crate::plan::{Cause, Step};
@@ -46,12 +49,12 @@ pub enum ApplyError {
         error: Box<kube::Error>,
     },
     /// Nodes refused a ring or did not answer.
-    #[error("ring epoch {epoch} was not taken by {}", refusals.join("; "))]
+    #[error("ring epoch {epoch} was not taken by {}", listing::notes(refusals.clone()))]
     Offer {
         /// The ring's epoch.
         epoch: u64,
         /// Which pods, and their words.
-        refusals: Vec<String>,
+        refusals: BTreeMap<String, String>,
     },
 }
 
@@ -65,12 +68,22 @@ impl ApplyError {
             Self::Offer { .. } => false,
         }
     }
+
+    /// The API server answered, and did not act.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Kubernetes { error, .. } => {
+                matches!(&**error, kube::Error::Api(status) if status.is_invalid() || status.is_forbidden() || status.code == 400)
+            }
+            Self::Offer { .. } => false,
+        }
+    }
 }
 
-/// What the API server says, for people; its answer has more, which is for machines.
+/// What the API server says, for people, about what they wrote; its answer has more, which is for machines.
 pub(crate) fn words(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        kube::Error::Api(status) if !status.message.is_empty() => refusal::translated(&status.message),
         other => other.to_string(),
     }
 }
@@ -181,14 +194,14 @@ async fn offer_ring(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &Observ
     let offers = stream::iter(addresses.collect::<Vec<_>>())
         .map(|(pod, address)| async move {
             let offer = nodes.offer(&address, ring).await;
-            offer.err().map(|error| format!("{pod}: {error}"))
+            offer.err().map(|error| (pod, error))
         })
         .buffer_unordered(nodes::ASKED_MAX);
-    let refusals: BTreeSet<String> = offers.filter_map(std::future::ready).collect().await;
+    let refusals: BTreeMap<String, String> = offers.filter_map(std::future::ready).collect().await;
     if refusals.is_empty() {
         return Ok(());
     }
-    Err(ApplyError::Offer { epoch: ring.epoch.0, refusals: refusals.into_iter().collect() })
+    Err(ApplyError::Offer { epoch: ring.epoch.0, refusals })
 }
 
 async fn delete_volumes(

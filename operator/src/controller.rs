@@ -72,6 +72,8 @@ pub struct Context {
     failures: Mutex<HashMap<String, u32>>,
     /// Clean-ups that fail; only for when they are given up.
     clean_ups: Mutex<Failing>,
+    /// Since when the status of clusters may not be written, by their full names; only for whether this process is called ready.
+    untold: Mutex<HashMap<String, Instant>>,
 }
 
 /// Why a pass failed.
@@ -123,7 +125,23 @@ impl Context {
             metrics,
             failures: Mutex::default(),
             clean_ups: Mutex::default(),
+            untold: Mutex::default(),
         }
+    }
+
+    /// Since when the status of some cluster may not be written.
+    pub fn untold_since(&self) -> Option<Instant> {
+        self.untold().values().min().copied()
+    }
+
+    /// A cluster is no more.
+    fn forget(&self, namespace: &str, name: &str) {
+        self.untold().remove(&format!("{namespace}/{name}"));
+        self.metrics.forget(namespace, name);
+    }
+
+    fn untold(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<String, u32>> {
@@ -156,7 +174,7 @@ impl Context {
 pub async fn clusters_can_be_read(client: &Client, namespace: Option<&str>) {
     let clusters = api::<DynamoCluster>(client, namespace);
     while let Err(error) = clusters.list(&ListParams::default().limit(1)).await {
-        warn!(%error, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed?");
+        warn!(%error, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed, and may this operator read it?");
         sleep(WAITING).await;
     }
 }
@@ -185,16 +203,16 @@ pub async fn run(
                 Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
                 // One that is gone is no fault.
                 Err(ControllerError::ObjectNotFound(gone)) => {
-                    context.metrics.forget(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+                    context.forget(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
                 }
-                Err(error) => warn!(%error, "watching failed; is the CRD dynamoclusters.dynamokv.io installed?"),
+                Err(error) => warn!(%error, "watching failed; is the CRD dynamoclusters.dynamokv.io installed, and may this operator read it?"),
             }
             std::future::ready(())
         })
         .await;
 }
 
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+pub(crate) fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -269,7 +287,7 @@ async fn live_pass(cached: &DynamoCluster, context: &Context) -> Result<(Outcome
     let clusters: Api<DynamoCluster> = Api::namespaced(context.client.clone(), &namespace);
     let gone = (Outcome::Converged, Action::requeue(AT_REST));
     let Some(cluster) = clusters.get_opt(&name).await? else {
-        context.metrics.forget(&namespace, &name);
+        context.forget(&namespace, &name);
         return Ok(gone);
     };
     match (cleanup::is_held(&cluster), cleanup::is_to_be_held(&cluster)) {
@@ -309,7 +327,7 @@ async fn pass(
             return Ok((outcome, Action::requeue(AT_REST)));
         }
     };
-    let (observed, live) = observe(&context.client, &*context.nodes, &valid).await.map_err(ReconcileError::Look)?;
+    let (mut observed, live) = observe(&context.client, &*context.nodes, &valid).await.map_err(ReconcileError::Look)?;
     let step = next_step(&valid, &observed);
     context.metrics.step(step.kind());
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");
@@ -318,6 +336,7 @@ async fn pass(
         (Upkeep { waiting: apply::outstanding(&valid, &observed, &live), ..Upkeep::default() }, None)
     } else {
         let upkeep = apply::upkeep(&context.client, &valid, &observed, &live).await;
+        observed.follow(&upkeep.versions);
         let step = apply::step(&context.client, &*context.nodes, &valid, &observed, &step).await;
         (upkeep, step.err())
     };
@@ -380,6 +399,7 @@ async fn publish_status(
 ) -> Result<(), kube::Error> {
     context.metrics.told(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), &status.conditions);
     if cluster.status.as_ref() == Some(&status) {
+        context.untold().remove(&full_name(cluster));
         return Ok(());
     }
     let told = events::of_conditions(cluster.status.as_ref(), &status);
@@ -390,7 +410,14 @@ async fn publish_status(
         "status": status,
     });
     let params = PatchParams::apply(STATUS_MANAGER).force();
-    clusters.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await?;
+    let written = clusters.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await;
+    match &written {
+        Err(kube::Error::Api(refusal)) if refusal.is_forbidden() => {
+            context.untold().entry(full_name(cluster)).or_insert_with(Instant::now);
+        }
+        _ => drop(context.untold().remove(&full_name(cluster))),
+    }
+    written?;
     context.metrics.wrote(1);
     context.tell(cluster, told).await;
     Ok(())

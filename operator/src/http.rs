@@ -15,7 +15,8 @@ use tokio::net::TcpListener;
 use crate::metrics::Metrics;
 
 /// Whether this replica could do its part: it can read clusters, and the lease if it needs one. One that waits for the lease does its part by
-/// waiting. One that cannot do it takes nobody's place: the replica that works goes only when the new one is ready.
+/// waiting. One that cannot do it takes nobody's place: the replica that works goes only when the new one is ready. One that acts says here that
+/// it no longer can ([`crate::ability`]).
 #[derive(Default)]
 pub struct Readiness(AtomicBool);
 
@@ -66,7 +67,9 @@ fn router(metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Router {
 fn ready(readiness: &Readiness) -> (StatusCode, &'static str) {
     match readiness.is_ready() {
         true => (StatusCode::OK, "ok"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "clusters or the lease cannot be read or written; the log says why"),
+        false => {
+            (StatusCode::SERVICE_UNAVAILABLE, "clusters, their status or the lease cannot be read or written; the log says why")
+        }
     }
 }
 

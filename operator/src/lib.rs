@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`api`] | the `DynamoCluster` resource and its CRD | no |
 //! | [`valid`] | a spec that holds together | no |
-//! | [`quantity`] | amounts as Kubernetes writes them | no |
+//! | [`quantity`], [`listing`] | amounts as Kubernetes writes them, lists as people read them | no |
 //! | [`observed`], [`observe`], [`nodes`] | one look: live objects, and each node's own view | reads |
 //! | [`plan`] | the next step: the heart | no |
 //! | [`build`] | the Kubernetes objects | no |
@@ -15,8 +15,9 @@
 //! | [`status`], [`events`] | what people and tools are told | no |
 //! | [`cleanup`] | a deleted cluster's volumes | writes |
 //! | [`controller`] | the loop | all of it |
-//! | [`leader`], [`http`], [`metrics`] | one acts at a time, and can be watched | |
+//! | [`leader`], [`ability`], [`http`], [`metrics`] | one acts at a time, and can be watched | |
 
+pub mod ability;
 pub mod api;
 pub mod apply;
 pub mod build;
@@ -29,6 +30,7 @@ mod fake_api;
 mod fuzz;
 pub mod http;
 pub mod leader;
+pub mod listing;
 pub mod metrics;
 pub mod nodes;
 pub mod observe;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use dynamo_operator::ability::Ability;
 use dynamo_operator::controller::{self, Context};
 use dynamo_operator::http::Readiness;
 use dynamo_operator::leader::Election;
@@ -117,8 +118,10 @@ async fn operate(run: &Run) -> anyhow::Result<()> {
     }
     metrics.leads(true);
     info!(namespace = namespace.unwrap_or("(all)"), "reconciling");
-    let context = Arc::new(Context::new(client, Arc::new(Network), metrics, run.pod_name.clone()));
-    let work = controller::run(context, namespace, run.concurrency, stopped(stop.clone()));
+    let context = Arc::new(Context::new(client.clone(), Arc::new(Network), metrics, run.pod_name.clone()));
+    let mut ability = Ability::new(&client, namespace);
+    let told = ability.tell(&context, &readiness);
+    let work = controller::run(Arc::clone(&context), namespace, run.concurrency, stopped(stop.clone()));
     let lost = async {
         match &election {
             Some(election) => election.hold().await,
@@ -127,6 +130,7 @@ async fn operate(run: &Run) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = work => {}
+        never = told => match never {},
         // Nothing under way is finished: another operator may act by now.
         () = lost => bail!("the lease {} was lost", run.lease_name),
     }

@@ -27,7 +27,7 @@ use crate::build::{
     client_service, config_map, headless_service, labels, pod, pod_disruption_budget, ring_record, service_account,
 };
 use crate::nodes::{self, Nodes};
-use crate::observed::{Configuration, Observed};
+use crate::observed::{Configuration, Observed, Set};
 use crate::plan;
 use crate::valid::{Place, ValidCluster};
 
@@ -97,8 +97,10 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let (of_sets, listed, configurations) =
         tokio::try_join!(pods.list(&of_cluster), claims.list(&of_cluster), config_maps.list_metadata(&of_cluster))?;
     observed.configurations = read_configurations(cluster, &live, &of_sets.items, configurations.items);
-    let now = if of_sets.items.iter().any(objects::starts_or_ends) { time(client).await? } else { Timestamp::now() };
-    observed.pods = of_sets.items.iter().filter_map(|pod| objects::pod(cluster, &observed.sets, pod, now)).collect();
+    let counts = of_sets.items.iter().any(objects::starts_or_ends) || observed.sets.values().any(Set::lacks_pods);
+    observed.time = if counts { time(client).await? } else { Timestamp::now() };
+    let (sets, now) = (&observed.sets, observed.time);
+    observed.pods = of_sets.items.iter().filter_map(|pod| objects::pod(cluster, sets, pod, now)).collect();
     observed.strangers = read_strangers(&pods, cluster, &observed).await?;
     observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
     let unlisted = read_unlisted(&claims, cluster, &observed).await?;
@@ -115,6 +117,10 @@ fn explain_unbound(cluster: &ValidCluster, observed: &mut Observed) {
         let Some(trouble) = pod.trouble.as_mut().filter(|trouble| trouble.contains("unbound immediate")) else { continue };
         let claim = cluster.claim_name(place);
         *trouble += &match volume.class.as_str() {
+            "" if cluster.storage.storage_class_name.is_some() => format!(
+                "; claim {claim} is of no storage class, since spec.storage.storageClassName is \"\", and waits for a volume that somebody makes by \
+                 hand; to have one made, delete this cluster and its claims, and create it again without that field or with a class"
+            ),
             "" => format!(
                 "; claim {claim} has no storage class: make one the default class, or delete this cluster and its claims, and create it again with \
                  spec.storage.storageClassName"
@@ -308,6 +314,14 @@ mod tests {
         }
         let (observed, _) = observe(&api.client(), &Network, &cluster).await.unwrap();
         let told: Vec<String> = observed.pods.values().filter_map(|pod| pod.trouble.clone()).collect();
+        let mut classless = cluster.clone();
+        classless.storage.storage_class_name = Some(String::new());
+        let (by_hand, _) = observe(&api.client(), &Network, &classless).await.unwrap();
+        let of_none = by_hand.pods.values().nth(1).unwrap().trouble.clone().unwrap();
+        assert!(
+            of_none.contains("; claim data-cart-1 is of no storage class, since spec.storage.storageClassName is \"\""),
+            "{of_none}"
+        );
         assert!(
             told[0].ends_with("; claim data-cart-0 waits for a volume of storage class \"fastt\", and its Events say why"),
             "{told:?}"

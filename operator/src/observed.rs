@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::receipt::Receipt;
 use dynamo_core::ring::{Ring, RingHash};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::quantity;
 use crate::valid::Place;
@@ -14,6 +15,8 @@ use crate::valid::Place;
 /// One look at a cluster.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Observed {
+    /// When it was, by the clock of the API server wherever something is late by it.
+    pub time: Timestamp,
     /// The zones' StatefulSets, by zone.
     pub sets: BTreeMap<String, Set>,
     /// The pods of those StatefulSets.
@@ -59,6 +62,10 @@ pub struct Set {
     pub unseen: bool,
     /// It is marked to be lowered to so many pods.
     pub lowering: Option<u32>,
+    /// The pods that there are, by its controller's last word.
+    pub made: u32,
+    /// When its controller was last woken for want of a pod ([`crate::plan::nudge`]).
+    pub nudged: Option<Timestamp>,
 }
 
 /// A ConfigMap with a configuration of the nodes.
@@ -212,6 +219,13 @@ pub struct Carrier {
     pub uid: String,
 }
 
+impl Set {
+    /// Its controller knows how many pods it is to run, and says that there are fewer.
+    pub fn lacks_pods(&self) -> bool {
+        !self.unseen && self.made < self.replicas
+    }
+}
+
 impl Pod {
     /// Why its node is not known: Kubernetes' word counts before what a caller saw.
     pub fn why_silent(&self) -> &str {
@@ -267,6 +281,22 @@ impl Observed {
     pub fn lacks_pod(&self, place: &Place) -> bool {
         let told = self.sets.get(&place.zone).is_some_and(|set| !set.unseen && place.ordinal < set.replicas);
         told && !self.pods.contains_key(place)
+    }
+
+    /// All pods of the set of `zone` exist.
+    pub fn has_its_pods(&self, zone: &str) -> bool {
+        let exists = |ordinal| self.pods.contains_key(&Place { zone: zone.to_owned(), ordinal });
+        (0..self.replicas(zone)).all(exists)
+    }
+
+    /// The sets of these zones have these versions since this very pass wrote to them: nobody else did in between, or the writes would have
+    /// been refused. So the step may write to them too.
+    pub fn follow(&mut self, versions: &BTreeMap<String, String>) {
+        for (zone, version) in versions {
+            if let Some(set) = self.sets.get_mut(zone) {
+                set.resource_version.clone_from(version);
+            }
+        }
     }
 
     /// Why nothing runs at `place`, in Kubernetes' words or about a pod that is in the way.

@@ -46,6 +46,7 @@
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
 
 pub mod configuration;
+pub mod nudge;
 pub mod quorums;
 mod risk;
 pub mod rollout;

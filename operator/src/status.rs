@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{DynamoClusterStatus, MemberState, MemberStatus};
 use crate::build::labels;
+use crate::listing::{Group, grouped, joined, list};
 use crate::observed::{Note, Observed};
 use crate::plan::{self, Cause, Step};
 use crate::valid::{InvalidSpec, Place, ValidCluster};
@@ -156,28 +157,9 @@ impl<'a> Names<'a> {
             let place = place(node)?;
             observed.trouble(place).map(str::to_owned).or_else(|| no_pod(place))
         };
-        let name = |node: &NodeId| match trouble(node) {
-            Some(trouble) => format!("{} [{trouble}]", self.node(*node)),
-            None => self.node(*node),
-        };
-        let mut names: Vec<_> = nodes.iter().map(name).collect();
+        let mut names: Vec<_> = nodes.iter().map(|node| (self.node(*node), trouble(node).unwrap_or_default())).collect();
         names.sort();
-        list(names)
-    }
-}
-
-/// The first few, and how many more.
-fn list(items: impl IntoIterator<Item = String>) -> String {
-    joined(items, ", ")
-}
-
-fn joined(items: impl IntoIterator<Item = String>, separator: &str) -> String {
-    const NAMED_MAX: usize = 5;
-    let items: Vec<String> = items.into_iter().collect();
-    let named = items.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(separator);
-    match items.len().saturating_sub(NAMED_MAX) {
-        0 => named,
-        more => format!("{named} and {more} more"),
+        joined(&grouped(names), ", ", Group::aside)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A cluster whose spec holds together: what every later module takes for granted, checked once.
 //!
 //! The API server refuses the same by CEL. This is for objects that were stored under an older CRD: they get a condition that
-//! names the field and the fix, and never a panic.
+//! names the field and the fix, and never a panic. What such an object may well live with is not refused here: volumes below the least size
+//! that the CRD takes, where nobody holds them to it.
 
 mod pod;
 
@@ -322,6 +323,13 @@ fn check_settings(settings: &Settings, storage: &Storage) -> Result<(), InvalidS
 fn check_resources(resources: Option<&Resources>) -> Result<(), InvalidSpec> {
     let Some(Resources { requests, limits }) = resources else { return Ok(()) };
     for (field, amounts) in [("spec.resources.requests", requests), ("spec.resources.limits", limits)] {
+        if let Some(name) = amounts.keys().find(|name| !is_resource(name)) {
+            let reason = format!(
+                "{name:?} is no resource of a container: those are cpu, memory, ephemeral-storage, hugepages-SIZE, and such as \
+                 example.org/gpu; correct the name"
+            );
+            return Err(invalid(field, reason));
+        }
         if let Some((name, amount)) =
             amounts.iter().find(|(_, amount)| quantity::parse(&amount.0).is_none_or(|amount| amount < 0.0))
         {
@@ -337,6 +345,11 @@ fn check_resources(resources: Option<&Resources>) -> Result<(), InvalidSpec> {
         }
     }
     Ok(())
+}
+
+/// Kubernetes knows a few by their names alone; others have the domain of whoever made them.
+fn is_resource(name: &str) -> bool {
+    ["cpu", "memory", "ephemeral-storage"].contains(&name) || name.starts_with("hugepages-") || name.contains('/')
 }
 
 fn check_buckets(buckets: &[Bucket], cluster: Replication) -> Result<(), InvalidSpec> {
@@ -448,7 +461,15 @@ pub(crate) mod tests {
         let split = bucket(serde_json::json!({ "name": "a", "dw": 3 }));
         type Damage<'a> = &'a dyn Fn(&mut DynamoCluster);
         let tolerations = |tolerations| serde_json::from_value(tolerations).unwrap();
-        let cases: [(&str, Damage); 39] = [
+        let cases: [(&str, Damage); 43] = [
+            ("spec.resources.limits", &|cluster| cluster.spec.resources = resources(json!({ "limits": { "cpus": 1 } }))),
+            ("spec.resources.requests", &|cluster| cluster.spec.resources = resources(json!({ "requests": { "": 1 } }))),
+            ("spec.pod.tolerations", &|cluster| {
+                cluster.spec.pod.tolerations = tolerations(json!([{ "key": "a b", "operator": "Exists" }]));
+            }),
+            ("spec.pod.tolerations", &|cluster| {
+                cluster.spec.pod.tolerations = tolerations(json!([{ "key": "a/b/c", "value": "d" }]));
+            }),
             ("spec.resources.requests", &|cluster| cluster.spec.resources = resources(json!({ "requests": { "cpu": "-1" } }))),
             ("spec.image", &|cluster| cluster.spec.image = "localhost/dynamo-node:dev\n".into()),
             ("spec.zones[].nodeSelector", &|cluster| cluster.spec.zones[1].node_selector = pairs("disk", "two words")),
@@ -506,5 +527,17 @@ pub(crate) mod tests {
             damage(&mut cluster);
             assert_eq!(ValidCluster::of(&cluster).unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn resources_and_taints_that_others_name_are_taken_and_so_is_a_small_volume_of_before() {
+        let mut cluster = cluster(3, &[]);
+        let amounts =
+            json!({ "cpu": 1, "memory": "1Gi", "ephemeral-storage": "1Gi", "hugepages-2Mi": "2Mi", "example.org/gpu": 1 });
+        cluster.spec.resources = serde_json::from_value(json!({ "requests": amounts.clone(), "limits": amounts })).unwrap();
+        let tolerations = json!([{ "operator": "Exists" }, { "key": "node.kubernetes.io/not-ready", "operator": "Exists" }]);
+        cluster.spec.pod.tolerations = serde_json::from_value(tolerations).unwrap();
+        cluster.spec.storage.size = "1Mi".into();
+        assert_eq!(ValidCluster::of(&cluster).map(|_| ()), Ok(()));
     }
 }

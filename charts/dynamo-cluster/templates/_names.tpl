@@ -1,6 +1,6 @@
-{{/* The operator derives names of Services and StatefulSets from this one, hence the limit of 40. */}}
+{{/* The operator derives names of Services and StatefulSets from this one, hence the limit of 40, and no dot, where a release may have one. */}}
 {{- define "dynamo-cluster.name" -}}
-{{- $name := default .Release.Name .Values.name -}}
+{{- $name := default (.Release.Name | replace "." "-") .Values.name -}}
 {{- if gt (len $name) 40 -}}
 {{- fail (printf "name: %q has %d characters, at most 40 are possible; set name or a shorter release name" $name (len $name)) -}}
 {{- end -}}

@@ -81,6 +81,7 @@ fn the_examples_are_accepted_and_can_be_built() {
 #[test]
 fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_the_fix() {
     assert_eq!(verdict(&cluster(json!({})), None), "");
+    assert_eq!(verdict(&cluster(json!({ "spec": { "storage": { "size": "64Mi" } } })), None), "", "the least");
     let rare = json!({ "diskReserveBytes": 5_i64 << 30, "reapIntervalMs": 0 });
     assert_eq!(verdict(&cluster(json!({ "spec": { "settings": rare } })), None), "", "half of the default size, and no reaping");
     let pod = json!({
@@ -102,6 +103,8 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
             "choose fewer partitions",
         ),
         (json!({ "spec": { "storage": { "size": "0" } } }), "spec.storage.size: is not a size"),
+        (json!({ "spec": { "storage": { "size": "1" } } }), "spec.storage.size: must be at least 64Mi"),
+        (json!({ "spec": { "storage": { "size": "67108863" } } }), "spec.storage.size: must be at least 64Mi"),
         (json!({ "spec": { "resources": { "limits": { "memory": "much" } } } }), "spec.resources.limits: an amount is not"),
         (json!({ "spec": { "resources": { "requests": { "cpu": "1 core" } } } }), "spec.resources.requests: an amount is not"),
         (json!({ "spec": { "resources": { "requests": { "cpu": -1 } } } }), "spec.resources.requests: an amount is not"),
@@ -192,9 +195,14 @@ fn what_is_fixed_for_a_clusters_life_cannot_be_changed() {
         (json!({ "spec": { "zones": zones(&["a", "c"]) } }), "spec.zones: zones cannot be added"),
         (json!({ "spec": { "zones": zones(&["a"]) } }), "spec.zones: zones cannot be added"),
         (json!({ "spec": { "storage": { "storageClassName": "fast" } } }), "spec.storage.storageClassName: cannot change"),
+        (json!({ "spec": { "storage": { "storageClassName": "" } } }), "spec.storage.storageClassName: cannot change"),
     ];
     for (changes, message) in cases {
         let verdict = changed(changes.clone());
         assert!(verdict.contains(message), "{changes}: {verdict}");
     }
+    let mut classless = old.clone();
+    merge(&mut classless, json!({ "spec": { "storage": { "storageClassName": "" } } }));
+    assert_eq!(verdict(&classless, Some(&classless)), "");
+    assert!(verdict(&old, Some(&classless)).contains("spec.storage.storageClassName: cannot change"), "the other way round");
 }

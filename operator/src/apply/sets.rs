@@ -33,7 +33,8 @@ const KEPT: [&str; 7] = [
     "/spec/revisionHistoryLimit",
 ];
 
-/// Tells the sets of `zones` how many pods to run; one that is missing is made.
+/// Tells the sets of `zones` how many pods to run; one that is missing is made. What fails in one zone holds up no other, and the first failure
+/// is the answer.
 ///
 /// A set that somebody deleted may have left its pods, with members in them: the new one takes them on, and would restart all that do not
 /// have its template. So it begins as if it had told none of them, and a rollout goes on from there.
@@ -43,38 +44,46 @@ pub(super) async fn set_replicas(
     observed: &Observed,
     zones: &BTreeMap<String, u32>,
 ) -> Result<(), ApplyError> {
-    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
-    let rollout = Rollout::of(cluster, observed, &BTreeSet::new());
-    for zone in cluster.zones() {
-        let Some(replicas) = zones.get(&zone.name) else { continue };
-        let name = cluster.set_name(&zone.name);
-        let what = format!("StatefulSet {name}: replicas {replicas}");
-        let Some(seen) = observed.sets.get(&zone.name) else {
-            let from = if rollout.has_nothing_to_lose(&zone.name) { 0 } else { *replicas };
-            let set = updating(&marked(built(cluster, observed, zone, *replicas)), from);
-            sets.create(&posting(), &set).await.map_err(failed(what))?;
-            continue;
-        };
-        // Replicas and their mark, nothing else: a new template goes its own way, one zone at a time.
-        let mut patch = json!({ "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version } });
-        let lowers = *replicas < seen.replicas;
-        if lowers && !observed.is_marked_to_lower(&zone.name, *replicas) {
-            // Marked now, lowered in the next pass: who joins a node there in between takes the marks off, and that pass is refused.
-            patch["metadata"]["annotations"] = json!({ labels::LOWERING: replicas.to_string() });
-            if seen.lowering != Some(*replicas) {
-                sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
-            }
-            mark_volumes(client, cluster, observed, (&zone.name, *replicas), labels::DRAINED_NEXT).await?;
-            continue;
-        }
-        if lowers {
-            mark_volumes(client, cluster, observed, (&zone.name, *replicas), labels::DRAINED_YES).await?;
-        }
-        patch["metadata"]["annotations"] = json!({ labels::LOWERING: null });
-        patch["spec"] = json!({ "replicas": replicas });
-        sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+    let mut told = Ok(());
+    for (zone, replicas) in cluster.zones().iter().filter_map(|zone| Some((zone, *zones.get(&zone.name)?))) {
+        let of_zone = set_replicas_of(client, cluster, observed, (zone, replicas)).await;
+        told = told.and(of_zone);
     }
-    Ok(())
+    told
+}
+
+async fn set_replicas_of(
+    client: &Client,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    (zone, replicas): (&Zone, u32),
+) -> Result<(), ApplyError> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
+    let name = cluster.set_name(&zone.name);
+    let what = format!("StatefulSet {name}: replicas {replicas}");
+    let Some(seen) = observed.sets.get(&zone.name) else {
+        let rollout = Rollout::of(cluster, observed, &BTreeSet::new());
+        let from = if rollout.has_nothing_to_lose(&zone.name) { 0 } else { replicas };
+        let set = updating(&marked(built(cluster, observed, zone, replicas)), from);
+        return sets.create(&posting(), &set).await.map(|_| ()).map_err(failed(what));
+    };
+    // Replicas and their mark, nothing else: a new template goes its own way, one zone at a time.
+    let mut patch = json!({ "metadata": { "uid": seen.uid, "resourceVersion": seen.resource_version } });
+    let lowers = replicas < seen.replicas;
+    if lowers && !observed.is_marked_to_lower(&zone.name, replicas) {
+        // Marked now, lowered in the next pass: who joins a node there in between takes the marks off, and that pass is refused.
+        patch["metadata"]["annotations"] = json!({ labels::LOWERING: replicas.to_string() });
+        if seen.lowering != Some(replicas) {
+            sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+        }
+        return mark_volumes(client, cluster, observed, (&zone.name, replicas), labels::DRAINED_NEXT).await;
+    }
+    if lowers {
+        mark_volumes(client, cluster, observed, (&zone.name, replicas), labels::DRAINED_YES).await?;
+    }
+    patch["metadata"]["annotations"] = json!({ labels::LOWERING: null });
+    patch["spec"] = json!({ "replicas": replicas });
+    sets.patch(&name, &patching(), &Patch::Merge(patch)).await.map(|_| ()).map_err(failed(what))
 }
 
 /// Marks the volumes of the zone that its first so many pods leave behind and whose nodes gave a drain receipt, unless they are.
@@ -107,9 +116,10 @@ async fn mark_volumes(
     Ok(())
 }
 
-/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod; says whether one was written. One
+/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod; says whether all were so already. One
 /// that is missing is made by a step, with the number of pods that the planner wants. No pod is told anything before the ConfigMap is there
-/// that it would read.
+/// that it would read. A set that is refused keeps no other from it, but one of which nobody knows whether it was written does: its pods may
+/// have been told to restart.
 pub(super) async fn update(
     client: &Client,
     cluster: &ValidCluster,
@@ -117,10 +127,10 @@ pub(super) async fn update(
     live: &Live,
     is_configured: bool,
     done: &mut Upkeep,
-) -> Result<bool, ApplyError> {
+) -> bool {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
-    if straighten(&sets, live, done).await? {
-        return Ok(true);
+    if !straighten(&sets, live, done).await {
+        return false;
     }
     let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
@@ -140,6 +150,7 @@ pub(super) async fn update(
     let now = if waits { Vec::new() } else { zones_to_update(&states) };
     // Those that are given it in this pass too: nobody has seen yet what becomes of it.
     done.waiting = differing.iter().map(|zone| (*zone).to_owned()).collect();
+    let failures = done.failures.len();
     for (zone, wanted) in wanted {
         let from = if now.contains(&zone) {
             Some(rollout.first_pod(zone))
@@ -149,37 +160,55 @@ pub(super) async fn update(
             rollout.next_pod(zone)
         };
         let Some(from) = from else { continue };
-        let Some(patch) = difference(&updating(&wanted.made, from), wanted.set)? else { continue };
-        let written = patched(&sets, wanted.set, patch, &patching()).await?;
-        if written.resource_version() != wanted.set.resource_version() {
-            done.written.push(format!("StatefulSet {}", cluster.set_name(zone)));
-            // What this look says of restarts holds for one.
-            return Ok(true);
+        match made_so(&sets, &updating(&wanted.made, from), wanted.set).await {
+            Ok(None) => {}
+            Ok(version) => {
+                done.written.push(format!("StatefulSet {}", cluster.set_name(zone)));
+                done.note_version(zone, version);
+                // What this look says of restarts holds for one.
+                return false;
+            }
+            Err(failure) => {
+                let goes_on = failure.is_refusal();
+                done.failures.push(failure);
+                if !goes_on {
+                    return false;
+                }
+            }
         }
     }
-    Ok(false)
+    done.failures.len() == failures
+}
+
+/// Makes `live` what is `wanted`, and says which version it has then; `None` if it is that already, or becomes nothing else.
+async fn made_so(sets: &Api<StatefulSet>, wanted: &StatefulSet, live: &StatefulSet) -> Result<Option<String>, ApplyError> {
+    let Some(patch) = difference(wanted, live)? else { return Ok(None) };
+    let written = patched(sets, live, patch, &patching()).await?;
+    Ok(written.resource_version().filter(|version| Some(version) != live.resource_version().as_ref()))
 }
 
 /// Sets back how pods are numbered, and for how long they have to be ready before the next is restarted, where somebody else has set it; says
-/// whether that was anywhere. A set whose numbers begin later removes its first pods, with the members in them.
-async fn straighten(sets: &Api<StatefulSet>, live: &Live, done: &mut Upkeep) -> Result<bool, ApplyError> {
+/// whether that was nowhere. A set whose numbers begin later removes its first pods, with the members in them.
+async fn straighten(sets: &Api<StatefulSet>, live: &Live, done: &mut Upkeep) -> bool {
     let is_bent = |set: &&StatefulSet| {
         let spec = set.spec.as_ref();
         let start = spec.and_then(|spec| spec.ordinals.as_ref()?.start);
         start.is_some_and(|start| start > 0) || spec.and_then(|spec| spec.min_ready_seconds).is_some_and(|seconds| seconds > 0)
     };
-    let before = done.written.len();
+    let mut is_straight = true;
     for set in live.sets.values().filter(is_bent) {
+        is_straight = false;
         let patch = json!({
             "metadata": { "uid": set.uid(), "resourceVersion": set.resource_version() },
             "spec": { "ordinals": null, "minReadySeconds": 0 },
         });
         let what = format!("StatefulSet {}", set.name_any());
-        let written = sets.patch(&set.name_any(), &patching(), &Patch::Merge(patch)).await;
-        written.map_err(failed(format!("{what}: ordinals and minReadySeconds")))?;
-        done.written.push(what);
+        match sets.patch(&set.name_any(), &patching(), &Patch::Merge(patch)).await {
+            Ok(_) => done.written.push(what),
+            Err(error) => done.failures.push(failed(format!("{what}: ordinals and minReadySeconds"))(error)),
+        }
     }
-    Ok(done.written.len() > before)
+    is_straight
 }
 
 /// The zones whose set was last written for something else than what is asked for now.

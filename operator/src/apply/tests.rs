@@ -23,20 +23,31 @@ const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cart-ring";
 
 pub(super) async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
     let client = api.client();
-    let (observed, live) = observe(&client, &Network, cluster).await.unwrap();
+    let (mut observed, live) = observe(&client, &Network, cluster).await.unwrap();
     let next = next_step(cluster, &observed);
-    assert!(upkeep(&client, cluster, &observed, &live).await.failures.is_empty());
+    let done = upkeep(&client, cluster, &observed, &live).await;
+    assert!(done.failures.is_empty());
+    observed.follow(&done.versions);
     step(&client, &Network, cluster, &observed, &next).await.unwrap();
     next
 }
 
-/// The StatefulSet controller has seen what it was told.
+/// The StatefulSet controller has seen what it was told, and says that it did it.
 pub(super) fn sets_are_seen(api: &FakeApi) {
     for name in ["cart", "cart-a", "cart-b"] {
         api.edit(&format!("/apis/apps/v1/namespaces/shop/statefulsets/{name}"), |set| {
             set["status"]["observedGeneration"] = set["metadata"]["generation"].clone();
+            set["status"]["replicas"] = set["spec"]["replicas"].clone();
         });
     }
+}
+
+/// A pod of the cluster's set, which runs.
+fn put_pod(api: &FakeApi, cluster: &ValidCluster, name: &str) {
+    let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
+    let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
+    let pod = json!({ "metadata": { "name": name, "labels": labels::selecting(cluster), "ownerReferences": owner } });
+    api.put(&format!("/api/v1/namespaces/shop/pods/{name}"), pod);
 }
 
 fn first_ring(cluster: &ValidCluster, weight: u32) -> Ring {
@@ -255,6 +266,99 @@ async fn a_set_whose_pods_somebody_numbered_otherwise_numbers_them_as_before() {
     }
 }
 
+/// As a quota or a webhook does, of which the controller hears nothing when they are put right.
+#[tokio::test]
+async fn the_controller_of_a_set_that_lacks_a_pod_is_woken_once_a_minute_and_nothing_is_restarted_for_it() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    for name in ["cart-0", "cart-1"] {
+        put_pod(&api, &cluster, name);
+    }
+    sets_are_seen(&api);
+    pass(&api, &cluster).await;
+    api.edit(SET, |set| set["status"]["replicas"] = json!(2));
+    let before = api.object(SET).unwrap();
+    let nudged = || api.object(SET).unwrap()["metadata"]["annotations"].get(labels::NUDGED).cloned();
+    api.writes();
+    let cases = [
+        ("Thu, 01 Jan 2026 00:10:00 GMT", Some("2026-01-01T00:10:00Z"), 1),
+        ("Thu, 01 Jan 2026 00:10:59 GMT", Some("2026-01-01T00:10:00Z"), 0),
+        ("Thu, 01 Jan 2026 00:11:00 GMT", Some("2026-01-01T00:11:00Z"), 1),
+    ];
+    for (date, at, writes) in cases {
+        api.tell_the_time(date);
+        pass(&api, &cluster).await;
+        assert_eq!((nudged(), api.writes().len()), (at.map(|at| json!(at)), writes), "{date}");
+    }
+    let after = api.object(SET).unwrap();
+    assert_eq!((&after["spec"], &after["metadata"]["generation"]), (&before["spec"], &before["metadata"]["generation"]));
+    put_pod(&api, &cluster, "cart-2");
+    pass(&api, &cluster).await;
+    assert_eq!((nudged(), api.writes()), (None, vec![format!("PATCH {SET}")]));
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn one_pass_gives_a_set_its_template_and_its_number_of_pods_unless_somebody_wrote_in_between() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    pass(&api, &cluster).await;
+    sets_are_seen(&api);
+    api.writes();
+    let mut grown = valid(5, &[]);
+    grown.image = "next".into();
+    assert!(matches!(pass(&api, &grown).await, Step::RaisePods(_)));
+    assert_eq!(api.writes(), [format!("PATCH {SET}"), format!("PATCH {SET}")]);
+    let spec = api.object(SET).unwrap()["spec"].clone();
+    assert_eq!((&spec["replicas"], &spec["template"]["spec"]["containers"][0]["image"]), (&json!(5), &json!("next")));
+    sets_are_seen(&api);
+    let client = api.client();
+    let mut grown = valid(6, &[]);
+    grown.image = "the one after".into();
+    let (mut observed, live) = observe(&client, &Network, &grown).await.unwrap();
+    let done = upkeep(&client, &grown, &observed, &live).await;
+    assert_eq!(done.written, ["StatefulSet cart"]);
+    api.edit(SET, |set| set["metadata"]["annotations"]["example.org/touched"] = json!("now"));
+    observed.follow(&done.versions);
+    let raised = next_step(&grown, &observed);
+    assert!(step(&client, &Network, &grown, &observed, &raised).await.unwrap_err().is_conflict());
+    assert_eq!(api.object(SET).unwrap()["spec"]["replicas"], 5);
+}
+
+#[tokio::test]
+async fn a_set_that_is_refused_keeps_no_other_from_its_template_nor_from_its_pods() {
+    type Admission = fn(&str, &mut Value) -> Result<(), String>;
+    const REFUSALS: [(Admission, &[&str]); 2] = [
+        (|path, _| refuse(path, "statefulsets/cart-a"), &["cart-a"]),
+        (|path, _| refuse(path, "statefulsets"), &["cart-a", "cart-b"]),
+    ];
+    for (admission, refused) in REFUSALS {
+        let (api, cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
+        let path = |zone: &str| format!("/apis/apps/v1/namespaces/shop/statefulsets/cart-{zone}");
+        pass(&api, &cluster).await;
+        // Both are in the middle of a rollout.
+        for zone in ["a", "b"] {
+            api.edit(&path(zone), |set| set["spec"]["updateStrategy"]["rollingUpdate"]["partition"] = json!(1));
+        }
+        sets_are_seen(&api);
+        api.admit(admission);
+        let mut next = valid(5, &["a", "b"]);
+        next.image = "next".into();
+        let client = api.client();
+        let (mut observed, live) = observe(&client, &Network, &next).await.unwrap();
+        let done = upkeep(&client, &next, &observed, &live).await;
+        let failures: Vec<String> = done.failures.iter().map(ToString::to_string).collect();
+        let told: Vec<String> = refused.iter().map(|name| format!("StatefulSet {name}: update: exceeded quota")).collect();
+        assert_eq!(failures, told);
+        observed.follow(&done.versions);
+        let raised = step(&client, &Network, &next, &observed, &next_step(&next, &observed)).await;
+        assert_eq!(raised.unwrap_err().to_string(), "StatefulSet cart-a: replicas 3: exceeded quota");
+        let spec = api.object(&path("b")).unwrap()["spec"].clone();
+        let is_next = spec["template"]["spec"]["containers"][0]["image"] == "next";
+        assert_eq!((is_next, spec["replicas"] == 2), if refused.len() == 1 { (true, true) } else { (false, false) });
+    }
+}
+
 fn refuse(path: &str, part: &str) -> Result<(), String> {
     if path.contains(part) { Err("exceeded quota".to_owned()) } else { Ok(()) }
 }
@@ -432,10 +536,7 @@ async fn a_volume_is_called_drained_when_its_pod_goes_and_not_on_an_old_look() {
 async fn a_claim_that_was_restored_without_labels_is_found_by_its_pod_and_labelled() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     pass(&api, &cluster).await;
-    let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
-    let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
-    let pod = json!({ "metadata": { "name": "cart-3", "labels": labels::selecting(&cluster), "ownerReferences": owner } });
-    api.put("/api/v1/namespaces/shop/pods/cart-3", pod);
+    put_pod(&api, &cluster, "cart-3");
     api.put(CLAIM, json!({ "metadata": { "name": "data-cart-3", "labels": { "restored-by": "somebody" } } }));
     api.writes();
     let client = api.client();
@@ -590,11 +691,7 @@ async fn an_object_of_the_cluster_that_lost_its_owner_is_told_from_one_of_somebo
 async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     let (api, mut cluster) = (FakeApi::default(), valid(3, &[]));
     pass(&api, &cluster).await;
-    let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
-    let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
-    let labels = labels::selecting(&cluster);
-    let pod = json!({ "metadata": { "name": "cart-0", "labels": labels, "ownerReferences": owner } });
-    api.put("/api/v1/namespaces/shop/pods/cart-0", pod);
+    put_pod(&api, &cluster, "cart-0");
     let path = |name: &str| format!("/api/v1/namespaces/shop/persistentvolumeclaims/{name}");
     for name in ["data-cart-0", "data-cart-1"] {
         let size = json!({ "resources": { "requests": { "storage": "10Gi" } } });
@@ -614,7 +711,8 @@ async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
     let done = upkeep(&client, &cluster, &observed, &live).await;
     assert_eq!((done.failures.len(), done.complaints.len()), (0, 1));
-    assert!(done.complaints[0].starts_with("volume data-cart-0 cannot grow to 20Gi: "), "{}", done.complaints[0]);
+    let told = "volume data-cart-0 cannot grow to 20Gi: exceeded quota; set spec.storage.size back to 10Gi";
+    assert_eq!(done.complaints, [told]);
     api.admit(|_, _| Ok(()));
     pass(&api, &cluster).await;
     assert_eq!(api.writes(), [format!("PATCH {}", path("data-cart-0"))]);

@@ -1,7 +1,7 @@
 //! What is applied in every pass, whatever the step: services, configuration, pod templates, sizes of volumes. None of it moves
 //! data or removes a pod for good, so a shrink that is blocked does not hold back a new image or setting.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::difference::covers;
-use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, patching, sets, words};
+use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, nudge, patching, sets, words};
 use crate::build::{client_service, headless_service, labels, pod_disruption_budget, service_account};
 use crate::events::{self, Told};
 use crate::observe::Live;
@@ -40,9 +40,16 @@ pub struct Upkeep {
     pub waiting: Vec<String>,
     /// What is worth an Event.
     pub told: Vec<Told>,
+    /// The versions that sets have since they were written, by zone.
+    pub versions: BTreeMap<String, String>,
 }
 
 impl Upkeep {
+    /// The set of `zone` has this version since this pass wrote to it.
+    pub(super) fn note_version(&mut self, zone: &str, version: Option<String>) {
+        self.versions.extend(version.map(|version| (zone.to_owned(), version)));
+    }
+
     /// Notes what became of one object.
     fn note(&mut self, written: Result<Option<String>, ApplyError>) {
         match written {
@@ -56,8 +63,8 @@ impl Upkeep {
 ///
 /// No step rests on what is done here, so the step is taken whatever failed. A set is made with its own template; its pods wait for the
 /// account and the configuration if those are not there yet. One that is there gets no template before the configuration is: pods that run
-/// would be restarted to wait for it. What a step removes carries the version that was seen, so a set or a claim
-/// that was written here in the same pass is looked at again first.
+/// would be restarted to wait for it. What a step removes carries the version that was seen, so a claim that was written here in the same
+/// pass is looked at again first; a set has the version that it was given here ([`Observed::follow`]).
 pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed, live: &Live) -> Upkeep {
     let mut done = Upkeep::default();
     if !observed.taken.is_empty() {
@@ -72,12 +79,12 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     done.note(writer.apply(client_service::build(cluster), live.client_service.as_ref()).await);
     let budget = pod_disruption_budget::build(cluster);
     done.note(writer.apply(budget, live.pod_disruption_budget.as_ref()).await);
-    let told = sets::update(client, cluster, observed, live, is_configured, &mut done).await;
-    let told = told.map_err(|failure| done.failures.push(failure));
-    replace_pods(client, cluster, observed, is_configured && told == Ok(false), &mut done).await;
+    let rest = sets::update(client, cluster, observed, live, is_configured, &mut done).await;
+    replace_pods(client, cluster, observed, is_configured && rest, &mut done).await;
     configuration::delete_unused(client, cluster, observed, &mut done).await;
     label_volumes(client, cluster, observed, &mut done).await;
     resize_volumes(client, cluster, observed, &mut done).await;
+    nudge::write(client, cluster, observed, &mut done).await;
     done
 }
 
@@ -177,7 +184,11 @@ async fn resize_volumes(client: &Client, cluster: &ValidCluster, observed: &Obse
             Err(kube::Error::Api(status)) if status.is_conflict() => {
                 done.failures.push(failed(format!("PersistentVolumeClaim {name}: resize"))(kube::Error::Api(status)));
             }
-            Err(error) if grows => done.complaints.push(format!("volume {name} cannot grow to {wanted}: {}", words(&error))),
+            Err(error) if grows => {
+                let (size, words) = (&volume.size, words(&error));
+                done.complaints
+                    .push(format!("volume {name} cannot grow to {wanted}: {words}; set spec.storage.size back to {size}"));
+            }
             Err(error) => {
                 let (size, words) = (&volume.size, words(&error));
                 let complaint = format!("volume {name} cannot be asked to have {wanted} instead of {size}: {words}");

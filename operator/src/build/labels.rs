@@ -21,6 +21,8 @@ pub const NODE: &str = "dynamokv.io/node";
 pub const CLUSTER_UID: &str = "dynamokv.io/cluster-uid";
 /// Annotation on a StatefulSet: the pods that it is about to be lowered to.
 pub const LOWERING: &str = "dynamokv.io/lowering";
+/// Annotation on a StatefulSet that lacks pods: when it was last written for no other reason than to wake its controller.
+pub const NUDGED: &str = "dynamokv.io/nudged";
 /// Annotation on a volume claim: its node has left, and it is about to be deleted. On a ConfigMap with a configuration: nobody reads it, and
 /// it is about to be deleted; it holds the [`CONFIG_NUMBER`] for which that is so.
 pub const RELEASED: &str = "dynamokv.io/released";

@@ -107,6 +107,24 @@ async fn an_object_that_is_refused_again_and_again_hides_nothing_that_was_seen()
     assert_eq!((&ready["type"], &ready["reason"]), (&json!("Ready"), &json!("Failed")));
 }
 
+/// What the API server knows of is a template; what somebody wrote is a `DynamoCluster`.
+#[tokio::test]
+async fn a_set_that_is_refused_for_its_pods_is_told_by_the_field_of_the_cluster() {
+    let api = FakeApi::default();
+    let context = Arc::new(Context::new(api.client(), Arc::new(Network), Arc::default(), None));
+    let cluster = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*cluster).unwrap());
+    let words = "StatefulSet.apps \"cart\" is invalid: spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution\
+                 .nodeSelectorTerms: Required value: must have at least one node selector term";
+    api.refuse("POST /apis/apps/v1/namespaces/shop/statefulsets/cart", Refusal::Invalid(words.into()));
+    reconcile(Arc::clone(&cluster), context).await.unwrap_err();
+    let ready = api.object(CLUSTER).unwrap()["status"]["conditions"][0].clone();
+    let told = "StatefulSet cart: replicas 3: StatefulSet.apps \"cart\" is invalid: spec.pod.affinity.nodeAffinity.\
+                requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: must have at least one node selector term; these \
+                are fields of the DynamoCluster: correct them there";
+    assert_eq!((&ready["reason"], ready["message"].as_str()), (&json!("Failed"), Some(told)));
+}
+
 /// Each of the waits of a rebalance would be a minute long else.
 #[tokio::test]
 async fn an_object_that_is_refused_makes_no_look_at_what_is_on_its_way_rarer() {

@@ -47,6 +47,7 @@ pub fn set(set: &StatefulSet) -> Set {
     let revisions = status.map(|status| (status.current_revision.as_ref(), status.update_revision.as_ref()));
     let strategy = spec.and_then(|spec| spec.update_strategy.as_ref()?.rolling_update.as_ref()?.partition);
     let updates_from = u32::try_from(strategy.unwrap_or(0)).unwrap_or(0);
+    let note = |key: &str| set.metadata.annotations.as_ref().and_then(|notes| notes.get(key));
     Set {
         uid: set.metadata.uid.clone().unwrap_or_default(),
         resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
@@ -56,7 +57,10 @@ pub fn set(set: &StatefulSet) -> Set {
         updates_from,
         revision: status.and_then(|status| status.update_revision.clone()).unwrap_or_default(),
         unseen: !seen,
-        lowering: set.metadata.annotations.as_ref().and_then(|notes| notes.get(labels::LOWERING)?.parse().ok()),
+        lowering: note(labels::LOWERING).and_then(|pods| pods.parse().ok()),
+        made: status.map_or(0, |status| u32::try_from(status.replicas).unwrap_or(0)),
+        // What is no time is long ago.
+        nudged: note(labels::NUDGED).map(|time| time.parse().unwrap_or_default()),
     }
 }
 
@@ -478,7 +482,7 @@ mod tests {
             let spec = json!({ "serviceName": "", "selector": {}, "template": {}, "updateStrategy": strategy });
             let object = json!({ "metadata": { "generation": generation }, "spec": spec, "status": status });
             let set = set(&serde_json::from_value(object).unwrap());
-            assert_eq!((set.updates_from, set.revision.as_str()), (from, update));
+            assert_eq!((set.updates_from, set.revision.as_str(), set.made), (from, update, 3));
             set.rolling
         };
         assert!(!rolling(2, 2, "a", "a", 0));

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 
 use crate::build::config_map;
 use crate::observed::{Configuration, Observed, Set};
-use crate::valid::{Place, ValidCluster};
+use crate::valid::ValidCluster;
 
 /// The name of the ConfigMap that pod templates are to name.
 pub fn current(cluster: &ValidCluster, observed: &Observed) -> String {
@@ -30,10 +30,7 @@ pub fn number(cluster: &ValidCluster, observed: &Observed) -> u64 {
 
 /// Those that nobody reads, but for the last one before the one that is asked for: who goes back to that finds it.
 pub fn unused<'a>(cluster: &ValidCluster, observed: &'a Observed) -> Vec<(&'a str, &'a Configuration)> {
-    let at_rest = |(zone, set): (&String, &Set)| {
-        let has_pod = |ordinal| observed.pods.contains_key(&Place { zone: zone.clone(), ordinal });
-        !set.rolling && (0..set.replicas).all(has_pod)
-    };
+    let at_rest = |(zone, set): (&String, &Set)| !set.rolling && observed.has_its_pods(zone);
     let all_seen = cluster.zones().iter().all(|zone| observed.sets.contains_key(&zone.name));
     if !all_seen || !observed.sets.iter().all(at_rest) {
         return Vec::new();
@@ -53,6 +50,7 @@ fn others<'a>(observed: &'a Observed, name: &str) -> impl Iterator<Item = (&'a s
 mod tests {
     use super::*;
     use crate::observed::Pod;
+    use crate::valid::Place;
     use crate::valid::tests::valid;
 
     /// A cluster at rest with these ConfigMaps, each "number", with "r" if it is marked and "u" if somebody names it; the first one is asked

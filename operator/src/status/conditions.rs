@@ -8,8 +8,9 @@ use dynamo_core::ring::placed::Placed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::json;
 
-use super::{Names, Report, joined, list};
+use super::{Names, Report};
 use crate::build::PORT_CLIENT;
+use crate::listing::{list, notes, sentences};
 use crate::observed::{Note, Observed, Set};
 use crate::plan::quorums::{Quorum, Quorums};
 use crate::plan::rollout::Rollout;
@@ -131,8 +132,8 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
     match report.step {
         Step::RaisePods(zones) => ("StartingPods", format!("raising the pods of {}", sets(zones))),
         Step::AwaitPods(waiting) => {
-            let pods = waiting.iter().map(|waiting| format!("{} {}", report.cluster.pod_name(&waiting.place), waiting.reason));
-            ("AwaitingPods", joined(pods, "; ") + &rolling_meanwhile(report, &names))
+            let pods = waiting.iter().map(|waiting| (report.cluster.pod_name(&waiting.place), waiting.reason.clone()));
+            ("AwaitingPods", sentences(pods) + &rolling_meanwhile(report, &names))
         }
         Step::NoteIdentities(notes) => (
             "NotingIdentities",
@@ -180,11 +181,11 @@ fn is_at_rest(report: &Report<'_>) -> bool {
 }
 
 /// The volumes that are not as large yet as the spec asks, and why. What their claims ask for does not count: it was seen before this very
-/// pass asked them for more.
+/// pass asked them for more. One that is being deleted is asked for nothing any more: what comes in its place has the size that is asked.
 fn growing(report: &Report<'_>) -> Vec<String> {
     let asked = &report.cluster.storage.size;
     let grows = |place: Place| {
-        let volume = report.observed.volumes.get(&place)?;
+        let volume = report.observed.volumes.get(&place).filter(|volume| !volume.deleting)?;
         let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(asked)?;
         let why = volume.growth.as_ref().map(|growth| format!(" [{growth}]")).unwrap_or_default();
         let name = report.cluster.claim_name(&place);
@@ -237,11 +238,11 @@ fn purpose(cause: &Cause) -> &'static str {
 }
 
 fn draining(report: &Report<'_>, names: &Names<'_>, nodes: &[NodeId]) -> String {
-    let left = nodes.iter().map(|node| match report.observed.receipts.get(node) {
-        Some(Err(left)) => format!("{}: {left}", names.node(*node)),
-        Some(Ok(_)) | None => format!("{}: no drain receipt yet", names.node(*node)),
-    });
-    joined(left, "; ")
+    let left = |node: &NodeId| match report.observed.receipts.get(node) {
+        Some(Err(left)) => left.clone(),
+        Some(Ok(_)) | None => "no drain receipt yet".to_owned(),
+    };
+    notes(nodes.iter().map(|node| (names.node(*node), left(node))))
 }
 
 fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, String) {
@@ -530,11 +531,11 @@ fn degraded(report: &Report<'_>) -> Verdict {
             },
             None => return None,
         };
-        Some(format!("{} {trouble}", report.cluster.pod_name(&place)))
+        Some((report.cluster.pod_name(&place), trouble))
     };
-    let in_trouble: Vec<String> = report.cluster.places().filter_map(in_trouble).collect();
-    if !in_trouble.is_empty() {
-        return yes("PodsInTrouble", joined(in_trouble, "; "));
+    let mut in_trouble = report.cluster.places().filter_map(in_trouble).peekable();
+    if in_trouble.peek().is_some() {
+        return yes("PodsInTrouble", sentences(in_trouble));
     }
     no("AsExpected", "")
 }

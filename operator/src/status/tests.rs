@@ -317,6 +317,40 @@ fn a_member_whose_pod_cannot_be_made_is_told_with_what_is_in_the_way() {
 }
 
 #[test]
+fn what_keeps_several_pods_from_running_is_told_once() {
+    let (three, nine) = (valid(3, &[]), valid(9, &[]));
+    let ring = rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap();
+    let mut unscheduled = observed(9, Some(&ring));
+    for node in 1..9 {
+        silence(&mut unscheduled, node);
+        let trouble = format!("is not scheduled (Unschedulable): 0/3 nodes; claim data-cart-{node} waits for a volume");
+        unscheduled.pods.get_mut(&at(node)).unwrap().trouble = Some(trouble);
+    }
+    let told = shown(&status_of(&nine, &unscheduled));
+    let why = "are not scheduled (Unschedulable): 0/3 nodes; claim data-POD waits for a volume";
+    assert!(
+        told.contains(&format!("Ready=False AwaitingNodes: waiting for cart-1 and cart-2 [{why}] to confirm the ring\n")),
+        "{told}"
+    );
+    assert!(
+        told.contains(&format!("Degraded=True MembersUnreachable: no answer from cart-1 and cart-2 [{why}]; writes")),
+        "{told}"
+    );
+    for node in 1..3 {
+        unscheduled.pods.insert(at(node), observed(3, Some(&ring)).pods[&at(node)].clone());
+    }
+    let told = shown(&status_of(&nine, &unscheduled));
+    let all = format!("cart-3, cart-4, cart-5, cart-6, cart-7 and 1 more: {why}\n");
+    for condition in ["Ready=False AwaitingPods", "Progressing=True AwaitingPods", "Degraded=True PodsInTrouble"] {
+        assert!(told.contains(&format!("{condition}: {all}")), "{told}");
+    }
+    let step = Step::AwaitReceipts(vec![id(0), id(1), id(2)]);
+    unscheduled.receipts.insert(id(1), Err("3 partitions are left".into()));
+    let told = shown(&status(&report(&three, &unscheduled, &step), None, &time(1)));
+    assert!(told.contains("Draining: cart-0, cart-2: no drain receipt yet; cart-1: 3 partitions are left\n"), "{told}");
+}
+
+#[test]
 fn a_shrink_without_room_is_told_with_figures_and_is_no_fault() {
     let three = valid(3, &[]);
     let at_rest = observed(5, Some(&rebalance::first_ring(three.id, 4, 3, &members(5)).unwrap()));
@@ -364,6 +398,10 @@ fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
     let step = Step::Blocked(Blocked::InsufficientCapacity { nodes: 3, each: 9_510_000_000, volume: 10_737_418_240 });
     let told = shown(&status(&report(&three, &growing, &step), None, &time(1)));
     assert!(told.contains(&format!("which has 10000 MB; {message}\n")), "{told}");
+    growing.volumes.get_mut(&at(1)).unwrap().deleting = true;
+    let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
+    assert!(told.contains("Ready=True AsAsked"), "another comes in its place: {told}");
+    growing.volumes.get_mut(&at(1)).unwrap().deleting = false;
     growing.volumes.get_mut(&at(1)).unwrap().capacity = "20Gi".into();
     let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
     assert!(told.contains("Ready=True AsAsked"), "{told}");

@@ -49,6 +49,9 @@ fn check_toleration(toleration: &Toleration) -> Result<(), InvalidSpec> {
     if !["", "NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
         return wrong(&format!("effect is {effect:?}, must be NoSchedule, PreferNoSchedule or NoExecute; correct it"));
     }
+    if !key.is_empty() && !is_key(key) {
+        return wrong(&format!("{key:?} is no key of a taint; write it like example.org/name"));
+    }
     match operator {
         "Exists" if !value.is_empty() => return wrong("with the operator Exists there is no value; remove it"),
         "Exists" => {}

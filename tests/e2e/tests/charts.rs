@@ -19,8 +19,13 @@ fn helm() -> PathBuf {
 
 /// Renders a chart with values; or says why Helm does not.
 fn render(chart: &str, values: &[&str]) -> Result<String, String> {
+    render_as("demo", chart, values)
+}
+
+/// The same of a release of this name.
+fn render_as(release: &str, chart: &str, values: &[&str]) -> Result<String, String> {
     let mut command = Command::new(helm());
-    command.args(["template", "demo", &format!("charts/{chart}"), "--namespace", "shop"]).current_dir(repository());
+    command.args(["template", release, &format!("charts/{chart}"), "--namespace", "shop"]).current_dir(repository());
     for value in values {
         command.args(["--set", value]);
     }
@@ -108,6 +113,20 @@ fn every_value_of_the_operators_chart_finds_its_place() {
         "rbac.aggregate=false",
     ];
     insta::assert_snapshot!(render("dynamo-operator", &values).unwrap());
+}
+
+/// Helm takes dots in the name of a release, and Kubernetes none in that of a Service.
+#[test]
+fn a_release_with_dots_in_its_name_has_services_and_a_cluster_without() {
+    let operator = render_as("my.rel", "dynamo-operator", &["crds.install=false", "metrics.service.enabled=true"]).unwrap();
+    let name = |object: &str| object.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap().to_owned();
+    assert_eq!(name(object(&operator, "Service").unwrap()), "my-rel-dynamo-operator-metrics");
+    assert_eq!(name(object(&operator, "Deployment").unwrap()), "my.rel-dynamo-operator", "as a release of before has it");
+    let autoscaled = ["autoscaling.enabled=true", "resources.requests.cpu=1"];
+    let cluster = render_as("my.rel", "dynamo-cluster", &autoscaled).unwrap();
+    for kind in ["DynamoCluster", "HorizontalPodAutoscaler"] {
+        assert_eq!(name(object(&cluster, kind).unwrap()), "my-rel");
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::header::DATE;
+use axum::http::{HeaderValue, Method};
 use axum::response::Response;
 use dynamo_api_server::Refusal;
 use dynamo_api_server::http::{Call, respond, status};
@@ -14,6 +15,8 @@ use dynamo_core::ring::Ring;
 use dynamo_operator::nodes::{Answer, Nodes};
 use dynamo_operator::observed::Node;
 use dynamo_operator::valid::ValidCluster;
+use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::fmt::rfc2822::DateTimePrinter;
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -192,7 +195,10 @@ impl Nodes for Link {
 async fn serve(State(link): State<Link>, request: Request) -> Response {
     let call = Call::of(request).await;
     if call.method == Method::GET {
-        return respond(link.stage().read(link.operator, &call));
+        let mut stage = link.stage();
+        let mut answer = respond(stage.read(link.operator, &call));
+        answer.headers_mut().extend(stage.date().map(|date| (DATE, date)));
+        return answer;
     }
     if call.is_dry_run() {
         return respond(call.write(&mut link.stage().kubernetes.api).map(|object| (*object).clone()));
@@ -211,6 +217,13 @@ impl Stage {
             // The pass is over already if nobody listens.
             let _ = stopped.send(stop);
         }
+    }
+
+    /// The time by the API server's clock, as HTTP has it.
+    fn date(&self) -> Option<HeaderValue> {
+        let time = Timestamp::from_millisecond(i64::try_from(self.nodes.now().wall_ms).ok()?).ok()?;
+        let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
+        HeaderValue::from_str(&text).ok()
     }
 
     fn read(&mut self, operator: usize, call: &Call) -> Result<Value, Refusal> {

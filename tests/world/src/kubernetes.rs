@@ -4,8 +4,10 @@
 //! Modelled after the real ones (kubernetes/kubernetes `pkg/controller/statefulset/stateful_set_control.go`), under
 //! `podManagementPolicy: Parallel`:
 //!
-//! - Pods 0 to replicas - 1 are made all at once, each after its claim; a claim that is there is used, one that is being deleted
-//!   is waited for. A claim has the labels of its template and those of the set's selector. Claims are never deleted.
+//! - Pods 0 to replicas - 1 are made all at once, each after its claim; a claim that is there is used, one that is being deleted is
+//!   in the way of its pod, and so is a quota. A claim has the labels of its template and those of the set's selector. Claims are never
+//!   deleted.
+//! - A set of which a pod could not be made is left alone for a time that doubles, up to 1,000 s, unless the set or one of its pods changes.
 //! - Pods from `replicas` on are deleted at once, whatever they hold. That is what makes a wrong step of the operator visible.
 //! - A new template goes from the highest ordinal down to `partition`: a pod of an older revision is deleted, and the next one only
 //!   when all above it run and are ready. A pod that does not start holds up the rest. A new pod below `partition` has the template
@@ -48,6 +50,8 @@ const START: u64 = 3;
 const READY: u64 = 3;
 /// Rounds that a pod takes to end.
 const GRACE: u64 = 3;
+/// Rounds that a set is left alone at most when its pods cannot be made: 1,000 s.
+const SLEEP_MAX: u64 = 20_000;
 
 /// What the controllers do to nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +80,17 @@ pub enum Happening {
     Destroyed(String),
 }
 
+/// A set of which a pod could not be made.
+#[derive(Default)]
+struct Sleep {
+    /// How often in a row.
+    failures: u32,
+    /// Until when it is left alone,
+    until: u64,
+    /// unless this is no longer so.
+    versions: Vec<String>,
+}
+
 /// One kubelet for all pods, by UID.
 #[derive(Default)]
 struct Kubelet {
@@ -97,6 +112,10 @@ pub struct Kubernetes {
     templates: BTreeMap<String, Value>,
     /// Until which round the StatefulSet controller does nothing.
     pub controller_pauses_until: u64,
+    /// A quota: no more pods are made than these.
+    pub pods_max: Option<usize>,
+    /// The sets that the StatefulSet controller leaves alone for a while.
+    asleep: BTreeMap<String, Sleep>,
     happened: Vec<Happening>,
 }
 
@@ -196,6 +215,7 @@ impl Kubernetes {
     pub fn release_all(&mut self) {
         self.held.clear();
         self.controller_pauses_until = 0;
+        self.pods_max = None;
     }
 
     /// A claim and its volume are gone for ever, with their machine and the pod.
@@ -211,6 +231,9 @@ impl Kubernetes {
 
     fn control(&mut self, path: &str) {
         let Some(set) = self.api.get(path).cloned() else { return };
+        if self.asleep.get(path).is_some_and(|sleep| self.round < sleep.until && sleep.versions == self.versions_of(path)) {
+            return;
+        }
         let name = text(&set, "/metadata/name").to_owned();
         let replicas = number(&set, "/spec/replicas");
         let update = revision(&set);
@@ -221,8 +244,9 @@ impl Kubernetes {
         self.templates.entry(update.clone()).or_insert_with(|| set["spec"]["template"].clone());
         let from = number(&set, "/spec/updateStrategy/rollingUpdate/partition");
         self.take_on_orphans(&set);
+        let mut all_made = true;
         for ordinal in 0..replicas {
-            self.make_pod(&set, &format!("{name}-{ordinal}"), if ordinal < from { &current } else { &update });
+            all_made &= self.make_pod(&set, &format!("{name}-{ordinal}"), if ordinal < from { &current } else { &update });
         }
         let mut pods = self.pods_of(&set);
         for (_, pod) in pods.iter().filter(|(ordinal, _)| **ordinal >= replicas) {
@@ -249,6 +273,23 @@ impl Kubernetes {
                 "currentRevision": if complete { &update } else { &current }, "updateRevision": update,
             });
         });
+        if all_made {
+            self.asleep.remove(path);
+        } else {
+            let versions = self.versions_of(path);
+            let sleep = self.asleep.entry(path.to_owned()).or_default();
+            sleep.until = self.round + (1 << sleep.failures.min(20)).min(SLEEP_MAX);
+            sleep.failures += 1;
+            sleep.versions = versions;
+        }
+    }
+
+    /// What the StatefulSet controller watches of a set.
+    fn versions_of(&self, path: &str) -> Vec<String> {
+        let Some(set) = self.api.get(path) else { return Vec::new() };
+        let pods = self.pods_of(set);
+        let all = std::iter::once(set).chain(pods.values());
+        all.map(|object| text(object, "/metadata/resourceVersion").to_owned()).collect()
     }
 
     fn pods_of(&self, set: &Value) -> BTreeMap<u32, Arc<Value>> {
@@ -268,13 +309,14 @@ impl Kubernetes {
         }
     }
 
-    fn make_pod(&mut self, set: &Value, name: &str, revision: &str) {
+    /// Whether it is there in the end.
+    fn make_pod(&mut self, set: &Value, name: &str, revision: &str) -> bool {
         if self.api.get(&format!("{PODS}/{name}")).is_some() {
-            return;
+            return true;
         }
         let claim = format!("data-{name}");
         match self.api.get(&format!("{CLAIMS}/{claim}")) {
-            Some(claim) if is_ending(claim) => return,
+            Some(claim) if is_ending(claim) => return false,
             Some(_) => {}
             None => {
                 let template = &set["spec"]["volumeClaimTemplates"][0];
@@ -290,6 +332,9 @@ impl Kubernetes {
                 self.api.create(CLAIMS, object).expect("it is not there");
             }
         }
+        if self.pods_max.is_some_and(|max| self.api.list(PODS).count() >= max) {
+            return false;
+        }
         let template = &self.templates[revision];
         let mut labels = template["metadata"]["labels"].clone();
         labels["controller-revision-hash"] = json!(revision);
@@ -302,6 +347,7 @@ impl Kubernetes {
             "status": { "phase": "Pending" },
         });
         self.api.create(PODS, pod).expect("it is not there");
+        true
     }
 
     fn delete_pod(&mut self, pod: &Value) {

@@ -47,8 +47,9 @@ pub fn explain(world: &mut World) -> Result<String> {
 pub fn wrong_clusters(world: &mut World) -> Result<String> {
     let replication = |n: i32, r: i32, w: i32| json!({ "factor": n, "r": r, "w": w });
     let long = "a".repeat(41);
-    let cases: [(&str, Value, &str, &str); 8] = [
+    let cases: [(&str, Value, &str, &str); 9] = [
         ("few", json!({ "replicas": 2 }), "spec.replicas", "raise spec.replicas"),
+        ("tiny", json!({ "storage": { "size": "1Mi" } }), "spec.storage.size", "raise it"),
         ("high-r", json!({ "replication": replication(3, 4, 2) }), "spec.replication.r", "lower r"),
         ("high-w", json!({ "replication": replication(3, 2, 4) }), "spec.replication.w", "lower w"),
         ("no-w", json!({ "replication": replication(3, 2, 0) }), "spec.replication.w", "greater than or equal to 1"),
@@ -79,7 +80,8 @@ pub fn main_cluster(world: &mut World) -> Result<String> {
     world.dynamoctl = Some(world.dynamoctl_of(&world.cluster)?);
     let listed = world.kubernetes.kubectl(&["get", "dkv"])?;
     let header: Vec<&str> = listed.lines().next().unwrap_or_default().split_whitespace().collect();
-    ensure!(header == ["NAME", "READY", "NODES", "EPOCH", "REBALANCE", "AGE"], "the columns of kubectl get dkv:\n{listed}");
+    let columns = ["NAME", "READY", "REASON", "NODES", "EPOCH", "REBALANCE", "AGE"];
+    ensure!(header == columns, "the columns of kubectl get dkv:\n{listed}");
     Ok(format!("{told}\n{}", listed.trim_end()))
 }
 
@@ -91,6 +93,7 @@ pub fn wrong_changes(world: &mut World) -> Result<String> {
         (json!({ "replication": { "factor": 2 } }), "spec.replication.factor", "set it back"),
         (json!({ "zones": [{ "name": "elsewhere" }] }), "spec.zones", "set them back"),
         (json!({ "storage": { "storageClassName": "local" } }), "spec.storage.storageClassName", "set it back"),
+        (json!({ "storage": { "storageClassName": "" } }), "spec.storage.storageClassName", "set it back"),
     ];
     let mut told = Vec::new();
     for (change, field, fix) in cases {

@@ -106,7 +106,10 @@ pub fn respond(answer: Result<Value, Refusal>) -> Response {
         Ok(object) => Body::from(object.to_string()).into_response(),
         Err(refusal) => {
             let (code, reason) = refusal.code();
-            let message = if let Refusal::Invalid(message) = &refusal { message } else { reason };
+            let message = match &refusal {
+                Refusal::Invalid(message) | Refusal::Forbidden(message) => message,
+                Refusal::NotFound | Refusal::Conflict | Refusal::AlreadyExists => reason,
+            };
             status(code, reason, message)
         }
     }

@@ -42,6 +42,8 @@ pub enum Refusal {
     AlreadyExists,
     /// What is asked for breaks a rule of the definition, or a patch does not fit the object.
     Invalid(String),
+    /// Whoever calls has no right to it.
+    Forbidden(String),
 }
 
 impl Refusal {
@@ -52,6 +54,7 @@ impl Refusal {
             Self::Conflict => (409, "Conflict"),
             Self::AlreadyExists => (409, "AlreadyExists"),
             Self::Invalid(_) => (422, "Invalid"),
+            Self::Forbidden(_) => (403, "Forbidden"),
         }
     }
 }

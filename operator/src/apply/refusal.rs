@@ -1,0 +1,42 @@
+//! What the API server says of a StatefulSet that it refuses, with the names that the same fields have in the DynamoCluster.
+
+/// Fields of a set, as the API server calls them, and what they are made from. The longer of two that begin alike comes first.
+const FIELDS: [(&str, &str); 12] = [
+    ("spec.template.spec.tolerations", "spec.pod.tolerations"),
+    ("spec.template.spec.affinity", "spec.pod.affinity"),
+    ("spec.template.spec.nodeSelector", "spec.pod.nodeSelector"),
+    ("spec.template.spec.priorityClassName", "spec.pod.priorityClassName"),
+    ("spec.template.spec.imagePullSecrets", "spec.imagePullSecrets"),
+    ("spec.template.spec.containers[0].imagePullPolicy", "spec.imagePullPolicy"),
+    ("spec.template.spec.containers[0].image", "spec.image"),
+    ("spec.template.spec.containers[0].resources", "spec.resources"),
+    ("spec.template.labels", "spec.pod.labels"),
+    ("spec.template.annotations", "spec.pod.annotations"),
+    ("spec.volumeClaimTemplates[0].spec.storageClassName", "spec.storage.storageClassName"),
+    ("spec.volumeClaimTemplates[0].spec.resources", "spec.storage.size"),
+];
+
+/// `message` with the fields of the DynamoCluster for those of the set; as it is, if it names none of them.
+pub(super) fn translated(message: &str) -> String {
+    let told = FIELDS.iter().fold(message.to_owned(), |told, (of_set, of_cluster)| told.replace(of_set, of_cluster));
+    if told == message { told } else { format!("{told}; these are fields of the DynamoCluster: correct them there") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_fields_of_the_cluster_and_where_they_are_corrected() {
+        let said = "StatefulSet.apps \"cart\" is invalid: [spec.template.spec.tolerations[0].key: Invalid value: \"a b\", \
+                    spec.template.spec.containers[0].resources.limits[cpus]: Invalid value: \"cpus\", \
+                    spec.template.spec.containers[0].imagePullPolicy: Unsupported value]";
+        let told = "StatefulSet.apps \"cart\" is invalid: [spec.pod.tolerations[0].key: Invalid value: \"a b\", \
+                    spec.resources.limits[cpus]: Invalid value: \"cpus\", spec.imagePullPolicy: Unsupported value]; these are fields of the \
+                    DynamoCluster: correct them there";
+        assert_eq!(translated(said), told);
+        for plain in ["exceeded quota", "spec.template.spec.containers[1].image: Required value", "spec.ports[0]: Invalid"] {
+            assert_eq!(translated(plain), plain);
+        }
+    }
+}
