@@ -262,7 +262,7 @@ impl Stage {
         let record = self.kubernetes.api.get(RECORD)?;
         let record = serde_json::from_value((**record).clone()).ok()?;
         match ring_record::read(&self.checks.last_valid.clone()?, Some(record)) {
-            Record::Held { ring, .. } => Some(*ring),
+            Record::Held { rings, .. } => Some(rings.newest().clone()),
             Record::Absent | Record::Unreadable(_) => None,
         }
     }
