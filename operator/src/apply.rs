@@ -17,6 +17,7 @@ mod upkeep;
 use std::collections::BTreeMap;
 
 use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::chain::Full;
 use dynamo_core::ring::Ring;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
@@ -49,13 +50,14 @@ pub enum ApplyError {
         error: Box<kube::Error>,
     },
     /// Nodes refused a ring or did not answer.
-    #[error("ring epoch {epoch} was not taken by {}", listing::notes(refusals.clone()))]
+    #[error("the ring was not taken by {}", listing::notes(refusals.clone()))]
     Offer {
-        /// The ring's epoch.
-        epoch: u64,
-        /// Which pods, and their words.
+        /// Which pods, and with the epoch that they were offered their words.
         refusals: BTreeMap<String, String>,
     },
+    /// The members have to take what is recorded first.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 impl ApplyError {
@@ -65,7 +67,7 @@ impl ApplyError {
             Self::Kubernetes { error, .. } => {
                 matches!(&**error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
             }
-            Self::Offer { .. } => false,
+            Self::Offer { .. } | Self::Full(_) => false,
         }
     }
 
@@ -75,7 +77,7 @@ impl ApplyError {
             Self::Kubernetes { error, .. } => {
                 matches!(&**error, kube::Error::Api(status) if status.is_invalid() || status.is_forbidden() || status.code == 400)
             }
-            Self::Offer { .. } => false,
+            Self::Offer { .. } | Self::Full(_) => false,
         }
     }
 }
@@ -155,15 +157,15 @@ async fn record(
     purpose: &str,
 ) -> Result<(), ApplyError> {
     let records: Api<ConfigMap> = Api::namespaced(client.clone(), &cluster.namespace);
-    let volumes = observed.carriers(ring);
+    let (rings, volumes) = (observed.rings_with(ring)?, observed.carriers(ring));
     let what = format!("ConfigMap {}: record ring epoch {}", ring_record::name(cluster), ring.epoch);
     match &observed.record {
         Record::Held { resource_version, .. } => {
-            let record = ring_record::build(cluster, ring, &volumes, purpose, Some(resource_version));
+            let record = ring_record::build(cluster, &rings, &volumes, purpose, Some(resource_version));
             records.replace(&ring_record::name(cluster), &posting(), &record).await.map_err(failed(what))?;
         }
         Record::Absent | Record::Unreadable(_) => {
-            let record = ring_record::build(cluster, ring, &volumes, purpose, None);
+            let record = ring_record::build(cluster, &rings, &volumes, purpose, None);
             records.create(&posting(), &record).await.map_err(failed(what))?;
         }
     }
@@ -187,21 +189,25 @@ pub fn purpose(cause: &Cause) -> String {
     }
 }
 
-/// All are offered the ring, whatever the others say; then those that did not take it are the error.
+/// Each is offered the ring that follows its own, whatever the others say; then those that did not take it are the error.
 async fn offer_ring(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &Observed, places: &[Place]) -> Result<(), ApplyError> {
-    let Some(ring) = observed.record.ring() else { return Ok(()) };
-    let addresses = places.iter().filter_map(|place| Some((cluster.pod_name(place), observed.pods.get(place)?.address.clone()?)));
-    let offers = stream::iter(addresses.collect::<Vec<_>>())
-        .map(|(pod, address)| async move {
+    let Some(rings) = observed.record.rings() else { return Ok(()) };
+    let offered = places.iter().filter_map(|place| {
+        let address = observed.pods.get(place)?.address.clone()?;
+        Some((cluster.pod_name(place), address, observed.node(place)?.epoch))
+    });
+    let offers = stream::iter(offered.collect::<Vec<_>>())
+        .map(|(pod, address, held)| async move {
+            let ring = rings.after(held)?;
             let offer = nodes.offer(&address, ring).await;
-            offer.err().map(|error| (pod, error))
+            offer.err().map(|error| (pod, format!("epoch {}: {error}", ring.epoch)))
         })
         .buffer_unordered(nodes::ASKED_MAX);
     let refusals: BTreeMap<String, String> = offers.filter_map(std::future::ready).collect().await;
     if refusals.is_empty() {
         return Ok(());
     }
-    Err(ApplyError::Offer { epoch: ring.epoch.0, refusals })
+    Err(ApplyError::Offer { refusals })
 }
 
 async fn delete_volumes(

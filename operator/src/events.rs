@@ -179,7 +179,7 @@ mod tests {
         let draining = ring.successor(|next| next.members.get_mut(&node(3)).unwrap().weight = 0);
         observed.record = Record::Held {
             hash: ring.hash(),
-            ring: Box::new(ring.clone()),
+            rings: Box::new(ring.clone().into()),
             resource_version: String::new(),
             volumes: BTreeMap::new(),
         };

@@ -58,7 +58,7 @@ fn a_spoilt_record_of_volumes_proves_nothing_and_breaks_nothing() {
     let carrier = |ordinal| Carrier { place: Place { zone: "default".into(), ordinal }, uid: format!("uid-{ordinal}") };
     let volumes: BTreeMap<NodeId, Carrier> = (1..=3).map(|id| (NodeId([id; 16]), carrier(u32::from(id)))).collect();
     let text = |volumes: &BTreeMap<NodeId, Carrier>| {
-        ring_record::build(&cluster, &ring, volumes, "", None).data.unwrap().remove("volumes").unwrap()
+        ring_record::build(&cluster, &ring.clone().into(), volumes, "", None).data.unwrap().remove("volumes").unwrap()
     };
     Fuzz {
         name: "ring record",
@@ -66,7 +66,7 @@ fn a_spoilt_record_of_volumes_proves_nothing_and_breaks_nothing() {
         seal: &unsealed,
         expect: Expect::Stable,
         decode: &|bytes| {
-            let mut record = ring_record::build(&cluster, &ring, &volumes, "", None);
+            let mut record = ring_record::build(&cluster, &ring.clone().into(), &volumes, "", None);
             let spoilt = std::str::from_utf8(bytes).ok()?.to_owned();
             record.data.as_mut().unwrap().insert("volumes".into(), spoilt);
             match ring_record::read(&cluster, Some(record)) {

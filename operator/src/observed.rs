@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::receipt::Receipt;
+use dynamo_core::rebalance::View;
+use dynamo_core::rebalance::chain::{Chain, Full};
 use dynamo_core::ring::{Ring, RingHash};
 use k8s_openapi::jiff::Timestamp;
 
@@ -195,11 +197,11 @@ pub enum Record {
     /// There is none.
     #[default]
     Absent,
-    /// This ring was recorded last. Whether any node holds it is another question.
+    /// A ring was recorded last. Whether any node holds it is another question.
     Held {
-        /// The ring.
-        ring: Box<Ring>,
-        /// Its hash.
+        /// That ring, with those before it that some member may need first.
+        rings: Box<Chain>,
+        /// The hash of the ring that was recorded last.
         hash: RingHash,
         /// The ConfigMap's version; the next record replaces this one and no other.
         resource_version: String,
@@ -243,8 +245,13 @@ impl Volume {
 impl Record {
     /// The recorded ring.
     pub fn ring(&self) -> Option<&Ring> {
+        self.rings().map(Chain::newest)
+    }
+
+    /// The recorded ring, with those before it that some member may need first.
+    pub fn rings(&self) -> Option<&Chain> {
         match self {
-            Self::Held { ring, .. } => Some(ring),
+            Self::Held { rings, .. } => Some(rings),
             Self::Absent | Self::Unreadable(_) => None,
         }
     }
@@ -333,9 +340,9 @@ impl Observed {
 
     /// The drain receipt that `node` gave under the recorded ring.
     fn receipt(&self, node: NodeId) -> Option<&Receipt> {
-        let Record::Held { ring, hash, .. } = &self.record else { return None };
+        let Record::Held { rings, hash, .. } = &self.record else { return None };
         let Some(Ok(receipt)) = self.receipts.get(&node) else { return None };
-        (receipt.node == node && receipt.epoch == ring.epoch && receipt.ring_hash == *hash).then_some(receipt)
+        (receipt.node == node && receipt.epoch == rings.newest().epoch && receipt.ring_hash == *hash).then_some(receipt)
     }
 
     /// The drain receipt of the node whose data `volume` carries.
@@ -360,6 +367,17 @@ impl Observed {
     /// The pod at `place` is not about to go.
     pub fn stays(&self, place: &Place) -> bool {
         self.sets.get(&place.zone).is_some_and(|set| place.ordinal < set.lowering.unwrap_or(set.replicas))
+    }
+
+    /// What the nodes that answered hold.
+    pub fn views(&self) -> BTreeMap<NodeId, View> {
+        let view = |node: &Node| View { epoch: node.epoch, ring_hash: node.ring_hash, received: node.received.clone() };
+        self.nodes().map(|(_, node)| (node.id, view(node))).collect()
+    }
+
+    /// What the record is to hold when `ring` is recorded.
+    pub fn rings_with(&self, ring: &Ring) -> Result<Chain, Full> {
+        self.record.rings().map_or_else(|| Ok(ring.clone().into()), |rings| rings.then(ring.clone(), &self.views()))
     }
 
     /// What the record is to say of the volumes of the members of `ring`: what is noted on volumes now, else what was recorded.

@@ -32,6 +32,8 @@
 //!   marked as drained: LowerPods marks it when the pod of a node with a receipt goes, and NoteIdentities takes the mark off as soon as the
 //!   node is seen again.
 //! - *A member's pod is missing.* `pods_exist` asks for pods up to the highest place that carries a member, whoever lowered the set.
+//! - *A ring that nobody can take.* What follows on a ring that a member may lack is recorded with that ring, and each node is offered the
+//!   one that follows its own: the disk of the only node that held it may go.
 //! - *Two rings of one epoch.* A ring is recorded under the record's resourceVersion before any node sees it. Without a record, one that
 //!   is found or made waits for every place where another may be, whether or not there is a pod.
 //! - *A member is given up that was only away.* It is declared lost on proof alone: the record names the UID of the claim that carried
@@ -59,6 +61,7 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance::batches::{self, Left};
+use dynamo_core::rebalance::chain::Full;
 use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next};
 use dynamo_core::ring::Ring;
@@ -287,7 +290,8 @@ fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
     let recorded = match &observed.record {
         Record::Unreadable(reason) => return Some(Step::Blocked(Blocked::RecordUnreadable(reason.clone()))),
         Record::Absent => Epoch(0),
-        Record::Held { ring, hash, .. } => {
+        Record::Held { rings, hash, .. } => {
+            let ring = rings.newest();
             let forked = |(_, node): &(&Place, &Node)| node.epoch == ring.epoch && node.ring_hash != *hash;
             let forks: Vec<_> = observed.nodes().filter(forked).map(|(place, _)| place.clone()).collect();
             if !forks.is_empty() {
@@ -379,8 +383,8 @@ fn a_ring_exists(situation: &Situation<'_>) -> Option<Step> {
 }
 
 /// Gossip spreads a ring too; offering it spares the wait, and brings it to nodes that no node knows yet. A node takes from a writer
-/// only the successor of what it holds; one that is further behind hears of the ring by gossip, and nothing waits for it here.
-/// Nodes that are out hear of it with the others.
+/// only the successor of what it holds. What a member may lack is recorded, so that it comes by here though nobody holds it any more;
+/// one that is further behind hears of the ring by gossip, and nothing waits for it here. Nodes that are out hear of it with the others.
 fn nodes_hold_the_ring(situation: &Situation<'_>) -> Option<Step> {
     situation.ring?;
     let behind: Vec<_> = situation.observed.nodes().filter(|(_, node)| situation.takes_the_ring(node)).collect();
@@ -404,11 +408,19 @@ fn lost_members_are_declared(situation: &Situation<'_>) -> Option<Step> {
     if let Some(blocked) = risk::of(situation.cluster, ring, &nodes).filter(|_| !accepted) {
         return Some(Step::Blocked(blocked));
     }
-    Some(match loss::declare(ring, &nodes, &situation.views()) {
-        Ok(ring) => Step::RecordRing { ring: Box::new(ring), cause: Cause::Lost(nodes) },
+    Some(match loss::declare(ring, &nodes, &situation.observed.views()) {
+        Ok(ring) => recorded_if_there_is_room(situation, ring, Cause::Lost(nodes)),
         Err(LossError::NobodyHolds(_)) => Step::AwaitEpoch(ring.survivors().filter(|node| !nodes.contains(node)).collect()),
         Err(error @ (LossError::NoMember(_) | LossError::Answers(_))) => Step::Blocked(Blocked::NoPlan(error.to_string())),
     })
+}
+
+/// A ring that may follow one which some members lack: that one is kept beside it.
+fn recorded_if_there_is_room(situation: &Situation<'_>, ring: Ring, cause: Cause) -> Step {
+    match situation.observed.rings_with(&ring) {
+        Ok(_) => Step::RecordRing { ring: Box::new(ring), cause },
+        Err(Full(behind)) => Step::AwaitEpoch(behind),
+    }
 }
 
 /// What is left to move to the nodes that the spec asks for, if there is a ring and a plan.
@@ -443,10 +455,10 @@ fn towards(situation: &Situation<'_>, desired: &Members) -> Option<Step> {
     let ring = situation.ring?;
     if ring.operation.is_some() {
         // Of another writer, who made this ring before there was an operator here. What is asked for now stands in the resource.
-        let ring = Box::new(ring.successor(|next| next.operation = None));
-        return Some(Step::RecordRing { ring, cause: Cause::Rebalance });
+        let ring = ring.successor(|next| next.operation = None);
+        return Some(recorded_if_there_is_room(situation, ring, Cause::Rebalance));
     }
-    Some(match rebalance::next(ring, desired, &situation.views()) {
+    Some(match rebalance::next(ring, desired, &situation.observed.views()) {
         Ok(Next::Settled) => return None,
         Ok(Next::Propose(ring)) => Step::RecordRing { ring: Box::new(ring), cause: Cause::Rebalance },
         Ok(Next::AwaitEpoch(nodes)) => Step::AwaitEpoch(nodes),

@@ -50,11 +50,11 @@ pub async fn make_first_ring(endpoints: &Endpoints, plan: &Plan) -> Result<Ring,
 fn recorded_or_planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) -> Result<Ring, Stop> {
     let path = ring_record::record_of(&plan.record, cluster);
     let _lock = ring_record::locked(&path)?;
-    if let Some(ring) = ring_record::recorded(&path, cluster)? {
-        return as_planned(ring, plan);
+    if let Some(rings) = ring_record::recorded(&path, cluster)? {
+        return as_planned(rings.newest().clone(), plan);
     }
     let ring = planned(answers, cluster, plan)?;
-    ring_record::record(&path, &ring)?;
+    ring_record::record(&path, &ring.clone().into())?;
     Ok(ring)
 }
 

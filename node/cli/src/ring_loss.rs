@@ -104,7 +104,7 @@ async fn run(endpoints: &Endpoints, loss: &Loss, newcomers: &Newcomers<'_>) -> R
     let held = views.ring.clone().ok_or_else(missing)?;
     let record = ring_record::record_or_default(loss.record.as_deref())?;
     let ring = match ring_record::recorded(&ring_record::record_of(&record, held.cluster), held.cluster)? {
-        Some(recorded) => newest(recorded, held, &views)?,
+        Some(recorded) => newest(recorded.newest().clone(), held, &views)?,
         None => held,
     };
     let zones = views.answered.iter().map(|(node, answer)| (*node, answer.status.zone.clone())).collect();
@@ -292,6 +292,7 @@ impl Course for MakingGood<'_> {
 mod tests {
     use super::*;
     use crate::double::Double;
+    use crate::members::Views;
     use dynamo_core::id::{ClusterId, Epoch};
     use std::collections::BTreeSet;
 
@@ -470,7 +471,7 @@ mod tests {
         let mut wanted = ring(4).members;
         wanted.entry(node(2)).and_modify(|member| member.weight = 2);
         let begun = operation::begun(&ring(4), &wanted).unwrap();
-        ring_record::record(&record, &begun).unwrap();
+        ring_record::record(&record, &begun.clone().into()).unwrap();
         let doubles = doubles(&[2, 3, 4], &ring(4)).await;
         for expected in [Some(begun.hash()), None] {
             remove(&addresses(&doubles), &word(1, &record)).await.unwrap_err();
@@ -489,11 +490,40 @@ mod tests {
         let declared = loss::declare(&begun, &[node(1)], &BTreeMap::from([(node(2), view)])).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("r.ring");
-        ring_record::record(&record, &declared).unwrap();
+        ring_record::record(&record, &declared.clone().into()).unwrap();
         let doubles = doubles(&[2, 3, 4], &begun).await;
         let waits = remove(&addresses(&doubles), &word(1, &record)).await.unwrap_err().to_string();
         assert!(waits.contains("ring epoch 3 is offered"), "{waits}");
-        assert_eq!(ring_record::recorded(&record, begun.cluster).unwrap().unwrap(), declared);
+        assert_eq!(ring_record::recorded(&record, begun.cluster).unwrap().unwrap().newest(), &declared);
         assert!(doubles.iter().all(|double| double.state().ring == declared));
+    }
+
+    /// It said so, a command built on that, and then its disk was destroyed.
+    #[tokio::test]
+    async fn a_ring_that_only_the_lost_member_held_comes_from_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let doubles = doubles(&[1, 2, 3, 4], &ring(4)).await;
+        let mut weighed = ring(4).members;
+        weighed.entry(node(2)).and_modify(|member| member.weight = 2);
+        let begins = |ring: &Ring, _: &Views| Ok(operation::begun(ring, &weighed).unwrap());
+        let pauses = |ring: &Ring, _: &Views| Ok(operation::paused(ring, true).unwrap());
+        let alone = addresses(&doubles[..1]);
+        let mut writer = Writer::new(&alone, record.clone(), true, Limits::default(), 0);
+        writer.ask(begins).await.unwrap();
+        writer.ask(pauses).await.unwrap();
+        let paused = doubles[0].state().ring.clone();
+        assert_eq!((paused.epoch, doubles[1].state().ring.epoch), (Epoch(3), Epoch(1)));
+
+        let others = addresses(&doubles[1..]);
+        let mut epochs = Vec::new();
+        for _ in 0..3 {
+            remove(&others, &word(1, &record)).await.unwrap_err();
+            let held = doubles[1].state().ring.clone();
+            assert!(doubles[1..].iter().all(|double| double.state().ring == held));
+            epochs.push(held.epoch.0);
+            assert!(held.epoch < Epoch(4) || (held.parent == paused.hash() && held.is_lost(node(1))));
+        }
+        assert_eq!(epochs, [2, 3, 4], "each in its turn, and then the loss");
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::batches::Limits;
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::rebalance::{Members, Next, PlanError, View, operation};
 use dynamo_core::ring::{Member, Ring};
 
@@ -202,7 +203,7 @@ pub async fn status(endpoints: &Endpoints, format: Format, record: Option<&Path>
         (Some(held), Some(record)) => ring_record::recorded(&ring_record::record_of(record, held.cluster), held.cluster)?,
         _ => None,
     };
-    let report = Report::of(&views, recorded.as_ref())?;
+    let report = Report::of(&views, recorded.as_ref().map(Chain::newest))?;
     show(format, || report.text(), &report.document())
 }
 

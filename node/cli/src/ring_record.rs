@@ -1,4 +1,5 @@
 //! What this machine wrote of a cluster's rings, before any node saw it: a file with the newest of them, and the lock of whoever writes.
+//! Beside it lie the rings before it that some member may need first, each in a file by its epoch ([`dynamo_core::rebalance::chain`]).
 //!
 //! A ring is recorded before it is offered, and one that was recorded is offered again, and never another one of the same epoch: so a
 //! command can be killed between any two calls. Commands on one machine take turns ([`locked`]).
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use dynamo_core::id::{ClusterId, Epoch};
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::ring::Ring;
 
 use crate::local;
@@ -44,8 +46,19 @@ pub fn record_of(given: &Path, cluster: ClusterId) -> PathBuf {
     if given.is_dir() { in_folder() } else { given.to_owned() }
 }
 
-/// The ring that an earlier run recorded for this cluster.
-pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
+/// The file of a ring before the newest.
+fn before(path: &Path, epoch: Epoch) -> PathBuf {
+    path.with_extension(format!("ring-{epoch}"))
+}
+
+/// Whether `file` is that of a ring before the newest in `path`.
+pub fn is_before(path: &Path, file: &Path) -> bool {
+    let epoch = file.extension().and_then(|extension| extension.to_str()?.strip_prefix("ring-")?.parse().ok());
+    epoch.is_some_and(|epoch| before(path, Epoch(epoch)) == file)
+}
+
+/// The rings that an earlier run recorded for this cluster. One before the newest that cannot be read is as good as not there.
+pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Chain>, Stop> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -64,12 +77,27 @@ pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Ring>, Stop> {
             "{path}: is the record of cluster {theirs}, the nodes are of {cluster}; give another --record"
         )));
     }
-    Ok(Some(ring))
+    let earlier = (1..ring.epoch.0).rev().map(|epoch| fs::read(before(path, Epoch(epoch))));
+    let earlier = earlier.map_while(|bytes| Ring::decode(Bytes::from(bytes.ok()?)).ok());
+    Ok(Some(Chain::read(earlier.collect(), ring)))
 }
 
-/// Records `ring`, so that a crash leaves the old record or the new one.
-pub fn record(path: &Path, ring: &Ring) -> Result<(), Stop> {
-    replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+/// Records `rings`, so that a crash leaves the old record or the new one.
+pub fn record(path: &Path, rings: &Chain) -> Result<(), Stop> {
+    let write = |path: &Path, ring: &Ring| {
+        replace_file(path, &ring.encode()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+    };
+    for ring in rings.before() {
+        write(&before(path, ring.epoch), ring)?;
+    }
+    write(path, rings.newest())?;
+    // What every member holds. Should one stay, it is of a ring that leads to no other, and is not read.
+    (1..rings.oldest().epoch.0)
+        .rev()
+        .map(|epoch| fs::remove_file(before(path, Epoch(epoch))))
+        .take_while(Result::is_ok)
+        .for_each(drop);
+    Ok(())
 }
 
 /// A ring is recorded only if it is one that nodes hold, or follows on it: a node takes no other, and what was recorded before is gone.
@@ -78,18 +106,14 @@ pub fn assert_follows(ring: &Ring, views: &Views) {
     assert!(ring.epoch <= held.next(), "ring epoch {} would be recorded and the nodes hold {held}", ring.epoch);
 }
 
-/// What to do about a recorded ring that is further on than the successor of what the nodes hold.
-pub fn missing_between(path: &Path, recorded: &Ring, views: &Views) -> Option<String> {
-    let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
-    let told = || {
-        format!(
-            "{} records ring epoch {}, and the nodes that answer hold epoch {held}: none takes it without the rings between them. Start \
-             the nodes that do not answer; if all answer, remove that file, and say --take-over with the next `ring commit`",
-            path.display(),
-            recorded.epoch
-        )
-    };
-    (recorded.epoch > held.next()).then(told)
+/// What to do about recorded rings that are further on than the successor of what the nodes hold.
+pub fn missing_between(path: &Path, recorded: &Chain, held: Epoch) -> String {
+    format!(
+        "{} records ring epoch {}, and the nodes that answer hold epoch {held}: none takes it without the rings between them. Start the \
+         nodes that do not answer; if all answer, remove that file, and say --take-over with the next `ring commit`",
+        path.display(),
+        recorded.oldest().epoch
+    )
 }
 
 /// Writes a file so that a crash leaves the old one or the new one.
@@ -118,9 +142,32 @@ mod tests {
         let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
         let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
         assert_eq!(recorded(&path, ring.cluster).unwrap(), None);
-        record(&path, &ring).unwrap();
-        assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring));
+        record(&path, &ring.clone().into()).unwrap();
+        assert_eq!(recorded(&path, ring.cluster).unwrap(), Some(ring.into()));
         assert!(matches!(recorded(&path, ClusterId([2; 16])), Err(Stop::Usage(_))));
+    }
+
+    #[test]
+    fn rings_that_a_member_may_need_first_lie_beside_the_newest_until_all_hold_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("first.ring");
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let first = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
+        let (second, third) = (first.successor(|_| ()), first.successor(|_| ()).successor(|_| ()));
+        let files = || {
+            let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        let all = Chain::read(vec![first.clone(), second.clone()], third.clone());
+        record(&path, &all).unwrap();
+        assert_eq!(files(), ["first.ring", "first.ring-1", "first.ring-2"]);
+        assert_eq!(recorded(&path, first.cluster).unwrap(), Some(all));
+
+        fs::write(folder.path().join("first.ring-1"), "what once was a ring").unwrap();
+        let readable = Chain::read(vec![second.clone()], third.clone());
+        assert_eq!(recorded(&path, first.cluster).unwrap(), Some(readable), "as good as not there");
+        record(&path, &Chain::read(vec![third.clone()], third.successor(|_| ()))).unwrap();
+        assert_eq!(files(), ["first.ring", "first.ring-3"]);
     }
 
     #[test]

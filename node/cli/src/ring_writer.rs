@@ -12,8 +12,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dynamo_core::id::NodeId;
+use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance::batches::{Limits, left};
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::rebalance::{self, Members, Next, PlanError, View, operation};
 use dynamo_core::ring::Ring;
 use futures::future::join_all;
@@ -129,7 +130,7 @@ impl<'a> Writer<'a> {
                     let is_held = turn.is_held(&views);
                     let offered = match asked != turn.ring && is_held {
                         true => turn.propose(&asked, &views, &[]).await?,
-                        false => turn.offer(&turn.ring, &views, &[]).await,
+                        false => turn.offer(&turn.rings, &views, &[]).await,
                     };
                     match offered {
                         Offered::Taken { .. } if asked == turn.ring || is_held => return Ok(operation::wanted(&asked)),
@@ -208,12 +209,15 @@ impl<'a> Writer<'a> {
             return Err(Stop::Usage(not_its_writer(&path, &held)));
         }
         let lock = ring_record::locked(&path)?;
-        let ring = match ring_record::recorded(&path, held.cluster)? {
-            None if self.take_over => held,
+        let rings = match ring_record::recorded(&path, held.cluster)? {
+            None if self.take_over => held.into(),
             None => return Err(Stop::Usage(not_its_writer(&path, &held))),
-            Some(recorded) => newest(recorded, held, views)?,
+            Some(recorded) => {
+                let ring = newest(recorded.newest().clone(), held, views)?;
+                recorded.then(ring.clone(), &heard(views)).unwrap_or_else(|_| ring.into())
+            }
         };
-        Ok(Turn { ring, path, _lock: lock })
+        Ok(Turn { ring: rings.newest().clone(), rings, path, _lock: lock })
     }
 }
 
@@ -263,6 +267,8 @@ pub fn newest(recorded: Ring, held: Ring, views: &Views) -> Result<Ring, Stop> {
 /// The right to write the next ring.
 struct Turn {
     ring: Ring,
+    /// That ring, with those before it that some member may need first.
+    rings: Chain,
     path: PathBuf,
     _lock: File,
 }
@@ -275,23 +281,23 @@ impl Turn {
 
     async fn look(&self, views: &Views, course: &impl Course, limits: &Limits, departed: &mut Departed) -> Result<Look, Stop> {
         let waits = |for_what: String| Ok(Look::Waits(Wait::new(for_what)));
-        let (ring, heard, gone) = (&self.ring, heard(views), course.gone());
+        let (ring, rings, heard, gone) = (&self.ring, &self.rings, heard(views), course.gone());
         if !self.is_held(views) {
             // Nothing is built on it before a node holds it.
             let offered = format!("ring epoch {} is offered, which no node held yet", ring.epoch);
-            return waits(self.offer(ring, views, gone).await.told(&offered));
+            return waits(self.offer(rings, views, gone).await.told(&offered));
         }
         match course.first(ring, &heard)? {
             First::Nothing => {}
             First::Write(next, what) => return waits(self.propose(&next, views, gone).await?.told(what)),
-            First::Waits(reason) => return waits(self.offer(ring, views, gone).await.told(&reason)),
+            First::Waits(reason) => return waits(self.offer(rings, views, gone).await.told(&reason)),
         }
         let next = course.next(ring, &heard, limits).map_err(|error| Stop::Failed(error.to_string()))?;
         if next.as_ref().is_some_and(|next| is_at_its_end(ring, next)) {
             let holding = departed.holding(ring, views).await;
             if !holding.is_empty() {
                 let out = format!("waiting for {} to hold nothing, out of the ring", list(&holding));
-                return waits(self.offer(ring, views, gone).await.told(&out));
+                return waits(self.offer(rings, views, gone).await.told(&out));
             }
         }
         match next {
@@ -300,7 +306,7 @@ impl Turn {
             Some(Next::Propose(next)) => waits(self.propose(&next, views, gone).await?.told("the next stage is offered")),
             Some(Next::AwaitEpoch(nodes)) => {
                 let behind = format!("waiting for {} to hold the ring", list(&nodes));
-                waits(self.offer(ring, views, gone).await.told(&behind))
+                waits(self.offer(rings, views, gone).await.told(&behind))
             }
             Some(Next::AwaitData { received, moving, waiting_for }) => {
                 let nodes = list(&waiting_for);
@@ -320,13 +326,23 @@ impl Turn {
 
     async fn propose(&self, ring: &Ring, views: &Views, gone: &[NodeId]) -> Result<Offered, Stop> {
         ring_record::assert_follows(ring, views);
-        ring_record::record(&self.path, ring)?;
-        Ok(self.offer(ring, views, gone).await)
+        let rings = match self.rings.then(ring.clone(), &heard(views)) {
+            Ok(rings) => rings,
+            Err(full) => return Ok(Offered::Nowhere(full.to_string())),
+        };
+        ring_record::record(&self.path, &rings)?;
+        Ok(self.offer(&rings, views, gone).await)
     }
 
-    /// Gives the ring to all that answer, first to the one that decides between two writers. One that does not take it is offered it
-    /// again, or hears of it from the others.
-    async fn offer(&self, ring: &Ring, views: &Views, gone: &[NodeId]) -> Offered {
+    /// Gives the newest ring to all that answer, first to the one that decides between two writers; where none of them can take it yet,
+    /// the one before it that they can. One that does not take it is offered it again, or hears of it from the others.
+    async fn offer(&self, rings: &Chain, views: &Views, gone: &[NodeId]) -> Offered {
+        let held = views.ring.as_ref().map_or(Epoch(0), |held| held.epoch);
+        let ring = match rings.after(held) {
+            Some(ring) => ring,
+            None if held >= rings.newest().epoch => rings.newest(),
+            None => return Offered::Nowhere(ring_record::missing_between(&self.path, rings, held)),
+        };
         let hash = ring.hash();
         let behind: BTreeMap<NodeId, &members::Answer> = views
             .answered
@@ -334,9 +350,6 @@ impl Turn {
             .filter(|(_, answer)| answer.status.epoch < ring.epoch)
             .map(|(node, answer)| (*node, answer))
             .collect();
-        if let Some(missing) = ring_record::missing_between(&self.path, ring, views) {
-            return Offered::Nowhere(missing);
-        }
         if let Some(first) = decides(ring, views, gone) {
             let takes_first = format!("member {first} has to take each ring first");
             let Some(answer) = behind.get(&first) else {
@@ -354,7 +367,16 @@ impl Turn {
                 Err(error) => return Offered::Nowhere(format!("{takes_first}: {error}")),
             }
         }
-        let answers = join_all(behind.values().map(|answer| answer.client.propose_ring(ring))).await;
+        // Each is given what follows its own, as far as that one has decided.
+        let follows = |held| rings.after(held).filter(|follows| follows.epoch < ring.epoch).unwrap_or(ring);
+        let answers = join_all(behind.values().map(|answer| answer.client.propose_ring(follows(answer.status.epoch)))).await;
+        if ring.epoch < rings.newest().epoch {
+            return Offered::Nowhere(format!(
+                "ring epoch {} is offered first, on which recorded epoch {} rests",
+                ring.epoch,
+                rings.newest().epoch
+            ));
+        }
         Offered::Taken { but: answers.into_iter().find_map(|answer| answer.err().map(|error| error.to_string())) }
     }
 }
@@ -371,7 +393,7 @@ mod tests {
     use super::*;
     use crate::double::Double;
     use crate::ring_operations::Change;
-    use dynamo_core::id::{ClusterId, Epoch};
+    use dynamo_core::id::ClusterId;
     use dynamo_core::rebalance::first_ring;
     use dynamo_core::ring::{Member, Operation};
 
@@ -399,7 +421,7 @@ mod tests {
             assert!(refused.contains(way), "{refused}");
         }
         assert_eq!(turn(true).unwrap(), ring());
-        ring_record::record(&folder.path().join("r.ring"), &ring().successor(|_| ())).unwrap();
+        ring_record::record(&folder.path().join("r.ring"), &ring().successor(|_| ()).into()).unwrap();
         assert_eq!(turn(false).unwrap(), ring().successor(|_| ()), "what was recorded and not offered");
     }
 
@@ -510,7 +532,7 @@ mod tests {
             doubles.push(Double::start(NodeId([id; 16]), ring(), 0).await);
         }
         let endpoints = addresses(&doubles);
-        let recorded = || ring_record::recorded(&record, ring().cluster).unwrap().unwrap();
+        let recorded = || ring_record::recorded(&record, ring().cluster).unwrap().unwrap().newest().clone();
         let mut wanted = ring().members;
         wanted.entry(NodeId([2; 16])).and_modify(|member| member.weight = 2);
         let begins = |ring: &Ring, _: &Views| Ok(operation::begun(ring, &wanted).unwrap());
@@ -543,7 +565,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("r.ring");
         let ahead = without_the_fourth().successor(|_| ()).successor(|_| ());
-        ring_record::record(&record, &ahead).unwrap();
+        ring_record::record(&record, &ahead.into()).unwrap();
         let mut writer = Writer::new(&endpoints, record.clone(), false, Limits::default(), 0);
         let stop = writer.ask(|ring, _| Ok(ring.clone())).await.unwrap_err().to_string();
         assert!(stop.contains(&record.display().to_string()) && stop.contains("hold epoch 2"), "{stop}");

@@ -15,12 +15,14 @@
 //!
 //! Every stage begins when all members hold the ring of the one before. Who holds what in the end is decided in [`assignment`]; how
 //! much of that moves at the same time, and when what has arrived goes on, in [`batches`]; what becomes of moves under way when other
-//! members are asked for, in [`revision`]; how a change is begun, paused and given up by a command, in [`operation`]. A member whose disk is gone for ever never answers: [`loss`] says who may declare that and
-//! what follows. Nothing waits for the word of a member that was declared lost, and for everybody else's as before.
+//! members are asked for, in [`revision`]; how a change is begun, paused and given up by a command, in [`operation`]; which rings stay
+//! recorded for members that are behind, in [`chain`]. A member whose disk is gone for ever never answers: [`loss`] says who may declare
+//! that and what follows. Nothing waits for the word of a member that was declared lost, and for everybody else's as before.
 
 pub mod assignment;
 pub mod batches;
 pub mod certificate;
+pub mod chain;
 mod flow;
 pub mod loss;
 pub mod operation;

@@ -1,9 +1,12 @@
 //! What is written, and what is refused, against an API server in memory.
 
-use dynamo_core::id::PartitionId;
+use std::future::ready;
+use std::sync::Mutex;
+
+use dynamo_core::id::{Epoch, PartitionId};
 use dynamo_core::node::receipt::{HandedOver, Receipt};
 use dynamo_core::rebalance;
-use dynamo_core::ring::Member;
+use dynamo_core::ring::{Member, RingHash};
 use dynamo_core::version::Digest;
 use serde_json::{Value, json};
 
@@ -11,9 +14,9 @@ use super::upkeep::marked;
 use super::*;
 use crate::build::{config_map, stateful_set};
 use crate::fake_api::FakeApi;
-use crate::nodes::Network;
+use crate::nodes::{Answer, Network};
 use crate::observe::observe;
-use crate::observed::Note;
+use crate::observed::{Node, Note, Pod};
 use crate::plan::next_step;
 use crate::valid::tests::valid;
 
@@ -381,6 +384,73 @@ async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
     let twin = record(&client, &cluster, &observed, &other, &purpose(&Cause::Rebalance)).await;
     assert!(twin.unwrap_err().is_conflict(), "both saw epoch 1");
     assert_eq!(api.object(RECORD).unwrap()["data"]["epoch"], "2");
+}
+
+/// Which epoch was offered at which address.
+#[derive(Default)]
+struct Offers(Mutex<BTreeMap<String, u64>>);
+
+impl Nodes for Offers {
+    fn status<'a>(&'a self, _: &'a ValidCluster, _: &'a str) -> Answer<'a, Node> {
+        Box::pin(ready(Err("is not asked".to_owned())))
+    }
+
+    fn ring<'a>(&'a self, _: &'a str) -> Answer<'a, Option<Ring>> {
+        Box::pin(ready(Err("is not asked".to_owned())))
+    }
+
+    fn offer<'a>(&'a self, address: &'a str, ring: &'a Ring) -> Answer<'a, ()> {
+        self.0.lock().unwrap().insert(address.to_owned(), ring.epoch.0);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn receipt<'a>(&'a self, _: &'a str) -> Answer<'a, Receipt> {
+        Box::pin(ready(Err("is not asked".to_owned())))
+    }
+}
+
+#[tokio::test]
+async fn a_ring_that_members_may_lack_is_recorded_beside_the_next_and_offered_to_them_first() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &[]));
+    let client = api.client();
+    let (first, look) = (first_ring(&cluster, 1), async || observe(&client, &Network, &cluster).await.unwrap().0);
+    record(&client, &cluster, &look().await, &first, "").await.unwrap();
+    let (second, third) = (first.successor(|_| ()), first.successor(|_| ()).successor(|_| ()));
+    for ring in [&second, &third] {
+        record(&client, &cluster, &look().await, ring, "nobody answers").await.unwrap();
+    }
+    let recorded = || api.object(RECORD).unwrap()["binaryData"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(recorded(), ["ring", "ring-1", "ring-2"]);
+
+    let (mut observed, offers) = (look().await, Offers::default());
+    for (ordinal, held) in [None, Some(&first), Some(&second)].into_iter().enumerate() {
+        let node = Node {
+            id: NodeId([ordinal as u8 + 1; 16]),
+            epoch: held.map_or(Epoch(0), |ring| ring.epoch),
+            ring_hash: held.map_or(RingHash::default(), Ring::hash),
+            received: BTreeSet::new(),
+            objects: 0,
+            hints: BTreeMap::new(),
+            writable: true,
+            bytes: 0,
+            copies: 0,
+            bytes_sent: 0,
+        };
+        let pod = Pod { node: Some(node), address: Some(ordinal.to_string()), ..Pod::default() };
+        observed.pods.insert(Place { zone: "default".into(), ordinal: ordinal as u32 }, pod);
+    }
+    let all = Step::OfferRing(observed.pods.keys().cloned().collect());
+    step(&client, &offers, &cluster, &observed, &all).await.unwrap();
+    assert_eq!(*offers.0.lock().unwrap(), [("0".to_owned(), 3), ("1".to_owned(), 2), ("2".to_owned(), 3)].into());
+    record(&client, &cluster, &observed, &third, "volumes of the members").await.unwrap();
+    assert_eq!(recorded(), ["ring", "ring-1", "ring-2"], "the same ring once more");
+    for pod in observed.pods.values_mut() {
+        let node = pod.node.as_mut().unwrap();
+        (node.epoch, node.ring_hash) = (third.epoch, third.hash());
+    }
+    observed.record = look().await.record;
+    record(&client, &cluster, &observed, &third.successor(|_| ()), "all hold it").await.unwrap();
+    assert_eq!(recorded(), ["ring"]);
 }
 
 #[tokio::test]

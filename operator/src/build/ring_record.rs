@@ -1,13 +1,17 @@
 //! ConfigMap NAME-ring: the writer's record of the ring. A ring is written here, under optimistic concurrency, before any node
 //! sees it; so two operators cannot both make one epoch.
 //!
-//! Beside the ring it says which volume carries each member: a member whose claim was made again under the same name, with another
+//! Beside it stand the rings before it that some member may need first, each under its epoch ([`dynamo_core::rebalance::chain`] says why).
+//! One that cannot be read is as good as not there: by gossip its members may hear of the next all the same.
+//!
+//! Beside the rings it says which volume carries each member: a member whose claim was made again under the same name, with another
 //! UID, is lost. A line that cannot be read proves nothing, and is written again.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::ring::Ring;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -17,6 +21,8 @@ use crate::observed::{Carrier, Record};
 use crate::valid::{Place, ValidCluster};
 
 const RING: &str = "ring";
+/// Before the epoch of a ring that some member may need first.
+const BEFORE: &str = "ring-";
 const VOLUMES: &str = "volumes";
 
 /// The ConfigMap's name.
@@ -24,24 +30,28 @@ pub fn name(cluster: &ValidCluster) -> String {
     format!("{}-ring", cluster.name)
 }
 
-/// The record of `ring`. `resource_version` is that of the record it replaces, `None` for the first. Epoch, hash and purpose are
+/// The record of `rings`. `resource_version` is that of the record it replaces, `None` for the first. Epoch, hash and purpose are
 /// for people.
 pub fn build(
     cluster: &ValidCluster,
-    ring: &Ring,
+    rings: &Chain,
     volumes: &BTreeMap<NodeId, Carrier>,
     purpose: &str,
     resource_version: Option<&str>,
 ) -> ConfigMap {
     let mut metadata = metadata(cluster, name(cluster));
     metadata.resource_version = resource_version.map(str::to_owned);
+    let ring = rings.newest();
     let hash = ring.hash().to_string();
     let volumes: String = volumes.iter().map(|(node, carrier)| line(*node, carrier)).collect();
     let data = [("epoch", ring.epoch.to_string()), ("hash", hash), ("plan", purpose.to_owned()), (VOLUMES, volumes)];
+    let before = rings.before().iter().map(|ring| (format!("{BEFORE}{}", ring.epoch), ring));
     ConfigMap {
         metadata,
         data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
-        binary_data: Some(BTreeMap::from([(RING.to_owned(), ByteString(ring.encode().to_vec()))])),
+        binary_data: Some(
+            before.chain([(RING.to_owned(), ring)]).map(|(key, ring)| (key, ByteString(ring.encode().to_vec()))).collect(),
+        ),
         ..ConfigMap::default()
     }
 }
@@ -59,7 +69,9 @@ pub fn read(cluster: &ValidCluster, record: Option<ConfigMap>) -> Record {
         Ok(ring) => {
             let resource_version = record.metadata.resource_version.unwrap_or_default();
             let volumes = record.data.as_ref().and_then(|data| data.get(VOLUMES)).map(|text| carriers(text)).unwrap_or_default();
-            Record::Held { hash: ring.hash(), ring: Box::new(ring), resource_version, volumes }
+            let before = record.binary_data.unwrap_or_default().into_iter().filter(|(key, _)| key.starts_with(BEFORE));
+            let before = before.filter_map(|(_, ByteString(bytes))| Ring::decode(Bytes::from(bytes)).ok()).collect();
+            Record::Held { hash: ring.hash(), rings: Box::new(Chain::read(before, ring)), resource_version, volumes }
         }
         Err(error) => Record::Unreadable(format!("ConfigMap {}: binaryData.{RING}: {error}", name(cluster))),
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::rebalance;
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::ring::Member;
 use k8s_openapi::api::core::v1::{ConfigMap, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -170,12 +171,12 @@ fn a_record_reads_back_and_a_damaged_one_is_not_taken_for_none() {
     let ring = rebalance::first_ring(cluster.id, 4, 3, &members).unwrap();
     let place = Place { zone: "default".into(), ordinal: 2 };
     let volumes = BTreeMap::from([(NodeId([3; 16]), Carrier { place, uid: "a-uid".into() })]);
-    let record = ring_record::build(&cluster, &ring, &volumes, "first ring", Some("41"));
+    let record = ring_record::build(&cluster, &ring.clone().into(), &volumes, "first ring", Some("41"));
     assert_eq!(record.data.as_ref().unwrap()["epoch"], "1");
     assert_eq!(ring_record::read(&cluster, None), Record::Absent);
     match ring_record::read(&cluster, Some(record.clone())) {
-        Record::Held { ring: read, hash, resource_version, volumes: carriers } => {
-            assert_eq!((*read, hash, resource_version.as_str()), (ring.clone(), ring.hash(), "41"));
+        Record::Held { rings, hash, resource_version, volumes: carriers } => {
+            assert_eq!((*rings, hash, resource_version.as_str()), (ring.clone().into(), ring.hash(), "41"));
             assert_eq!(carriers, volumes);
         }
         other => panic!("{other:?}"),
@@ -190,5 +191,22 @@ fn a_record_reads_back_and_a_damaged_one_is_not_taken_for_none() {
     assert!(unreadable(ConfigMap { binary_data: None, ..record }));
     let mut foreign = ring;
     foreign.cluster = ClusterId([9; 16]);
-    assert!(unreadable(ring_record::build(&cluster, &foreign, &volumes, "", None)));
+    assert!(unreadable(ring_record::build(&cluster, &foreign.into(), &volumes, "", None)));
+}
+
+#[test]
+fn a_ring_that_a_member_may_need_first_stands_in_the_record_under_its_epoch() {
+    let cluster = ValidCluster::of(&cluster(3, &[])).unwrap();
+    let members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "default".into(), weight: 1 })).collect();
+    let first = rebalance::first_ring(cluster.id, 4, 3, &members).unwrap();
+    let second = first.successor(|_| ());
+    let rings = Chain::read(vec![first.clone()], second.clone());
+    let record = ring_record::build(&cluster, &rings, &BTreeMap::new(), "", None);
+    let keys: Vec<_> = record.binary_data.as_ref().unwrap().keys().cloned().collect();
+    assert_eq!((keys, record.data.as_ref().unwrap()["epoch"].as_str()), (vec!["ring".to_owned(), "ring-1".to_owned()], "2"));
+    let read = |record: ConfigMap| ring_record::read(&cluster, Some(record)).rings().cloned().unwrap();
+    assert_eq!(read(record.clone()), rings);
+    let mut damaged = record;
+    damaged.binary_data.as_mut().unwrap().get_mut("ring-1").unwrap().0[20] ^= 1;
+    assert_eq!(read(damaged), second.into(), "as good as not there");
 }

@@ -283,7 +283,8 @@ mod tests {
             observed.pods.insert(at(ordinal), pod);
         }
         let hash = ring.hash();
-        observed.record = Record::Held { ring: Box::new(ring), hash, resource_version: String::new(), volumes: BTreeMap::new() };
+        observed.record =
+            Record::Held { rings: Box::new(ring.into()), hash, resource_version: String::new(), volumes: BTreeMap::new() };
         (cluster, observed)
     }
 
@@ -445,10 +446,10 @@ mod tests {
         volumes.insert(NodeId([4; 16]), Carrier { place: at(3), uid: String::new() });
         assert!(!may(&observed, 3), "the record knows who is there");
         let (_, mut observed) = look(&[0]);
-        let Record::Held { ring, .. } = std::mem::take(&mut observed.record) else { panic!("there is a record") };
+        let Record::Held { rings, .. } = std::mem::take(&mut observed.record) else { panic!("there is a record") };
         assert!(!may(&observed, 3), "the nodes hold a ring that could not be read");
         assert!(may(&observed, 0));
-        observed.newer = Some(*ring);
+        observed.newer = Some(rings.newest().clone());
         assert!(!may(&observed, 3), "it is not recorded, and counts");
         observed.record = Record::Unreadable("spoilt".into());
         observed.newer = None;
@@ -556,8 +557,10 @@ mod tests {
         observed.pods.get_mut(&at(3)).unwrap().node = None;
         assert!(!restarted(&observed), "its volume says so");
         let (_, mut observed) = growing(3, &[4]);
-        let Record::Held { volumes, ring, .. } = &mut observed.record else { panic!("there is a record") };
+        let Record::Held { volumes, rings, .. } = &mut observed.record else { panic!("there is a record") };
+        let mut ring = rings.newest().clone();
         ring.members.insert(NodeId([5; 16]), Member { zone: "default".into(), weight: 1 });
+        **rings = ring.into();
         volumes.insert(NodeId([5; 16]), Carrier { place: at(4), uid: String::new() });
         assert!(!restarted(&observed), "the record says so");
         let (_, mut observed) = growing(3, &[4]);

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynamo_core::id::{Epoch, NodeId};
-use dynamo_core::rebalance::{Members, View};
+use dynamo_core::id::NodeId;
+use dynamo_core::rebalance::Members;
 use dynamo_core::ring::{Member, Ring};
 
 use super::Waiting;
@@ -77,9 +77,9 @@ impl<'a> Situation<'a> {
         lost.map(|(place, _)| Waiting { place: place.clone(), reason: reason(place) }).collect()
     }
 
-    /// `node` is one ring behind the recorded one, or has none: it would take it.
+    /// `node` has no ring, or the one that follows its own is recorded: it would take that.
     pub fn takes_the_ring(&self, node: &Node) -> bool {
-        self.ring.is_some_and(|ring| node.epoch < ring.epoch && (node.epoch == Epoch(0) || node.epoch.next() == ring.epoch))
+        self.observed.record.rings().is_some_and(|rings| rings.after(node.epoch).is_some())
     }
 
     /// How many pods `zone` needs for the members that are known to be in it, or were when they were seen last: where a volume is gone
@@ -124,12 +124,6 @@ impl<'a> Situation<'a> {
     /// Where `node` is, if that is known.
     pub fn place_of(&self, node: NodeId) -> Option<&Place> {
         self.places.get(&node)
-    }
-
-    /// What the nodes that answered hold.
-    pub fn views(&self) -> BTreeMap<NodeId, View> {
-        let view = |node: &Node| View { epoch: node.epoch, ring_hash: node.ring_hash, received: node.received.clone() };
-        self.observed.nodes().map(|(_, node)| (node.id, view(node))).collect()
     }
 
     /// Whether the pod at `place` may be removed, else the node that has not proven that it is drained. The caller has made sure

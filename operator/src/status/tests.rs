@@ -43,7 +43,7 @@ fn observed(pods: u8, ring: Option<&Ring>) -> Observed {
         observed.volumes.insert(at(node), Volume { note: Note::Node(id(node)), ..Volume::default() });
     }
     observed.record = ring.map_or(Record::Absent, |ring| Record::Held {
-        ring: Box::new(ring.clone()),
+        rings: Box::new(ring.clone().into()),
         hash: ring.hash(),
         resource_version: "1".into(),
         volumes: carriers(ring),

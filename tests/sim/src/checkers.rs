@@ -20,9 +20,11 @@
 //! | I15 | wall clocks change nothing | `wall_clocks_change_nothing` in `tests/laws.rs`: equal histories under other clocks |
 //! | I16 | bounds are kept | [`bounds`], as the writer of rings looks |
 //! | I17 | whoever is up answers; everything comes to rest, and then answers | [`crate::workload`] as clients give up; [`quiet`], gets of every key and writes through every host in [`crate::run`] |
+//! | I18 | a create is refused for a value that somebody wrote, and is not made where its coordinator knows one | [`creates`], at each first sight of one and at the end; in peace at every host in [`crate::run`] |
 
 pub mod bounds;
 pub mod convergence;
+pub mod creates;
 pub mod evidence;
 pub mod last_writer_wins;
 pub mod quiet;

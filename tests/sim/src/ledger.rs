@@ -72,6 +72,11 @@ impl Ledger {
         id
     }
 
+    /// How many writes were begun: they are numbered from 1.
+    pub fn begun(&self) -> usize {
+        self.writes.len()
+    }
+
     /// The client was told, or gave up. All attempts of a write are one write: it is acknowledged if any of them is, and once its
     /// outcome is unknown, an attempt that wrote nothing does not make it known.
     pub fn settle(&mut self, id: WriteId, fate: Fate) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::node::receipt::Receipt;
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next, PlanError, View};
 use dynamo_core::ring::placed::Moving;
@@ -41,7 +42,7 @@ struct Rival {
 #[derive(Debug)]
 pub struct RingWriter {
     dice: Dice,
-    record: Option<Ring>,
+    record: Option<Chain>,
     desired: Members,
     second_thoughts: SecondThoughts,
     commands: Option<RingCommands>,
@@ -84,7 +85,7 @@ impl RingWriter {
 
     /// The recorded ring.
     pub fn record(&self) -> Option<&Ring> {
-        self.record.as_ref()
+        self.record.as_ref().map(Chain::newest)
     }
 
     /// The members asked for.
@@ -103,7 +104,7 @@ impl RingWriter {
             let refusal = sim.node(*host).map(|node| node.drain_receipt().err());
             Some(format!("host {} gives no receipt: {}", host.0, refusal??))
         });
-        let epoch = self.record.as_ref().map_or(0, |ring| ring.epoch.0);
+        let epoch = self.record().map_or(0, |ring| ring.epoch.0);
         let refusals: Vec<String> = refusals.collect();
         format!("epoch {epoch}, {}, {} are to leave; {}", self.last, self.leaving.len(), refusals.join("; "))
     }
@@ -159,7 +160,7 @@ impl RingWriter {
     /// Whether the record lists members that are lost, declared or not.
     pub fn is_whole(&self, sim: &Simulation) -> bool {
         let lost = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_lost(host));
-        self.record.as_ref().is_some_and(|ring| !ring.members.keys().any(lost) && ring.moving().next().is_none())
+        self.record().is_some_and(|ring| !ring.members.keys().any(lost) && ring.moving().next().is_none())
     }
 
     /// Looks or acts, and asks to be called again.
@@ -179,7 +180,7 @@ impl RingWriter {
 
     /// A second writer looks at everything.
     pub fn rival_looks(&mut self, sim: &mut Simulation) {
-        if let Some(record) = self.record.clone() {
+        if let Some(record) = self.record().cloned() {
             let (desired, seen) = (self.desired.clone(), self.look(sim));
             self.rival = Some(Rival { record, desired, seen });
             sim.totals.rivals += 1;
@@ -190,7 +191,7 @@ impl RingWriter {
     /// record is still the one that it read, as the API server would let it.
     pub fn rival_acts(&mut self, sim: &mut Simulation) {
         let Some(Rival { record, desired, seen }) = self.rival.take() else { return };
-        let current = self.record.as_ref().is_some_and(|now| *now == record);
+        let current = self.record().is_some_and(|now| *now == record);
         for host in sim.responsive() {
             let held = sim.node(host).and_then(|node| node.ring()).map_or(Epoch(0), |ring| ring.epoch);
             let accepted = sim.propose(host, &record);
@@ -266,7 +267,7 @@ impl RingWriter {
 
     fn act(&mut self, seen: &Seen, sim: &mut Simulation) {
         self.settled = false;
-        let Some(record) = self.record.clone() else { return self.begin(seen, sim) };
+        let Some(record) = self.record().cloned() else { return self.begin(seen, sim) };
         self.scrap_lost(&record, sim);
         if self.declare(&record, seen, sim) {
             return;
@@ -277,11 +278,11 @@ impl RingWriter {
             Ok(Some(Next::Propose(ring))) => format!("Propose(epoch {})", ring.epoch),
             other => format!("{other:?}"),
         };
-        let Some(next) = next.transpose() else { return self.offer(&record, seen, sim) };
+        let Some(next) = next.transpose() else { return self.offer(seen, sim) };
         match next {
             Err(error) => sim.violated("there is a plan for members that a ring can have", error.to_string()),
             Ok(Next::Propose(ring)) => self.propose(ring, seen, sim),
-            Ok(Next::AwaitEpoch(_)) => self.offer(&record, seen, sim),
+            Ok(Next::AwaitEpoch(_)) => self.offer(seen, sim),
             Ok(Next::AwaitData { .. }) => {}
             Ok(Next::AwaitReceipts(nodes)) => {
                 let drained: Vec<NodeId> = nodes.into_iter().filter(|node| has_receipt(&record, seen, *node)).collect();
@@ -300,7 +301,7 @@ impl RingWriter {
                     }
                 }
                 // A node that is to leave needs the newest ring too, to know that it holds nothing.
-                self.offer(&record, seen, sim);
+                self.offer(seen, sim);
             }
         }
     }
@@ -339,7 +340,7 @@ impl RingWriter {
         views.retain(|node, _| !lost.contains(node));
         match loss::declare(record, &new, &views) {
             Ok(ring) => self.propose(ring, seen, sim),
-            Err(LossError::NobodyHolds(_)) => self.offer(record, seen, sim),
+            Err(LossError::NobodyHolds(_)) => self.offer(seen, sim),
             Err(error) => sim.violated("a lost member can be declared lost", error.to_string()),
         }
         true
@@ -379,7 +380,7 @@ impl RingWriter {
     fn propose(&mut self, ring: Ring, seen: &Seen, sim: &mut Simulation) {
         sim.totals.rings_proposed += 1;
         let stage = |ring: &Ring, at: usize| ring.placements[at].moving.as_ref().map(|moving| moving.stage);
-        if let Some(before) = self.record.clone() {
+        if let Some(before) = self.record().cloned() {
             sometimes::proposed(sim, &before, &ring);
             if let Err((invariant, what)) = transfer::check_stage(sim, &before, &ring) {
                 sim.violated(invariant, what);
@@ -398,15 +399,27 @@ impl RingWriter {
             let goes_on = ring.moving().any(|moving| !begins(&moving));
             sim.totals.batches += u64::from(goes_on && ring.moving().any(|moving| begins(&moving)));
         }
-        self.record = Some(ring.clone());
-        self.offer(&ring, seen, sim);
+        let recorded = match &self.record {
+            Some(record) => record.then(ring, &seen.views),
+            None => Ok(ring.into()),
+        };
+        // A record that is full waits until members have taken what is in it.
+        if let Ok(recorded) = recorded {
+            self.record = Some(recorded);
+        }
+        self.offer(seen, sim);
     }
 
-    fn offer(&mut self, ring: &Ring, seen: &Seen, sim: &mut Simulation) {
+    /// Each that answers is offered the ring that follows its own, if that is recorded; else, or where it did not answer, the newest.
+    fn offer(&mut self, seen: &Seen, sim: &mut Simulation) {
+        let Some(record) = self.record.clone() else { return };
         for host in sim.responsive().into_iter().filter(|host| !sim.is_lost(*host)).collect::<Vec<_>>() {
-            let behind = seen.views.get(&sim.node_id(host)).is_none_or(|view| view.epoch < ring.epoch);
+            let held = seen.views.get(&sim.node_id(host)).map_or(Epoch(0), |view| view.epoch);
+            let behind = held < record.newest().epoch;
             if behind && (self.calm || self.dice.chance(sim.options().pace.offered)) {
-                sim.propose(host, ring);
+                let ring = record.after(held).unwrap_or(record.newest());
+                let taken = sim.propose(host, ring);
+                sim.totals.earlier_rings_taken += u64::from(taken && ring.epoch < record.newest().epoch);
             }
         }
     }

@@ -194,7 +194,8 @@ impl Run {
         let lost = self.sim.rotted();
         let by_stamp = last_writer_wins::judge(&self.workload.ledger, &self.sim.witness(), &visible, lost);
         let verdict = self.workload.ledger.judge(&visible, lost, |write| self.sim.witness().is_buried(write));
-        match verdict.and(by_stamp) {
+        let created = self.workload.creates.judge(&self.workload.ledger);
+        match verdict.and(created).and(by_stamp) {
             Ok(gave_way) => {
                 self.sim.totals.last_writer_wins_checked += gave_way;
                 Ok(())
@@ -255,6 +256,14 @@ impl Run {
                 outcome => return self.violated("I17 peace answers", failed(outcome)),
             }
             self.reads(other, &name, &[write].into())?;
+            // Every home replica has a value, so whoever coordinates knows one.
+            let again = self.workload.ledger.begin(name.clone(), false, BTreeSet::new(), usize::from(n));
+            self.workload.ledger.settle(again, Fate::Failed);
+            let create = Operation::Put { data: again.value(), context: Bytes::new(), create_only: true };
+            match self.ask(other, &name, create, QuorumWish::default())? {
+                Err(Failure::Exists) => {}
+                outcome => return self.violated("I18 creates", format!("{name:?}, created at host {}: {outcome:?}", other.0)),
+            }
             self.sim.totals.peace_writes += 1;
         }
         Ok(())
@@ -294,13 +303,53 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dynamo_core::config::{BucketProperties, QuorumDefaults, Reconciliation};
+
+    /// Four nodes at rest, and nobody has written anything.
+    fn at_rest(options: &Options) -> Run {
+        let mut run = Run::new(options, false);
+        run.sim.alarm(Duration::ZERO, Alarm::Writer);
+        run.come_to_rest(RING_WITHIN).unwrap();
+        run
+    }
+
+    #[test]
+    fn where_clocks_that_differ_forbid_writes_none_is_asked_for_in_peace() {
+        let stamps = BucketProperties { quorum: QuorumDefaults::default(), reconciliation: Reconciliation::LastWriterWins };
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let cases = [
+            ("clocks that agree", Duration::from_secs(1), 100_000_000, 4),
+            ("clocks that may not differ so much, in the bucket that every run has", days(1), 500, 0),
+            ("clocks that differ by more than any jump", days(10_000), 100_000_000, 0),
+            ("clocks that may differ so much", days(1), 400_000_000, 4),
+        ];
+        for (what, skew, clock_skew_ms_max, writes) in cases {
+            let mut options = Options::calm(1, 4);
+            options.buckets = [(Bytes::from_static(BUCKET.as_bytes()), stamps)].into();
+            (options.skew, options.clock_skew_ms_max) = (skew, clock_skew_ms_max);
+            let mut run = at_rest(&options);
+            assert_eq!(run.write_in_peace().err(), None, "{what}");
+            assert_eq!(run.sim.totals.peace_writes, writes, "{what}");
+        }
+    }
+
+    /// A request is answered before its last replica has answered, and counts as one of those in flight until then.
+    #[test]
+    fn a_node_that_is_busy_with_the_request_before_is_asked_again_in_peace() {
+        let mut options = Options::calm(1, 4);
+        (options.pace.requests, options.network.detours) = (1, 0.2);
+        let mut run = at_rest(&options);
+        run.sim.set_calm(false);
+        run.write_in_peace().unwrap();
+        assert_eq!(run.sim.totals.peace_writes, 4);
+        let nodes = run.sim.running().into_iter().filter_map(|host| run.sim.node(host));
+        assert!(nodes.map(|node| node.counters().requests_refused_overload).sum::<u64>() > 0, "it was asked while it was busy");
+    }
 
     #[test]
     fn a_node_that_takes_no_writes_in_peace_is_found_out() {
         for refuses in [None, Some(0), Some(3)] {
-            let mut run = Run::new(&Options::calm(1, 4), false);
-            run.sim.alarm(Duration::ZERO, Alarm::Writer);
-            run.come_to_rest(RING_WITHIN).unwrap();
+            let mut run = at_rest(&Options::calm(1, 4));
             if let Some(host) = refuses {
                 run.sim.space(HostId(host), false);
             }

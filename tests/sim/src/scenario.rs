@@ -131,6 +131,11 @@ impl Cluster {
         Client { cluster: self, host, wish: QuorumWish::default(), request_key: None }
     }
 
+    /// What is still under way, if anything.
+    pub fn unfinished(&self) -> Option<String> {
+        quiet::unfinished(&self.sim, &self.writer)
+    }
+
     // --- who is where -----------------------------------------------------------------------------------------------
 
     /// The hosts of the cluster that are not removed.
@@ -298,9 +303,15 @@ impl Cluster {
 
     /// A host's disk is destroyed, and the writer of rings is told. Returns the host that comes in its place.
     pub fn wipe(&mut self, host: HostId) -> HostId {
+        let replacement = self.destroy(host);
+        self.sim.start(replacement);
+        replacement
+    }
+
+    /// A host's disk is destroyed, and the writer of rings is told. Returns the host that is to come in its place, and is not started.
+    pub fn destroy(&mut self, host: HostId) -> HostId {
         let replacement = self.sim.write_off(host, 0);
         self.sim.scrap(host);
-        self.sim.start(replacement);
         self.writer.lose(&self.sim, host, replacement);
         replacement
     }
@@ -338,7 +349,7 @@ impl Cluster {
     /// Lets time pass until nothing is under way any more; then all replicas are equal.
     pub fn settle(&mut self) {
         let bound = self.sim.now() + PATIENCE;
-        while let Some(unfinished) = quiet::unfinished(&self.sim, &self.writer) {
+        while let Some(unfinished) = self.unfinished() {
             assert!(self.sim.now() < bound, "not settled within {PATIENCE:?}: {unfinished}");
             self.run(Duration::from_millis(100));
         }

@@ -25,6 +25,7 @@ use dynamo_core::ring::Ring;
 use dynamo_core::time::{Instant, Now};
 use dynamo_core::version::{CausalContext, Dot};
 
+use crate::checkers::creates::{self, MadeBeside};
 use crate::checkers::{redundancy, trees};
 use crate::dice::Dice;
 use crate::disk::{Disk, Dropped, Lost, Removed};
@@ -610,6 +611,11 @@ impl Simulation {
         self.witness.borrow_mut().sent_once(write);
     }
 
+    /// `write` is a create where siblings are kept.
+    pub fn creates(&mut self, write: WriteId) {
+        self.witness.borrow_mut().creates(write);
+    }
+
     /// A client was told that its delete made the tombstone of this dot.
     pub fn deleted(&mut self, name: &Name, write: WriteId, dot: Dot) -> bool {
         self.witness.borrow_mut().deleted(name, write, dot)
@@ -629,6 +635,13 @@ impl Simulation {
     fn check_trees(&mut self, host: HostId) {
         self.totals.starts_checked += 1;
         if let Err((invariant, what)) = trees::check(self, host) {
+            self.violated(invariant, what);
+        }
+    }
+
+    /// I18: what a node went on from as it made a create.
+    fn check_made(&mut self, host: HostId, made: &[MadeBeside]) {
+        if let Err((invariant, what)) = creates::check_made(self.node_id(host), made) {
             self.violated(invariant, what);
         }
     }

@@ -111,6 +111,7 @@ totals! {
     rivals_refused: "second writers of rings that came too late",
     rivals_recorded: "second writers of rings that came first",
     stale_offers_refused: "outdated rings that nodes refused",
+    earlier_rings_taken: "sometimes: a node took a ring from the record that was not the newest there",
     started_behind: "sometimes: a node started with an older ring than others hold",
     newcomers_failed: "sometimes: a newcomer lost its power while it received",
     splits_while_moving: "sometimes: the network split while partitions moved",

@@ -12,6 +12,8 @@ use dynamo_core::recent_writes::{REMEMBERED_MAX, RecentWrite};
 use dynamo_core::time::Instant;
 use dynamo_core::version::{CausalContext, Dot, Object};
 
+use crate::checkers::creates::MadeBeside;
+
 /// The unique number that a written value carries in its first eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WriteId(pub u64);
@@ -69,6 +71,10 @@ pub struct Witness {
     buried: BTreeSet<Dot>,
     /// Writes that their clients send once.
     once: BTreeSet<WriteId>,
+    /// Creates where siblings are kept.
+    creates: BTreeSet<WriteId>,
+    /// Those that were seen first beside another value, until somebody takes them.
+    made: Vec<MadeBeside>,
     doubled: BTreeMap<Name, BTreeSet<WriteId>>,
     /// Every write with a request id, in the order in which they are forgotten.
     recent: BTreeMap<Name, BTreeSet<RecentWrite>>,
@@ -90,6 +96,7 @@ impl Witness {
     /// `object` is written somewhere: the writes that are live in it.
     pub fn saw(&mut self, name: &Name, object: &Object) -> Vec<WriteId> {
         let mut writes = Vec::new();
+        self.made.extend(self.made_in(object));
         if !object.recent().is_empty() {
             self.recent.entry(name.clone()).or_default().extend(object.recent().iter());
         }
@@ -142,6 +149,25 @@ impl Witness {
     /// The client of `write` will send it once only.
     pub fn sent_once(&mut self, write: WriteId) {
         self.once.insert(write);
+    }
+
+    /// `write` is a create where siblings are kept.
+    pub fn creates(&mut self, write: WriteId) {
+        self.creates.insert(write);
+    }
+
+    /// Creates in `object` that nobody has seen yet, and a value beside each.
+    pub fn made_in(&self, object: &Object) -> Vec<MadeBeside> {
+        let ids = |dot, data: Option<&Bytes>| Some((dot, WriteId::of(data?)?));
+        let versions = object.values().filter(|(dot, _)| !self.dots.contains_key(dot));
+        let new = versions.filter_map(|(dot, value)| ids(dot, value.data.as_ref())).filter(|(_, id)| self.creates.contains(id));
+        let beside = |create| object.siblings().filter_map(|(data, _)| WriteId::of(data)).find(|value| *value != create);
+        new.filter_map(|(dot, create)| Some(MadeBeside { dot, create, value: beside(create)? })).collect()
+    }
+
+    /// Creates that were seen first beside another value, since the last look.
+    pub fn take_made(&mut self) -> Vec<MadeBeside> {
+        std::mem::take(&mut self.made)
     }
 
     /// A client was told that its delete made the tombstone of this dot. False if there is no such tombstone.

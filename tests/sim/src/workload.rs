@@ -9,6 +9,7 @@ use dynamo_core::name::Name;
 use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::version::Dot;
 
+use crate::checkers::creates::Creates;
 use crate::checkers::{evidence, last_writer_wins};
 use crate::dice::Dice;
 use crate::ledger::{Fate, Ledger};
@@ -97,6 +98,8 @@ pub struct Workload {
     twins: BTreeMap<ClientHandle, (usize, Doing)>,
     stopped: bool,
     retries: Retries,
+    /// What they were told of creates.
+    pub creates: Creates,
     /// What they did.
     pub ledger: Ledger,
 }
@@ -115,6 +118,7 @@ impl Workload {
             twins: BTreeMap::new(),
             stopped: false,
             retries: Retries::new(options),
+            creates: Creates::default(),
             ledger: Ledger::with_stamps_in(
                 options.buckets.keys().filter(|bucket| options.last_writer_wins(bucket)).cloned().collect(),
             ),
@@ -256,6 +260,12 @@ impl Workload {
         sim.totals.deletes += u64::from(delete);
         let id = self.ledger.begin(name.clone(), delete, known.covers, durable);
         let before = known.token.clone();
+        if matches!(intent, Intent::Put { create_only: true }) {
+            self.creates.begin(id);
+            if !self.options.last_writer_wins(&name.bucket) {
+                sim.creates(id);
+            }
+        }
         let operation = match intent {
             Intent::Put { create_only } => Operation::Put { data: self.value(id), context: known.token, create_only },
             Intent::Delete => Operation::Delete { context: known.token },
@@ -486,7 +496,10 @@ impl Workload {
             }
             Err(failure) => {
                 sim.totals.writes_failed += 1;
-                sim.totals.creates_refused += u64::from(failure == Failure::Exists);
+                if failure == Failure::Exists {
+                    sim.totals.creates_refused += 1;
+                    self.creates.refused(id, &self.ledger);
+                }
                 Fate::Failed
             }
         };

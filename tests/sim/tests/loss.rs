@@ -192,6 +192,34 @@ fn a_move_to_a_newcomer_whose_disk_is_lost_is_taken_back_from_either_stage() {
     }
 }
 
+/// The first loss is the second ring, which one node holds and nobody else hears of; the second loss is the third, which follows on that.
+/// Then that one node's disk is destroyed too, and no other comes that has no ring and would take the newest.
+#[test]
+fn a_ring_whose_only_holder_is_destroyed_reaches_the_others_from_the_record() {
+    let mut cluster = cluster(6).start();
+    let hosts = cluster.hosts();
+    let (holder, others) = (hosts[0], &hosts[1..]);
+    cluster.split(&[holder], others);
+    others.iter().for_each(|host| cluster.sim.pause(*host, Duration::from_secs(20)));
+    let (first, at) = (cluster.ring().epoch, |cluster: &Cluster, host| cluster.node(host).ring().unwrap().epoch);
+    let mut replacements = Vec::new();
+    for lost in 1..=2 {
+        replacements.push(cluster.destroy(hosts[lost]));
+        cluster.until("the loss is declared, and one holds that ring", |cluster| {
+            cluster.ring().lost.len() == lost && at(cluster, holder) == cluster.ring().epoch
+        });
+    }
+    assert!(hosts[3..].iter().all(|host| at(&cluster, *host) == first), "two rings behind");
+    replacements.push(cluster.destroy(holder));
+    cluster.until("the third loss is declared, and all that are left hold that ring", |cluster| {
+        cluster.ring().lost.len() == 3 && hosts[3..].iter().all(|host| at(cluster, *host) == cluster.ring().epoch)
+    });
+    assert!(cluster.sim.totals.earlier_rings_taken > 0);
+    replacements.iter().for_each(|host| cluster.sim.start(*host));
+    cluster.settle();
+    assert!(cluster.ring().members.keys().all(|node| !cluster.ring().is_lost(*node)));
+}
+
 #[test]
 fn hints_for_a_lost_member_reach_those_who_own_the_partition_now() {
     let mut cluster = cluster(5).tune(|options| options.pace.anti_entropy = Duration::from_secs(3_600)).start();

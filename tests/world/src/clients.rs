@@ -42,9 +42,11 @@ impl World {
         let mut puts = Vec::new();
         let mut values = BTreeMap::new();
         for (key, outcome) in self.request(gets) {
-            if let Some(Ok(Success::Got { context, .. })) = outcome {
+            if let Some(Ok(Success::Got { object, context, .. })) = outcome {
                 self.value += 1;
                 values.insert(key, self.value);
+                let covers = object.siblings().map(|(data, _)| value_of(data)).collect();
+                self.stage().history.begin(self.value, key, covers);
                 puts.push((key, put(self.value, context)));
             }
         }
@@ -53,6 +55,7 @@ impl World {
         for (key, outcome) in outcomes {
             if matches!(outcome, Some(Ok(Success::Written { .. }))) {
                 stage.acknowledged.insert(key, values[&key]);
+                stage.history.acknowledge(values[&key]);
             } else {
                 values.remove(&key);
             }
@@ -60,7 +63,7 @@ impl World {
         keys.iter().filter(|key| !values.contains_key(key)).copied().collect()
     }
 
-    /// Every acknowledged write is read, whichever node is asked; says what is not.
+    /// Every acknowledged write is read, or what was written over it, whichever node is asked, and nothing else; says what is not so.
     pub fn unread(&mut self) -> Vec<String> {
         let acknowledged = self.stage().acknowledged.clone();
         let gets = acknowledged.keys().map(|key| (*key, Operation::Get)).collect();
@@ -70,10 +73,8 @@ impl World {
                 unread.push(format!("key {key}: {outcome:?}"));
                 continue;
             };
-            let newest = object.siblings().map(|(data, _)| value_of(data)).max();
-            if newest < Some(acknowledged[&key]) {
-                unread.push(format!("key {key}: {} was acknowledged, {newest:?} is read", acknowledged[&key]));
-            }
+            let read = object.siblings().map(|(data, _)| value_of(data)).collect();
+            unread.extend(self.stage().history.judge(key, &read));
         }
         unread
     }

@@ -15,7 +15,7 @@
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later, unless its cluster is deleted with it | at the call, after every round |
 //! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it, or under the same rules where the controller waits for one above it that cannot run and carries no member; none of both befalls a pod that keeps the deleted claim of a member | at the call |
 //! | O10 | a configuration is deleted only if no set's template names it nor a pod that stays, guarded by UID and version | at the call |
-//! | I1 | every acknowledged write is on a disk; in the end every reader gets it | after every pass, in the end |
+//! | I1 | every acknowledged write is on a disk; in the end every reader gets it, or what was written over it, and nothing else | after every pass, in the end |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -24,6 +24,7 @@
 //! | [`misfortune`] | what befalls pods, volumes and specs |
 //! | [`invariants`] | O1 to O10 |
 //! | [`clients`] | writes, reads, what was acknowledged |
+//! | [`history`] | what was written over what, and what may be read then |
 //! | [`end_state`] | what two runs of a scenario must agree on |
 //! | [`play`] | a scenario, from its first line to its end state |
 
@@ -31,6 +32,7 @@ pub mod border;
 pub mod clients;
 pub mod end_state;
 pub mod faults;
+pub mod history;
 pub mod invariants;
 pub mod kubernetes;
 pub mod misfortune;
@@ -187,7 +189,7 @@ impl World {
         let mut stage = self.stage();
         stage.kubernetes.api.delete(&format!("{CLUSTERS}/{NAME}"), &Value::Null).expect("it is there");
         if stage.goes_with_its_volumes() {
-            stage.acknowledged.clear();
+            stage.forget_writes();
         }
         drop(stage);
         self.acts();

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::faults::Faults;
+use crate::history::History;
 use crate::invariants::{Checks, Violation};
 use crate::kubernetes::{CLAIMS, Happening, Kubernetes, PODS, is_ready};
 use crate::nodes::{Nodes, Running};
@@ -92,6 +93,8 @@ pub struct Stage {
     pub woken: bool,
     /// The newest value of each key that was acknowledged.
     pub acknowledged: BTreeMap<u32, u32>,
+    /// Every write.
+    pub history: History,
     pub(crate) checks: Checks,
     trace: VecDeque<String>,
     version_seen: u64,
@@ -113,6 +116,7 @@ impl Stage {
             died: 0,
             woken: false,
             acknowledged: BTreeMap::new(),
+            history: History::default(),
             checks: Checks::default(),
             trace: VecDeque::new(),
             version_seen: 0,
@@ -242,8 +246,14 @@ impl Stage {
     pub fn begin_another(&mut self) {
         (self.uid, self.data_uid) = (UID_OF_ANOTHER, UID_OF_ANOTHER);
         self.nodes.belong_to(ClusterId::parse(self.uid).expect("a UUID"));
-        self.acknowledged.clear();
+        self.forget_writes();
         self.checks.begin_another();
+    }
+
+    /// The cluster's data goes: nobody is promised anything of it.
+    pub fn forget_writes(&mut self) {
+        self.acknowledged.clear();
+        self.history = History::default();
     }
 
     /// From here on the cluster has another UID, and the former one's nodes and data.
@@ -262,7 +272,7 @@ impl Stage {
         let record = self.kubernetes.api.get(RECORD)?;
         let record = serde_json::from_value((**record).clone()).ok()?;
         match ring_record::read(&self.checks.last_valid.clone()?, Some(record)) {
-            Record::Held { ring, .. } => Some(*ring),
+            Record::Held { rings, .. } => Some(rings.newest().clone()),
             Record::Absent | Record::Unreadable(_) => None,
         }
     }

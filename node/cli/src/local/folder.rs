@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output::table;
 use crate::process::{self, Process};
-use crate::ring_record::replace_file;
+use crate::ring_record::{self, replace_file};
 use crate::stop::Stop;
 
 const CONFIGURATION_FILE: &str = "node.yaml";
@@ -98,10 +98,15 @@ pub fn read(path: &Path) -> Result<Option<Cluster>, Stop> {
 
 /// The folders that `dynamoctl local` gave nodes.
 fn node_folders(path: &Path) -> Result<Vec<String>, Stop> {
+    names(path, |name| name.strip_prefix("node-").is_some_and(|number| number.parse::<u16>().is_ok()))
+}
+
+/// What lies in the folder under such names.
+fn names(path: &Path, is_one: impl Fn(&str) -> bool) -> Result<Vec<String>, Stop> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(|error| failed(path, &error))? {
         let name = entry.map_err(|error| failed(path, &error))?.file_name().to_string_lossy().into_owned();
-        if name.strip_prefix("node-").is_some_and(|number| number.parse::<u16>().is_ok()) {
+        if is_one(&name) {
             names.push(name);
         }
     }
@@ -234,7 +239,9 @@ impl Folder {
             let path = self.of_node(node);
             gone(&path, fs::remove_dir_all(&path))?;
         }
-        for file in OWN_FILES {
+        let record = self.record();
+        let earlier = names(&self.path, |name| ring_record::is_before(&record, &self.path.join(name)))?;
+        for file in OWN_FILES.map(str::to_owned).into_iter().chain(earlier) {
             let path = self.path.join(file);
             gone(&path, fs::remove_file(&path))?;
         }
@@ -270,7 +277,7 @@ mod tests {
         let folder = Folder::open(&path).unwrap();
         assert_eq!(folder.cluster, cluster().unwrap());
         assert!(matches!(Folder::open(&path), Err(Stop::Failed(_))), "it is locked");
-        for file in ["first.ring", "first.lock", "first.new"] {
+        for file in ["first.ring", "first.ring-7", "first.lock", "first.new"] {
             fs::write(path.join(file), "").unwrap();
         }
         folder.purge().unwrap();

@@ -46,7 +46,7 @@ fn at_rest(cluster: &ValidCluster, bytes: u64) -> (Observed, Ring) {
         observed.volumes.insert(place, volume);
     }
     let (hash, resource_version) = (ring.hash(), String::new());
-    observed.record = Record::Held { ring: Box::new(ring.clone()), hash, resource_version, volumes };
+    observed.record = Record::Held { rings: Box::new(ring.clone().into()), hash, resource_version, volumes };
     (observed, ring)
 }
 
@@ -115,7 +115,7 @@ fn a_growth_is_taken_back_however_full_the_nodes_are_while_all_data_is_still_whe
         (node, Carrier { place: place.clone(), uid: volume.uid.clone() })
     });
     let (volumes, hash) = (volumes.collect(), moving.hash());
-    growing.record = Record::Held { ring: moving, hash, resource_version: String::new(), volumes };
+    growing.record = Record::Held { rings: Box::new((*moving).into()), hash, resource_version: String::new(), volumes };
     let Step::RecordRing { ring: back, .. } = next_step(&small, &growing) else { panic!("{:?}", next_step(&small, &growing)) };
     assert_eq!(back.placements, ring.placements);
 }
@@ -137,7 +137,7 @@ fn a_member_is_replaced_though_others_may_not_leave() {
     let replacement = full.pods.get_mut(&place).unwrap().node.as_mut().unwrap();
     (replacement.id, replacement.bytes, replacement.copies) = (NodeId([9; 16]), 0, 0);
     let (hash, volumes) = (lossy.hash(), full.carriers(&lossy));
-    full.record = Record::Held { ring: Box::new(lossy), hash, resource_version: String::new(), volumes };
+    full.record = Record::Held { rings: Box::new(lossy.into()), hash, resource_version: String::new(), volumes };
     let Step::RecordRing { ring: moving, cause: Cause::Rebalance } = next_step(&small, &full) else {
         panic!("{:?}", next_step(&small, &full))
     };

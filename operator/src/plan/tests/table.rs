@@ -2,6 +2,7 @@
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::node::receipt::Receipt;
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::rebalance::{self, Members};
 use dynamo_core::ring::{Member, Ring, RingHash, Stage};
 
@@ -60,7 +61,7 @@ fn observed(pods: u8, noted: u8, ring: Option<&Ring>) -> Observed {
 fn held(ring: &Ring) -> Record {
     let carrier = |node: &NodeId| Carrier { place: at(u32::from(node.0[0]) - 1), uid: String::new() };
     let volumes = ring.members.keys().map(|node| (*node, carrier(node))).collect();
-    Record::Held { ring: Box::new(ring.clone()), hash: ring.hash(), resource_version: "1".into(), volumes }
+    Record::Held { rings: Box::new(ring.clone().into()), hash: ring.hash(), resource_version: "1".into(), volumes }
 }
 
 /// A cluster at rest: `nodes` nodes, all members.
@@ -400,6 +401,43 @@ fn nodes_that_are_behind_are_offered_the_recorded_ring() {
 }
 
 #[test]
+fn nodes_are_offered_the_recorded_ring_that_follows_their_own() {
+    let cluster = valid(3, &[]);
+    let (mut behind, first) = at_rest(&cluster, 3);
+    let (second, third) = (first.successor(|_| ()), first.successor(|_| ()).successor(|_| ()));
+    behind.record = held(&third);
+    behind.pods.get_mut(&at(1)).unwrap().node = Some(answer(1, Some(&second)));
+    behind.pods.get_mut(&at(2)).unwrap().node = Some(answer(2, Some(&third)));
+    assert_eq!(
+        next_step(&cluster, &behind),
+        Step::OfferRing(vec![at(1)]),
+        "what 0 lacks is not recorded: it hears of it by gossip"
+    );
+    let Record::Held { rings, .. } = &mut behind.record else { panic!() };
+    **rings = Chain::read(vec![second], third);
+    assert_eq!(next_step(&cluster, &behind), Step::OfferRing(vec![at(0), at(1)]));
+}
+
+#[test]
+fn a_loss_waits_while_the_record_has_no_room_for_the_rings_that_members_lack() {
+    let cluster = valid(3, &[]);
+    let (mut lost, ring) = at_rest_on_volumes(&cluster, 3);
+    let placements = ring.placements.iter().cycle().take(1 << 16).cloned().collect();
+    let first = Ring { partition_bits: 16, placements, ..ring };
+    let second = first.successor(|_| ());
+    for node in 0..3 {
+        lost.pods.get_mut(&at(u32::from(node))).unwrap().node = Some(answer(node, Some(&second)));
+    }
+    lost.record = carried(&second);
+    lose_volume(&mut lost, 1, 7);
+    silence(&mut lost, 2);
+    assert!(matches!(next_step(&cluster, &lost), Step::RecordRing { cause: Cause::Lost(_), .. }), "there is room for two");
+    let Record::Held { rings, .. } = &mut lost.record else { panic!() };
+    **rings = Chain::read(vec![first], second);
+    assert_eq!(next_step(&cluster, &lost), Step::AwaitEpoch(vec![id(2)]));
+}
+
+#[test]
 fn a_cluster_is_not_done_before_its_pods_are_ready_and_its_template_is_rolled_out() {
     let cluster = valid(3, &[]);
     let (mut unready, _) = at_rest(&cluster, 3);
@@ -482,9 +520,9 @@ fn lose_volume(observed: &mut Observed, ordinal: u32, new: u8) {
 
 /// The record of `ring` in which every member is carried by the first claim of its place.
 fn carried(ring: &Ring) -> Record {
-    let Record::Held { ring, hash, resource_version, mut volumes } = held(ring) else { panic!() };
+    let Record::Held { rings, hash, resource_version, mut volumes } = held(ring) else { panic!() };
     volumes.values_mut().for_each(|carrier| carrier.uid = format!("first of {}", carrier.place));
-    Record::Held { ring, hash, resource_version, volumes }
+    Record::Held { rings, hash, resource_version, volumes }
 }
 
 /// A cluster at rest whose claims have UIDs.

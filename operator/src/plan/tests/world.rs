@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::node::receipt::Receipt;
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::ring::{Ring, RingHash};
 
 use crate::api::RetentionPolicy;
@@ -30,6 +31,8 @@ struct World {
     disks: BTreeMap<Place, Disk>,
     down: BTreeSet<Place>,
     record: Option<Ring>,
+    /// The rings before the recorded one that are recorded too.
+    before: Vec<Ring>,
     carriers: BTreeMap<NodeId, Carrier>,
     /// The epoch under which each node last gave a receipt.
     receipts: BTreeMap<NodeId, Epoch>,
@@ -48,6 +51,7 @@ impl World {
             disks: BTreeMap::new(),
             down: BTreeSet::new(),
             record: None,
+            before: Vec::new(),
             carriers: BTreeMap::new(),
             receipts: BTreeMap::new(),
             listed: BTreeMap::new(),
@@ -117,7 +121,7 @@ impl World {
         if let Some(ring) = &self.record {
             observed.record = Record::Held {
                 hash: ring.hash(),
-                ring: Box::new(ring.clone()),
+                rings: Box::new(Chain::read(self.before.clone(), ring.clone())),
                 resource_version: String::new(),
                 volumes: self.carriers.clone(),
             };
@@ -166,6 +170,7 @@ impl World {
                     assert!(self.disks.values().all(|disk| disk.node != *node), "{node} still has its disk: {:#?}", self.log);
                 }
                 self.carriers = self.observe().carriers(ring);
+                self.before = observed.rings_with(ring).unwrap().before().to_vec();
                 self.record = Some((**ring).clone());
             }
             Step::RecordVolumes(carriers) => self.carriers = carriers.clone(),
@@ -190,7 +195,9 @@ impl World {
     }
 
     fn offer(&mut self, place: &Place) {
-        let (ring, disk) = (self.record.as_ref().unwrap(), self.disks.get_mut(place).unwrap());
+        let disk = self.disks.get_mut(place).unwrap();
+        let rings = Chain::read(self.before.clone(), self.record.clone().unwrap());
+        let Some(ring) = rings.after(disk.ring.as_ref().map_or(Epoch(0), |held| held.epoch)) else { return };
         let exact = disk.ring.as_ref().is_none_or(|held| held.epoch.next() == ring.epoch);
         if !self.down.contains(place) && exact && ring.check_follows(disk.ring.as_ref(), self.cluster.id).is_ok() {
             disk.ring = Some(ring.clone());
@@ -397,6 +404,33 @@ fn a_lost_volume_is_replaced_wherever_a_scaling_stands() {
             assert_eq!(world.record.as_ref().unwrap().is_lost(lost.node), member, "{:#?}", world.log);
         }
     }
+}
+
+/// Two volumes are lost while one node answers beside the new ones; then all three are, and the new ones' pods are none that stay.
+#[test]
+fn a_ring_whose_only_holder_lost_its_volume_reaches_the_others_from_the_record() {
+    let mut world = World::new(6, &[]);
+    world.settle();
+    world.scale(3);
+    world.cluster.accepted_losses = (1..=6).map(|id| NodeId([id; 16])).collect();
+    let place = |ordinal| Place { zone: "default".into(), ordinal };
+    world.down.extend((0..3).map(place));
+    for (lost, epoch) in [(4, 2), (5, 3)] {
+        let lost = place(lost);
+        world.disks.remove(&lost);
+        while world.record.as_ref().unwrap().epoch < Epoch(epoch) {
+            world.pass();
+        }
+        // Nobody else hears of it.
+        world.offer(&place(3));
+        world.start_pods();
+        world.down.insert(lost);
+    }
+    let held = |world: &World, ordinal| world.disks[&place(ordinal)].ring.as_ref().unwrap().epoch;
+    assert_eq!((0..4).map(|ordinal| held(&world, ordinal).0).collect::<Vec<_>>(), [1, 1, 1, 3]);
+    world.disks.remove(&place(3));
+    world.down.clear();
+    world.settle();
 }
 
 #[test]

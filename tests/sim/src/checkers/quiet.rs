@@ -59,3 +59,50 @@ fn trees_differ(sim: &Simulation, writer: &RingWriter) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dynamo_core::id::{Incarnation, NodeId, RequestId};
+    use dynamo_core::message::Message;
+    use dynamo_core::reaping::ACTORS_MAX;
+    use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
+
+    use crate::scenario::{Cluster, cluster, name};
+
+    /// Every home replica gets a tombstone over versions of so many actors, as from a coordinator.
+    fn bury(cluster: &mut Cluster, key: &str, actors: u64) {
+        let homes = cluster.homes(key);
+        // Of a node that has left.
+        let actor = |number| Actor { node: NodeId([9; 16]), incarnation: Incarnation(number) };
+        let mut seen = CausalContext::default();
+        for number in 0..actors {
+            seen.0.insert(actor(number), 1);
+        }
+        let mut object = Object::default();
+        object.update(&seen, Dot { actor: actor(0), counter: 2 }, Value { data: None, written_ms: 0 });
+        let epoch = cluster.ring().epoch;
+        for home in &homes {
+            let (request, name, object) = (RequestId(1 << 40), name(key), object.clone());
+            let replicate = Message::Replicate { request, epoch, name, object, hint_for: None, synced: false };
+            cluster.sim.deliver(homes[0], *home, replicate);
+        }
+        cluster.run(Duration::from_millis(20));
+    }
+
+    #[test]
+    fn tombstones_are_waited_for_but_in_a_partition_of_too_many_actors() {
+        let reaps = |options: &mut crate::options::Options| options.pace.reap = Duration::from_millis(300);
+        for (actors, reaped) in [(1, true), (ACTORS_MAX as u64 + 1, false)] {
+            let mut cluster = cluster(3).tune(reaps).start();
+            bury(&mut cluster, "alice", actors);
+            let waits = cluster.unfinished().unwrap_or_default();
+            assert!(waits.contains("tombstones to be reaped"), "{actors} actors: {waits:?}");
+            cluster.settle();
+            for home in cluster.homes("alice") {
+                assert_eq!(cluster.copy(home, "alice").is_none(), reaped, "{actors} actors");
+            }
+        }
+    }
+}

@@ -69,3 +69,44 @@ pub fn check_stage(sim: &mut Simulation, ring: &Ring, next: &Ring) -> Verdict {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dynamo_core::ring::Move;
+
+    use super::*;
+    use crate::scenario::{cluster, name};
+    use crate::witness::{Acknowledged, WriteId};
+
+    /// The new replica says that it has everything, and has nothing: whose acknowledgements it must have is told by who holds what.
+    #[test]
+    fn a_write_is_missed_where_it_was_received_unless_as_many_copies_as_it_had_were_lost_at_once() {
+        // The copies that the acknowledgement rests on, the home replicas that are destroyed, and whether it is missed.
+        let cases: [(usize, &[usize], bool); 6] =
+            [(1, &[], true), (1, &[1], false), (2, &[1], true), (2, &[1, 2], false), (0, &[], true), (0, &[1], false)];
+        for (copies, destroyed, missed) in cases {
+            let mut cluster = cluster(4).start();
+            let homes = cluster.homes("alice");
+            let newcomer = *cluster.hosts().iter().find(|host| !homes.contains(host)).unwrap();
+            let written = cluster.through(homes[0]).put("alice", "milk and bread");
+            cluster.run(Duration::from_secs(1));
+            let (partition, source) = (cluster.partition("alice"), cluster.id(homes[0]));
+            let (epoch, homes_of) = (written.evidence.epoch, vec![source]);
+            let acknowledged = Acknowledged { copies, name: name("alice"), partition, epoch, homes: homes_of };
+            cluster.sim.acknowledged(WriteId::of(b"milk and bread").unwrap(), acknowledged);
+            let target = vec![cluster.id(newcomer), cluster.id(homes[1]), cluster.id(homes[2])];
+            let ring = cluster.ring().successor(|next| {
+                let at = next.list_of(partition);
+                next.placements[at].moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: next.epoch.next() });
+            });
+            for home in destroyed {
+                cluster.sim.write_off(homes[*home], 0);
+            }
+            let to = cluster.id(newcomer);
+            let verdict = check(&mut cluster.sim, &ring, partition, to);
+            assert_eq!(verdict.is_err(), missed, "{copies} copies, {destroyed:?} destroyed: {verdict:?}");
+        }
+    }
+}

@@ -131,6 +131,8 @@ impl Simulation {
         dropped.into_iter().filter(|dropped| !dropped.is_empty()).for_each(|dropped| self.check_dropped(host, &dropped));
         let removed = self.hosts[host.0].running.as_mut().map(|running| running.node.storage_mut().take_removed());
         removed.into_iter().filter(|removed| !removed.is_empty()).for_each(|removed| self.check_removed(host, &removed));
+        let made = self.witness.borrow_mut().take_made();
+        self.check_made(host, &made);
         let complaints = self.witness.borrow_mut().take_complaints();
         for (invariant, what) in complaints {
             self.violated(invariant, what);

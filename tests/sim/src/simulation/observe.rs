@@ -52,6 +52,11 @@ impl Simulation {
     }
 
     pub(super) fn observe_sending(&mut self, from: HostId, message: &Message) {
+        if let Message::Replicate { object, .. } = message {
+            // Who may keep no copy of what it makes shows what it went on from here.
+            let made = self.witness().made_in(object);
+            self.check_made(from, &made);
+        }
         if let Message::Replicate { request, object, hint_for: None, .. } = message {
             let dots = || object.values().map(|(dot, _)| dot).collect();
             self.replicated.entry((from, *request)).or_insert_with(dots);
