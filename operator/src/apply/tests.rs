@@ -1,7 +1,6 @@
 //! What is written, and what is refused, against an API server in memory.
 
 use std::collections::BTreeSet;
-
 use std::future::ready;
 use std::sync::Mutex;
 
