@@ -156,12 +156,16 @@ impl Witness {
         self.creates.insert(write);
     }
 
-    /// Creates in `object` that nobody has seen yet, and a value beside each.
+    /// Creates in `object` that nobody has seen yet, and a value beside each. A write that was made twice may be hidden before the create
+    /// and shown after it: the create's request id takes the place of its own among those that the object remembers.
     pub fn made_in(&self, object: &Object) -> Vec<MadeBeside> {
         let ids = |dot, data: Option<&Bytes>| Some((dot, WriteId::of(data?)?));
         let versions = object.values().filter(|(dot, _)| !self.dots.contains_key(dot));
         let new = versions.filter_map(|(dot, value)| ids(dot, value.data.as_ref())).filter(|(_, id)| self.creates.contains(id));
-        let beside = |create| object.siblings().filter_map(|(data, _)| WriteId::of(data)).find(|value| *value != create);
+        let beside = |create| {
+            let mut values = object.siblings().filter_map(|(data, _)| WriteId::of(data));
+            values.find(|value| *value != create && self.dots_of(*value).len() <= 1)
+        };
         new.filter_map(|(dot, create)| Some(MadeBeside { dot, create, value: beside(create)? })).collect()
     }
 

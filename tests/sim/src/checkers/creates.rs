@@ -143,5 +143,11 @@ mod tests {
         assert_eq!(witness.take_made(), [], "it was made where nothing was known");
         witness.saw(&name, &there);
         assert_eq!(witness.take_made(), [], "a put beside a value");
+
+        let (again, _) = version(3, &Object::default(), put);
+        let mut witness = Witness::default();
+        witness.creates(create);
+        [&there, &again, &beside].into_iter().for_each(|state| drop(witness.saw(&name, state)));
+        assert_eq!(witness.take_made(), [], "the value was made twice, and may have been hidden");
     }
 }
