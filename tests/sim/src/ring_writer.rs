@@ -142,18 +142,18 @@ impl RingWriter {
         self.ask_for(sim, |desired| drop(desired.remove(&sim.node_id(host))))
     }
 
-    /// Is told that a host's disk is gone, and which host comes in its place.
+    /// Is told that a host's disk is gone, and which host comes in its place, with its zone and weight.
     pub fn lose(&mut self, sim: &Simulation, host: HostId, replacement: HostId) {
-        let (node, newcomer) = (sim.node_id(host), member(sim, replacement));
+        let node = sim.node_id(host);
         self.lost.insert(host);
         self.leaving.remove(&host);
         self.settled = false;
-        if self.desired.contains_key(&node) {
+        if let Some(member) = self.desired.get(&node).cloned() {
             let asked = self.ask_for(sim, |desired| {
                 desired.remove(&node);
-                desired.insert(sim.node_id(replacement), newcomer);
+                desired.insert(sim.node_id(replacement), member);
             });
-            assert!(asked, "there is a ring with one in the place of another of its zone");
+            assert!(asked, "there is a ring with one in the place of another of its zone and weight");
         }
     }
 
