@@ -104,7 +104,9 @@ pub fn measure(harness: &mut Harness) {
         });
     });
     harness.measure(&SYNC, |count| {
-        objects.write_groups(&mut engine, count, || log.sync().expect("the disk works"));
+        objects.write_groups(&mut engine, count, || {
+            log.sync().expect("the disk works");
+        });
     });
     harness.measure(&READ, |count| {
         for _ in 0..count {
