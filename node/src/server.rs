@@ -128,9 +128,13 @@ pub async fn wait_for(mut flag: watch::Receiver<bool>) {
 
 /// An answer to a call that changes nothing: it may be refused when too many wait to be read.
 fn answer<M: prost::Message>(answers: &Budget, message: M) -> Result<Response<M>, Status> {
-    let overloaded = |full: Full| status(Failure::Overloaded(full.to_string()).into());
     answers.has_room(message.encoded_len()).map_err(overloaded)?;
     Ok(Response::new(message))
+}
+
+/// Nothing of the call was handed over.
+fn overloaded(full: Full) -> Status {
+    status(Failure::Overloaded(full.to_string()).into())
 }
 
 fn stopping(_: Closed) -> Status {
