@@ -29,11 +29,14 @@ fn record(line: &[u8], key_field: &str) -> Result<Record, String> {
     let fields = fields(line)?;
     let key = field(&fields, key_field)?.and_then(|written| serde_json::from_slice::<String>(written).ok());
     let key = key.ok_or_else(|| format!("has no string in the field {key_field}"))?;
-    let value = match value(&fields)? {
-        Some(value) => value,
-        None => only_sibling(&fields)?.ok_or("has no field value or value_base64")?,
+    let (value, read_from) = match value(&fields)? {
+        Some(value) => (value, None),
+        None => {
+            let value = only_sibling(&fields)?.ok_or("has no field value or value_base64")?;
+            (value, field(&fields, "bucket")?.and_then(|written| serde_json::from_slice(written).ok()))
+        }
     };
-    Ok(Record { key: key.into(), value: value.into() })
+    Ok(Record { key: key.into(), value: value.into(), read_from })
 }
 
 /// The field of this name as it is written.
