@@ -202,7 +202,10 @@ async fn calls_that_send_half_of_their_message_are_bounded_in_all_and_others_are
         if call.is_finished() {
             let status = call.await.unwrap();
             assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-            assert!(matches!(wire::failure(&status), Some(Failure::Overloaded(text)) if text.starts_with("calls hold ")), "{status:?}");
+            assert!(
+                matches!(wire::failure(&status), Some(Failure::Overloaded(text)) if text.starts_with("calls hold ")),
+                "{status:?}"
+            );
             refusals += 1;
         } else {
             call.abort();

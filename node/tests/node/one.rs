@@ -327,7 +327,7 @@ async fn health_reflection_metrics_and_probes_answer() {
     }
     let unknown = health.check(HealthCheckRequest { service: "nobody".into() }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
-    assert_eq!(services(node).await, ["dynamo.v1.Admin", "dynamo.v1.Kv", "dynamo.v1.Peer", "grpc.health.v1.Health"]);
+    assert_eq!(services(node).await, ["dynamo.v1.Admin", "dynamo.v1.Kv", "grpc.health.v1.Health"]);
     assert_eq!(node.http("/healthz/live").await.0, 200);
     assert_eq!(node.http("/healthz/ready").await, (200, "ready\n".into()));
     node.kv().await.put(put("k", "v")).await.unwrap();
