@@ -103,7 +103,7 @@ impl ClientConfig {
 /// What to ask of a get.
 #[derive(Clone, Debug, Default)]
 pub struct GetOptions {
-    /// R and PR; what is absent is the bucket's setting.
+    /// R, PR and N; what is absent is the bucket's setting.
     pub quorum: QuorumWish,
     /// Until it is given up; the client's setting if absent.
     pub timeout: Option<Duration>,
@@ -112,7 +112,7 @@ pub struct GetOptions {
 /// What to ask of a put.
 #[derive(Clone, Debug, Default)]
 pub struct PutOptions {
-    /// W, DW and PW; what is absent is the bucket's setting.
+    /// W, DW, PW and N; what is absent is the bucket's setting.
     pub quorum: QuorumWish,
     /// The context of a get, whose versions the put replaces; empty for a blind put, which may make a sibling.
     pub context: Bytes,
@@ -135,7 +135,7 @@ impl PutOptions {
 /// What to ask of a delete.
 #[derive(Clone, Debug, Default)]
 pub struct DeleteOptions {
-    /// W, DW and PW; what is absent is the bucket's setting.
+    /// W, DW, PW and N; what is absent is the bucket's setting.
     pub quorum: QuorumWish,
     /// Names this delete, as in [`PutOptions`].
     pub request_id: Option<RequestKey>,
