@@ -90,12 +90,15 @@ pub async fn serve_peers(
     builder(calls, PEER_STREAMS_MAX).add_service(peer).serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping)).await
 }
 
-/// Both versions of the reflection protocol: older tools only know the first.
+/// Both versions of the reflection protocol: older tools only know the first. It names what is served here, and not what peers speak.
 fn with_reflection<L>(router: Router<L>) -> Router<L> {
     let configure = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(dynamo_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        [v1::kv_server::SERVICE_NAME, v1::admin_server::SERVICE_NAME, tonic_health::pb::health_server::SERVICE_NAME]
+            .into_iter()
+            .fold(builder, tonic_reflection::server::Builder::with_service_name)
     };
     match (configure().build_v1(), configure().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => router.add_service(v1).add_service(v1alpha),
@@ -128,9 +131,13 @@ pub async fn wait_for(mut flag: watch::Receiver<bool>) {
 
 /// An answer to a call that changes nothing: it may be refused when too many wait to be read.
 fn answer<M: prost::Message>(answers: &Budget, message: M) -> Result<Response<M>, Status> {
-    let overloaded = |full: Full| status(Failure::Overloaded(full.to_string()).into());
     answers.has_room(message.encoded_len()).map_err(overloaded)?;
     Ok(Response::new(message))
+}
+
+/// Nothing of the call was handed over.
+fn overloaded(full: Full) -> Status {
+    status(Failure::Overloaded(full.to_string()).into())
 }
 
 fn stopping(_: Closed) -> Status {

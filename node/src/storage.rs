@@ -241,7 +241,8 @@ impl RocksEngine {
     /// this notices it even if nobody writes. As final is that the files are gone, which RocksDB goes on with, and its fsyncs too.
     pub fn check_background(&mut self) -> Result<(), StorageError> {
         self.check_files_are_there()?;
-        let errors = self.property("rocksdb.background-errors");
+        // RocksDB counts those of all families in the default one, where nothing else is.
+        let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten().unwrap_or(0);
         if errors <= self.errors_borne {
             return Ok(());
         }
@@ -297,13 +298,14 @@ impl RocksEngine {
 
     /// What RocksDB tells of itself.
     pub fn figures(&self) -> Vec<Figure> {
-        let data = self.handle(Family::Data);
-        let of_data = |name: &str| self.db.property_int_value_cf(data, name).ok().flatten().unwrap_or(0);
+        let of = |family, name: &str| self.db.property_int_value_cf(self.handle(family), name).ok().flatten().unwrap_or(0);
+        let of_data = |name: &str| of(Family::Data, name);
         let bytes = of_data("rocksdb.total-sst-files-size") + of_data("rocksdb.cur-size-all-mem-tables");
-        let memtables = self.property("rocksdb.cur-size-all-mem-tables");
+        let memtables = Family::ALL.into_iter().map(|family| of(family, "rocksdb.cur-size-all-mem-tables")).sum();
         let cache = of_data("rocksdb.block-cache-usage");
         let pending = of_data("rocksdb.estimate-pending-compaction-bytes");
-        let errors = self.property("rocksdb.background-errors");
+        // RocksDB counts those of all families in the default one, where nothing else is.
+        let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten().unwrap_or(0);
         let short = u64::from(matches!(self.recovery, Recovery::Short { .. }));
         vec![
             Figure::varying("storage_bytes", "Bytes of objects, on disk and in memtables", bytes),
@@ -313,10 +315,6 @@ impl RocksEngine {
             Figure::growing("storage_background_errors", "Errors of flushes and compactions", errors),
             Figure::varying("storage_found_short", "1 if the log had lost its end at this start", short),
         ]
-    }
-
-    fn property(&self, name: &str) -> u64 {
-        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
     }
 
     fn handle(&self, family: Family) -> &ColumnFamily {

@@ -29,8 +29,9 @@ fn spoilt_json_lines_are_records_or_refused() {
             let mut lines = Lines::new(bytes);
             let records = all(|| jsonl::next(&mut lines, "key"))?;
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            let line =
-                |Record { key, value }: &Record| serde_json::json!({ "key": text(key), "value": text(value) }).to_string() + "\n";
+            let line = |Record { key, value, .. }: &Record| {
+                serde_json::json!({ "key": text(key), "value": text(value) }).to_string() + "\n"
+            };
             Some(records.iter().map(line).collect::<String>().into_bytes())
         },
     }

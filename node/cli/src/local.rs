@@ -462,7 +462,7 @@ async fn status(format: Format, cluster: &Cluster, call_timeout: Duration) -> Re
     };
     let (text, state) = match &report {
         Ok(report) => (report.text(), report.document()),
-        Err(stop) => (stop.to_string(), json!({ "healthy": false, "verdict": stop.to_string() })),
+        Err(stop) => (stop.to_string(), Report::of_nobody(stop.to_string()).document()),
     };
     let document = json!({ "processes": cluster.nodes.iter().map(process).collect::<Vec<_>>(), "cluster": state });
     show(format, || format!("{text}\n\n{}", cluster.text()), &document)

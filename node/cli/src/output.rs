@@ -19,14 +19,24 @@ pub enum Format {
     Json,
 }
 
-/// Writes to the standard output. A reader that has gone away (`| head`) ends the program without a word.
+/// Writes to the standard output. A reader that has gone away (`| head`) misses it without a word: what the command came to is said by its exit
+/// code still.
 pub fn print(text: &[u8]) -> Result<(), Stop> {
+    told(write(text).or_else(|error| if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }))
+}
+
+/// The same in the midst of a command that goes on for long: without a reader it ends.
+pub fn print_on(text: &[u8]) -> Result<(), Stop> {
+    told(write(text))
+}
+
+fn write(text: &[u8]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(Stop::Failed(format!("standard output: {error}"))),
-        Ok(()) => Ok(()),
-    }
+    out.write_all(text).and_then(|()| out.flush())
+}
+
+fn told(written: std::io::Result<()>) -> Result<(), Stop> {
+    written.map_err(|error| Stop::Failed(format!("standard output: {error}")))
 }
 
 /// A line on the standard error. Where that cannot be written nobody reads it, and the work goes on.

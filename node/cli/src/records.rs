@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::builder::NonEmptyStringValueParser;
@@ -67,6 +67,8 @@ pub struct Record {
     pub key: Bytes,
     /// The value.
     pub value: Bytes,
+    /// The bucket that it was read from, if `get` printed it.
+    pub read_from: Option<String>,
 }
 
 /// Why a file cannot be used.
@@ -153,6 +155,7 @@ pub struct Records<R> {
     /// Nobody said the kind.
     guessed: bool,
     key_field: String,
+    bucket: String,
 }
 
 #[derive(Clone, Copy)]
@@ -214,20 +217,21 @@ impl Source {
             return Err(failed(std::io::Error::other("is not a regular file; it is read twice, so a pipe will not do")));
         }
         let file = File::open(&self.file).map_err(failed)?;
-        Records::open(&self.file, BufReader::with_capacity(1 << 18, file), self.format, self.key_field.as_deref())
+        Records::open(self, BufReader::with_capacity(1 << 18, file))
     }
 }
 
 impl<R: BufRead> Records<R> {
-    fn open(path: &Path, mut reader: R, format: FileFormat, key_field: Option<&str>) -> Result<Self, RecordError> {
-        let failed = |error| RecordError::Read { path: path.to_owned(), error };
+    fn open(source: &Source, mut reader: R) -> Result<Self, RecordError> {
+        let Source { file: path, format, bucket, key_field, .. } = source;
+        let failed = |error| RecordError::Read { path: path.clone(), error };
         if reader.fill_buf().map_err(failed)?.starts_with(BYTE_ORDER_MARK) {
             reader.consume(BYTE_ORDER_MARK.len());
         }
         let start = reader.fill_buf().map_err(failed)?;
         if let Some((algorithm, program)) = compression(start) {
             let command = format!("{program} {} > Packages", path.display());
-            return Err(RecordError::Compressed { path: path.to_owned(), algorithm, command });
+            return Err(RecordError::Compressed { path: path.clone(), algorithm, command });
         }
         let brace = start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         let (kind, key_default) = match format {
@@ -236,9 +240,9 @@ impl<R: BufRead> Records<R> {
             FileFormat::Auto if brace => (Kind::Jsonl, "key"),
             FileFormat::Auto => (Kind::Deb822, "Package"),
         };
-        let key_field = key_field.unwrap_or(key_default).to_owned();
-        let guessed = format == FileFormat::Auto;
-        Ok(Self { path: path.to_owned(), lines: Lines::new(reader), kind, guessed, key_field })
+        let key_field = key_field.as_deref().unwrap_or(key_default).to_owned();
+        let guessed = *format == FileFormat::Auto;
+        Ok(Self { path: path.clone(), lines: Lines::new(reader), kind, guessed, key_field, bucket: bucket.clone() })
     }
 
     fn read(&mut self) -> Result<Option<Record>, RecordError> {
@@ -263,7 +267,13 @@ impl<R: BufRead> Records<R> {
                 (_, bytes) if bytes > VALUE_BYTES_MAX => {
                     Err(wrong(line, format!("the value has {bytes} bytes, at most {VALUE_BYTES_MAX} are allowed")))
                 }
-                _ => Ok(Some(record)),
+                _ => match record.read_from.as_ref().filter(|bucket| **bucket != self.bucket) {
+                    Some(other) => Err(wrong(
+                        line,
+                        format!("was read from the bucket {other:?}, and --bucket is {:?}: say --bucket {other}", self.bucket),
+                    )),
+                    None => Ok(Some(record)),
+                },
             },
         }
     }
@@ -352,6 +362,23 @@ mod tests {
     fn json_lines_are_known_by_their_brace() {
         let (_file, source) = source(b"\n{\"key\": \"a\", \"value\": \"1\"}\n");
         assert_eq!(source.survey().unwrap().keys, 1);
+    }
+
+    #[test]
+    fn what_get_printed_of_another_bucket_is_refused() {
+        let printed = |bucket: &str| {
+            format!(
+                "{{\"bucket\":\"{bucket}\",\"key\":\"a\",\"siblings\":[{{\"value\":\"1\",\"written_ms\":1}}],\"context\":\"\"}}\n"
+            )
+        };
+        let (_file, source) = source((printed("b") + &printed("carts")).as_bytes());
+        let error = source.survey().unwrap_err().to_string();
+        assert!(error.contains("line 2: was read from the bucket \"carts\"") && error.contains("say --bucket carts"), "{error}");
+        let (_file, own) = self::source(printed("b").as_bytes());
+        assert_eq!(own.survey().unwrap().keys, 1);
+        // A field of the same name in somebody's own records is theirs.
+        let (_file, other) = self::source(b"{\"bucket\":\"carts\",\"key\":\"a\",\"value\":1}\n");
+        assert_eq!(other.survey().unwrap().keys, 1);
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl Report {
         Self { healthy, verdict, rows, epoch, moving, buckets: by_buckets(views) }
     }
 
+    /// Where nobody answers, and why.
+    pub fn of_nobody(why: String) -> Self {
+        Self { healthy: false, verdict: why, rows: Vec::new(), epoch: 0, moving: 0, buckets: Vec::new() }
+    }
+
     /// The nodes that treat buckets otherwise than most do.
     fn differing(&self) -> &[Vec<NodeId>] {
         self.buckets.get(1..).unwrap_or_default()
@@ -288,6 +293,17 @@ mod tests {
         02020202: cannot connect: connection refused
         03030303: cannot connect: connection refused
         ");
+    }
+
+    #[test]
+    fn a_document_has_the_same_fields_though_nobody_answers() {
+        let fields = |report: Report| report.document().as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let nobody = Report::of_nobody("no node answers".to_owned());
+        assert_eq!(
+            (nobody.document()["healthy"].as_bool(), nobody.document()["verdict"].as_str()),
+            (Some(false), Some("no node answers"))
+        );
+        assert_eq!(fields(nobody), fields(Report::of(&views())));
     }
 
     #[test]

@@ -49,6 +49,23 @@ fn an_exit_code_is_what_it_is_though_nothing_can_be_said() {
 }
 
 #[test]
+fn an_exit_code_is_what_it_is_though_nobody_reads_what_is_printed() {
+    let server = Server::start(Manner::Well);
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("records");
+    std::fs::write(&file, "{\"key\": \"k\", \"value\": \"v\"}\n").unwrap();
+    let file = file.to_str().unwrap();
+    // Neither is there: a document says so, and then the exit code.
+    for (arguments, expected) in [(&["get", "k", "-o", "json"][..], 1), (&["verify", file], 1), (PUT, 0)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut dynamoctl = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+        dynamoctl.args(arguments).args(["--endpoint", &server.address, "--timeout-ms", "500"]).stdout(writer);
+        assert_eq!(dynamoctl.status().unwrap().code(), Some(expected), "{arguments:?}");
+    }
+}
+
+#[test]
 fn where_nobody_answers_at_all_nothing_was_sent_and_every_command_says_so_with_1() {
     for manner in [Manner::Mute, Manner::Closing] {
         let server = Server::start(manner);

@@ -103,7 +103,7 @@ impl ClientConfig {
 /// What to ask of a get.
 #[derive(Clone, Debug, Default)]
 pub struct GetOptions {
-    /// R and PR; what is absent is the bucket's setting.
+    /// R, PR and N; what is absent is the bucket's setting.
     pub quorum: QuorumWish,
     /// Until it is given up; the client's setting if absent.
     pub timeout: Option<Duration>,
@@ -112,7 +112,7 @@ pub struct GetOptions {
 /// What to ask of a put.
 #[derive(Clone, Debug, Default)]
 pub struct PutOptions {
-    /// W, DW and PW; what is absent is the bucket's setting.
+    /// W, DW, PW and N; what is absent is the bucket's setting.
     pub quorum: QuorumWish,
     /// The context of a get, whose versions the put replaces; empty for a blind put, which may make a sibling.
     pub context: Bytes,
@@ -135,7 +135,7 @@ impl PutOptions {
 /// What to ask of a delete.
 #[derive(Clone, Debug, Default)]
 pub struct DeleteOptions {
-    /// W, DW and PW; what is absent is the bucket's setting.
+    /// W, DW, PW and N; what is absent is the bucket's setting.
     pub quorum: QuorumWish,
     /// Names this delete, as in [`PutOptions`].
     pub request_id: Option<RequestKey>,
@@ -191,7 +191,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Learns the ring from one of the endpoints.
+    /// Learns the ring from one of the endpoints. Tasks of the runtime in which this is awaited keep it current: the client works on in
+    /// another one, and learns of no change once that has ended.
     ///
     /// # Errors
     /// [`RequestError::is_invalid`] if an endpoint is not host:port, [`RequestError::Unreachable`] if none answers within the request
@@ -326,7 +327,11 @@ impl Shared {
                 next = self.topology.load().next_link(&request.name, &request.operation, &tried);
             }
             let remaining = deadline.saturating_duration_since(Instant::now());
-            let Some(link) = next.filter(|_| !remaining.is_zero()) else { break };
+            if remaining.is_zero() {
+                tries.failed(RequestError::Unreachable("its time-out was over before a node was asked".to_owned()));
+                break;
+            }
+            let Some(link) = next else { break };
             tried.push(Arc::clone(&link));
             let others = self.topology.load().has_more_than(&tried);
             match attempt(&link, &request, others, remaining).await {
@@ -572,6 +577,26 @@ mod tests {
             let none = v1::MemberAddress { client_address: address.to_owned(), ..member(1) };
             assert_eq!(adopt(vec![none, member(2)]), Ok(1), "{}", &address[..address.len().min(20)]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_without_time_says_that_and_not_that_nobody_is_known() {
+        let (shared, name) = (shared("127.0.0.1:0"), Name::new("b", "k"));
+        let get = || request(&name, Operation::Get, None, QuorumWish::default());
+        let error = shared.perform(get(), Some(Duration::ZERO)).await.unwrap_err();
+        assert!(matches!(&error, RequestError::Unreachable(reason) if reason.contains("its time-out was over")), "{error:?}");
+        // With a node that was tried, that is told.
+        let error = shared.perform(get(), Some(Duration::from_millis(20))).await.unwrap_err();
+        assert!(matches!(&error, RequestError::Unreachable(reason) if reason.starts_with("127.0.0.1:0: ")), "{error:?}");
+    }
+
+    /// A million of them are a million times this, and a task copies it when it is spawned.
+    #[test]
+    fn a_request_that_is_under_way_takes_less_than_two_kilobytes() {
+        let (shared, name) = (shared("127.0.0.1:0"), Name::new("b", "k"));
+        let put = Operation::Put { data: Bytes::new(), context: Bytes::new(), create_only: false };
+        let size = size_of_val(&shared.perform(request(&name, put, None, QuorumWish::default()), None));
+        assert!(size < 2_000, "{size} bytes");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! What clients send and are told (paper 4.1): `v1` Kv messages to core requests, core outcomes to `v1` answers.
 //!
 //! Every limit on a request is enforced here, with a message that names the field, the limit and the fix. A failure travels as
-//! [`v1::Failure`]: in a session's response, or as the binary detail of a unary call's status, so that no client has to parse
+//! [`v1::Failure`]: in a session's response, or as the detail of a unary call's status, so that no client has to parse
 //! text to tell "nothing was written" from "the outcome is unknown".
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use dynamo_core::name::Name;
 use dynamo_core::request::{Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
 use dynamo_core::version::Object;
 use prost::Message as _;
+use prost_types::Any;
 use tonic::{Code, Status};
 
 use crate::v1::{self, failure::Kind, session_request, session_response};
@@ -184,9 +185,24 @@ impl From<v1::Failure> for Failure {
     }
 }
 
-/// A unary call's status, with the failure as its binary detail.
+/// What gRPC's libraries decode from a status's binary details (`google/rpc/status.proto`).
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// The name of a failure among the details.
+const FAILURE_TYPE: &str = "type.googleapis.com/dynamo.v1.Failure";
+
+/// A unary call's status, with the failure as its detail. Anything but a `google.rpc.Status` of the same code in the binary details makes
+/// libraries of other languages take the call for INTERNAL (Go), or throw (Python's `grpc_status`).
 pub fn status(failure: v1::Failure) -> Status {
-    let details = failure.encode_to_vec().into();
+    let detail = Any { type_url: FAILURE_TYPE.to_owned(), value: failure.encode_to_vec() };
     let failure = Failure::from(failure);
     let code = match failure {
         Failure::Invalid(_) | Failure::BadContext(_) => Code::InvalidArgument,
@@ -199,15 +215,15 @@ pub fn status(failure: v1::Failure) -> Status {
         Failure::Unknown { .. } => Code::DeadlineExceeded,
         Failure::Overloaded(_) => Code::ResourceExhausted,
     };
-    Status::with_details(code, failure.to_string(), details)
+    let status = RpcStatus { code: code.into(), message: failure.to_string(), details: vec![detail] };
+    Status::with_details(code, failure.to_string(), status.encode_to_vec().into())
 }
 
 /// The failure in a status of this product; `None` for a status that gRPC itself made (no connection, cancelled, ...).
 pub fn failure(status: &Status) -> Option<Failure> {
-    if status.details().is_empty() {
-        return None;
-    }
-    v1::Failure::decode(status.details()).ok().map(Failure::from)
+    let status = RpcStatus::decode(status.details()).ok()?;
+    let detail = status.details.iter().find(|detail| detail.type_url == FAILURE_TYPE)?;
+    v1::Failure::decode(&detail.value[..]).ok().map(Failure::from)
 }
 
 fn invalid<T>(message: impl Into<String>) -> Result<T, Failure> {
@@ -360,8 +376,15 @@ mod tests {
             assert_eq!(status.code(), code);
             assert_eq!(status.message(), expected.to_string());
             assert_eq!(failure(&status), Some(expected));
+            let details = RpcStatus::decode(status.details()).unwrap();
+            assert_eq!((Code::from(details.code), &details.message[..]), (code, status.message()), "Go compares the codes");
         }
-        assert_eq!(failure(&Status::unavailable("no connection")), None);
+        let foreign = |details: Vec<u8>| Status::with_details(Code::Aborted, "a proxy", details.into());
+        let other = Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".to_owned(), value: vec![8, 3] };
+        let of_a_proxy = RpcStatus { code: 10, message: "a proxy".to_owned(), details: vec![other] };
+        for none in [Status::unavailable("no connection"), foreign(of_a_proxy.encode_to_vec()), foreign(vec![0xff])] {
+            assert_eq!(failure(&none), None, "{none:?}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::overloaded;
 use crate::budget::{Budget, Charge};
 use crate::connections::{Unread, UnreadAnswer};
 
@@ -88,7 +89,7 @@ where
         let mut charge = Charge::new(&calls);
         let headers = request.headers().len().saturating_sub(HEADERS_FREE);
         if let Err(full) = charge.set(CALL_BYTES + headers * HEADER_BYTES) {
-            let refused = Status::resource_exhausted(full.to_string()).into_http();
+            let refused = overloaded(full).into_http();
             return Box::pin(async { Ok(refused) });
         }
         let call = Arc::new(Call { _charge: charge, answered: AtomicBool::new(false), message: Mutex::new(None) });
@@ -149,7 +150,7 @@ impl Received {
     fn hold(&mut self, bytes: usize) -> Result<(), Status> {
         self.held = bytes;
         let charged = bytes.saturating_sub(SHORT_MESSAGE_BYTES);
-        self.charge.set_bulk(charged).map_err(|full| Status::resource_exhausted(full.to_string()))
+        self.charge.set_bulk(charged).map_err(overloaded)
     }
 
     fn came(&mut self, data: &[u8]) -> Result<(), Status> {

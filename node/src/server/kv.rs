@@ -14,7 +14,7 @@ use super::session::{self, Answers};
 use super::{answer, stopping, topology_response};
 use crate::budget::Charge;
 use crate::connections::Unread;
-use crate::driver::{Event, Inbox, Question, Reply, Shared};
+use crate::driver::{Closed, Event, Inbox, Question, Reply, Shared};
 
 /// Hands clients' requests to the loop.
 #[derive(Clone)]
@@ -53,6 +53,8 @@ impl KvService {
         let (reply, outcome) = oneshot::channel();
         let reply = Reply::Once { reply, answers: Arc::clone(&self.shared.budgets.answers) };
         let event = Event::Request { request, reply };
+        // It was not handed over.
+        let stopping = |Closed| status(Failure::NotServing("the node is stopping".to_owned()).into());
         self.inbox.send(event, bytes).await.map_err(stopping)?;
         // The loop ended with the request in its hands: nobody knows what became of it.
         let lost = || status(Failure::Unknown { acknowledged: 0, required: 0 }.into());

@@ -12,6 +12,7 @@ use dynamo_core::id::{ClusterId, Epoch, Incarnation, NodeId};
 use dynamo_core::request::{Evidence, Failure, Operation, Outcome, Success};
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 use dynamo_proto::v1::kv_client::KvClient;
+use dynamo_proto::v1::kv_server::Kv as _;
 use dynamo_proto::{kv as wire, v1};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -201,7 +202,10 @@ async fn calls_that_send_half_of_their_message_are_bounded_in_all_and_others_are
         if call.is_finished() {
             let status = call.await.unwrap();
             assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-            assert!(status.message().starts_with("calls hold "), "{status}");
+            assert!(
+                matches!(wire::failure(&status), Some(Failure::Overloaded(text)) if text.starts_with("calls hold ")),
+                "{status:?}"
+            );
             refusals += 1;
         } else {
             call.abort();
@@ -290,4 +294,15 @@ async fn a_frame_of_many_empty_requests_ends_its_session_with_the_reason() {
     let refused = kv.session(frames()).await.unwrap().into_inner().message().await.unwrap_err();
     assert!(refused.message().starts_with("calls hold "), "{refused}");
     until("everything is given back", || calls.held() == 0).await;
+}
+
+#[tokio::test]
+async fn a_call_that_comes_when_the_loop_has_ended_is_told_that_nothing_was_written() {
+    let (inbox, events) = Inbox::new();
+    drop(events);
+    let (_stop, stopping) = watch::channel(true);
+    let kv = super::kv::KvService::new(ClusterId([7; 16]), inbox, Shared::default(), stopping);
+    let refused = kv.put(tonic::Request::new(put())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(matches!(wire::failure(&refused), Some(Failure::NotServing(_))), "{refused:?}");
 }

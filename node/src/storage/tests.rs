@@ -593,3 +593,23 @@ fn a_database_that_lacks_a_file_says_what_to_do() {
     let error = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().map(|error| error.to_string());
     assert!(error.as_ref().is_some_and(|error| error.contains("is damaged") && error.contains("start a new node")), "{error:?}");
 }
+
+#[test]
+fn the_bytes_of_memtables_are_those_of_objects_and_hints_that_were_written() {
+    const BYTES: usize = 50_000;
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let (name, partition) = (Name::new("b", "k"), PartitionId(0));
+    let memtables = |engine: &RocksEngine| {
+        let figures = engine.figures();
+        figures.iter().find(|figure| figure.name == "storage_memtable_bytes").unwrap().value as usize
+    };
+    let empty = memtables(&engine);
+    engine.write(partition, &name, &object(1, BYTES)).unwrap();
+    engine.commit().unwrap();
+    let with_object = memtables(&engine);
+    assert!(with_object >= empty + BYTES, "{empty}, {with_object}");
+    engine.write_hint(NodeId([2; 16]), partition, &name, &object(1, BYTES)).unwrap();
+    engine.commit().unwrap();
+    assert!(memtables(&engine) >= with_object + BYTES, "{with_object}, {}", memtables(&engine));
+}

@@ -5,6 +5,7 @@ use dynamo_node::config::Flags;
 use dynamo_proto::v1::admin_client::AdminClient;
 use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::{kv, v1};
+use prost::Message as _;
 use tempfile::TempDir;
 use tonic::Code;
 use tonic::metadata::MetadataValue;
@@ -170,6 +171,42 @@ async fn what_may_not_be_is_refused_with_the_reason() {
     assert_eq!(kv.get(get("large")).await.unwrap().into_inner().siblings[0].value.len(), 1 << 20);
 }
 
+/// `google.rpc.Status` and `google.protobuf.Any`, as the libraries of other languages know them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<AnyMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AnyMessage {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[tokio::test]
+async fn a_refused_call_has_details_that_the_libraries_of_other_languages_decode() {
+    let cluster = TestCluster::start(1).await;
+    let mut kv = cluster.nodes[0].kv().await;
+    kv.put(put("k", "v")).await.unwrap();
+    let create = v1::PutRequest { mode: v1::PutMode::CreateOnly.into(), ..put("k", "again") };
+    for (request, kind) in [(create, v1::failure::Kind::Exists), (put("", "v"), v1::failure::Kind::Invalid)] {
+        let status = kv.put(request).await.unwrap_err();
+        let RpcStatus { code, message, details } = RpcStatus::decode(status.details()).unwrap();
+        // Otherwise Go shows INTERNAL, and Python's `grpc_status` throws.
+        assert_eq!((Code::from(code), &message[..]), (status.code(), status.message()));
+        let [AnyMessage { type_url, value }] = &details[..] else { panic!("{details:?}") };
+        assert_eq!(type_url, "type.googleapis.com/dynamo.v1.Failure");
+        assert_eq!(v1::Failure::decode(&value[..]).unwrap().kind(), kind);
+    }
+}
+
 #[tokio::test]
 async fn a_session_answers_everything_that_is_in_flight() {
     const REQUESTS: u64 = 10_000;
@@ -290,7 +327,7 @@ async fn health_reflection_metrics_and_probes_answer() {
     }
     let unknown = health.check(HealthCheckRequest { service: "nobody".into() }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
-    assert_eq!(services(node).await, ["dynamo.v1.Admin", "dynamo.v1.Kv", "dynamo.v1.Peer", "grpc.health.v1.Health"]);
+    assert_eq!(services(node).await, ["dynamo.v1.Admin", "dynamo.v1.Kv", "grpc.health.v1.Health"]);
     assert_eq!(node.http("/healthz/live").await.0, 200);
     assert_eq!(node.http("/healthz/ready").await, (200, "ready\n".into()));
     node.kv().await.put(put("k", "v")).await.unwrap();

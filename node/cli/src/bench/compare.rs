@@ -24,7 +24,7 @@ use super::shape::Shape;
 use super::system::{Options, System};
 use super::{machine, point};
 use crate::arguments::{Connection, seconds};
-use crate::output::{Format, print, tell};
+use crate::output::{Format, print, print_on, tell};
 use crate::stop::Stop;
 use crate::{local, random};
 use peers::{Peers, Programs};
@@ -95,7 +95,7 @@ impl Lines {
         if let Some((path, file)) = &mut self.file {
             file.write_all(line.as_bytes()).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))?;
         }
-        if self.to_output { print(line.as_bytes()) } else { Ok(()) }
+        if self.to_output { print_on(line.as_bytes()) } else { Ok(()) }
     }
 }
 

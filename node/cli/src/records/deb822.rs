@@ -45,7 +45,7 @@ pub fn next<R: BufRead>(lines: &mut Lines<R>, key_field: &str) -> Result<Option<
         return Ok(None);
     }
     match key {
-        Some(key) => Ok(Some((first, Record { key: key.into(), value: stanza.into() }))),
+        Some(key) => Ok(Some((first, Record { key: key.into(), value: stanza.into(), read_from: None }))),
         None => {
             let reason = format!("the stanza has no field {key_field}; name the field that is the key with --key-field");
             Err(Problem::Record { line: first, reason })

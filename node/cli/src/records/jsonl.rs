@@ -29,11 +29,14 @@ fn record(line: &[u8], key_field: &str) -> Result<Record, String> {
     let fields = fields(line)?;
     let key = field(&fields, key_field)?.and_then(|written| serde_json::from_slice::<String>(written).ok());
     let key = key.ok_or_else(|| format!("has no string in the field {key_field}"))?;
-    let value = match value(&fields)? {
-        Some(value) => value,
-        None => only_sibling(&fields)?.ok_or("has no field value or value_base64")?,
+    let (value, read_from) = match value(&fields)? {
+        Some(value) => (value, None),
+        None => {
+            let value = only_sibling(&fields)?.ok_or("has no field value or value_base64")?;
+            (value, field(&fields, "bucket")?.and_then(|written| serde_json::from_slice(written).ok()))
+        }
     };
-    Ok(Record { key: key.into(), value: value.into() })
+    Ok(Record { key: key.into(), value: value.into(), read_from })
 }
 
 /// The field of this name as it is written.
@@ -72,7 +75,8 @@ fn only_sibling(record: &[(String, &[u8])]) -> Result<Option<Vec<u8>>, String> {
         [Sibling { value: Some(text), value_base64: None }] => Ok(Some(text.clone().into_bytes())),
         [Sibling { value: None, value_base64: Some(text) }] => decoded(text).map(Some),
         [_] => Err("the field siblings: its entry has to have either value or value_base64".to_owned()),
-        more => Err(format!("the field siblings has {} values; one is stored", more.len())),
+        [] => Err("the field siblings has 0 values: the key did not exist; leave this line out".to_owned()),
+        more => Err(format!("the field siblings has {} values, and one is stored: merge them into one", more.len())),
     }
 }
 
@@ -174,8 +178,8 @@ mod tests {
             (r#""value_base64": "/w=""#, "the field value_base64: "),
             (r#""value_base64": 1"#, "the field value_base64: "),
             (r#""value": "a", "value_base64": "YQ==""#, "leave one out"),
-            (r#""siblings": []"#, "has 0 values"),
-            (r#""siblings": [{"value": "a"}, {"value": "b"}]"#, "has 2 values"),
+            (r#""siblings": []"#, "has 0 values: the key did not exist; leave this line out"),
+            (r#""siblings": [{"value": "a"}, {"value": "b"}]"#, "has 2 values, and one is stored: merge them"),
             (r#""siblings": [{"written_ms": 1}]"#, "either value or value_base64"),
             (r#""more": 1"#, "has no field value or value_base64"),
             (r#""siblings": 1"#, "the field siblings: "),
