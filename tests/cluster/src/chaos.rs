@@ -1,10 +1,11 @@
-//! Chaos: real processes under a seeded schedule of faults, a workload, and the checker of `dynamoctl workload`.
+//! Chaos: real processes under a seeded schedule of faults, three workloads, and a checker of each.
 //!
 //! ```text
 //! sandbox ── namespaces of our own ──> run: round after round
 //!                                        ├─ schedule: which fault, when, for how long (from the seed)
 //!                                        ├─ nemesis:  makes them and ends them, and knows which ends of a process are right
-//!                                        ├─ clients:  read and write all the time (dynamoctl's)
+//!                                        ├─ clients:  read and write all the time: dynamoctl's; those with wishes of
+//!                                        │            their own; those of a bucket in which the last writer wins
 //!                                        └─ heal, settle, judge: equal replicas, idle anti-entropy, no write lost,
 //!                                           resurrected or invented
 //! ```
@@ -19,8 +20,12 @@
 //! | [`errand`] | an administrator's command that is given until it succeeds |
 //! | [`membership`] | a node that joins and leaves, and `dynamoctl ring commit` |
 //! | [`replacement`] | a disk that is gone for ever, and `dynamoctl ring replace` |
+//! | [`wishes`] | clients that ask for other quorums than the bucket, on streams and as calls, and what they must get |
+//! | [`sessions`], [`stamps`] | clients of a bucket in which the last writer wins, and what must be true of its keys |
+//! | [`clocks`] | when whose wall clock was wrong |
 //! | [`run`] | the rounds and the verdict |
 
+pub mod clocks;
 pub mod control;
 pub mod errand;
 pub mod membership;
@@ -30,6 +35,9 @@ pub mod replacement;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+pub mod sessions;
+pub mod stamps;
+pub mod wishes;
 
 use std::fmt;
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use dynamo_client::admin::{AdminClient, NodeStatus};
-use dynamo_client::{Client, ClientConfig};
+use dynamo_client::{Client, ClientConfig, Mode};
 use dynamo_core::id::{ClusterId, NodeId, PartitionId};
 use dynamo_core::rebalance::{self, Members, Next, View};
 use dynamo_core::ring::{Member, Ring, RingHash};
@@ -306,9 +306,14 @@ impl Cluster {
 
     /// A client that knows every running node.
     pub async fn client(&self) -> Result<Client> {
+        self.client_by(Mode::Stream).await
+    }
+
+    /// The same, whose requests travel so.
+    pub async fn client_by(&self, mode: Mode) -> Result<Client> {
         let running = self.processes.iter().filter(|process| process.child.is_some());
         let endpoints = running.map(|process| process.address.clone()).collect();
-        Ok(Client::connect(ClientConfig::new(endpoints)).await?)
+        Ok(Client::connect(ClientConfig { mode, ..ClientConfig::new(endpoints) }).await?)
     }
 
     /// The node's own word.

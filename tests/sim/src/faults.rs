@@ -221,6 +221,7 @@ impl Faults {
             apply(&remedy, sim, writer);
         }
         sim.lose_rotten();
+        sim.roll_out();
         for host in sim.stopped() {
             sim.start(host);
         }

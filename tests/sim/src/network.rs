@@ -16,6 +16,8 @@ use crate::schedule::HostId;
 const SOON: Duration = Duration::from_millis(500);
 /// A late message takes at least this long, which no request, hint or exchange waits, and at most twice as long.
 pub(crate) const LATE: Duration = Duration::from_secs(12);
+/// So many times as long take those that are minutes late.
+const MINUTES: u32 = 5;
 
 /// Where a link stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Network {
     /// Directions that lose, double and reorder much.
     bad: BTreeSet<(HostId, HostId)>,
     calm: bool,
+    /// Late messages are minutes late.
+    minutes_late: bool,
     /// Which messages are late, apart from the rest, so that a run without them is what it was.
     late: Dice,
     /// For what came later, so that other choices stay where they were.
@@ -54,10 +58,20 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn new(options: NetworkOptions, dice: Dice) -> Self {
+    pub(crate) fn new(options: NetworkOptions, minutes_late: bool, dice: Dice) -> Self {
         let late = Dice::new(dice.clone().number() ^ 0x6c61_7465);
         let more = Dice::new(dice.clone().number() ^ 0x6d6f_7265);
-        Self { options, dice, links: Vec::new(), cut: BTreeSet::new(), bad: BTreeSet::new(), calm: true, late, more }
+        Self {
+            options,
+            dice,
+            links: Vec::new(),
+            cut: BTreeSet::new(),
+            bad: BTreeSet::new(),
+            calm: true,
+            minutes_late,
+            late,
+            more,
+        }
     }
 
     pub(crate) fn add_host(&mut self) {
@@ -133,7 +147,8 @@ impl Network {
         }
         let mut deliveries = vec![self.detour()];
         if self.options.late > 0.0 && self.late.chance(self.options.late) {
-            deliveries[0] = self.late.duration(LATE, LATE * 2);
+            let longer = if self.minutes_late { MINUTES } else { 1 };
+            deliveries[0] = self.late.duration(LATE, LATE * 2) * longer;
         }
         if self.dice.chance(self.options.duplication) {
             let soon = matches!(message, Message::Forward { .. });

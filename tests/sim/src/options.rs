@@ -1,6 +1,7 @@
 //! What a run is like: drawn from its seed, printed with it.
 
 pub mod far;
+pub mod odd;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use dynamo_core::ring::bucket_replication::BucketReplication;
 
 use crate::dice::Dice;
 use crate::scenario::BUCKET;
+use odd::OddOptions;
 
 /// Hosts that a run may have at the same time, usually.
 const HOSTS_MAX: usize = 9;
@@ -63,6 +65,8 @@ pub struct Options {
     pub quiet_within: Duration,
     /// The extremes that this run has.
     pub far: Vec<&'static str>,
+    /// What is allowed and unusual.
+    pub odd: OddOptions,
 }
 
 /// How messages travel.
@@ -299,12 +303,15 @@ impl Options {
             hosts_max: HOSTS_MAX,
             quiet_within: QUIET_WITHIN,
             far: Vec::new(),
+            odd: OddOptions::default(),
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
         options.draw_operations(&mut Dice::new(seed ^ 0x6f70_6572));
         let usual =
             options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170)).with_restores(&mut Dice::new(seed ^ 0x7265_7374_6f72));
-        if far::is_far(seed) { usual.with_extremes() } else { usual }
+        let drawn = if far::is_far(seed) { usual.with_extremes() } else { usual };
+        let odd = OddOptions::draw(&drawn);
+        Self { odd, ..drawn }
     }
 
     /// Directories that go back in time, from a stream of its own. That is a disk that loses what came since: W copies bear one of
@@ -457,6 +464,7 @@ impl Options {
             hosts_max: HOSTS_MAX,
             quiet_within: QUIET_WITHIN,
             far: Vec::new(),
+            odd: OddOptions::default(),
         }
     }
 

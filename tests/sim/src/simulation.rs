@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynamo_core::config::Config;
 use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
@@ -101,6 +102,10 @@ struct Running {
     out: Vec<Output>,
     batch_open: bool,
     paused: bool,
+    /// Since when its monotonic clock stands still.
+    suspended: Option<Instant>,
+    /// It was started with the other settings.
+    has_other_settings: bool,
     /// What arrived while the process stood still.
     inbox: VecDeque<Input>,
     /// When the last fsync returns: they return in order.
@@ -138,6 +143,8 @@ pub struct Simulation {
     told_durable: BTreeSet<(Dot, NodeId)>,
     /// For what came later, so that other choices stay where they were.
     more: Dice,
+    /// For what only runs with oddities have.
+    odd: Dice,
     /// The trace.
     pub trace: Trace,
     /// What was counted.
@@ -151,7 +158,7 @@ impl Simulation {
         Self {
             now: Instant(0),
             schedule: Schedule::default(),
-            network: Network::new(options.network.clone(), dice.fork()),
+            network: Network::new(options.network.clone(), options.odd.minutes_late, dice.fork()),
             hosts: Vec::new(),
             cluster: ClusterId(dice.identity()),
             by_node: BTreeMap::new(),
@@ -166,6 +173,7 @@ impl Simulation {
             replicated: BTreeMap::new(),
             told_durable: BTreeSet::new(),
             more: Dice::new(options.seed ^ 0x6d6f_7265_2077),
+            odd: Dice::new(options.seed ^ 0x6f64_645f_686f_7374),
             trace: Trace::new(shown),
             totals: Totals::default(),
             options: options.clone(),
@@ -330,11 +338,15 @@ impl Simulation {
         };
         let generation = state.generation;
         let now = self.clock(host);
-        match Node::open(identity, self.options.config(), disk, number, now) {
+        let other = self.draw_settings();
+        let has_other_settings = other.is_some();
+        let config = other.unwrap_or_else(|| self.options.config());
+        match Node::open(identity, config, disk, number, now) {
             Ok(node) => {
                 let inbox = VecDeque::new();
                 let (out, synced_at) = (Vec::new(), self.now);
-                let running = Running { node, out, batch_open: false, paused: false, inbox, synced_at };
+                let (batch_open, paused, suspended) = (false, false, None);
+                let running = Running { node, out, batch_open, paused, suspended, has_other_settings, inbox, synced_at };
                 self.hosts[host.0].running = Some(running);
             }
             Err(error) => return self.violated("I14 a disk that was only crashed opens", format!("host {}: {error}", host.0)),
@@ -352,6 +364,22 @@ impl Simulation {
         if self.hosts[host.0].nearly_full {
             // A driver looks before it does anything else.
             self.feed(host, Input::Space { writable: false });
+        }
+    }
+
+    /// The settings of a node that starts, if it gets the other ones: the rollout is under way as long as anything goes wrong.
+    fn draw_settings(&mut self) -> Option<Config> {
+        let other = self.options.other_config().filter(|_| !self.disks_calm && self.odd.chance(0.5))?;
+        self.totals.starts_with_other_settings += 1;
+        Some(other)
+    }
+
+    /// The rollout ends: nodes with the other settings are restarted.
+    pub fn roll_out(&mut self) {
+        let others = |host: &HostId| self.hosts[host.0].running.as_ref().is_some_and(|running| running.has_other_settings);
+        for host in self.hosts().filter(others).collect::<Vec<_>>() {
+            self.stop(host);
+            self.start(host);
         }
     }
 
@@ -455,6 +483,11 @@ impl Simulation {
         running.paused = true;
         state.pauses += 1;
         let generation = state.generation;
+        let suspensions = self.options.odd.suspensions;
+        if suspensions > 0.0 && running.suspended.is_none() && self.odd.chance(suspensions) {
+            running.suspended = Some(self.now);
+            self.totals.suspensions += 1;
+        }
         self.after(duration, Event::Resume { host, generation });
         self.trace.note(self.now, (5, host), || format!("host {} stands still for {duration:?}", host.0));
     }
@@ -500,7 +533,7 @@ impl Simulation {
     pub fn clock(&self, host: HostId) -> Now {
         let state = &self.hosts[host.0];
         let wall_ms = 1_700_000_000_000 + (self.now.0 / 1_000) as i64 + state.skew_ms;
-        Now { instant: Instant(state.origin + self.now.0), wall_ms: wall_ms as u64 }
+        Now { instant: Instant(state.origin.wrapping_add(self.now.0)), wall_ms: wall_ms as u64 }
     }
 
     // --- those outside ----------------------------------------------------------------------------------------------

@@ -132,6 +132,11 @@ totals! {
     gets_of_three: "sometimes: a get saw three siblings",
     gets_of_tombstones: "sometimes: a get saw a tombstone",
     losses_told_to_be_over: "sometimes: a loss was told to be made good",
+    deletes_by_old_contexts: "sometimes: a delete carried a context of before",
+    blind_deletes: "sometimes: a delete carried no context, where the last writer wins",
+    creates_with_contexts: "sometimes: a create carried a context",
+    suspensions: "sometimes: a host stood still with its monotonic clock",
+    starts_with_other_settings: "sometimes: a node started with other settings than most",
     stages_passed: "sometimes: reads went to the new replicas",
     stages_passed_while_restarting: "sometimes: a ring was proposed while a member was restarting",
 }

@@ -92,6 +92,8 @@ pub struct Workload {
     timeouts: Dice,
     /// What only runs with extremes draw.
     far: Dice,
+    /// What only runs with oddities draw.
+    odd: Dice,
     clients: Vec<Client>,
     waiting: BTreeMap<ClientHandle, Asking>,
     /// Attempts at a write that are under way beside the first.
@@ -113,6 +115,7 @@ impl Workload {
             timeouts: Dice::new(options.seed ^ 0x6465_6164_6c69_6e65),
             buckets: Dice::new(options.seed ^ 0x6b65_7973_7061_6365),
             far: Dice::new(options.seed ^ 0x6661_725f_776f_726b),
+            odd: Dice::new(options.seed ^ 0x6f64_645f_776f_726b),
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             twins: BTreeMap::new(),
@@ -157,6 +160,9 @@ impl Workload {
             return self.write_again(client, again, sim);
         }
         let name = self.draw_name();
+        if self.options.odd.requests > 0.0 && self.odd.chance(self.options.odd.requests) {
+            return self.odd_step(client, name, sim);
+        }
         let more_deletes = self.options.workload.deletes > 0.0 && self.deletes.chance(self.options.workload.deletes);
         let mix = self.dice.weighted(&[(6, 0), (2, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
         let choice = if more_deletes { 2 } else { mix };
@@ -177,6 +183,29 @@ impl Workload {
         }
     }
 
+    /// A delete by whatever context the client had of this key last, or a create with it: perhaps an old one, perhaps that of its own
+    /// write, perhaps of one that was reaped. Where the last writer wins a delete needs none.
+    fn odd_step(&mut self, client: usize, name: Name, sim: &mut Simulation) {
+        let known = self.clients[client].known.get(&name).cloned().unwrap_or_default();
+        let by_stamp = self.options.last_writer_wins(&name.bucket);
+        let covers_nothing = sometimes::covers_nothing(sim, &name, &known.token);
+        match self.odd.below(3) {
+            0 if !covers_nothing => {
+                sim.totals.deletes_by_old_contexts += 1;
+                self.write(client, name, known, Intent::Delete, sim);
+            }
+            1 if by_stamp => {
+                sim.totals.blind_deletes += 1;
+                self.write(client, name, Known::default(), Intent::Delete, sim);
+            }
+            2 if !covers_nothing => {
+                sim.totals.creates_with_contexts += 1;
+                self.write(client, name, known, Intent::Put { create_only: true }, sim);
+            }
+            _ => self.get(client, name, Then::Nothing, sim),
+        }
+    }
+
     fn draw_name(&mut self) -> Name {
         let options = &self.options.workload;
         let hot = self.dice.chance(0.7);
@@ -192,6 +221,9 @@ impl Workload {
 
     /// A deadline of the client's own, in half of the runs.
     fn draw_timeout(&mut self) -> u32 {
+        if self.options.odd.long_timeouts {
+            return self.odd.pick(&[0, 10_000, 60_000]);
+        }
         if self.options.workload.own_timeouts { self.timeouts.pick(&[0, 0, 50, 300, 5_000]) } else { 0 }
     }
 
@@ -236,7 +268,7 @@ impl Workload {
 
     /// How many copies on stable storage an acknowledgement will rest on.
     fn durable(&self, bucket: &Bytes, wish: &QuorumWish) -> usize {
-        usize::from(evidence::durable(wish, &self.options.bucket(bucket).quorum))
+        usize::from(evidence::durable(wish, &self.options.promised(bucket)))
     }
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
@@ -249,7 +281,7 @@ impl Workload {
 
     /// Of so many home replicas a get meets one.
     fn overlapping(&self, name: &Name, wish: &QuorumWish) -> usize {
-        let pr = wish.pr.unwrap_or(evidence::inherited(wish, &self.options.bucket(&name.bucket).quorum).pr);
+        let pr = wish.pr.unwrap_or(evidence::inherited(wish, &self.options.promised(&name.bucket)).pr);
         usize::from((self.options.n_of(&name.bucket) + 1).saturating_sub(pr))
     }
 
@@ -407,7 +439,10 @@ impl Workload {
         let earlier: BTreeSet<WriteId> = earlier.into_iter().filter(is_held).collect();
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
         let by_stamp = self.options.last_writer_wins(&name.bucket);
+        // A node that keeps siblings yet shows them.
+        let mixed = self.options.is_mixed(&name.bucket);
         let met = match by_stamp {
+            true if mixed && covers.len() > 1 => Ok(()),
             true => last_writer_wins::meets(&self.ledger, &sim.witness(), &name, &covers, &earlier),
             false => self.ledger.meets(&name, &covers, &earlier, |write| sim.witness().is_buried(write)),
         };
@@ -422,7 +457,7 @@ impl Workload {
         match then {
             Then::Nothing => {}
             Then::Put => self.write(client, name, known, Intent::Put { create_only: false }, sim),
-            Then::Delete if sometimes::covers_nothing(sim, &name, &known.token) && !by_stamp => {}
+            Then::Delete if sometimes::covers_nothing(sim, &name, &known.token) && (mixed || !by_stamp) => {}
             Then::Delete => self.write(client, name, known, Intent::Delete, sim),
         }
     }

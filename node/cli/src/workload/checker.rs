@@ -224,6 +224,12 @@ impl History {
         self.writes.values().filter(|write| write.outcome == outcome).count()
     }
 
+    /// Whether a put below `before`, other than `but`, may have been made: what a create may have met.
+    pub fn may_have_put(&self, before: WriteId, but: WriteId) -> bool {
+        let puts = |(id, write): (&WriteId, &Write)| *id != but && write.kind == Kind::Put && write.outcome != Outcome::Failed;
+        self.writes.range(..before).any(puts)
+    }
+
     /// All that is known, a line a write: for whoever looks into a violation.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.writes.keys().map(|id| self.describe(*id))
@@ -407,6 +413,16 @@ mod tests {
         history.told(2, Acknowledged);
         let visible = BTreeSet::from([1, 2]);
         assert_eq!((history.verdict(&visible), history.resurfaced(&visible)), (Vec::new(), 1));
+    }
+
+    #[test]
+    fn a_create_may_have_met_a_put_that_was_begun_before_and_did_not_fail() {
+        let lines: [Line; 4] =
+            [(1, PUT, &[], Failed), (2, DELETE, &[], Acknowledged), (3, PUT, &[], Unknown), (4, PUT, &[], Acknowledged)];
+        let history = history(&lines);
+        for (before, but, expected) in [(3, 9, false), (4, 9, true), (4, 3, false), (5, 3, true)] {
+            assert_eq!(history.may_have_put(before, but), expected, "before {before}, but {but}");
+        }
     }
 
     #[test]

@@ -10,17 +10,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dynamo_core::id::NodeId;
 
 use super::HarnessFailed;
+use super::clocks::{Clocks, wall_ms};
 use super::control::Control;
 use super::membership::{self, Change};
 use super::network::{self, Network};
 use super::replacement::Replacement;
 use super::schedule::{Fault, Kind};
+use super::sessions;
 use crate::{Cluster, Seat, Signal};
 
 /// Of the disks with a size of our own.
@@ -111,6 +114,10 @@ pub struct Nemesis {
     pub joined: u64,
     /// Nodes that have left.
     pub left: u64,
+    /// When whose clock was wrong.
+    pub clocks: Arc<Clocks>,
+    /// When the last disk was destroyed that nobody had emptied before.
+    pub destroyed: Option<Instant>,
     tools: Tools,
     controls: Vec<Control>,
     active: Vec<Active>,
@@ -156,6 +163,8 @@ impl Nemesis {
             refusals_seen: 0,
             joined: 0,
             left: 0,
+            clocks: Arc::default(),
+            destroyed: None,
             tools,
             controls,
             active: Vec::new(),
@@ -213,7 +222,10 @@ impl Nemesis {
                 self.failing.insert(node, Failing { since: Instant::now(), puts_before, has_acknowledged: false });
             }
             Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::from_millis(fault.amount.unsigned_abs()))?,
-            Kind::ClockJump => self.controls[node].shift_wall_clock(fault.amount)?,
+            Kind::ClockJump => {
+                self.clocks.set_off(node, fault.amount, wall_ms());
+                self.controls[node].shift_wall_clock(fault.amount)?;
+            }
             // With W = 2 one of the two is borne.
             Kind::WipedDisk if runs && !self.paused.contains(&node) && self.replacement.is_none() => {
                 return self.wipe(node).await;
@@ -326,6 +338,7 @@ impl Nemesis {
         let Ok(former) = self.cluster.status(node).await.map(|status| status.node) else { return Ok(false) };
         self.kill(node, Instant::now())?;
         self.down.remove(&node);
+        self.destroyed = Some(Instant::now());
         self.replacement = Some(Replacement::begin(&mut self.cluster, node, former)?);
         Ok(true)
     }
@@ -416,7 +429,11 @@ impl Nemesis {
                 self.free(node)
             }
             Kind::SlowFsync => self.controls[node].delay_fsyncs(Duration::ZERO),
-            Kind::ClockJump => self.controls[node].shift_wall_clock(0),
+            Kind::ClockJump => {
+                self.controls[node].shift_wall_clock(0)?;
+                self.clocks.set_right(node, wall_ms());
+                Ok(())
+            }
             Kind::WipedDisk => self.unwipe(node).await,
             Kind::Pause
             | Kind::Kill
@@ -553,7 +570,7 @@ impl Nemesis {
 /// Where a node runs, on what the machine gives.
 fn seat(node: usize, cluster: &Cluster, tools: &Tools, control: &Control) -> Result<Seat> {
     let mut seat = Seat::loopback();
-    seat.settings = "storage: {write_buffer_bytes: 4194304, block_cache_bytes: 8388608}\n".into();
+    seat.settings = format!("storage: {{write_buffer_bytes: 4194304, block_cache_bytes: 8388608}}\n{}", sessions::SETTINGS);
     if tools.network.is_some() {
         seat.host = network::address(node);
         seat.launcher = network::launcher(node);

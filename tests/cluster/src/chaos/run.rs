@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dynamo_client::Mode;
 use dynamo_core::random::Random;
 use dynamoctl::workload::checker::Outcome;
 use dynamoctl::workload::clients::{self, Shared};
@@ -18,6 +19,8 @@ use super::nemesis::{Nemesis, Tools};
 use super::network::Network;
 use super::sandbox;
 use super::schedule::{self, Kind, Nodes};
+use super::sessions::{Judged, Sessions};
+use super::wishes::Wishes;
 
 /// Members, and one more node that joins and leaves.
 const NODES: usize = 5;
@@ -26,6 +29,8 @@ const COMERS: usize = 1;
 const SMALL_DISKS: usize = 2;
 const CLIENTS: usize = 16;
 const KEYS: usize = 300;
+/// Of each of the other workloads.
+const OTHER_CLIENTS: usize = 6;
 /// Of one client between two steps: some 300 steps a second of all together.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Faults of one round.
@@ -42,6 +47,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LINE: Duration = Duration::from_secs(10);
 /// With everything healed, requests have to succeed again within this.
 const SERVE_MAX: Duration = Duration::from_secs(30);
+/// So often keys are read once more that could not be read.
+const JUDGED_AGAIN: u32 = 8;
 /// Rounds of anti-entropy in which nothing may be repaired.
 const IDLE_ROUNDS: u64 = 2;
 
@@ -78,13 +85,19 @@ pub async fn run(options: Options, refusal: Option<String>, stop: impl Future<Ou
     let small_disks = tools.small_disks;
     let nemesis = Nemesis::start(NODES, COMERS, tools).await?;
     let client = nemesis.cluster.client().await?;
-    let shared = Arc::new(Shared::new(client, "chaos".into(), format!("chaos-{:x}", options.seed), KEYS));
+    let both = vec![client.clone(), nemesis.cluster.client_by(Mode::Unary).await?];
+    let name = format!("chaos-{:x}", options.seed);
+    let wishes = Arc::new(Wishes::new(both.clone(), name.clone()));
+    let sessions = Arc::new(Sessions::new(both, name.clone(), Arc::clone(&nemesis.clocks)));
+    let shared = Arc::new(Shared::new(client, "chaos".into(), name, KEYS));
     let mut run = Run {
         options,
         kinds,
         small_disks,
         nemesis,
         shared,
+        wishes,
+        sessions,
         started: Instant::now(),
         rounds: 0,
         whole_rounds: 0,
@@ -142,6 +155,8 @@ struct Run {
     small_disks: usize,
     nemesis: Nemesis,
     shared: Arc<Shared>,
+    wishes: Arc<Wishes>,
+    sessions: Arc<Sessions>,
     started: Instant,
     rounds: u64,
     /// In one of these a fault of each kind begins.
@@ -192,6 +207,10 @@ impl Run {
         let mut source = Random::new(self.options.seed ^ self.rounds << 32);
         for _ in 0..CLIENTS {
             clients.spawn(clients::run(Arc::clone(&self.shared), Random::new(source.next_u64()), PAUSE, stopped.clone()));
+        }
+        for _ in 0..OTHER_CLIENTS {
+            clients.spawn(Arc::clone(&self.wishes).run(Random::new(source.next_u64()), stopped.clone()));
+            clients.spawn(Arc::clone(&self.sessions).run(Random::new(source.next_u64()), stopped.clone()));
         }
         let began = Instant::now();
         let mut line = Instant::now();
@@ -305,7 +324,7 @@ impl Run {
         let started = tokio::time::Instant::now();
         let mut judged = judge_once(&self.shared, 1, started).await;
         // What cannot be read is no verdict; replicas that are equal are not healed by waiting.
-        for attempt in 2..10 {
+        for attempt in 2..2 + JUDGED_AGAIN {
             if judged.unread.is_empty() || !judged.violations.is_empty() {
                 break;
             }
@@ -320,6 +339,10 @@ impl Run {
                 self.problems.push(format!("the history of {key}:\n    {}", lines.join("\n    ")));
             }
         }
+        let (wishes, sessions) = (Arc::clone(&self.wishes), Arc::clone(&self.sessions));
+        let destroyed = self.nemesis.destroyed;
+        self.judge_others(async || wishes.judge(destroyed).await).await;
+        self.judge_others(async || sessions.judge().await).await;
         self.problems.extend(self.nemesis.acknowledged_without_fsync().await?);
         self.problems.append(&mut self.nemesis.violations);
         let resurfaced = match judged.resurfaced {
@@ -328,6 +351,19 @@ impl Run {
         };
         self.say(&format!("round {}: {}{resurfaced}", self.rounds, judged.verdict()));
         Ok(())
+    }
+
+    /// What cannot be read is no verdict here either.
+    async fn judge_others(&mut self, judge: impl AsyncFn() -> Judged) {
+        let mut judged = judge().await;
+        for _ in 0..JUDGED_AGAIN {
+            if judged.unread.is_empty() || !judged.violations.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            judged = judge().await;
+        }
+        self.problems.extend(judged.violations.into_iter().chain(judged.unread));
     }
 
     fn report(&mut self) -> Verdict {
@@ -361,6 +397,8 @@ impl Run {
             );
         });
         println!("writes: {acknowledged} acknowledged, {unknown} of unknown outcome, {failed} failed");
+        println!("{}", self.wishes.told());
+        println!("{}", self.sessions.told());
         let Options { seed, length } = self.options;
         let minutes = length.as_secs_f64() / 60.0;
         let seconds = self.started.elapsed().as_secs();

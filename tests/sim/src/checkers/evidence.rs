@@ -15,7 +15,7 @@ use crate::witness::WriteId;
 /// Whether the evidence of an acknowledged write has W distinct nodes, PW of them home replicas of each set that was written, and
 /// as many of them had it on stable storage as it says.
 pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
-    let defaults = inherited(wish, &sim.options().bucket(&name.bucket).quorum);
+    let defaults = inherited(wish, &sim.options().promised(&name.bucket));
     let dw = durable(wish, &defaults);
     let pw = wish.pw.unwrap_or(defaults.pw);
     let w = wish.w.unwrap_or(defaults.w).max(pw).max(dw);
@@ -62,7 +62,7 @@ pub fn inherited(wish: &QuorumWish, defaults: &QuorumDefaults) -> QuorumDefaults
 
 /// Whether a get names R distinct nodes that answered, and PR of them home replicas of some ring.
 pub fn check_get(sim: &Simulation, name: &Name, wish: &QuorumWish, evidence: &Evidence) -> Verdict {
-    let defaults = inherited(wish, &sim.options().bucket(&name.bucket).quorum);
+    let defaults = inherited(wish, &sim.options().promised(&name.bucket));
     let pr = usize::from(wish.pr.unwrap_or(defaults.pr));
     let r = usize::from(wish.r.unwrap_or(defaults.r)).max(pr);
     let complain = |what: String| Err(("I12 honest quorums", format!("a get of {name:?}: {what}: {evidence:?}")));

@@ -193,6 +193,11 @@ impl Simulation {
         self.trace.note(self.now, (12, host), || format!("host {} goes on", host.0));
         let Some(running) = &mut self.hosts[host.0].running else { return };
         running.paused = false;
+        if let Some(since) = running.suspended.take() {
+            let stood_still = self.now.since(since).as_micros() as u64;
+            self.hosts[host.0].origin = self.hosts[host.0].origin.wrapping_sub(stood_still);
+        }
+        let Some(running) = &mut self.hosts[host.0].running else { return };
         let inbox = std::mem::take(&mut running.inbox);
         let batch_was_open = running.batch_open;
         for input in inbox {

@@ -1,0 +1,232 @@
+//! Clients of a bucket in which the last writer wins: its configuration, what they do, and the verdict by [`super::stamps`].
+//!
+//! A key is written for some seconds and then never again, as a session is. What was written on the two sides of a partition is then the
+//! last that was written, and not hidden by what came later: the older of the two must not be what is left. Keys are of three kinds, since
+//! deletes and request ids take from what can be judged: of most keys, nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError, fresh_request_id};
+use dynamo_core::name::Name;
+use dynamo_core::random::Random;
+use dynamo_core::request::QuorumWish;
+use dynamoctl::workload::checker::{Kind, Outcome, WriteId};
+use dynamoctl::workload::tally::{Operation, Tally};
+use tokio::sync::watch;
+
+use super::clocks::{Clocks, wall_ms};
+use super::stamps::{Shown, StampHistory};
+
+/// The bucket.
+const BUCKET: &str = "sessions";
+/// Its lines in a node's configuration.
+pub const SETTINGS: &str = "buckets: {sessions: {reconciliation: last-writer-wins}}\n";
+/// How long a key is written.
+const LIFE: Duration = Duration::from_secs(4);
+/// Keys that are written at the same time.
+const KEYS_AT_A_TIME: usize = 12;
+/// Of one client between two steps.
+const PAUSE: Duration = Duration::from_millis(60);
+
+/// What is done with a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Use {
+    /// It is read and written.
+    Puts,
+    /// It is deleted too.
+    Deletes,
+    /// Its writes have request ids, and are sent again.
+    RequestIds,
+}
+
+impl Use {
+    fn of(key: usize) -> Self {
+        match key % 4 {
+            0 => Self::Deletes,
+            1 => Self::RequestIds,
+            _ => Self::Puts,
+        }
+    }
+}
+
+/// What all clients share.
+pub struct Sessions {
+    clients: Vec<Client>,
+    run: String,
+    clocks: Arc<Clocks>,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    histories: BTreeMap<usize, StampHistory>,
+    tally: Tally,
+    next_id: WriteId,
+}
+
+/// What the end showed.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// What is wrong, key by key.
+    pub violations: Vec<String>,
+    /// Keys that could not be read from all replicas, and why.
+    pub unread: Vec<String>,
+}
+
+impl Sessions {
+    /// Nothing has been written. Each step goes by one of `clients`.
+    pub fn new(clients: Vec<Client>, run: String, clocks: Arc<Clocks>) -> Self {
+        let state = State { histories: BTreeMap::new(), tally: Tally::new(Instant::now()), next_id: 1 };
+        Self { clients, run, clocks, started: Instant::now(), state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn history<T>(&self, key: usize, look: impl FnOnce(&mut StampHistory) -> T) -> T {
+        look(self.state().histories.entry(key).or_default())
+    }
+
+    fn name(&self, key: usize) -> Name {
+        Name::new(BUCKET, format!("{}/{key}", self.run))
+    }
+
+    fn id_of(&self, value: &[u8]) -> Option<WriteId> {
+        let text = std::str::from_utf8(value).ok()?;
+        text.strip_prefix(self.run.as_str())?.strip_prefix(':')?.parse().ok()
+    }
+
+    /// Reads a key and enters it in its history. Returns what it showed, and the context.
+    async fn read(&self, client: &Client, key: usize, options: &GetOptions) -> Result<(Option<Shown>, Bytes), RequestError> {
+        let found = client.get(&self.name(key), options).await?;
+        let values: Vec<(&[u8], u64)> = found.siblings.iter().map(|sibling| (&sibling.value[..], sibling.written_ms)).collect();
+        let shown = self.history(key, |history| history.read(&values, |value| self.id_of(value)));
+        Ok((shown, found.context))
+    }
+
+    async fn counted_read(&self, client: &Client, key: usize) -> Result<(Option<Shown>, Bytes), RequestError> {
+        let started = Instant::now();
+        let read = self.read(client, key, &GetOptions::default()).await;
+        self.count(Operation::Get, started, read.as_ref().err());
+        read
+    }
+
+    fn count(&self, operation: Operation, started: Instant, error: Option<&RequestError>) {
+        let now = Instant::now();
+        let tally = &mut self.state().tally;
+        match error {
+            None => tally.success(operation, now - started, now),
+            Some(error) => tally.failure(error),
+        }
+    }
+
+    /// One write, over what `context` covers.
+    async fn write(
+        &self,
+        client: &Client,
+        key: usize,
+        kind: Kind,
+        (shown, context): (Option<Shown>, Bytes),
+        create_only: bool,
+    ) -> Result<(), RequestError> {
+        let request_id = (Use::of(key) == Use::RequestIds).then(fresh_request_id);
+        let covers = shown.into_iter().map(|shown| shown.id).collect();
+        let id = {
+            let mut state = self.state();
+            let id = state.next_id;
+            state.next_id += 1;
+            state.histories.entry(key).or_default().submitted(id, kind, covers, request_id.is_some(), wall_ms());
+            id
+        };
+        let started = Instant::now();
+        let (operation, written) = match kind {
+            Kind::Put => {
+                let options = PutOptions { context, create_only, request_id, ..PutOptions::default() };
+                (Operation::Put, client.put(&self.name(key), format!("{}:{id}", self.run), &options).await)
+            }
+            Kind::Delete => {
+                let options = DeleteOptions { request_id, ..DeleteOptions::default() };
+                (Operation::Delete, client.delete(&self.name(key), context, &options).await)
+            }
+        };
+        self.count(operation, started, written.as_ref().err());
+        let (outcome, sent) = match &written {
+            Ok(written) => (Outcome::Acknowledged, written.sent),
+            Err(error) if error.is_unknown() => (Outcome::Unknown, 2),
+            Err(_) => (Outcome::Failed, 1),
+        };
+        self.history(key, |history| {
+            if sent > 1 {
+                history.repeated(id);
+            }
+            history.told(id, outcome, wall_ms());
+        });
+        written.map(|_| ())
+    }
+
+    async fn step(&self, source: &mut Random) -> Result<(), RequestError> {
+        let life = self.started.elapsed().as_millis() / LIFE.as_millis();
+        let key = life as usize * KEYS_AT_A_TIME + source.below(KEYS_AT_A_TIME);
+        let client = &self.clients[source.below(self.clients.len())];
+        let nothing = || (None, Bytes::new());
+        match (source.below(100), Use::of(key)) {
+            (0..15, _) => self.counted_read(client, key).await.map(|_| ()),
+            (15..20, _) => self.write(client, key, Kind::Put, nothing(), true).await,
+            (20..30, Use::Deletes) => self.write(client, key, Kind::Delete, nothing(), false).await,
+            (20..55, _) => self.write(client, key, Kind::Put, nothing(), false).await,
+            (chance, of) => {
+                let read = self.counted_read(client, key).await?;
+                let delete = of == Use::Deletes && chance < 70;
+                self.write(client, key, if delete { Kind::Delete } else { Kind::Put }, read, false).await
+            }
+        }
+    }
+
+    /// One client, until `stop` says so.
+    pub async fn run(self: Arc<Self>, mut source: Random, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let started = Instant::now();
+            // Counted where it came from.
+            let _told = self.step(&mut source).await;
+            let rest = PAUSE.saturating_sub(started.elapsed());
+            let _ = tokio::time::timeout(rest, stop.wait_for(|stop| *stop)).await;
+        }
+    }
+
+    /// Reads every key from all its home replicas, and judges it.
+    pub async fn judge(&self) -> Judged {
+        let mut judged = Judged::default();
+        let n = self.clients[0].ring().map(|ring| ring.replication);
+        let options = GetOptions { quorum: QuorumWish { r: n, pr: n, ..QuorumWish::default() }, timeout: None };
+        let keys: Vec<usize> = self.state().histories.keys().copied().collect();
+        for key in keys {
+            let shown = match self.read(&self.clients[0], key, &options).await {
+                Ok((shown, _)) => shown,
+                Err(error) => {
+                    judged.unread.push(format!("{}: {error}", self.name(key).key.escape_ascii()));
+                    continue;
+                }
+            };
+            let found = self.history(key, |history| history.verdict(shown, &self.clocks));
+            if let Some(first) = found.first() {
+                let named = self.name(key).key.escape_ascii().to_string();
+                let lines = self.history(key, |history| history.lines()).join("\n    ");
+                judged.violations.push(format!("{BUCKET} {named}: {first}; {} in all; its history:\n    {lines}", found.len()));
+            }
+        }
+        judged
+    }
+
+    /// What was done, in a line.
+    pub fn told(&self) -> String {
+        let state = self.state();
+        let count = |outcome| state.histories.values().map(|history| history.count(outcome)).sum::<usize>();
+        let (acknowledged, unknown) = (count(Outcome::Acknowledged), count(Outcome::Unknown));
+        let keys = state.histories.len();
+        format!("where the last writer wins: {acknowledged} writes to {keys} keys acknowledged, {unknown} of unknown outcome")
+    }
+}
