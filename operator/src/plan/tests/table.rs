@@ -709,6 +709,9 @@ fn a_loss_beyond_the_promise_waits_until_somebody_accepts_it() {
     assert_eq!((named, at_risk > 0, gone, buckets), (nodes.clone(), true, 0, Vec::new()));
     cluster.accepted_losses.insert(id(1));
     assert!(matches!(next_step(&cluster, &lost), Step::Blocked(Blocked::DataAtRisk { .. })), "of one of them only");
+    let mut other = cluster.clone();
+    other.quorum.factor = 5;
+    assert_eq!(next_step(&other, &lost), next_step(&cluster, &lost), "an N that no partition has is no reason to lose any");
     cluster.accepted_losses.insert(id(2));
     assert!(matches!(next_step(&cluster, &lost), Step::RecordRing { cause: Cause::Lost(named), .. } if named == nodes));
 }
