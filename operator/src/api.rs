@@ -328,8 +328,8 @@ pub struct Storage {
     #[schemars(length(max = 32), regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
     pub size: String,
 
-    /// The storage class; Kubernetes' default class if absent. "" is no class: volumes that somebody makes by hand. Cannot change after
-    /// creation, nor from absent to "".
+    /// The storage class; Kubernetes' default class if absent or null. "" is no class: volumes that somebody makes by hand. Cannot change
+    /// after creation, nor from absent to "".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
@@ -343,7 +343,8 @@ pub struct Storage {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// When the DynamoCluster is deleted. Default Retain.
+    /// When the DynamoCluster is deleted. Default Retain. Delete holds from when the operator has seen it, and has put its finalizer
+    /// `dynamokv.io/cluster` on the DynamoCluster.
     #[serde(default)]
     pub when_deleted: RetentionPolicy,
 

@@ -27,7 +27,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::build::{labels, ring_record};
-use crate::listing;
+use crate::listing::{self, Named};
 use crate::nodes::{self, Nodes};
 use crate::observed::{Observed, Record};
 use crate::plan::{Cause, Step};
@@ -58,15 +58,36 @@ pub enum ApplyError {
     /// The members have to take what is recorded first.
     #[error(transparent)]
     Full(#[from] Full),
+    /// Several, each for itself.
+    #[error("{}", listing::clauses(told(.0)))]
+    Several(Vec<ApplyError>),
 }
 
 impl ApplyError {
+    /// None, one, or all of them.
+    pub(crate) fn together(mut failures: Vec<Self>) -> Result<(), Self> {
+        match failures.len() {
+            0 => Ok(()),
+            1 => Err(failures.remove(0)),
+            _ => Err(Self::Several(failures)),
+        }
+    }
+
+    /// Each for itself.
+    pub fn each(&self) -> &[Self] {
+        match self {
+            Self::Several(failures) => failures,
+            one => std::slice::from_ref(one),
+        }
+    }
+
     /// Somebody was faster; nothing is wrong.
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Kubernetes { error, .. } => {
                 matches!(&**error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
             }
+            Self::Several(failures) => failures.iter().all(Self::is_conflict),
             Self::Offer { .. } | Self::Full(_) => false,
         }
     }
@@ -77,9 +98,23 @@ impl ApplyError {
             Self::Kubernetes { error, .. } => {
                 matches!(&**error, kube::Error::Api(status) if status.is_invalid() || status.is_forbidden() || status.code == 400)
             }
+            Self::Several(failures) => failures.iter().all(Self::is_refusal),
             Self::Offer { .. } | Self::Full(_) => false,
         }
     }
+}
+
+/// What people are told of `failures`: those of several objects that fail alike together.
+pub fn told<'a>(failures: impl IntoIterator<Item = &'a ApplyError>) -> Vec<String> {
+    let item = |failure: &ApplyError| match failure {
+        ApplyError::Kubernetes { what, error } => {
+            // "StatefulSet cart-a: replicas 3"
+            let name = what.split([' ', ':']).nth(1).unwrap_or_default();
+            Named { what: what.clone(), name: name.to_owned(), reason: words(error) }
+        }
+        other => Named { what: String::new(), name: String::new(), reason: other.to_string() },
+    };
+    listing::grouped_by_name(failures.into_iter().map(item)).iter().map(listing::Group::note).collect()
 }
 
 /// What the API server says, for people, about what they wrote; its answer has more, which is for machines.

@@ -115,7 +115,7 @@ impl Failing {
 }
 
 /// Does with the volumes of `cluster` what its policy says. A claim that a pod still uses goes when the pod has gone. One that cannot be
-/// deleted keeps no other from it; the first failure is the error.
+/// deleted keeps no other from it.
 pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes, ApplyError> {
     if cluster.spec.storage.retention.when_deleted == RetentionPolicy::Retain {
         return Ok(Volumes::Retained);
@@ -131,7 +131,7 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes
         return Ok(Volumes::Awaited(awaited));
     }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
-    let mut failure = None;
+    let mut failures = Vec::new();
     for claim in claims.list(&selector).await.map_err(failed("PersistentVolumeClaims: list"))? {
         let made_for = claim.annotations().get(labels::CLUSTER_UID).map(String::as_str);
         if made_for.is_none() || made_for != cluster.data_uid() || claim.metadata.deletion_timestamp.is_some() {
@@ -143,31 +143,31 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => {
                 let what = format!("PersistentVolumeClaim {}: delete", claim.name_any());
-                failure.get_or_insert_with(|| failed(what)(error));
+                failures.push(failed(what)(error));
             }
         }
     }
-    failure.map_or(Ok(Volumes::Deleted), Err)
+    ApplyError::together(failures).map(|()| Volumes::Deleted)
 }
 
 /// Tells these very sets to run no pods; the names of those whose controller has not seen that yet. One that cannot be told keeps no other
-/// from it; the first failure is the error.
+/// from it.
 async fn stop(sets: &Api<StatefulSet>, listed: &[StatefulSet]) -> Result<Vec<String>, ApplyError> {
-    let (mut awaited, mut failure) = (Vec::new(), None);
+    let (mut awaited, mut failures) = (Vec::new(), Vec::new());
     for set in listed {
         let (name, seen) = (set.name_any(), observe::set(set));
         if seen.replicas > 0 {
             let metadata = json!({ "uid": seen.uid, "resourceVersion": seen.resource_version });
             let patch = Patch::Merge(json!({ "metadata": metadata, "spec": { "replicas": 0 } }));
             if let Err(error) = sets.patch(&name, &patching(), &patch).await {
-                failure.get_or_insert_with(|| failed(format!("StatefulSet {name}: replicas 0"))(error));
+                failures.push(failed(format!("StatefulSet {name}: replicas 0"))(error));
             }
         }
         if seen.replicas > 0 || seen.unseen {
             awaited.push(name);
         }
     }
-    failure.map_or(Ok(awaited), Err)
+    ApplyError::together(failures).map(|()| awaited)
 }
 
 /// Whether the pods are to outlive the cluster. Kubernetes takes its finalizer off when it has taken the cluster's name off what it owned,

@@ -349,8 +349,8 @@ async fn pass(
         context.metrics.wrote(1);
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
     }
-    let failures = upkeep.failures.iter().chain(&refused);
-    let mut complaints: Vec<String> = failures.filter(|failure| !failure.is_conflict()).map(ApplyError::to_string).collect();
+    let failures = upkeep.failures.iter().chain(&refused).flat_map(ApplyError::each);
+    let mut complaints = apply::told(failures.filter(|failure| !failure.is_conflict()));
     complaints.extend(upkeep.complaints);
     let report = Report {
         cluster: &valid,

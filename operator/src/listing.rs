@@ -5,12 +5,23 @@ use std::collections::BTreeMap;
 /// Items that are named.
 const NAMED_MAX: usize = 5;
 /// Stands in a reason that several pods share for the name of each.
-const PLACEHOLDER: &str = "POD";
+const POD: &str = "POD";
+/// The same in one that several objects share.
+const NAME: &str = "NAME";
 
 /// The first few, and how many more.
 pub fn list(items: impl IntoIterator<Item = String>) -> String {
+    few(items, ", ")
+}
+
+/// The same of what has commas of its own.
+pub fn clauses(items: impl IntoIterator<Item = String>) -> String {
+    few(items, "; ")
+}
+
+fn few(items: impl IntoIterator<Item = String>, separator: &str) -> String {
     let items: Vec<String> = items.into_iter().collect();
-    let named = items.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    let named = items.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(separator);
     match items.len().saturating_sub(NAMED_MAX) {
         0 => named,
         more => format!("{named} and {more} more"),
@@ -36,7 +47,10 @@ impl Group {
 
     /// "cart-0: connection refused", "cart-0, cart-1: connection refused".
     pub fn note(&self) -> String {
-        format!("{}: {}", list(self.names.iter().cloned()), self.reason)
+        match &self.names[..] {
+            [name] if name.is_empty() => self.reason.clone(),
+            names => format!("{}: {}", list(names.iter().cloned()), self.reason),
+        }
     }
 
     /// "cart-0 [is not ready]", "cart-0 and cart-1 [are not ready]", "cart-0".
@@ -56,20 +70,39 @@ impl Group {
     }
 }
 
+/// What is so of an object.
+pub struct Named {
+    /// How it is listed; nothing if the reason says it all.
+    pub what: String,
+    /// Its name, which the reason may have.
+    pub name: String,
+    /// What is so.
+    pub reason: String,
+}
+
 /// Names with their reasons: those with the same one together, where the first of them was. A reason may name its own pod.
 pub fn grouped(items: impl IntoIterator<Item = (String, String)>) -> Vec<Group> {
+    grouped_with(items.into_iter().map(|(name, reason)| Named { what: name.clone(), name, reason }), POD)
+}
+
+/// The same of objects whose names are not all that is listed of them.
+pub fn grouped_by_name(items: impl IntoIterator<Item = Named>) -> Vec<Group> {
+    grouped_with(items, NAME)
+}
+
+fn grouped_with(items: impl IntoIterator<Item = Named>, placeholder: &str) -> Vec<Group> {
     let (mut groups, mut of_reason) = (Vec::<Group>::new(), BTreeMap::<String, usize>::new());
-    for (name, reason) in items {
-        let shared = with_placeholder(&reason, &name);
+    for Named { what, name, reason } in items {
+        let shared = with_placeholder(&reason, &name, placeholder);
         match of_reason.get(&shared) {
             Some(at) => {
                 let group = &mut groups[*at];
-                group.names.push(name);
+                group.names.push(what);
                 group.reason = shared;
             }
             None => {
                 of_reason.insert(shared, groups.len());
-                groups.push(Group { names: vec![name], reason });
+                groups.push(Group { names: vec![what], reason });
             }
         }
     }
@@ -96,13 +129,16 @@ pub fn notes(items: impl IntoIterator<Item = (String, String)>) -> String {
 }
 
 /// `reason` with the placeholder for `name`, where it is no part of another name.
-fn with_placeholder(reason: &str, name: &str) -> String {
+fn with_placeholder(reason: &str, name: &str, placeholder: &str) -> String {
+    if name.is_empty() {
+        return reason.to_owned();
+    }
     let goes_on = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     let (mut told, mut rest) = (String::new(), reason);
     while let Some((before, after)) = rest.split_once(name) {
         told += before;
         let is_part = goes_on(told.bytes().last()) || goes_on(after.bytes().next());
-        told += if is_part { name } else { PLACEHOLDER };
+        told += if is_part { name } else { placeholder };
         rest = after;
     }
     told + rest
@@ -147,6 +183,20 @@ mod tests {
             assert_eq!(sentences(items(pods)), told);
         }
         assert_eq!(sentences(items(&[("a-1", "waits for data-a-1")])), "a-1 waits for data-a-1", "one is named");
+    }
+
+    #[test]
+    fn objects_that_fail_alike_are_listed_together_and_what_has_no_name_stands_alone() {
+        let named = |what: &str, name: &str, reason: &str| Named { what: what.into(), name: name.into(), reason: reason.into() };
+        let items = [
+            named("StatefulSet a: replicas 3", "a", "statefulsets \"a\" is forbidden"),
+            named("", "", "it took too long"),
+            named("StatefulSet b: replicas 2", "b", "statefulsets \"b\" is forbidden"),
+        ];
+        let told: Vec<String> = grouped_by_name(items).iter().map(Group::note).collect();
+        let alike = "StatefulSet a: replicas 3, StatefulSet b: replicas 2: statefulsets \"NAME\" is forbidden";
+        assert_eq!(told, [alike, "it took too long"]);
+        assert_eq!(clauses(told), format!("{alike}; it took too long"));
     }
 
     #[test]

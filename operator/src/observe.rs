@@ -83,8 +83,8 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let keeps_former_configuration = objects::keeps_former_configuration(cluster, former_config_map.as_ref(), sets.values());
     let config_map = if keeps_former_configuration { former_config_map } else { config_map };
     let live = Live { sets, config_map, headless_service, client_service, service_account, pod_disruption_budget };
-    let (taken, ownerless, neighbours) = taken(cluster, &live, record.as_ref());
-    let mut observed = Observed { taken, ownerless, neighbours, keeps_former_configuration, ..Observed::default() };
+    let mut observed = Observed { keeps_former_configuration, ..Observed::default() };
+    note_taken(cluster, &live, record.as_ref(), &mut observed);
     if !observed.taken.is_empty() {
         return Ok((observed, live));
     }
@@ -103,6 +103,7 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     observed.pods = of_sets.items.iter().filter_map(|pod| objects::pod(cluster, sets, pod, now)).collect();
     observed.strangers = read_strangers(&pods, cluster, &observed).await?;
     observed.volumes = listed.items.iter().filter_map(|claim| objects::volume(cluster, claim)).collect();
+    observed.misplaced = listed.items.iter().filter_map(|claim| objects::misplaced(cluster, claim)).collect();
     let unlisted = read_unlisted(&claims, cluster, &observed).await?;
     observed.volumes.extend(unlisted.iter().filter_map(|claim| objects::volume(cluster, claim)));
     explain_unbound(cluster, &mut observed);
@@ -204,22 +205,24 @@ async fn read_sets(client: &Client, cluster: &ValidCluster) -> Result<BTreeMap<S
     Ok(read.into_iter().filter_map(|(zone, set)| set.map(|set| (zone, set))).collect())
 }
 
-/// Objects under the cluster's names that this very cluster does not own: of another application, or left by a cluster of the same
+/// Notes the objects under the cluster's names that this very cluster does not own: of another application, or left by a cluster of the same
 /// name that is still being cleaned up. And those of them that have lost their owner, as by `kubectl replace` or a restore; and the names of
 /// other clusters that own some.
-fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Vec<String>, Vec<String>, BTreeSet<String>) {
-    let (mut taken, mut ownerless, mut neighbours) = (Vec::new(), Vec::new(), BTreeSet::new());
+///
+/// Where the record says that the cluster is there already, it goes on beside what is not its pods and not its data: whoever replaced its
+/// Service keeps no lost member from its replacement.
+fn note_taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>, observed: &mut Observed) {
+    let is_there = record.is_some_and(|record| objects::is_owned(&record.metadata, &cluster.uid));
     let mut check = |kind: &str, metadata: Option<&ObjectMeta>| {
-        let Some(metadata) = metadata else { return };
-        if objects::is_owned(metadata, &cluster.uid) {
-            return;
-        }
+        let Some(metadata) = metadata.filter(|metadata| !objects::is_owned(metadata, &cluster.uid)) else { return };
         let object = format!("{kind} {}", metadata.name.as_deref().unwrap_or_default());
         if objects::is_ownerless(cluster, metadata) {
-            ownerless.push(object.clone());
+            observed.ownerless.push(object.clone());
         }
-        neighbours.extend(objects::neighbour(cluster, metadata));
-        taken.push(object);
+        observed.neighbours.extend(objects::neighbour(metadata));
+        let holds_up = !is_there || ["ConfigMap", "StatefulSet"].contains(&kind);
+        let noted = if holds_up { &mut observed.taken } else { &mut observed.passed_by };
+        noted.push(object);
     };
     check("ServiceAccount", live.service_account.as_ref().map(|object| &object.metadata));
     check("ConfigMap", live.config_map.as_ref().map(|object| &object.metadata));
@@ -230,7 +233,6 @@ fn taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>) -> (Ve
     for set in live.sets.values() {
         check("StatefulSet", Some(&set.metadata));
     }
-    (taken, ownerless, neighbours)
 }
 
 /// First every node's view; then the newest ring, if it is newer than the record; then the receipts.

@@ -27,6 +27,8 @@ pub struct Observed {
     pub strangers: BTreeMap<Place, String>,
     /// The volume claims at all places, with or without a pod.
     pub volumes: BTreeMap<Place, Volume>,
+    /// Claims of this very cluster at places that it has not, since it has other zones than when they were made.
+    pub misplaced: Vec<String>,
     /// The ConfigMaps with the nodes' configuration, by name.
     pub configurations: BTreeMap<String, Configuration>,
     /// What is asked for stays in the ConfigMap of earlier versions ([`crate::build::config_map`]).
@@ -39,9 +41,11 @@ pub struct Observed {
     pub receipts: BTreeMap<NodeId, Result<Receipt, String>>,
     /// Objects under this cluster's names that it does not own, as "Service cart". Nothing else was looked at where there are any.
     pub taken: Vec<String>,
-    /// Those of them that were made for a cluster of this name, perhaps for this one, and have no owner any more.
+    /// The same, where the cluster goes on beside them, and leaves them as they are.
+    pub passed_by: Vec<String>,
+    /// Those of both that were made for a cluster of this name, perhaps for this one, and have no owner any more.
     pub ownerless: Vec<String>,
-    /// The names of other DynamoClusters that own some of them: `cart` with a zone `a`, and `cart-a`.
+    /// The names of other DynamoClusters that own some of them: `cart` with a zone `a`, and `cart-a`; this one's, if it is a former one.
     pub neighbours: BTreeSet<String>,
 }
 
@@ -219,6 +223,25 @@ pub struct Carrier {
     pub place: Place,
     /// The claim's UID.
     pub uid: String,
+}
+
+#[cfg(test)]
+impl Node {
+    /// One that holds `ring`, or none, and else nothing.
+    pub(crate) fn holding(id: NodeId, ring: Option<&Ring>) -> Self {
+        Self {
+            id,
+            epoch: ring.map_or(Epoch(0), |ring| ring.epoch),
+            ring_hash: ring.map_or(RingHash::default(), Ring::hash),
+            received: BTreeSet::new(),
+            objects: 0,
+            hints: BTreeMap::new(),
+            writable: true,
+            bytes: 0,
+            copies: 0,
+            bytes_sent: 0,
+        }
+    }
 }
 
 impl Set {

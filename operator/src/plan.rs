@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! names_are_free              else  Blocked
+//! volumes_are_in_their_zones  else  Blocked            while there is no record: the ring may be on them
 //! pods_exist                  else  RaisePods          pods first, data follows
 //! identities_are_distinct     else  Blocked            no two pods carry one node
 //! record_is_newest            else  RecordRing(Found), AwaitPods, Blocked
 //! joining_nodes_are_noted     else  NoteIdentities     on their volumes; AwaitPods
 //! a_ring_exists               else  RecordRing(First), once all pods answered; AwaitPods, Blocked
 //! nodes_hold_the_ring         else  OfferRing          those that can take it from us
+//! the_record_is_of_these_nodes  else  Blocked          all answer, and none holds or takes what is recorded: disks of before
 //! volumes_are_recorded        else  RecordVolumes      the record names each member's
 //! lost_members_are_declared   else  RecordRing(Lost), AwaitEpoch, Blocked
 //! the_ring_is_as_asked        else  RecordRing(Rebalance), AwaitEpoch, AwaitData, AwaitReceipts, RecordRing(Left): core's
@@ -65,6 +67,7 @@ use dynamo_core::rebalance::chain::Full;
 use dynamo_core::rebalance::loss::{self, LossError};
 use dynamo_core::rebalance::{self, Members, Next};
 use dynamo_core::ring::Ring;
+use dynamo_core::ring::bucket_replication::BucketReplication;
 
 use crate::api::RetentionPolicy;
 use crate::observed::{Carrier, Node, Note, Observed, Record, Volume};
@@ -198,10 +201,16 @@ pub enum Blocked {
         /// Where it answers.
         places: Vec<Place>,
     },
+    /// These claims carry nodes of this cluster, and are at places that it has not.
+    OtherZones(Vec<String>),
+    /// The nodes hold a ring that this cluster cannot go on with, for what is fixed for a cluster's life: how each of these differs.
+    OtherRing(Vec<String>),
     /// The record cannot be read.
     RecordUnreadable(String),
     /// The nodes at these places hold another ring than the record, at its epoch or beyond.
     RingConflict(Vec<Place>),
+    /// All nodes answer, and what they hold is older than all that is recorded: volumes of before were put in the place of theirs.
+    RecordAhead(BTreeMap<Place, Epoch>),
     /// There is no assignment.
     NoPlan(String),
     /// The nodes that are to stay have no room for the data of those that are to leave.
@@ -229,14 +238,16 @@ pub enum Blocked {
 /// The first condition that is not met, as the step that meets it.
 pub fn next_step(cluster: &ValidCluster, observed: &Observed) -> Step {
     let situation = Situation::of(cluster, observed);
-    let conditions: [fn(&Situation<'_>) -> Option<Step>; 14] = [
+    let conditions: [fn(&Situation<'_>) -> Option<Step>; 16] = [
         names_are_free,
+        volumes_are_in_their_zones,
         pods_exist,
         identities_are_distinct,
         record_is_newest,
         joining_nodes_are_noted,
         a_ring_exists,
         nodes_hold_the_ring,
+        the_record_is_of_these_nodes,
         volumes_are_recorded,
         lost_members_are_declared,
         the_ring_is_as_asked,
@@ -261,6 +272,13 @@ pub fn receipts_wanted(cluster: &ValidCluster, observed: &Observed) -> Vec<Place
 fn names_are_free(situation: &Situation<'_>) -> Option<Step> {
     let taken = &situation.observed.taken;
     (!taken.is_empty()).then(|| Step::Blocked(Blocked::NamesTaken(taken.clone())))
+}
+
+/// Without a record the ring is where the nodes are, and so is the data: a ring that is made beside them would begin anew without both.
+fn volumes_are_in_their_zones(situation: &Situation<'_>) -> Option<Step> {
+    let observed = situation.observed;
+    let hidden = observed.record == Record::Absent && !observed.misplaced.is_empty();
+    hidden.then(|| Step::Blocked(Blocked::OtherZones(observed.misplaced.clone())))
 }
 
 fn pods_exist(situation: &Situation<'_>) -> Option<Step> {
@@ -318,7 +336,30 @@ fn record_is_newest(situation: &Situation<'_>) -> Option<Step> {
     if !unknown.is_empty() {
         return Some(Step::AwaitPods(unknown));
     }
+    let differences = other_than_asked(situation.cluster, found);
+    if observed.record == Record::Absent && !differences.is_empty() {
+        return Some(Step::Blocked(Blocked::OtherRing(differences)));
+    }
     Some(Step::RecordRing { ring: Box::new(found.clone()), cause: Cause::Found })
+}
+
+/// Where `ring` is another than the spec's in what is fixed for a cluster's life: who goes on with a former one's data may have asked for it.
+fn other_than_asked(cluster: &ValidCluster, ring: &Ring) -> Vec<String> {
+    let mut differences = Vec::new();
+    let mut compare = |field: &str, asked: String, held: String| {
+        if asked != held {
+            differences.push(format!("{field} is {asked}, and theirs {held}"));
+        }
+    };
+    compare("spec.partitions", (1_u64 << cluster.partition_bits).to_string(), (1_u64 << ring.partition_bits).to_string());
+    compare("spec.replication.factor", cluster.replication.to_string(), ring.replication.to_string());
+    let factors = |buckets: &BucketReplication| {
+        let told = buckets.entries().map(|(bucket, n)| format!("{n} of bucket {:?}", String::from_utf8_lossy(bucket)));
+        let told: Vec<String> = told.collect();
+        if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+    };
+    compare("spec.buckets[].factor", factors(&cluster.bucket_replication), factors(&ring.buckets));
+    differences
 }
 
 fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
@@ -390,6 +431,20 @@ fn nodes_hold_the_ring(situation: &Situation<'_>) -> Option<Step> {
     let behind: Vec<_> = situation.observed.nodes().filter(|(_, node)| situation.takes_the_ring(node)).collect();
     let matters = behind.iter().any(|(place, node)| situation.is_member(node.id) || situation.cluster.keeps(place));
     matters.then(|| Step::OfferRing(behind.into_iter().map(|(place, _)| place.clone()).collect()))
+}
+
+/// A ring that a member may lack stays recorded with those before it, so some member holds or takes one of them, unless all were set back.
+/// While a node does not answer, it may be the one.
+fn the_record_is_of_these_nodes(situation: &Situation<'_>) -> Option<Step> {
+    let (observed, ring) = (situation.observed, situation.ring?);
+    let answer = |place: &Place| observed.node(place).is_some();
+    let all_answer = observed.pods.keys().all(answer) && situation.cluster.places().all(|place| answer(&place));
+    let is_before = |node: &Node| node.epoch < ring.epoch && !situation.takes_the_ring(node);
+    let ahead = all_answer && observed.nodes().all(|(_, node)| is_before(node));
+    ahead.then(|| {
+        let held = observed.nodes().map(|(place, node)| (place.clone(), node.epoch)).collect();
+        Step::Blocked(Blocked::RecordAhead(held))
+    })
 }
 
 fn volumes_are_recorded(situation: &Situation<'_>) -> Option<Step> {

@@ -33,8 +33,7 @@ const KEPT: [&str; 7] = [
     "/spec/revisionHistoryLimit",
 ];
 
-/// Tells the sets of `zones` how many pods to run; one that is missing is made. What fails in one zone holds up no other, and the first failure
-/// is the answer.
+/// Tells the sets of `zones` how many pods to run; one that is missing is made. What fails in one zone holds up no other.
 ///
 /// A set that somebody deleted may have left its pods, with members in them: the new one takes them on, and would restart all that do not
 /// have its template. So it begins as if it had told none of them, and a rollout goes on from there.
@@ -44,12 +43,11 @@ pub(super) async fn set_replicas(
     observed: &Observed,
     zones: &BTreeMap<String, u32>,
 ) -> Result<(), ApplyError> {
-    let mut told = Ok(());
+    let mut failures = Vec::new();
     for (zone, replicas) in cluster.zones().iter().filter_map(|zone| Some((zone, *zones.get(&zone.name)?))) {
-        let of_zone = set_replicas_of(client, cluster, observed, (zone, replicas)).await;
-        told = told.and(of_zone);
+        failures.extend(set_replicas_of(client, cluster, observed, (zone, replicas)).await.err());
     }
-    told
+    ApplyError::together(failures)
 }
 
 async fn set_replicas_of(
@@ -116,10 +114,10 @@ async fn mark_volumes(
     Ok(())
 }
 
-/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod; says whether all were so already. One
-/// that is missing is made by a step, with the number of pods that the planner wants. No pod is told anything before the ConfigMap is there
-/// that it would read. A set that is refused keeps no other from it, but one of which nobody knows whether it was written does: its pods may
-/// have been told to restart.
+/// Makes the sets that are there what they should be, one zone's template at a time and pod after pod; says whether no pod was told anything,
+/// so that what was seen still holds. One that is missing is made by a step, with the number of pods that the planner wants. No pod is told
+/// anything before the ConfigMap is there that it would read. A set that is refused keeps no other from it, but one of which nobody knows
+/// whether it was written does: its pods may have been told to restart.
 pub(super) async fn update(
     client: &Client,
     cluster: &ValidCluster,
@@ -129,9 +127,7 @@ pub(super) async fn update(
     done: &mut Upkeep,
 ) -> bool {
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace);
-    if !straighten(&sets, live, done).await {
-        return false;
-    }
+    let Some(bent) = straighten(&sets, live, done).await else { return false };
     let mut wanted = BTreeMap::new();
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
@@ -147,19 +143,15 @@ pub(super) async fn update(
     let states = wanted.iter().map(|(zone, wanted)| ((*zone).to_owned(), wanted.state(zone, observed, &rollout))).collect();
     // A set whose controller is behind may roll out a template or not: that has to be known first.
     let waits = !is_configured || observed.sets.values().any(|set| set.unseen);
-    let now = if waits { Vec::new() } else { zones_to_update(&states) };
+    let mut now = if waits { Vec::new() } else { zones_to_update(&states) };
+    now.retain(|zone| !bent.contains(zone));
     // Those that are given it in this pass too: nobody has seen yet what becomes of it.
     done.waiting = differing.iter().map(|zone| (*zone).to_owned()).collect();
-    let failures = done.failures.len();
-    for (zone, wanted) in wanted {
-        let from = if now.contains(&zone) {
-            Some(rollout.first_pod(zone))
-        } else if waits || wanted.differs {
-            None
-        } else {
-            rollout.next_pod(zone)
-        };
-        let Some(from) = from else { continue };
+    let begun = now.into_iter().map(|zone| (zone, rollout.first_pod(zone)));
+    let goes_on = wanted.iter().filter(|(zone, wanted)| !waits && !wanted.differs && !bent.contains(*zone));
+    let told: Vec<(&str, u32)> = begun.chain(goes_on.filter_map(|(zone, _)| Some((*zone, rollout.next_pod(zone)?)))).collect();
+    for (zone, from) in told {
+        let Some(wanted) = wanted.get(zone) else { continue };
         match made_so(&sets, &updating(&wanted.made, from), wanted.set).await {
             Ok(None) => {}
             Ok(version) => {
@@ -177,7 +169,7 @@ pub(super) async fn update(
             }
         }
     }
-    done.failures.len() == failures
+    bent.is_empty()
 }
 
 /// Makes `live` what is `wanted`, and says which version it has then; `None` if it is that already, or becomes nothing else.
@@ -187,28 +179,36 @@ async fn made_so(sets: &Api<StatefulSet>, wanted: &StatefulSet, live: &StatefulS
     Ok(written.resource_version().filter(|version| Some(version) != live.resource_version().as_ref()))
 }
 
-/// Sets back how pods are numbered, and for how long they have to be ready before the next is restarted, where somebody else has set it; says
-/// whether that was nowhere. A set whose numbers begin later removes its first pods, with the members in them.
-async fn straighten(sets: &Api<StatefulSet>, live: &Live, done: &mut Upkeep) -> bool {
-    let is_bent = |set: &&StatefulSet| {
+/// Sets back how pods are numbered, and for how long they have to be ready before the next is restarted, where somebody else has set it. A
+/// set whose numbers begin later removes its first pods, with the members in them. The answer is the zones in which that is refused; nothing
+/// if a set was written, or may have been, so that it has to be looked at first.
+async fn straighten<'a>(sets: &Api<StatefulSet>, live: &'a Live, done: &mut Upkeep) -> Option<BTreeSet<&'a str>> {
+    let is_bent = |set: &StatefulSet| {
         let spec = set.spec.as_ref();
         let start = spec.and_then(|spec| spec.ordinals.as_ref()?.start);
         start.is_some_and(|start| start > 0) || spec.and_then(|spec| spec.min_ready_seconds).is_some_and(|seconds| seconds > 0)
     };
-    let mut is_straight = true;
-    for set in live.sets.values().filter(is_bent) {
-        is_straight = false;
+    let (mut bent, mut is_known) = (BTreeSet::new(), true);
+    for (zone, set) in live.sets.iter().filter(|(_, set)| is_bent(set)) {
         let patch = json!({
             "metadata": { "uid": set.uid(), "resourceVersion": set.resource_version() },
             "spec": { "ordinals": null, "minReadySeconds": 0 },
         });
         let what = format!("StatefulSet {}", set.name_any());
         match sets.patch(&set.name_any(), &patching(), &Patch::Merge(patch)).await {
-            Ok(_) => done.written.push(what),
-            Err(error) => done.failures.push(failed(format!("{what}: ordinals and minReadySeconds"))(error)),
+            Ok(_) => {
+                is_known = false;
+                done.written.push(what);
+            }
+            Err(error) => {
+                let failure = failed(format!("{what}: ordinals and minReadySeconds"))(error);
+                is_known &= failure.is_refusal();
+                done.failures.push(failure);
+                bent.insert(zone.as_str());
+            }
         }
     }
-    is_straight
+    is_known.then_some(bent)
 }
 
 /// The zones whose set was last written for something else than what is asked for now.
@@ -261,6 +261,7 @@ impl Wanted<'_> {
         ZoneState {
             differs: self.differs,
             rolling: rollout.is_under_way(zone),
+            rests: rollout.rests(zone),
             healthy: pods().all(|(_, pod)| pod.ready) && pods().count() == replicas as usize,
             spares_a_pod: replicas == 0 || rollout.first_pod(zone) < replicas,
         }

@@ -1,13 +1,12 @@
 //! What is written, and what is refused, against an API server in memory.
 
-use std::collections::BTreeSet;
 use std::future::ready;
 use std::sync::Mutex;
 
-use dynamo_core::id::{Epoch, PartitionId};
+use dynamo_core::id::PartitionId;
 use dynamo_core::node::receipt::{HandedOver, Receipt};
 use dynamo_core::rebalance;
-use dynamo_core::ring::{Member, RingHash};
+use dynamo_core::ring::Member;
 use dynamo_core::version::Digest;
 use serde_json::{Value, json};
 
@@ -23,6 +22,7 @@ use crate::valid::tests::valid;
 
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-cart-3";
 pub(super) const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/cart";
+const IMAGE: &str = "/spec/template/spec/containers/0/image";
 const RECORD: &str = "/api/v1/namespaces/shop/configmaps/cart-ring";
 
 pub(super) async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
@@ -38,7 +38,7 @@ pub(super) async fn pass(api: &FakeApi, cluster: &ValidCluster) -> Step {
 
 /// The StatefulSet controller has seen what it was told, and says that it did it.
 pub(super) fn sets_are_seen(api: &FakeApi) {
-    for name in ["cart", "cart-a", "cart-b"] {
+    for name in ["cart", "cart-a", "cart-b", "cart-c"] {
         api.edit(&format!("/apis/apps/v1/namespaces/shop/statefulsets/{name}"), |set| {
             set["status"]["observedGeneration"] = set["metadata"]["generation"].clone();
             set["status"]["replicas"] = set["spec"]["replicas"].clone();
@@ -332,11 +332,15 @@ async fn one_pass_gives_a_set_its_template_and_its_number_of_pods_unless_somebod
 #[tokio::test]
 async fn a_set_that_is_refused_keeps_no_other_from_its_template_nor_from_its_pods() {
     type Admission = fn(&str, &mut Value) -> Result<(), String>;
-    const REFUSALS: [(Admission, &[&str]); 2] = [
-        (|path, _| refuse(path, "statefulsets/cart-a"), &["cart-a"]),
-        (|path, _| refuse(path, "statefulsets"), &["cart-a", "cart-b"]),
+    const REFUSALS: [(Admission, &[&str], &str); 2] = [
+        (|path, _| refuse(path, "statefulsets/cart-a"), &["cart-a"], "StatefulSet cart-a: replicas 3"),
+        (
+            |path, _| refuse(path, "statefulsets"),
+            &["cart-a", "cart-b"],
+            "StatefulSet cart-a: replicas 3, StatefulSet cart-b: replicas 2",
+        ),
     ];
-    for (admission, refused) in REFUSALS {
+    for (admission, refused, unraised) in REFUSALS {
         let (api, cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
         let path = |zone: &str| format!("/apis/apps/v1/namespaces/shop/statefulsets/cart-{zone}");
         pass(&api, &cluster).await;
@@ -356,11 +360,52 @@ async fn a_set_that_is_refused_keeps_no_other_from_its_template_nor_from_its_pod
         assert_eq!(failures, told);
         observed.follow(&done.versions);
         let raised = step(&client, &Network, &next, &observed, &next_step(&next, &observed)).await;
-        assert_eq!(raised.unwrap_err().to_string(), "StatefulSet cart-a: replicas 3: exceeded quota");
+        assert_eq!(raised.unwrap_err().to_string(), format!("{unraised}: exceeded quota"));
         let spec = api.object(&path("b")).unwrap()["spec"].clone();
         let is_next = spec["template"]["spec"]["containers"][0]["image"] == "next";
         assert_eq!((is_next, spec["replicas"] == 2), if refused.len() == 1 { (true, true) } else { (false, false) });
     }
+}
+
+/// As a policy does that holds for the nodes of one zone.
+#[tokio::test]
+async fn a_zone_whose_template_is_refused_again_and_again_is_passed_over_and_told() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &["a", "b", "c"]));
+    let path = |zone: &str| format!("/apis/apps/v1/namespaces/shop/statefulsets/cart-{zone}");
+    pass(&api, &cluster).await;
+    api.admit(|path, _| refuse(path, "statefulsets/cart-a"));
+    let mut next = cluster;
+    next.image = "next".into();
+    let told = || ["a", "b", "c"].map(|zone| api.object(&path(zone)).unwrap().pointer(IMAGE).cloned().unwrap() == "next");
+    let client = api.client();
+    for expected in [[false, true, false], [false, true, true], [false, true, true]] {
+        sets_are_seen(&api);
+        let (observed, live) = observe(&client, &Network, &next).await.unwrap();
+        let done = upkeep(&client, &next, &observed, &live).await;
+        let failures: Vec<String> = done.failures.iter().map(ToString::to_string).collect();
+        assert_eq!(failures, ["StatefulSet cart-a: update: exceeded quota"]);
+        assert!(done.waiting.contains(&"a".to_owned()), "{:?}", done.waiting);
+        assert_eq!(told(), expected);
+    }
+}
+
+/// Somebody set it to begin with another pod, and nobody may set it back.
+#[tokio::test]
+async fn a_set_that_cannot_be_set_right_keeps_no_other_from_its_template() {
+    let (api, cluster) = (FakeApi::default(), valid(3, &["a", "b"]));
+    let path = |zone: &str| format!("/apis/apps/v1/namespaces/shop/statefulsets/cart-{zone}");
+    pass(&api, &cluster).await;
+    api.edit(&path("a"), |set| set["spec"]["ordinals"] = json!({ "start": 1 }));
+    api.admit(|path, _| refuse(path, "statefulsets/cart-a"));
+    sets_are_seen(&api);
+    let mut next = cluster;
+    next.image = "next".into();
+    let client = api.client();
+    let (observed, live) = observe(&client, &Network, &next).await.unwrap();
+    let done = upkeep(&client, &next, &observed, &live).await;
+    let failures: Vec<String> = done.failures.iter().map(ToString::to_string).collect();
+    assert_eq!(failures, ["StatefulSet cart-a: ordinals and minReadySeconds: exceeded quota"]);
+    assert_eq!((done.written, done.waiting), (vec!["StatefulSet cart-b".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
 }
 
 fn refuse(path: &str, part: &str) -> Result<(), String> {
@@ -425,18 +470,7 @@ async fn a_ring_that_members_may_lack_is_recorded_beside_the_next_and_offered_to
 
     let (mut observed, offers) = (look().await, Offers::default());
     for (ordinal, held) in [None, Some(&first), Some(&second)].into_iter().enumerate() {
-        let node = Node {
-            id: NodeId([ordinal as u8 + 1; 16]),
-            epoch: held.map_or(Epoch(0), |ring| ring.epoch),
-            ring_hash: held.map_or(RingHash::default(), Ring::hash),
-            received: BTreeSet::new(),
-            objects: 0,
-            hints: BTreeMap::new(),
-            writable: true,
-            bytes: 0,
-            copies: 0,
-            bytes_sent: 0,
-        };
+        let node = Node::holding(NodeId([ordinal as u8 + 1; 16]), held);
         let pod = Pod { node: Some(node), address: Some(ordinal.to_string()), ..Pod::default() };
         observed.pods.insert(Place { zone: "default".into(), ordinal: ordinal as u32 }, pod);
     }
@@ -737,6 +771,32 @@ async fn a_name_that_another_cluster_has_is_not_to_be_freed_by_removing_what_is_
         (&observed.taken[..], observed.neighbours.iter().next()),
         (&["StatefulSet cart".to_owned()][..], Some(&"ca".to_owned()))
     );
+}
+
+/// Somebody deletes the Service and makes another one of its name; the cluster has members to keep.
+#[tokio::test]
+async fn a_cluster_that_is_there_goes_on_beside_a_service_of_somebody_else_and_leaves_it_alone() {
+    const SERVICE: &str = "/api/v1/namespaces/shop/services/cart";
+    let (api, mut cluster) = (FakeApi::default(), valid(3, &[]));
+    let client = api.client();
+    let theirs = json!({ "metadata": { "name": "cart" }, "spec": { "ports": [{ "port": 80 }] } });
+    api.put(SERVICE, theirs.clone());
+    let step = pass(&api, &cluster).await;
+    assert!(matches!(step, Step::Blocked(crate::plan::Blocked::NamesTaken(_))), "a new one takes no part of its names");
+    api.remove(SERVICE);
+    pass(&api, &cluster).await;
+    let (look, _) = observe(&client, &Network, &cluster).await.unwrap();
+    record(&client, &cluster, &look, &first_ring(&cluster, 1), &purpose(&Cause::First)).await.unwrap();
+    api.remove(SERVICE);
+    api.put(SERVICE, theirs);
+    sets_are_seen(&api);
+    api.writes();
+    cluster.image = "next".into();
+    let (look, live) = observe(&client, &Network, &cluster).await.unwrap();
+    assert_eq!((&look.taken, &look.passed_by), (&vec![], &vec!["Service cart".to_owned()]));
+    assert_eq!(outstanding(&cluster, &look, &live), ["default"]);
+    pass(&api, &cluster).await;
+    assert_eq!(api.writes(), [format!("PATCH {SET}")]);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::difference::covers;
 use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, nudge, patching, sets, words};
 use crate::build::{client_service, headless_service, labels, pod_disruption_budget, service_account};
 use crate::events::{self, Told};
-use crate::observe::Live;
+use crate::observe::{Live, is_owned};
 use crate::observed::Observed;
 use crate::plan::rollout::Rollout;
 use crate::quantity;
@@ -70,7 +70,7 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     if !observed.taken.is_empty() {
         return done;
     }
-    let writer = Writer { client, namespace: &cluster.namespace };
+    let writer = Writer { client, namespace: &cluster.namespace, uid: &cluster.uid };
     done.note(writer.apply(service_account::build(cluster), live.service_account.as_ref()).await);
     let configured = writer.apply(configuration::wanted(cluster, observed), live.config_map.as_ref()).await;
     let is_configured = configured.is_ok();
@@ -95,20 +95,21 @@ pub fn outstanding(cluster: &ValidCluster, observed: &Observed, live: &Live) -> 
         return Vec::new();
     }
     let mut outstanding = sets::outdated(cluster, live);
-    outstanding.extend(outdated(service_account::build(cluster), live.service_account.as_ref()));
-    outstanding.extend(outdated(configuration::wanted(cluster, observed), live.config_map.as_ref()));
-    outstanding.extend(outdated(headless_service::build(cluster), live.headless_service.as_ref()));
-    outstanding.extend(outdated(client_service::build(cluster), live.client_service.as_ref()));
-    outstanding.extend(outdated(pod_disruption_budget::build(cluster), live.pod_disruption_budget.as_ref()));
+    outstanding.extend(outdated(cluster, service_account::build(cluster), live.service_account.as_ref()));
+    outstanding.extend(outdated(cluster, configuration::wanted(cluster, observed), live.config_map.as_ref()));
+    outstanding.extend(outdated(cluster, headless_service::build(cluster), live.headless_service.as_ref()));
+    outstanding.extend(outdated(cluster, client_service::build(cluster), live.client_service.as_ref()));
+    outstanding.extend(outdated(cluster, pod_disruption_budget::build(cluster), live.pod_disruption_budget.as_ref()));
     outstanding
 }
 
-fn outdated<K>(desired: K, live: Option<&K>) -> Option<String>
+fn outdated<K>(cluster: &ValidCluster, desired: K, live: Option<&K>) -> Option<String>
 where
     K: Resource<DynamicType = ()> + Serialize + Clone,
 {
     let name = format!("{} {}", K::kind(&()), desired.name_any());
-    live.is_none_or(|live| was_written_for_something_else(&desired, live)).then_some(name)
+    let is_outdated = |live: &K| is_owned(live.meta(), &cluster.uid) && was_written_for_something_else(&desired, live);
+    live.is_none_or(is_outdated).then_some(name)
 }
 
 /// What was written to `live` last is not `desired`.
@@ -201,18 +202,21 @@ async fn resize_volumes(client: &Client, cluster: &ValidCluster, observed: &Obse
 struct Writer<'a> {
     client: &'a Client,
     namespace: &'a str,
+    /// The cluster's.
+    uid: &'a str,
 }
 
 impl Writer<'_> {
     /// Applies `desired` if `live` is not that already, and is still what was seen; says what was written. One that is not there is
-    /// made, and one that another operator made in the meantime is taken: nothing here is lost by that, and the next pass looks.
+    /// made, and one that another operator made in the meantime is taken: nothing here is lost by that, and the next pass looks. One of
+    /// somebody else is left alone.
     async fn apply<K>(&self, desired: K, live: Option<&K>) -> Result<Option<String>, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
     {
         let mut desired = marked(desired);
         if let Some(live) = live {
-            if !differs(&desired, live)? {
+            if !is_owned(live.meta(), self.uid) || !differs(&desired, live)? {
                 return Ok(None);
             }
             desired.meta_mut().uid = live.uid();

@@ -178,11 +178,12 @@ async fn a_deletion_whose_sets_nobody_stops_is_given_up_as_well() {
 async fn a_volume_that_cannot_be_deleted_at_once_is_tried_again_however_late_the_operator_came_and_keeps_no_other() {
     let (api, gone, claims) = deleted_long_ago().await;
     let context = context(&api);
-    api.refuse(&format!("DELETE {}", claims[0]), Refusal::Conflict);
+    claims[..2].iter().for_each(|claim| api.refuse(&format!("DELETE {claim}"), Refusal::Conflict));
     let pass = async || controller::reconcile(Arc::new(gone.clone()), Arc::clone(&context)).await;
     let failure = pass().await.unwrap_err().to_string();
-    assert!(failure.starts_with("PersistentVolumeClaim data-cart-0: delete: "), "{failure}");
-    assert_eq!(claims.each_ref().map(|claim| api.object(claim).is_some()), [true, false, false]);
+    let both = "PersistentVolumeClaim data-cart-0: delete, PersistentVolumeClaim data-cart-1: delete: ";
+    assert!(failure.starts_with(both), "{failure}");
+    assert_eq!(claims.each_ref().map(|claim| api.object(claim).is_some()), [true, true, false]);
     assert_eq!(finalizers(&api), json!([FINALIZER]));
     api.refuse_nothing();
     pass().await.unwrap();

@@ -33,10 +33,10 @@ pub fn is_ownerless(cluster: &ValidCluster, metadata: &ObjectMeta) -> bool {
     !controlled && labels::all(cluster).iter().all(labelled)
 }
 
-/// The name of another DynamoCluster that controls the object of this metadata.
-pub fn neighbour(cluster: &ValidCluster, metadata: &ObjectMeta) -> Option<String> {
+/// The name of the DynamoCluster that controls the object of this metadata.
+pub fn neighbour(metadata: &ObjectMeta) -> Option<String> {
     let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
-    (owner.kind == DynamoCluster::kind(&()) && owner.name != cluster.name()).then(|| owner.name.clone())
+    (owner.kind == DynamoCluster::kind(&())).then(|| owner.name.clone())
 }
 
 /// What is to be known of a set.
@@ -256,6 +256,19 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
     Some((place, volume))
 }
 
+/// The name of a claim that carries a node of this cluster, or of the one whose data it goes on with, at a place of other zones. A copy under
+/// a name of somebody's own is none.
+pub fn misplaced(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<String> {
+    let metadata = &claim.metadata;
+    let name = metadata.name.as_deref()?;
+    let rest = name.strip_prefix(&format!("data-{}-", cluster.name()))?;
+    let ordinal = rest.rsplit('-').next().unwrap_or(rest);
+    let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
+    let is_noted = annotation(labels::NODE).is_some_and(|node| NodeId::parse(node).is_some());
+    let is_ours = is_noted && annotation(labels::CLUSTER_UID) == Some(&cluster.data_uid) && ordinal.parse::<u32>().is_ok();
+    (is_ours && place_of(cluster, name, "data-").is_none()).then(|| name.to_owned())
+}
+
 /// Why a volume is not yet as large as its claim asks: Resizing, FileSystemResizePending, ControllerResizeError, NodeResizeError.
 fn growth(claim: &PersistentVolumeClaim) -> Option<String> {
     let conditions = claim.status.as_ref()?.conditions.as_ref()?;
@@ -309,6 +322,24 @@ mod tests {
         assert_eq!(place("cart-a-1-0").as_deref(), Some("a-1-0"));
         for name in ["cart-a", "cart-a-", "cart-a-x", "cart-a-01", "cart-b-0", "other-a-0"] {
             assert_eq!(place(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_claim_of_the_cluster_in_a_zone_that_it_has_not_is_misplaced() {
+        let cluster = valid(3, &["a"]);
+        let is_misplaced = |name: &str, uid: &str, node: &str| {
+            let annotations = json!({ labels::CLUSTER_UID: uid, labels::NODE: node });
+            let claim = json!({ "metadata": { "name": name, "annotations": annotations } });
+            misplaced(&cluster, &serde_json::from_value(claim).unwrap()).is_some()
+        };
+        let (uid, node) = (cluster.data_uid.as_str(), "00010203-0405-0607-0809-0a0b0c0d0eff");
+        for name in ["data-cart-0", "data-cart-b-1", "data-cart-b-c-12"] {
+            assert!(is_misplaced(name, uid, node), "{name}");
+            assert!(!is_misplaced(name, "another", node) && !is_misplaced(name, uid, ""), "{name}");
+        }
+        for name in ["data-cart-a-0", "data-cart-a-7", "data-cart-0-copy", "copy-of-data-cart-0", "data-cart-", "data-cart2-0"] {
+            assert!(!is_misplaced(name, uid, node), "{name}");
         }
     }
 

@@ -26,6 +26,11 @@ impl Quorums {
         Self(std::iter::once(cluster.quorum).chain(buckets).collect())
     }
 
+    /// The N for which something is asked.
+    pub fn factors(&self) -> impl Iterator<Item = i32> {
+        self.0.iter().map(|replication| replication.factor)
+    }
+
     /// What is asked for on `partition` of `ring`; the cluster's own where no bucket is left that has its N.
     pub fn on(&self, ring: &Ring, partition: PartitionId) -> Quorum {
         let factor = i32::from(ring.replication_of(partition));

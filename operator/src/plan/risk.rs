@@ -7,6 +7,7 @@ use dynamo_core::rebalance::loss;
 use dynamo_core::ring::Ring;
 
 use super::Blocked;
+use super::quorums::Quorums;
 use crate::api::Replication;
 use crate::valid::{ValidCluster, replication_of};
 
@@ -22,6 +23,13 @@ pub(super) fn of(cluster: &ValidCluster, ring: &Ring, nodes: &[NodeId]) -> Optio
         known.entry((factor, w)).or_insert_with(compute).clone()
     };
     let mut at_risk = risk(cluster.quorum);
+    // What nobody asks for any more is there all the same.
+    let asked: BTreeSet<i32> = Quorums::of(cluster).factors().collect();
+    for factor in std::iter::once(&ring.replication).chain(ring.buckets.layers()).map(|n| i32::from(*n)) {
+        if !asked.contains(&factor) {
+            at_risk.extend(risk(Replication { factor, w: cluster.quorum.w.min(factor), ..cluster.quorum }));
+        }
+    }
     let is_general = !at_risk.is_empty();
     let mut buckets = Vec::new();
     for bucket in &cluster.buckets {

@@ -1,5 +1,5 @@
 //! Which zones get a new pod template, and which of a zone's pods get it next: one zone at a time and one pod after the other, so that
-//! a partition loses one replica at a time.
+//! a partition loses one replica at a time. A zone whose template the API server refuses keeps no other from its turn.
 //!
 //! The StatefulSet controller restarts pods from the highest ordinal down to the one that it is told (`partition`), each when those above
 //! it are ready. It is told one more at a time, and no pod is restarted that would leave a partition with too few replicas because others
@@ -23,7 +23,7 @@ use dynamo_core::ring::Ring;
 
 use super::quorums::{Quorum, Quorums};
 use super::situation;
-use crate::observed::{Note, Observed, Pod, Record};
+use crate::observed::{Note, Observed, Pod, Record, Set};
 use crate::valid::{Place, ValidCluster};
 
 /// A zone, as a rollout sees it.
@@ -33,22 +33,30 @@ pub struct ZoneState {
     pub differs: bool,
     /// It is rolling out a template ([`Rollout::is_under_way`]).
     pub rolling: bool,
+    /// As far as it was told it has that one, and is well ([`Rollout::rests`]).
+    pub rests: bool,
     /// All its pods are ready.
     pub healthy: bool,
     /// Its first pod may be restarted.
     pub spares_a_pod: bool,
 }
 
-/// The zones whose template may be changed now.
+/// The zones whose template may be changed now, in this order: the first one that takes it is the only one. Who is refused is passed over.
+///
+/// While a zone is on its way, no other begins; those in the middle of a rollout get the next template at once. Such a one is on its way no
+/// longer if another template is asked for and all the pods that it has told are well: where that is refused, it stands still.
 pub fn zones_to_update(zones: &BTreeMap<String, ZoneState>) -> Vec<&str> {
-    let differing = || zones.iter().filter(|(_, zone)| zone.differs);
-    if zones.values().any(|zone| zone.rolling) {
-        return differing().filter(|(_, zone)| zone.rolling).map(|(name, _)| name.as_str()).collect();
+    let names = |chosen: &dyn Fn(&ZoneState) -> bool| -> Vec<&str> {
+        zones.iter().filter(|(_, zone)| zone.differs && chosen(zone)).map(|(name, _)| name.as_str()).collect()
+    };
+    let is_on_its_way = |zone: &ZoneState| zone.rolling && !(zone.differs && zone.rests);
+    let in_the_middle = names(&|zone| zone.rolling);
+    if zones.values().any(is_on_its_way) {
+        return in_the_middle;
     }
     // A zone with a pod that is down would not finish; it comes last, so that it does not keep the others from the change.
-    let spares = || differing().filter(|(_, zone)| zone.spares_a_pod);
-    let next = spares().find(|(_, zone)| zone.healthy).or_else(|| spares().next());
-    next.map(|(name, _)| name.as_str()).into_iter().collect()
+    let begins = |healthy: bool| names(&|zone| !zone.rolling && zone.spares_a_pod && zone.healthy == healthy);
+    [in_the_middle, begins(true), begins(false)].concat()
 }
 
 /// What a look says of restarts.
@@ -138,6 +146,13 @@ impl<'a> Rollout<'a> {
         let Some(set) = self.observed.sets.get(zone).filter(|set| set.rolling) else { return false };
         let all_done = || (0..set.replicas).all(|ordinal| self.is_done(&Place { zone: zone.to_owned(), ordinal }));
         set.unseen || set.updates_from > 0 || !all_done()
+    }
+
+    /// The pods of `zone` that were told to have its newest template have it and are up, or nobody waits for them.
+    pub fn rests(&self, zone: &str) -> bool {
+        let told = |set: &Set| set.updates_from.min(set.replicas)..set.replicas;
+        let all_done = |set: &Set| told(set).all(|ordinal| self.is_done(&Place { zone: zone.to_owned(), ordinal }));
+        self.observed.sets.get(zone).is_some_and(|set| !set.unseen && all_done(set))
     }
 
     /// The pod at `place` has the newest template and is up, or nobody waits for it.
@@ -253,7 +268,7 @@ mod tests {
     use dynamo_core::ring::Member;
 
     use super::*;
-    use crate::observed::{Carrier, Node, Pod, Record, Set, Volume};
+    use crate::observed::{Carrier, Node, Volume};
     use crate::valid::tests::valid;
 
     /// Four nodes in one zone, of which some do not serve.
@@ -266,19 +281,7 @@ mod tests {
         observed.sets.insert("default".into(), Set { replicas: 4, ..Set::default() });
         for ordinal in 0..4 {
             let ready = !down.contains(&ordinal);
-            let id = node(ordinal);
-            let answer = ready.then(|| Node {
-                id,
-                epoch: ring.epoch,
-                ring_hash: ring.hash(),
-                received: BTreeSet::new(),
-                objects: 0,
-                hints: BTreeMap::new(),
-                writable: true,
-                bytes: 0,
-                copies: 0,
-                bytes_sent: 0,
-            });
+            let answer = ready.then(|| Node::holding(node(ordinal), Some(&ring)));
             let pod = Pod { ready, node: answer, ..Pod::default() };
             observed.pods.insert(at(ordinal), pod);
         }
@@ -612,10 +615,11 @@ mod tests {
     }
 
     fn update(zones: &str) -> String {
-        // "D": differs, "R": rolling, "X": a pod is down, "L": too few replicas would be left.
+        // "D": differs, "R": rolling, "S": stands still, "X": a pod is down, "L": too few replicas would be left.
         let state = |letters: &str| ZoneState {
             differs: letters.contains('D'),
-            rolling: letters.contains('R'),
+            rolling: letters.contains('R') || letters.contains('S'),
+            rests: letters.contains('S'),
             healthy: !letters.contains('X'),
             spares_a_pod: !letters.contains('L'),
         };
@@ -625,20 +629,27 @@ mod tests {
     }
 
     #[test]
-    fn one_zone_is_rolled_at_a_time_and_a_broken_rollout_can_be_repaired() {
+    fn one_zone_is_rolled_at_a_time_and_none_waits_for_one_that_takes_no_template() {
         let cases = [
             ("- - -", ""),
-            ("D D D", "a"),
+            ("D D D", "abc"),
             ("R D D", ""),
             ("- R D", ""),
             ("- - D", "c"),
             ("DRX D D", "a"),
-            ("DX D D", "b"),
+            ("DX D D", "bca"),
             ("DX - -", "a"),
             ("RX D D", ""),
             ("DL D DL", "b"),
             ("DL DL DL", ""),
             ("DRL D D", "a"),
+            // Its next template is refused, or about to be taken.
+            ("DX DS D", "bca"),
+            ("DS DS -", "ab"),
+            ("DS R D", "a"),
+            ("DS DR D", "ab"),
+            // Its template is the one that is asked for.
+            ("S D D", ""),
         ];
         for (zones, updated) in cases {
             assert_eq!(update(zones), updated, "{zones}");

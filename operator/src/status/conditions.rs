@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynamo_core::id::{NodeId, PartitionId};
+use dynamo_core::id::{Epoch, NodeId, PartitionId};
 use dynamo_core::ring::Ring;
 use dynamo_core::ring::placed::Placed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::json;
 
 use super::{Names, Report};
-use crate::build::PORT_CLIENT;
-use crate::listing::{list, notes, sentences};
+use crate::build::{PORT_CLIENT, ring_record};
+use crate::listing::{clauses, list, notes, sentences};
 use crate::observed::{Note, Observed, Set};
 use crate::plan::quorums::{Quorum, Quorums};
 use crate::plan::rollout::Rollout;
@@ -21,6 +21,9 @@ use crate::valid::{ACCEPT_DATA_LOSS, InvalidSpec, Place};
 
 /// Their types, in order.
 pub const TYPES: [&str; 6] = ["Ready", "Available", "Progressing", "Degraded", "RingStable", "ScaleInBlocked"];
+
+/// What was given at creation cannot change; and what is deleted is not to take the data along.
+const CREATE_AGAIN: &str = "set spec.storage.retention.whenDeleted to Retain, delete this DynamoCluster, and create it again with the same spec.adoptCluster and";
 
 /// A condition's status, reason and message.
 struct Verdict {
@@ -145,7 +148,8 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
             ("OfferingRing", format!("offering the ring to {}", list(places.iter().map(|place| report.cluster.pod_name(place)))))
         }
         Step::AwaitEpoch(nodes) => {
-            ("AwaitingNodes", format!("waiting for {} to confirm the ring", names.silent_nodes(report.observed, nodes)))
+            let (nodes, held) = (names.silent_nodes(report.observed, nodes), held_instead(report, nodes));
+            ("AwaitingNodes", format!("waiting for {nodes} to confirm {}{held}", recorded(report)))
         }
         Step::AwaitData { received, moving, waiting_for } => {
             let nodes = names.nodes(waiting_for);
@@ -173,6 +177,26 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
             volumes => ("GrowingVolumes", format!("volumes grow: {}", list(volumes))),
         },
     }
+}
+
+/// "ring epoch 7", which is the recorded one.
+fn recorded(report: &Report<'_>) -> String {
+    report.observed.record.ring().map_or_else(|| "the ring".to_owned(), |ring| format!("ring epoch {}", ring.epoch))
+}
+
+/// Which rings those of `nodes` hold that answer.
+fn held_instead(report: &Report<'_>, nodes: &[NodeId]) -> String {
+    let held = report.observed.nodes().filter(|(_, node)| nodes.contains(&node.id));
+    match epochs(report, held.map(|(place, node)| (place, node.epoch))) {
+        held if held.is_empty() => held,
+        held => format!("; {held}"),
+    }
+}
+
+/// "cart-0, cart-1: hold epoch 3; cart-2 holds none".
+fn epochs<'a>(report: &Report<'_>, held: impl Iterator<Item = (&'a Place, Epoch)>) -> String {
+    let told = |epoch: Epoch| if epoch == Epoch(0) { "holds none".to_owned() } else { format!("holds epoch {epoch}") };
+    sentences(held.map(|(place, epoch)| (report.cluster.pod_name(place), told(epoch))))
 }
 
 /// Nothing is left to do, and nothing to wait for.
@@ -253,6 +277,17 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
             let pods = pods(places);
             ("SharedIdentity", format!("{pods} all carry node {node}: a volume was copied; delete the copy's claim and pod"))
         }
+        Blocked::OtherZones(claims) => {
+            let claims = list(claims.iter().cloned());
+            (
+                "OtherZones",
+                format!("{claims}: of this cluster's nodes, in zones that spec.zones does not name; {CREATE_AGAIN} those zones"),
+            )
+        }
+        Blocked::OtherRing(differences) => {
+            let differences = clauses(differences.iter().cloned());
+            ("OtherRing", format!("the nodes hold a ring that cannot become this one: {differences}; {CREATE_AGAIN} theirs"))
+        }
         Blocked::RecordUnreadable(reason) => (
             "RecordUnreadable",
             format!("{reason}; once all pods answer, delete that ConfigMap: the record is then taken from the nodes"),
@@ -261,6 +296,7 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
             let pods = pods(places);
             ("RingConflict", format!("{pods}: the ring held there is not in the record's line; its volume comes from elsewhere"))
         }
+        Blocked::RecordAhead(held) => ("RecordAhead", record_ahead(report, held)),
         Blocked::NoPlan(reason) => ("NoPlan", reason.clone()),
         Blocked::InsufficientCapacity { nodes, each, volume } => {
             let megabytes = |bytes: u64| super::rounded(bytes / 1_000_000);
@@ -284,15 +320,30 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
     }
 }
 
+/// The record says no more than that there was such a ring; those who hold one say what it is.
+fn record_ahead(report: &Report<'_>, held: &BTreeMap<Place, Epoch>) -> String {
+    let (record, namespace) = (ring_record::name(report.cluster), &report.cluster.namespace);
+    format!(
+        "{} is recorded, and all nodes hold rings of before: {}. So it is where all volumes were set back to an earlier day. If they are to          stay as they are, `kubectl --namespace {namespace} delete configmap {record}`: the ring is taken from the nodes, and the cluster goes          on from there. If one that holds a newer ring is to come back, bring it back first: the others take that from it",
+        recorded(report),
+        epochs(report, held.iter().map(|(place, epoch)| (place, *epoch))),
+    )
+}
+
 /// Objects of somebody else, and those that have lost their owner: to remove a set or the record of a cluster that serves is no way on.
 fn names_taken(report: &Report<'_>, objects: &[String]) -> (&'static str, String) {
-    let (cluster, ownerless) = (report.cluster, &report.observed.ownerless);
+    let ownerless = &report.observed.ownerless;
     let foreign: Vec<String> = objects.iter().filter(|object| !ownerless.contains(object)).cloned().collect();
     if !foreign.is_empty() {
         let objects = list(foreign);
         let neighbours = &report.observed.neighbours;
         let message = if neighbours.is_empty() {
             format!("{objects}: not made for this cluster; remove it, or create the cluster under another name")
+        } else if neighbours.iter().all(|name| name == report.cluster.name()) {
+            format!(
+                "{objects}: of a former DynamoCluster of this name; Kubernetes removes what was that one's, and then this one is made; remove \
+                 what stays"
+            )
         } else {
             let neighbours = list(neighbours.iter().cloned());
             format!(
@@ -301,6 +352,32 @@ fn names_taken(report: &Report<'_>, objects: &[String]) -> (&'static str, String
         };
         return ("NameTaken", message);
     }
+    owner_lost(report)
+}
+
+/// Objects of somebody else that a cluster which is there goes on beside.
+fn passed_by(report: &Report<'_>) -> Option<(&'static str, String)> {
+    let Observed { passed_by, ownerless, neighbours, .. } = report.observed;
+    let foreign: Vec<String> = passed_by.iter().filter(|object| !ownerless.contains(object)).cloned().collect();
+    match (passed_by.is_empty(), foreign.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some(owner_lost(report)),
+        (false, false) => {
+            let whose = match list(neighbours.iter().map(|name| format!("DynamoCluster {name}"))) {
+                neighbours if neighbours.is_empty() => "somebody else".to_owned(),
+                neighbours => neighbours,
+            };
+            let objects = list(foreign);
+            Some((
+                "NameTaken",
+                format!("{objects}: of {whose}; this cluster goes on without it, and makes its own when that is removed"),
+            ))
+        }
+    }
+}
+
+fn owner_lost(report: &Report<'_>) -> (&'static str, String) {
+    let (cluster, ownerless) = (report.cluster, &report.observed.ownerless);
     let patch = json!({ "metadata": { "ownerReferences": [cluster.owner()] } });
     let first = ownerless.first().map(|object| object.to_lowercase().replace(' ', "/")).unwrap_or_default();
     let message = format!(
@@ -344,11 +421,14 @@ fn rest(report: &Report<'_>) -> String {
 }
 
 fn ready(report: &Report<'_>, reason: &'static str, message: &str) -> Verdict {
-    if let Some(complaint) = report.complaints.first() {
-        return no("Failed", complaint);
+    if !report.complaints.is_empty() {
+        return no("Failed", clauses(report.complaints.iter().cloned()));
     }
     if is_at_rest(report) {
-        return yes("AsAsked", message);
+        return match passed_by(report) {
+            None => yes("AsAsked", message),
+            Some((reason, message)) => no(reason, message),
+        };
     }
     no(if report.paused { "Paused" } else { reason }, message)
 }
@@ -478,8 +558,8 @@ fn being_deleted(claims: Vec<String>) -> String {
 }
 
 fn degraded(report: &Report<'_>) -> Verdict {
-    if let Some(complaint) = report.complaints.first() {
-        return yes("Failed", complaint);
+    if !report.complaints.is_empty() {
+        return yes("Failed", clauses(report.complaints.iter().cloned()));
     }
     // Where there is no room to shrink, nothing is broken.
     if let Step::Blocked(blocked) = report.step
@@ -516,6 +596,9 @@ fn degraded(report: &Report<'_>) -> Verdict {
     if silent.len() > excused {
         let (nodes, ways_on) = (names.silent_nodes(observed, &silent), ways_on(report, &names, &silent));
         return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{ways_on}"));
+    }
+    if let Some((reason, message)) = passed_by(report) {
+        return yes(reason, message);
     }
     let deleted = deleted_claims(report, &names);
     if !deleted.is_empty() {

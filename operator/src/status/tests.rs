@@ -2,7 +2,7 @@
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::rebalance::{self, Members, Next, View};
-use dynamo_core::ring::{Member, Ring, RingHash};
+use dynamo_core::ring::{Member, Ring};
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
@@ -27,18 +27,7 @@ fn observed(pods: u8, ring: Option<&Ring>) -> Observed {
     let mut observed = Observed::default();
     observed.sets.insert("default".into(), Set { replicas: pods.into(), ..Set::default() });
     for node in 0..pods {
-        let answer = Node {
-            id: id(node),
-            epoch: ring.map_or(Epoch(0), |ring| ring.epoch),
-            ring_hash: ring.map_or(RingHash::default(), Ring::hash),
-            received: Default::default(),
-            objects: 4321,
-            hints: BTreeMap::new(),
-            writable: true,
-            bytes: 0,
-            copies: 0,
-            bytes_sent: 0,
-        };
+        let answer = Node { objects: 4321, ..Node::holding(id(node), ring) };
         observed.pods.insert(at(node), Pod { ready: true, node: Some(answer), ..Pod::default() });
         observed.volumes.insert(at(node), Volume { note: Note::Node(id(node)), ..Volume::default() });
     }
@@ -186,6 +175,63 @@ fn volumes_of_another_cluster_are_named_with_the_field_that_takes_them_over() {
 }
 
 #[test]
+fn who_goes_on_with_a_former_clusters_data_under_other_zones_or_factors_is_told_what_to_give() {
+    let three = valid(3, &[]);
+    let told = |blocked| {
+        let step = Step::Blocked(blocked);
+        shown(&status(&report(&three, &Observed::default(), &step), None, &time(1)))
+    };
+    let way_on = "set spec.storage.retention.whenDeleted to Retain, delete this DynamoCluster, and create it again with the same \
+                  spec.adoptCluster and";
+    let zones = told(Blocked::OtherZones(vec!["data-cart-a-0".into(), "data-cart-b-0".into()]));
+    let claims = "data-cart-a-0, data-cart-b-0: of this cluster's nodes, in zones that spec.zones does not name";
+    assert!(zones.contains(&format!("Degraded=True OtherZones: {claims}; {way_on} those zones\n")), "{zones}");
+    let ring = told(Blocked::OtherRing(vec!["spec.partitions is 32, and theirs 16".into()]));
+    let differs = "the nodes hold a ring that cannot become this one: spec.partitions is 32, and theirs 16";
+    assert!(ring.contains(&format!("Ready=False OtherRing: {differs}; {way_on} theirs\n")), "{ring}");
+}
+
+#[test]
+fn names_that_are_taken_are_told_with_what_to_do_about_each_owner() {
+    let three = valid(3, &[]);
+    let told = |neighbour: Option<&str>| {
+        let neighbours = neighbour.into_iter().map(str::to_owned).collect();
+        shown(&status_of(&three, &Observed { taken: vec!["Service cart".into()], neighbours, ..Observed::default() }))
+    };
+    for (neighbour, message) in [
+        (None, "Service cart: not made for this cluster; remove it, or create the cluster under another name\n"),
+        (
+            Some("ca"),
+            "Service cart: of DynamoCluster ca, which keeps its data there; delete this one and create it under another name\n",
+        ),
+        (
+            Some("cart"),
+            "Service cart: of a former DynamoCluster of this name; Kubernetes removes what was that one's, and then this one is made",
+        ),
+    ] {
+        let told = told(neighbour);
+        assert!(told.contains(&format!("Ready=False NameTaken: {message}")), "{told}");
+    }
+}
+
+#[test]
+fn an_object_of_somebody_else_beside_a_cluster_that_is_there_is_told_and_hides_nothing_worse() {
+    let three = valid(3, &[]);
+    let mut beside = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    beside.passed_by = vec!["Service cart".into()];
+    let told = shown(&status_of(&three, &beside));
+    let message = "Service cart: of somebody else; this cluster goes on without it, and makes its own when that is removed\n";
+    assert!(told.contains(&format!("Ready=False NameTaken: {message}")), "{told}");
+    assert!(told.contains(&format!("Degraded=True NameTaken: {message}")) && told.contains("Available=True"), "{told}");
+    beside.neighbours = ["cart-peers".to_owned()].into();
+    assert!(shown(&status_of(&three, &beside)).contains("Service cart: of DynamoCluster cart-peers; "));
+    beside.ownerless = beside.passed_by.clone();
+    assert!(shown(&status_of(&three, &beside)).contains("Degraded=True OwnerLost: Service cart: made for a cluster cart"));
+    silence(&mut beside, 1);
+    assert!(shown(&status_of(&three, &beside)).contains("Degraded=True MembersUnreachable"));
+}
+
+#[test]
 fn the_status_of_a_cluster_that_nobody_has_looked_at_counts_for_nothing() {
     let three = valid(3, &[]);
     let at_rest = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
@@ -278,9 +324,11 @@ fn an_invalid_spec_a_pause_and_a_failure_are_told() {
     assert_eq!(ready(&told), "False Paused: spec.rebalancing.paused is true, so nothing moves; next: ring epoch 4");
     let stable = told.conditions.iter().find(|condition| condition.type_ == "RingStable").unwrap();
     assert_eq!((&*stable.status, &*stable.reason), ("False", "Paused"));
-    let complaints = ["volume data-cart-0 cannot grow".to_owned()];
+    let complaints = ["volume data-cart-0 cannot grow".to_owned(), "StatefulSet cart-a: a policy".to_owned()];
     let failing = Report { complaints: &complaints, ..report(&three, &at_rest, &Step::Converged) };
-    assert_eq!(ready(&status(&failing, None, &time(1))), "False Failed: volume data-cart-0 cannot grow");
+    let told = status(&failing, None, &time(1));
+    assert_eq!(ready(&told), "False Failed: volume data-cart-0 cannot grow; StatefulSet cart-a: a policy");
+    assert!(shown(&told).contains("Degraded=True Failed: volume data-cart-0 cannot grow; StatefulSet cart-a: a policy\n"));
 }
 
 #[test]
@@ -317,6 +365,27 @@ fn a_member_whose_pod_cannot_be_made_is_told_with_what_is_in_the_way() {
 }
 
 #[test]
+fn who_does_not_hold_the_recorded_ring_is_told_with_the_one_that_it_holds_and_with_what_helps_where_nothing_newer_is_left() {
+    let three = valid(3, &[]);
+    let first = rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap();
+    let third = first.successor(|_| ()).successor(|_| ());
+    let mut restored = observed(3, Some(&third));
+    for node in 0..3 {
+        restored.pods.get_mut(&at(node)).unwrap().node = Some(Node::holding(id(node), Some(&first)));
+    }
+    let told = shown(&status_of(&three, &restored));
+    let message = "ring epoch 3 is recorded, and all nodes hold rings of before: cart-0, cart-1, cart-2: hold epoch 1. ";
+    for condition in ["Ready=False", "Progressing=False", "Degraded=True"] {
+        assert!(told.contains(&format!("{condition} RecordAhead: {message}")), "{told}");
+    }
+    assert!(told.contains("`kubectl --namespace shop delete configmap cart-ring`"), "{told}");
+    silence(&mut restored, 2);
+    let told = shown(&status_of(&three, &restored));
+    let waits = "waiting for cart-0, cart-1, cart-2 to confirm ring epoch 3; cart-0, cart-1: hold epoch 1";
+    assert!(told.contains(&format!("Ready=False AwaitingNodes: {waits}\n")) && !told.contains("delete configmap"), "{told}");
+}
+
+#[test]
 fn what_keeps_several_pods_from_running_is_told_once() {
     let (three, nine) = (valid(3, &[]), valid(9, &[]));
     let ring = rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap();
@@ -329,7 +398,7 @@ fn what_keeps_several_pods_from_running_is_told_once() {
     let told = shown(&status_of(&nine, &unscheduled));
     let why = "are not scheduled (Unschedulable): 0/3 nodes; claim data-POD waits for a volume";
     assert!(
-        told.contains(&format!("Ready=False AwaitingNodes: waiting for cart-1 and cart-2 [{why}] to confirm the ring\n")),
+        told.contains(&format!("Ready=False AwaitingNodes: waiting for cart-1 and cart-2 [{why}] to confirm ring epoch 1\n")),
         "{told}"
     );
     assert!(

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use crate::faults::Fault;
 use crate::invariants::Written;
 use crate::kubernetes::NAMESPACE;
-use crate::stage::{Pass, Stage, Stop};
+use crate::stage::{CLUSTERS, NAME, Pass, Stage, Stop};
 
 /// One operator's way to everything else.
 #[derive(Clone)]
@@ -288,6 +288,8 @@ impl Stage {
             self.faults.count(fault);
             self.tell(|| format!("operator {operator} looks: {fault:?}"));
         }
+        let seen = pass.stale.as_ref().unwrap_or_else(|| self.kubernetes.api.objects());
+        pass.asked = seen.get(&format!("{CLUSTERS}/{NAME}")).cloned();
         pass.behind = self.behind(&pass.unanswered);
         self.passes.insert(operator, pass);
     }

@@ -13,7 +13,7 @@
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later, unless its cluster is deleted with it | at the call, after every round |
-//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints; a pod is deleted only if nothing runs in it, or under the same rules where the controller waits for one above it that cannot run and carries no member; none of both befalls a pod that keeps the deleted claim of a member | at the call |
+//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints, or all but one where that is more than N - 1, by what the pass read of the cluster and of whichever bucket of that N asks most; a pod is deleted only if nothing runs in it, or under the same rules where the controller waits for one above it that cannot run and carries no member; none of both befalls a pod that keeps the deleted claim of a member; when the cluster has settled, every node has the settings of the spec | at the call, in the end |
 //! | O10 | a configuration is deleted only if no set's template names it nor a pod that stays, guarded by UID and version | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it, or what was written over it, and nothing else | after every pass, in the end |
 
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::ring::{self, Ring, RingHash};
+use dynamo_operator::build::config_map;
 use dynamo_operator::valid::ValidCluster;
 use serde_json::Value;
 
@@ -29,8 +30,8 @@ use crate::kubernetes::{CLAIMS, CONFIG_MAPS, PODS, SETS, is_ending, is_ready, po
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage};
 use dynamo_api_server::{number, text};
 
-/// max(R, W) of every cluster here.
-const QUORUM: usize = 2;
+/// N, R and W where the spec does not say.
+const REPLICATION: [u32; 3] = [3, 2, 2];
 
 /// A promise that was broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,11 +63,38 @@ pub struct Checks {
     deleted: BTreeSet<String>,
 }
 
+/// max(R, W) of whichever asks most, by N: the cluster or a bucket. What is not said of a bucket is the cluster's, and no more than its N.
+fn quorums(spec: &Value) -> BTreeMap<u32, usize> {
+    let said = |of: &Value, field: &str, default: u32| of[field].as_u64().map_or(default, |value| value as u32);
+    let of = &spec["replication"];
+    let [n, r, w] = [("factor", REPLICATION[0]), ("r", REPLICATION[1]), ("w", REPLICATION[2])]
+        .map(|(field, default)| said(of, field, default));
+    let mut quorums = BTreeMap::from([(n, r.max(w) as usize)]);
+    for bucket in spec["buckets"].as_array().into_iter().flatten() {
+        let n = said(bucket, "factor", n);
+        let asked = said(bucket, "r", r.min(n)).max(said(bucket, "w", w.min(n))) as usize;
+        quorums.entry(n).and_modify(|most| *most = asked.max(*most)).or_insert(asked);
+    }
+    quorums
+}
+
 impl Checks {
     /// What was seen of the former cluster says nothing of the one that is created now.
     pub(crate) fn begin_another(&mut self) {
         let (violations, strangers) = (std::mem::take(&mut self.violations), std::mem::take(&mut self.strangers));
         *self = Self { violations, strangers, ..Self::default() };
+    }
+
+    /// The record is gone: of a ring that was recorded and that no node had taken nobody knows any more.
+    pub(crate) fn forget_untaken_rings(&mut self) {
+        let taken = self.holds.values().max().copied().unwrap_or_default();
+        self.rings.retain(|epoch, _| *epoch <= taken);
+    }
+
+    /// Disks were set back: rings of before may be made again, and otherwise.
+    pub(crate) fn forget_rings(&mut self) {
+        self.rings.clear();
+        self.holds.clear();
     }
 }
 
@@ -387,15 +415,29 @@ impl Stage {
         if !(self.live().contains(&victim) || pass.live.contains(&victim)) || !pass.is_sound() {
             return;
         }
+        let quorums = pass.asked.as_ref().map(|cluster| quorums(&cluster["spec"])).unwrap_or_default();
         let left = |set: &[NodeId]| set.iter().filter(|node| **node != victim && both.contains(node)).count();
         // A set that it is not in loses nothing, however short it is.
-        let loses = |set: &[NodeId]| set.contains(&victim) && left(set) < QUORUM;
-        let short = ring.partitions().find(|(_, placement)| placement.write_sets().iter().any(|set| loses(set)));
-        if let Some((partition, _)) = short {
-            self.violated(
-                "O9",
-                format!("{pod} is restarted and partition {partition} has fewer than {QUORUM} live replicas that lack nothing"),
-            );
+        let loses = |set: &[NodeId], quorum: usize| set.contains(&victim) && left(set) < quorum.min(set.len() - 1);
+        let short = ring.partitions().find_map(|(partition, placement)| {
+            let n = u32::from(ring.replication_of(partition));
+            let quorum = quorums.get(&n).copied().unwrap_or(n as usize);
+            placement.write_sets().iter().any(|set| loses(set, quorum)).then_some((partition, quorum))
+        });
+        if let Some((partition, quorum)) = short {
+            let fewer = format!("fewer than {quorum} live replicas that lack nothing");
+            self.violated("O9", format!("{pod} is restarted and partition {partition} has {fewer}"));
+        }
+    }
+
+    /// O9, of nodes that have settled.
+    pub fn check_settings(&mut self) {
+        let Some(valid) = self.valid() else { return };
+        let wanted = config_map::build(&valid).data.and_then(|mut data| data.remove(config_map::FILE)).unwrap_or_default();
+        let running = self.nodes.running().iter();
+        let others: Vec<String> = running.filter(|(_, running)| running.file != wanted).map(|(pod, _)| pod.clone()).collect();
+        if !others.is_empty() {
+            self.violated("O9", format!("{NAME} has settled and {others:?} have other settings than its spec"));
         }
     }
 
@@ -433,8 +475,9 @@ impl Stage {
         }
     }
 
-    /// O3 for claims, O7 for what is not ours: in the end.
+    /// O3 for claims, O7 for what is not ours, O9 for settings: in the end.
     pub fn check_objects(&mut self) {
+        self.check_settings();
         let mut noted = BTreeMap::new();
         let claims: Vec<(String, Arc<Value>)> =
             self.kubernetes.api.list(CLAIMS).map(|(name, claim)| (name.to_owned(), Arc::clone(claim))).collect();

@@ -66,6 +66,8 @@ pub enum Happening {
         claim: String,
         /// Its address.
         address: String,
+        /// The nodes' file, as it reads it now.
+        file: String,
     },
     /// A pod's process has ended.
     Stopped {
@@ -405,6 +407,7 @@ impl Kubernetes {
             zone,
             claim: text(claim, "/metadata/uid").to_owned(),
             address: format!("{host}:7400"),
+            file,
         });
         self.api.edit(&format!("{PODS}/{name}"), |pod| pod["status"] = json!({ "phase": "Running", "podIP": host }));
     }

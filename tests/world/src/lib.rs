@@ -46,8 +46,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dynamo_core::id::NodeId;
 use dynamo_core::ring::Ring;
+use dynamo_core::storage::MemoryStorage;
 use dynamo_operator::api::DynamoCluster;
-use dynamo_scenarios::Create;
+use dynamo_scenarios::{Bucket, Create};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -97,7 +98,7 @@ impl World {
 
     /// A cluster of `replicas` nodes that has settled and holds `keys` keys.
     pub fn settled_with(replicas: u32, keys: u32) -> Self {
-        let create = Create { replicas, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() };
+        let create = Create { replicas, ..Create::default() };
         let mut world = Self::create(&create, Faults::none());
         world.settle(|_| ());
         assert_eq!(world.write(keys), keys, "every write is acknowledged");
@@ -292,6 +293,26 @@ impl World {
         self.acts();
     }
 
+    /// The pods die at once, and the volumes of all that are in `backup` are as they were then, under the same claims.
+    pub fn restore(&mut self, backup: BTreeMap<String, MemoryStorage>) {
+        let mut stage = self.stage();
+        let pods: Vec<String> = stage.nodes.running().keys().cloned().collect();
+        for pod in pods {
+            let happened = stage.kubernetes.kill(&pod);
+            stage.happen(happened);
+        }
+        stage.nodes.restore(backup);
+        stage.checks.forget_rings();
+        drop(stage);
+        self.acts();
+    }
+
+    /// A user deletes the record of the ring.
+    pub fn delete_record(&mut self) {
+        self.stage().kubernetes.api.remove(RECORD);
+        self.acts();
+    }
+
     /// A volume is gone for ever, with its claim and the pod.
     pub fn lose_volume(&mut self, pod: &str) {
         let mut stage = self.stage();
@@ -373,6 +394,7 @@ impl World {
     pub fn settle(&mut self, mut each: impl FnMut(&mut Self)) {
         for _ in 0..ROUNDS_MAX {
             if self.has_settled() {
+                self.stage().check_settings();
                 self.expect_no_violation();
                 return;
             }
@@ -413,9 +435,20 @@ fn object(create: &Create, uid: &str) -> Value {
         "metadata": { "name": NAME, "namespace": kubernetes::NAMESPACE, "uid": uid },
         "spec": {
             "replicas": create.replicas, "partitions": create.partitions, "image": image(&create.image), "zones": zones,
+            "replication": { "factor": create.factor }, "buckets": listed(&create.buckets),
             "storage": { "retention": { "whenScaled": policy } },
         },
     })
+}
+
+/// What spec.buckets is.
+pub fn listed(buckets: &[Bucket]) -> Value {
+    let entry = |bucket: &Bucket| {
+        let mut entry = json!({ "name": bucket.name });
+        bucket.fields().for_each(|(field, value)| entry[field] = json!(value));
+        entry
+    };
+    buckets.iter().map(entry).collect()
 }
 
 /// The full name of a scenario's image.

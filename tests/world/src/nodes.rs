@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use dynamo_core::config::Config;
+use dynamo_core::config::{BucketProperties, Config, QuorumDefaults};
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
@@ -14,6 +14,7 @@ use dynamo_core::node::{Identity, Input, Node, Output};
 use dynamo_core::request::{ClientHandle, Operation, Outcome, QuorumWish, Request};
 use dynamo_core::storage::MemoryStorage;
 use dynamo_core::time::{Instant, Now};
+use serde_json::Value;
 
 /// Simulated time between two rounds.
 pub const ROUND_US: u64 = 50_000;
@@ -36,6 +37,8 @@ pub struct Running {
     pub claim: String,
     /// Where clients and the operator find it.
     pub address: String,
+    /// The file that it read when it started.
+    pub file: String,
 }
 
 /// Every node and disk.
@@ -111,8 +114,8 @@ impl Nodes {
         self.disks.values().any(|disk| disk.node == node && disk.cluster != self.cluster)
     }
 
-    /// A pod's process starts, if it may: an identity of another cluster is refused.
-    pub fn start(&mut self, pod: &str, zone: &str, claim: &str, address: &str) -> bool {
+    /// A pod's process starts with the settings of `file`, if it may: an identity of another cluster is refused.
+    pub fn start(&mut self, pod: &str, zone: &str, claim: &str, address: &str, file: String) -> bool {
         if self.is_a_strangers(claim) {
             return false;
         }
@@ -134,8 +137,9 @@ impl Nodes {
             generation: disk.starts,
         };
         let (node, seed) = (disk.node, u64::from_be_bytes(disk.node.0[..8].try_into().expect("8 bytes")) ^ disk.starts);
-        let opened = Node::open(identity, Config::default(), storage, seed, self.now).expect("the memory does not fail");
-        self.running.insert(pod.to_owned(), Running { node: opened, claim: claim.to_owned(), address: address.to_owned() });
+        let opened = Node::open(identity, config(&file), storage, seed, self.now).expect("the memory does not fail");
+        let running = Running { node: opened, claim: claim.to_owned(), address: address.to_owned(), file };
+        self.running.insert(pod.to_owned(), running);
         self.links(node, true);
         self.commit(pod);
         true
@@ -173,6 +177,23 @@ impl Nodes {
             node.handle(Input::Durable { ticket }, self.now, &mut Vec::new()).expect("the memory does not fail");
         }
         node.drain_receipt().is_ok()
+    }
+
+    /// What is on every disk, by claim, as a backup of the volumes has it.
+    pub fn backup(&self) -> BTreeMap<String, MemoryStorage> {
+        let mounted = self.running.values().map(|running| (running.claim.clone(), running.node.storage().clone()));
+        let resting = self.disks.iter().filter_map(|(claim, disk)| Some((claim.clone(), disk.storage.clone()?)));
+        mounted.chain(resting).collect()
+    }
+
+    /// Disks that no pod has mounted hold again what they held then.
+    pub fn restore(&mut self, backup: BTreeMap<String, MemoryStorage>) {
+        for (claim, mut storage) in backup {
+            storage.crash();
+            if let Some(disk) = self.disks.get_mut(&claim).filter(|disk| disk.storage.is_some()) {
+                disk.storage = Some(storage);
+            }
+        }
     }
 
     /// A volume is no more.
@@ -292,6 +313,21 @@ impl Nodes {
             }
         }
     }
+}
+
+/// What the file says of R and W; the rest is as by default.
+fn config(file: &str) -> Config {
+    let file: Value = serde_yaml::from_str(file).unwrap_or_default();
+    let quorum = |of: &Value| {
+        let said = |field: &str, default: u8| of[field].as_u64().and_then(|count| count.try_into().ok()).unwrap_or(default);
+        let default = QuorumDefaults::default();
+        QuorumDefaults { r: said("r", default.r), w: said("w", default.w), ..default }
+    };
+    let buckets = file["buckets"].as_object().into_iter().flatten().map(|(name, bucket)| {
+        let properties = BucketProperties { quorum: quorum(bucket), ..BucketProperties::default() };
+        (Bytes::copy_from_slice(name.as_bytes()), properties)
+    });
+    Config { quorum: quorum(&file["quorum"]), buckets: buckets.collect(), ..Config::default() }
 }
 
 /// The name of a key.

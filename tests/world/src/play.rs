@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use dynamo_scenarios::{Create, Scenario, Step, Until};
+use dynamo_scenarios::{Bucket, Create, Scenario, Step, Until};
 use serde_json::{Value, json};
 
 use crate::end_state::EndState;
 use crate::faults::{CrashPoint, Fault, Faults};
 use crate::invariants::Violation;
-use crate::{ROUNDS_MAX, World, image};
+use crate::{ROUNDS_MAX, World, image, listed};
 
 /// Rounds that a wait takes at most in a run with a seed.
 const WAIT_SEEDED: u64 = 1500;
@@ -63,6 +63,7 @@ struct Player<'a> {
     scenario: &'a Scenario,
     replicas: u32,
     image: String,
+    buckets: Vec<Bucket>,
     paused: bool,
 }
 
@@ -75,7 +76,8 @@ pub fn play(scenario: &Scenario, mode: Mode, clean: Option<&EndState>) -> Result
         Mode::Seeded(seed) => Faults::seeded(seed),
     };
     let world = World::create(create, faults);
-    let mut player = Player { world, mode, scenario, replicas: create.replicas, image: image(&create.image), paused: false };
+    let (image, buckets) = (image(&create.image), create.buckets.clone());
+    let mut player = Player { world, mode, scenario, replicas: create.replicas, image, buckets, paused: false };
     player.run();
     let end = player.end(clean);
     let lines = player.world.end_in_lines();
@@ -109,7 +111,7 @@ impl Player<'_> {
         match step {
             Step::Create(_) => panic!("{} creates twice", self.scenario.name),
             Step::Recreate(create) => {
-                (self.replicas, self.image) = (create.replicas, image(&create.image));
+                (self.replicas, self.image, self.buckets) = (create.replicas, image(&create.image), create.buckets.clone());
                 return self.recreate(create);
             }
             Step::Write(keys) => return self.world.write(*keys) == *keys,
@@ -121,6 +123,14 @@ impl Player<'_> {
             Step::Image(name) => {
                 self.image = image(name);
                 return self.ask("image", json!(image(name)));
+            }
+            Step::Bucket(bucket) => {
+                bucket.clone().set(&mut self.buckets);
+                return self.ask("buckets", listed(&self.buckets));
+            }
+            Step::DropBucket(name) => {
+                self.buckets.retain(|bucket| bucket.name != *name);
+                return self.ask("buckets", listed(&self.buckets));
             }
             Step::Pause(paused) => {
                 self.paused = *paused;
@@ -203,6 +213,7 @@ impl Player<'_> {
         let (replicas, image) = (self.replicas, self.image.clone());
         self.ask("replicas", json!(replicas));
         self.ask("image", json!(image));
+        self.ask("buckets", listed(&self.buckets));
         self.ask("rebalancing", json!({ "paused": self.paused }));
         if self.world.stage().checks.violations.is_empty() && !self.wait_to_the_end() {
             let told = format!("never settled; Ready is {:?}", self.world.condition("Ready"));

@@ -1,6 +1,7 @@
 //! Everything but the operator: Kubernetes, the nodes, what clients were promised, and who watches that the promises are kept.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::ring::Ring;
@@ -48,6 +49,8 @@ pub struct Pass {
     pub hidden: BTreeSet<String>,
     /// Pods whose nodes do not answer it.
     pub unanswered: BTreeSet<String>,
+    /// The cluster as it reads it.
+    pub asked: Option<Arc<Value>>,
     /// Nodes that gave it a drain receipt.
     pub receipts: BTreeSet<NodeId>,
     /// Nodes that served when it began.
@@ -182,8 +185,8 @@ impl Stage {
         for event in happened {
             self.tell(|| format!("{event:?}"));
             match event {
-                Happening::Started { pod, zone, claim, address } => {
-                    if !self.nodes.start(&pod, &zone, &claim, &address) {
+                Happening::Started { pod, zone, claim, address, file } => {
+                    if !self.nodes.start(&pod, &zone, &claim, &address, file) {
                         self.kubernetes.crashes(&pod);
                     }
                 }
@@ -258,6 +261,7 @@ impl Stage {
 
     /// From here on the cluster has another UID, and the former one's nodes and data.
     pub fn begin_adopted(&mut self) {
+        self.checks.forget_untaken_rings();
         self.uid = UID_OF_ANOTHER;
     }
 

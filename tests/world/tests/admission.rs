@@ -43,6 +43,48 @@ fn a_template_that_is_refused_holds_up_no_rebalance_and_no_replacement() {
     }
 }
 
+/// Nothing is written to the set of zone a, as by a policy for the machines there.
+fn refuse_zone_a(path: &str, _: &mut Value) -> Result<(), String> {
+    if path == format!("{SETS}/cart-a") { Err("zone a is closed".to_owned()) } else { Ok(()) }
+}
+
+/// The newcomer in zone b shows that the operator goes on to restart pods itself where the controller waits.
+#[test]
+fn a_zone_that_takes_no_template_keeps_no_other_from_it() {
+    let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let create = Create { replicas: 4, zones, ..Create::default() };
+    let mut world = World::create(&create, Faults::none());
+    world.settle(|_| ());
+    assert_eq!(world.write(KEYS), KEYS);
+    world.stage().kubernetes.api.admission = Some(refuse_zone_a);
+    world.hold("cart-b-1");
+    world.ask_together(&[("image", json!(image("next"))), ("replicas", json!(5))]).unwrap();
+    let images = |world: &World| -> Vec<(String, bool)> {
+        let stage = world.stage();
+        let pods = stage.kubernetes.api.list(PODS);
+        pods.map(|(name, pod)| (name.to_owned(), text(pod, "/spec/containers/0/image").ends_with(":next"))).collect()
+    };
+    let all_but_a = |world: &World| {
+        let images = images(world);
+        images.len() == 5 && images.iter().all(|(pod, has_it)| *has_it != pod.starts_with("cart-a"))
+    };
+    assert!((0..ROUNDS_MAX).any(|_| {
+        world.round();
+        all_but_a(&world)
+    }));
+    world.expect_no_violation();
+    (0..400).for_each(|_| world.round());
+    let (ready, reason, _) = world.condition("Ready").unwrap();
+    assert_eq!((ready.as_str(), reason.as_str()), ("False", "Failed"));
+    assert!(world.message("Degraded").contains("StatefulSet cart-a: update: zone a is closed"), "{}", world.message("Degraded"));
+    assert_eq!(world.unread(), [""; 0]);
+    world.stage().kubernetes.api.admission = None;
+    world.release("cart-b-1");
+    world.settle(|_| ());
+    assert!(images(&world).iter().all(|(_, has_it)| *has_it));
+    assert_eq!(world.unread(), [""; 0]);
+}
+
 /// Images are written by their digest.
 fn pin_images(path: &str, object: &mut Value) -> Result<(), String> {
     if path.starts_with(SETS) {
@@ -55,7 +97,7 @@ fn pin_images(path: &str, object: &mut Value) -> Result<(), String> {
 
 #[test]
 fn templates_that_a_webhook_changes_reach_every_pod_and_cost_nothing_at_rest() {
-    let create = Create { replicas: 4, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() };
+    let create = Create { replicas: 4, ..Create::default() };
     let mut world = World::create(&create, Faults::none());
     world.stage().kubernetes.api.admission = Some(pin_images);
     for name in ["first", "next"] {
@@ -78,5 +120,33 @@ fn templates_that_a_webhook_changes_reach_every_pod_and_cost_nothing_at_rest() {
         (0..400).for_each(|_| world.round());
         assert_eq!(world.stage().calls, calls, "at rest");
     }
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+/// The checker of O7 judges that nothing is written to what is not the cluster's.
+#[test]
+fn a_service_of_somebody_else_keeps_no_member_that_is_lost_from_its_replacement() {
+    const SERVICE: &str = "/api/v1/namespaces/shop/services/cart";
+    let mut world = World::settled_with(3, KEYS);
+    let lost = world.node_of("cart-1").unwrap();
+    {
+        let api = &mut world.stage().kubernetes.api;
+        api.remove(SERVICE);
+        api.create("/api/v1/namespaces/shop/services", json!({ "metadata": { "name": "cart" }, "spec": {} })).unwrap();
+    }
+    world.lose_volume("cart-1");
+    let replaced = |world: &World| {
+        let ring = world.ring().unwrap();
+        ring.is_lost(lost) && !ring.members.contains_key(&lost) && ring.members.len() == 3 && ring.moving().next().is_none()
+    };
+    assert!((0..ROUNDS_MAX).any(|_| {
+        world.round();
+        replaced(&world)
+    }));
+    (0..200).for_each(|_| world.round());
+    assert_eq!(world.condition("Ready").unwrap().1, "NameTaken");
+    world.expect_no_violation();
+    world.stage().kubernetes.api.remove(SERVICE);
+    world.settle(|_| ());
     assert_eq!(world.unread(), [""; 0]);
 }

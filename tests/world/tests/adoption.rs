@@ -23,16 +23,20 @@ fn adopted() -> World {
 fn deleted(nodes: u32) -> World {
     let mut world = World::settled_with(nodes, KEYS);
     world.delete();
+    await_gone(&mut world);
+    world
+}
+
+fn adopt(world: &mut World) {
+    world.adopt(&Create { replicas: 3, ..Create::default() });
+}
+
+fn await_gone(world: &mut World) {
     let gone = (0..ROUNDS_MAX).any(|_| {
         world.round();
         world.stage().is_empty()
     });
     assert!(gone, "{}", world.stage().trace());
-    world
-}
-
-fn adopt(world: &mut World) {
-    world.adopt(&Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() });
 }
 
 /// As `dynamoctl ring replace --lost` does: declares the loss, and writes rings until the other is in the place of the lost one.
@@ -134,4 +138,52 @@ fn a_claim_that_somebody_restored_without_labels_holds_up_nothing() {
     let labels = world.stage().kubernetes.api.get(&claim).unwrap()["metadata"]["labels"].clone();
     assert_eq!(labels["dynamokv.io/cluster"], "cart");
     assert_eq!(world.unread(), [""; 0]);
+}
+
+/// Else there would be a second ring, and clients would find an empty cluster.
+#[test]
+fn other_zones_or_partitions_than_the_former_ones_are_refused_with_what_to_give_and_nothing_is_lost() {
+    let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let mistakes = [
+        (Create { replicas: 3, zones, ..Create::default() }, "OtherZones", "data-cart-0, data-cart-1, data-cart-2: of this"),
+        (Create { replicas: 3, partitions: 32, ..Create::default() }, "OtherRing", "spec.partitions is 32, and theirs 16"),
+        (Create { replicas: 5, factor: 5, ..Create::default() }, "OtherRing", "spec.replication.factor is 5, and theirs 3"),
+    ];
+    for (mistake, reason, told) in mistakes {
+        let mut world = deleted(3);
+        world.adopt(&mistake);
+        (0..500).for_each(|_| world.round());
+        assert_eq!(world.condition("Ready").unwrap().1, reason);
+        let degraded = world.message("Degraded");
+        assert!(degraded.contains(told) && degraded.contains("create it again with the same spec.adoptCluster"), "{degraded}");
+        assert_eq!(world.ring(), None);
+        world.expect_no_violation();
+        world.delete();
+        await_gone(&mut world);
+        adopt(&mut world);
+        world.settle(|_| ());
+        assert_eq!((world.ring().unwrap().members.len(), world.unread()), (3, vec![]));
+    }
+}
+
+/// Of the former cluster nobody knows how far it was; its nodes do.
+#[test]
+fn a_cluster_that_was_deleted_in_the_middle_of_a_scaling_is_adopted_with_what_its_nodes_have() {
+    for (from, to) in [(3, 5), (5, 3)] {
+        for turn in (0..48).step_by(4) {
+            let mut world = World::settled_with(from, KEYS);
+            let before = world.stage().calls;
+            world.scale(to);
+            while world.stage().calls - before < turn && !world.has_settled() {
+                world.round();
+            }
+            world.delete();
+            await_gone(&mut world);
+            adopt(&mut world);
+            world.settle(|_| ());
+            let ring = world.ring().unwrap();
+            assert_eq!((ring.members.len(), ring.moving().count()), (3, 0), "{from} to {to}, {turn}");
+            assert_eq!(world.unread(), [""; 0], "{from} to {to}, {turn}");
+        }
+    }
 }

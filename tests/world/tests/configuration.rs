@@ -52,7 +52,7 @@ fn skew(ms: u32) -> Value {
 /// Its container is killed and starts again in the same pod, as after an OOM kill; and then the pod is drained from its machine.
 #[test]
 fn a_pod_that_restarts_before_its_turn_has_the_configuration_that_it_had() {
-    let create = Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: IMAGE_EARLIER.into() };
+    let create = Create { replicas: 3, image: IMAGE_EARLIER.into(), ..Create::default() };
     let mut world = World::create(&create, Faults::none());
     world.settle(|_| ());
     assert_eq!(world.write(KEYS), KEYS);
@@ -77,7 +77,7 @@ fn a_pod_that_restarts_before_its_turn_has_the_configuration_that_it_had() {
 #[test]
 fn an_operator_that_dies_at_every_call_leaves_the_configuration_that_is_asked_for_and_the_one_before() {
     for zones in [Vec::new(), ["a", "b", "c"].map(str::to_owned).to_vec()] {
-        let create = Create { replicas: 3, zones, partitions: 16, deletes_volumes: false, image: "first".into() };
+        let create = Create { replicas: 3, zones, ..Create::default() };
         let mut world = World::create(&create, Faults::none());
         world.settle(|_| ());
         assert_eq!(world.write(KEYS), KEYS);
@@ -129,7 +129,7 @@ fn settings_that_change_before_the_last_ones_are_rolled_out_end_with_the_last() 
 #[test]
 fn whatever_goes_wrong_while_settings_change_no_configuration_goes_that_somebody_reads() {
     for seed in 0..SEEDS {
-        let create = Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() };
+        let create = Create { replicas: 3, ..Create::default() };
         let mut world = World::create(&create, Faults::seeded(seed));
         for turn in 0..8 {
             let settings = if turn % 3 == 2 { json!({}) } else { skew(100 + turn) };

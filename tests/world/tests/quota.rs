@@ -62,7 +62,7 @@ fn pods_that_a_quota_kept_from_being_made_come_within_a_minute_of_its_end() {
 #[test]
 fn whatever_goes_wrong_while_a_quota_comes_and_goes_the_pods_come_and_nothing_is_lost() {
     for seed in 0..SEEDS {
-        let create = Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: "first".into() };
+        let create = Create { replicas: 3, ..Create::default() };
         let mut world = World::create(&create, Faults::seeded(seed));
         for (pods, replicas) in [(3, 5), (5, 4), (4, 6)] {
             world.stage().kubernetes.pods_max = Some(pods);

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use dynamo_api_server::{number, text};
-use dynamo_scenarios::Create;
+use dynamo_scenarios::{Bucket, Create};
 use dynamo_world::faults::Faults;
 use dynamo_world::kubernetes::{CLAIMS, IMAGE_MISSING, PODS, SETS, is_ready};
-use dynamo_world::{ROUNDS_MAX, World, image};
+use dynamo_world::{ROUNDS_MAX, World, image, listed};
 use serde_json::{Value, json};
 
 const KEYS: u32 = 40;
@@ -100,7 +100,7 @@ fn a_bad_image_takes_one_pod_and_another_one_or_the_former_cures_it() {
 /// Kubernetes' controller waits for the highest pod to be ready, which without a ring none is: the operator makes the others go.
 #[test]
 fn a_cluster_whose_first_image_is_bad_takes_the_next_one_in_every_pod() {
-    let create = Create { replicas: 3, zones: Vec::new(), partitions: 16, deletes_volumes: false, image: IMAGE_MISSING.into() };
+    let create = Create { replicas: 3, image: IMAGE_MISSING.into(), ..Create::default() };
     let mut world = World::create(&create, Faults::none());
     rounds(&mut world, LONG);
     assert_eq!(images(&world), format!("({IMAGE_MISSING}) ({IMAGE_MISSING}) ({IMAGE_MISSING})"));
@@ -163,7 +163,7 @@ fn a_rollout_that_may_cure_pods_that_crash_destroys_no_volume_whose_claim_somebo
 #[test]
 fn a_set_that_was_deleted_without_its_pods_is_rolled_out_like_any_other() {
     let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
-    let create = Create { replicas: 6, zones, partitions: 16, deletes_volumes: false, image: "first".into() };
+    let create = Create { replicas: 6, zones, ..Create::default() };
     let mut world = World::create(&create, Faults::none());
     world.settle(|_| ());
     assert_eq!(world.write(KEYS), KEYS);
@@ -186,7 +186,7 @@ fn a_set_that_was_deleted_without_its_pods_is_rolled_out_like_any_other() {
 fn a_newcomer_that_cannot_run_holds_up_no_image() {
     let three = ["a", "b", "c"].map(str::to_owned).to_vec();
     for (zones, held) in [(three, "cart-b-1"), (Vec::new(), "cart-4")] {
-        let create = Create { replicas: 3, zones, partitions: 16, deletes_volumes: false, image: "first".into() };
+        let create = Create { replicas: 3, zones, ..Create::default() };
         let mut world = World::create(&create, Faults::none());
         world.settle(|_| ());
         assert_eq!(world.write(KEYS), KEYS);
@@ -219,4 +219,28 @@ fn a_newcomer_that_cannot_run_holds_up_no_image() {
         assert_eq!(images(&world), ["fourth"; 6].join(" "));
         assert_eq!(world.unread(), [""; 0]);
     }
+}
+
+/// The cluster's own R and W would have let it go on. The checker of O9 judges both, and that every node has the settings in the end.
+#[test]
+fn a_rollout_waits_for_replicas_that_a_bucket_alone_asks_for_until_it_asks_no_more() {
+    let orders = |w| vec![Bucket { name: "orders".into(), w: Some(w), ..Bucket::default() }];
+    let create = Create { replicas: 6, factor: 5, ..Create::default() };
+    let mut world = World::create(&create, Faults::none());
+    world.settle(|_| ());
+    assert_eq!(world.write(KEYS), KEYS);
+    world.ask("buckets", listed(&orders(4))).unwrap();
+    world.settle(|_| ());
+    world.hold("cart-0");
+    ask(&mut world, "next");
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "(first) first first first first first");
+    world.ask("buckets", listed(&orders(3))).unwrap();
+    rounds(&mut world, 4 * LONG);
+    assert_eq!(images(&world), "(next) next next next next next");
+    world.release("cart-0");
+    world.settle(|_| ());
+    world.ask("buckets", json!([])).unwrap();
+    world.settle(|_| ());
+    assert_eq!(world.unread(), [""; 0]);
 }

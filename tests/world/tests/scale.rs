@@ -84,7 +84,7 @@ fn a_size_that_changes_at_every_step_of_a_rebalance_ends_where_it_was_left() {
 #[test]
 fn newcomers_that_run_join_without_one_that_cannot_and_it_joins_when_it_can() {
     let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
-    let create = Create { replicas: 3, zones, partitions: 16, deletes_volumes: false, image: "first".into() };
+    let create = Create { replicas: 3, zones, ..Create::default() };
     let mut world = World::create(&create, Faults::none());
     world.settle(|_| ());
     assert_eq!(world.write(KEYS), KEYS);

@@ -26,18 +26,7 @@ fn at_rest(cluster: &ValidCluster, bytes: u64) -> (Observed, Ring) {
     }
     let mut volumes = BTreeMap::new();
     for (id, place) in nodes {
-        let node = Node {
-            id,
-            epoch: ring.epoch,
-            ring_hash: ring.hash(),
-            received: Default::default(),
-            objects: 0,
-            hints: BTreeMap::new(),
-            bytes,
-            copies: ring.copies_of(id) as u32,
-            bytes_sent: 0,
-            writable: true,
-        };
+        let node = Node { bytes, copies: ring.copies_of(id) as u32, ..Node::holding(id, Some(&ring)) };
         observed.pods.insert(place.clone(), Pod { ready: true, node: Some(node), ..Pod::default() });
         let size = || "10Gi".to_owned();
         let uid = place.to_string();

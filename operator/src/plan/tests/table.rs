@@ -4,7 +4,8 @@ use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::node::receipt::Receipt;
 use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::rebalance::{self, Members};
-use dynamo_core::ring::{Member, Ring, RingHash, Stage};
+use dynamo_core::ring::bucket_replication::BucketReplication;
+use dynamo_core::ring::{Member, Ring, Stage};
 
 use crate::api::RetentionPolicy;
 use crate::observed::{Carrier, Node, Note, Observed, Pod, Record, Set, Volume};
@@ -29,18 +30,7 @@ fn first_ring(cluster: &ValidCluster, nodes: u8) -> Ring {
 }
 
 fn answer(node: u8, ring: Option<&Ring>) -> Node {
-    Node {
-        id: id(node),
-        epoch: ring.map_or(Epoch(0), |ring| ring.epoch),
-        ring_hash: ring.map_or(RingHash::default(), Ring::hash),
-        received: Default::default(),
-        objects: 0,
-        hints: Default::default(),
-        writable: true,
-        bytes: 0,
-        copies: 0,
-        bytes_sent: 0,
-    }
+    Node::holding(id(node), ring)
 }
 
 /// `pods` pods whose nodes answer and hold `ring`, which is recorded; the first `noted` volumes are noted.
@@ -418,6 +408,36 @@ fn nodes_are_offered_the_recorded_ring_that_follows_their_own() {
     assert_eq!(next_step(&cluster, &behind), Step::OfferRing(vec![at(0), at(1)]));
 }
 
+/// As where a cluster's disks are all restored from a backup, and its objects in Kubernetes are not.
+#[test]
+fn a_record_that_no_disk_leads_to_any_more_waits_for_a_person_once_all_nodes_have_answered() {
+    let cluster = valid(3, &[]);
+    let (mut restored, first) = at_rest(&cluster, 3);
+    let (second, third) = (first.successor(|_| ()), first.successor(|_| ()).successor(|_| ()));
+    restored.record = held(&third);
+    let all = (0..3).map(|ordinal| (at(ordinal), Epoch(1))).collect();
+    assert_eq!(next_step(&cluster, &restored), Step::Blocked(Blocked::RecordAhead(all)));
+    assert_eq!(next_step(&valid(4, &[]), &restored), Step::RaisePods(zones(4)), "a pod that is asked for may have it");
+    for held in [&second, &third] {
+        let mut newer = restored.clone();
+        newer.pods.get_mut(&at(1)).unwrap().node = Some(answer(1, Some(held)));
+        assert!(!matches!(next_step(&cluster, &newer), Step::Blocked(_)), "it hears of it, and the others of it");
+    }
+    let mut silent = restored.clone();
+    silence(&mut silent, 2);
+    assert_eq!(next_step(&cluster, &silent), Step::AwaitEpoch(vec![id(0), id(1), id(2)]), "it may hold the newest");
+    let Record::Held { rings, .. } = &mut restored.record else { panic!() };
+    **rings = Chain::read(vec![second], third);
+    assert_eq!(next_step(&cluster, &restored), Step::OfferRing(vec![at(0), at(1), at(2)]), "the one that follows is recorded");
+    restored.record = Record::Absent;
+    restored.newer = Some(first.clone());
+    assert_eq!(
+        next_step(&cluster, &restored),
+        Step::RecordRing { ring: Box::new(first), cause: Cause::Found },
+        "what is told helps"
+    );
+}
+
 #[test]
 fn a_loss_waits_while_the_record_has_no_room_for_the_rings_that_members_lack() {
     let cluster = valid(3, &[]);
@@ -498,6 +518,41 @@ fn a_volume_of_another_cluster_is_named_with_the_way_out() {
     let reason = waits_for(next_step(&cluster, &observed));
     assert!(reason.contains("volume data-cart-1 was made for another cluster"), "{reason}");
     assert!(reason.contains("spec.adoptCluster: a-former-uid"), "{reason}");
+}
+
+/// Whoever creates a cluster again that goes on with a former one's data, and names other zones, would have a new ring beside that data.
+#[test]
+fn while_volumes_of_the_cluster_lie_in_other_zones_no_ring_is_made_and_no_pod() {
+    let cluster = valid(3, &["a", "b", "c"]);
+    let claims = vec!["data-cart-0".to_owned()];
+    let mut adopted = Observed { misplaced: claims.clone(), ..Observed::default() };
+    assert_eq!(next_step(&cluster, &adopted), Step::Blocked(Blocked::OtherZones(claims)));
+    adopted.misplaced.clear();
+    assert!(matches!(next_step(&cluster, &adopted), Step::RaisePods(_)));
+    let cluster = valid(3, &[]);
+    let (mut at_rest, _) = at_rest(&cluster, 3);
+    at_rest.misplaced = vec!["data-cart-z-0".to_owned()];
+    assert_eq!(next_step(&cluster, &at_rest), Step::Converged, "what the record says counts");
+}
+
+#[test]
+fn a_ring_that_is_found_and_cannot_become_what_is_asked_for_is_not_recorded() {
+    let cluster = valid(3, &[]);
+    let ring = first_ring(&cluster, 3);
+    let found = |cluster: &ValidCluster| {
+        let found = Observed { newer: Some(ring.clone()), record: Record::Absent, ..observed(3, 3, Some(&ring)) };
+        next_step(cluster, &found)
+    };
+    assert!(matches!(found(&cluster), Step::RecordRing { cause: Cause::Found, .. }));
+    let mut other = cluster;
+    (other.partition_bits, other.replication) = (5, 2);
+    other.bucket_replication = BucketReplication::new([("logs".into(), 1)], 2).unwrap();
+    let differences = [
+        "spec.partitions is 32, and theirs 16",
+        "spec.replication.factor is 2, and theirs 3",
+        "spec.buckets[].factor is 1 of bucket \"logs\", and theirs none",
+    ];
+    assert_eq!(found(&other), Step::Blocked(Blocked::OtherRing(differences.map(str::to_owned).into())));
 }
 
 #[test]
@@ -654,6 +709,9 @@ fn a_loss_beyond_the_promise_waits_until_somebody_accepts_it() {
     assert_eq!((named, at_risk > 0, gone, buckets), (nodes.clone(), true, 0, Vec::new()));
     cluster.accepted_losses.insert(id(1));
     assert!(matches!(next_step(&cluster, &lost), Step::Blocked(Blocked::DataAtRisk { .. })), "of one of them only");
+    let mut other = cluster.clone();
+    other.quorum.factor = 5;
+    assert_eq!(next_step(&other, &lost), next_step(&cluster, &lost), "an N that no partition has is no reason to lose any");
     cluster.accepted_losses.insert(id(2));
     assert!(matches!(next_step(&cluster, &lost), Step::RecordRing { cause: Cause::Lost(named), .. } if named == nodes));
 }

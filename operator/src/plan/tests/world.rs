@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynamo_core::id::{Epoch, NodeId};
 use dynamo_core::node::receipt::Receipt;
 use dynamo_core::rebalance::chain::Chain;
-use dynamo_core::ring::{Ring, RingHash};
+use dynamo_core::ring::Ring;
 
 use crate::api::RetentionPolicy;
 use crate::observed::{Carrier, Node, Note, Observed, Pod, Record, Set, Volume};
@@ -95,18 +95,8 @@ impl World {
         for place in self.running() {
             let disk = &self.disks[&place];
             let ring = disk.ring.as_ref();
-            let node = Node {
-                id: disk.node,
-                epoch: ring.map_or(Epoch(0), |ring| ring.epoch),
-                ring_hash: ring.map_or(RingHash::default(), Ring::hash),
-                received: ring.into_iter().flat_map(Ring::moving).map(|(partition, _, _)| partition).collect(),
-                objects: 0,
-                hints: BTreeMap::new(),
-                writable: true,
-                bytes: 0,
-                copies: 0,
-                bytes_sent: 0,
-            };
+            let received = ring.into_iter().flat_map(Ring::moving).map(|(partition, _, _)| partition).collect();
+            let node = Node { received, ..Node::holding(disk.node, ring) };
             let up = !self.down.contains(&place);
             // Of some that are down it is known that they cannot run.
             let trouble = (!up && place.ordinal % 2 == 0).then(|| "Unschedulable".to_owned());

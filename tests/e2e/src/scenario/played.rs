@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use dynamo_scenarios::{Create, Step, Until};
+use dynamo_scenarios::{Bucket, Create, Step, Until};
 use serde_json::{Value, json};
 
 use super::{ALL_DATA, KUBERNETES, READY, REBALANCE, install, life, loss};
@@ -89,6 +89,12 @@ fn line(world: &mut World, keys: &mut Keys, step: &Step) -> Result<()> {
             world.machine()?.tag(&image(FIRST), &image(name))?;
             return world.patch_spec(&json!({ "image": image(name) }));
         }
+        Step::Bucket(bucket) => return set_bucket(world, bucket),
+        Step::DropBucket(name) => {
+            let mut entries = buckets(world)?;
+            entries.retain(|entry| text(entry, "/name") != name);
+            return world.patch_spec(&json!({ "buckets": entries }));
+        }
         Step::Kill(suffix) => {
             let object = world.kubernetes.get(&format!("pod/{}", pod(suffix)))?;
             return world.machine()?.signal(&object, "SIGKILL");
@@ -154,9 +160,35 @@ fn apply(world: &mut World, create: &Create) -> Result<()> {
     let spec = json!({
         "replicas": create.replicas, "image": image(&create.image), "partitions": create.partitions,
         "zones": create.zones.iter().map(|zone| json!({ "name": zone })).collect::<Vec<_>>(),
+        "replication": { "factor": create.factor }, "buckets": create.buckets.iter().map(entry).collect::<Vec<_>>(),
         "storage": { "size": "1Gi", "retention": { "whenScaled": when_scaled } },
     });
     life::apply(world, CLUSTER, spec)
+}
+
+fn entry(bucket: &Bucket) -> Value {
+    let mut entry = json!({ "name": bucket.name });
+    bucket.fields().for_each(|(field, value)| entry[field] = json!(value));
+    entry
+}
+
+fn buckets(world: &World) -> Result<Vec<Value>> {
+    Ok(world.cluster_object()?.pointer("/spec/buckets").and_then(Value::as_array).cloned().unwrap_or_default())
+}
+
+/// Its N stays, and nothing else that was said of it.
+fn set_bucket(world: &World, bucket: &Bucket) -> Result<()> {
+    let (mut entries, mut set) = (buckets(world)?, entry(bucket));
+    match entries.iter_mut().find(|entry| text(entry, "/name") == bucket.name) {
+        Some(before) => {
+            if let Some(factor) = before.get("factor") {
+                set["factor"] = factor.clone();
+            }
+            *before = set;
+        }
+        None => entries.push(set),
+    }
+    world.patch_spec(&json!({ "buckets": entries }))
 }
 
 fn refused(world: &World, replicas: u32) -> Result<()> {

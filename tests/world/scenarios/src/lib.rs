@@ -6,13 +6,15 @@
 //!
 //! | line | what it does |
 //! |---|---|
-//! | `create replicas=3 zones=a,b,c partitions=16 when-scaled=Delete image=missing` | creates the cluster; all but `replicas` may be left out, and no registry has the image `missing` |
+//! | `create replicas=3 zones=a,b,c partitions=16 when-scaled=Delete image=missing factor=3 bucket=logs,n=2,w=1` | creates the cluster; all but `replicas` may be left out, `bucket` may stand there more than once, and no registry has the image `missing` |
 //! | `recreate replicas=3` | deletes the cluster, whose volumes stay, and creates another one under its name; what was acknowledged is the former one's |
 //! | `write 60` | writes 60 keys, each over what it reads; all must be acknowledged |
 //! | `verify` | every write that was acknowledged is read |
 //! | `scale 5` | sets spec.replicas |
 //! | `refuse 2` | sets spec.replicas to what the API server must refuse, with words that name the field |
 //! | `image next` | asks for another image of the same node; each `image` line names another |
+//! | `bucket logs r=1 w=3` | gives the bucket these settings and no others, whether or not it had some; its `n` stays what it was created with |
+//! | `drop bucket logs` | takes its settings out of the spec |
 //! | `pause`, `resume` | sets spec.rebalancing.paused to true, to false |
 //! | `kill pod 1` | its process dies at once and comes back on its volume |
 //! | `hold pod 1` | it dies, if it is there, and none is run in its place before `release pod 1`; its volume stays |
@@ -61,6 +63,10 @@ pub enum Step {
     Refuse(u32),
     /// Asks for the image of this name.
     Image(String),
+    /// Gives a bucket these settings.
+    Bucket(Bucket),
+    /// Takes the settings of the bucket of this name out of the spec.
+    DropBucket(String),
     /// Nothing more is to move, or it is to go on.
     Pause(bool),
     /// The pod's process dies and comes back.
@@ -94,6 +100,52 @@ pub struct Create {
     pub deletes_volumes: bool,
     /// The name of spec.image.
     pub image: String,
+    /// spec.replication.factor.
+    pub factor: u32,
+    /// spec.buckets.
+    pub buckets: Vec<Bucket>,
+}
+
+impl Default for Create {
+    fn default() -> Self {
+        Self {
+            replicas: 0,
+            zones: Vec::new(),
+            partitions: 16,
+            deletes_volumes: false,
+            image: "first".to_owned(),
+            factor: 3,
+            buckets: Vec::new(),
+        }
+    }
+}
+
+/// An entry of spec.buckets; what is not said is the cluster's.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// Its factor.
+    pub n: Option<u32>,
+    /// Replicas that must answer a get.
+    pub r: Option<u32>,
+    /// Replicas that must acknowledge a put.
+    pub w: Option<u32>,
+}
+
+impl Bucket {
+    /// Puts it in the place of the one of its name, whose N stays, or behind the others.
+    pub fn set(self, buckets: &mut Vec<Self>) {
+        match buckets.iter_mut().find(|other| other.name == self.name) {
+            Some(other) => *other = Self { n: other.n, ..self },
+            None => buckets.push(self),
+        }
+    }
+
+    /// The fields that it has, by their names in spec.buckets.
+    pub fn fields(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        [("factor", self.n), ("r", self.r), ("w", self.w)].into_iter().filter_map(|(field, value)| Some((field, value?)))
+    }
 }
 
 /// What is waited for.
@@ -162,6 +214,7 @@ scenarios! {
     "a_newcomer_is_lost_in_a_growth_that_is_taken_back"
     "volumes_of_a_former_cluster_are_not_served"
     "the_first_image_does_not_exist"
+    "buckets_come_change_and_go"
 }
 
 /// How the scenario `name` ends when nothing goes wrong, in lines that both stages can write: file `NAME.end`.
@@ -198,6 +251,8 @@ fn step(line: &str) -> Result<Step, String> {
         ["scale", replicas] => Step::Scale(number(replicas)?),
         ["refuse", replicas] => Step::Refuse(number(replicas)?),
         ["image", image] => Step::Image(image.to_owned()),
+        ["bucket", name, ref settings @ ..] => Step::Bucket(bucket(name, settings)?),
+        ["drop", "bucket", name] => Step::DropBucket(name.to_owned()),
         ["pause"] => Step::Pause(true),
         ["resume"] => Step::Pause(false),
         ["kill", "pod", pod] => Step::Kill(pod.to_owned()),
@@ -217,23 +272,40 @@ fn step(line: &str) -> Result<Step, String> {
 }
 
 fn create(options: &[&str]) -> Result<Create, String> {
-    let image = "first".to_owned();
-    let mut created = Create { replicas: 0, zones: Vec::new(), partitions: 16, deletes_volumes: false, image };
+    let mut created = Create::default();
     for option in options {
         match option.split_once('=') {
             Some(("replicas", replicas)) => created.replicas = number(replicas)?,
             Some(("zones", zones)) => created.zones = zones.split(',').map(str::to_owned).collect(),
             Some(("partitions", partitions)) => created.partitions = number(partitions)?,
             Some(("image", image)) => created.image = image.to_owned(),
+            Some(("factor", factor)) => created.factor = number(factor)?,
+            Some(("bucket", words)) => {
+                let words: Vec<&str> = words.split(',').collect();
+                created.buckets.push(bucket(words[0], &words[1..])?);
+            }
             Some(("when-scaled", policy @ ("Delete" | "Retain"))) => created.deletes_volumes = policy == "Delete",
             _ => {
                 return Err(format!(
-                    "{option:?}: create takes replicas=, zones=, partitions=, image=, when-scaled=Delete or Retain"
+                    "{option:?}: create takes replicas=, zones=, partitions=, image=, factor=, bucket=, when-scaled=Delete or Retain"
                 ));
             }
         }
     }
     if created.replicas == 0 { Err("create needs replicas=".to_owned()) } else { Ok(created) }
+}
+
+fn bucket(name: &str, settings: &[&str]) -> Result<Bucket, String> {
+    let mut bucket = Bucket { name: name.to_owned(), ..Bucket::default() };
+    for setting in settings {
+        match setting.split_once('=') {
+            Some(("n", n)) => bucket.n = Some(number(n)?),
+            Some(("r", r)) => bucket.r = Some(number(r)?),
+            Some(("w", w)) => bucket.w = Some(number(w)?),
+            _ => return Err(format!("{setting:?}: a bucket takes n=, r=, w=")),
+        }
+    }
+    Ok(bucket)
 }
 
 fn until(condition: &str) -> Result<Until, String> {
