@@ -13,7 +13,7 @@ use dynamo_core::ring::{Ring, Stage};
 use dynamo_core::version::{Actor, Dot, Value};
 
 use crate::one::{CLUSTER, One, id, key, put, ring_of, stranger};
-use crate::{moving, replicate};
+use crate::{moving, replicate, without_replicas_on_node_1};
 
 /// Who forwards the requests.
 const FORWARDER: u8 = 2;
@@ -401,4 +401,21 @@ fn forwarded(one: &mut One) -> Option<(NodeId, RequestId)> {
         Message::Forward { request, .. } => Some((to, request)),
         _ => None,
     })
+}
+
+#[test]
+fn a_node_that_holds_nothing_gives_no_drain_receipt_while_a_write_of_its_client_is_under_way() {
+    let first = ring_of(5, 3, 3);
+    let drained = without_replicas_on_node_1(&first);
+    let mut one = One::start(&first);
+    one.adopt(&drained);
+    one.sync();
+    one.sent();
+    one.try_put(&key(&drained, false), "milk", Bytes::new());
+    let refusal = one.node.drain_receipt().expect_err("it may have to keep a hint yet");
+    assert!(refusal.contains("requests are still under way"), "{refusal}");
+    // Nobody answers: it is given up.
+    one.wait(Duration::from_secs(60), &drained);
+    one.sync();
+    assert_eq!(one.node.drain_receipt().map(|receipt| receipt.epoch), Ok(drained.epoch));
 }

@@ -10,6 +10,7 @@ mod outside;
 mod reaped;
 mod reaping;
 mod retargeting;
+mod rings;
 mod stable_storage;
 
 use std::time::Duration;
@@ -56,6 +57,16 @@ fn moving(before: &Ring, partition: PartitionId, from: NodeId, to: NodeId) -> Ri
         let placement = &mut next.placements[partition.0 as usize];
         let target = placement.replicas.iter().map(|node| if *node == from { to } else { *node }).collect();
         placement.moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: before.epoch.next() });
+    })
+}
+
+/// The ring after `ring`, a member of which is node 1 still, and holds nothing.
+fn without_replicas_on_node_1(ring: &Ring) -> Ring {
+    ring.successor(|next| {
+        for placement in &mut next.placements {
+            let spare = (2..=5).map(id).find(|node| !placement.replicas.contains(node)).expect("five nodes");
+            placement.replicas.iter_mut().filter(|node| **node == id(1)).for_each(|node| *node = spare);
+        }
     })
 }
 
@@ -486,13 +497,7 @@ mod nothing_is_dropped_too_early {
         let mut one = One::start(&first);
         one.hear(2, replicate(7, first.epoch, &name, &object(2, 1, "milk"), Some(home)));
         one.sync();
-        // The ring gives it nothing any more.
-        let drained = first.successor(|next| {
-            for placement in &mut next.placements {
-                let spare = (2..=5).map(id).find(|node| !placement.replicas.contains(node)).expect("five nodes");
-                placement.replicas.iter_mut().filter(|node| **node == id(1)).for_each(|node| *node = spare);
-            }
-        });
+        let drained = without_replicas_on_node_1(&first);
         one.adopt(&drained);
         one.sync();
         let refusal = one.node.drain_receipt().expect_err("it keeps a hint");

@@ -10,7 +10,7 @@ use dynamo_core::gossip::MemberState;
 use dynamo_core::id::{ClusterId, Epoch, NodeId, PartitionId, RequestId};
 use dynamo_core::message::Message;
 use dynamo_core::name::Name;
-use dynamo_core::node::{Identity, Input, Node, Output};
+use dynamo_core::node::{Identity, Input, Node, Output, ProposeError};
 use dynamo_core::rebalance::{self, Members};
 use dynamo_core::request::{ClientHandle, Operation, Outcome, QuorumWish, Request};
 use dynamo_core::ring::{Member, Ring};
@@ -166,9 +166,15 @@ impl One {
     }
 
     pub fn adopt(&mut self, ring: &Ring) {
+        self.is_offered(ring).expect("the disk works, and it is the next ring");
+    }
+
+    /// The writer of rings offers it one.
+    pub fn is_offered(&mut self, ring: &Ring) -> Result<(), ProposeError> {
         let mut out = Vec::new();
-        self.node.propose_ring(ring.clone(), self.now, &mut out).expect("the disk works");
+        let taken = self.node.propose_ring(ring.clone(), self.now, &mut out);
         self.perform(out);
+        taken
     }
 
     fn perform(&mut self, out: Vec<Output>) {

@@ -7,13 +7,9 @@ use super::*;
 
 /// The ring after `ring` of which node 1 is no member.
 fn without_node_1(ring: &Ring) -> Ring {
-    ring.successor(|next| {
-        next.members.remove(&id(1));
-        for placement in &mut next.placements {
-            let spare = (2..=5).map(id).find(|node| !placement.replicas.contains(node)).expect("five nodes");
-            placement.replicas.iter_mut().filter(|node| **node == id(1)).for_each(|node| *node = spare);
-        }
-    })
+    let mut without = without_replicas_on_node_1(ring);
+    without.members.remove(&id(1));
+    without
 }
 
 /// Node 1, outside a ring of four, which has links to none of them but `linked`.
