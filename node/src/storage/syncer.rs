@@ -5,7 +5,7 @@
 //!
 //! What is committed while an fsync runs shares the next one. That is enough for a few writers, and each waits for the disk only. With
 //! many of them an fsync that begins at once finds a part of them, and costs the processor as much as one that finds all: then the
-//! thread lets them gather for a moment ([`Gathering`]).
+//! thread lets them gather for a moment (`Gathering`).
 //!
 //! Whoever drops the handle waits for the thread, on every way out: closing the database while the process ends would touch what
 //! RocksDB's own destructors have taken down, and end the process by SIGABRT in place of its exit code.
