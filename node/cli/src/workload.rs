@@ -6,6 +6,7 @@
 
 pub mod checker;
 pub mod clients;
+pub mod keys;
 pub mod tally;
 
 use std::path::PathBuf;
@@ -134,7 +135,7 @@ fn report(arguments: &Workload, shared: &Shared, judged: &Judged, counted: Value
     let more = json!({
         "verdict": judged.verdict(),
         "ended_by": ended_by,
-        "run": shared.run,
+        "run": shared.keys.run(),
         "clients": arguments.clients,
         "keys": arguments.keys,
         "rate": arguments.rate,
@@ -273,7 +274,7 @@ async fn judge(shared: &Shared, patience: Duration) -> Judged {
 pub async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
     let n = shared.client.ring().map(|ring| ring.replication);
     let options = GetOptions { quorum: QuorumWish { r: n, pr: n, ..QuorumWish::default() }, timeout: None };
-    let reads = futures::stream::iter(0..shared.keys()).map(|key| {
+    let reads = futures::stream::iter(0..shared.key_count()).map(|key| {
         let options = options.clone();
         async move { (key, shared.read(key, &options).await) }
     });
@@ -283,7 +284,7 @@ pub async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judge
         violations_more: 0,
         resurfaced: 0,
         unread: Vec::new(),
-        keys: shared.keys(),
+        keys: shared.key_count(),
         rounds,
         took: Duration::ZERO,
     };

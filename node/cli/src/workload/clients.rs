@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError, fresh_request_id};
-use dynamo_core::name::Name;
 use dynamo_core::random::Random;
 use tokio::sync::watch;
 
 use super::checker::{History, Kind, Outcome, WriteId};
+use super::keys::Keys;
 use super::tally::{Operation, Tally};
 
 /// Writes that are remembered. With what they cover some 500 MB; then the workload ends, and says so.
@@ -22,10 +22,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 pub struct Shared {
     /// The cluster.
     pub client: Client,
-    /// The bucket of all keys.
-    pub bucket: String,
-    /// Sets this run's keys and values apart from those of others.
-    pub run: String,
+    /// Its keys and values.
+    pub keys: Keys,
     state: Mutex<State>,
 }
 
@@ -40,7 +38,7 @@ impl Shared {
     pub fn new(client: Client, bucket: String, run: String, keys: usize) -> Self {
         let histories = std::iter::repeat_with(History::default).take(keys).collect();
         let state = State { histories, tally: Tally::new(Instant::now()), next_id: 1 };
-        Self { client, bucket, run, state: Mutex::new(state) }
+        Self { client, keys: Keys::new(bucket, run), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -63,20 +61,15 @@ impl Shared {
     }
 
     /// How many keys there are.
-    pub fn keys(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         self.state().histories.len()
-    }
-
-    /// The object behind one key.
-    pub fn name(&self, key: usize) -> Name {
-        Name::new(self.bucket.clone(), format!("{}/key-{key}", self.run))
     }
 
     /// Reads one key and enters it in its history. Returns the ids that are visible, and the context that covers them.
     pub async fn read(&self, key: usize, options: &GetOptions) -> Result<(BTreeSet<WriteId>, Bytes), RequestError> {
-        let found = self.client.get(&self.name(key), options).await?;
+        let found = self.client.get(&self.keys.name(key), options).await?;
         let values = found.siblings.iter().map(|sibling| &sibling.value[..]);
-        let ids = self.history(key, |history| history.read(values, |value| self.id_of(value)));
+        let ids = self.history(key, |history| history.read(values, |value| self.keys.id_of(value)));
         Ok((ids, found.context))
     }
 
@@ -84,13 +77,11 @@ impl Shared {
     async fn counted_read(&self, key: usize) -> Result<(BTreeSet<WriteId>, Bytes), RequestError> {
         let started = Instant::now();
         let read = self.read(key, &GetOptions::default()).await;
-        let now = Instant::now();
-        self.tally(|tally| match &read {
-            Ok((ids, _)) => {
-                tally.success(Operation::Get, now - started, now);
+        self.tally(|tally| {
+            tally.ended(Operation::Get, started, read.as_ref().err());
+            if let Ok((ids, _)) = &read {
                 tally.siblings_max = tally.siblings_max.max(ids.len());
             }
-            Err(error) => tally.failure(error),
         });
         read
     }
@@ -120,15 +111,15 @@ impl Shared {
         let (operation, written) = match kind {
             Kind::Put => {
                 let options = PutOptions { context, request_id, ..PutOptions::default() };
-                (Operation::Put, self.client.put(&self.name(key), format!("{}:{id}", self.run), &options).await)
+                (Operation::Put, self.client.put(&self.keys.name(key), self.keys.value(id), &options).await)
             }
             Kind::Delete => {
                 let options = DeleteOptions { request_id, ..DeleteOptions::default() };
-                (Operation::Delete, self.client.delete(&self.name(key), context, &options).await)
+                (Operation::Delete, self.client.delete(&self.keys.name(key), context, &options).await)
             }
         };
-        let now = Instant::now();
         let mut state = self.state();
+        state.tally.ended(operation, started, written.as_ref().err());
         let outcome = match &written {
             Ok(_) => Outcome::Acknowledged,
             Err(error) if error.is_unknown() => Outcome::Unknown,
@@ -139,22 +130,7 @@ impl Shared {
             state.histories[key].repeated(id);
         }
         state.histories[key].told(id, outcome);
-        match written {
-            Ok(written) => {
-                state.tally.success(operation, now - started, now);
-                Ok((id, written.context))
-            }
-            Err(error) => {
-                state.tally.failure(&error);
-                Err(error)
-            }
-        }
-    }
-
-    /// The id in a value of this run.
-    fn id_of(&self, value: &[u8]) -> Option<WriteId> {
-        let text = std::str::from_utf8(value).ok()?;
-        text.strip_prefix(self.run.as_str())?.strip_prefix(':')?.parse().ok()
+        written.map(|written| (id, written.context))
     }
 }
 
@@ -163,7 +139,7 @@ pub async fn run(shared: Arc<Shared>, mut source: Random, pause: Duration, mut s
     let mut own = HashMap::new();
     while !*stop.borrow() && !shared.is_full() {
         let started = Instant::now();
-        let key = source.below(shared.keys());
+        let key = source.below(shared.key_count());
         let worked = step(&shared, &mut source, key, &mut own).await;
         let rest = if worked.is_ok() { pause } else { pause.max(PAUSE_AFTER_FAILURE) };
         let rest = rest.saturating_sub(started.elapsed());

@@ -60,6 +60,15 @@ impl Tally {
         }
     }
 
+    /// An operation that began at `started` has ended now, well or not.
+    pub fn ended(&mut self, operation: Operation, started: Instant, error: Option<&RequestError>) {
+        let now = Instant::now();
+        match error {
+            None => self.success(operation, now - started, now),
+            Some(error) => self.failure(error),
+        }
+    }
+
     /// An operation was answered well.
     pub fn success(&mut self, operation: Operation, latency: Duration, now: Instant) {
         self.close_gap(now);

@@ -333,7 +333,7 @@ impl Run {
         }
         for (key, what) in judged.violations.iter().chain(&judged.unread) {
             self.problems.push(format!("{key}: {what}"));
-            let index = key.trim_start_matches("key-").parse::<usize>().ok().filter(|index| *index < self.shared.keys());
+            let index = key.trim_start_matches("key-").parse::<usize>().ok().filter(|index| *index < self.shared.key_count());
             if let Some(index) = index {
                 let lines: Vec<String> = self.shared.history(index, |history| history.lines().collect());
                 self.problems.push(format!("the history of {key}:\n    {}", lines.join("\n    ")));
@@ -383,7 +383,7 @@ impl Run {
         println!("nodes seen to refuse writes on a full disk: {}", self.nemesis.refusals_seen);
         println!("nodes that joined: {}, nodes that left: {}", self.nemesis.joined, self.nemesis.left);
         let count = |outcome: Outcome| {
-            (0..self.shared.keys()).map(|key| self.shared.history(key, |history| history.count(outcome))).sum::<usize>()
+            (0..self.shared.key_count()).map(|key| self.shared.history(key, |history| history.count(outcome))).sum::<usize>()
         };
         let (acknowledged, unknown, failed) = (count(Outcome::Acknowledged), count(Outcome::Unknown), count(Outcome::Failed));
         self.shared.tally(|tally| {

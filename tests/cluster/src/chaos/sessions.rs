@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError, fresh_request_id};
-use dynamo_core::name::Name;
 use dynamo_core::random::Random;
 use dynamo_core::request::QuorumWish;
 use dynamoctl::workload::checker::{Kind, Outcome, WriteId};
+use dynamoctl::workload::keys::Keys;
 use dynamoctl::workload::tally::{Operation, Tally};
 use tokio::sync::watch;
 
@@ -55,7 +55,7 @@ impl Use {
 /// What all clients share.
 pub struct Sessions {
     clients: Vec<Client>,
-    run: String,
+    keys: Keys,
     clocks: Arc<Clocks>,
     started: Instant,
     state: Mutex<State>,
@@ -80,7 +80,7 @@ impl Sessions {
     /// Nothing has been written. Each step goes by one of `clients`.
     pub fn new(clients: Vec<Client>, run: String, clocks: Arc<Clocks>) -> Self {
         let state = State { histories: BTreeMap::new(), tally: Tally::new(Instant::now()), next_id: 1 };
-        Self { clients, run, clocks, started: Instant::now(), state: Mutex::new(state) }
+        Self { clients, keys: Keys::new(BUCKET, run), clocks, started: Instant::now(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -91,20 +91,11 @@ impl Sessions {
         look(self.state().histories.entry(key).or_default())
     }
 
-    fn name(&self, key: usize) -> Name {
-        Name::new(BUCKET, format!("{}/{key}", self.run))
-    }
-
-    fn id_of(&self, value: &[u8]) -> Option<WriteId> {
-        let text = std::str::from_utf8(value).ok()?;
-        text.strip_prefix(self.run.as_str())?.strip_prefix(':')?.parse().ok()
-    }
-
     /// Reads a key and enters it in its history. Returns what it showed, and the context.
     async fn read(&self, client: &Client, key: usize, options: &GetOptions) -> Result<(Option<Shown>, Bytes), RequestError> {
-        let found = client.get(&self.name(key), options).await?;
+        let found = client.get(&self.keys.name(key), options).await?;
         let values: Vec<(&[u8], u64)> = found.siblings.iter().map(|sibling| (&sibling.value[..], sibling.written_ms)).collect();
-        let shown = self.history(key, |history| history.read(&values, |value| self.id_of(value)));
+        let shown = self.history(key, |history| history.read(&values, |value| self.keys.id_of(value)));
         Ok((shown, found.context))
     }
 
@@ -116,12 +107,7 @@ impl Sessions {
     }
 
     fn count(&self, operation: Operation, started: Instant, error: Option<&RequestError>) {
-        let now = Instant::now();
-        let tally = &mut self.state().tally;
-        match error {
-            None => tally.success(operation, now - started, now),
-            Some(error) => tally.failure(error),
-        }
+        self.state().tally.ended(operation, started, error);
     }
 
     /// One write, over what `context` covers.
@@ -146,11 +132,11 @@ impl Sessions {
         let (operation, written) = match kind {
             Kind::Put => {
                 let options = PutOptions { context, create_only, request_id, ..PutOptions::default() };
-                (Operation::Put, client.put(&self.name(key), format!("{}:{id}", self.run), &options).await)
+                (Operation::Put, client.put(&self.keys.name(key), self.keys.value(id), &options).await)
             }
             Kind::Delete => {
                 let options = DeleteOptions { request_id, ..DeleteOptions::default() };
-                (Operation::Delete, client.delete(&self.name(key), context, &options).await)
+                (Operation::Delete, client.delete(&self.keys.name(key), context, &options).await)
             }
         };
         self.count(operation, started, written.as_ref().err());
@@ -207,13 +193,13 @@ impl Sessions {
             let shown = match self.read(&self.clients[0], key, &options).await {
                 Ok((shown, _)) => shown,
                 Err(error) => {
-                    judged.unread.push(format!("{}: {error}", self.name(key).key.escape_ascii()));
+                    judged.unread.push(format!("{}: {error}", self.keys.name(key).key.escape_ascii()));
                     continue;
                 }
             };
             let found = self.history(key, |history| history.verdict(shown, &self.clocks));
             if let Some(first) = found.first() {
-                let named = self.name(key).key.escape_ascii().to_string();
+                let named = self.keys.name(key).key.escape_ascii().to_string();
                 let lines = self.history(key, |history| history.lines()).join("\n    ");
                 judged.violations.push(format!("{BUCKET} {named}: {first}; {} in all; its history:\n    {lines}", found.len()));
             }

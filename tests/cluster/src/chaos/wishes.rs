@@ -22,6 +22,7 @@ use dynamo_core::random::Random;
 use dynamo_core::request::{Evidence, Failure, QuorumWish};
 use dynamo_core::ring::Ring;
 use dynamoctl::workload::checker::{History, Kind, Outcome, WriteId};
+use dynamoctl::workload::keys::Keys;
 use dynamoctl::workload::tally::{Operation, Tally};
 use tokio::sync::watch;
 
@@ -129,7 +130,7 @@ struct State {
 /// What all clients share.
 pub struct Wishes {
     clients: Vec<Client>,
-    run: String,
+    keys: Keys,
     state: Mutex<State>,
 }
 
@@ -155,7 +156,7 @@ impl Wishes {
             next_id: 1,
             creates_refused: 0,
         };
-        Self { clients, run, state: Mutex::new(state) }
+        Self { clients, keys: Keys::new(BUCKET, run), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -166,29 +167,20 @@ impl Wishes {
         look(self.state().histories.entry(key).or_default())
     }
 
-    fn name(&self, key: usize) -> Name {
-        Name::new(BUCKET, format!("{}/{key}", self.run))
-    }
-
-    fn id_of(&self, value: &[u8]) -> Option<WriteId> {
-        let text = std::str::from_utf8(value).ok()?;
-        text.strip_prefix(self.run.as_str())?.strip_prefix(':')?.parse().ok()
-    }
-
     fn complain(&self, key: usize, what: &str) {
         self.state().problems.push(format!("{BUCKET} {key}: {what}"));
     }
 
     async fn read(&self, client: &Client, key: usize, wish: Wish) -> Result<(BTreeSet<WriteId>, Bytes), RequestError> {
         let options = GetOptions { quorum: wish.quorum, timeout: wish.little_time.then_some(LITTLE_TIME) };
-        let name = self.name(key);
+        let name = self.keys.name(key);
         let found = client.get(&name, &options).await?;
         let (total, primary) = required_of_get(wish.quorum);
         if let Some(what) = lacks(&found.evidence, &name, client.ring().as_deref(), (total, 0, primary)) {
             self.complain(key, &format!("{what}; {wish:?}"));
         }
         let values = found.siblings.iter().map(|sibling| &sibling.value[..]);
-        let ids = self.history(key, |history| history.read(values, |value| self.id_of(value)));
+        let ids = self.history(key, |history| history.read(values, |value| self.keys.id_of(value)));
         Ok((ids, found.context))
     }
 
@@ -200,12 +192,7 @@ impl Wishes {
     }
 
     fn count(&self, operation: Operation, started: Instant, error: Option<&RequestError>) {
-        let now = Instant::now();
-        let tally = &mut self.state().tally;
-        match error {
-            None => tally.success(operation, now - started, now),
-            Some(error) => tally.failure(error),
-        }
+        self.state().tally.ended(operation, started, error);
     }
 
     fn begin(&self, key: usize, intent: &Intent) -> WriteId {
@@ -225,11 +212,11 @@ impl Wishes {
         let id = self.begin(key, &intent);
         let Intent { kind, context, create_only, request_id, wish, .. } = intent;
         let timeout = wish.little_time.then_some(LITTLE_TIME);
-        let (name, quorum) = (self.name(key), wish.quorum);
+        let (name, quorum) = (self.keys.name(key), wish.quorum);
         let (operation, written) = match kind {
             Kind::Put => {
                 let options = PutOptions { quorum, context, create_only, request_id, timeout };
-                (Operation::Put, client.put(&name, format!("{}:{id}", self.run), &options).await)
+                (Operation::Put, client.put(&name, self.keys.value(id), &options).await)
             }
             Kind::Delete => {
                 let options = DeleteOptions { quorum, request_id, timeout };
