@@ -128,6 +128,8 @@ pub struct Nemesis {
     failing: BTreeMap<usize, Failing>,
     /// Nodes whose disk may have nothing free.
     brimful: BTreeSet<usize>,
+    /// Nodes whose process has run while its disk had nothing free: it may be on its way out after there is room again.
+    were_brimful: BTreeSet<usize>,
     /// Nodes with an empty disk, and who they were.
     wiped: BTreeMap<usize, Option<NodeId>>,
     /// A lost disk that is being replaced.
@@ -172,6 +174,7 @@ impl Nemesis {
             paused: BTreeSet::new(),
             failing: BTreeMap::new(),
             brimful: BTreeSet::new(),
+            were_brimful: BTreeSet::new(),
             wiped: BTreeMap::new(),
             replacement: None,
             change: None,
@@ -214,6 +217,7 @@ impl Nemesis {
             Kind::FullDisk if runs && !self.brimful.contains(&node) => self.fill(node, LEFT_BYTES).context(HarnessFailed)?,
             Kind::BrimfulDisk if runs => {
                 self.brimful.insert(node);
+                self.were_brimful.insert(node);
                 self.fill(node, 0).context(HarnessFailed)?;
             }
             Kind::FailingFsync if runs && !self.failing.contains_key(&node) => {
@@ -271,6 +275,7 @@ impl Nemesis {
     /// The process is gone: so is what was wrong with it.
     fn gone(&mut self, node: usize, until: Instant) -> Result<()> {
         self.paused.remove(&node);
+        self.were_brimful.remove(&node);
         self.end_failing(node)?;
         self.down.insert(node, until);
         Ok(())
@@ -459,7 +464,7 @@ impl Nemesis {
                 // One whose disk fails as it starts cannot write who it is.
                 let refused = matches!(status.code(), Some(STORAGE_FAILED | DATA_DIR_FAILED));
                 let fsync_failed = self.controls[node].failed_fsyncs()? > 0;
-                if refused && (fsync_failed || self.brimful.contains(&node)) {
+                if refused && (fsync_failed || self.brimful.contains(&node) || self.met_a_full_disk(node)) {
                     self.fail_stops += 1;
                     if fsync_failed {
                         self.fsync_stops += 1;
@@ -474,6 +479,33 @@ impl Nemesis {
             }
             self.look_at_failing(node, now).await?;
         }
+        Ok(())
+    }
+
+    /// The process that ran last had nothing free for a while, and says that it ended for that.
+    fn met_a_full_disk(&self, node: usize) -> bool {
+        self.were_brimful.contains(&node) && self.cluster.log(node).lines().next_back().is_some_and(is_for_want_of_room)
+    }
+
+    /// There is room again on all disks. A process that found none a moment ago is on its way out: it is gone, or has fsynced its log
+    /// since, which it never does after a failure.
+    async fn until_none_is_on_its_way_out(&mut self, told: &mut Vec<String>) -> Result<()> {
+        let mut before = BTreeMap::new();
+        for node in &self.were_brimful {
+            before.insert(*node, self.controls[*node].log_fsyncs_done()?);
+        }
+        let since = Instant::now();
+        while !self.were_brimful.is_empty() && since.elapsed() < FAIL_STOP_MAX {
+            tokio::time::sleep(LOOK).await;
+            self.look_at_processes(Instant::now(), told).await?;
+            for (node, before) in &before {
+                // The first may have begun before.
+                if self.controls[*node].log_fsyncs_done()? >= before + 2 {
+                    self.were_brimful.remove(node);
+                }
+            }
+        }
+        self.were_brimful.clear();
         Ok(())
     }
 
@@ -545,6 +577,7 @@ impl Nemesis {
         if let Some(network) = &mut self.tools.network {
             network.heal()?;
         }
+        self.until_none_is_on_its_way_out(&mut told).await?;
         // One whose fsync failed a moment ago is on its way out, or goes on and is found out.
         while self.has_failed()? {
             tokio::time::sleep(LOOK).await;
@@ -591,6 +624,11 @@ fn seat(node: usize, cluster: &Cluster, tools: &Tools, control: &Control) -> Res
     Ok(seat)
 }
 
+/// Whether a node's last words name it.
+fn is_for_want_of_room(last_words: &str) -> bool {
+    last_words.starts_with("dynamo-node: ") && last_words.contains("No space left on device")
+}
+
 fn ballast(disk: &std::path::Path) -> PathBuf {
     disk.join("ballast")
 }
@@ -620,6 +658,14 @@ mod tests {
         assert_eq!(again.seen(0, Some(6)), Seen::NeverFsyncs);
         assert_eq!(again.seen(0, None), Seen::NeverFsyncs);
         assert_eq!(again.seen(1, Some(6)), Seen::GoesOn);
+    }
+
+    #[test]
+    fn a_node_that_ends_for_want_of_room_says_so_in_its_last_words() {
+        assert!(is_for_want_of_room("dynamo-node: storage: fsync of the log: IO error: No space left on device"));
+        // What it goes on after, and what it ended for otherwise.
+        assert!(!is_for_want_of_room("2026-11-30T00:09:57.048847Z  WARN tried again error=IO error: No space left on device"));
+        assert!(!is_for_want_of_room("dynamo-node: storage: fsync of the log: IO error: Input/output error"));
     }
 
     #[test]
