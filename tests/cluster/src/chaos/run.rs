@@ -47,6 +47,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LINE: Duration = Duration::from_secs(10);
 /// With everything healed, requests have to succeed again within this.
 const SERVE_MAX: Duration = Duration::from_secs(30);
+/// Of a problem told in short.
+const LINE_CHARS: usize = 200;
 /// So often keys are read once more that could not be read.
 const JUDGED_AGAIN: u32 = 8;
 /// Rounds of anti-entropy in which nothing may be repaired.
@@ -411,8 +413,17 @@ impl Run {
         for problem in &self.problems {
             println!("VIOLATION: {problem}");
         }
+        // A problem may have brought the log of a node along, and whoever sees the end of the output only should know what it was.
+        for problem in &self.problems {
+            println!("in short: {}", beginning(problem));
+        }
         println!("again: make chaos MINUTES={minutes} SEED={seed}");
         self.nemesis.cluster.keep_logs();
         if self.problems.is_empty() { Verdict::Unknown } else { Verdict::Bad }
     }
+}
+
+/// Its first line, or what fits on one.
+fn beginning(problem: &str) -> String {
+    problem.lines().next().unwrap_or_default().chars().take(LINE_CHARS).collect()
 }
