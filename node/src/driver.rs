@@ -283,6 +283,9 @@ impl Driver {
         for peer in self.peers.take_given_up() {
             self.node.handle(Input::LinkDown { peer }, now, &mut self.outputs)?;
         }
+        for (peer, request) in self.peers.take_not_asked() {
+            self.node.handle(Input::NoRoom { peer, request }, now, &mut self.outputs)?;
+        }
         if ticked {
             self.node.handle(Input::Tick, now, &mut self.outputs)?;
             self.tick(now)?;

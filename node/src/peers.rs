@@ -6,9 +6,11 @@
 //!
 //! Every address of a seed or of a node that gossip told of is dialled for as long as it is known, with growing, jittered waits; a seed's
 //! name may stand for many nodes, and each of them is.
-//! Two addresses may lead to one node; the link by the address that the node itself tells is the one that stays. A queue that
-//! overflows ends its link, and the next one comes soon: a peer that cannot keep up is better served by anti-entropy than by a
-//! backlog.
+//! Two addresses may lead to one node; the link by the address that the node itself tells is the one that stays.
+//!
+//! A queue without room takes no more requests, and no long answers: the node hears that the peer was not asked, and the peer that it is
+//! not answered. What cannot be refused has a reserve. If that is used up too, the link ends, and the next one comes soon: a peer that
+//! cannot keep up is better served by anti-entropy than by a backlog.
 
 mod dial;
 mod queue;
@@ -16,8 +18,9 @@ mod queue;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 
-use dynamo_core::id::{ClusterId, NodeId};
-use dynamo_core::message::Message;
+use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
+use dynamo_core::message::{Message, Refusal};
+use dynamo_core::request::{Failure, Success};
 use dynamo_proto::kv::CLUSTER_METADATA;
 use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::{Notify, oneshot};
@@ -137,6 +140,33 @@ impl Drop for Dial {
     }
 }
 
+/// What becomes of a message that can be refused, where there is no room for it.
+enum WithoutRoom {
+    /// The node hears that the peer was not asked.
+    NotAsked(RequestId),
+    /// The peer gets this instead of a long answer.
+    Instead(Box<Message>),
+}
+
+impl WithoutRoom {
+    fn of(message: &Message) -> Option<Self> {
+        match message {
+            Message::Replicate { request, .. } | Message::Forward { request, .. } => Some(Self::NotAsked(*request)),
+            Message::Fetched { request, object: Some(_), .. } => {
+                // Who is told that there is too much to do does not look at the epoch.
+                let (request, reason, epoch) = (*request, Refusal::Overloaded, Epoch::default());
+                Some(Self::Instead(Box::new(Message::Refused { request, reason, epoch })))
+            }
+            Message::Forwarded { request, outcome: Ok(Success::Got { .. }) } => {
+                let full = "too much waits on the link from the node that has the answer; retry later";
+                let outcome = Err(Failure::Overloaded(full.to_owned()));
+                Some(Self::Instead(Box::new(Message::Forwarded { request: *request, outcome })))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// All links, and the tasks that dial.
 pub struct Peers {
     own: Arc<Own>,
@@ -147,7 +177,9 @@ pub struct Peers {
     known: dial::Known,
     links: HashMap<NodeId, Link>,
     given_up: Vec<NodeId>,
+    not_asked: Vec<(NodeId, RequestId)>,
     links_overflowed: u64,
+    messages_without_room: u64,
     messages_without_link: u64,
     messages_too_long: u64,
 }
@@ -163,7 +195,9 @@ impl Peers {
             known: dial::Known::default(),
             links: HashMap::new(),
             given_up: Vec::new(),
+            not_asked: Vec::new(),
             links_overflowed: 0,
+            messages_without_room: 0,
             messages_without_link: 0,
             messages_too_long: 0,
         }
@@ -231,13 +265,34 @@ impl Peers {
         }
     }
 
-    /// Puts a message into the peer's queue; without a link it is dropped, which the protocol copes with.
+    /// Puts a message into the peer's queue; without a link it is dropped, which the protocol copes with. Where there is no room, what
+    /// can be refused is.
     pub fn send(&mut self, to: NodeId, message: Message) {
         let Some(link) = self.links.get(&to) else {
             self.messages_without_link += 1;
             return;
         };
-        match link.queue.push(message.into()) {
+        let without_room = WithoutRoom::of(&message);
+        match (link.queue.push(message.into(), without_room.is_some()), without_room) {
+            (Err(queue::Full::Queue), Some(without_room)) => {
+                self.messages_without_room += 1;
+                match without_room {
+                    WithoutRoom::NotAsked(request) => self.not_asked.push((to, request)),
+                    WithoutRoom::Instead(short) => self.queue(to, (*short).into()),
+                }
+            }
+            (queued, _) => self.queued(to, queued),
+        }
+    }
+
+    fn queue(&mut self, to: NodeId, message: v1::PeerMessage) {
+        let queued = self.links.get(&to).map_or(Ok(()), |link| link.queue.push(message, false));
+        self.queued(to, queued);
+    }
+
+    /// What comes of a message that was queued, or could not be.
+    fn queued(&mut self, to: NodeId, queued: Result<(), queue::Full>) {
+        match queued {
             Ok(()) => {}
             Err(queue::Full::Message { bytes }) => {
                 self.messages_too_long += 1;
@@ -260,22 +315,116 @@ impl Peers {
         std::mem::take(&mut self.given_up)
     }
 
+    /// Peers that were not asked for want of room, and this node's numbers of the requests; the node is to be told.
+    pub fn take_not_asked(&mut self) -> Vec<(NodeId, RequestId)> {
+        std::mem::take(&mut self.not_asked)
+    }
+
     /// Whether there is a link to `node`.
     pub fn is_linked(&self, node: NodeId) -> bool {
         self.links.contains_key(&node)
     }
 
     /// For metrics.
-    pub fn figures(&self) -> [Figure; 6] {
+    pub fn figures(&self) -> [Figure; 7] {
         let queued = self.links.values().map(|link| link.queue.load());
         let (messages, bytes) = queued.fold((0, 0), |sum, load| (sum.0 + load.0 as u64, sum.1 + load.1 as u64));
         [
             Figure::varying("links", "Links to peers", self.links.len() as u64),
             Figure::growing("links_overflowed", "Links given up because their queue was full", self.links_overflowed),
+            Figure::growing(
+                "messages_without_room",
+                "Requests and answers to peers refused because their link's queue was full",
+                self.messages_without_room,
+            ),
             Figure::varying("link_queue_messages", "Messages that wait for their link", messages),
             Figure::varying("link_queue_bytes", "Bytes that wait for their link", bytes),
             Figure::growing("messages_without_link", "Messages dropped because there was no link", self.messages_without_link),
             Figure::growing("messages_too_long", "Messages dropped because they were too long", self.messages_too_long),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use dynamo_core::id::{Incarnation, PartitionId};
+    use dynamo_core::name::Name;
+    use dynamo_core::request::Evidence;
+    use dynamo_core::version::{Actor, CausalContext, Digest, Dot, Object, Value};
+    use futures::{FutureExt as _, StreamExt as _};
+
+    const PEER: NodeId = NodeId([2; 16]);
+
+    /// A node with a link to a peer, and what would go over it.
+    fn linked() -> (Peers, queue::Frames) {
+        let address = "peer:1".to_owned();
+        let own = Own {
+            cluster: ClusterId([7; 16]),
+            node: NodeId([1; 16]),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let (queue, frames) = queue::new(own.hello());
+        let mut peers = Peers::new(own, Vec::new(), Inbox::new().0);
+        let (peer_address, client_address, dialled) = (address.clone(), String::new(), address);
+        let held = oneshot::channel().0;
+        peers.links.insert(PEER, Link { node: PEER, peer_address, client_address, dialled, serial: 1, queue, held });
+        (peers, frames)
+    }
+
+    /// With a value of a megabyte.
+    fn object() -> Object {
+        let mut object = Object::default();
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let value = Value { data: Some(vec![7; 1 << 20].into()), written_ms: 0 };
+        object.update(&CausalContext::default(), Dot { actor, counter: 1 }, value);
+        object
+    }
+
+    fn replicate(number: u64) -> Message {
+        let (request, epoch, name) = (RequestId(number), Epoch(1), Name::new("b", "k"));
+        Message::Replicate { request, epoch, name, object: object(), hint_for: None, synced: true }
+    }
+
+    #[test]
+    fn more_than_a_link_has_room_for_is_refused_and_the_link_stays() {
+        let (mut peers, mut frames) = linked();
+        let sent = (1..).find(|number| {
+            peers.send(PEER, replicate(*number));
+            !peers.not_asked.is_empty()
+        });
+        let sent = sent.unwrap();
+        assert_eq!(peers.take_not_asked(), [(PEER, RequestId(sent))]);
+        let evidence = Evidence { epoch: Epoch(1), nodes: Vec::new(), durable: 0, hinted: 0 };
+        let outcome = Ok(Success::Got { object: object(), context: Bytes::new(), evidence });
+        peers.send(PEER, Message::Fetched { request: RequestId(1001), digest: Digest::default(), object: Some(object()) });
+        peers.send(PEER, Message::Forwarded { request: RequestId(1002), outcome });
+        // What was done is said.
+        peers.send(PEER, Message::Replicated { request: RequestId(1003), durable: true });
+        assert_eq!((peers.links_overflowed, peers.messages_without_room, peers.is_linked(PEER)), (0, 3, true));
+        let frames = std::iter::from_fn(|| frames.next().now_or_never().flatten());
+        let came: Vec<Message> = frames.flat_map(|frame| frame.messages).map(|message| message.try_into().unwrap()).collect();
+        let last = &came[came.len() - 3..];
+        assert_eq!(came.len() as u64, sent - 1 + 3);
+        assert!(matches!(&last[0], Message::Refused { request: RequestId(1001), reason: Refusal::Overloaded, .. }), "{last:?}");
+        let refused = matches!(&last[1], Message::Forwarded { request: RequestId(1002), outcome: Err(Failure::Overloaded(_)) });
+        assert!(refused, "{last:?}");
+        assert!(matches!(&last[2], Message::Replicated { request: RequestId(1003), durable: true }), "{last:?}");
+    }
+
+    #[test]
+    fn a_link_whose_reserve_is_used_up_ends() {
+        let (mut peers, _frames) = linked();
+        for number in 1..200 {
+            peers.send(PEER, replicate(number));
+        }
+        let (exchange, partition, root) = (1, PartitionId(0), Digest::default());
+        for _ in 0..20 {
+            let leaves = vec![0; 1 << 20].into();
+            peers.send(PEER, Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+        }
+        assert_eq!((peers.links_overflowed, peers.take_given_up()), (1, vec![PEER]));
     }
 }

@@ -124,6 +124,8 @@ pub struct RocksEngine {
     db: Arc<DB>,
     watermark: Arc<Watermark>,
     recovery: Recovery,
+    /// It was there before, and nothing tells that it is whole.
+    distrusted: bool,
     pending: Pending,
     dropped: Arc<Dropped>,
     ticket: Ticket,
@@ -170,6 +172,7 @@ impl RocksEngine {
         pinned::verify(path).map_err(refused)?;
         let watermark = Watermark::open(&watermark_of(path)).map_err(|error| refused(format!("watermark: {error}")))?;
         let recovery = watermark.compare(db.latest_sequence_number());
+        let distrusted = expect == Expect::Database && recovery != Recovery::Whole;
         let device = device(path).map_err(|error| refused(format!("CURRENT: {error}")))?;
         let (pending, read_options, write_options) = (Pending::default(), options::reads(), write_options());
         let (db, watermark, dropped) = (Arc::new(db), Arc::new(watermark), Arc::default());
@@ -178,6 +181,7 @@ impl RocksEngine {
             db,
             watermark,
             recovery,
+            distrusted,
             pending,
             dropped,
             ticket,
@@ -306,14 +310,17 @@ impl RocksEngine {
         let pending = of_data("rocksdb.estimate-pending-compaction-bytes");
         // RocksDB counts those of all families in the default one, where nothing else is.
         let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten().unwrap_or(0);
-        let short = u64::from(matches!(self.recovery, Recovery::Short { .. }));
         vec![
             Figure::varying("storage_bytes", "Bytes of objects, on disk and in memtables", bytes),
             Figure::varying("storage_memtable_bytes", "Bytes of memtables", memtables),
             Figure::varying("storage_block_cache_bytes", "Bytes of cached blocks", cache),
             Figure::varying("storage_compaction_pending_bytes", "Bytes that compaction is behind by, about", pending),
             Figure::growing("storage_background_errors", "Errors of flushes and compactions", errors),
-            Figure::varying("storage_found_short", "1 if the log had lost its end at this start", short),
+            Figure::varying(
+                "storage_found_short",
+                "1 if the log had lost its end at this start, or nothing told that it had not: the node goes on under new actors",
+                u64::from(self.distrusted),
+            ),
         ]
     }
 

@@ -1,10 +1,13 @@
-//! From the arguments to a client: which endpoints, which deadline.
+//! From the arguments to a client: which endpoints, which deadline; and what is said if the way to the members was the wrong one.
+
+use std::ops::Deref;
 
 use dynamo_client::{Client, ClientConfig, Mode};
 
 use crate::arguments::Connection;
 use crate::local;
 use crate::members::Endpoints;
+use crate::output::tell;
 use crate::stop::Stop;
 
 /// Where a node listens if nobody said otherwise.
@@ -25,13 +28,42 @@ pub fn asked(connection: &Connection) -> Result<Endpoints, Stop> {
     Ok(Endpoints { addresses: endpoints(connection)?, call_timeout: connection.timeout() })
 }
 
+/// Addresses that are named where none was reached.
+const NAMED_MAX: usize = 3;
+
+/// A client of one command. At the command's end, whatever came of it, it tells the way out if no member could be reached at its own
+/// address: the command took long for that, or failed.
+pub struct Connected(Client);
+
+impl Deref for Connected {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let out_of_reach = self.addresses_out_of_reach();
+        if !out_of_reach.is_empty() {
+            let named = out_of_reach[..out_of_reach.len().min(NAMED_MAX)].join(", ");
+            let more = if out_of_reach.len() > NAMED_MAX { " and others" } else { "" };
+            tell(format_args!(
+                "no member could be reached at the address that it gives ({named}{more}); if only the endpoints can be reached from \
+                 here, say --through-endpoint"
+            ));
+        }
+    }
+}
+
 /// A client that has learned the ring.
-pub async fn client(connection: &Connection, mode: Mode) -> Result<Client, Stop> {
+pub async fn client(connection: &Connection, mode: Mode) -> Result<Connected, Stop> {
     let config = ClientConfig {
         mode,
         direct: !connection.through_endpoint,
         request_timeout: connection.timeout(),
         ..ClientConfig::new(endpoints(connection)?)
     };
-    Ok(Client::connect(config).await?)
+    Ok(Connected(Client::connect(config).await?))
 }

@@ -77,7 +77,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Workload) -
     let mut source = arguments.seed.map_or_else(random::fresh, Random::new);
     let client = connection::client(connection, Mode::Stream).await?;
     let run = format!("run-{:08x}", random::fresh().next_u64() as u32);
-    let shared = Arc::new(Shared::new(client, arguments.bucket.clone(), run, arguments.keys as usize));
+    let shared = Arc::new(Shared::new(client.clone(), arguments.bucket.clone(), run, arguments.keys as usize));
     let started = Instant::now();
     let ended_by = run_clients(&shared, &arguments, &mut source).await?;
     let ran = started.elapsed();

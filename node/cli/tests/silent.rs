@@ -7,6 +7,7 @@ mod server;
 
 use std::process::Command;
 
+use dynamo_proto::v1;
 use server::{Manner, Server};
 
 /// What it ends with, and what it says; it has half a second for each request.
@@ -79,6 +80,24 @@ fn where_nobody_answers_at_all_nothing_was_sent_and_every_command_says_so_with_1
             assert_eq!(code, Some(1), "{manner:?} {arguments:?}: {said}");
             assert!(said.contains(expected) && said.contains(&server.address), "{manner:?} {arguments:?}: {said}");
         }
+    }
+}
+
+#[test]
+fn where_the_members_addresses_lead_nowhere_the_way_out_is_told_whatever_comes_of_the_command() {
+    let (server, mute) = (Server::start(Manner::Well), [1, 2, 3, 4].map(|id| (id, Server::start(Manner::Mute))));
+    let member = |(id, mute): &(u8, Server)| v1::MemberAddress {
+        node: vec![*id; 16].into(),
+        client_address: mute.address.clone(),
+        suspected: false,
+    };
+    server.tells(v1::TopologyResponse { members: mute.iter().map(member).collect(), ..Default::default() });
+    for (arguments, expected) in [(PUT, 0), (GET, 1)] {
+        let (code, said) = dynamoctl(&server, arguments);
+        let told = said.contains("--through-endpoint") && said.contains(&mute[0].1.address) && said.contains(" and others");
+        assert_eq!((code, told), (Some(expected), true), "{arguments:?}: {said}");
+        let (code, said) = dynamoctl(&server, &[arguments, &["--through-endpoint"]].concat());
+        assert_eq!((code, said.contains("--through-endpoint")), (Some(expected), false), "{arguments:?}: {said}");
     }
 }
 

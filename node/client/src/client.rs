@@ -240,6 +240,16 @@ impl Client {
         topology.members.iter().map(|(node, member)| (*node, member.link.address.clone())).collect()
     }
 
+    /// The members' client addresses, if some were waited for in vain and none was ever reached there: what the client asks goes through
+    /// the endpoints then, after that wait. Where it stays so, [`ClientConfig::direct`] is to be `false`.
+    pub fn addresses_out_of_reach(&self) -> Vec<String> {
+        let topology = self.shared.topology.load();
+        match topology.has_members_out_of_reach() {
+            true => topology.members.values().map(|member| member.link.address.clone()).collect(),
+            false => Vec::new(),
+        }
+    }
+
     /// All concurrent versions of `name`, and the context that covers them. A key that does not exist is no error: it has none.
     ///
     /// # Errors

@@ -59,6 +59,10 @@ pub(crate) struct Link {
     failures: AtomicU32,
     /// Somebody's own time was too short for it, and it has said nothing since.
     doubted: AtomicBool,
+    /// There was a connection to it at some time.
+    reached: AtomicBool,
+    /// It was waited for in vain at some time.
+    missed: AtomicBool,
     leave_due_ms: AtomicU64,
 }
 
@@ -173,6 +177,8 @@ impl Link {
             probe_at_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             doubted: AtomicBool::new(false),
+            reached: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
             leave_due_ms: AtomicU64::new(0),
         })
     }
@@ -180,6 +186,16 @@ impl Link {
     /// It failed and has not answered since: others should be asked first.
     pub(crate) fn is_avoided(&self) -> bool {
         self.failures.load(Ordering::Relaxed) > 0
+    }
+
+    /// There was a connection to it at some time.
+    pub(crate) fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// It was waited for in vain at some time.
+    pub(crate) fn was_missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed)
     }
 
     /// An answer of it was given under this epoch.
@@ -222,6 +238,7 @@ impl Link {
 
     /// Of many that fail before the next question, all are one: each would put it off further.
     fn failed_at(&self, elapsed: Duration) {
+        self.missed.store(true, Ordering::Relaxed);
         if self.is_avoided() && !self.is_to_be_probed_at(elapsed) {
             return;
         }
@@ -239,6 +256,7 @@ impl Link {
 
     /// A caller that had so much time heard nothing. What any node may take says nothing of this one.
     fn fell_short(&self, patience: Duration, connection: Option<&Arc<Connection>>) {
+        self.missed.store(true, Ordering::Relaxed);
         match connection {
             _ if patience < SILENCE_MAX => self.doubted.store(true, Ordering::Relaxed),
             Some(connection) => self.failed_on(connection),
@@ -352,7 +370,8 @@ impl Link {
             connecting.outcome.clone()
         };
         let outcome = outcome.wait_for(Option::is_some).await;
-        outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err("the client was closed".to_owned()))
+        let outcome = outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err("the client was closed".to_owned()));
+        outcome.inspect(|_| self.reached.store(true, Ordering::Relaxed))
     }
 
     /// One attempt.

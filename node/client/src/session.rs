@@ -33,7 +33,7 @@ const QUEUE_MAX: usize = 1024;
 const IN_FLIGHT_MAX: usize = 8192;
 /// Requests in one message.
 const BATCH_REQUESTS_MAX: usize = 256;
-/// Bytes of names, values and contexts in one message; a request that is larger travels alone. A node takes 4 MiB.
+/// Bytes of names, values and contexts in one message; a request that is larger travels alone. A node takes 16 MiB.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// What became of a request.

@@ -101,10 +101,16 @@ pub(crate) struct Topology {
 impl Topology {
     /// Whom to ask for `name` when `tried` have been asked: for a write the replica that its context names, then the replicas in
     /// the order of the preference list, then other members, then the endpoints; those that are suspected or failed lately only
-    /// when nobody else is left.
+    /// when nobody else is left. While no member can be reached at its own address, an endpoint that was reached comes first.
     pub(crate) fn next_link(&self, name: &Name, operation: &Operation, tried: &[Arc<Link>]) -> Option<Arc<Link>> {
         let fresh = |link: &Arc<Link>| !tried.iter().any(|tried| tried.address == link.address);
         let healthy = |member: &&Member| !member.suspected && !member.link.is_avoided() && fresh(&member.link);
+        if self.has_members_out_of_reach() {
+            let mut reached = self.endpoints.iter().filter(|link| link.was_reached() && !link.is_avoided());
+            if let Some(link) = reached.find(|link| fresh(link)) {
+                return Some(Arc::clone(link));
+            }
+        }
         let placement = self.ring.as_ref().map(|ring| ring.placement(ring.partition_of(name)));
         if let Some(member) = self.coordinator_of(name, operation).filter(healthy) {
             return Some(Arc::clone(&member.link));
@@ -122,6 +128,13 @@ impl Topology {
         let endpoints = || self.endpoints.iter().filter(|link| fresh(link));
         let everyone = writers().chain(self.members.values()).map(|member| &member.link).filter(|link| fresh(link));
         endpoints().find(|link| !link.is_avoided()).or_else(|| everyone.chain(endpoints()).next()).map(Arc::clone)
+    }
+
+    /// Members were waited for in vain at their own addresses, and none was ever reached there: they may mean nothing where this client
+    /// is, behind a port that is forwarded or in another network.
+    pub(crate) fn has_members_out_of_reach(&self) -> bool {
+        let mut links = self.members.values().map(|member| &member.link);
+        !links.clone().any(|link| link.was_reached()) && links.any(|link| link.was_missed())
     }
 
     /// Whether anybody is left when `tried` have been asked.
@@ -251,6 +264,30 @@ mod tests {
         topology.members.get_mut(&NodeId([3; 16])).unwrap().suspected = true;
         topology.members[&NodeId([1; 16])].link.failed();
         assert_eq!(order(&topology), ["node-2", "node-4", "service", "node-3", "node-1"]);
+    }
+
+    /// Where the members' addresses lead nowhere, one request waits for one of them and not each for all.
+    #[tokio::test]
+    async fn while_no_member_can_be_reached_an_endpoint_that_was_is_asked_before_them() {
+        let mut topology = topology();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let reached = Arc::new(Link::new(&address, Mode::Unary, Duration::from_secs(60), Arc::default()).unwrap());
+        // It is connected to, and says nothing in time.
+        reached.topology(0, Duration::from_millis(20)).await.unwrap_err();
+        assert!(reached.was_reached() && !reached.is_avoided());
+        topology.endpoints.push(reached);
+        assert_eq!(order(&topology)[..2], ["node-3", "node-1"]);
+        assert!(!topology.has_members_out_of_reach());
+        topology.members[&NodeId([3; 16])].link.failed();
+        assert!(topology.has_members_out_of_reach());
+        assert_eq!(order(&topology), [address.as_str(), "node-1", "node-2", "node-4", "service", "node-3"]);
+        // One of them was reached: the others are down, and not out of reach.
+        let reached = Link::new(&address, Mode::Unary, Duration::from_secs(60), Arc::default()).unwrap();
+        reached.topology(0, Duration::from_millis(20)).await.unwrap_err();
+        topology.members.get_mut(&NodeId([4; 16])).unwrap().link = Arc::new(reached);
+        assert!(!topology.has_members_out_of_reach());
+        assert_eq!(order(&topology)[..2], ["node-1", "node-2"]);
     }
 
     #[test]

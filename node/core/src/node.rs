@@ -69,7 +69,7 @@ use crate::failure_detector::FailureDetector;
 use crate::gossip::{Gossip, MemberState};
 use crate::hash_tree::HashTrees;
 use crate::hinted_handoff::HintedHandoff;
-use crate::id::{ClusterId, Epoch, NodeId, PartitionId};
+use crate::id::{ClusterId, Epoch, NodeId, PartitionId, RequestId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::request::{ClientHandle, Outcome, Request};
@@ -140,6 +140,13 @@ pub enum Input {
     LinkDown {
         /// Which.
         peer: NodeId,
+    },
+    /// There was no room on the link to a peer for what it was to be asked: it knows nothing of it. That says nothing of the peer.
+    NoRoom {
+        /// Which.
+        peer: NodeId,
+        /// This node's number of the request.
+        request: RequestId,
     },
     /// Every group of writes up to this one is on stable storage.
     Durable {
@@ -317,6 +324,7 @@ impl<S: Storage> Node<S> {
                 Ok(())
             }
             Input::LinkDown { peer } => self.on_link_down(peer, now, out),
+            Input::NoRoom { peer, request } => self.on_no_room(peer, request, now, out),
             Input::Durable { ticket } => self.on_durable(ticket, now, out),
             Input::Space { writable } => {
                 self.on_space(writable);

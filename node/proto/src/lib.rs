@@ -54,3 +54,23 @@ fn name(bucket: &[u8], key: &[u8]) -> Name {
     let key = both.split_off(bucket.len());
     Name::new(both, key)
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::FILE_DESCRIPTOR_SET;
+
+    /// Without it, who generates code for Go has to give the package of each file on the command line.
+    #[test]
+    fn every_proto_file_names_the_same_go_package() {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file;
+        let own: Vec<_> = files.iter().filter(|file| file.package() == "dynamo.v1").collect();
+        assert_eq!(own.len(), 3);
+        for file in own {
+            let options = file.options.clone().unwrap_or_default();
+            assert_eq!(options.go_package(), "dynamokv.io/dynamo/v1;dynamov1", "{}", file.name());
+        }
+    }
+}

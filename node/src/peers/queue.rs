@@ -16,6 +16,8 @@ use crate::driver::CLIENTS_MAX;
 const QUEUE_MESSAGES_MAX: usize = 4 * CLIENTS_MAX;
 /// Bytes that may wait for one peer. One message may always wait, whatever its length.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Beyond those that requests may fill, bytes of what cannot be refused: acknowledgements, word of the ring, what is repaired and moved.
+const RESERVE_BYTES: usize = 16 << 20;
 /// A frame takes no further message when it has this many bytes: it costs the next frame nothing to wait for the socket.
 const FRAME_BYTES: usize = 1 << 20;
 /// Room in a frame for what surrounds the messages.
@@ -46,14 +48,15 @@ pub struct QueueSender {
 }
 
 impl QueueSender {
-    /// Queues a message.
-    pub fn push(&self, message: v1::PeerMessage) -> Result<(), Full> {
+    /// Queues a message; one that is `refusable` leaves the reserve to others.
+    pub fn push(&self, message: v1::PeerMessage, refusable: bool) -> Result<(), Full> {
         let bytes = message.encoded_len();
         if bytes > MESSAGE_BYTES_MAX - FRAME_OVERHEAD_BYTES {
             return Err(Full::Message { bytes });
         }
         let (waiting, waiting_bytes) = self.load();
-        if waiting >= QUEUE_MESSAGES_MAX || (waiting > 0 && waiting_bytes + bytes > QUEUE_BYTES_MAX) {
+        let most = if refusable { QUEUE_BYTES_MAX } else { QUEUE_BYTES_MAX + RESERVE_BYTES };
+        if waiting >= QUEUE_MESSAGES_MAX || (waiting > 0 && waiting_bytes + bytes > most) {
             return Err(Full::Queue);
         }
         self.load.messages.fetch_add(1, Ordering::Relaxed);
@@ -146,7 +149,7 @@ mod tests {
         let hello = v1::PeerFrame { hello: Some(v1::Hello::default()), messages: Vec::new() };
         let (queue, mut frames) = new(hello);
         for _ in 0..100 {
-            queue.push(ping()).unwrap();
+            queue.push(ping(), false).unwrap();
         }
         assert!(frames.next().now_or_never().flatten().unwrap().hello.is_some());
         assert_eq!(frames.next().now_or_never().flatten().unwrap().messages.len(), 100);
@@ -160,9 +163,9 @@ mod tests {
     fn a_long_message_does_not_share_its_frame() {
         let (queue, mut frames) = new(v1::PeerFrame::default());
         frames.next().now_or_never();
-        queue.push(ping()).unwrap();
-        queue.push(long(FRAME_BYTES)).unwrap();
-        queue.push(Message::RingRequest { epoch: Epoch(1) }.into()).unwrap();
+        queue.push(ping(), false).unwrap();
+        queue.push(long(FRAME_BYTES), false).unwrap();
+        queue.push(Message::RingRequest { epoch: Epoch(1) }.into(), false).unwrap();
         let lengths: Vec<_> =
             std::iter::from_fn(|| frames.next().now_or_never().flatten()).map(|frame| frame.messages.len()).collect();
         assert_eq!(lengths, [1, 1, 1]);
@@ -175,7 +178,7 @@ mod tests {
         frames.next().now_or_never();
         // A write, a read, an answer to each, for as many requests as there may be.
         for _ in 0..4 * CLIENTS_MAX {
-            queue.push(ping()).unwrap();
+            queue.push(ping(), false).unwrap();
         }
         let frames = std::iter::from_fn(|| frames.next().now_or_never().flatten());
         assert_eq!(frames.map(|frame| frame.messages.len()).sum::<usize>(), 4 * CLIENTS_MAX);
@@ -185,12 +188,15 @@ mod tests {
     fn the_queue_is_bounded_by_messages_and_by_bytes() {
         let (queue, _frames) = new(v1::PeerFrame::default());
         for _ in 0..QUEUE_MESSAGES_MAX {
-            queue.push(ping()).unwrap();
+            queue.push(ping(), false).unwrap();
         }
-        assert_eq!(queue.push(ping()), Err(Full::Queue));
+        assert_eq!(queue.push(ping(), false), Err(Full::Queue));
         let (queue, _frames) = new(v1::PeerFrame::default());
-        queue.push(long(QUEUE_BYTES_MAX + 1)).unwrap();
-        assert_eq!(queue.push(ping()), Err(Full::Queue));
-        assert!(matches!(queue.push(long(MESSAGE_BYTES_MAX)), Err(Full::Message { .. })));
+        queue.push(long(QUEUE_BYTES_MAX + 1), true).unwrap();
+        assert_eq!(queue.push(ping(), true), Err(Full::Queue));
+        assert_eq!(queue.push(ping(), false), Ok(()), "it cannot be refused");
+        queue.push(long(RESERVE_BYTES - 1_000), false).unwrap();
+        assert_eq!(queue.push(long(1_000), false), Err(Full::Queue));
+        assert!(matches!(queue.push(long(MESSAGE_BYTES_MAX), false), Err(Full::Message { .. })));
     }
 }

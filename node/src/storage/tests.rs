@@ -531,7 +531,7 @@ fn damage_that_a_power_loss_left_at_the_end_of_the_log_is_cut_off_and_the_log_co
         let length = std::fs::metadata(&log).unwrap().len();
         spoil(&log, bytes / 2);
         let mut engine = open(&dir, Expect::Database);
-        assert_eq!(engine.recovery(), Recovery::Unknown);
+        assert_eq!((engine.recovery(), found_short(&engine)), (Recovery::Unknown, 1));
         let found = (0..4).map(|counter| engine.read(PartitionId(0), &Name::new("b", format!("k{counter}"))).unwrap().is_some());
         assert_eq!(found.collect::<Vec<_>>(), [true, true, true, false], "{bytes} bytes");
         let cut = std::fs::metadata(path(&dir).with_extension("cut")).unwrap().len();
@@ -542,8 +542,33 @@ fn damage_that_a_power_loss_left_at_the_end_of_the_log_is_cut_off_and_the_log_co
         engine.log().sync().unwrap();
         drop(engine);
         let engine = open(&dir, Expect::Database);
-        assert_eq!((engine.recovery(), count(&engine, 0)), (Recovery::Whole, 4));
+        assert_eq!((engine.recovery(), count(&engine, 0), found_short(&engine)), (Recovery::Whole, 4, 0));
     }
+}
+
+/// What the metric says of the start.
+fn found_short(engine: &RocksEngine) -> u64 {
+    engine.figures().iter().find(|figure| figure.name == "storage_found_short").unwrap().value
+}
+
+#[test]
+fn of_a_log_that_lost_its_end_the_metric_says_so_where_that_was_synced_or_nobody_can_tell() {
+    // What was written after the last fsync, the bytes that the log loses, and whether what was fsynced is remembered.
+    for (what, groups, lost, remembered, expected) in [
+        ("whole", &[10][..], 0, true, 0),
+        ("the end was synced", &[], 5, true, 1),
+        ("the end was not synced", &[10], 5, true, 0),
+        ("nobody can tell", &[10], 0, false, 1),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let log = std::fs::OpenOptions::new().write(true).open(unsynced(&dir, groups)).unwrap();
+        log.set_len(log.metadata().unwrap().len() - lost).unwrap();
+        if !remembered {
+            std::fs::remove_file(path(&dir).with_extension("synced")).unwrap();
+        }
+        assert_eq!(found_short(&open(&dir, Expect::Database)), expected, "{what}");
+    }
+    assert_eq!(found_short(&open(&TempDir::new().unwrap(), Expect::Nothing)), 0, "new");
 }
 
 #[test]

@@ -159,7 +159,7 @@ impl System {
         }
         let servers = listening_at(client.addresses().values());
         let read = QuorumWish::from(&quorums.read);
-        let driver = Arc::new(Dynamo::new(client, mode, &quorums.bucket, read, write, retries));
+        let driver = Arc::new(Dynamo::new(client.clone(), mode, &quorums.bucket, read, write, retries));
         Ok(Target { system: self, driver, servers })
     }
 }

@@ -202,6 +202,19 @@ impl<S: Storage> Node<S> {
         }
     }
 
+    /// `peer` was not asked, for want of room on the link to it: the request goes on as if it had declined.
+    pub(super) fn on_no_room(
+        &mut self,
+        peer: NodeId,
+        number: RequestId,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let full = Failure::Overloaded("too much waits on the link to the node that coordinates this; retry later".into());
+        self.on_forwarded(peer, number, Err(full), now, out)?;
+        self.on_refused(peer, number, Refusal::Overloaded, self.epoch(), now, out)
+    }
+
     /// A replica has an older ring: it gets this one, and the request again behind it.
     pub(super) fn catch_up(&mut self, to: NodeId, number: RequestId, epoch: Epoch, out: &mut Vec<Output>) {
         let Some(ring) = self.ring.clone() else { return };

@@ -115,3 +115,53 @@ fn puts_in_flight_hold_no_more_than_the_bound_and_one_object_and_give_it_back() 
     assert_eq!(node.requests.put_bytes, 0, "its time is over");
     assert!(!matches!(ask(&mut node, &name, put(), late()), Some(Err(Failure::Overloaded(_)))));
 }
+
+#[test]
+fn a_replica_that_was_not_asked_for_want_of_room_is_done_without() {
+    for (unasked, expected) in [(&[2][..], None), (&[2, 3], Some(Failure::Unknown { acknowledged: 1, required: 2 }))] {
+        let (mut at, name) = coordinator(Config::default());
+        assert_eq!(ask(&mut at, &name, put(), NOW), None);
+        let request = *at.requests.puts.keys().next().unwrap();
+        let mut out = Vec::new();
+        for peer in unasked {
+            at.handle(Input::NoRoom { peer: node(*peer), request }, NOW, &mut out).unwrap();
+        }
+        if expected.is_none() {
+            at.handle(Input::Message { from: node(3), message: Message::Replicated { request, durable: true } }, NOW, &mut out)
+                .unwrap();
+            while let Some(ticket) = at.commit().unwrap() {
+                at.handle(Input::Durable { ticket }, NOW, &mut out).unwrap();
+            }
+            assert_eq!(at.hints.total(), 1, "it gets the write later");
+        }
+        let told =
+            out.into_iter().find_map(|output| if let Output::Respond { outcome, .. } = output { Some(outcome) } else { None });
+        assert_eq!(told.unwrap().err(), expected, "{unasked:?}");
+    }
+}
+
+#[test]
+fn a_request_that_could_not_be_forwarded_for_want_of_room_is_refused_as_that() {
+    let ring = ring_of(5, 3);
+    let elsewhere = |name: &Name| !ring.placement(ring.partition_of(name)).involves(node(1));
+    let name = (0..).map(|number| Name::new("b", format!("k{number}"))).find(elsewhere).unwrap();
+    let (zone, peer_address, client_address) = ("z".into(), String::new(), String::new());
+    let identity = Identity { node: node(1), cluster: ring.cluster, zone, peer_address, client_address, generation: 1 };
+    let mut at = Node::open(identity, Config::default(), MemoryStorage::default(), 1, NOW).unwrap();
+    at.propose_ring(ring, NOW, &mut Vec::new()).unwrap();
+    sync(&mut at);
+    for peer in (2..=5).map(node) {
+        let (peer_address, client_address) = ("p".into(), "c".into());
+        at.handle(Input::LinkUp { peer, peer_address, client_address }, NOW, &mut Vec::new()).unwrap();
+        hear(&mut at, peer, Message::Ping { answer: false });
+    }
+    for operation in [Operation::Get, put()] {
+        assert_eq!(ask(&mut at, &name, operation, NOW), None);
+        let (request, peer) = at.requests.forwards.iter().next().map(|(number, job)| (*number, job.to)).unwrap();
+        let mut out = Vec::new();
+        at.handle(Input::NoRoom { peer, request }, NOW, &mut out).unwrap();
+        let [Output::Respond { outcome: Err(Failure::Overloaded(said)), .. }] = &out[..] else { panic!("{out:?}") };
+        assert!(said.starts_with("too much waits on the link"), "{said}");
+        assert_eq!(at.requests.len(), 0);
+    }
+}

@@ -12,8 +12,8 @@ mod workshop;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
@@ -70,7 +70,7 @@ fn all(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let chosen = choose(arguments, &mutants)?;
     let first = if arguments.seeds_first { arguments.seeds } else { FIRST_SEEDS };
     let hunt = |number| hunt::hunt(&programs, number, first, arguments.seeds);
-    let living = hunt_all(&mutants, &chosen, hunt)?;
+    let living = hunt_all(&mutants, &chosen, hunt, |line| say(line))?;
     say(format_args!("{} mutants, {living} live; {:.0} s", chosen.len(), begun.elapsed().as_secs_f64()));
     Ok(living == 0)
 }
@@ -100,27 +100,31 @@ fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn
     Ok(chosen)
 }
 
-/// Hunts for them on all cores; how many live.
+/// Hunts for them on all cores, and tells of each hunt when it ends; how many live.
 fn hunt_all(
     mutants: &[Mutant],
     chosen: &[u32],
     hunt: impl Fn(u32) -> Result<Verdict, Box<dyn Error>> + Sync,
+    tell: impl Fn(&str) + Sync,
 ) -> Result<usize, Box<dyn Error>> {
     let next = AtomicUsize::new(0);
     let living = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
+    let undecided = Mutex::new(Vec::new());
     let work = || {
         while let Some(number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mutant = &mutants[*number as usize - 1];
             match hunt(*number) {
                 Ok(verdict) => {
                     living.fetch_add(usize::from(matches!(verdict, Verdict::Lives)), Ordering::Relaxed);
-                    say(format_args!("{:<34} {}", mutant.name, describe(&verdict)));
+                    tell(&format!("{:<34} {}", mutant.name, describe(&verdict)));
                     if matches!(verdict, Verdict::Lives) {
-                        say(format_args!("{:<34}   {}", "", mutant.breaks));
+                        tell(&format!("{:<34}   {}", "", mutant.breaks));
                     }
                 }
-                Err(error) => *failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(error.to_string()),
+                Err(error) => {
+                    tell(&format!("{:<34} UNDECIDED: {error}", mutant.name));
+                    undecided.lock().unwrap_or_else(PoisonError::into_inner).push(mutant.name.as_str());
+                }
             }
         }
     };
@@ -130,10 +134,12 @@ fn hunt_all(
             scope.spawn(work);
         }
     });
-    match failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-        Some(error) => Err(error.into()),
-        None => Ok(living.into_inner()),
+    let undecided = undecided.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !undecided.is_empty() {
+        let (count, living) = (undecided.len(), living.into_inner());
+        return Err(format!("{count} of {} undecided, {living} live: {}", chosen.len(), undecided.join(", ")).into());
     }
+    Ok(living.into_inner())
 }
 
 fn describe(verdict: &Verdict) -> String {
@@ -150,6 +156,26 @@ fn describe(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who waits for the other hunts meanwhile waits for an hour.
+    #[test]
+    fn a_hunt_that_comes_to_nothing_is_told_when_it_ends_and_named_at_the_end() {
+        let mutants = list::parse(&std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants.txt")).unwrap());
+        let mutants = mutants.unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let told = Mutex::new(told);
+        let hunt = |number| match number {
+            1 => Err("it does not end".into()),
+            _ => {
+                // The other one is told while this one goes on.
+                let line: String = told.lock().unwrap().recv_timeout(std::time::Duration::from_secs(60))?;
+                assert_eq!(line, format!("{:<34} UNDECIDED: it does not end", mutants[0].name));
+                Ok(Verdict::Lives)
+            }
+        };
+        let error = hunt_all(&mutants, &[1, 2], hunt, |line| drop(tell.send(line.to_owned()))).unwrap_err().to_string();
+        assert_eq!(error, format!("1 of 2 undecided, 1 live: {}", mutants[0].name));
+    }
 
     /// Who changes core finds out here, and not when the mutants are run.
     #[test]
