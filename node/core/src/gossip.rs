@@ -130,6 +130,18 @@ impl Gossip {
         readdressed
     }
 
+    /// `node` itself says where it is, and cannot be reached where it is known to be. That counts, be it of an earlier start than is known
+    /// already: another process may have used its id, or its directory was restored. Unless it is dialled it never hears of that, and
+    /// nobody ever of it. True if it is somewhere else.
+    pub fn found(&mut self, node: NodeId, told: &[(NodeId, MemberState)]) -> bool {
+        let Some((_, told)) = told.iter().find(|(of, _)| *of == node) else { return false };
+        let elsewhere = |known: &&mut MemberState| !told.peer_address.is_empty() && known.peer_address != told.peer_address;
+        let Some(known) = self.members.get_mut(&node).filter(elsewhere) else { return false };
+        known.peer_address.clone_from(&told.peer_address);
+        known.client_address.clone_from(&told.client_address);
+        true
+    }
+
     /// `node` left the cluster and does not answer: nobody dials it any more.
     pub fn forget(&mut self, node: NodeId) {
         if let Some(state) = self.members.remove(&node) {
@@ -201,6 +213,23 @@ mod tests {
         assert_eq!(gossip.differing_buckets(), [(NodeId([3; 16]), 8)].into());
         gossip.merge(vec![(NodeId([3; 16]), MemberState { version: 2, ..treating(7) })]);
         assert!(gossip.differing_buckets().is_empty());
+    }
+
+    #[test]
+    fn a_node_that_is_not_where_it_is_known_to_be_is_found_by_its_own_word_whatever_start_it_is_in() {
+        let (own, node) = (NodeId([1; 16]), NodeId([2; 16]));
+        let told = |generation, address| vec![(node, state(generation, 1, address)), (own, state(9, 9, "impostor:1"))];
+        for generation in [1, 3, 5] {
+            let mut gossip = Gossip::new(own, state(1, 1, "me:1"));
+            assert!(!gossip.found(node, &told(generation, "here:1")), "nothing is known of it yet");
+            gossip.merge(told(3, "there:1"));
+            assert!(gossip.found(node, &told(generation, "here:1")));
+            assert!(!gossip.found(node, &told(generation, "here:1")), "that is known by now");
+            assert!(!gossip.found(node, &told(generation, "")));
+            let known = gossip.of(node).unwrap();
+            assert_eq!((known.peer_address.as_str(), known.order()), ("here:1", (3, 1)), "what it is known to have said stands");
+            assert_eq!(gossip.of(own).unwrap().peer_address, "me:1");
+        }
     }
 
     #[test]

@@ -532,6 +532,11 @@ impl<S: Storage> Node<S> {
             .collect()
     }
 
+    /// The newest start of `node` that was heard of.
+    pub fn generation_of(&self, node: NodeId) -> Option<u64> {
+        self.gossip.of(node).map(|state| state.generation)
+    }
+
     /// Where peers dial `node`, as it says.
     pub fn peer_address(&self, node: NodeId) -> Option<&str> {
         self.gossip.members().get(&node).map(|state| state.peer_address.as_str())

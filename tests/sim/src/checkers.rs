@@ -27,6 +27,8 @@ pub mod convergence;
 pub mod creates;
 pub mod evidence;
 pub mod last_writer_wins;
+#[cfg(test)]
+mod planted;
 pub mod quiet;
 pub mod redundancy;
 pub mod transfer;

@@ -23,7 +23,7 @@ type ObjectKey = (PartitionId, Position, Name);
 type HintKey = (NodeId, PartitionId, Name);
 
 /// What was there before a write.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Undo {
     Object(ObjectKey, Option<Object>),
     Hint(HintKey, Option<Object>),
@@ -68,7 +68,7 @@ fn live_in<'a>(name: &'a Name, object: &'a Object, hint_for: Option<NodeId>) -> 
 }
 
 /// A disk.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Disk {
     objects: BTreeMap<ObjectKey, Object>,
     hints: BTreeMap<HintKey, Object>,
@@ -646,6 +646,35 @@ mod tests {
         let later = put(&mut disk, "later");
         disk.synced(later);
         assert!(!disk.has_seen(&name, dot) && disk.has_held(write).is_none(), "it was not even handed over");
+    }
+
+    #[test]
+    fn what_was_reaped_and_is_written_again_is_found() {
+        let (partition, name) = (PartitionId(0), Name::new("b", "k"));
+        let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let version = |counter, data: Option<WriteId>| {
+            let mut object = Object::default();
+            let value = Value { data: data.map(WriteId::value), written_ms: 0 };
+            object.update(&CausalContext::default(), Dot { actor, counter }, value);
+            object
+        };
+        let found = |disk: &Disk| disk.witness.borrow_mut().take_complaints().len();
+        let mut disk = Disk::default();
+        disk.write(partition, &name, &version(2, Some(WriteId(1)))).unwrap();
+        disk.remove(partition, &name).unwrap();
+        disk.write(partition, &name, &version(3, Some(WriteId(2)))).unwrap();
+        assert_eq!(found(&disk), 0, "a new value");
+        disk.write(partition, &name, &version(2, Some(WriteId(1)))).unwrap();
+        assert!(found(&disk) > 0, "the old one");
+        // A name that was never here, and of which all that was reaped elsewhere is known.
+        let proof = dynamo_core::reaping::Proof { leader: NodeId([1; 16]), round: 1 };
+        let upto = version(2, None).context();
+        for (counter, complaints) in [(1, 1), (2, 1), (3, 0)] {
+            let mut disk = Disk::default();
+            disk.write_meta(b"reaped/\0\0\0\0", Some(&Reaped { proof, upto: upto.clone() }.encode())).unwrap();
+            disk.write(partition, &name, &version(counter, None)).unwrap();
+            assert_eq!(found(&disk), complaints, "dot {counter}, of which all up to 2 are reaped");
+        }
     }
 
     #[test]

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::ring::Ring;
 
 use crate::dice::Dice;
 use crate::disk::Disk;
+use crate::losses;
+use crate::options::past::PastOptions;
 use crate::options::{Churn, FaultOptions, Options};
 use crate::ring_writer::{self, RingWriter};
 use crate::schedule::{Alarm, HostId};
@@ -40,6 +43,8 @@ enum Kind {
     Churn,
     NearlyFull,
     Restore,
+    Revenant,
+    Record,
 }
 
 impl Kind {
@@ -49,6 +54,9 @@ impl Kind {
         matches!(self, FailedSync | FullDisk | Rot | SlowDisks | ClockBack | BadLink | RestartAll | Rival | Churn)
     }
 }
+
+/// Between two looks whether what a disk had forgotten is made good.
+const MADE_GOOD_WITHIN: Duration = Duration::from_millis(100);
 
 /// What ends a fault.
 #[derive(Debug)]
@@ -71,6 +79,12 @@ enum Remedy {
     Rival,
     /// The data directory is what it was.
     Restore(Box<Earlier>),
+    /// The process of before is cut off no more.
+    Rejoin(HostId),
+    /// It is ended.
+    LayToRest(HostId),
+    /// The record of rings is what it was, or none at all.
+    Record(Option<Box<Chain>>),
     /// The disk is as fast as before, perhaps after the power went.
     Disk {
         host: HostId,
@@ -87,6 +101,10 @@ struct Earlier {
     generation: u64,
     /// The starts that the others were in.
     others: Vec<(HostId, u64)>,
+    /// It was made at a clean stop.
+    clean: bool,
+    /// The disk alone goes back.
+    forgetful: bool,
 }
 
 impl Earlier {
@@ -96,16 +114,26 @@ impl Earlier {
         let knows = |(host, generation): &(HostId, u64)| {
             sim.is_removed(*host) || (sim.generation(*host) == *generation && sim.responsive().contains(host))
         };
-        self.generation == sim.generation(self.host) || self.others.iter().all(knows)
+        self.generation == sim.generation(self.host)
+            || (self.others.iter().all(knows) && (!self.clean || sim.is_heard_of(self.host)))
     }
 
     fn put_back(&self, sim: &mut Simulation) {
-        if sim.is_removed(self.host) || sim.is_rotted(self.host) || !self.is_noticed(sim) {
+        let noticed = self.forgetful || self.is_noticed(sim);
+        let again = sim.totals.restores > 0;
+        if sim.is_removed(self.host) || sim.is_rotted(self.host) || !noticed {
             return;
         }
         sim.totals.restores += 1;
+        sim.totals.restores_again += u64::from(again);
+        sim.totals.restores_of_clean_copies += u64::from(self.clean);
+        sim.totals.forgetful_disks += u64::from(self.forgetful);
         sim.crash(self.host, Crash::Kill);
-        sim.restore(self.host, (self.copy.0.snapshot(), self.copy.1));
+        if self.forgetful {
+            sim.forget_since(self.host, self.copy.0.snapshot());
+        } else {
+            sim.restore(self.host, (self.copy.0.snapshot(), self.copy.1));
+        }
         sim.start(self.host);
     }
 }
@@ -117,6 +145,8 @@ pub struct Faults {
     more: Dice,
     room: Dice,
     restores: Dice,
+    revenants: Dice,
+    past: PastOptions,
     churn: Option<Churn>,
     /// So many times their usual length they last beyond that.
     lengthened: u32,
@@ -175,12 +205,16 @@ impl Faults {
             (Kind::Churn, options.faults.churn.map(|(_, every)| every)),
             (Kind::NearlyFull, nearly_full),
             (Kind::Restore, restore),
+            (Kind::Revenant, options.past.revenants),
+            (Kind::Record, options.past.records),
         ];
         Self {
             dice: Dice::new(options.seed ^ 0x6661_756c_7473),
             more: Dice::new(options.seed ^ 0x6d6f_7265_2066),
             room: Dice::new(options.seed ^ 0x726f_6f6d),
+            revenants: Dice::new(options.seed ^ 0x7265_7665_6e61_6e74),
             restores: Dice::new(options.seed ^ 0x6261_636b_7570),
+            past: options.past.clone(),
             churn: options.faults.churn.map(|(churn, _)| churn),
             steps: 0,
             lengthened: options.faults.lengthened,
@@ -207,6 +241,7 @@ impl Faults {
         match kind {
             Kind::NearlyFull => &mut self.room,
             Kind::Restore => &mut self.restores,
+            Kind::Revenant | Kind::Record => &mut self.revenants,
             later if later.is_later() => &mut self.more,
             _ => &mut self.dice,
         }
@@ -216,7 +251,7 @@ impl Faults {
     pub fn end(&mut self, sim: &mut Simulation, writer: &mut RingWriter) {
         self.over = true;
         // A copy that was not put back yet is not.
-        self.remedies.retain(|_, remedy| !matches!(remedy, Remedy::Restore(_)));
+        self.remedies.retain(|_, remedy| !matches!(remedy, Remedy::Restore(_) | Remedy::Record(_)));
         for remedy in std::mem::take(&mut self.remedies).into_values() {
             apply(&remedy, sim, writer);
         }
@@ -244,6 +279,12 @@ impl Faults {
         }
         if matches!(kind, Kind::Restore) {
             return self.copy_directory(&running, sim);
+        }
+        if matches!(kind, Kind::Revenant) {
+            return self.send_a_successor(&running, sim, writer);
+        }
+        if matches!(kind, Kind::Record) {
+            return self.keep_record(sim, writer);
         }
         if matches!(kind, Kind::NearlyFull) {
             return self.run_out_of_room(&running, sim);
@@ -403,23 +444,64 @@ impl Faults {
     /// True if it left a disk that is what it was earlier.
     pub fn ends(&mut self, number: u64, sim: &mut Simulation, writer: &mut RingWriter) -> bool {
         let restores = sim.totals.restores;
-        if let Some(remedy) = self.remedies.remove(&number) {
-            apply(&remedy, sim, writer);
+        let Some(remedy) = self.remedies.remove(&number) else { return false };
+        if let Remedy::Restore(_) = remedy
+            && sim.totals.restores > 0
+            && !losses::is_made_good(sim, writer)
+        {
+            self.until(MADE_GOOD_WITHIN, remedy, sim);
+            return false;
         }
-        sim.totals.restores > restores
+        apply(&remedy, sim, writer);
+        sim.totals.restores > restores || matches!(remedy, Remedy::LayToRest(_))
     }
 
-    /// A data directory is copied, to be put back later: one in a run, as W copies bear it with W = 2.
+    /// A data directory is copied, to be put back later: one in a run, as W copies bear it with W = 2, or one after the other.
     fn copy_directory(&mut self, running: &[HostId], sim: &mut Simulation) {
         let host = self.restores.pick(running);
         let pending = self.remedies.values().any(|remedy| matches!(remedy, Remedy::Restore(_)));
-        if sim.totals.restores > 0 || pending || sim.disk(host).is_open() {
+        if (sim.totals.restores > 0 && !self.past.again) || pending || sim.disk(host).is_open() {
             return;
         }
+        let forgetful = self.past.forgetful_disks > 0.0 && self.restores.chance(self.past.forgetful_disks);
+        let stops = self.past.clean_copies > 0.0 && self.restores.chance(self.past.clean_copies);
+        if stops {
+            sim.stop(host);
+        }
         let others = sim.hosts().filter(|other| *other != host).map(|other| (other, sim.generation(other))).collect();
-        let earlier = Earlier { host, copy: sim.copy_of(host), generation: sim.generation(host), others };
+        let (copy, generation, clean) = (sim.copy_of(host), sim.generation(host), stops && !forgetful);
+        let earlier = Earlier { host, copy, generation, others, clean, forgetful };
+        if stops {
+            sim.start(host);
+        }
         let later = self.restores.around(Duration::from_secs(3));
         self.until(later, Remedy::Restore(Box::new(earlier)), sim);
+    }
+
+    /// A machine is cut off, and its node started elsewhere on its disk: one at a time, each once what the one before took is made good.
+    fn send_a_successor(&mut self, running: &[HostId], sim: &mut Simulation, writer: &RingWriter) {
+        let host = self.revenants.pick(running);
+        let again = sim.totals.revenants > 0;
+        if sim.revenants().next().is_some() || (again && !losses::is_made_good(sim, writer)) {
+            return;
+        }
+        let is_named = self.revenants.chance(0.7);
+        let Some(before) = sim.part(host, is_named) else { return };
+        let (cut_off, beside) = (self.revenants.around(Duration::from_secs(3)), self.revenants.around(Duration::from_secs(6)));
+        self.until(cut_off, Remedy::Rejoin(before), sim);
+        self.until(cut_off + beside, Remedy::LayToRest(before), sim);
+        sim.start(host);
+    }
+
+    /// The record of rings is backed up, to be put back later, or is to be lost.
+    fn keep_record(&mut self, sim: &mut Simulation, writer: &RingWriter) {
+        let pending = self.remedies.values().any(|remedy| matches!(remedy, Remedy::Record(_)));
+        if pending || writer.record().is_none() {
+            return;
+        }
+        let kept = if self.revenants.chance(0.3) { None } else { writer.chain().cloned().map(Box::new) };
+        let later = self.revenants.around(Duration::from_secs(2));
+        self.until(later, Remedy::Record(kept), sim);
     }
 
     fn until(&mut self, lasts: Duration, remedy: Remedy, sim: &mut Simulation) {
@@ -577,6 +659,9 @@ fn apply(remedy: &Remedy, sim: &mut Simulation, writer: &mut RingWriter) {
         Remedy::Clock(host, by) => sim.jump_clock(*host, *by),
         Remedy::Improve(from, to) => sim.worsen(*from, *to, false),
         Remedy::Rival => writer.rival_acts(sim),
+        Remedy::Rejoin(host) => sim.rejoin(*host),
+        Remedy::LayToRest(host) => sim.lay_to_rest(*host),
+        Remedy::Record(record) => writer.set_record(record.as_deref().cloned(), sim),
         Remedy::Restore(earlier) => earlier.put_back(sim),
         Remedy::Mend(pairs) => pairs.iter().for_each(|(from, to)| sim.mend(*from, *to)),
     }

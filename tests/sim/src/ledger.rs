@@ -51,6 +51,8 @@ pub struct Ledger {
     returned: BTreeSet<WriteId>,
     /// Writes with two dots that readers may see twice, or again: that they are one is no longer remembered.
     forgiven: BTreeSet<WriteId>,
+    /// Writes whose request id names another write of their key too: they may be taken for one. What they cover may be gone, or not.
+    alike: BTreeSet<WriteId>,
     /// Buckets in which the last writer wins: what may be lost there, `checkers::last_writer_wins` says.
     by_stamp: BTreeSet<Bytes>,
 }
@@ -90,6 +92,17 @@ impl Ledger {
     /// These may be seen twice, or again after they were replaced.
     pub fn forgive(&mut self, writes: BTreeSet<WriteId>) {
         self.forgiven.extend(writes);
+    }
+
+    /// These writes of one key have one request id: each may be taken for another of them.
+    pub fn share_an_id(&mut self, writes: BTreeSet<WriteId>) {
+        self.forgive(writes.clone());
+        self.alike.extend(writes);
+    }
+
+    /// Whether a write may be taken for another one.
+    pub fn shares_its_id(&self, id: WriteId) -> bool {
+        self.alike.contains(&id)
     }
 
     /// One write.
@@ -189,7 +202,7 @@ impl Ledger {
     fn nothing_is_lost(&self, visible: &Visible, lost: usize, buried: impl Fn(WriteId) -> bool) -> Verdict {
         let mut superseded = BTreeSet::<WriteId>::new();
         for (id, write) in self.writes.iter().rev().filter(|(_, write)| write.fate != Fate::Failed) {
-            let effective = superseded.contains(id) || Self::is_visible(visible, *id, write);
+            let effective = superseded.contains(id) || self.alike.contains(id) || Self::is_visible(visible, *id, write);
             if effective {
                 superseded.extend(&write.covers);
             } else if write.delete {
@@ -246,8 +259,8 @@ impl Ledger {
 
     /// Acknowledged writes of `name` that at least so many home replicas had on stable storage.
     pub fn held_by(&self, name: &Name, homes: usize) -> BTreeSet<WriteId> {
-        let held = |write: &Write| write.fate == Fate::Ok && write.homes >= homes;
-        self.of_name(name).filter(|(_, write)| held(write)).map(|(id, _)| id).collect()
+        let held = |id, write: &Write| write.fate == Fate::Ok && write.homes >= homes && !self.alike.contains(&id);
+        self.of_name(name).filter(|(id, write)| held(*id, write)).map(|(id, _)| id).collect()
     }
 
     /// Quorums that overlap: a read that `returned` these writes meets each of `earlier`, or what covers it; and nothing that one of
@@ -274,7 +287,7 @@ impl Ledger {
                 );
                 return Err(("R + W > N", what));
             }
-            if superseded.contains(&id) || returned.contains(&id) {
+            if superseded.contains(&id) || returned.contains(&id) || self.alike.contains(&id) {
                 superseded.extend(&write.covers);
             } else if write.delete {
                 superseded.extend(Self::deleted_by(write, &buried));
@@ -292,7 +305,7 @@ impl Ledger {
     fn nothing_is_resurrected(&self, visible: &Visible, lost: usize) -> Verdict {
         let mut covered = BTreeMap::new();
         for (id, write) in self.writes.iter().rev() {
-            let acknowledged = write.fate == Fate::Ok && write.durable > lost;
+            let acknowledged = write.fate == Fate::Ok && write.durable > lost && !self.alike.contains(id);
             if acknowledged || covered.contains_key(id) {
                 covered.extend(write.covers.iter().map(|lower| (*lower, *id)));
             }
@@ -383,6 +396,49 @@ mod tests {
             };
             assert!(matches, "{what}: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn a_value_that_nobody_wrote_to_the_key_is_found() {
+        let mut ledger = history(&[(&[], Fate::Ok)]);
+        let other = ledger.begin(Name::new("b", "other"), false, BTreeSet::new(), 1);
+        let name = Name::new("b", "k");
+        for (value, found) in [
+            (WriteId(1).value(), None),
+            (other.value(), Some("I2 no invention")),
+            (WriteId(99).value(), Some("I2 no invention")),
+            (Bytes::from_static(b"short"), Some("I2 no invention")),
+        ] {
+            let read = ledger.read(&name, [&value[..]].into_iter());
+            assert_eq!(read.err().map(|(invariant, _)| invariant), found, "{value:?}");
+        }
+    }
+
+    /// Each may be taken for the other, so of neither anything is told but that somebody wrote it, and that nothing else of the key suffers.
+    #[test]
+    fn of_two_writes_that_share_a_request_id_nothing_is_asked_and_of_the_others_everything() {
+        use Fate::Ok;
+        let name = Name::new("b", "k");
+        let visible = |ids: &[u64]| [(name.clone(), ids.iter().map(|id| WriteId(*id)).collect())].into();
+        let judged =
+            |ledger: &Ledger, ids: &[u64]| ledger.judge(&visible(ids), 0, |_| false).err().map(|(invariant, _)| invariant);
+        // The second covers the first; the third and the fourth have one id, and the fourth covers the second.
+        let alone = || history(&[(&[], Ok), (&[1], Ok), (&[], Ok), (&[2], Ok)]);
+        let mut shared = alone();
+        shared.share_an_id([WriteId(3), WriteId(4)].into());
+        assert!(shared.shares_its_id(WriteId(3)) && !shared.shares_its_id(WriteId(2)));
+        for (ids, if_alone, if_shared) in [
+            (&[3, 4][..], None, None),
+            (&[3], Some("I1 no lost acknowledged write"), None),
+            (&[2, 3], Some("I1 no lost acknowledged write"), None),
+            (&[2, 3, 4], Some("I3 no resurrection"), None),
+            (&[1, 3, 4], Some("I3 no resurrection"), Some("I3 no resurrection")),
+        ] {
+            assert_eq!(judged(&alone(), ids), if_alone, "{ids:?}");
+            assert_eq!(judged(&shared, ids), if_shared, "{ids:?}, of which two share an id");
+        }
+        shared.found_at(WriteId(3), 3);
+        assert_eq!(shared.held_by(&name, 3), BTreeSet::new(), "nor does a read have to meet one");
     }
 
     #[test]

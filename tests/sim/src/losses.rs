@@ -132,6 +132,12 @@ fn is_told_to_be_over(sim: &Simulation, writer: &RingWriter) -> bool {
     ring.members.keys().all(at_home) && ring.partitions().all(|(partition, placement)| equal(placement.replicas, partition))
 }
 
+/// Whether nothing is lost any more that a disk had which went back in time: all replicas are equal, on stable storage.
+pub fn is_made_good(sim: &Simulation, writer: &RingWriter) -> bool {
+    let synced = |host: &HostId| sim.disk(*host).unsynced() == 0 && !sim.disk(*host).is_open();
+    writer.is_whole(sim) && sim.running().iter().all(synced) && is_told_to_be_over(sim, writer)
+}
+
 /// Whether what was lost is replaced, and nothing waits on a single disk for its way home or for its copies.
 fn is_restored(sim: &Simulation, writer: &RingWriter) -> bool {
     let Some(ring) = writer.record() else { return false };

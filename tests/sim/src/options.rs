@@ -2,6 +2,7 @@
 
 pub mod far;
 pub mod odd;
+pub mod past;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use dynamo_core::ring::bucket_replication::BucketReplication;
 use crate::dice::Dice;
 use crate::scenario::BUCKET;
 use odd::OddOptions;
+use past::PastOptions;
 
 /// Hosts that a run may have at the same time, usually.
 const HOSTS_MAX: usize = 9;
@@ -67,6 +69,8 @@ pub struct Options {
     pub far: Vec<&'static str>,
     /// What is allowed and unusual.
     pub odd: OddOptions,
+    /// What comes back that was over.
+    pub past: PastOptions,
 }
 
 /// How messages travel.
@@ -304,12 +308,13 @@ impl Options {
             quiet_within: QUIET_WITHIN,
             far: Vec::new(),
             odd: OddOptions::default(),
+            past: PastOptions::default(),
         };
         options.draw_more(&mut Dice::new(seed ^ 0x6d6f_7265));
         options.draw_operations(&mut Dice::new(seed ^ 0x6f70_6572));
         let usual =
             options.with_reaping(&mut Dice::new(seed ^ 0x7265_6170)).with_restores(&mut Dice::new(seed ^ 0x7265_7374_6f72));
-        let drawn = if far::is_far(seed) { usual.with_extremes() } else { usual };
+        let drawn = if far::is_far(seed) { usual.with_extremes() } else { usual }.with_past();
         let odd = OddOptions::draw(&drawn);
         Self { odd, ..drawn }
     }
@@ -465,6 +470,7 @@ impl Options {
             quiet_within: QUIET_WITHIN,
             far: Vec::new(),
             odd: OddOptions::default(),
+            past: PastOptions::default(),
         }
     }
 

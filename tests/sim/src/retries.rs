@@ -62,6 +62,11 @@ pub struct Retries {
     /// Another.
     twins: Dice,
     request_ids: f64,
+    /// Of the ids, those that were given before.
+    reused_ids: f64,
+    /// Which are.
+    reuse: Dice,
+    given: Vec<(Name, RequestKey)>,
     waiting: BTreeMap<usize, Vec<Again>>,
 }
 
@@ -70,15 +75,30 @@ impl Retries {
     pub fn new(options: &Options) -> Self {
         let dice = Dice::new(options.seed ^ 0x0072_6574_7269_6573);
         let twins = Dice::new(options.seed ^ 0x0074_776f_6173_6b65);
-        Self { dice, twins, request_ids: options.workload.request_ids, waiting: BTreeMap::new() }
+        let reuse = Dice::new(options.seed ^ 0x0072_6575_7365_6964);
+        let (request_ids, reused_ids) = (options.workload.request_ids, options.past.reused_ids);
+        Self { dice, twins, request_ids, reused_ids, reuse, given: Vec::new(), waiting: BTreeMap::new() }
     }
 
-    /// The request id of a new write, if it gets one.
-    pub fn key(&mut self) -> Option<RequestKey> {
+    /// The request id of a new write of `name`, if it gets one.
+    pub fn key(&mut self, name: &Name) -> Option<RequestKey> {
         if self.request_ids == 0.0 || !self.dice.chance(self.request_ids) {
             return None;
         }
-        Some(RequestKey(self.dice.identity()))
+        let new = RequestKey(self.dice.identity());
+        if self.reused_ids == 0.0 {
+            return Some(new);
+        }
+        let key = if self.reuse.chance(self.reused_ids) { self.given_before(name).unwrap_or(new) } else { new };
+        self.given.push((name.clone(), key));
+        Some(key)
+    }
+
+    /// An id that was given before, as often as not to a write of this key.
+    fn given_before(&mut self, name: &Name) -> Option<RequestKey> {
+        let same = self.reuse.chance(0.5);
+        let given: Vec<RequestKey> = self.given.iter().filter(|(other, _)| !same || other == name).map(|(_, key)| *key).collect();
+        (!given.is_empty()).then(|| self.reuse.pick(&given))
     }
 
     /// The other host that is asked for the same write at the same time, as by a client that cannot wait for the first.

@@ -114,3 +114,77 @@ fn placement(ring: &Ring) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use dynamo_core::id::ClusterId;
+    use dynamo_core::rebalance::first_ring;
+    use dynamo_core::ring::Member;
+
+    use super::*;
+
+    const HOST: HostId = HostId(0);
+
+    fn id(node: u8) -> NodeId {
+        NodeId([node; 16])
+    }
+
+    /// Six members in as many zones, two to a zone.
+    fn ring() -> Ring {
+        let members = (0..6).map(|at| (id(at), Member { zone: format!("z{}", at % 3), weight: 1 })).collect();
+        first_ring(ClusterId([7; 16]), 2, 3, &members).unwrap()
+    }
+
+    fn broken(found: Result<(), (&'static str, String)>) -> Option<&'static str> {
+        found.err().map(|(invariant, _)| invariant)
+    }
+
+    #[test]
+    fn a_node_that_goes_back_to_an_older_ring_is_found_also_after_a_start_if_it_had_told_of_the_newer() {
+        let (first, second) = (Arc::new(ring()), Arc::new(ring().successor(|_| ())));
+        for (ended, told, expected) in [
+            (false, false, Some("I9 epochs only grow")),
+            (true, false, None),
+            (true, true, Some("I9 a ring that was told of is kept")),
+        ] {
+            let mut history = RingHistory::default();
+            assert_eq!(history.holds(HOST, &first), Ok(()));
+            assert_eq!(history.holds(HOST, &second), Ok(()));
+            if told {
+                history.tells(HOST, second.epoch);
+            }
+            if ended {
+                history.ended(HOST);
+            }
+            assert_eq!(broken(history.holds(HOST, &first)), expected, "ended: {ended}, told: {told}");
+            history.restored(HOST);
+            history.ended(HOST);
+            assert_eq!(history.holds(HOST, &first), Ok(()), "its disk went back");
+        }
+    }
+
+    #[test]
+    fn two_rings_of_one_epoch_are_found() {
+        let (first, other) = (ring(), ring().successor(|next| next.members.get_mut(&id(1)).unwrap().weight = 2));
+        let twin = first.successor(|next| next.members.get_mut(&id(1)).unwrap().weight = 3);
+        let mut history = RingHistory::default();
+        for (host, ring, expected) in [(0, first, None), (0, other, None), (1, twin, Some("I9 one ring an epoch"))] {
+            assert_eq!(broken(history.holds(HostId(host), &Arc::new(ring))), expected);
+        }
+    }
+
+    #[test]
+    fn replicas_that_are_not_distinct_or_crowd_a_zone_are_found() {
+        let valid = ring();
+        let at_once = |replicas: [u8; 3]| {
+            let mut ring = valid.clone();
+            ring.placements[0].replicas = replicas.map(id).to_vec();
+            ring
+        };
+        // Members 0 and 3 are in one zone.
+        for (replicas, expected) in [([0, 1, 2], None), ([0, 3, 1], Some("I8 placement")), ([0, 0, 1], Some("I8 placement"))] {
+            let found = RingHistory::default().holds(HOST, &Arc::new(at_once(replicas)));
+            assert_eq!(broken(found), expected, "{replicas:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dynamo_core::id::{Epoch, NodeId, PartitionId};
+use dynamo_core::node::Node;
 use dynamo_core::node::receipt::Receipt;
 use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::rebalance::loss::{self, LossError};
@@ -86,6 +87,19 @@ impl RingWriter {
     /// The recorded ring.
     pub fn record(&self) -> Option<&Ring> {
         self.record.as_ref().map(Chain::newest)
+    }
+
+    /// The recorded ring with those before it that are recorded too.
+    pub fn chain(&self) -> Option<&Chain> {
+        self.record.as_ref()
+    }
+
+    /// The record is lost, or is what it was. Whoever has read it before writes nothing on top of that any more.
+    pub fn set_record(&mut self, record: Option<Chain>, sim: &mut Simulation) {
+        sim.totals.records_lost += u64::from(record.is_none());
+        sim.totals.records_set_back += u64::from(record.is_some() && record != self.record);
+        (self.record, self.seen, self.rival) = (record, None, None);
+        self.settled = false;
     }
 
     /// The members asked for.
@@ -267,6 +281,9 @@ impl RingWriter {
 
     fn act(&mut self, seen: &Seen, sim: &mut Simulation) {
         self.settled = false;
+        if sim.options().past.records.is_some() && self.finds_newer(seen, sim) {
+            return;
+        }
         let Some(record) = self.record().cloned() else { return self.begin(seen, sim) };
         self.scrap_lost(&record, sim);
         if self.declare(&record, seen, sim) {
@@ -304,6 +321,27 @@ impl RingWriter {
                 self.offer(seen, sim);
             }
         }
+    }
+
+    /// The record may be older than what nodes hold: then the newest ring of theirs is recorded first. Without a record, a node that does
+    /// not answer may hold a ring that is newer still. True if nothing else is to be done now.
+    fn finds_newer(&mut self, seen: &Seen, sim: &mut Simulation) -> bool {
+        let present = sim.running().into_iter().chain(sim.stopped());
+        let mut unknown = present.filter(|host| !seen.views.contains_key(&sim.node_id(*host)));
+        if self.record.is_none() && unknown.next().is_some() {
+            return true;
+        }
+        let recorded = self.record().map_or(Epoch(0), |ring| ring.epoch);
+        let newest = seen.views.values().map(|view| view.epoch).max().filter(|newest| *newest > recorded);
+        let Some(newest) = newest else { return false };
+        let held = |host: HostId| sim.node(host).and_then(Node::ring).filter(|ring| ring.epoch == newest).cloned();
+        let Some(ring) = sim.responsive().into_iter().find_map(held) else { return true };
+        if let Err(error) = ring.check_follows(self.record(), sim.cluster()) {
+            sim.violated("I9 what nodes hold follows what was recorded", error.to_string());
+        }
+        self.record = Some((*ring).clone().into());
+        sim.totals.rings_found += 1;
+        true
     }
 
     /// What comes next on the way to the `desired` members; `None` where that waits for a command.

@@ -9,6 +9,7 @@ mod drive;
 mod failures;
 mod links;
 mod observe;
+mod revenants;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,8 +49,8 @@ pub enum Happening {
     Alarm(Alarm),
 }
 
-/// Stands for the wave of losses that a restored data directory is.
-const RESTORED: u32 = u32::MAX;
+/// Stands for the wave of losses that the first disk is which goes back in time; those after it count down from here.
+const FIRST_SET_BACK: u32 = u32::MAX;
 
 /// How a node ends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -71,8 +72,8 @@ pub(crate) struct Host {
     pauses: u64,
     /// By how many starts its data directory is behind, since it was restored.
     restored_by: u64,
-    /// Its disk as it was before it was restored, and as it was restored.
-    restored: Option<Box<(Disk, Disk)>>,
+    /// Each time that its disk became what it was earlier.
+    set_back: Vec<SetBack>,
     running: Option<Running>,
     /// While nothing runs.
     disk: Option<Disk>,
@@ -91,10 +92,27 @@ pub(crate) struct Host {
     rotted: bool,
     /// Its disk is nearly full, as its driver sees it.
     nearly_full: bool,
+    /// Its node runs elsewhere by now, from what was on its disk then: what runs here is a process of before.
+    succeeded: Option<Box<Disk>>,
+    /// The names of seeds lead to it all the same.
+    is_named: bool,
+    /// The reverse: a process of before runs elsewhere, or ran.
+    has_revenant: bool,
     /// Its disk counts as destroyed, in this wave of losses.
     pub(crate) lost: Option<u32>,
     /// Bytes of hints that its ended starts took beyond the quota.
     hint_bytes_beyond_quota: u64,
+}
+
+/// A disk that went back in time.
+#[derive(Debug)]
+struct SetBack {
+    /// As it was before.
+    before: Disk,
+    /// As it was then.
+    after: Disk,
+    /// The wave of losses that this is.
+    wave: u32,
 }
 
 struct Running {
@@ -136,6 +154,8 @@ pub struct Simulation {
     violations: Vec<Violation>,
     disks_calm: bool,
     in_flight_until: Instant,
+    /// Disks that went back in time so far.
+    set_back: u32,
     last_started: Option<HostId>,
     /// The versions that a coordinator sent to replicas under a number of its own.
     replicated: BTreeMap<(HostId, RequestId), Vec<Dot>>,
@@ -145,6 +165,8 @@ pub struct Simulation {
     more: Dice,
     /// For what only runs with oddities have.
     odd: Dice,
+    /// For what only runs with something of the past have.
+    past: Dice,
     /// The trace.
     pub trace: Trace,
     /// What was counted.
@@ -169,11 +191,13 @@ impl Simulation {
             violations: Vec::new(),
             disks_calm: true,
             in_flight_until: Instant(0),
+            set_back: 0,
             last_started: None,
             replicated: BTreeMap::new(),
             told_durable: BTreeSet::new(),
             more: Dice::new(options.seed ^ 0x6d6f_7265_2077),
             odd: Dice::new(options.seed ^ 0x6f64_645f_686f_7374),
+            past: Dice::new(options.seed ^ 0x7061_7374_686f_7374),
             trace: Trace::new(shown),
             totals: Totals::default(),
             options: options.clone(),
@@ -223,7 +247,7 @@ impl Simulation {
             generation: 0,
             pauses: 0,
             restored_by: 0,
-            restored: None,
+            set_back: Vec::new(),
             running: None,
             disk: Some(Disk::new(self.witness.clone())),
             address: String::new(),
@@ -235,6 +259,9 @@ impl Simulation {
             sync_fails: false,
             rotted: false,
             nearly_full: false,
+            succeeded: None,
+            is_named: false,
+            has_revenant: false,
             lost: None,
             hint_bytes_beyond_quota: 0,
         });
@@ -256,7 +283,8 @@ impl Simulation {
 
     /// Hosts whose node runs, paused or not.
     pub fn running(&self) -> Vec<HostId> {
-        self.hosts().filter(|host| self.hosts[host.0].running.is_some()).collect()
+        let runs = |host: &Host| host.running.is_some() && host.succeeded.is_none();
+        self.hosts().filter(|host| runs(&self.hosts[host.0])).collect()
     }
 
     /// The host whose node started last.
@@ -266,12 +294,13 @@ impl Simulation {
 
     /// Hosts whose node runs and is not paused.
     pub fn responsive(&self) -> Vec<HostId> {
-        self.hosts().filter(|host| self.hosts[host.0].running.as_ref().is_some_and(|running| !running.paused)).collect()
+        let answers = |host: &Host| host.running.as_ref().is_some_and(|running| !running.paused) && host.succeeded.is_none();
+        self.hosts().filter(|host| answers(&self.hosts[host.0])).collect()
     }
 
     /// Hosts whose node does not run and that are not gone for good.
     pub fn stopped(&self) -> Vec<HostId> {
-        let waits = |host: &Host| host.running.is_none() && !host.removed && !host.rotted;
+        let waits = |host: &Host| host.running.is_none() && !host.removed && !host.rotted && host.succeeded.is_none();
         self.hosts().filter(|host| waits(&self.hosts[host.0])).collect()
     }
 
@@ -316,7 +345,7 @@ impl Simulation {
             return;
         }
         let number = self.dice.number();
-        let moves = self.hosts[host.0].generation == 0 || self.dice.chance(0.5);
+        let moves = self.hosts[host.0].generation == 0 || self.dice.chance(0.5) || self.hosts[host.0].address.is_empty();
         let state = &mut self.hosts[host.0];
         assert!(!state.removed, "host {} is gone", host.0);
         let Some(disk) = state.disk.take() else { return };
@@ -462,15 +491,16 @@ impl Simulation {
             // A replica acknowledges as well what its copy has seen already.
             let held =
                 |disk: &Disk| disk.has_held(write) == Some(true) || dots.iter().any(|(name, dot)| disk.has_seen(name, *dot));
-            let Host { lost, restored, .. } = &self.hosts[host.0];
+            let knew = |disk: &Disk| held(disk) || dots.iter().any(|(name, dot)| disk.has_reaped(name, *dot));
+            let Host { lost, set_back, succeeded, .. } = &self.hosts[host.0];
             if let Some(wave) = *lost
                 && held(self.disk(host))
+                && succeeded.as_deref().is_none_or(|image| !knew(image))
             {
                 *waves.entry(wave).or_default() += 1;
             }
-            let knew = |disk: &Disk| held(disk) || dots.iter().any(|(name, dot)| disk.has_reaped(name, *dot));
-            if restored.as_ref().is_some_and(|restored| knew(&restored.0) && !knew(&restored.1)) {
-                *waves.entry(RESTORED).or_default() += 1;
+            for SetBack { wave, .. } in set_back.iter().filter(|disk| knew(&disk.before) && !knew(&disk.after)) {
+                *waves.entry(*wave).or_default() += 1;
             }
         }
         waves.into_values().max().unwrap_or(0)
@@ -642,6 +672,11 @@ impl Simulation {
     /// The client of `write` will send it once only.
     pub fn sent_once(&mut self, write: WriteId) {
         self.witness.borrow_mut().sent_once(write);
+    }
+
+    /// These writes of one key have one request id.
+    pub fn share_an_id(&mut self, writes: &BTreeSet<WriteId>) {
+        self.witness.borrow_mut().share_an_id(writes);
     }
 
     /// `write` is a create where siblings are kept.

@@ -73,6 +73,8 @@ pub struct Witness {
     once: BTreeSet<WriteId>,
     /// Creates where siblings are kept.
     creates: BTreeSet<WriteId>,
+    /// Writes that have their request id in common with another of their key, and may hide each other.
+    alike: BTreeSet<WriteId>,
     /// Those that were seen first beside another value, until somebody takes them.
     made: Vec<MadeBeside>,
     doubled: BTreeMap<Name, BTreeSet<WriteId>>,
@@ -151,6 +153,11 @@ impl Witness {
         self.once.insert(write);
     }
 
+    /// These writes of one key have one request id.
+    pub fn share_an_id(&mut self, writes: &BTreeSet<WriteId>) {
+        self.alike.extend(writes);
+    }
+
     /// `write` is a create where siblings are kept.
     pub fn creates(&mut self, write: WriteId) {
         self.creates.insert(write);
@@ -164,7 +171,7 @@ impl Witness {
         let new = versions.filter_map(|(dot, value)| ids(dot, value.data.as_ref())).filter(|(_, id)| self.creates.contains(id));
         let beside = |create| {
             let mut values = object.siblings().filter_map(|(data, _)| WriteId::of(data));
-            values.find(|value| *value != create && self.dots_of(*value).len() <= 1)
+            values.find(|value| *value != create && self.dots_of(*value).len() <= 1 && !self.alike.contains(value))
         };
         new.filter_map(|(dot, create)| Some(MadeBeside { dot, create, value: beside(create)? })).collect()
     }
@@ -328,6 +335,34 @@ mod tests {
             let complaints: Vec<_> = witness.take_complaints().into_iter().map(|(invariant, _)| invariant).collect();
             assert_eq!(complaints, if once { vec!["I5 a write is made once"] } else { vec![] });
             assert_eq!(witness.doubled(&name).forgotten.contains(&write), !once);
+        }
+    }
+
+    #[test]
+    fn a_dot_with_two_values_and_a_state_that_shrinks_are_found() {
+        let (mut witness, name) = (Witness::default(), Name::new("b", "k"));
+        let none = CausalContext::default();
+        let one = |write: WriteId| updated(&Object::default(), &none, 1, Some(write.value()));
+        let found =
+            |witness: &mut Witness| witness.take_complaints().into_iter().map(|(invariant, _)| invariant).collect::<Vec<_>>();
+        for (at, object, complaints) in [
+            (&name, one(WriteId(1)), vec![]),
+            (&name, one(WriteId(1)), vec![]),
+            (&name, one(WriteId(2)), vec!["I4 dot uniqueness"]),
+            (&Name::new("b", "other"), one(WriteId(1)), vec!["I4 dot uniqueness"]),
+        ] {
+            witness.saw(at, &object);
+            assert_eq!(found(&mut witness), complaints);
+        }
+        let (less, more) = (one(WriteId(1)), updated(&one(WriteId(1)), &none, 2, Some(WriteId(2).value())));
+        for (before, after, complaints) in [
+            (None, &less, vec![]),
+            (Some(&less), &more, vec![]),
+            (Some(&more), &more, vec![]),
+            (Some(&more), &less, vec!["I6 states only grow"]),
+        ] {
+            witness.replaced(&name, before, after);
+            assert_eq!(found(&mut witness), complaints);
         }
     }
 

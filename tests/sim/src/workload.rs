@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::context;
+use dynamo_core::id::RequestKey;
 use dynamo_core::name::Name;
 use dynamo_core::request::{ClientHandle, Evidence, Failure, Operation, Outcome, QuorumWish, Request, Success};
-use dynamo_core::version::Dot;
+use dynamo_core::version::{Dot, Object};
 
 use crate::checkers::creates::Creates;
 use crate::checkers::{evidence, last_writer_wins};
@@ -94,11 +95,15 @@ pub struct Workload {
     far: Dice,
     /// What only runs with oddities draw.
     odd: Dice,
+    /// What only runs with something of the past draw.
+    past: Dice,
     clients: Vec<Client>,
     waiting: BTreeMap<ClientHandle, Asking>,
     /// Attempts at a write that are under way beside the first.
     twins: BTreeMap<ClientHandle, (usize, Doing)>,
     stopped: bool,
+    /// Which writes have which request id, where ids are used again.
+    ids: BTreeMap<RequestKey, Vec<(Name, WriteId)>>,
     retries: Retries,
     /// What they were told of creates.
     pub creates: Creates,
@@ -116,10 +121,12 @@ impl Workload {
             buckets: Dice::new(options.seed ^ 0x6b65_7973_7061_6365),
             far: Dice::new(options.seed ^ 0x6661_725f_776f_726b),
             odd: Dice::new(options.seed ^ 0x6f64_645f_776f_726b),
+            past: Dice::new(options.seed ^ 0x7061_7374_776f_726b),
             clients: (0..options.workload.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             twins: BTreeMap::new(),
             stopped: false,
+            ids: BTreeMap::new(),
             retries: Retries::new(options),
             creates: Creates::default(),
             ledger: Ledger::with_stamps_in(
@@ -273,7 +280,9 @@ impl Workload {
 
     fn get(&mut self, client: usize, name: Name, then: Then, sim: &mut Simulation) {
         let quorum = self.draw_wish(&name.bucket);
-        let earlier = self.ledger.held_by(&name, self.overlapping(&name, &quorum));
+        // Of two processes under one id one may have what the other acknowledged.
+        let overlapping = if sim.revenants().next().is_some() { usize::MAX } else { self.overlapping(&name, &quorum) };
+        let earlier = self.ledger.held_by(&name, overlapping);
         let timeout_ms = self.draw_timeout();
         let request = Request { name: name.clone(), operation: Operation::Get, request_key: None, quorum, timeout_ms };
         self.send(client, request, Doing::Get { name, then, earlier, wish: quorum }, sim);
@@ -302,7 +311,12 @@ impl Workload {
             Intent::Put { create_only } => Operation::Put { data: self.value(id), context: known.token, create_only },
             Intent::Delete => Operation::Delete { context: known.token },
         };
-        let request_key = self.retries.key();
+        let request_key = self.retries.key(&name);
+        if self.options.past.reused_ids > 0.0
+            && let Some(key) = request_key
+        {
+            self.note_id(id, &name, key, sim);
+        }
         let timeout_ms = self.draw_timeout();
         let request = Request { name: name.clone(), operation, request_key, quorum: wish, timeout_ms };
         let again = request_key.is_some().then(|| Box::new(request.clone()));
@@ -311,6 +325,20 @@ impl Workload {
         }
         if !self.send(client, request, Doing::Write { name, id, wish, before, request: again }, sim) {
             self.ledger.settle(id, Fate::Failed);
+        }
+    }
+
+    /// A write is about to be sent under this request id. Of those that share one within a key nothing is promised but that it ends there.
+    fn note_id(&mut self, id: WriteId, name: &Name, key: RequestKey, sim: &mut Simulation) {
+        let others = self.ids.entry(key).or_default();
+        let alike: Vec<WriteId> = others.iter().filter(|(other, _)| other == name).map(|(_, write)| *write).collect();
+        sim.totals.ids_reused_elsewhere += u64::from(alike.is_empty() && !others.is_empty());
+        sim.totals.ids_reused += u64::from(!alike.is_empty());
+        others.push((name.clone(), id));
+        if !alike.is_empty() {
+            let alike = alike.into_iter().chain([id]).collect();
+            sim.share_an_id(&alike);
+            self.ledger.share_an_id(alike);
         }
     }
 
@@ -332,6 +360,8 @@ impl Workload {
         // A node that has just started is where forgotten writes would do harm.
         let newest = sim.last_started().filter(|host| hosts.contains(host));
         let host = newest.filter(|_| self.dice.chance(0.25)).unwrap_or_else(|| self.dice.pick(&hosts));
+        let of_before = sim.revenants().next().filter(|_| self.past.chance(0.3));
+        let host = of_before.unwrap_or(host);
         if let Some(elsewhere) = self.retries.elsewhere(&request, host, &hosts) {
             sim.totals.writes_sent_to_two += 1;
             let handle = self.ask(client, elsewhere, request.clone(), sim);
@@ -429,14 +459,19 @@ impl Workload {
         if self.options.workload.reads_first && siblings > clients {
             return sim.violated("I5 no more siblings than clients", format!("{name:?}: {siblings} of {clients} clients"));
         }
-        let covers = match self.ledger.read(&name, object.siblings().map(|(data, _)| &data[..])) {
+        // What was reaped is shown again by a disk that went back before that, until its node hears of it.
+        let is_back = sim.has_set_back() && shows_reaped(sim, &name, &object);
+        let values = object.siblings().map(|(data, _)| &data[..]);
+        let covers = match if is_back { Ok(values.filter_map(WriteId::of).collect()) } else { self.ledger.read(&name, values) } {
             Ok(covers) => covers,
             Err((invariant, what)) => return sim.violated(invariant, what),
         };
         // Some may have been lost since, with all who had them.
         let enough = self.overlapping(&name, &wish);
-        let is_held = |id: &WriteId| self.ledger.get(*id).is_some_and(|write| write.homes >= enough);
-        let earlier: BTreeSet<WriteId> = earlier.into_iter().filter(is_held).collect();
+        let is_held =
+            |id: &WriteId| self.ledger.get(*id).is_some_and(|write| write.homes >= enough) && !self.ledger.shares_its_id(*id);
+        let earlier: BTreeSet<WriteId> =
+            earlier.into_iter().filter(is_held).filter(|_| !is_back && sim.revenants().next().is_none()).collect();
         sim.totals.overlaps_checked += u64::from(!earlier.is_empty());
         let by_stamp = self.options.last_writer_wins(&name.bucket);
         // A node that keeps siblings yet shows them.
@@ -466,6 +501,9 @@ impl Workload {
     /// the context that it returns has one dot more than the one that it carried.
     fn makes_known(&self, name: &Name, id: WriteId, before: Bytes, outcome: &Outcome, sim: &mut Simulation) -> bool {
         let Ok(Success::Written { context: after, .. }) = outcome else { return false };
+        if self.ledger.shares_its_id(id) {
+            return false;
+        }
         if self.ledger.get(id).is_some_and(|write| !write.delete) {
             return true;
         }
@@ -506,7 +544,9 @@ impl Workload {
                 let was_unknown = self.ledger.get(id).is_some_and(|write| write.fate == Fate::Unknown);
                 sim.totals.retries_ok += u64::from(was_unknown);
                 let write = known.then_some(id);
-                self.note_acknowledged(id, name, &evidence, sim);
+                if !self.ledger.shares_its_id(id) {
+                    self.note_acknowledged(id, name, &evidence, sim);
+                }
                 self.ledger.lose_of(id, sim.copies_lost(id));
                 if let Err((invariant, what)) = evidence::check(sim, write, name, &wish, &evidence) {
                     sim.violated(invariant, what);
@@ -543,6 +583,13 @@ impl Workload {
             self.ledger.settle(id, fate);
         }
     }
+}
+
+/// Whether a get shows a write that a tombstone superseded which was reaped.
+fn shows_reaped(sim: &Simulation, name: &Name, object: &Object) -> bool {
+    let witness = sim.witness();
+    let is_reaped = |id| witness.dots_of(id).iter().any(|dot| witness.is_reaped(name, *dot));
+    object.siblings().filter_map(|(data, _)| WriteId::of(data)).any(is_reaped)
 }
 
 #[cfg(test)]

@@ -88,3 +88,75 @@ fn a_life_that_nobody_confirmed_vouches_for_no_actor() {
     cluster.through(home).put_after(&after, &key, "later");
     everyone_has(&mut cluster, &key, &["between", "later"]);
 }
+
+/// A disk that goes back in time has what was deleted and reaped since, and nothing that says so.
+#[test]
+fn what_was_reaped_goes_for_good_from_a_disk_that_went_back_before_that() {
+    for alone in [true, false] {
+        let mut cluster = cluster(3).tune(|options| options.pace.reap = Duration::from_millis(300)).start();
+        let homes = cluster.homes("alice");
+        let written = cluster.through(homes[0]).put("alice", "before");
+        cluster.settle();
+        let copy = cluster.sim.copy_of(homes[0]);
+        cluster.through(homes[0]).delete(&written.context, "alice");
+        cluster.settle();
+        assert!(homes.iter().all(|home| cluster.copy(*home, "alice").is_none()), "it is reaped");
+        cluster.stop(homes[0], false);
+        if alone {
+            cluster.sim.forget_since(homes[0], copy.0);
+        } else {
+            cluster.sim.restore(homes[0], copy);
+        }
+        cluster.sim.start(homes[0]);
+        assert_eq!(cluster.copied(homes[0], "alice"), ["before"]);
+        cluster.settle();
+        assert!(homes.iter().all(|home| cluster.copy(*home, "alice").is_none()), "it came back");
+        assert_eq!(cluster.through(homes[0]).get("alice").values, [""; 0]);
+    }
+}
+
+/// Its successor's word is of an earlier start than the one that it called itself last, and comes from elsewhere.
+#[test]
+fn a_node_whose_id_another_process_used_is_found_again_when_that_has_ended() {
+    let mut cluster = cluster(5).start();
+    let home = cluster.homes("alice")[0];
+    cluster.through(home).put("alice", "before");
+    cluster.settle();
+    let former = cluster.sim.part(home, true).expect("it runs");
+    // It hears of its successor, and outlives it, before anybody hears that from it.
+    let others: Vec<HostId> = cluster.hosts().into_iter().filter(|host| *host != home).collect();
+    cluster.sim.start(home);
+    cluster.settle();
+    let successor = cluster.node(home).identity().generation;
+    let outlived = |cluster: &Cluster| {
+        let node = cluster.sim.node_id(home);
+        others.iter().filter_map(|other| cluster.sim.node(*other)?.generation_of(node)).any(|heard| heard > successor)
+    };
+    cluster.sim.rejoin(former);
+    cluster.sim.cut_off(home);
+    cluster.until("the others hear of the life before", outlived);
+    cluster.sim.lay_to_rest(former);
+    cluster.heal();
+    cluster.settle();
+    cluster.through(others[0]).put("alice", "after");
+    everyone_has(&mut cluster, "alice", &["after", "before"]);
+}
+
+#[test]
+fn a_process_that_comes_back_beside_its_successor_stops_and_nothing_that_two_disks_have_is_lost() {
+    let mut cluster = cluster(5).tune(|options| options.seed = 3).start();
+    let home = cluster.homes("alice")[0];
+    cluster.through(home).put("alice", "before");
+    let former = cluster.sim.part(home, true).expect("it runs");
+    cluster.sim.start(home);
+    cluster.settle();
+    cluster.through(home).put("alice", "between");
+    assert_eq!(cluster.through(former).try_put(&bytes::Bytes::new(), "alice", "alone").err().map(|_| ()), Some(()), "cut off");
+    cluster.sim.rejoin(former);
+    cluster.until("one of the two stops", |cluster| cluster.sim.revenants().next().is_none() || cluster.sim.node(home).is_none());
+    cluster.sim.lay_to_rest(former);
+    cluster.sim.start(home);
+    cluster.settle();
+    let values = cluster.through(home).get("alice").values;
+    assert!(values.contains(&"before".to_owned()) && values.contains(&"between".to_owned()), "{values:?}");
+}

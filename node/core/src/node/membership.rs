@@ -83,7 +83,8 @@ impl<S: Storage> Node<S> {
         for node in self.gossip.restarted(&members) {
             self.transfers.begin_again(node);
         }
-        if self.gossip.merge(members) {
+        let is_found = !self.detector.linked_peers().any(|peer| peer == from) && self.gossip.found(from, &members);
+        if self.gossip.merge(members) || is_found {
             out.push(Output::AddressesChanged);
         }
         if epoch > self.epoch() {

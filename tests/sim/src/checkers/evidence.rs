@@ -34,7 +34,7 @@ pub fn check(sim: &mut Simulation, write: Option<WriteId>, name: &Name, wish: &Q
     let has = |node: &NodeId| {
         let host = sim.host_of(*node);
         host.is_some_and(|host| {
-            let mut disks = [Some(sim.disk(host)), sim.before_restored(host)].into_iter().flatten();
+            let mut disks = std::iter::once(sim.disk(host)).chain(sim.before_set_back(host));
             disks.any(|disk| disk.has_held(write) == Some(true) || supersedes(sim, disk, name, write))
         })
     };

@@ -24,7 +24,7 @@ fn gave_way(ledger: &Ledger, witness: &Witness, name: &Name, shown: &BTreeSet<Wr
             if stamps.is_some_and(|(lowest, _)| newest.is_some_and(|newest| lowest < newest)) {
                 gave_way.insert(id);
             }
-            if shown.contains(&id) || write.delete || gave_way.contains(&id) {
+            if shown.contains(&id) || write.delete || gave_way.contains(&id) || ledger.shares_its_id(id) {
                 gave_way.extend(&write.covers);
                 newest = newest.max(stamps.map(|(_, highest)| highest));
             }
@@ -48,7 +48,7 @@ pub fn meets(
     }
     let gave_way = gave_way(ledger, witness, name, returned);
     // A delete is shown to nobody: what its tombstone's stamp hides is for the verdict in the end.
-    let shows = |id: &WriteId| ledger.get(*id).is_some_and(|write| !write.delete);
+    let shows = |id: &WriteId| ledger.get(*id).is_some_and(|write| !write.delete) && !ledger.shares_its_id(*id);
     match earlier.iter().find(|id| shows(id) && !returned.contains(id) && !gave_way.contains(id)) {
         None => Ok(()),
         Some(missed) => {
@@ -70,7 +70,7 @@ pub fn judge(ledger: &Ledger, witness: &Witness, visible: &Visible, lost: usize)
         let gave_way = gave_way(ledger, witness, name, &shown);
         let acknowledged =
             ledger.of_name(name).filter(|(_, write)| write.fate == Fate::Ok && !write.delete && write.durable > lost);
-        for (id, _) in acknowledged.filter(|(id, _)| !shown.contains(id)) {
+        for (id, _) in acknowledged.filter(|(id, _)| !shown.contains(id) && !ledger.shares_its_id(*id)) {
             if !gave_way.contains(&id) {
                 let what = format!("{id:?} of {name:?} was acknowledged with a higher stamp than {shown:?}, which is visible");
                 return Err(("I1 where the last writer wins", what));

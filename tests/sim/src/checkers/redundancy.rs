@@ -54,7 +54,7 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
 /// I11: a hint goes when its target has it on stable storage, or had, or when nobody waits for it there any more.
 fn check_hint(sim: &mut Simulation, from: HostId, target: NodeId, what: &Dropped) -> Verdict {
     let Some(host) = sim.host_of(target) else { return Ok(()) };
-    let gone = sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host) || sim.is_restored(host);
+    let gone = sim.is_removed(host) || sim.is_lost(host) || sim.is_rotted(host) || sim.is_set_back(host);
     // One that its node keeps as a copy goes home as such: copies are looked after by themselves.
     let is_copy = same_write(sim, what).iter().any(|what| sim.disk(from).has_copy(&what.name, what.dot));
     let ring = sim.node(from).and_then(|node| node.ring());
@@ -148,8 +148,10 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
             let Some(ring) = sim.node(from).and_then(|node| node.ring()).cloned() else { continue };
             // A move may have begun since the proof: its new replicas are filled with what is left.
             let homes = ring.placement(ring.partition_of(name)).replicas;
+            // A disk that went back in time may have agreed before.
             let without = |node: &&NodeId| {
-                sim.host_of(**node).is_none_or(|host| host != from && !sim.disk(host).copy_is_durable(name, dot))
+                let lacks = |host| host != from && !sim.is_set_back(host) && !sim.disk(host).copy_is_durable(name, dot);
+                sim.host_of(**node).is_none_or(lacks)
             };
             if let Some(home) = homes.iter().find(without) {
                 return complain(format!("{home:?} does not have {dot:?} on stable storage"));
@@ -159,7 +161,8 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
                 hint.values().any(|(dot, _)| seen.covers(dot)) && sim.now().since(since) > ROUND_TIMEOUT
             };
             // Nothing of a node that was declared lost is taken.
-            let mut hosts = sim.hosts().filter(|host| !sim.is_removed(*host) && !ring.is_lost(sim.node_id(*host)));
+            let asked = |host: &HostId| !sim.is_removed(*host) && !sim.is_set_back(*host) && !ring.is_lost(sim.node_id(*host));
+            let mut hosts = sim.hosts().filter(asked);
             if let Some(host) = hosts.find(|host| sim.disk(*host).hints_with_age(name).any(older)) {
                 return complain(format!("host {} keeps a hint that is older than {dot:?}", host.0));
             }

@@ -27,12 +27,12 @@ pub fn check(sim: &mut Simulation, ring: &Ring, partition: PartitionId, to: Node
     let Some(moving) = &placement.moving else { return Ok(()) };
     let Some(sources) = sources(ring, &placement, to) else { return Ok(()) };
     let Some(host) = sim.host_of(to) else { return Ok(()) };
-    let restored = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_restored(host));
+    let set_back = |node: &NodeId| sim.host_of(*node).is_some_and(|host| sim.is_set_back(host));
     let mut checked = 0;
     let mut missing = None;
     for (write, acknowledged) in sim.witness().acknowledged_in(partition) {
-        let source = acknowledged.homes.iter().find(|home| sources.contains(home) && !restored(home));
-        if acknowledged.epoch >= moving.since || source.is_none() || restored(&to) {
+        let source = acknowledged.homes.iter().find(|home| sources.contains(home) && !set_back(home));
+        if acknowledged.epoch >= moving.since || source.is_none() || set_back(&to) {
             continue;
         }
         checked += 1;

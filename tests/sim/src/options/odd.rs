@@ -85,7 +85,8 @@ impl OtherSettings {
     fn draw(options: &Options, dice: &mut Dice) -> Self {
         let n = options.replication;
         // What a disk that rots or goes back may take, only W copies of every write bear.
-        let bears_any = options.faults.rot.is_none() && options.faults.restore.is_none();
+        let same_disks = options.faults.rot.is_none() && options.faults.restore.is_none();
+        let bears_any = same_disks && options.past.revenants.is_none();
         let mut other = |quorum| if bears_any && dice.chance(0.7) { any_quorum(n, dice) } else { quorum };
         let quorum = other(options.quorum);
         let mut buckets: BTreeMap<Bytes, BucketProperties> = options

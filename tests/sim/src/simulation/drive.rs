@@ -163,7 +163,7 @@ impl Simulation {
     }
 
     fn send(&mut self, from: HostId, to: dynamo_core::id::NodeId, message: dynamo_core::message::Message) {
-        let Some(to) = self.host_of(to) else { return };
+        let Some(to) = self.reached(from, to) else { return };
         self.observe_sending(from, &message);
         if self.network.state(from, to) != State::Up || self.network.is_cut(from, to) {
             self.totals.messages_dropped += 1;

@@ -5,13 +5,17 @@ use dynamo_core::storage::StorageError;
 
 use crate::disk::{Disk, Lost};
 use crate::schedule::HostId;
-use crate::simulation::Simulation;
+use crate::simulation::{FIRST_SET_BACK, SetBack, Simulation};
 
 impl Simulation {
     /// The node gave up over an error of its storage, as its driver does then: nothing that it put out is performed. What was not
     /// on stable storage may be gone.
     pub(super) fn storage_failed(&mut self, host: HostId, error: &StorageError) {
-        if self.disk(host).errors() == 0 && !self.hosts[host.0].sync_fails {
+        let sound = self.disk(host).errors() == 0 && !self.hosts[host.0].sync_fails;
+        if sound && self.yielded(host) {
+            return;
+        }
+        if sound {
             return self.violated("I14 a disk that was only crashed works", format!("host {}: {error}", host.0));
         }
         self.trace.note(self.now, (40, host), || format!("host {} stops: {error}", host.0));
@@ -85,14 +89,26 @@ impl Simulation {
 
     /// The whole data directory of a host that does not run becomes what it was: the count of its starts too.
     pub fn restore(&mut self, host: HostId, (snapshot, generation): (Disk, u64)) {
-        let before = self.disk_mut(host).map(std::mem::take).unwrap_or_default();
-        self.hosts[host.0].restored = Some(Box::new((before, snapshot.snapshot())));
-        self.roll_back(host, snapshot);
-        // Its next start counts requests, and learns of rings, as one did that is forgotten.
-        self.replicated.retain(|(coordinator, _), _| *coordinator != host);
-        self.rings.restored(host);
+        self.go_back(host, snapshot);
         self.trace.note(self.now, (32, host, generation), || format!("host {} is as it was in its start {generation}", host.0));
         self.hosts[host.0].restored_by += self.hosts[host.0].generation - self.hosts[host.0].restored_by - generation;
+    }
+
+    /// The disk of a host that does not run turns out to lack what it said was synced since a snapshot. The starts are counted elsewhere.
+    pub fn forget_since(&mut self, host: HostId, snapshot: Disk) {
+        self.go_back(host, snapshot);
+        self.trace.note(self.now, (33, host), || format!("host {} has forgotten what it had synced", host.0));
+    }
+
+    fn go_back(&mut self, host: HostId, snapshot: Disk) {
+        let before = self.disk_mut(host).map(std::mem::take).unwrap_or_default();
+        let wave = FIRST_SET_BACK - self.set_back;
+        self.set_back += 1;
+        self.hosts[host.0].set_back.push(SetBack { before, after: snapshot.snapshot(), wave });
+        self.roll_back(host, snapshot);
+        // Its next start learns of rings, and if its starts are forgotten counts requests, as one did that is forgotten.
+        self.replicated.retain(|(coordinator, _), _| *coordinator != host);
+        self.rings.restored(host);
     }
 
     /// The data directory of a host that does not run, for [`Simulation::restore`].
@@ -100,14 +116,27 @@ impl Simulation {
         (self.disk(host).snapshot(), self.hosts[host.0].generation - self.hosts[host.0].restored_by)
     }
 
-    /// Whether a host's disk is a copy of what it was.
-    pub fn is_restored(&self, host: HostId) -> bool {
-        self.hosts[host.0].restored.is_some()
+    /// Whether a host's disk went back in time.
+    pub fn is_set_back(&self, host: HostId) -> bool {
+        !self.hosts[host.0].set_back.is_empty() || self.has_revenant(host)
     }
 
-    /// A host's disk as it was before it was restored.
-    pub fn before_restored(&self, host: HostId) -> Option<&Disk> {
-        self.hosts[host.0].restored.as_ref().map(|restored| &restored.0)
+    /// Whether any disk did.
+    pub fn has_set_back(&self) -> bool {
+        self.set_back > 0
+    }
+
+    /// A host's disk as it was before, each time that it went back, and those of processes of before under its node's id.
+    pub fn before_set_back(&self, host: HostId) -> impl Iterator<Item = &Disk> {
+        let of_before = self.of_before(self.node_id(host)).map(|before| self.disk(before));
+        self.hosts[host.0].set_back.iter().map(|disk| &disk.before).chain(of_before)
+    }
+
+    /// Whether every other node that answers has heard of the start that the node of a host is in.
+    pub fn is_heard_of(&self, host: HostId) -> bool {
+        let generation = self.hosts[host.0].generation - self.hosts[host.0].restored_by;
+        let others = self.responsive().into_iter().filter(|other| *other != host).filter_map(|other| self.node(other));
+        others.map(|node| node.generation_of(self.node_id(host))).all(|heard| heard.is_some_and(|heard| heard >= generation))
     }
 
     /// The start that a host is in, or was in last.
@@ -146,5 +175,62 @@ impl Simulation {
     pub fn worsen(&mut self, from: HostId, to: HostId, bad: bool) {
         self.network.set_bad(from, to, bad);
         self.trace.note(self.now, (41, from, to, bad), || format!("the way from host {} to host {}: bad {bad}", from.0, to.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dynamo_core::storage::Storage;
+
+    use super::*;
+    use crate::checkers::trees;
+    use crate::options::Options;
+    use crate::scenario::{cluster, name};
+
+    fn violated(sim: &Simulation) -> Vec<&'static str> {
+        sim.violations().iter().map(|violation| violation.invariant).collect()
+    }
+
+    #[test]
+    fn a_node_that_goes_on_after_an_error_of_its_storage_is_found() {
+        let mut sim = Simulation::new(&Options::calm(1, 1), false);
+        let host = sim.add_host();
+        sim.start(host);
+        sim.fill_disk(host, true);
+        let written = sim.disk_mut(host).map(|disk| disk.write_meta(b"key", Some(b"value")));
+        assert!(matches!(written, Some(Err(_))), "the disk is full, and nobody hears of it");
+        sim.fill_disk(host, false);
+        sim.next(sim.now() + Duration::from_secs(1));
+        assert_eq!(violated(&sim), ["I14 fail-stop"]);
+    }
+
+    #[test]
+    fn a_tree_that_says_what_the_disk_does_not_is_found() {
+        let mut cluster = cluster(3).start();
+        let home = cluster.homes("alice")[0];
+        cluster.through(home).put("alice", "milk and bread");
+        cluster.settle();
+        assert_eq!(trees::check(&cluster.sim, home), Ok(()));
+        if let Some(disk) = cluster.sim.disk_mut(home) {
+            disk.forget(&name("alice"));
+        }
+        assert_eq!(
+            trees::check(&cluster.sim, home).err().map(|(invariant, _)| invariant),
+            Some("I7 trees are what the disk holds")
+        );
+    }
+
+    #[test]
+    fn a_node_that_gives_up_over_a_sound_disk_is_found() {
+        for (sound, found) in [(true, vec!["I14 a disk that was only crashed works"]), (false, vec![])] {
+            let mut sim = Simulation::new(&Options::calm(1, 1), false);
+            let host = sim.add_host();
+            sim.start(host);
+            sim.break_sync(host, !sound);
+            sim.storage_failed(host, &StorageError("it says".into()));
+            assert_eq!(violated(&sim), found);
+        }
     }
 }

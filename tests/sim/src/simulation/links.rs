@@ -89,7 +89,8 @@ impl Simulation {
         }
         let interval = self.dice.around(self.options.pace.dial);
         self.after(interval, Event::Dial { host, generation });
-        let unlinked = |to: &HostId| *to != host && self.network.state(host, *to) == State::Down;
+        let own = self.node_id(host);
+        let unlinked = |to: &HostId| self.node_id(*to) != own && self.network.state(host, *to) == State::Down;
         let Some(running) = self.hosts[host.0].running.as_ref().filter(|running| !running.paused) else { return };
         if !self.hosts().any(|to| unlinked(&to) && self.hosts[to.0].running.is_some()) {
             return;
@@ -98,6 +99,7 @@ impl Simulation {
         let mut targets: Vec<HostId> = known.filter_map(|address| self.by_address.get(&address.peer).copied()).collect();
         // Seeds are names that lead to wherever the first hosts of the cluster are now.
         targets.extend(self.hosts().filter(|seed| !self.hosts[seed.0].removed).take(SEEDS));
+        targets.extend(self.named_twice());
         targets.retain(unlinked);
         targets.sort_unstable();
         targets.dedup();
@@ -120,6 +122,7 @@ impl Simulation {
         if !self.is_running(to, generations.1) || self.network.is_cut(from, to) || self.network.is_cut(to, from) {
             return self.network.set(from, to, State::Down);
         }
+        self.replace_link(from, to);
         self.network.set(from, to, State::Up);
         self.trace.note(self.now, (23, from, to), || format!("link host {} -> host {} is up", from.0, to.0));
         let (peer, address) = (self.node_id(to), &self.hosts[to.0].address);

@@ -83,3 +83,29 @@ impl Simulation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::cluster;
+
+    #[test]
+    fn a_request_under_an_older_ring_that_was_not_refused_is_found() {
+        for (refused, found) in [(1, vec![]), (0, vec!["I9 a request under an older ring is refused"])] {
+            let mut cluster = cluster(3).start();
+            let [host, from] = [cluster.hosts()[0], cluster.hosts()[1]];
+            let (older, name) = (Epoch(0), crate::scenario::name("alice"));
+            let request = dynamo_core::id::RequestId(1 << 40);
+            let fetch = Message::Fetch { request, epoch: older, name, digest_only: true };
+            let fenced = cluster.sim.fenced(host, &fetch);
+            assert!(fenced.is_some(), "it is under an older ring");
+            if refused > 0 {
+                cluster.sim.deliver(from, host, fetch);
+                cluster.run(std::time::Duration::from_millis(1));
+            }
+            cluster.sim.check_fenced(host, fenced);
+            let violated: Vec<_> = cluster.sim.violations().iter().map(|violation| violation.invariant).collect();
+            assert_eq!(violated, found);
+        }
+    }
+}

@@ -144,7 +144,8 @@ fn compile(workshop: &Path, target: &Path) -> Result<Programs, Box<dyn Error>> {
     tests.retain(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("seeds-")));
     // What takes longest comes last.
     tests.sort_by_key(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("riak-")));
-    tests.extend(executables(&run(&[&messages("dynamo-core")[..], &["--lib"]].concat())?));
+    // Its other program counts allocations, and finds no mistake.
+    tests.extend(executables(&run(&[&messages("dynamo-core")[..], &["--lib", "--test", "reaping"]].concat())?));
     Ok(Programs { simulator: target.join("debug/dynamo-sim"), tests })
 }
 
