@@ -258,13 +258,14 @@ pub struct DynamoClusterSpec {
     pub rebalancing: Rebalancing,
 
     /// The UID of a former DynamoCluster of this name, whose volumes were retained: the cluster goes on with its ring and its data. It is
-    /// the annotation `dynamokv.io/cluster-uid` of the volume claims. Zones, partitions and factors have to be the former one's. Can
-    /// only be given when the cluster is created, and stays.
+    /// the annotation `dynamokv.io/cluster-uid` of the volume claims, which have to be there. Zones, partitions and factors have to be the
+    /// former one's. Can only be given when the cluster is created, and stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"), length(max = 36))]
     pub adopt_cluster: Option<String>,
 
-    /// Paused: the operator reports the cluster's status and changes nothing. Default Active.
+    /// Paused: the operator reports the cluster's status and changes nothing, until the DynamoCluster is deleted: its volumes go all the same
+    /// where storage.retention.whenDeleted says so. Default Active.
     #[serde(default)]
     pub reconciliation: Reconciliation,
 }
@@ -343,8 +344,9 @@ pub struct Storage {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// When the DynamoCluster is deleted. Default Retain. Delete holds from when the operator has seen it, and has put its finalizer
-    /// `dynamokv.io/cluster` on the DynamoCluster.
+    /// When the DynamoCluster is deleted. Default Retain. What it says then counts, but for a Delete that the operator has not seen yet: it
+    /// holds from when the operator has put its finalizer `dynamokv.io/cluster` on the DynamoCluster, and until then all volumes stay. Once
+    /// the DynamoCluster is deleted, Retain still keeps the volumes whose claims are not being deleted yet, and Delete comes too late.
     #[serde(default)]
     pub when_deleted: RetentionPolicy,
 

@@ -8,6 +8,7 @@
 mod configuration;
 mod difference;
 mod nudge;
+mod passed_over;
 mod refusal;
 mod sets;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use crate::build::{labels, ring_record};
 use crate::listing::{self, Named};
 use crate::nodes::{self, Nodes};
 use crate::observed::{Observed, Record};
-use crate::plan::{Cause, Step};
+use crate::plan::{Cause, Step, next_step};
 use crate::valid::{Place, ValidCluster};
 
 pub use upkeep::{Upkeep, outstanding, upkeep};
@@ -92,12 +93,13 @@ impl ApplyError {
         }
     }
 
-    /// The API server answered, and did not act.
+    /// The API server answered, and did not act. It does not where a webhook that it has to ask cannot be reached.
     fn is_refusal(&self) -> bool {
         match self {
-            Self::Kubernetes { error, .. } => {
-                matches!(&**error, kube::Error::Api(status) if status.is_invalid() || status.is_forbidden() || status.code == 400)
-            }
+            Self::Kubernetes { error, .. } => matches!(&**error, kube::Error::Api(status) if {
+                let is_no = status.is_invalid() || status.is_forbidden() || status.code == 400;
+                is_no || (status.code == 500 && status.message.contains("failed calling webhook"))
+            }),
             Self::Several(failures) => failures.iter().all(Self::is_refusal),
             Self::Offer { .. } | Self::Full(_) => false,
         }
@@ -130,8 +132,31 @@ pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> App
     |error| ApplyError::Kubernetes { what, error: Box::new(error) }
 }
 
+/// Carries out `next`. Where all of it is refused, and nothing else needs it, what `observed` says of that leads to another step, which is
+/// taken as well. The answer is the last one, what became of it, and what the others failed for.
+pub async fn steps(
+    client: &Client,
+    nodes: &dyn Nodes,
+    cluster: &ValidCluster,
+    observed: &mut Observed,
+    mut next: Step,
+) -> (Step, Result<(), ApplyError>, Vec<ApplyError>) {
+    let mut failures = Vec::new();
+    loop {
+        let taken = step(client, nodes, cluster, observed, &next).await;
+        match taken {
+            // Each refusal is noted once, so this comes to an end.
+            Err(failure) if passed_over::note(observed, &next, &failure) => {
+                failures.push(failure);
+                next = next_step(cluster, observed);
+            }
+            taken => return (next, taken, failures),
+        }
+    }
+}
+
 /// Carries out `step`. Steps that only wait do nothing.
-pub async fn step(
+async fn step(
     client: &Client,
     nodes: &dyn Nodes,
     cluster: &ValidCluster,
@@ -166,6 +191,7 @@ async fn note_identities(
     notes: &BTreeMap<Place, NodeId>,
 ) -> Result<(), ApplyError> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    let mut failures = Vec::new();
     for (place, node) in notes {
         let Some(volume) = observed.volumes.get(place) else { continue };
         let name = cluster.claim_name(place);
@@ -178,9 +204,9 @@ async fn note_identities(
             },
         } });
         let what = format!("PersistentVolumeClaim {name}: note node {node}");
-        claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+        failures.extend(claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what)).err());
     }
-    Ok(())
+    ApplyError::together(failures)
 }
 
 /// Creates the record, or replaces the very record that was seen; so of two operators one gets a conflict.
@@ -245,6 +271,7 @@ async fn offer_ring(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &Observ
     Err(ApplyError::Offer { refusals })
 }
 
+/// Each for itself: one that a policy protects keeps no other.
 async fn delete_volumes(
     client: &Client,
     cluster: &ValidCluster,
@@ -252,6 +279,7 @@ async fn delete_volumes(
     places: &[Place],
 ) -> Result<(), ApplyError> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    let mut failures = Vec::new();
     for place in places {
         let Some(volume) = observed.volumes.get(place) else { continue };
         let name = cluster.claim_name(place);
@@ -263,14 +291,18 @@ async fn delete_volumes(
                 "annotations": { labels::RELEASED: "true" },
             } });
             let what = format!("PersistentVolumeClaim {name}: mark for deletion");
-            claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what))?;
+            failures.extend(claims.patch(&name, &patching(), &Patch::Merge(patch)).await.map_err(failed(what)).err());
             continue;
         }
         let what = format!("PersistentVolumeClaim {name}: delete");
         let guarded = guarded_delete(&volume.uid, &volume.resource_version);
-        claims.delete(&name, &guarded).await.map_err(failed(what))?;
+        match claims.delete(&name, &guarded).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => failures.push(failed(what)(error)),
+        }
     }
-    Ok(())
+    ApplyError::together(failures)
 }
 
 /// Deletes the very object that was seen, in the version that was seen, or nothing.

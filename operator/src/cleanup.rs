@@ -71,11 +71,16 @@ pub async fn hold(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster) -> Res
     patch(clusters, cluster, finalizers).await
 }
 
-/// Takes the finalizer off this very cluster, and off no other of its name. One that has gone meanwhile needs it no more.
+/// Takes the finalizer off this very cluster, and off no other of its name. One that has gone meanwhile needs it no more. One that says
+/// something else by now, perhaps of its volumes, is looked at again first.
 pub async fn release(clusters: &Api<DynamoCluster>, cluster: &DynamoCluster) -> Result<(), kube::Error> {
     let Some(index) = cluster.finalizers().iter().position(|finalizer| finalizer == FINALIZER) else { return Ok(()) };
     let at = format!("/metadata/finalizers/{index}");
-    let removal = json!([{ "op": "test", "path": at, "value": FINALIZER }, { "op": "remove", "path": at }]);
+    let removal = json!([
+        { "op": "replace", "path": "/metadata/resourceVersion", "value": cluster.resource_version() },
+        { "op": "test", "path": at, "value": FINALIZER },
+        { "op": "remove", "path": at },
+    ]);
     match patch(clusters, cluster, removal).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         other => other,
@@ -122,7 +127,8 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes
     }
     let selector = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, cluster.name_any()));
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
-    let listed = sets.list(&selector).await.map_err(failed("StatefulSets: list"))?.items;
+    let mut listed = sets.list(&selector).await.map_err(failed("StatefulSets: list"))?.items;
+    listed.retain(|set| is_of_cluster(cluster, set));
     if is_orphaned(cluster, &listed) {
         return Ok(Volumes::Orphaned);
     }
@@ -134,7 +140,10 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes
     let mut failures = Vec::new();
     for claim in claims.list(&selector).await.map_err(failed("PersistentVolumeClaims: list"))? {
         let made_for = claim.annotations().get(labels::CLUSTER_UID).map(String::as_str);
-        if made_for.is_none() || made_for != cluster.data_uid() || claim.metadata.deletion_timestamp.is_some() {
+        let ours = made_for.is_some() && made_for == cluster.data_uid();
+        // A copy that somebody keeps under a name of their own has the annotations of the one that it was made from.
+        let used = observe::is_claim_of(&cluster.name_any(), &claim.name_any());
+        if !ours || !used || claim.metadata.deletion_timestamp.is_some() {
             continue;
         }
         let seen = (claim.uid().unwrap_or_default(), claim.resource_version().unwrap_or_default());
@@ -148,6 +157,17 @@ pub async fn volumes(client: &Client, cluster: &DynamoCluster) -> Result<Volumes
         }
     }
     ApplyError::together(failures).map(|()| Volumes::Deleted)
+}
+
+/// One that belongs to it, or has one of its names. Its label may be on others as well.
+fn is_of_cluster(cluster: &DynamoCluster, set: &StatefulSet) -> bool {
+    let (name, zones) = (cluster.name_any(), &cluster.spec.zones);
+    let is_named = match set.name_any().strip_prefix(&name) {
+        Some(rest) if zones.is_empty() => rest.is_empty(),
+        Some(rest) => rest.strip_prefix('-').is_some_and(|zone| zones.iter().any(|other| other.name == zone)),
+        None => false,
+    };
+    is_named || is_owned(&set.metadata, &cluster.uid().unwrap_or_default())
 }
 
 /// Tells these very sets to run no pods; the names of those whose controller has not seen that yet. One that cannot be told keeps no other

@@ -35,7 +35,8 @@ use crate::events::{self, Told};
 use crate::metrics::{Metrics, Outcome};
 use crate::nodes::Nodes;
 use crate::observe::observe;
-use crate::plan::{Step, next_step};
+use crate::observed::Observed;
+use crate::plan::{Step, Waiting, next_step};
 use crate::status::{self, Report};
 use crate::valid::ValidCluster;
 
@@ -51,7 +52,7 @@ pub const BLOCKED: Duration = Duration::from_secs(10);
 pub const AT_REST: Duration = Duration::from_secs(30);
 /// Changes within this time make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(200);
-/// Failures in a row after which a look that fails again is told: an API server that changes its leader takes less.
+/// Failures in a row after which a look that fails again is told, and so is a conflict: an API server that changes its leader takes less.
 const UNTOLD_MAX: u32 = 3;
 /// The longest pause after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -332,13 +333,17 @@ async fn pass(
     context.metrics.step(step.kind());
     debug!(cluster = full_name(cluster), step = step.kind(), "looked");
     let paused = cluster.spec.reconciliation == Reconciliation::Paused;
-    let (upkeep, refused) = if paused {
-        (Upkeep { waiting: apply::outstanding(&valid, &observed, &live), ..Upkeep::default() }, None)
+    let (upkeep, step, refused) = if paused {
+        (Upkeep { waiting: apply::outstanding(&valid, &observed, &live), ..Upkeep::default() }, step, None)
     } else {
-        let upkeep = apply::upkeep(&context.client, &valid, &observed, &live).await;
+        let mut upkeep = apply::upkeep(&context.client, &valid, &observed, &live).await;
         observed.follow(&upkeep.versions);
-        let step = apply::step(&context.client, &*context.nodes, &valid, &observed, &step).await;
-        (upkeep, step.err())
+        let (step, taken, passed_over) = apply::steps(&context.client, &*context.nodes, &valid, &mut observed, step).await;
+        if !passed_over.is_empty() {
+            context.metrics.step(step.kind());
+        }
+        upkeep.failures.extend(passed_over);
+        (upkeep, step, taken.err())
     };
     for written in &upkeep.written {
         info!(cluster = full_name(cluster), "applied {written}");
@@ -350,7 +355,9 @@ async fn pass(
         context.tell(cluster, events::of_step(&valid, &observed, &step).into_iter().collect()).await;
     }
     let failures = upkeep.failures.iter().chain(&refused).flat_map(ApplyError::each);
-    let mut complaints = apply::told(failures.filter(|failure| !failure.is_conflict()));
+    // Somebody who is faster each time is told as well.
+    let lasts = context.failures().get(&valid.uid).is_some_and(|before| *before >= UNTOLD_MAX);
+    let mut complaints = apply::told(failures.filter(|failure| lasts || !failure.is_conflict()));
     complaints.extend(upkeep.complaints);
     let report = Report {
         cluster: &valid,
@@ -368,7 +375,7 @@ async fn pass(
         return Err(refused.into());
     }
     match upkeep.failures.into_iter().next() {
-        Some(failure) if rests(&step) => Err(failure.into()),
+        Some(failure) if rests(&step, &observed) => Err(failure.into()),
         Some(failure) => Err(ReconcileError::Upkeep(failure)),
         None if !upkeep.written.is_empty() => Ok((outcome, Action::requeue(AFTER_STEP))),
         None => Ok((outcome, Action::requeue(pause_after(&step, paused, &upkeep.waiting)))),
@@ -376,8 +383,10 @@ async fn pass(
 }
 
 /// Nothing is on its way whose end would be seen late.
-fn rests(step: &Step) -> bool {
+fn rests(step: &Step, observed: &Observed) -> bool {
+    let is_refused = |waiting: &Waiting| observed.is_refused_a_pod(&waiting.place);
     matches!(step, Step::Converged | Step::Blocked(_) | Step::RebalancingPaused(_))
+        || matches!(step, Step::AwaitPods(waiting) if waiting.iter().all(is_refused))
 }
 
 fn pause_after(step: &Step, paused: bool, waiting_zones: &[String]) -> Duration {

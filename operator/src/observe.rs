@@ -31,7 +31,7 @@ use crate::observed::{Configuration, Observed, Set};
 use crate::plan;
 use crate::valid::{Place, ValidCluster};
 
-pub use objects::{is_owned, set};
+pub use objects::{is_claim_of, is_owned, set};
 
 /// Names of pods that are looked up in one look, where sets lack pods: a quota may keep hundreds from being made.
 const STRANGERS_MAX: usize = 16;

@@ -47,6 +47,17 @@ pub struct Observed {
     pub ownerless: Vec<String>,
     /// The names of other DynamoClusters that own some of them: `cart` with a zone `a`, and `cart-a`; this one's, if it is a former one.
     pub neighbours: BTreeSet<String>,
+    /// What this very pass was refused, so that the rest can be done without it.
+    pub refused: Refused,
+}
+
+/// Parts of steps that were refused, and that nothing else needs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Refused {
+    /// Zones whose StatefulSets are to run no more pods than they do.
+    pub more_pods: BTreeSet<String>,
+    /// Places whose nodes do not take the ring that follows their own.
+    pub rings: BTreeSet<Place>,
 }
 
 /// A zone's StatefulSet.
@@ -307,10 +318,15 @@ impl Observed {
         behind
     }
 
-    /// There is to be a pod at `place` and there is none, though the StatefulSet controller knows: it cannot make it.
+    /// There is to be a pod at `place` and there is none, though the StatefulSet controller knows: it cannot make it. Or it may not be told.
     pub fn lacks_pod(&self, place: &Place) -> bool {
         let told = self.sets.get(&place.zone).is_some_and(|set| !set.unseen && place.ordinal < set.replicas);
-        told && !self.pods.contains_key(place)
+        (told || self.is_refused_a_pod(place)) && !self.pods.contains_key(place)
+    }
+
+    /// A pod at `place` is one more than the set may run.
+    pub fn is_refused_a_pod(&self, place: &Place) -> bool {
+        self.refused.more_pods.contains(&place.zone) && place.ordinal >= self.replicas(&place.zone)
     }
 
     /// All pods of the set of `zone` exist.

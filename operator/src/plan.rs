@@ -6,6 +6,7 @@
 //! ```text
 //! names_are_free              else  Blocked
 //! volumes_are_in_their_zones  else  Blocked            while there is no record: the ring may be on them
+//! what_is_adopted_is_there    else  Blocked            before the first pod
 //! pods_exist                  else  RaisePods          pods first, data follows
 //! identities_are_distinct     else  Blocked            no two pods carry one node
 //! record_is_newest            else  RecordRing(Found), AwaitPods, Blocked
@@ -48,6 +49,9 @@
 //!   removal that rests on a look from before the joining meets another version of the object, and is refused.
 //!
 //! Settings, images and sizes are no steps: they are applied before the step in each pass, so that nothing here blocks them.
+//!
+//! Nor does a refusal: where more pods are refused, or a ring by a node, what follows is as where those pods cannot run and that node does
+//! not answer, and is done in the same pass ([`crate::apply::steps`]).
 
 pub mod configuration;
 pub mod nudge;
@@ -70,7 +74,7 @@ use dynamo_core::ring::Ring;
 use dynamo_core::ring::bucket_replication::BucketReplication;
 
 use crate::api::RetentionPolicy;
-use crate::observed::{Carrier, Node, Note, Observed, Record, Volume};
+use crate::observed::{Carrier, Node, Note, Observed, Pod, Record, Volume};
 use crate::valid::{Place, ValidCluster};
 use situation::Situation;
 
@@ -203,6 +207,8 @@ pub enum Blocked {
     },
     /// These claims carry nodes of this cluster, and are at places that it has not.
     OtherZones(Vec<String>),
+    /// No claim is there of the cluster that this one is to go on with.
+    NothingToAdopt,
     /// The nodes hold a ring that this cluster cannot go on with, for what is fixed for a cluster's life: how each of these differs.
     OtherRing(Vec<String>),
     /// The record cannot be read.
@@ -238,9 +244,10 @@ pub enum Blocked {
 /// The first condition that is not met, as the step that meets it.
 pub fn next_step(cluster: &ValidCluster, observed: &Observed) -> Step {
     let situation = Situation::of(cluster, observed);
-    let conditions: [fn(&Situation<'_>) -> Option<Step>; 16] = [
+    let conditions: [fn(&Situation<'_>) -> Option<Step>; 17] = [
         names_are_free,
         volumes_are_in_their_zones,
+        what_is_adopted_is_there,
         pods_exist,
         identities_are_distinct,
         record_is_newest,
@@ -281,6 +288,15 @@ fn volumes_are_in_their_zones(situation: &Situation<'_>) -> Option<Step> {
     hidden.then(|| Step::Blocked(Blocked::OtherZones(observed.misplaced.clone())))
 }
 
+/// Whoever gives another UID than they meant, or applies the same manifest in another namespace, would get an empty cluster, under a name that
+/// another one's nodes go by.
+fn what_is_adopted_is_there(situation: &Situation<'_>) -> Option<Step> {
+    let (cluster, observed) = (situation.cluster, situation.observed);
+    let is_new = observed.record == Record::Absent && observed.sets.is_empty() && observed.misplaced.is_empty();
+    let is_there = || observed.volumes.values().any(|volume| volume.ours && !volume.deleting);
+    (is_new && cluster.adopts() && !is_there()).then_some(Step::Blocked(Blocked::NothingToAdopt))
+}
+
 fn pods_exist(situation: &Situation<'_>) -> Option<Step> {
     let too_few = |zone: &crate::valid::Zone| {
         let wanted = zone.replicas.max(situation.replicas_needed(&zone.name));
@@ -288,7 +304,8 @@ fn pods_exist(situation: &Situation<'_>) -> Option<Step> {
         // A mark that covers a pod which is wanted comes off before that pod's node joins anything.
         let marked = set.and_then(|set| set.lowering).is_some_and(|pods| pods < wanted);
         let pods = wanted.max(situation.observed.replicas(&zone.name));
-        (marked || set.is_none_or(|set| set.replicas < wanted)).then(|| (zone.name.clone(), pods))
+        let lacks = set.is_none_or(|set| set.replicas < wanted) && !situation.observed.refused.more_pods.contains(&zone.name);
+        (marked || lacks).then(|| (zone.name.clone(), pods))
     };
     let raised: BTreeMap<_, _> = situation.cluster.zones().iter().filter_map(too_few).collect();
     (!raised.is_empty()).then_some(Step::RaisePods(raised))
@@ -374,7 +391,8 @@ fn joining_nodes_are_noted(situation: &Situation<'_>) -> Option<Step> {
 
 /// The node at `place` is in the ring and stays there, or is about to come in.
 fn joins(situation: &Situation<'_>, place: &Place, node: NodeId) -> bool {
-    !situation.is_lost(node) && (situation.is_member(node) || (situation.complete && situation.cluster.keeps(place)))
+    let comes = situation.complete && situation.cluster.keeps(place) && !situation.waits_for_a_claim(place, node);
+    !situation.is_lost(node) && (situation.is_member(node) || comes)
 }
 
 /// The places whose volume does not say, or does not say alone, which node it carries. A node that joins takes off what stands on its
@@ -392,6 +410,9 @@ fn notes_to_write(situation: &Situation<'_>) -> BTreeMap<Place, NodeId> {
     observed.nodes().filter(unnoted).map(|(place, node)| (place.clone(), node.id)).collect()
 }
 
+/// A claim that is being deleted is there as long as its pod is.
+const CLAIM_GOES: &str = "its volume claim is being deleted; delete the pod, so that it gets another";
+
 /// The places whose claim is not there to be noted, or goes before its node could join.
 fn claims_in_the_way(situation: &Situation<'_>, notes: &BTreeMap<Place, NodeId>) -> Vec<Waiting> {
     let volumes = &situation.observed.volumes;
@@ -401,9 +422,7 @@ fn claims_in_the_way(situation: &Situation<'_>, notes: &BTreeMap<Place, NodeId>)
     let newcomer = |(place, node): &(&Place, &Node)| joins(situation, place, node.id) && !situation.is_member(node.id);
     let newcomers = situation.observed.nodes().filter(newcomer);
     let going = newcomers.filter(|(place, _)| volumes.get(place).is_some_and(|volume| volume.deleting));
-    let going =
-        going.map(|(place, _)| waits(place, "its volume claim is being deleted; delete the pod, so that it gets another"));
-    missing.chain(going).collect()
+    missing.chain(going.map(|(place, _)| waits(place, CLAIM_GOES))).collect()
 }
 
 fn a_ring_exists(situation: &Situation<'_>) -> Option<Step> {
@@ -428,7 +447,9 @@ fn a_ring_exists(situation: &Situation<'_>) -> Option<Step> {
 /// one that is further behind hears of the ring by gossip, and nothing waits for it here. Nodes that are out hear of it with the others.
 fn nodes_hold_the_ring(situation: &Situation<'_>) -> Option<Step> {
     situation.ring?;
-    let behind: Vec<_> = situation.observed.nodes().filter(|(_, node)| situation.takes_the_ring(node)).collect();
+    let refuses = |place: &Place| situation.observed.refused.rings.contains(place);
+    let nodes = situation.observed.nodes();
+    let behind: Vec<_> = nodes.filter(|(place, node)| situation.takes_the_ring(node) && !refuses(place)).collect();
     let matters = behind.iter().any(|(place, node)| situation.is_member(node.id) || situation.cluster.keeps(place));
     matters.then(|| Step::OfferRing(behind.into_iter().map(|(place, _)| place.clone()).collect()))
 }
@@ -568,7 +589,10 @@ fn no_pod_is_left_over(situation: &Situation<'_>) -> Option<Step> {
         return Some(Step::AwaitPods(unknown));
     }
     // A receipt counts under the recorded ring only, so a node that is to give one must hear of it.
-    let behind = |place: &&Place| situation.observed.node(place).is_some_and(|node| situation.takes_the_ring(node));
+    let behind = |place: &&Place| {
+        let takes = observed.node(place).is_some_and(|node| situation.takes_the_ring(node));
+        takes && !observed.refused.rings.contains(*place)
+    };
     let behind: Vec<_> = unproven.keys().filter(behind).cloned().collect();
     match (behind.is_empty(), unproven.is_empty()) {
         (false, _) => Some(Step::OfferRing(behind)),
@@ -577,12 +601,24 @@ fn no_pod_is_left_over(situation: &Situation<'_>) -> Option<Step> {
     }
 }
 
+/// What the pod at `place`, whose node answers, lacks to be ready for all that may be asked.
+fn why_unready(situation: &Situation<'_>, place: &Place, pod: &Pod) -> Option<&'static str> {
+    let node = pod.node.as_ref()?;
+    if situation.waits_for_a_claim(place, node.id) {
+        return Some(CLAIM_GOES);
+    }
+    if situation.observed.refused.rings.contains(place) {
+        return Some("does not take the ring");
+    }
+    (!pod.ready).then_some("is not ready")
+}
+
 fn pods_are_ready(situation: &Situation<'_>) -> Option<Step> {
     let mut waiting = situation.unanswered_places();
     waiting.extend(situation.places_of_lost_nodes());
     for (place, pod) in &situation.observed.pods {
-        if situation.cluster.keeps(place) && pod.node.is_some() && !pod.ready {
-            waiting.push(Waiting { place: place.clone(), reason: "is not ready".into() });
+        if let Some(reason) = why_unready(situation, place, pod).filter(|_| situation.cluster.keeps(place)) {
+            waiting.push(Waiting { place: place.clone(), reason: reason.into() });
         }
         // Its volume may go when it has gone, so nothing is done before.
         if !situation.cluster.keeps(place) && place.ordinal >= situation.observed.replicas(&place.zone) {

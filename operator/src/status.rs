@@ -149,10 +149,7 @@ impl<'a> Names<'a> {
     /// With what Kubernetes says of pods that do not run.
     fn silent_nodes(&self, observed: &Observed, nodes: &[NodeId]) -> String {
         let place = |node: &NodeId| self.places.get(node).or_else(|| self.carried.get(node));
-        let no_pod = |place: &Place| {
-            let why = format!("has no pod: see the Events of StatefulSet {}", self.cluster.set_name(&place.zone));
-            observed.lacks_pod(place).then_some(why)
-        };
+        let no_pod = |place: &Place| observed.lacks_pod(place).then(|| lacks_pod(self.cluster, observed, place));
         let trouble = |node: &NodeId| {
             let place = place(node)?;
             observed.trouble(place).map(str::to_owned).or_else(|| no_pod(place))
@@ -161,6 +158,15 @@ impl<'a> Names<'a> {
         names.sort();
         joined(&grouped(names), ", ", Group::aside)
     }
+}
+
+/// Why there is no pod at `place`, as far as that is known here: of a refusal the API server's own words are told beside this.
+fn lacks_pod(cluster: &ValidCluster, observed: &Observed, place: &Place) -> String {
+    let set = cluster.set_name(&place.zone);
+    if observed.is_refused_a_pod(place) {
+        return format!("has no pod: StatefulSet {set} is refused another");
+    }
+    format!("has no pod: see the Events of StatefulSet {set}")
 }
 
 /// The column: "12/341 partitions", "draining cart-4", or nothing.

@@ -170,6 +170,11 @@ impl ValidCluster {
         &self.name
     }
 
+    /// It is to go on with another cluster's data.
+    pub fn adopts(&self) -> bool {
+        self.data_uid != self.uid
+    }
+
     /// The zones with the nodes that each is to have.
     pub fn zones(&self) -> &[Zone] {
         &self.zones

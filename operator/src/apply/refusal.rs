@@ -1,4 +1,4 @@
-//! What the API server says of a StatefulSet that it refuses, with the names that the same fields have in the DynamoCluster.
+//! What the API server says of an object that it refuses, for people: with the names that fields of a StatefulSet have in the DynamoCluster.
 
 /// Fields of a set, as the API server calls them, and what they are made from. The longer of two that begin alike comes first.
 const FIELDS: [(&str, &str); 12] = [
@@ -16,8 +16,14 @@ const FIELDS: [(&str, &str); 12] = [
     ("spec.volumeClaimTemplates[0].spec.resources", "spec.storage.size"),
 ];
 
-/// `message` with the fields of the DynamoCluster for those of the set; as it is, if it names none of them.
+/// What the API server says of an object that somebody has set `immutable`.
+const IMMUTABLE: &str = "field is immutable when `immutable` is set";
+
+/// `message` with the fields of the DynamoCluster for those of the set, or with the way on; as it is, if it needs neither.
 pub(super) fn translated(message: &str) -> String {
+    if message.contains(IMMUTABLE) {
+        return format!("{message}; somebody has set it: once all pods answer, delete that object, and it is made again");
+    }
     let told = FIELDS.iter().fold(message.to_owned(), |told, (of_set, of_cluster)| told.replace(of_set, of_cluster));
     if told == message { told } else { format!("{told}; these are fields of the DynamoCluster: correct them there") }
 }
@@ -35,6 +41,11 @@ mod tests {
                     spec.resources.limits[cpus]: Invalid value: \"cpus\", spec.imagePullPolicy: Unsupported value]; these are fields of the \
                     DynamoCluster: correct them there";
         assert_eq!(translated(said), told);
+        let fixed = "ConfigMap \"cart-ring\" is invalid: data: Forbidden: field is immutable when `immutable` is set";
+        assert_eq!(
+            translated(fixed),
+            format!("{fixed}; somebody has set it: once all pods answer, delete that object, and it is made again")
+        );
         for plain in ["exceeded quota", "spec.template.spec.containers[1].image: Required value", "spec.ports[0]: Invalid"] {
             assert_eq!(translated(plain), plain);
         }

@@ -54,7 +54,7 @@ fn put_pod(api: &FakeApi, cluster: &ValidCluster, name: &str) {
     api.put(&format!("/api/v1/namespaces/shop/pods/{name}"), pod);
 }
 
-fn first_ring(cluster: &ValidCluster, weight: u32) -> Ring {
+pub(super) fn first_ring(cluster: &ValidCluster, weight: u32) -> Ring {
     let members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "default".into(), weight })).collect();
     rebalance::first_ring(cluster.id, cluster.partition_bits, cluster.replication, &members).unwrap()
 }
@@ -434,7 +434,11 @@ async fn of_two_operators_that_record_one_epoch_one_gets_a_conflict() {
 
 /// Which epoch was offered at which address.
 #[derive(Default)]
-struct Offers(Mutex<BTreeMap<String, u64>>);
+pub(super) struct Offers {
+    pub(super) offered: Mutex<BTreeMap<String, u64>>,
+    /// None is taken.
+    pub(super) refuses: bool,
+}
 
 impl Nodes for Offers {
     fn status<'a>(&'a self, _: &'a ValidCluster, _: &'a str) -> Answer<'a, Node> {
@@ -446,8 +450,8 @@ impl Nodes for Offers {
     }
 
     fn offer<'a>(&'a self, address: &'a str, ring: &'a Ring) -> Answer<'a, ()> {
-        self.0.lock().unwrap().insert(address.to_owned(), ring.epoch.0);
-        Box::pin(ready(Ok(())))
+        self.offered.lock().unwrap().insert(address.to_owned(), ring.epoch.0);
+        Box::pin(ready(if self.refuses { Err("its disk is full".to_owned()) } else { Ok(()) }))
     }
 
     fn receipt<'a>(&'a self, _: &'a str) -> Answer<'a, Receipt> {
@@ -476,7 +480,7 @@ async fn a_ring_that_members_may_lack_is_recorded_beside_the_next_and_offered_to
     }
     let all = Step::OfferRing(observed.pods.keys().cloned().collect());
     step(&client, &offers, &cluster, &observed, &all).await.unwrap();
-    assert_eq!(*offers.0.lock().unwrap(), [("0".to_owned(), 3), ("1".to_owned(), 2), ("2".to_owned(), 3)].into());
+    assert_eq!(*offers.offered.lock().unwrap(), [("0".to_owned(), 3), ("1".to_owned(), 2), ("2".to_owned(), 3)].into());
     record(&client, &cluster, &observed, &third, "volumes of the members").await.unwrap();
     assert_eq!(recorded(), ["ring", "ring-1", "ring-2"], "the same ring once more");
     for pod in observed.pods.values_mut() {
@@ -844,6 +848,11 @@ async fn a_larger_size_grows_the_volumes_that_are_in_use() {
     assert_eq!((done.failures.len(), done.complaints.len()), (0, 1));
     let told = "volume data-cart-0 cannot grow to 20Gi: exceeded quota; set spec.storage.size back to 10Gi";
     assert_eq!(done.complaints, [told]);
+    put_pod(&api, &cluster, "cart-1");
+    let (observed, live) = observe(&client, &Network, &cluster).await.unwrap();
+    let told = "volume data-cart-0, volume data-cart-1: cannot grow to 20Gi: exceeded quota; set spec.storage.size back to 10Gi";
+    assert_eq!(upkeep(&client, &cluster, &observed, &live).await.complaints, [told]);
+    api.remove("/api/v1/namespaces/shop/pods/cart-1");
     api.admit(|_, _| Ok(()));
     pass(&api, &cluster).await;
     assert_eq!(api.writes(), [format!("PATCH {}", path("data-cart-0"))]);

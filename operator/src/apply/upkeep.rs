@@ -17,6 +17,7 @@ use super::difference::covers;
 use super::{ApplyError, FIELD_MANAGER, configuration, failed, guarded_delete, nudge, patching, sets, words};
 use crate::build::{client_service, headless_service, labels, pod_disruption_budget, service_account};
 use crate::events::{self, Told};
+use crate::listing::{self, Group, Named};
 use crate::observe::{Live, is_owned};
 use crate::observed::Observed;
 use crate::plan::rollout::Rollout;
@@ -168,6 +169,8 @@ async fn label_volumes(client: &Client, cluster: &ValidCluster, observed: &Obser
 async fn resize_volumes(client: &Client, cluster: &ValidCluster, observed: &Observed, done: &mut Upkeep) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
     let wanted = &cluster.storage.size;
+    let mut complaints = Vec::new();
+    let complaint = |name: String, reason: String| Named { what: format!("volume {name}"), name, reason };
     for (place, volume) in &observed.volumes {
         let used = observed.pods.contains_key(place) && volume.bound && !volume.deleting;
         let is_less = |size: &str| quantity::parse(size).is_some_and(|size| Some(size) < quantity::parse(wanted));
@@ -187,16 +190,16 @@ async fn resize_volumes(client: &Client, cluster: &ValidCluster, observed: &Obse
             }
             Err(error) if grows => {
                 let (size, words) = (&volume.size, words(&error));
-                done.complaints
-                    .push(format!("volume {name} cannot grow to {wanted}: {words}; set spec.storage.size back to {size}"));
+                complaints
+                    .push(complaint(name, format!("cannot grow to {wanted}: {words}; set spec.storage.size back to {size}")));
             }
             Err(error) => {
                 let (size, words) = (&volume.size, words(&error));
-                let complaint = format!("volume {name} cannot be asked to have {wanted} instead of {size}: {words}");
-                done.complaints.push(complaint);
+                complaints.push(complaint(name, format!("cannot be asked to have {wanted} instead of {size}: {words}")));
             }
         }
     }
+    done.complaints.extend(listing::grouped_by_name(complaints).iter().map(Group::sentence));
 }
 
 struct Writer<'a> {

@@ -190,6 +190,43 @@ async fn a_volume_that_cannot_be_deleted_at_once_is_tried_again_however_late_the
     assert_eq!((api.object(&claims[0]), api.object(CLUSTER)), (None, None));
 }
 
+/// A copy keeps the labels and annotations of the claim that it was made from, and a label is soon given to a set.
+#[tokio::test]
+async fn what_somebody_keeps_under_names_of_their_own_is_left_alone() {
+    const COPY: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/cart-before-the-sale";
+    const OTHER: &str = "/apis/apps/v1/namespaces/shop/statefulsets/cart-web";
+    let (api, gone, claims) = deleted_long_ago().await;
+    let original = api.object(&claims[0]).unwrap();
+    let metadata = json!({
+        "name": "cart-before-the-sale", "labels": original["metadata"]["labels"], "annotations": original["metadata"]["annotations"],
+    });
+    api.put(COPY, json!({ "metadata": metadata }));
+    let spec = json!({ "replicas": 2, "serviceName": "x", "selector": {}, "template": {} });
+    api.put(OTHER, json!({ "metadata": { "name": "cart-web", "labels": { labels::CLUSTER: "cart" } }, "spec": spec }));
+    pass(&api, &gone).await;
+    assert_eq!(api.object(CLUSTER), None);
+    assert!(claims.iter().all(|claim| api.object(claim).is_none()));
+    assert_eq!((api.object(COPY).is_some(), api.object(OTHER).unwrap()["spec"]["replicas"].clone()), (true, json!(2)));
+}
+
+/// What it says of its volumes may have changed since it was read.
+#[tokio::test]
+async fn a_finalizer_is_not_taken_off_a_cluster_that_has_changed_since() {
+    let (api, _) = created(RetentionPolicy::Delete).await;
+    let clusters: Api<DynamoCluster> = Api::namespaced(api.client(), "shop");
+    let policy =
+        |policy: &str| api.edit(CLUSTER, |cluster| cluster["spec"]["storage"]["retention"]["whenDeleted"] = json!(policy));
+    policy("Retain");
+    let seen = clusters.get("cart").await.unwrap();
+    policy("Delete");
+    let refused = release(&clusters, &seen).await.unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.is_conflict()));
+    assert_eq!(finalizers(&api), json!([FINALIZER]));
+    policy("Retain");
+    release(&clusters, &clusters.get("cart").await.unwrap()).await.unwrap();
+    assert_eq!(finalizers(&api), Value::Null);
+}
+
 #[tokio::test]
 async fn a_volume_that_is_gone_already_is_deleted() {
     let (api, gone, claims) = deleted_long_ago().await;

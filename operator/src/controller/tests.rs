@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::fake_api::FakeApi;
 use crate::nodes::Network;
+use crate::valid::Place;
 use crate::valid::tests::cluster;
 
 const CLUSTER: &str = "/apis/dynamokv.io/v1alpha1/namespaces/shop/dynamoclusters/cart";
@@ -149,6 +150,48 @@ async fn an_object_that_is_refused_makes_no_look_at_what_is_on_its_way_rarer() {
 #[test]
 fn what_rests_is_tried_again_with_a_growing_pause() {
     let at_rest = [Step::Converged, Step::RebalancingPaused(String::new())];
-    let on_its_way = [Step::AwaitPods(vec![]), Step::AwaitEpoch(vec![]), Step::AwaitReceipts(vec![]), Step::AwaitRollout(vec![])];
-    assert!(at_rest.iter().all(rests) && !on_its_way.iter().any(rests));
+    let place = Place { zone: "default".into(), ordinal: 3 };
+    let pods = Step::AwaitPods(vec![Waiting { place, reason: String::new() }]);
+    let on_its_way = [pods.clone(), Step::AwaitEpoch(vec![]), Step::AwaitReceipts(vec![]), Step::AwaitRollout(vec![])];
+    let mut observed = Observed::default();
+    assert!(at_rest.iter().all(|step| rests(step, &observed)) && !on_its_way.iter().any(|step| rests(step, &observed)));
+    observed.refused.more_pods.insert("default".into());
+    assert!(rests(&pods, &observed), "nothing comes before that is put right");
+}
+
+/// As where somebody else's controller writes to the same object again and again.
+#[tokio::test]
+async fn a_conflict_is_told_when_it_lasts() {
+    let (api, metrics) = (FakeApi::default(), Arc::new(Metrics::default()));
+    let context = Arc::new(Context::new(api.client(), Arc::new(Network), metrics, None));
+    let cart = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*cart).unwrap());
+    api.refuse("PATCH /api/v1/namespaces/shop/services/cart", Refusal::Conflict);
+    let ready = || api.object(CLUSTER).unwrap()["status"]["conditions"][0].clone();
+    for failures in 0..=UNTOLD_MAX {
+        let error = reconcile(Arc::clone(&cart), Arc::clone(&context)).await.unwrap_err();
+        retry(Arc::clone(&cart), &error, Arc::clone(&context));
+        assert_eq!(ready()["reason"] == "Failed", failures == UNTOLD_MAX, "{failures}: {}", ready());
+    }
+    assert!(ready()["message"].as_str().unwrap().starts_with("Service cart: apply: "), "{}", ready());
+}
+
+/// The planner's step is refused, and the one that follows without it is taken in the same pass.
+#[tokio::test]
+async fn a_step_that_is_refused_is_passed_over_in_the_same_pass_and_asked_for_again_in_the_next() {
+    const SETS: &str = "/apis/apps/v1/namespaces/shop/statefulsets";
+    let (api, metrics) = (FakeApi::default(), Arc::new(Metrics::default()));
+    let context = Arc::new(Context::new(api.client(), Arc::new(Network), Arc::clone(&metrics), None));
+    let cart = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*cart).unwrap());
+    api.refuse(&format!("POST {SETS}/cart"), Refusal::Forbidden("exceeded quota: sets".into()));
+    let error = reconcile(Arc::clone(&cart), Arc::clone(&context)).await.unwrap_err();
+    assert!(matches!(&error, ReconcileError::Apply(_)), "nothing else is on its way: {error:?}");
+    let conditions = api.object(CLUSTER).unwrap()["status"]["conditions"].clone();
+    assert_eq!(conditions[0]["message"], "StatefulSet cart: replicas 3: exceeded quota: sets");
+    let progressing = conditions.as_array().unwrap().iter().find(|condition| condition["type"] == "Progressing").unwrap();
+    assert_eq!(progressing["message"], "cart-0, cart-1, cart-2: have no pod: its StatefulSet is refused another");
+    api.refuse_nothing();
+    reconcile(cart, context).await.unwrap();
+    assert!(api.object(&format!("{SETS}/cart")).is_some());
 }

@@ -260,13 +260,17 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
 /// a name of somebody's own is none.
 pub fn misplaced(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<String> {
     let metadata = &claim.metadata;
-    let name = metadata.name.as_deref()?;
-    let rest = name.strip_prefix(&format!("data-{}-", cluster.name()))?;
-    let ordinal = rest.rsplit('-').next().unwrap_or(rest);
+    let name = metadata.name.as_deref().filter(|name| is_claim_of(cluster.name(), name))?;
     let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
     let is_noted = annotation(labels::NODE).is_some_and(|node| NodeId::parse(node).is_some());
-    let is_ours = is_noted && annotation(labels::CLUSTER_UID) == Some(&cluster.data_uid) && ordinal.parse::<u32>().is_ok();
+    let is_ours = is_noted && annotation(labels::CLUSTER_UID) == Some(&cluster.data_uid);
     (is_ours && place_of(cluster, name, "data-").is_none()).then(|| name.to_owned())
+}
+
+/// The name of a claim that pods of a cluster of this name use, in whatever zones it may have.
+pub fn is_claim_of(cluster: &str, claim: &str) -> bool {
+    let rest = claim.strip_prefix("data-").and_then(|rest| rest.strip_prefix(cluster)?.strip_prefix('-'));
+    rest.is_some_and(|rest| rest.rsplit('-').next().unwrap_or(rest).parse::<u32>().is_ok())
 }
 
 /// Why a volume is not yet as large as its claim asks: Resizing, FileSystemResizePending, ControllerResizeError, NodeResizeError.

@@ -18,7 +18,7 @@ pub(super) struct Situation<'a> {
     pub observed: &'a Observed,
     /// The recorded ring.
     pub ring: Option<&'a Ring>,
-    /// A node answered at every place that is to have one, but for those that [nobody waits for](is_left_out).
+    /// A node answered at every place that is to have one, and takes the ring, but for those that [nobody waits for](is_left_out).
     pub complete: bool,
     places: BTreeMap<NodeId, Place>,
 }
@@ -37,13 +37,22 @@ impl<'a> Situation<'a> {
     pub fn of(cluster: &'a ValidCluster, observed: &'a Observed) -> Self {
         let ring = observed.record.ring();
         let left_out = |place: &Place| ring.is_some() && is_left_out(observed, place);
-        let complete = cluster.places().all(|place| observed.node(&place).is_some() || left_out(&place));
+        // One that does not take the ring is as good as one that does not answer.
+        let answers = |place: &Place| observed.node(place).is_some() && !observed.refused.rings.contains(place);
+        let complete = cluster.places().all(|place| answers(&place) || left_out(&place));
         Self { cluster, observed, ring, complete, places: observed.places() }
     }
 
     /// The recorded ring lists `node`.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.ring.is_some_and(|ring| ring.members.contains_key(&node))
+    }
+
+    /// `node` is about to join, and the claim that it runs on is about to go: it waits for another one, and nobody waits for it. The first ring
+    /// is made of all.
+    pub fn waits_for_a_claim(&self, place: &Place, node: NodeId) -> bool {
+        let going = self.observed.volumes.get(place).is_some_and(|volume| volume.deleting);
+        going && self.ring.is_some() && !self.is_member(node)
     }
 
     /// The recorded ring says that `node` is lost.
@@ -103,7 +112,7 @@ impl<'a> Situation<'a> {
     pub fn desired(&self) -> Members {
         let mut desired = Members::new();
         for (node, place) in &self.places {
-            let joins = self.complete && self.observed.node(place).is_some();
+            let joins = self.complete && self.observed.node(place).is_some() && !self.waits_for_a_claim(place, *node);
             if self.cluster.keeps(place) && (joins || self.is_member(*node)) {
                 desired.insert(*node, Member { zone: place.zone.clone(), weight: WEIGHT });
             }
@@ -169,6 +178,7 @@ impl<'a> Situation<'a> {
         }
         match self.observed.pods.get(place) {
             Some(pod) => pod.why_silent().to_owned(),
+            None if self.observed.is_refused_a_pod(place) => "has no pod: its StatefulSet is refused another".to_owned(),
             None => self.observed.trouble(place).unwrap_or("has no pod yet").to_owned(),
         }
     }

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::json;
 
 use super::{Names, Report};
-use crate::build::{PORT_CLIENT, ring_record};
+use crate::build::{PORT_CLIENT, labels, ring_record};
 use crate::listing::{clauses, list, notes, sentences};
 use crate::observed::{Note, Observed, Set};
 use crate::plan::quorums::{Quorum, Quorums};
@@ -174,7 +174,7 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
         }
         Step::Converged => match growing(report) {
             volumes if volumes.is_empty() => ("AsAsked", as_asked(report)),
-            volumes => ("GrowingVolumes", format!("volumes grow: {}", list(volumes))),
+            volumes => ("GrowingVolumes", format!("volumes grow: {}", sentences(volumes))),
         },
     }
 }
@@ -206,14 +206,13 @@ fn is_at_rest(report: &Report<'_>) -> bool {
 
 /// The volumes that are not as large yet as the spec asks, and why. What their claims ask for does not count: it was seen before this very
 /// pass asked them for more. One that is being deleted is asked for nothing any more: what comes in its place has the size that is asked.
-fn growing(report: &Report<'_>) -> Vec<String> {
+fn growing(report: &Report<'_>) -> Vec<(String, String)> {
     let asked = &report.cluster.storage.size;
     let grows = |place: Place| {
         let volume = report.observed.volumes.get(&place).filter(|volume| !volume.deleting)?;
         let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(asked)?;
         let why = volume.growth.as_ref().map(|growth| format!(" [{growth}]")).unwrap_or_default();
-        let name = report.cluster.claim_name(&place);
-        is_smaller.then(|| format!("{name} from {} to {asked}{why}", volume.capacity))
+        is_smaller.then(|| (report.cluster.claim_name(&place), format!("from {} to {asked}{why}", volume.capacity)))
     };
     report.cluster.places().filter_map(grows).collect()
 }
@@ -284,6 +283,7 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
                 format!("{claims}: of this cluster's nodes, in zones that spec.zones does not name; {CREATE_AGAIN} those zones"),
             )
         }
+        Blocked::NothingToAdopt => ("NothingToAdopt", nothing_to_adopt(report)),
         Blocked::OtherRing(differences) => {
             let differences = clauses(differences.iter().cloned());
             ("OtherRing", format!("the nodes hold a ring that cannot become this one: {differences}; {CREATE_AGAIN} theirs"))
@@ -294,7 +294,9 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
         ),
         Blocked::RingConflict(places) => {
             let pods = pods(places);
-            ("RingConflict", format!("{pods}: the ring held there is not in the record's line; its volume comes from elsewhere"))
+            let told = "the ring held there is not in the record's line; its volume comes from elsewhere: put the right one back, or delete its \
+                        claim and its pod, and an empty one takes its place";
+            ("RingConflict", format!("{pods}: {told}"))
         }
         Blocked::RecordAhead(held) => ("RecordAhead", record_ahead(report, held)),
         Blocked::NoPlan(reason) => ("NoPlan", reason.clone()),
@@ -302,7 +304,7 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
             let megabytes = |bytes: u64| super::rounded(bytes / 1_000_000);
             let way_on = match growing(report) {
                 volumes if volumes.is_empty() => "ask for more nodes or for larger volumes".to_owned(),
-                volumes => format!("volumes grow: {}", list(volumes)),
+                volumes => format!("volumes grow: {}", sentences(volumes)),
             };
             (
                 "InsufficientCapacity",
@@ -320,11 +322,24 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
     }
 }
 
+fn nothing_to_adopt(report: &Report<'_>) -> String {
+    let (name, namespace, former) = (report.cluster.name(), &report.cluster.namespace, &report.cluster.data_uid);
+    format!(
+        "spec.adoptCluster is {former}, and namespace {namespace} has no volume claim of that cluster, which would be named data-{name}-..., \
+         with the label {}={name} and the annotation {}: {former}. Bring its claims there first; or, for an empty cluster, delete this \
+         DynamoCluster and create it again without spec.adoptCluster",
+        labels::CLUSTER,
+        labels::CLUSTER_UID,
+    )
+}
+
 /// The record says no more than that there was such a ring; those who hold one say what it is.
 fn record_ahead(report: &Report<'_>, held: &BTreeMap<Place, Epoch>) -> String {
     let (record, namespace) = (ring_record::name(report.cluster), &report.cluster.namespace);
     format!(
-        "{} is recorded, and all nodes hold rings of before: {}. So it is where all volumes were set back to an earlier day. If they are to          stay as they are, `kubectl --namespace {namespace} delete configmap {record}`: the ring is taken from the nodes, and the cluster goes          on from there. If one that holds a newer ring is to come back, bring it back first: the others take that from it",
+        "{} is recorded, and all nodes hold rings of before: {}. So it is where all volumes were set back to an earlier day. If they are to \
+         stay as they are, `kubectl --namespace {namespace} delete configmap {record}`: the ring is taken from the nodes, and the cluster goes \
+         on from there. If one that holds a newer ring is to come back, bring it back first: the others take that from it",
         recorded(report),
         epochs(report, held.iter().map(|(place, epoch)| (place, *epoch))),
     )
@@ -610,7 +625,7 @@ fn degraded(report: &Report<'_>) -> Verdict {
             // A member's is one that restarts, or its node was told above.
             None if observed.lacks_pod(&place) && !observed.has_member(&place) => match observed.trouble(&place) {
                 Some(in_the_way) => in_the_way.to_owned(),
-                None => format!("has no pod: see the Events of StatefulSet {}", report.cluster.set_name(&place.zone)),
+                None => super::lacks_pod(report.cluster, observed, &place),
             },
             None => return None,
         };

@@ -68,7 +68,9 @@ fn shown(status: &DynamoClusterStatus) -> String {
         let MemberStatus { pod, partitions, objects, state, .. } = member;
         format!("{pod} {state:?} {partitions} partitions {objects} objects\n")
     });
-    head + &status.conditions.iter().map(condition).chain(members).collect::<String>()
+    let told = head + &status.conditions.iter().map(condition).chain(members).collect::<String>();
+    assert!(!told.contains("  "), "a break of the source stands in it: {told}");
+    told
 }
 
 fn moved(ring: &Ring, desired: &Members) -> Ring {
@@ -189,6 +191,34 @@ fn who_goes_on_with_a_former_clusters_data_under_other_zones_or_factors_is_told_
     let ring = told(Blocked::OtherRing(vec!["spec.partitions is 32, and theirs 16".into()]));
     let differs = "the nodes hold a ring that cannot become this one: spec.partitions is 32, and theirs 16";
     assert!(ring.contains(&format!("Ready=False OtherRing: {differs}; {way_on} theirs\n")), "{ring}");
+}
+
+#[test]
+fn who_adopts_a_cluster_of_which_nothing_is_there_is_told_what_was_looked_for() {
+    let mut three = valid(3, &[]);
+    three.data_uid = "a-former-uid".into();
+    let step = Step::Blocked(Blocked::NothingToAdopt);
+    let told = shown(&status(&report(&three, &Observed::default(), &step), None, &time(1)));
+    let looked_for = "namespace shop has no volume claim of that cluster, which would be named data-cart-..., with the label \
+                      dynamokv.io/cluster=cart and the annotation dynamokv.io/cluster-uid: a-former-uid. Bring its claims there first";
+    assert!(
+        told.contains("Ready=False NothingToAdopt: spec.adoptCluster is a-former-uid") && told.contains(looked_for),
+        "{told}"
+    );
+}
+
+#[test]
+fn pods_that_are_refused_are_told_beside_the_words_of_the_refusal() {
+    let five = valid(5, &[]);
+    let mut refused = observed(3, Some(&rebalance::first_ring(five.id, 4, 3, &members(3)).unwrap()));
+    refused.refused.more_pods.insert("default".into());
+    let step = next_step(&five, &refused);
+    let complaints = ["StatefulSet cart: replicas 5: no more than 3".to_owned()];
+    let report = Report { complaints: &complaints, ..report(&five, &refused, &step) };
+    let told = shown(&status(&report, None, &time(1)));
+    assert!(told.contains("Ready=False Failed: StatefulSet cart: replicas 5: no more than 3\n"), "{told}");
+    let progress = "Progressing=True AwaitingPods: cart-3, cart-4: have no pod: its StatefulSet is refused another\n";
+    assert!(told.contains(progress), "{told}");
 }
 
 #[test]
@@ -474,6 +504,12 @@ fn a_cluster_is_not_as_asked_before_its_volumes_have_grown() {
     growing.volumes.get_mut(&at(1)).unwrap().capacity = "20Gi".into();
     let told = shown(&status(&report(&three, &growing, &Step::Converged), None, &time(1)));
     assert!(told.contains("Ready=True AsAsked"), "{told}");
+    growing.volumes.get_mut(&at(1)).unwrap().capacity = "10Gi".into();
+    let mut both = growing.clone();
+    both.volumes.insert(at(2), growing.volumes[&at(1)].clone());
+    let told = shown(&status(&report(&three, &both, &Step::Converged), None, &time(1)));
+    let message = "volumes grow: data-cart-1, data-cart-2: from 10Gi to 20Gi [FileSystemResizePending]\n";
+    assert!(told.contains(message), "{told}");
 }
 
 #[test]

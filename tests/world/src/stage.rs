@@ -128,15 +128,15 @@ impl Stage {
         stage
     }
 
-    /// Objects that the operator is to leave alone: a claim left by a former cluster of the same name at a place that is not used,
-    /// and one that is only named like ours.
+    /// Objects that the operator is to leave alone: a claim left by a former cluster of the same name at a place that no scenario is large enough
+    /// for, and one that is only named like ours.
     fn add_strangers(&mut self) {
         let former = "11112222-3333-4444-5555-666677778888";
         let labels = json!({
             "app.kubernetes.io/name": "dynamokv", "app.kubernetes.io/instance": NAME, "dynamokv.io/cluster": NAME,
         });
         let left = json!({ "metadata": {
-            "name": "data-cart-9", "labels": labels,
+            "name": "data-cart-999", "labels": labels,
             "annotations": { "dynamokv.io/cluster-uid": former, "dynamokv.io/node": "00010203-0405-0607-0809-0a0b0c0d0eff" },
         } });
         let named = json!({ "metadata": { "name": "data-cart-x-0" } });

@@ -1,7 +1,7 @@
 //! Webhooks, policies and quotas of somebody else: what is written is refused, or becomes something else.
 #![allow(clippy::unwrap_used)]
 
-use dynamo_api_server::text;
+use dynamo_api_server::{number, text};
 use dynamo_scenarios::Create;
 use dynamo_world::faults::Faults;
 use dynamo_world::kubernetes::{PODS, SETS};
@@ -9,6 +9,16 @@ use dynamo_world::{ROUNDS_MAX, World, image};
 use serde_json::{Value, json};
 
 const KEYS: u32 = 40;
+
+/// Runs in which everything goes wrong.
+const SEEDS: u64 = 6;
+
+/// The pods, and whether they have the next image.
+fn images(world: &World) -> Vec<(String, bool)> {
+    let stage = world.stage();
+    let pods = stage.kubernetes.api.list(PODS);
+    pods.map(|(name, pod)| (name.to_owned(), text(pod, "/spec/containers/0/image").ends_with(":next"))).collect()
+}
 
 /// No template but the one that the cluster began with is taken.
 fn refuse_templates(path: &str, object: &mut Value) -> Result<(), String> {
@@ -43,6 +53,74 @@ fn a_template_that_is_refused_holds_up_no_rebalance_and_no_replacement() {
     }
 }
 
+/// No set runs more pods than four, and that of zone b no more than one.
+fn refuse_pods(path: &str, object: &mut Value) -> Result<(), String> {
+    let most = if path == format!("{SETS}/cart-b") { 1 } else { 4 };
+    let refused = path.starts_with(SETS) && number(object, "/spec/replicas") > most;
+    if refused { Err(format!("no more than {most} pods")) } else { Ok(()) }
+}
+
+#[test]
+fn more_pods_that_are_refused_hold_up_no_replacement_and_come_when_they_may() {
+    let mut world = World::settled_with(4, KEYS);
+    world.stage().kubernetes.api.admission = Some(refuse_pods);
+    world.ask_together(&[("replicas", json!(6)), ("image", json!(image("next")))]).unwrap();
+    (0..100).for_each(|_| world.round());
+    world.lose_volume("cart-1");
+    let replaced = |world: &World| {
+        let ring = world.ring().unwrap();
+        ring.lost.len() == 1 && ring.members.len() == 4 && ring.survivors().count() == 4 && ring.moving().next().is_none()
+    };
+    assert!((0..ROUNDS_MAX).any(|_| {
+        world.round();
+        replaced(&world) && images(&world).iter().all(|(_, has_it)| *has_it)
+    }));
+    (0..400).for_each(|_| world.round());
+    assert_eq!(world.message("Ready"), "StatefulSet cart: replicas 6: no more than 4 pods");
+    assert_eq!((world.pods(), world.unread()), (4, vec![]));
+    world.stage().kubernetes.api.admission = None;
+    world.settle(|_| ());
+    assert_eq!((world.pods(), world.ring().unwrap().members.len(), world.unread()), (6, 6, vec![]));
+}
+
+#[test]
+fn newcomers_of_other_zones_join_without_those_that_one_zone_is_refused() {
+    let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let mut world = World::create(&Create { replicas: 3, zones, ..Create::default() }, Faults::none());
+    world.settle(|_| ());
+    assert_eq!(world.write(KEYS), KEYS);
+    world.stage().kubernetes.api.admission = Some(refuse_pods);
+    world.scale(6);
+    assert!((0..ROUNDS_MAX).any(|_| {
+        world.round();
+        world.ring().is_some_and(|ring| ring.members.len() == 5 && ring.moving().next().is_none())
+    }));
+    (0..400).for_each(|_| world.round());
+    assert_eq!(world.message("Degraded"), "StatefulSet cart-b: replicas 2: no more than 1 pods");
+    world.scale(4);
+    world.settle(|_| ());
+    assert_eq!((world.pods(), world.ring().unwrap().members.len(), world.unread()), (4, 4, vec![]));
+}
+
+#[test]
+fn whatever_goes_wrong_while_more_pods_are_refused_nothing_is_lost() {
+    for seed in 0..SEEDS {
+        let mut world = World::create(&Create { replicas: 3, ..Create::default() }, Faults::seeded(seed));
+        for (replicas, refused) in [(6, true), (4, true), (6, false), (3, true), (5, true)] {
+            world.stage().kubernetes.api.admission = refused.then_some(refuse_pods as _);
+            world.ask("replicas", json!(replicas)).unwrap();
+            (0..1500).for_each(|_| world.round());
+            world.write(KEYS);
+        }
+        world.lives();
+        world.stage().kubernetes.release_all();
+        world.stage().kubernetes.api.admission = None;
+        world.ask("replicas", json!(6)).unwrap();
+        world.settle(|_| ());
+        assert_eq!((world.pods(), world.unread()), (6, vec![]), "seed {seed}");
+    }
+}
+
 /// Nothing is written to the set of zone a, as by a policy for the machines there.
 fn refuse_zone_a(path: &str, _: &mut Value) -> Result<(), String> {
     if path == format!("{SETS}/cart-a") { Err("zone a is closed".to_owned()) } else { Ok(()) }
@@ -59,11 +137,6 @@ fn a_zone_that_takes_no_template_keeps_no_other_from_it() {
     world.stage().kubernetes.api.admission = Some(refuse_zone_a);
     world.hold("cart-b-1");
     world.ask_together(&[("image", json!(image("next"))), ("replicas", json!(5))]).unwrap();
-    let images = |world: &World| -> Vec<(String, bool)> {
-        let stage = world.stage();
-        let pods = stage.kubernetes.api.list(PODS);
-        pods.map(|(name, pod)| (name.to_owned(), text(pod, "/spec/containers/0/image").ends_with(":next"))).collect()
-    };
     let all_but_a = |world: &World| {
         let images = images(world);
         images.len() == 5 && images.iter().all(|(pod, has_it)| *has_it != pod.starts_with("cart-a"))

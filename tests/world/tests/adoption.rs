@@ -8,7 +8,7 @@ use dynamo_scenarios::Create;
 use dynamo_world::kubernetes::CLAIMS;
 use dynamo_world::nodes::Running;
 use dynamo_world::{ROUNDS_MAX, World};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const KEYS: u32 = 40;
 
@@ -164,6 +164,31 @@ fn other_zones_or_partitions_than_the_former_ones_are_refused_with_what_to_give_
         world.settle(|_| ());
         assert_eq!((world.ring().unwrap().members.len(), world.unread()), (3, vec![]));
     }
+}
+
+/// Its claims were deleted, or it was in another namespace.
+#[test]
+fn a_cluster_of_which_no_claim_is_there_is_not_gone_on_with_and_comes_back_with_one() {
+    let mut world = deleted(3);
+    let claims: Vec<(String, Value)> = {
+        let stage = world.stage();
+        let claims = stage.kubernetes.api.list(CLAIMS);
+        claims
+            .map(|(name, claim)| (name.to_owned(), (**claim).clone()))
+            .filter(|(name, _)| name.len() == "data-cart-0".len())
+            .collect()
+    };
+    assert_eq!(claims.len(), 3);
+    claims.iter().for_each(|(name, _)| world.stage().kubernetes.api.remove(&format!("{CLAIMS}/{name}")));
+    adopt(&mut world);
+    (0..500).for_each(|_| world.round());
+    assert_eq!(world.condition("Ready").unwrap().1, "NothingToAdopt");
+    assert_eq!((world.pods(), world.ring()), (0, None));
+    for (_, claim) in claims {
+        world.stage().kubernetes.api.create(CLAIMS, claim).unwrap();
+    }
+    world.settle(|_| ());
+    assert_eq!((world.ring().unwrap().members.len(), world.unread()), (3, vec![]));
 }
 
 /// Of the former cluster nobody knows how far it was; its nodes do.

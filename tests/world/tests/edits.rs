@@ -122,7 +122,7 @@ fn more_nodes_than_the_partitions_have_copies_come_and_go() {
     let mut world = World::create(&Create { replicas: 3, partitions: 2, ..Create::default() }, Faults::none());
     world.settle(|_| ());
     assert_eq!(world.write(KEYS), KEYS);
-    for replicas in [9, 7, 8, 3] {
+    for replicas in [12, 7, 10, 3] {
         world.scale(replicas);
         world.settle(|_| ());
         let ring = world.ring().unwrap();

@@ -508,6 +508,107 @@ fn a_volume_is_deleted_only_under_the_policy_and_when_its_node_is_known_and_out_
     assert_eq!(waits_for(next_step(&cluster, &left)), "3 is about to go; 7 is about to go", "its pod is still going");
 }
 
+/// A quota or a policy may forbid more pods for ever.
+#[test]
+fn more_pods_that_are_refused_hold_up_nothing_else() {
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let (mut refused, _) = at_rest_on_volumes(&small, 3);
+    assert_eq!(next_step(&large, &refused), Step::RaisePods(zones(5)));
+    refused.refused.more_pods.insert("default".into());
+    let why = "has no pod: its StatefulSet is refused another";
+    assert_eq!(waits_for(next_step(&large, &refused)), format!("3 {why}; 4 {why}"));
+    let mut lost = refused.clone();
+    lose_volume(&mut lost, 1, 7);
+    assert_eq!(next_step(&large, &lost), Step::NoteIdentities([(at(1), id(7))].into()));
+    lost.volumes.get_mut(&at(1)).unwrap().note = Note::Node(id(7));
+    assert!(matches!(next_step(&large, &lost), Step::RecordRing { cause: Cause::Lost(nodes), .. } if nodes == [id(1)]));
+    refused.sets.get_mut("default").unwrap().lowering = Some(2);
+    assert_eq!(next_step(&large, &refused), Step::RaisePods(zones(5)), "a mark comes off before a node behind it joins");
+}
+
+/// Where a set is refused pods and one that is there has a newcomer, that one joins.
+#[test]
+fn a_newcomer_joins_without_those_whose_pods_are_refused_and_a_member_is_waited_for() {
+    let (large, ring) = (valid(5, &[]), first_ring(&valid(3, &[]), 3));
+    let mut refused = observed(4, 4, Some(&ring));
+    refused.refused.more_pods.insert("default".into());
+    let step = next_step(&large, &refused);
+    assert!(matches!(&step, Step::RecordRing { ring, cause: Cause::Rebalance } if ring.members == members(0..4)), "{step:?}");
+    let (mut gone, _) = at_rest(&large, 5);
+    gone.sets.get_mut("default").unwrap().replicas = 4;
+    gone.pods.remove(&at(4));
+    gone.refused.more_pods.insert("default".into());
+    assert_eq!(next_step(&large, &gone), Step::AwaitEpoch(vec![id(4)]));
+}
+
+#[test]
+fn a_node_that_does_not_take_the_ring_holds_up_what_one_does_that_does_not_answer() {
+    let cluster = valid(3, &[]);
+    let (mut behind, ring) = at_rest_on_volumes(&cluster, 3);
+    let newer = ring.successor(|_| ());
+    behind.record = carried(&newer);
+    behind.pods.get_mut(&at(2)).unwrap().node = Some(answer(2, Some(&newer)));
+    behind.refused.rings.insert(at(0));
+    assert_eq!(next_step(&cluster, &behind), Step::OfferRing(vec![at(1)]));
+    behind.refused.rings.insert(at(1));
+    assert_eq!(next_step(&cluster, &behind), Step::AwaitEpoch(vec![id(0), id(1)]));
+    lose_volume(&mut behind, 1, 7);
+    behind.volumes.get_mut(&at(1)).unwrap().note = Note::Node(id(7));
+    assert!(matches!(next_step(&cluster, &behind), Step::RecordRing { cause: Cause::Lost(nodes), .. } if nodes == [id(1)]));
+
+    let (small, large) = (valid(3, &[]), valid(5, &[]));
+    let mut growing = observed(5, 5, Some(&ring));
+    growing.pods.get_mut(&at(4)).unwrap().node = Some(answer(4, None));
+    growing.refused.rings.insert(at(4));
+    assert_eq!(waits_for(next_step(&large, &growing)), "4 does not take the ring", "and 3 joins with it");
+
+    let before = first_ring(&small, 3).successor(|next| next.members.extend(members(3..5)));
+    let out = rebalance::without(&before, &[id(3), id(4)]);
+    let mut leaving = observed(5, 5, Some(&out));
+    receipt(&mut leaving, 3, &out);
+    leaving.pods.get_mut(&at(4)).unwrap().node = Some(answer(4, Some(&before)));
+    assert_eq!(next_step(&small, &leaving), Step::OfferRing(vec![at(4)]));
+    leaving.refused.rings.insert(at(4));
+    assert_eq!(next_step(&small, &leaving), Step::AwaitReceipts(vec![id(4)]));
+}
+
+/// It would be listed by a ring, and be gone with its pod.
+#[test]
+fn a_newcomer_whose_claim_somebody_deleted_joins_on_the_next_one_and_holds_up_nobody() {
+    let (large, ring) = (valid(5, &[]), first_ring(&valid(3, &[]), 3));
+    let mut growing = observed(5, 3, Some(&ring));
+    growing.volumes.get_mut(&at(4)).unwrap().deleting = true;
+    assert_eq!(next_step(&large, &growing), Step::NoteIdentities([(at(3), id(3))].into()));
+    growing.volumes.get_mut(&at(3)).unwrap().note = Note::Node(id(3));
+    let Step::RecordRing { ring: moving, cause: Cause::Rebalance } = next_step(&large, &growing) else { panic!() };
+    assert_eq!(moving.members, members(0..4));
+    let mut joined = observed(5, 4, Some(&first_ring(&large, 4)));
+    joined.volumes.get_mut(&at(4)).unwrap().deleting = true;
+    let told = "4 its volume claim is being deleted; delete the pod, so that it gets another";
+    assert_eq!(waits_for(next_step(&large, &joined)), told);
+    let mut first = observed(5, 3, None);
+    first.volumes.get_mut(&at(4)).unwrap().deleting = true;
+    assert_eq!(waits_for(next_step(&large, &first)), told, "the first ring is made of all");
+}
+
+/// As where the manifest of a cluster that adopts is applied in another namespace.
+#[test]
+fn a_cluster_that_is_to_go_on_with_data_that_is_not_there_makes_no_pod() {
+    let cluster = valid(3, &[]);
+    let mut adopting = cluster.clone();
+    adopting.data_uid = "1d9ce1ab-2a0e-4b0c-9f3e-5f2a7b6c8d9e".into();
+    let volume = |ours, deleting| Volume { note: Note::None, ours, deleting, ..Volume::default() };
+    let with = |volume: Volume| Observed { volumes: [(at(1), volume)].into(), ..Observed::default() };
+    let blocked = Step::Blocked(Blocked::NothingToAdopt);
+    for nothing in [Observed::default(), with(volume(false, false)), with(volume(true, true))] {
+        assert_eq!(next_step(&adopting, &nothing), blocked);
+        assert_eq!(next_step(&cluster, &nothing), Step::RaisePods(zones(3)));
+    }
+    assert_eq!(next_step(&adopting, &with(volume(true, false))), Step::RaisePods(zones(3)));
+    let begun = Observed { sets: observed(1, 0, None).sets, ..Observed::default() };
+    assert_eq!(next_step(&adopting, &begun), Step::RaisePods(zones(3)), "it has begun");
+}
+
 #[test]
 fn a_volume_of_another_cluster_is_named_with_the_way_out() {
     let cluster = valid(3, &[]);
