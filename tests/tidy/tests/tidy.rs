@@ -377,7 +377,7 @@ fn every_command_of_the_readme_can_be_given() {
             "make" => words.next().is_some_and(|target| targets.contains(target)),
             "cargo" | "export" | "helm" => true,
             program if program.starts_with("tests/") || program.starts_with(".ci/") => root().join(program).is_file(),
-            program => installed.iter().any(|line| line.contains(&format!("$(bin)/{program}"))),
+            program => installed.iter().any(|line| line.contains(&format!("$(release)/{program}"))),
         };
         if !is_known {
             unknown.push(command.to_owned());
