@@ -38,6 +38,12 @@ fn refused(Refused(reason): Refused) -> Status {
 impl Admin for AdminService {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let snapshot = self.inbox.ask(Question::Snapshot).await.map_err(stopping)?;
+        // Whoever makes rings would take it for a node without one.
+        if snapshot.status.starting {
+            return Err(Status::unavailable(
+                "this node has just started, and its ring may not be on stable storage yet; ask again",
+            ));
+        }
         answer(&self.answers, status_response(snapshot))
     }
 

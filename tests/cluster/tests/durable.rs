@@ -71,3 +71,22 @@ async fn no_answer_comes_before_the_fsyncs_of_as_many_logs_as_it_names() {
         }
     }
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_node_that_has_just_started_tells_no_writer_of_rings_that_it_has_none() {
+    let (mut cluster, controls) = start().await;
+    cluster.kill(0).unwrap();
+    controls[0].hold_log_fsyncs().unwrap();
+    cluster.spawn(0).unwrap();
+    cluster
+        .until("node 0 answers, and waits for the first fsync of its log", async |cluster| {
+            Ok(controls[0].log_fsyncs_waiting().unwrap() > 0 && cluster.admin(0).await.is_ok())
+        })
+        .await
+        .unwrap();
+    let refused = cluster.status(0).await.unwrap_err();
+    assert!(format!("{refused:#}").contains("this node has just started"), "{refused:#}");
+    controls[0].release_log_fsyncs().unwrap();
+    cluster.until_up(0).await.unwrap();
+    assert_eq!(cluster.status(0).await.unwrap().epoch, cluster.status(1).await.unwrap().epoch);
+}

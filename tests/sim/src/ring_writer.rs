@@ -247,6 +247,9 @@ impl RingWriter {
             }
             let Some(node) = sim.node(host) else { continue };
             let status = node.status(sim.clock(host));
+            if status.starting {
+                continue;
+            }
             // An operation may want to be rid of a member that is asked for again.
             if (self.leaving.contains(&host) || self.commands.is_some())
                 && let Ok(receipt) = node.drain_receipt()

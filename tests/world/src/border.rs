@@ -141,6 +141,9 @@ impl Nodes for Link {
                     return Err("answers for another cluster".to_owned());
                 }
                 let status = node.status(stage.nodes.now());
+                if status.starting {
+                    return Err("has just started".to_owned());
+                }
                 Ok(Node {
                     id: node.identity().node,
                     epoch: status.epoch,

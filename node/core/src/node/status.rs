@@ -15,6 +15,9 @@ use crate::version::Digest;
 pub struct Status {
     /// The ring on its stable storage, epoch 0 for none.
     pub epoch: Epoch,
+    /// It has started a moment ago and found a ring, of which it cannot say yet that it is on stable storage: that its epoch is 0 does
+    /// not mean that there is none.
+    pub starting: bool,
     /// That ring's hash.
     pub ring_hash: RingHash,
     /// Partitions, of all layers, that it is a replica of.
@@ -92,6 +95,7 @@ impl<S: Storage> Node<S> {
         };
         Status {
             epoch: self.ring_durable,
+            starting: self.is_starting(),
             ring_hash: durable.map_or(RingHash::default(), |ring| ring.hash()),
             partitions: self.ring.as_ref().map_or(0, |ring| ring.copies_of(own)),
             foreign_partitions: self.foreign_partitions().len(),
@@ -107,6 +111,11 @@ impl<S: Storage> Node<S> {
             buckets_digest: self.gossip.of(own).map_or(0, |state| state.buckets_digest),
             buckets_differ: self.gossip.differing_buckets(),
         }
+    }
+
+    /// It holds a ring, and none of its rings has been made durable since it started.
+    fn is_starting(&self) -> bool {
+        self.ring.is_some() && self.ring_durable == Epoch(0)
     }
 
     fn peer_status(&self, now: Now) -> Vec<PeerStatus> {
@@ -149,7 +158,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::id::ClusterId;
-    use crate::node::Identity;
+    use crate::node::{Identity, Input};
     use crate::rebalance::{Members, first_ring_with};
     use crate::ring::Member;
     use crate::ring::bucket_replication::BucketReplication;
@@ -175,5 +184,31 @@ mod tests {
         node.propose_ring(ring.clone(), now, &mut Vec::new()).unwrap();
         assert_eq!(ring.partitions_of(own), 16);
         assert_eq!(node.status(now).partitions, 16 + 8, "and half of those with one copy");
+    }
+
+    #[test]
+    fn a_node_that_has_just_started_says_that_it_cannot_tell_its_ring_yet() {
+        let (cluster, now) = (ClusterId([7; 16]), Now { instant: Instant(1), wall_ms: 0 });
+        let own = NodeId([1; 16]);
+        let members: Members = [(own, Member { zone: "z".into(), weight: 1 })].into();
+        let ring = first_ring_with(cluster, 4, 1, BucketReplication::default(), &members).unwrap();
+        let (peer_address, client_address) = ("a:1".into(), "a:2".into());
+        let identity = Identity { node: own, cluster, zone: "z".into(), peer_address, client_address, generation: 1 };
+        let open = |storage| Node::open(identity.clone(), Config::default(), storage, 1, now).unwrap();
+        let synced = |node: &mut Node<MemoryStorage>| {
+            while let Some(ticket) = node.commit().unwrap() {
+                node.handle(Input::Durable { ticket }, now, &mut Vec::new()).unwrap();
+            }
+        };
+        let told = |node: &Node<MemoryStorage>| (node.status(now).epoch, node.status(now).starting);
+        let mut node = open(MemoryStorage::default());
+        assert_eq!(told(&node), (Epoch(0), false), "it has none");
+        node.propose_ring(ring, now, &mut Vec::new()).unwrap();
+        synced(&mut node);
+        assert_eq!(told(&node), (Epoch(1), false));
+        let mut again = open(node.storage().clone());
+        assert_eq!(told(&again), (Epoch(0), true), "a loss of power could take it back");
+        synced(&mut again);
+        assert_eq!(told(&again), (Epoch(1), false));
     }
 }
