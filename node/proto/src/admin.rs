@@ -135,6 +135,7 @@ mod tests {
 
     fn status(epoch: u64) -> Status {
         Status {
+            starting: false,
             epoch: Epoch(epoch),
             ring_hash: RingHash([9; 32]),
             partitions: 3,
