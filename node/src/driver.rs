@@ -166,6 +166,8 @@ pub struct Driver {
     outputs: Vec<Output>,
     /// Rings that are held, and who offered them and waits until they are on stable storage.
     proposals: Vec<(Epoch, oneshot::Sender<Result<(), Refused>>)>,
+    /// Who asked for its status, and is answered once it can say which ring it holds.
+    asked_early: Vec<oneshot::Sender<Snapshot>>,
     /// The newest group that the syncer was not told of: at most a tick old.
     unsynced: Option<Ticket>,
     /// How long turns took: so long an answer may have waited for others.
@@ -204,6 +206,7 @@ impl Driver {
             ring_since: None,
             outputs,
             proposals: Vec::new(),
+            asked_early: Vec::new(),
             unsynced,
             turns,
             ticks: 0,
@@ -299,6 +302,7 @@ impl Driver {
         }
         self.perform();
         self.answer_proposals(now);
+        self.answer_early(now);
         self.turns.record(self.clock.now().instant.since(now.instant));
         Ok(())
     }

@@ -61,6 +61,8 @@ pub type Topology = (Option<Arc<Ring>>, BTreeMap<NodeId, (Address, bool)>);
 pub enum Question {
     /// Everything.
     Snapshot(oneshot::Sender<Snapshot>),
+    /// The same for whoever makes rings: once the node can say which one it holds, a moment after its start.
+    Status(oneshot::Sender<Snapshot>),
     /// The ring.
     Ring(oneshot::Sender<Option<Arc<Ring>>>),
     /// The ring, with addresses and suspicions.
@@ -81,6 +83,7 @@ impl Driver {
     pub(super) fn answer(&mut self, question: Question, now: Now) -> Result<(), StorageError> {
         match question {
             Question::Snapshot(reply) => drop(reply.send(self.snapshot(now))),
+            Question::Status(reply) => self.asked_early.push(reply),
             Question::Ring(reply) => drop(reply.send(self.node.ring().cloned())),
             Question::Topology(reply) => drop(reply.send(self.topology(now))),
             Question::ProposeRing(ring, reply) => {
@@ -102,6 +105,15 @@ impl Driver {
             let durable = self.node.status(now).epoch;
             let held = self.proposals.extract_if(.., |(epoch, _)| *epoch <= durable);
             held.for_each(|(_, reply)| drop(reply.send(Ok(()))));
+        }
+    }
+
+    /// What was asked of a node that had just started is answered when it has an answer.
+    pub(super) fn answer_early(&mut self, now: Now) {
+        if !self.asked_early.is_empty() && !self.node.status(now).starting {
+            for reply in std::mem::take(&mut self.asked_early) {
+                drop(reply.send(self.snapshot(now)));
+            }
         }
     }
 
