@@ -140,28 +140,22 @@ impl Drop for Dial {
     }
 }
 
-/// What becomes of a message that can be refused, where there is no room for it.
+/// What becomes of a message that can be refused, where there is no room for it. Made for each message, so it is small.
 enum WithoutRoom {
     /// The node hears that the peer was not asked.
     NotAsked(RequestId),
-    /// The peer gets this instead of a long answer.
-    Instead(Box<Message>),
+    /// The peer hears that it gets no copy.
+    NotFetched(RequestId),
+    /// The peer hears that the get that it forwarded has no answer.
+    NotGot(RequestId),
 }
 
 impl WithoutRoom {
     fn of(message: &Message) -> Option<Self> {
         match message {
             Message::Replicate { request, .. } | Message::Forward { request, .. } => Some(Self::NotAsked(*request)),
-            Message::Fetched { request, object: Some(_), .. } => {
-                // Who is told that there is too much to do does not look at the epoch.
-                let (request, reason, epoch) = (*request, Refusal::Overloaded, Epoch::default());
-                Some(Self::Instead(Box::new(Message::Refused { request, reason, epoch })))
-            }
-            Message::Forwarded { request, outcome: Ok(Success::Got { .. }) } => {
-                let full = "too much waits on the link from the node that has the answer; retry later";
-                let outcome = Err(Failure::Overloaded(full.to_owned()));
-                Some(Self::Instead(Box::new(Message::Forwarded { request: *request, outcome })))
-            }
+            Message::Fetched { request, object: Some(_), .. } => Some(Self::NotFetched(*request)),
+            Message::Forwarded { request, outcome: Ok(Success::Got { .. }) } => Some(Self::NotGot(*request)),
             _ => None,
         }
     }
@@ -276,10 +270,18 @@ impl Peers {
         match (link.queue.push(message.into(), without_room.is_some()), without_room) {
             (Err(queue::Full::Queue), Some(without_room)) => {
                 self.messages_without_room += 1;
-                match without_room {
-                    WithoutRoom::NotAsked(request) => self.not_asked.push((to, request)),
-                    WithoutRoom::Instead(short) => self.queue(to, (*short).into()),
-                }
+                let instead = match without_room {
+                    WithoutRoom::NotAsked(request) => return self.not_asked.push((to, request)),
+                    // Who is told that there is too much to do does not look at the epoch.
+                    WithoutRoom::NotFetched(request) => {
+                        Message::Refused { request, reason: Refusal::Overloaded, epoch: Epoch::default() }
+                    }
+                    WithoutRoom::NotGot(request) => {
+                        let full = "too much waits on the link from the node that has the answer; retry later";
+                        Message::Forwarded { request, outcome: Err(Failure::Overloaded(full.to_owned())) }
+                    }
+                };
+                self.queue(to, instead.into());
             }
             (queued, _) => self.queued(to, queued),
         }
