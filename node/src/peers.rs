@@ -143,7 +143,7 @@ impl Drop for Dial {
 /// What becomes of a message that can be refused, where there is no room for it. Made for each message, so it is small.
 enum WithoutRoom {
     /// The node hears that the peer was not asked.
-    NotAsked(RequestId),
+    Unasked(RequestId),
     /// The peer hears that it gets no copy.
     NotFetched(RequestId),
     /// The peer hears that the get that it forwarded has no answer.
@@ -153,7 +153,7 @@ enum WithoutRoom {
 impl WithoutRoom {
     fn of(message: &Message) -> Option<Self> {
         match message {
-            Message::Replicate { request, .. } | Message::Forward { request, .. } => Some(Self::NotAsked(*request)),
+            Message::Replicate { request, .. } | Message::Forward { request, .. } => Some(Self::Unasked(*request)),
             Message::Fetched { request, object: Some(_), .. } => Some(Self::NotFetched(*request)),
             Message::Forwarded { request, outcome: Ok(Success::Got { .. }) } => Some(Self::NotGot(*request)),
             _ => None,
@@ -271,7 +271,7 @@ impl Peers {
             (Err(queue::Full::Queue), Some(without_room)) => {
                 self.messages_without_room += 1;
                 let instead = match without_room {
-                    WithoutRoom::NotAsked(request) => return self.not_asked.push((to, request)),
+                    WithoutRoom::Unasked(request) => return self.not_asked.push((to, request)),
                     // Who is told that there is too much to do does not look at the epoch.
                     WithoutRoom::NotFetched(request) => {
                         Message::Refused { request, reason: Refusal::Overloaded, epoch: Epoch::default() }

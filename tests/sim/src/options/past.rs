@@ -58,7 +58,7 @@ impl Options {
             revenants: (other_disk == 1).then_some(mean),
             records: None,
         };
-        // A process of before may still tell of what its successor has agreed to reap: that is not promised away (seeds 16211 and 21859 did it).
+        // A process of before may still tell of what its successor has agreed to reap, which is not understood yet: seeds 16211 and 21859 had it.
         if self.past.revenants.is_some() {
             self.pace.reap = Duration::ZERO;
         }
