@@ -36,7 +36,8 @@
 //!
 //! A copy that is dropped takes both records with it; a wiped node has none. One that is filled from a replica (or restored from
 //! a snapshot) may bring tombstones and older versions that are gone elsewhere. Whoever has adopted answers those in a tree
-//! exchange with the object without values, and the join removes them there: so replicas become equal whatever was missed.
+//! exchange with the object without values, and the join removes them there: so replicas become equal whatever was missed. Until such a
+//! replica has adopted as much itself it remembers the word, for what is older may be on its way to it still.
 //! Neither that word nor the record leaves a node before it is on its stable storage.
 //!
 //! Left to others: that a node outside the ring, which cannot be reached, holds nothing (its drain receipt); that an old volume

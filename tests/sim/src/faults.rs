@@ -248,18 +248,21 @@ impl Faults {
     }
 
     /// No more faults; those that go on end, and every host runs.
-    pub fn end(&mut self, sim: &mut Simulation, writer: &mut RingWriter) {
+    /// True if a disk is gone for good now that nobody counted yet.
+    pub fn end(&mut self, sim: &mut Simulation, writer: &mut RingWriter) -> bool {
         self.over = true;
         // A copy that was not put back yet is not.
         self.remedies.retain(|_, remedy| !matches!(remedy, Remedy::Restore(_) | Remedy::Record(_)));
-        for remedy in std::mem::take(&mut self.remedies).into_values() {
-            apply(&remedy, sim, writer);
+        let remedies = std::mem::take(&mut self.remedies);
+        for remedy in remedies.values() {
+            apply(remedy, sim, writer);
         }
         sim.lose_rotten();
         sim.roll_out();
         for host in sim.stopped() {
             sim.start(host);
         }
+        remedies.values().any(|remedy| matches!(remedy, Remedy::LayToRest(_)))
     }
 
     /// The time of a kind has come.

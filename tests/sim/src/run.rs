@@ -90,7 +90,9 @@ impl Run {
         self.writer.calm = true;
         self.workload.stop();
         self.losses.end();
-        self.faults.end(&mut self.sim, &mut self.writer);
+        if self.faults.end(&mut self.sim, &mut self.writer) {
+            self.miss_a_disk();
+        }
         self.come_to_rest(self.sim.options().quiet_within)?;
         self.stay_at_rest()?;
         self.judge()
@@ -109,8 +111,7 @@ impl Run {
                 Happening::Alarm(Alarm::Fault(kind)) => self.faults.strike(kind, &mut self.sim, &mut self.writer),
                 Happening::Alarm(Alarm::FaultEnds(number)) => {
                     if self.faults.ends(number, &mut self.sim, &mut self.writer) {
-                        self.lose(1);
-                        self.workload.ledger.miss(|write| self.sim.copies_lost(write));
+                        self.miss_a_disk();
                     }
                 }
                 Happening::Alarm(Alarm::Adopted(host)) => self.faults.adopted(host, &mut self.sim),
@@ -164,6 +165,12 @@ impl Run {
     fn judge(&mut self) -> Result<(), Violation> {
         self.verdict()?;
         self.write_in_peace()
+    }
+
+    /// A disk went back in time, or that of a process of before is gone.
+    fn miss_a_disk(&mut self) {
+        self.lose(1);
+        self.workload.ledger.miss(|write| self.sim.copies_lost(write));
     }
 
     /// So many disks are lost at once by now, or went back in time.

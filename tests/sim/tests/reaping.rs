@@ -227,6 +227,35 @@ fn a_context_from_before_the_reap_is_accepted_and_brings_nothing_back() {
     }
 }
 
+/// A disk that went back, or a process beside its successor, has a tombstone or more that is reaped elsewhere and no record of that.
+#[test]
+fn a_message_that_comes_between_a_peers_word_and_the_record_that_it_rests_on_brings_nothing_back() {
+    let mut cluster = start(6);
+    let homes = cluster.homes("alice");
+    cluster.through(homes[0]).put("alice", "milk");
+    cluster.settle();
+    let old = cluster.copy(homes[0], "alice").expect("it was put");
+    let copy = cluster.sim.copy_of(homes[0]);
+    delete(&mut cluster, homes[0]);
+    cluster.settle();
+    assert_eq!(copies(&cluster, &homes), [None, None, None]);
+    cluster.stop(homes[0], false);
+    cluster.sim.restore(homes[0], copy);
+    cluster.sim.start(homes[0]);
+    assert_eq!(cluster.copied(homes[0], "alice"), ["milk"]);
+    let told = (0..60_000).any(|_| {
+        cluster.run(Duration::from_millis(1));
+        cluster.copy(homes[0], "alice").is_none()
+    });
+    assert!(told, "anti-entropy meets it");
+    for message in late_messages(&cluster, &old) {
+        cluster.sim.deliver(homes[1], homes[0], message.clone());
+        assert_eq!(cluster.copy(homes[0], "alice"), None, "{message:?}");
+    }
+    cluster.settle();
+    assert_eq!(copies(&cluster, &homes), [None, None, None]);
+}
+
 #[test]
 fn a_message_that_comes_after_the_reap_brings_nothing_back_whatever_it_is() {
     let mut cluster = start(6);

@@ -24,6 +24,10 @@ const WALK_OBJECTS: usize = 1_024;
 /// Their bytes, at most, of one scan.
 const WALK_BYTES: usize = 4 << 20;
 
+/// Names that went by a peer's word before this node has adopted what it rests on. That comes with the next comparison of trees; a
+/// tombstone over the bound waits for it.
+const TOLD_MAX: usize = 1_024;
+
 /// A round that this node leads.
 #[derive(Clone, Debug)]
 struct Led {
@@ -40,6 +44,8 @@ pub(super) struct Reaping {
     pub(super) graves: Graves,
     /// What was adopted, by partition, as far as it was looked up.
     adopted: BTreeMap<PartitionId, Option<Reaped>>,
+    /// Names of which a peer said that they are reaped, before this node has adopted as much: with what they have seen.
+    told: BTreeMap<(PartitionId, Name), Object>,
     rounds: BTreeMap<u64, Led>,
     /// Tombstones that remember request ids, as they were when a round first wanted them: a retry may still come.
     held: BTreeMap<Name, (Digest, Instant)>,
@@ -70,13 +76,40 @@ impl<S: Storage> Node<S> {
     }
 
     /// What is known of a name that is not here: nothing but that all that was reaped is superseded.
-    pub(super) fn absent(&mut self, partition: PartitionId) -> Result<Object, StorageError> {
+    pub(super) fn absent(&mut self, partition: PartitionId, name: &Name) -> Result<Object, StorageError> {
+        let mut object = self.superseded(partition)?;
+        if !self.reaping.told.is_empty()
+            && let Some(told) = self.reaping.told.get(&(partition, name.clone()))
+        {
+            object.join(told);
+        }
+        Ok(object)
+    }
+
+    /// What every name of a partition has seen that is not here.
+    fn superseded(&mut self, partition: PartitionId) -> Result<Object, StorageError> {
         Ok(self.reaped(partition)?.map(|reaped| Object::superseded(&reaped.upto)).unwrap_or_default())
+    }
+
+    /// A peer's word: `name` is reaped, which had seen what `object` has. What is older may come as long as this node has not adopted as
+    /// much itself; until then it is remembered, or, without room for that, the name stays. A start forgets it, and with it ends what
+    /// was on its way here.
+    pub(super) fn heed_word(&mut self, partition: PartitionId, name: &Name, object: &Object) -> Result<bool, StorageError> {
+        let key = (partition, name.clone());
+        let object = Object::superseded(&object.context());
+        if self.superseded(partition)?.includes(&object) {
+            return Ok(true);
+        }
+        if self.reaping.told.len() >= TOLD_MAX && !self.reaping.told.contains_key(&key) {
+            return Ok(false);
+        }
+        self.reaping.told.entry(key).or_default().join(&object);
+        Ok(true)
     }
 
     /// What a peer has to hear that holds, or wants to hand over, a name which is reaped here.
     pub(super) fn word_of_reaped(&mut self, partition: PartitionId, name: &Name) -> Result<Option<NamedObject>, StorageError> {
-        let object = self.absent(partition)?;
+        let object = self.superseded(partition)?;
         let gone = !object.is_empty() && self.storage.read(partition, name)?.is_none();
         Ok(gone.then(|| NamedObject { name: name.clone(), object }))
     }
@@ -126,6 +159,7 @@ impl<S: Storage> Node<S> {
     /// The copy of `partition` is dropped, and with it what was known by it.
     pub(super) fn forget_reaped(&mut self, partition: PartitionId) -> Result<(), StorageError> {
         self.reaping.adopted.remove(&partition);
+        self.reaping.told.retain(|(of, _), _| *of != partition);
         self.reaping.graves.leave(partition);
         self.storage.write_meta(&adopted_key(partition), None)?;
         self.storage.write_meta(&prepared_key(partition), None)
@@ -349,6 +383,8 @@ impl<S: Storage> Node<S> {
         }
         self.storage.write_meta(&adopted_key(partition), Some(&reaped.encode()))?;
         self.storage.write_meta(&prepared_key(partition), None)?;
+        let superseded = Object::superseded(&reaped.upto);
+        self.reaping.told.retain(|(of, _), told| *of != partition || !superseded.includes(told));
         self.reaping.adopted.insert(partition, Some(reaped));
         Ok(())
     }
@@ -480,4 +516,73 @@ fn adopted_key(partition: PartitionId) -> Vec<u8> {
 
 fn prepared_key(partition: PartitionId) -> Vec<u8> {
     [b"prepared/", &partition.0.to_be_bytes()[..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::id::Incarnation;
+    use crate::node::Identity;
+    use crate::ring::tests::{node, ring_of};
+    use crate::storage::MemoryStorage;
+    use crate::version::{Actor, Dot, Value};
+
+    const PARTITION: PartitionId = PartitionId(0);
+
+    fn opened() -> Node<MemoryStorage> {
+        let (ring, now) = (ring_of(3, 3), Now { instant: Instant(1), wall_ms: 0 });
+        let (peer_address, client_address) = ("a:1".into(), "a:2".into());
+        let identity =
+            Identity { node: node(1), cluster: ring.cluster, zone: "z".into(), peer_address, client_address, generation: 1 };
+        let mut opened = Node::open(identity, Config::default(), MemoryStorage::default(), 1, now).unwrap();
+        opened.propose_ring(ring, now, &mut Vec::new()).unwrap();
+        opened
+    }
+
+    /// Written by node 2 as its version of this number.
+    fn version(counter: u64, data: Option<&'static str>) -> Object {
+        let (actor, mut object) = (Actor { node: node(2), incarnation: Incarnation(1) }, Object::default());
+        object.update(&CausalContext::default(), Dot { actor, counter }, Value { data: data.map(Into::into), written_ms: 0 });
+        object
+    }
+
+    fn is_here(node: &Node<MemoryStorage>, name: &Name) -> bool {
+        node.storage.read(PARTITION, name).unwrap().is_some()
+    }
+
+    #[test]
+    fn what_a_peers_word_reaped_comes_back_neither_before_nor_after_this_node_has_adopted_as_much() {
+        let mut node = opened();
+        let (name, word) = (Name::new("b", "k"), Object::superseded(&version(7, None).context()));
+        node.apply(PARTITION, &name, &version(7, None)).unwrap().unwrap();
+        node.apply(PARTITION, &name, &word).unwrap().unwrap();
+        assert!(!is_here(&node, &name));
+        node.apply(PARTITION, &name, &version(5, Some("late"))).unwrap().unwrap();
+        assert!(!is_here(&node, &name), "it was superseded by what went");
+        let proof = Proof { leader: crate::ring::tests::node(2), round: 1 };
+        node.adopt_reaped(PARTITION, Reaped { proof, upto: version(9, None).context() }).unwrap();
+        assert_eq!(node.reaping.told.len(), 0, "the record says as much");
+        node.apply(PARTITION, &name, &version(5, Some("late"))).unwrap().unwrap();
+        assert!(!is_here(&node, &name));
+        node.apply(PARTITION, &name, &version(10, Some("new"))).unwrap().unwrap();
+        assert!(is_here(&node, &name), "nobody has superseded this");
+    }
+
+    #[test]
+    fn without_room_for_a_peers_word_the_name_stays_until_there_is_some() {
+        let mut node = opened();
+        let word = Object::superseded(&version(7, None).context());
+        let names: Vec<Name> = (0..=TOLD_MAX).map(|at| Name::new("b", format!("k{at}"))).collect();
+        for name in &names {
+            node.apply(PARTITION, name, &version(7, None)).unwrap().unwrap();
+            node.apply(PARTITION, name, &word).unwrap().unwrap();
+        }
+        let left: Vec<&Name> = names.iter().filter(|name| is_here(&node, name)).collect();
+        assert_eq!(left, [&names[TOLD_MAX]]);
+        let proof = Proof { leader: crate::ring::tests::node(2), round: 1 };
+        node.adopt_reaped(PARTITION, Reaped { proof, upto: version(7, None).context() }).unwrap();
+        node.apply(PARTITION, left[0], &word).unwrap().unwrap();
+        assert!(!is_here(&node, left[0]));
+    }
 }

@@ -89,7 +89,7 @@ impl<S: Storage> Node<S> {
             joined.join(object);
             if joined.has_values() {
                 self.store(partition, name, &joined, before)?;
-            } else if !absent {
+            } else if self.heed_word(partition, name, &joined)? && !absent {
                 // A peer has reaped it, and nothing newer is here.
                 self.forget(partition, name, before)?;
             }
@@ -103,11 +103,11 @@ impl<S: Storage> Node<S> {
         if let Some((history, digest)) = self.versions.get(name) {
             self.counters.version_cache_hits += 1;
             let (history, digest) = (history.clone(), *digest);
-            return if history.is_empty() { Ok((self.absent(partition)?, digest)) } else { Ok((history, digest)) };
+            return if history.is_empty() { Ok((self.absent(partition, name)?, digest)) } else { Ok((history, digest)) };
         }
         self.counters.version_cache_misses += 1;
         let Some(object) = self.storage.read(partition, name)? else {
-            return Ok((self.absent(partition)?, Digest::default()));
+            return Ok((self.absent(partition, name)?, Digest::default()));
         };
         let history = object.history();
         let digest = history.digest();

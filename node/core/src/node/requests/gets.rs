@@ -141,7 +141,8 @@ impl<S: Storage> Node<S> {
         let Ok(mut object) = answer else { return Ok(answer) };
         let Some(job) = self.requests.gets.get(&number) else { return Ok(Ok(object)) };
         if object.has_values() && job.machine.has_nothing(self.identity.node) {
-            object.join(&self.absent(job.partition)?);
+            let (partition, name) = (job.partition, job.name.clone());
+            object.join(&self.absent(partition, &name)?);
             if !object.has_values() {
                 object = Object::default();
             }

@@ -179,7 +179,7 @@ impl<S: Storage> Node<S> {
         }
         let absent = own_copy && !object.has_values();
         if absent {
-            object = self.absent(partition)?;
+            object = self.absent(partition, &name)?;
         }
         let dot = self.fresh_dot(partition, &object, &seen)?;
         // What is covered by a proof (the floor of an absent name) may be covered by anybody.
