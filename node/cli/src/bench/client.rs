@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dynamo_core::random::Random;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 
 use super::driver::{Base, OperationError};
@@ -46,25 +48,85 @@ impl Window {
     }
 
     /// Waits until `due`, and says whether that is before the end. If it is not, nobody has to wait for it.
-    async fn comes_to(&mut self, due: Instant) -> bool {
+    async fn comes_to(end: &mut watch::Receiver<Option<Instant>>, due: Instant) -> bool {
         if due > Instant::now() {
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => {}
-                Ok(_) = self.end.wait_for(|end| end.is_some_and(|end| due >= end)) => {}
+                Ok(_) = end.wait_for(|end| end.is_some_and(|end| due >= end)) => {}
             }
         }
-        !self.is_over(due)
+        end.borrow().is_none_or(|end| due < end)
+    }
+
+    /// Counts what ended now. True if it failed.
+    fn note(&self, ended: Ended, measured: &mut Measured) -> bool {
+        let Ended { action, due, counts, outcome } = ended;
+        let now = Instant::now();
+        if outcome.is_ok() && self.holds(now) {
+            measured.operations += 1;
+            if let Some(timeline) = &self.timeline {
+                timeline.ended(now);
+            }
+        }
+        if !counts {
+            return outcome.is_err();
+        }
+        let latency = outcome.is_ok().then_some(now - due);
+        if let Some(timeline) = &self.timeline {
+            timeline.record(due, latency);
+        }
+        if let Some(phases) = &self.phases {
+            phases.record(latency);
+        }
+        match &outcome {
+            Ok(siblings) => {
+                let latencies = if action == Action::Get { &mut measured.gets } else { &mut measured.puts };
+                latencies.record(now - due);
+                measured.siblings_max = measured.siblings_max.max(*siblings);
+            }
+            Err(error) => measured.failed(error),
+        }
+        outcome.is_err()
     }
 }
 
+/// What came of one operation.
+struct Ended {
+    action: Action,
+    due: Instant,
+    counts: bool,
+    outcome: Result<usize, OperationError>,
+}
+
 /// Runs until all that is due in the window is answered, or it is too late to send it.
+///
+/// In a closed loop one operation is under way; in an open one as many as have come due, up to a bound that keeps the client alive.
 pub async fn run(running: &Running, mut source: Random, mut window: Window) -> Measured {
     let mut measured = Measured::new();
+    let is_open = running.point.rate.is_some();
     let mut pace = Pace::new(running.point.rate, running.session.data.loaded.clients, &mut source);
+    let mut under_way = FuturesUnordered::new();
     loop {
+        while under_way.len() >= running.in_flight_max
+            && let Some(ended) = under_way.next().await
+        {
+            let failed = window.note(ended, &mut measured);
+            if failed && !is_open {
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
+        }
         let due = pace.next(&mut source);
-        if !window.comes_to(due).await {
-            return measured;
+        let comes = loop {
+            tokio::select! {
+                biased;
+                Some(ended) = under_way.next() => {
+                    window.note(ended, &mut measured);
+                }
+                comes = Window::comes_to(&mut window.end, due) => break comes,
+            }
+        };
+        if !comes {
+            break;
         }
         let counts = due >= window.begin;
         if window.is_too_late(Instant::now()) {
@@ -72,37 +134,16 @@ pub async fn run(running: &Running, mut source: Random, mut window: Window) -> M
             continue;
         }
         measured.late += u64::from(counts && is_late(due));
-        let action = running.point.shape.action(source.next_u64());
-        let outcome = perform(running, action, &mut source).await;
-        let ended = Instant::now();
-        if outcome.is_ok() && window.holds(ended) {
-            measured.operations += 1;
-            if let Some(timeline) = &window.timeline {
-                timeline.ended(ended);
-            }
-        }
-        if counts {
-            let latency = outcome.is_ok().then_some(ended - due);
-            if let Some(timeline) = &window.timeline {
-                timeline.record(due, latency);
-            }
-            if let Some(phases) = &window.phases {
-                phases.record(latency);
-            }
-            match &outcome {
-                Ok(siblings) => {
-                    let of_gets = action == Action::Get;
-                    let latencies = if of_gets { &mut measured.gets } else { &mut measured.puts };
-                    latencies.record(ended - due);
-                    measured.siblings_max = measured.siblings_max.max(*siblings);
-                }
-                Err(error) => measured.failed(error),
-            }
-        }
-        if outcome.is_err() {
-            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-        }
+        let (action, mut source) = (running.point.shape.action(source.next_u64()), Random::new(source.next_u64()));
+        under_way.push(async move {
+            let outcome = perform(running, action, &mut source).await;
+            Ended { action, due, counts, outcome }
+        });
     }
+    while let Some(ended) = under_way.next().await {
+        window.note(ended, &mut measured);
+    }
+    measured
 }
 
 /// One operation; says how many siblings a get of it returned.
@@ -167,6 +208,9 @@ mod tests {
     struct Store {
         /// Gets are not answered before this.
         answers_from: OnceLock<Instant>,
+        /// None is answered before there are so many.
+        answers_together: u64,
+        arrived: watch::Sender<u64>,
         /// No get finds anything.
         is_empty: bool,
         /// Every put fails.
@@ -191,6 +235,9 @@ mod tests {
                 if let Some(from) = self.answers_from.get() {
                     tokio::time::sleep_until((*from).into()).await;
                 }
+                self.arrived.send_modify(|arrived| *arrived += 1);
+                let together = self.arrived.subscribe().wait_for(|arrived| *arrived >= self.answers_together).await.map(drop);
+                together.expect("the store is there");
                 self.asked();
                 Ok(Found { values: usize::from(!self.is_empty), token: Bytes::new() })
             }
@@ -225,13 +272,14 @@ mod tests {
         stands_still: Duration,
         /// Of a window whose end is known from the beginning.
         length: Option<Duration>,
+        in_flight_max: usize,
     }
 
     impl Case {
         /// Until the store has been asked so often.
         fn of(shape: Shape, rate: Option<f64>, ends_with: u64) -> Self {
             let store = Store { ends_with, ..Store::default() };
-            Self { shape, rate, catch_up: Duration::ZERO, store, stands_still: Duration::ZERO, length: None }
+            Self { shape, rate, catch_up: Duration::ZERO, store, stands_still: Duration::ZERO, length: None, in_flight_max: 1 }
         }
 
         /// What one client measures.
@@ -243,7 +291,9 @@ mod tests {
             let session = Arc::new(Session::new(target, data, "keys".to_owned(), &mut source));
             let (shape, rate) = (self.shape, self.rate);
             let point = Point { shape, distribution: None, seconds: 1, warm_up: 0, rate, timeline: None, meanwhile: None };
-            let running = Running { session: Arc::clone(&session), point, chooser: Chooser::Uniform { records: 10 } };
+            let (session_of_it, chooser, in_flight_max) =
+                (Arc::clone(&session), Chooser::Uniform { records: 10 }, self.in_flight_max);
+            let running = Running { session: session_of_it, point, chooser, in_flight_max };
             let begin = Instant::now();
             store.answers_from.set(begin + self.stands_still).unwrap();
             if let Some(length) = self.length {
@@ -267,6 +317,15 @@ mod tests {
         assert_eq!((measured.operations, measured.unsent), (0, 0), "none ended in the window");
         let document = timeline.document();
         assert_eq!((&document[0]["count"], &document[0]["operations"]), (&json!(measured.gets.count()), &json!(0)));
+    }
+
+    /// Users do not wait for each other: with one request in flight this would not end.
+    #[tokio::test]
+    async fn an_open_loop_sends_what_is_due_whatever_is_not_answered_yet() {
+        let mut case = Case { in_flight_max: 100, catch_up: Duration::from_secs(60), ..Case::of(Shape::C, Some(1000.0), 30) };
+        case.store.answers_together = 30;
+        let (measured, ..) = case.run().await;
+        assert!(measured.gets.count() >= 30 && measured.unsent == 0, "{}, {}", measured.gets.count(), measured.unsent);
     }
 
     #[tokio::test]

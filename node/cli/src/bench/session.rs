@@ -42,7 +42,7 @@ pub struct Records {
     #[arg(long, default_value_t = 1024, value_name = "BYTES")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=VALUE_BYTES_MAX as u64))]
     pub value_bytes: u64,
-    /// Clients, each with one request in flight.
+    /// Clients: each with one request in flight, or with `--rate` with all that have come due.
     #[arg(long, default_value_t = 64, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub clients: u16,
 }
