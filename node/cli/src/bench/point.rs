@@ -31,9 +31,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// For so long after its end an open loop sends what was due before: as long as a request may take where nobody said otherwise. One that
 /// is so far behind is asked for more than the system does, and would be behind for ever.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(5);
-/// Requests of all clients of an open loop that are under way at the same time, at most: more than a cluster that follows has, and little
-/// enough for the client to go on. What is due beyond them is sent late, and counts from its time.
-const IN_FLIGHT_MAX: usize = 16_384;
+/// Requests of all clients of an open loop that are under way at the same time, at most: more than a cluster has that follows. One that
+/// does not would be asked for ever more at once: what is due beyond them is sent late, and counts from its time.
+const IN_FLIGHT_MAX: usize = 1_024;
 /// Servers that take less than this share of a core have nothing left to do from before.
 const QUIET_SHARE: f64 = 0.05;
 
@@ -219,7 +219,7 @@ async fn run(session: &Arc<Session>, point: &Point, source: &mut Random) -> Resu
         session: Arc::clone(session),
         point: point.clone(),
         chooser: point.chooser(session.data.loaded.records),
-        in_flight_max: point.rate.map_or(1, |_| IN_FLIGHT_MAX / usize::from(session.data.loaded.clients)),
+        in_flight_max: point.rate.map_or(1, |_| (IN_FLIGHT_MAX / usize::from(session.data.loaded.clients)).max(1)),
     });
     let begin = Instant::now() + Duration::from_secs(point.warm_up);
     let is_known = !matches!(point.meanwhile, Some(Meanwhile::Scale(_)));
