@@ -89,9 +89,12 @@ impl<S: Storage> Node<S> {
             joined.join(object);
             if joined.has_values() {
                 self.store(partition, name, &joined, before)?;
-            } else if self.heed_word(partition, name, &joined)? && !absent {
+            } else {
                 // A peer has reaped it, and nothing newer is here.
-                self.forget(partition, name, before)?;
+                self.heed_word(partition, name, &joined)?;
+                if !absent {
+                    self.forget(partition, name, before)?;
+                }
             }
         }
         Ok(Ok(()))
