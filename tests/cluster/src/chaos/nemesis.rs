@@ -4,7 +4,8 @@
 //!
 //! A wiped disk is found again when its fault ends: the node that came with an empty one goes, the former one comes back. So long
 //! it is a stranger to the ring, which still names the one that is away, and must hold nothing. A lost disk is not found again:
-//! somebody is told, and has the newcomer take its place ([`super::replacement`]). One node more joins and leaves ([`super::membership`]).
+//! somebody is told, and has the newcomer take its place ([`super::replacement`]); the next may only go when no hint waits and all replicas
+//! are equal, as GUARANTEES.md says: what lay on the one, and as a hint on the other, would be nowhere. One node more joins and leaves ([`super::membership`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -118,6 +119,8 @@ pub struct Nemesis {
     pub clocks: Arc<Clocks>,
     /// When the last disk was destroyed that nobody had emptied before.
     pub destroyed: Option<Instant>,
+    /// What it held is elsewhere by now: no hint has waited and all replicas were equal since.
+    pub made_good: bool,
     tools: Tools,
     controls: Vec<Control>,
     active: Vec<Active>,
@@ -167,6 +170,7 @@ impl Nemesis {
             left: 0,
             clocks: Arc::default(),
             destroyed: None,
+            made_good: true,
             tools,
             controls,
             active: Vec::new(),
@@ -234,7 +238,7 @@ impl Nemesis {
             Kind::WipedDisk if runs && !self.paused.contains(&node) && self.replacement.is_none() => {
                 return self.wipe(node).await;
             }
-            Kind::LostDisk if runs && !self.paused.contains(&node) && self.replacement.is_none() && self.wiped.is_empty() => {
+            Kind::LostDisk if runs && !self.paused.contains(&node) && self.made_good && self.wiped.is_empty() => {
                 return self.lose(node).await;
             }
             Kind::Members if self.change.is_none() => self.change = Some(Change::new(node, self.comer)),
@@ -344,6 +348,7 @@ impl Nemesis {
         self.kill(node, Instant::now())?;
         self.down.remove(&node);
         self.destroyed = Some(Instant::now());
+        self.made_good = false;
         self.replacement = Some(Replacement::begin(&mut self.cluster, node, former)?);
         Ok(true)
     }

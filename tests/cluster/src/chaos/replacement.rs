@@ -1,6 +1,6 @@
 //! A disk that is gone for ever, and the administrator who has a fresh node take its place, by the real `dynamoctl ring replace`.
 //!
-//! One disk at a time: with W = 2 the next may only go when the last has been replaced.
+//! One disk at a time: with W = 2 the next may only go when what the last held is elsewhere.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -281,6 +281,7 @@ impl Run {
     async fn settle(&mut self) -> Result<()> {
         let quiet = Instant::now();
         self.nemesis.cluster.until_replicas_are_equal().await?;
+        self.nemesis.made_good = true;
         self.say(&format!(
             "no hints wait and all replicas are equal, {:.1} s after the last request",
             quiet.elapsed().as_secs_f64()
