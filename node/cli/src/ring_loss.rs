@@ -220,6 +220,14 @@ fn told(ring: &Ring, loss: &Loss, newcomers: &Members, consequences: &Consequenc
     ));
     if consequences.at_risk.is_empty() {
         text.push_str(&format!("\nno write that W = {w} disks had acknowledged is lost"));
+        if let Some((before, epoch)) =
+            ring.lost.iter().filter(|(node, _)| !loss.lost.contains(node)).max_by_key(|(_, epoch)| **epoch)
+        {
+            text.push_str(&format!(
+                ", if the loss of {before} in epoch {epoch} was made good before: nothing moved, no hint waited, and replicas were \
+                 compared since (`dynamoctl status`, `dynamoctl ring verify`)"
+            ));
+        }
         return text;
     }
     let named: Vec<String> = consequences.at_risk.iter().take(NAMED_MAX).map(ToString::to_string).collect();
@@ -370,6 +378,12 @@ mod tests {
             told(&ring, &loss(lost), &Members::new(), &consequences, 2)
         };
         assert!(of(vec![node(1)]).ends_with("no write that W = 2 disks had acknowledged is lost"), "{}", of(vec![node(1)]));
+        let mut before = ring(4);
+        before.lost.insert(node(9), Epoch(5));
+        let consequences = loss::consequences(&before, &[node(1)], 2);
+        let text = told(&before, &loss(vec![node(1)]), &Members::new(), &consequences, 2);
+        assert!(consequences.at_risk.is_empty(), "{text}");
+        assert!(text.contains(&format!("if the loss of {} in epoch 5 was made good before", node(9))), "{text}");
         assert!(of(vec![node(1), node(2)]).contains("DATA MAY BE LOST: "), "{}", of(vec![node(1), node(2)]));
     }
 
