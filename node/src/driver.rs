@@ -403,10 +403,10 @@ impl Driver {
         }
         let writable = self.space.is_writable();
         if self.compacts != writable {
-            // RocksDB notes it in a file, for which a full disk has no room.
-            match self.node.storage().compact(writable) {
-                Ok(()) => self.compacts = writable,
-                Err(error) => warn!(%error, "tried again at the next look"),
+            if self.node.storage().compact(writable)? {
+                self.compacts = writable;
+            } else {
+                warn!("no room to note whether to compact: tried again at the next look");
             }
         }
         let Some(writable) = changed else { return Ok(()) };

@@ -75,6 +75,9 @@ impl Family {
 pub(crate) const REMEDY: &str =
     "restore it, or start a new node: with data_dir emptied, in Kubernetes by deleting the claim and the pod";
 
+/// What the system, and so RocksDB, says where a disk is full.
+const NO_ROOM: &str = "No space left on device";
+
 /// Whether the database must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
@@ -279,9 +282,14 @@ impl RocksEngine {
     /// Whether files of objects are compacted. On a disk that is nearly full they are not: that would write before it removes, and
     /// fill what is left. Dropped partitions free their files without it. Hints are always compacted, a little at a time: a node
     /// that filled its disk with them gets it back by delivering them.
-    pub fn compact(&self, yes: bool) -> Result<(), StorageError> {
-        let set = self.db.set_options_cf(self.handle(Family::Data), &options::compacting(yes));
-        set.map_err(failed("turn compaction on or off"))
+    ///
+    /// Tells whether it was set: RocksDB notes it in a file, for which a full disk has no room.
+    pub fn compact(&self, yes: bool) -> Result<bool, StorageError> {
+        match self.db.set_options_cf(self.handle(Family::Data), &options::compacting(yes)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.as_ref().contains(NO_ROOM) => Ok(false),
+            Err(error) => Err(failed("turn compaction on or off")(error)),
+        }
     }
 
     /// Begins to write the removals of hints to a file, where compaction meets them. They are much smaller than what they remove, and

@@ -210,6 +210,9 @@ fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_r
     engine.compact(true).unwrap();
     engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
     assert_eq!(files(&engine), 0);
+    std::fs::remove_dir_all(path(&dir)).unwrap();
+    let error = engine.compact(false).unwrap_err().to_string();
+    assert!(error.contains("turn compaction on or off: "), "only a full disk may be tried again: {error}");
 }
 
 /// A database with as many partitions in files of the last level, and what those files take.

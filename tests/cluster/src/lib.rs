@@ -218,11 +218,17 @@ impl Cluster {
     /// Ends the process as Kubernetes does (SIGTERM), and waits until it has: cleanly, or this is an error.
     pub async fn stop(&mut self, index: usize) -> Result<()> {
         self.signal(index, Signal::TERM)?;
+        let status = self.until_ended(index).await?;
+        ensure!(status.success(), "node {index} ended with {status}: {}", self.log(index));
+        Ok(())
+    }
+
+    /// Waits until the process of `index` has ended by itself.
+    pub async fn until_ended(&mut self, index: usize) -> Result<ExitStatus> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.ended(index)? {
-                ensure!(status.success(), "node {index} ended with {status}: {}", self.log(index));
-                return Ok(());
+                return Ok(status);
             }
             ensure!(started.elapsed() < PATIENCE, "node {index} does not end within {PATIENCE:?}");
             tokio::time::sleep(PAUSE).await;

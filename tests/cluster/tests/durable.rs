@@ -12,6 +12,9 @@ use dynamo_core::request::QuorumWish;
 use tokio::task::JoinHandle;
 
 const NODES: usize = 3;
+/// How a node ends whose storage fails as it runs, and as it starts.
+const STORAGE_FAILED: i32 = 4;
+const DATA_DIR_FAILED: i32 = 3;
 /// A put that waits for fsyncs is not given up before they are let go.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -91,4 +94,24 @@ async fn a_node_that_has_just_started_tells_no_writer_of_rings_that_it_has_none(
     assert!(!asked.is_finished(), "it cannot say yet that its ring is on stable storage");
     controls[0].release_log_fsyncs().unwrap();
     assert_eq!(asked.await.unwrap().unwrap().epoch, cluster.status(1).await.unwrap().epoch);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_node_ends_with_the_first_fsync_that_fails_and_acknowledges_nothing_after_it() {
+    let (mut cluster, controls) = start().await;
+    let [failing, ..] = &controls[..] else { unreachable!() };
+    failing.fail_fsyncs(1).unwrap();
+    // It waits for the node to come back, or is told by a coordinator that was this node that the outcome is unknown.
+    let asks_for_all = put(&cluster, Some(3)).await;
+    assert_eq!(cluster.until_ended(0).await.unwrap().code(), Some(STORAGE_FAILED), "{}", cluster.log(0));
+    assert_eq!(failing.failed_fsyncs().unwrap(), 1);
+    // And as it starts, where other files than the log come first.
+    failing.fail_fsyncs(1).unwrap();
+    cluster.spawn(0).unwrap();
+    assert_eq!(cluster.until_ended(0).await.unwrap().code(), Some(DATA_DIR_FAILED), "{}", cluster.log(0));
+    assert_eq!(failing.failed_fsyncs().unwrap(), 1);
+    assert!(!asks_for_all.is_finished() || asks_for_all.await.unwrap().is_err(), "acknowledged, with two copies of three");
+    cluster.launch(0).await.unwrap();
+    cluster.until_linked().await.unwrap();
+    assert!(put(&cluster, Some(3)).await.await.unwrap().unwrap().evidence.durable >= 3);
 }
