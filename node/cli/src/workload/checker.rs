@@ -19,6 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use dynamo_core::recent_writes::REMEMBERED_MAX;
 
@@ -57,6 +58,25 @@ struct Write {
     named_after: Option<usize>,
     /// It may have been made more than once.
     repeated: bool,
+    held: Option<Held>,
+}
+
+/// Who held a write when it was acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// For people; most writes have it in common with many others.
+    pub by: Arc<str>,
+    /// When, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+impl fmt::Display for Held {
+    /// The time of day as the nodes' logs give it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, ms) = (self.since_ms / 1_000, self.since_ms % 1_000);
+        let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+        write!(f, "at {hour:02}:{minute:02}:{second:02}.{ms:03}Z held by {}", self.by)
+    }
 }
 
 /// What must not be.
@@ -112,7 +132,8 @@ pub struct History {
 impl History {
     /// A write is about to be sent.
     pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>) {
-        let write = Write { kind, covers, outcome: Outcome::Pending, seen: false, named_after: None, repeated: false };
+        let write =
+            Write { kind, covers, outcome: Outcome::Pending, seen: false, named_after: None, repeated: false, held: None };
         let before = self.writes.insert(id, write);
         assert!(before.is_none(), "id {id} is used twice");
     }
@@ -129,6 +150,13 @@ impl History {
     pub fn repeated(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.repeated = true;
+        }
+    }
+
+    /// It was acknowledged, and this is what that rests on.
+    pub fn held(&mut self, id: WriteId, held: Held) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.held = Some(held);
         }
     }
 
@@ -216,7 +244,14 @@ impl History {
         let Some(write) = self.writes.get(&id) else { return format!("write {id}: never submitted") };
         let by = self.writes.iter().filter(|(_, other)| other.covers.contains(&id));
         let by: Vec<String> = by.map(|(other, write)| format!("{other} ({:?}, {:?})", write.kind, write.outcome)).collect();
-        format!("write {id}: {:?}, {:?}, covers {:?}, covered by [{}]", write.kind, write.outcome, write.covers, by.join(", "))
+        let held = write.held.as_ref().map(|held| format!(", {held}")).unwrap_or_default();
+        format!(
+            "write {id}: {:?}, {:?}, covers {:?}, covered by [{}]{held}",
+            write.kind,
+            write.outcome,
+            write.covers,
+            by.join(", ")
+        )
     }
 
     /// How many writes have this outcome.
@@ -302,6 +337,9 @@ mod tests {
         assert_eq!(verdict(&siblings, &[3]), [Lost(2)]);
         let known = "write 1: Put, Acknowledged, covers [], covered by [3 (Put, Acknowledged)]";
         assert_eq!(history(&siblings).describe(1), known);
+        let mut history = history(&siblings);
+        history.held(1, Held { by: "a and b".into(), since_ms: 86_400_000 + 3_723_004 });
+        assert_eq!(history.describe(1), format!("{known}, at 01:02:03.004Z held by a and b"));
     }
 
     #[test]

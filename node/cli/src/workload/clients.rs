@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError, fresh_request_id};
+use dynamo_client::{Client, DeleteOptions, Evidence, GetOptions, PutOptions, RequestError, fresh_request_id};
 use dynamo_core::random::Random;
 use tokio::sync::watch;
 
-use super::checker::{History, Kind, Outcome, WriteId};
+use super::checker::{Held, History, Kind, Outcome, WriteId};
 use super::keys::Keys;
 use super::tally::{Operation, Tally};
 
-/// Writes that are remembered. With what they cover some 500 MB; then the workload ends, and says so.
+/// Writes that are remembered. With what they cover some 600 MB; then the workload ends, and says so.
 pub const WRITES_MAX: u64 = 5_000_000;
 /// After a failure, so that a cluster that refuses at once is not asked in a tight loop.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
@@ -31,13 +31,30 @@ struct State {
     histories: Vec<History>,
     tally: Tally,
     next_id: WriteId,
+    /// Who has held some write: a few, of millions of writes.
+    holders: BTreeSet<Arc<str>>,
+}
+
+impl State {
+    fn acknowledged(&mut self, key: usize, id: WriteId, evidence: &Evidence) {
+        let text = held_by(evidence);
+        let by = self.holders.get(text.as_str()).cloned().unwrap_or_else(|| text.into());
+        self.holders.insert(Arc::clone(&by));
+        let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        self.histories[key].held(id, Held { by, since_ms });
+    }
+}
+
+fn held_by(Evidence { epoch, nodes, durable, hinted }: &Evidence) -> String {
+    let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    format!("{}: {durable} durable, {hinted} standing in, epoch {epoch}", nodes.join(", "))
 }
 
 impl Shared {
     /// Nothing has been written.
     pub fn new(client: Client, bucket: String, run: String, keys: usize) -> Self {
         let histories = std::iter::repeat_with(History::default).take(keys).collect();
-        let state = State { histories, tally: Tally::new(Instant::now()), next_id: 1 };
+        let state = State { histories, tally: Tally::new(Instant::now()), next_id: 1, holders: BTreeSet::new() };
         Self { client, keys: Keys::new(bucket, run), state: Mutex::new(state) }
     }
 
@@ -128,6 +145,9 @@ impl Shared {
         // What a write of unknown outcome went through is not told.
         if outcome == Outcome::Unknown || written.as_ref().is_ok_and(|written| written.sent > 1) {
             state.histories[key].repeated(id);
+        }
+        if let Ok(written) = &written {
+            state.acknowledged(key, id, &written.evidence);
         }
         state.histories[key].told(id, outcome);
         written.map(|written| (id, written.context))
