@@ -1,5 +1,6 @@
-//! Copies that the ring gives to others (paper 4.9): left over from a move, or written here as a fallback. Once every member holds
-//! this ring they go home ([`super::verification`]) and are dropped.
+//! Copies that the ring gives to others (paper 4.9): left over from a move, or written here as a fallback. They go home to each owner as
+//! soon as it holds this ring ([`super::verification`]): one may be all that is left of a write whose other disk is lost, so it does
+//! not wait for a member that is away. They are dropped when all owners have them and every member holds this ring.
 
 use crate::id::{NodeId, PartitionId};
 use crate::node::movement::WalkOf;
@@ -13,21 +14,16 @@ use crate::transfer::{Handback, Outgoing, Pass, Walk};
 const HANDBACKS_MAX: usize = 64;
 
 impl<S: Storage> Node<S> {
-    /// Copies that the ring gives to others: once every member holds this ring, they go home and are dropped.
+    /// Copies that the ring gives to others go home.
     pub(super) fn tick_handbacks(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
-        let knows =
-            |node: &NodeId| *node == self.identity.node || self.gossip.of(*node).is_some_and(|state| state.epoch >= ring.epoch);
-        if !ring.survivors().all(|node| knows(&node)) {
-            return Ok(());
-        }
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
         // Copies whose owners are away or have no room wait, and keep no others from going home.
         let mut going_home = self.transfers.going_home(|owner| self.reachable(owner, now), now.instant);
         for partition in self.begun_anywhere(foreign.into_iter().collect()) {
             let begins = !self.transfers.handbacks.contains_key(&partition);
-            let may_begin = || ring.placement(partition).writers().iter().any(|owner| self.reachable(*owner, now));
+            let may_begin = || ring.placement(partition).writers().iter().any(|owner| self.can_receive(&ring, *owner, now));
             if begins && (going_home >= HANDBACKS_MAX || !may_begin()) {
                 continue;
             }
@@ -35,6 +31,15 @@ impl<S: Storage> Node<S> {
             self.advance_handback(&ring, partition, now, out)?;
         }
         Ok(())
+    }
+
+    fn can_receive(&self, ring: &Ring, owner: NodeId, now: Now) -> bool {
+        self.reachable(owner, now) && self.holds(ring, owner)
+    }
+
+    /// Whether `node` has said that it holds this ring.
+    fn holds(&self, ring: &Ring, node: NodeId) -> bool {
+        node == self.identity.node || self.gossip.of(node).is_some_and(|state| state.epoch >= ring.epoch)
     }
 
     fn advance_handback(
@@ -56,7 +61,7 @@ impl<S: Storage> Node<S> {
             return self.finish_handback(partition);
         }
         for owner in owners {
-            if !self.reachable(owner, now) {
+            if !self.can_receive(ring, owner, now) {
                 continue;
             }
             let of = WalkOf::Handback(partition, owner);
@@ -79,12 +84,15 @@ impl<S: Storage> Node<S> {
         if refused || self.transfers.handing_back() >= most { Ok(()) } else { self.send_batch(of, now, out) }
     }
 
-    /// Drops the copy if every owner has all of it, and it is what it was when the comparison began. While every set has a lost
+    /// Drops the copy if every owner has all of it, it is what it was when the comparison began, and no member holds an older ring. While every set has a lost
     /// member, it is one of the copies that are left, and waits for those who come in the place of the lost.
     pub(super) fn finish_handback(&mut self, partition: PartitionId) -> Result<(), StorageError> {
         let Some(ring) = &self.ring else { return Ok(()) };
         let has_lost = |set: &[NodeId]| set.iter().any(|node| ring.is_lost(*node));
         if ring.placement(partition).write_sets().into_iter().all(has_lost) {
+            return Ok(());
+        }
+        if !ring.survivors().all(|node| self.holds(ring, node)) {
             return Ok(());
         }
         let root = self.trees.root(partition);

@@ -137,6 +137,44 @@ fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
 }
 
 #[test]
+fn a_copy_goes_home_to_the_owners_that_hold_the_ring_and_is_dropped_when_every_member_does() {
+    let ring = ring_of(5, 3, 3);
+    let mut one = One::start(&ring);
+    let foreign = |at: &u32| !ring.placement(ring.partition_of(&Name::new("carts", format!("k{at}")))).involves(id(1));
+    let name = Name::new("carts", format!("k{}", (0..).find(foreign).expect("there is such a key")));
+    let partition = ring.partition_of(&name);
+    one.hear(3, replicate(7, ring.epoch, &name, &object(3, 1, "milk"), Some(stranger(&ring, partition))));
+    one.sync();
+    let owners = ring.placement(partition).replicas;
+    let behind = *ring.members.keys().find(|node| **node != id(1) && !owners.contains(node)).expect("of five");
+    let state = |version, epoch| MemberState { generation: 9, version, epoch, ..MemberState::default() };
+    // First an owner has not heard of the ring, nor has somebody else.
+    let hold = ring.members.keys().filter(|node| ![owners[0], behind].contains(node));
+    one.hear(3, gossip(hold.map(|node| (*node, state(1, ring.epoch))).collect()));
+    let mut asked = BTreeSet::new();
+    for _ in 0..5 {
+        one.wait(SECOND, &ring);
+        for (to, message) in one.sent() {
+            if let Message::TreeRequest { exchange, root, partition: of, .. } = message
+                && of == partition
+            {
+                asked.insert(to);
+                one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves: Bytes::new(), reaped: None });
+            }
+        }
+        one.sync();
+    }
+    let [first, others @ ..] = owners else { unreachable!() };
+    assert_eq!(asked, others.iter().copied().collect(), "{first} has not heard of the ring");
+    one.hear(2, gossip(vec![(*first, state(1, ring.epoch))]));
+    hand_back(&mut one, &ring);
+    assert_eq!(one.node.storage().objects().count(), 1, "all owners have it, and {behind} holds an older ring");
+    one.hear(2, gossip(vec![(behind, state(1, ring.epoch))]));
+    hand_back(&mut one, &ring);
+    assert_eq!(one.node.storage().objects().count(), 0);
+}
+
+#[test]
 fn a_node_outside_the_ring_that_was_never_met_is_forgotten_after_a_minute() {
     let ring = ring_of(3, 3, 3);
     let mut one = One::start(&ring);
