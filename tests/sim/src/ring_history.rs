@@ -14,12 +14,15 @@ use crate::schedule::HostId;
 pub(crate) struct RingHistory {
     rings: BTreeMap<Epoch, (RingHash, Arc<Ring>)>,
     held: BTreeMap<HostId, Epoch>,
+    /// The same of those that have ended too: they may come back with it.
+    last: BTreeMap<HostId, Epoch>,
     /// The newest epoch that each host said it holds: it must not come back with an older one.
     told: BTreeMap<HostId, Epoch>,
 }
 
 impl RingHistory {
-    /// A host holds `ring`: it follows what the host held, and is the only ring of its epoch.
+    /// A host holds `ring`: it follows what the host held, and is the only ring of its epoch. One that everybody lost who had it, before
+    /// any fsync, is none: with the record gone too, nothing tells of it.
     pub(crate) fn holds(&mut self, host: HostId, ring: &Arc<Ring>) -> Result<(), (&'static str, String)> {
         let epoch = ring.epoch;
         if let Some(before) = self.held.insert(host, epoch)
@@ -30,11 +33,13 @@ impl RingHistory {
         if let Some(told) = self.told.get(&host).filter(|told| epoch < **told) {
             return Err(("I9 a ring that was told of is kept", format!("host {} told of epoch {told}, holds {epoch}", host.0)));
         }
+        let is_left = self.last.values().any(|last| *last >= epoch);
+        self.last.insert(host, epoch);
         let hash = ring.hash();
         match self.rings.insert(epoch, (hash, ring.clone())) {
-            Some((known, _)) if known != hash => Err(("I9 one ring an epoch", format!("two rings of epoch {epoch}"))),
-            Some(_) => Ok(()),
-            None => placement(ring).map_err(|what| ("I8 placement", what)),
+            Some((known, _)) if known != hash && is_left => Err(("I9 one ring an epoch", format!("two rings of epoch {epoch}"))),
+            Some((known, _)) if known == hash => Ok(()),
+            _ => placement(ring).map_err(|what| ("I8 placement", what)),
         }
     }
 
@@ -170,6 +175,24 @@ mod tests {
         let mut history = RingHistory::default();
         for (host, ring, expected) in [(0, first, None), (0, other, None), (1, twin, Some("I9 one ring an epoch"))] {
             assert_eq!(broken(history.holds(HostId(host), &Arc::new(ring))), expected);
+        }
+    }
+
+    #[test]
+    fn a_ring_that_everybody_lost_who_had_it_may_be_followed_by_another_of_its_epoch() {
+        let first = Arc::new(ring());
+        let with_weight = |weight| Arc::new(first.successor(|next| next.members.get_mut(&id(1)).unwrap().weight = weight));
+        for (back, expected) in [(vec![0, 1], None), (vec![0], Some("I9 one ring an epoch"))] {
+            let mut history = RingHistory::default();
+            for host in [HostId(0), HostId(1)] {
+                history.holds(host, &first).unwrap();
+                history.holds(host, &with_weight(2)).unwrap();
+                history.ended(host);
+            }
+            for host in back {
+                history.holds(HostId(host), &first).unwrap();
+            }
+            assert_eq!(broken(history.holds(HOST, &with_weight(3))), expected);
         }
     }
 
