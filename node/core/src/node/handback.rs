@@ -19,8 +19,8 @@ impl<S: Storage> Node<S> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
-        // Copies whose owners are away or have no room wait, and keep no others from going home.
-        let mut going_home = self.transfers.going_home(|owner| self.reachable(owner, now), now.instant);
+        // Copies whose owners are away, have no room or hold an older ring wait, and keep no others from going home.
+        let mut going_home = self.transfers.going_home(|owner| self.can_receive(&ring, owner, now), now.instant);
         for partition in self.begun_anywhere(foreign.into_iter().collect()) {
             let begins = !self.transfers.handbacks.contains_key(&partition);
             let may_begin = || ring.placement(partition).writers().iter().any(|owner| self.can_receive(&ring, *owner, now));
@@ -84,8 +84,8 @@ impl<S: Storage> Node<S> {
         if refused || self.transfers.handing_back() >= most { Ok(()) } else { self.send_batch(of, now, out) }
     }
 
-    /// Drops the copy if every owner has all of it, it is what it was when the comparison began, and no member holds an older ring. While every set has a lost
-    /// member, it is one of the copies that are left, and waits for those who come in the place of the lost.
+    /// Drops the copy if every owner has all of it, it is what it was when the comparison began, and no member holds an older ring.
+    /// While every set has a lost member, it is one of the copies that are left, and waits for those who come in the place of the lost.
     pub(super) fn finish_handback(&mut self, partition: PartitionId) -> Result<(), StorageError> {
         let Some(ring) = &self.ring else { return Ok(()) };
         let has_lost = |set: &[NodeId]| set.iter().any(|node| ring.is_lost(*node));

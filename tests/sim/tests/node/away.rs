@@ -99,22 +99,25 @@ fn transfers_to_a_receiver_that_has_no_room_keep_none_to_others_from_beginning()
     assert_eq!(one.node.counters().transfer_objects_sent, 1, "to the one that has room");
 }
 
-/// Owners have all that they are asked about.
-fn hand_back(one: &mut One, ring: &Ring) {
+/// Owners have all that they are asked about. Returns who was asked about what.
+fn hand_back(one: &mut One, ring: &Ring) -> BTreeSet<(NodeId, PartitionId)> {
+    let mut asked = BTreeSet::new();
     for _ in 0..60 {
         one.wait(SECOND, ring);
         for (to, message) in one.sent() {
             if let Message::TreeRequest { exchange, root, partition, .. } = message {
+                asked.insert((to, partition));
                 let leaves = Bytes::new();
                 one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
             }
         }
         one.sync();
     }
+    asked
 }
 
-#[test]
-fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
+/// Copies of many partitions that the ring gives to others, on the first of five nodes.
+fn strays() -> (One, Ring, BTreeMap<PartitionId, Name>) {
     let ring = ring_of(5, 8, 3);
     let mut one = One::start(&ring);
     let mut foreign: BTreeMap<PartitionId, Name> =
@@ -125,6 +128,18 @@ fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
         one.hear(3, replicate(number as u64, ring.epoch, name, &object(3, 1, "milk"), Some(stranger)));
     }
     one.sync();
+    (one, ring, foreign)
+}
+
+/// These nodes say that they hold the ring.
+fn hold<'a>(ring: &Ring, nodes: impl IntoIterator<Item = &'a NodeId>) -> Message {
+    let state = MemberState { generation: 9, version: 1, epoch: ring.epoch, ..MemberState::default() };
+    gossip(nodes.into_iter().map(|node| (*node, state.clone())).collect())
+}
+
+#[test]
+fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
+    let (mut one, ring, mut foreign) = strays();
     one.all_hold(&ring);
     one.feed(Input::LinkDown { peer: id(2) });
     hand_back(&mut one, &ring);
@@ -137,40 +152,22 @@ fn copies_whose_owners_are_away_keep_no_others_from_going_home() {
 }
 
 #[test]
-fn a_copy_goes_home_to_the_owners_that_hold_the_ring_and_is_dropped_when_every_member_does() {
-    let ring = ring_of(5, 3, 3);
-    let mut one = One::start(&ring);
-    let foreign = |at: &u32| !ring.placement(ring.partition_of(&Name::new("carts", format!("k{at}")))).involves(id(1));
-    let name = Name::new("carts", format!("k{}", (0..).find(foreign).expect("there is such a key")));
-    let partition = ring.partition_of(&name);
-    one.hear(3, replicate(7, ring.epoch, &name, &object(3, 1, "milk"), Some(stranger(&ring, partition))));
-    one.sync();
-    let owners = ring.placement(partition).replicas;
-    let behind = *ring.members.keys().find(|node| **node != id(1) && !owners.contains(node)).expect("of five");
-    let state = |version, epoch| MemberState { generation: 9, version, epoch, ..MemberState::default() };
-    // First an owner has not heard of the ring, nor has somebody else.
-    let hold = ring.members.keys().filter(|node| ![owners[0], behind].contains(node));
-    one.hear(3, gossip(hold.map(|node| (*node, state(1, ring.epoch))).collect()));
-    let mut asked = BTreeSet::new();
-    for _ in 0..5 {
-        one.wait(SECOND, &ring);
-        for (to, message) in one.sent() {
-            if let Message::TreeRequest { exchange, root, partition: of, .. } = message
-                && of == partition
-            {
-                asked.insert(to);
-                one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves: Bytes::new(), reaped: None });
-            }
-        }
-        one.sync();
-    }
-    let [first, others @ ..] = owners else { unreachable!() };
-    assert_eq!(asked, others.iter().copied().collect(), "{first} has not heard of the ring");
-    one.hear(2, gossip(vec![(*first, state(1, ring.epoch))]));
-    hand_back(&mut one, &ring);
-    assert_eq!(one.node.storage().objects().count(), 1, "all owners have it, and {behind} holds an older ring");
-    one.hear(2, gossip(vec![(behind, state(1, ring.epoch))]));
-    hand_back(&mut one, &ring);
+fn copies_go_home_to_the_owners_that_hold_the_ring_and_are_dropped_when_every_member_does() {
+    let (mut one, ring, foreign) = strays();
+    let owned = |node: &NodeId| -> BTreeSet<(NodeId, PartitionId)> {
+        let owned = foreign.keys().filter(|partition| ring.placement(**partition).involves(*node));
+        owned.map(|partition| (*node, *partition)).collect()
+    };
+    let others: Vec<NodeId> = ring.members.keys().copied().filter(|node| ![id(1), id(2)].contains(node)).collect();
+    let due = |nodes: &[NodeId]| nodes.iter().flat_map(owned).collect::<BTreeSet<_>>();
+    one.hear(3, hold(&ring, &others));
+    let mut asked = hand_back(&mut one, &ring);
+    asked.retain(|(_, partition)| foreign.contains_key(partition));
+    assert_eq!(asked, due(&others), "all but one hold the ring");
+    assert!(owned(&id(2)).len() > 64, "more than go home at a time wait for that one");
+    assert_eq!(one.node.storage().objects().count(), foreign.len(), "that one may still take them for this node's");
+    one.hear(3, hold(&ring, &[id(2)]));
+    assert!(hand_back(&mut one, &ring).is_superset(&due(&[id(2)])));
     assert_eq!(one.node.storage().objects().count(), 0);
 }
 
