@@ -1,6 +1,6 @@
-//! Copies that the ring gives to others (paper 4.9): left over from a move, or written here as a fallback. They go home to each owner as
-//! soon as it holds this ring ([`super::verification`]): one may be all that is left of a write whose other disk is lost, so it does
-//! not wait for a member that is away. They are dropped when all owners have them and every member holds this ring.
+//! Copies that the ring gives to others (paper 4.9): left over from a move, or written here as a fallback. Once every member that can
+//! be reached holds this ring they go home ([`super::verification`]): one may be all that is left of a write whose other disk is lost, so
+//! it waits for none that is away. They are dropped when all owners have them and every member holds this ring.
 
 use crate::id::{NodeId, PartitionId};
 use crate::node::movement::WalkOf;
@@ -17,13 +17,16 @@ impl<S: Storage> Node<S> {
     /// Copies that the ring gives to others go home.
     pub(super) fn tick_handbacks(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
+        if ring.survivors().any(|node| self.reachable(node, now) && !self.holds(&ring, node)) {
+            return Ok(());
+        }
         let foreign = self.foreign_partitions();
         self.transfers.handbacks.retain(|partition, _| foreign.contains(partition));
-        // Copies whose owners are away, have no room or hold an older ring wait, and keep no others from going home.
-        let mut going_home = self.transfers.going_home(|owner| self.can_receive(&ring, owner, now), now.instant);
+        // Copies whose owners are away or have no room wait, and keep no others from going home.
+        let mut going_home = self.transfers.going_home(|owner| self.reachable(owner, now), now.instant);
         for partition in self.begun_anywhere(foreign.into_iter().collect()) {
             let begins = !self.transfers.handbacks.contains_key(&partition);
-            let may_begin = || ring.placement(partition).writers().iter().any(|owner| self.can_receive(&ring, *owner, now));
+            let may_begin = || ring.placement(partition).writers().iter().any(|owner| self.reachable(*owner, now));
             if begins && (going_home >= HANDBACKS_MAX || !may_begin()) {
                 continue;
             }
@@ -31,10 +34,6 @@ impl<S: Storage> Node<S> {
             self.advance_handback(&ring, partition, now, out)?;
         }
         Ok(())
-    }
-
-    fn can_receive(&self, ring: &Ring, owner: NodeId, now: Now) -> bool {
-        self.reachable(owner, now) && self.holds(ring, owner)
     }
 
     /// Whether `node` has said that it holds this ring.
@@ -61,7 +60,7 @@ impl<S: Storage> Node<S> {
             return self.finish_handback(partition);
         }
         for owner in owners {
-            if !self.can_receive(ring, owner, now) {
+            if !self.reachable(owner, now) {
                 continue;
             }
             let of = WalkOf::Handback(partition, owner);
