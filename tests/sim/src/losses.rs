@@ -1,6 +1,6 @@
-//! Disks that are gone for ever: at most W - 1 at a time, until everything that lay on them lies elsewhere again. When that is, is
-//! what GUARANTEES.md says: the ring has replaced the lost member, nobody keeps a hint or a stray copy, and anti-entropy has made up
-//! for those that the lost disk kept.
+//! Disks that are gone for ever: at most W - 1 at a time, in some seeds W ([`crate::options::beyond`]), until everything that lay on
+//! them lies elsewhere again. When that is, is what GUARANTEES.md says: the ring has replaced the lost member, nobody keeps a hint or a
+//! stray copy, and anti-entropy has made up for those that the lost disk kept.
 //!
 //! The machine comes back with an empty disk and another identity; the writer of rings is told. Now and then the word is wrong: the
 //! host that is declared lost goes on running, or comes back with all its data, and has to be fenced. For the promise its disk counts
@@ -12,7 +12,7 @@ use dynamo_core::id::NodeId;
 
 use crate::checkers::redundancy;
 use crate::dice::Dice;
-use crate::options::Options;
+use crate::options::{Options, beyond};
 use crate::ring_writer::RingWriter;
 use crate::schedule::{Alarm, HostId};
 use crate::simulation::{Crash, Simulation};
@@ -22,7 +22,7 @@ use crate::simulation::{Crash, Simulation};
 pub struct Losses {
     dice: Dice,
     mean: Option<Duration>,
-    /// Disks that may be lost at once: W - 1.
+    /// Disks that may be lost at once.
     most: usize,
     /// Numbers the waves; those of one wave are lost at once.
     wave: u32,
@@ -35,7 +35,7 @@ pub struct Losses {
 impl Losses {
     /// The losses of a run.
     pub fn new(options: &Options) -> Self {
-        let most = usize::from(options.quorum.w) - 1;
+        let most = beyond::at_once(options.seed, options.quorum.w, options.replication);
         let dice = Dice::new(options.seed ^ 0x6469_736b_7321);
         Self { dice, mean: options.faults.loss.filter(|_| most > 0), most, wave: 0, lost: 0, told: false }
     }
@@ -70,6 +70,7 @@ impl Losses {
         }
         self.lost += 1;
         self.told = false;
+        sim.totals.losses_beyond += u64::from(self.lost >= usize::from(sim.options().quorum.w));
         let host = self.dice.pick(&candidates);
         let replacement = sim.write_off(host, self.wave);
         match self.dice.weighted(&[(6, 0), (1, 1), (1, 2)]) {

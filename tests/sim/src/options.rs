@@ -1,5 +1,6 @@
 //! What a run is like: drawn from its seed, printed with it.
 
+pub mod beyond;
 pub mod far;
 pub mod odd;
 pub mod past;

@@ -142,6 +142,7 @@ totals! {
     gets_of_two: "sometimes: a get saw two siblings",
     gets_of_three: "sometimes: a get saw three siblings",
     gets_of_tombstones: "sometimes: a get saw a tombstone",
+    losses_beyond: "sometimes: as many disks were lost at once as a write is on",
     losses_told_to_be_over: "sometimes: a loss was told to be made good",
     deletes_by_old_contexts: "sometimes: a delete carried a context of before",
     blind_deletes: "sometimes: a delete carried no context, where the last writer wins",
