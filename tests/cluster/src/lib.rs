@@ -172,7 +172,7 @@ impl Cluster {
     /// Starts the process of `index` again and waits until it answers.
     pub async fn launch(&mut self, index: usize) -> Result<()> {
         self.spawn(index)?;
-        self.until_up(index).await
+        self.until_up(index).await.map(drop)
     }
 
     /// Starts the process of `index` again.
@@ -195,16 +195,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until the process of `index` answers.
-    pub async fn until_up(&mut self, index: usize) -> Result<()> {
+    /// Waits until the process of `index` answers, and returns what it says.
+    pub async fn until_up(&mut self, index: usize) -> Result<NodeStatus> {
         let started = Instant::now();
-        while self.status(index).await.is_err() {
+        loop {
+            if let Ok(status) = self.status(index).await {
+                return Ok(status);
+            }
             let ended = self.ended(index)?;
             ensure!(ended.is_none(), "node {index} ended at its start ({ended:?}): {}", self.log(index));
             ensure!(started.elapsed() < PATIENCE, "node {index} does not answer within {PATIENCE:?}");
             tokio::time::sleep(PAUSE).await;
         }
-        Ok(())
     }
 
     /// Ends the process as a power failure would (SIGKILL).

@@ -355,8 +355,8 @@ impl Nemesis {
 
     async fn unwipe(&mut self, node: usize) -> Result<()> {
         let Some(former) = self.wiped.get(&node).copied() else { return Ok(()) };
-        self.cluster.until_up(node).await?;
-        let status = self.cluster.status(node).await?;
+        // Its answers may be lost on the way for a while.
+        let status = self.cluster.until_up(node).await?;
         if Some(status.node) == former || status.partitions > 0 || status.objects > 0 {
             let (id, partitions, objects) = (status.node, status.partitions, status.objects);
             let what = format!("node {node} lost its disk and came back as {id} with {partitions} partitions, {objects} objects");
