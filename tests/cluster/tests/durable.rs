@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use dynamo_client::{PutOptions, PutResult, RequestError};
 use dynamo_cluster_tests::chaos::control::{self, Control};
+use dynamo_cluster_tests::chaos::nemesis::{DATA_DIR_FAILED, STORAGE_FAILED};
 use dynamo_cluster_tests::{Cluster, Seat};
 use dynamo_core::name::Name;
 use dynamo_core::request::QuorumWish;
 use tokio::task::JoinHandle;
 
 const NODES: usize = 3;
-/// How a node ends whose storage fails as it runs, and as it starts.
-const STORAGE_FAILED: i32 = 4;
-const DATA_DIR_FAILED: i32 = 3;
 /// A put that waits for fsyncs is not given up before they are let go.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -99,7 +97,7 @@ async fn a_node_that_has_just_started_tells_no_writer_of_rings_that_it_has_none(
 #[tokio::test(flavor = "current_thread")]
 async fn a_node_ends_with_the_first_fsync_that_fails_and_acknowledges_nothing_after_it() {
     let (mut cluster, controls) = start().await;
-    let [failing, ..] = &controls[..] else { unreachable!() };
+    let failing = &controls[0];
     failing.fail_fsyncs(1).unwrap();
     // It waits for the node to come back, or is told by a coordinator that was this node that the outcome is unknown.
     let asks_for_all = put(&cluster, Some(3)).await;

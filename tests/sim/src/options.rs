@@ -689,3 +689,12 @@ fn draw_nearly_full(seed: u64) -> Option<Duration> {
     let mean = Duration::from_secs(dice.pick(&[2, 5, 10]));
     dice.chance(0.25).then_some(mean)
 }
+
+/// The seeds of `seeds.txt` down to `last`: their histories are to stay what they were.
+#[cfg(test)]
+fn kept_until(last: u64) -> Vec<u64> {
+    let lines = include_str!("../seeds.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let kept: Vec<u64> = lines.filter_map(|line| line.parse().ok()).collect();
+    let end = kept.iter().position(|seed| *seed == last).expect("it was kept");
+    kept[..=end].to_vec()
+}

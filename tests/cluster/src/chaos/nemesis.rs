@@ -40,9 +40,9 @@ const FAIL_STOP_MAX: Duration = Duration::from_secs(15);
 /// Between two looks at whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 /// The node's exit code when its storage fails.
-const STORAGE_FAILED: i32 = 4;
+pub const STORAGE_FAILED: i32 = 4;
 /// Its exit code when its data directory cannot be used, which a start on a full disk finds out first.
-const DATA_DIR_FAILED: i32 = 3;
+pub const DATA_DIR_FAILED: i32 = 3;
 
 /// What a run can do here.
 pub struct Tools {

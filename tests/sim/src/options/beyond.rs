@@ -21,15 +21,14 @@ pub fn at_once(seed: u64, w: u8, replication: u8) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::kept_until;
 
     #[test]
     fn one_seed_in_eight_loses_more_and_none_that_was_kept_before() {
         let beyond = |seed: &u64| at_once(*seed, 2, 3) == 2;
         let found = (1..=1_000).filter(beyond).count();
         assert!((90..160).contains(&found), "{found}");
-        let lines = include_str!("../../seeds.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-        let kept: Vec<u64> = lines.filter_map(|line| line.parse().ok()).collect();
-        let last = kept.iter().position(|seed| *seed == 11_307).expect("the last that was kept before");
-        assert_eq!(kept[..=last].iter().filter(|seed| beyond(seed)).count(), 0);
+        let kept = kept_until(11_307);
+        assert_eq!(kept.iter().filter(|seed| beyond(seed)).count(), 0);
     }
 }

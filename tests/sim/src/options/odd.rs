@@ -166,16 +166,15 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::kept_until;
     use crate::simulation::Simulation;
 
     #[test]
     fn one_seed_in_four_has_oddities_and_none_that_was_kept_before() {
         let odd = (1..=1_000).filter(|seed| is_odd(*seed)).count();
         assert!((200..300).contains(&odd), "{odd}");
-        let lines = include_str!("../../seeds.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-        let kept: Vec<u64> = lines.filter_map(|line| line.parse().ok()).collect();
-        let last = kept.iter().position(|seed| *seed == 10_961).expect("the last that was kept before");
-        assert_eq!(kept[..=last].iter().filter(|seed| is_odd(**seed)).count(), 0);
+        let kept = kept_until(10_961);
+        assert_eq!(kept.iter().filter(|seed| is_odd(**seed)).count(), 0);
     }
 
     #[test]

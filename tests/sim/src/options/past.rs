@@ -67,15 +67,14 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::kept_until;
 
     #[test]
     fn one_seed_in_four_has_something_of_the_past_and_none_that_was_kept_before() {
         let past = (1..=1_000).filter(|seed| is_past(*seed)).count();
         assert!((200..300).contains(&past), "{past}");
-        let lines = include_str!("../../seeds.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-        let kept: Vec<u64> = lines.filter_map(|line| line.parse().ok()).collect();
-        let last = kept.iter().position(|seed| *seed == 27_706).expect("the last that was kept before");
-        assert_eq!(kept[..=last].iter().filter(|seed| is_past(**seed)).count(), 0);
+        let kept = kept_until(27_706);
+        assert_eq!(kept.iter().filter(|seed| is_past(**seed)).count(), 0);
     }
 
     /// What is promised of one disk that is not what it was is not promised of two, nor of records that are lost with a member.
