@@ -13,7 +13,8 @@
 //! | [`compare`] | several systems, one after the other and again |
 //!
 //! Updates carry the context that the benchmark last saw of the record, as an application that read it would: blind puts would
-//! leave a sibling each, and measure ever larger objects. `--updates blind` does that nevertheless. Values are random bytes that no
+//! leave a sibling each, and measure ever larger objects. `--updates blind` does that nevertheless. A put that is refused since its
+//! key has as many siblings as may be reads them and puts one value in their place, and such puts are counted. Values are random bytes that no
 //! compression makes smaller. Keys are new in each run, unless `--keys` names those of an earlier `bench load`.
 
 mod accounting;

@@ -3,6 +3,9 @@
 use dynamo_core::request::Failure;
 use thiserror::Error;
 
+/// [`RequestError::kind`] of a put that can be made once the key was read and its siblings are merged.
+pub const OBJECT_TOO_LARGE: &str = "object_too_large";
+
 /// Why a request has no answer to give.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum RequestError {
@@ -42,6 +45,7 @@ impl RequestError {
             Self::Failed(Failure::Exists) => "exists",
             Self::Failed(Failure::Unavailable { .. }) => "unavailable",
             Self::Failed(Failure::Overloaded(_)) => "overloaded",
+            Self::Failed(Failure::ObjectTooLarge(_)) => OBJECT_TOO_LARGE,
             Self::Failed(Failure::NotServing(_)) => "not_serving",
             Self::Failed(Failure::ClockSkew(_)) => "clock_skew",
             Self::Failed(Failure::NoRing) => "no_ring",
@@ -69,6 +73,7 @@ mod tests {
             (RequestError::Failed(Failure::Exists), false),
             (RequestError::Failed(Failure::Unavailable { acknowledged, required }), false),
             (RequestError::Failed(Failure::Overloaded(text())), false),
+            (RequestError::Failed(Failure::ObjectTooLarge(text())), false),
             (RequestError::Failed(Failure::NotServing(text())), false),
             (RequestError::Failed(Failure::ClockSkew(text())), false),
             (RequestError::Failed(Failure::NoRing), false),

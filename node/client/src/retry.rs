@@ -164,6 +164,7 @@ mod tests {
             (Failure::NotServing(String::new()), true, true, true),
             (UNKNOWN, true, false, true),
             (Failure::Overloaded(String::new()), false, false, false),
+            (Failure::ObjectTooLarge(String::new()), false, false, false),
             (Failure::Exists, false, false, false),
             (Failure::BadContext(String::new()), false, false, false),
             (Failure::Invalid(String::new()), false, false, false),

@@ -1,4 +1,6 @@
-//! Whose clock is wrong: this node's, or the others'? Asked before a stamp decides which version is shown.
+//! Whose clock is wrong: this node's, or the others'? Asked before a stamp decides which version is shown, and for every stamp: of the
+//! writes with request ids, those with the highest are remembered ([`crate::recent_writes`]), so one node's clock that is an hour ahead
+//! would have all of an hour forgotten wherever it wrote.
 //!
 //! Each gossip message carries its sender's wall clock. On arrival it lies behind the sender's present by the time that the
 //! message took, which is never negative: of several, the one that took least comes nearest to the truth. So for each peer
@@ -8,7 +10,8 @@
 //!
 //! A node whose clock differs from those of more than half of the peers that it heard lately takes its own for the wrong one.
 //! Where there is no majority (two nodes), neither can be trusted. A node that hears nobody has nothing to compare with, and
-//! trusts itself: always writable comes first.
+//! trusts itself: always writable comes first. Where siblings are kept a write is never refused for that; it is stamped by the others'
+//! clocks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,31 +72,42 @@ impl PeerClocks {
         self.0.retain(|_, clock| is_fresh(clock, now));
     }
 
-    /// Milliseconds by which this node's clock is ahead of each peer's that was heard lately, in order.
-    fn ahead(&self, now: Now) -> Vec<i64> {
+    /// Milliseconds by which this node's clock is ahead of each peer's that was heard lately.
+    fn ahead(&self, now: Now) -> impl Iterator<Item = i64> {
         let own = lead(now.wall_ms, now.instant);
-        let heard = self.0.values().filter(|clock| is_fresh(clock, now.instant));
-        let mut ahead: Vec<i64> = heard.map(|clock| own.saturating_sub(highest(clock))).collect();
-        ahead.sort_unstable();
-        ahead
+        let heard = self.0.values().filter(move |clock| is_fresh(clock, now.instant));
+        heard.map(move |clock| own.saturating_sub(highest(clock)))
     }
 
     /// The median of the differences, for people to watch; 0 where there is nobody to compare with.
     pub fn median_ahead_ms(&self, now: Now) -> i64 {
-        median(&self.ahead(now))
+        median(self.ahead(now).collect())
     }
 
-    /// Why this node's clock may not decide which version is the newest, if so.
+    /// Why this node's clock may not decide which version is the newest, if so. Every write asks.
     pub fn skew(&self, now: Now, allowed_ms: u64) -> Option<Skew> {
-        let ahead = self.ahead(now);
-        let differing: Vec<i64> = ahead.iter().copied().filter(|ahead| ahead.unsigned_abs() > allowed_ms).collect();
-        let most = differing.len() * 2 > ahead.len();
-        most.then(|| Skew { differing: differing.len(), heard: ahead.len(), ahead_ms: median(&differing), allowed_ms })
+        let (mut heard, mut differing) = (0, Vec::new());
+        for ahead in self.ahead(now) {
+            heard += 1;
+            if ahead.unsigned_abs() > allowed_ms {
+                differing.push(ahead);
+            }
+        }
+        let most = differing.len() * 2 > heard;
+        most.then(|| Skew { differing: differing.len(), heard, ahead_ms: median(differing), allowed_ms })
+    }
+
+    /// This node's wall clock, or the time by those that it differs from, where they are most of three or more clocks.
+    pub fn agreed_ms(&self, now: Now, allowed_ms: u64) -> u64 {
+        let outvoted = self.skew(now, allowed_ms).filter(|skew| skew.differing > 1);
+        let ahead_ms = outvoted.map_or(0, |skew| skew.ahead_ms);
+        now.wall_ms.saturating_add_signed(ahead_ms.saturating_neg())
     }
 }
 
-fn median(ordered: &[i64]) -> i64 {
-    ordered.get(ordered.len() / 2).copied().unwrap_or_default()
+fn median(mut of: Vec<i64>) -> i64 {
+    of.sort_unstable();
+    of.get(of.len() / 2).copied().unwrap_or_default()
 }
 
 fn is_fresh(clock: &PeerClock, now: Instant) -> bool {
@@ -160,6 +174,9 @@ mod tests {
             }
             let found = clocks.skew(now(5, own), 500).map(|skew| (skew.differing, skew.ahead_ms));
             assert_eq!(found, expected, "{peers:?}, own {own}");
+            // Of two clocks that differ either may be the wrong one.
+            let ahead_ms = expected.filter(|(differing, _)| *differing > 1).map_or(own, |(_, ahead_ms)| own - ahead_ms);
+            assert_eq!(clocks.agreed_ms(now(5, own), 500), now(5, ahead_ms).wall_ms, "{peers:?}, own {own}");
         }
     }
 

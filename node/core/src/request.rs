@@ -132,6 +132,10 @@ pub enum Failure {
     /// A named bound was hit, and what helps. Nothing was written.
     #[error("overloaded: {0}")]
     Overloaded(String),
+    /// The object would be beyond a bound with this put: too many siblings or actors, too many bytes. It says which, and what helps; the
+    /// same put helps nothing. Nothing was written.
+    #[error("object too large: {0}")]
+    ObjectTooLarge(String),
     /// This node starts or stops, or has no room, and its neighbours may be well. Nothing was written.
     #[error("{0}; nothing was written, ask another node")]
     NotServing(String),

@@ -157,6 +157,7 @@ impl From<Failure> for v1::Failure {
             Failure::Unavailable { acknowledged, required } => (Kind::Unavailable, text, (acknowledged, required)),
             Failure::Unknown { acknowledged, required } => (Kind::Unknown, text, (acknowledged, required)),
             Failure::Overloaded(message) => (Kind::Overloaded, message, (0, 0)),
+            Failure::ObjectTooLarge(message) => (Kind::ObjectTooLarge, message, (0, 0)),
             Failure::NotServing(message) => (Kind::NotServing, message, (0, 0)),
             Failure::ClockSkew(message) => (Kind::ClockSkew, message, (0, 0)),
             Failure::NoRing => (Kind::NoRing, text, (0, 0)),
@@ -175,6 +176,7 @@ impl From<v1::Failure> for Failure {
             Ok(Kind::Exists) => Self::Exists,
             Ok(Kind::Unavailable) => Self::Unavailable { acknowledged, required },
             Ok(Kind::Overloaded) => Self::Overloaded(message),
+            Ok(Kind::ObjectTooLarge) => Self::ObjectTooLarge(message),
             Ok(Kind::NotServing) => Self::NotServing(message),
             Ok(Kind::ClockSkew) => Self::ClockSkew(message),
             Ok(Kind::NoRing) => Self::NoRing,
@@ -214,6 +216,7 @@ pub fn status(failure: v1::Failure) -> Status {
         | Failure::DeclaredLost { .. } => Code::Unavailable,
         Failure::Unknown { .. } => Code::DeadlineExceeded,
         Failure::Overloaded(_) => Code::ResourceExhausted,
+        Failure::ObjectTooLarge(_) => Code::FailedPrecondition,
     };
     let status = RpcStatus { code: code.into(), message: failure.to_string(), details: vec![detail] };
     Status::with_details(code, failure.to_string(), status.encode_to_vec().into())
@@ -366,6 +369,7 @@ mod tests {
             (Failure::Unavailable { acknowledged: 1, required: 2 }, Code::Unavailable),
             (Failure::Unknown { acknowledged: 0, required: 2 }, Code::DeadlineExceeded),
             (Failure::Overloaded("requests".into()), Code::ResourceExhausted),
+            (Failure::ObjectTooLarge("100 siblings".into()), Code::FailedPrecondition),
             (Failure::NotServing("the node is stopping".into()), Code::Unavailable),
             (Failure::ClockSkew("9000 ms ahead".into()), Code::Unavailable),
             (Failure::NoRing, Code::Unavailable),

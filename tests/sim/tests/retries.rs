@@ -196,6 +196,29 @@ fn a_retry_after_too_many_other_writes_is_a_write_of_its_own() {
     }
 }
 
+/// Of all that was written the highest stamps are remembered. One clock that is an hour ahead would have the others' writes of an hour
+/// forgotten, so its node stamps by theirs.
+#[test]
+fn a_retry_is_known_where_the_writes_before_it_met_a_clock_that_is_an_hour_ahead() {
+    let mut cluster = cluster(6).tune(|options| options.clock_skew_ms_max = 3_000).start();
+    let homes = cluster.homes("alice");
+    cluster.run(SECOND * 5);
+    cluster.sim.jump_clock(homes[0], 3_600_000);
+    let others: Vec<HostId> = cluster.hosts().into_iter().filter(|host| !homes[..2].contains(host)).collect();
+    cluster.split(&homes[..2], &others);
+    let mut context = none();
+    for other in 0..REMEMBERED_MAX as u8 {
+        context = cluster.through(homes[0]).with_id(100 + other).put_after(&context, "alice", "tea").context;
+    }
+    cluster.run(SECOND * 5);
+    cluster.through(others[0]).with_id(1).put("alice", "milk");
+    cluster.through(homes[0]).with_id(1).put("alice", "milk");
+    cluster.heal();
+    cluster.settle();
+    assert_eq!(live(&cluster, homes[0], "alice"), 3, "tea, and milk under two dots");
+    assert_eq!(cluster.through(homes[0]).get("alice").values, ["milk", "tea"]);
+}
+
 /// A forwarded write whose coordinator does not answer is asked of another one if it has an id, as a get is, and only then.
 #[test]
 fn a_forwarded_write_with_an_id_is_asked_of_another_replica() {

@@ -18,7 +18,7 @@ fn blind_puts(cluster: &mut Cluster, count: usize, letter: char, bytes: usize) {
 fn assert_refused(cluster: &mut Cluster, value: &str, bound: &str) {
     let home = cluster.homes("alice")[0];
     let refused = cluster.through(home).try_put(&Bytes::new(), "alice", value).expect_err("it is refused");
-    assert!(matches!(refused, Failure::Overloaded(_)), "{refused:?}");
+    assert!(matches!(refused, Failure::ObjectTooLarge(_)), "{refused:?}");
     let told = refused.to_string();
     assert!(told.ends_with(&format!("{bound}; get it and put the merged value with its context")), "{told}");
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dynamo_client::error::OBJECT_TOO_LARGE;
 use dynamo_core::random::Random;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -79,7 +80,8 @@ impl Window {
             phases.record(latency);
         }
         match &outcome {
-            Ok(siblings) => {
+            Ok(Done { siblings, merged }) => {
+                measured.merged += u64::from(*merged);
                 let latencies = if action == Action::Get { &mut measured.gets } else { &mut measured.puts };
                 latencies.record(now - due);
                 measured.siblings_max = measured.siblings_max.max(*siblings);
@@ -95,7 +97,16 @@ struct Ended {
     action: Action,
     due: Instant,
     counts: bool,
-    outcome: Result<usize, OperationError>,
+    outcome: Result<Done, OperationError>,
+}
+
+/// An operation that ended well.
+#[derive(Default)]
+struct Done {
+    /// How many siblings a get returned.
+    siblings: usize,
+    /// A put was refused since its object had grown too large; the key was read and all of it replaced.
+    merged: bool,
 }
 
 /// Runs until all that is due in the window is answered, or it is too late to send it.
@@ -146,25 +157,33 @@ pub async fn run(running: &Running, mut source: Random, mut window: Window) -> M
     measured
 }
 
-/// One operation; says how many siblings a get of it returned.
-async fn perform(running: &Running, action: Action, source: &mut Random) -> Result<usize, OperationError> {
+/// One operation.
+async fn perform(running: &Running, action: Action, source: &mut Random) -> Result<Done, OperationError> {
     let session = &running.session;
     let put = async |record, base, source: &mut Random| {
         let token = session.target.driver.put(&session.key(record), session.value(source), base).await?;
         session.replaced(record, token);
         Ok::<(), OperationError>(())
     };
+    // As an application must: what many clients replaced at the same time is read, and put as one value.
+    let update = async |record, base, source: &mut Random| match put(record, base, source).await {
+        Err(refused) if refused.kind == OBJECT_TOO_LARGE => {
+            let found = session.target.driver.get(&session.key(record)).await?;
+            put(record, Base::Token(found.token), source).await.map(|()| true)
+        }
+        made => made.map(|()| false),
+    };
     if action == Action::Insert {
         let record = session.inserts().begin();
         let added = put(record, Base::Nothing, source).await;
         session.inserts().end(record, added.is_ok());
-        return added.map(|()| 0);
+        return added.map(|()| Done::default());
     }
     let there = session.inserts().there();
     let record = running.chooser.next(source, there);
     if action == Action::Update {
-        put(record, session.base(record), source).await?;
-        return Ok(0);
+        let merged = update(record, session.base(record), source).await?;
+        return Ok(Done { merged, siblings: 0 });
     }
     let key = session.key(record);
     let found = session.target.driver.get(&key).await?;
@@ -173,6 +192,7 @@ async fn perform(running: &Running, action: Action, source: &mut Random) -> Resu
         return Err(OperationError::new("absent", format!("{key}: it was put, and the get found nothing")));
     }
     session.seen(record, found.token.clone());
+    let mut merged = false;
     if action == Action::ReadModifyWrite {
         // What another client has put since is known here too, where puts tell; else it is what this get saw.
         let base = match session.base(record) {
@@ -180,9 +200,9 @@ async fn perform(running: &Running, action: Action, source: &mut Random) -> Resu
             Base::ReadFirst => Base::Nothing,
             base => base,
         };
-        put(record, base, source).await?;
+        merged = update(record, base, source).await?;
     }
-    Ok(found.values)
+    Ok(Done { siblings: found.values, merged })
 }
 
 #[cfg(test)]
@@ -215,6 +235,8 @@ mod tests {
         is_empty: bool,
         /// Every put fails.
         refuses: bool,
+        /// So does one without a token, until what is there is merged.
+        is_too_large: bool,
         asked: AtomicU64,
         /// The window ends before so many operations are answered, if it is not told otherwise.
         ends_with: u64,
@@ -244,9 +266,13 @@ mod tests {
             .boxed()
         }
 
-        fn put<'a>(&'a self, _: &'a str, _: Bytes, _: Base) -> BoxFuture<'a, Result<Bytes, OperationError>> {
+        fn put<'a>(&'a self, _: &'a str, _: Bytes, base: Base) -> BoxFuture<'a, Result<Bytes, OperationError>> {
             self.asked();
-            let refused = self.refuses.then(|| OperationError::new("unavailable", "nobody is there"));
+            let refused = match base {
+                _ if self.refuses => Some(OperationError::new("unavailable", "nobody is there")),
+                Base::Nothing if self.is_too_large => Some(OperationError::new(OBJECT_TOO_LARGE, "100 siblings")),
+                _ => None,
+            };
             async move { refused.map_or(Ok(Bytes::new()), Err) }.boxed()
         }
 
@@ -363,6 +389,16 @@ mod tests {
         let (count, text) = &measured.errors["absent"];
         assert!(*count == 3 && text.starts_with("keys/user000000000"), "{count}: {text}");
         assert_eq!((measured.gets.count(), measured.operations), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_put_that_is_refused_for_siblings_is_made_once_they_are_read_and_counted() {
+        for shape in [Shape::A, Shape::F] {
+            let mut case = Case::of(shape, None, 200);
+            case.store.is_too_large = true;
+            let (measured, ..) = case.run().await;
+            assert!(measured.merged > 20 && measured.errors.is_empty(), "{} merged, {:?}", measured.merged, measured.errors);
+        }
     }
 
     #[tokio::test]

@@ -102,6 +102,8 @@ pub struct Measured {
     pub errors: BTreeMap<&'static str, (u64, String)>,
     /// The most siblings that a get returned.
     pub siblings_max: usize,
+    /// Puts that were refused since their object had grown too large, and made once it was read.
+    pub merged: u64,
     /// Requests of an open loop that were sent after their time, since all clients were busy.
     pub late: u64,
     /// Requests of an open loop that were due, and not sent long after the end: nobody knows what they would have taken.
@@ -117,6 +119,7 @@ impl Measured {
             puts: Latencies::new(),
             errors: BTreeMap::new(),
             siblings_max: 0,
+            merged: 0,
             late: 0,
             unsent: 0,
         }
@@ -138,6 +141,7 @@ impl Measured {
             *count += more;
         }
         self.siblings_max = self.siblings_max.max(other.siblings_max);
+        self.merged += other.merged;
         self.late += other.late;
         self.unsent += other.unsent;
     }
@@ -281,6 +285,7 @@ impl Report {
             "errors": errors.collect::<BTreeMap<_, _>>(),
             "first_error": texts.collect::<BTreeMap<_, _>>(),
             "siblings_max": self.measured.siblings_max,
+            "merged": self.measured.merged,
             "late": self.rate.map(|_| self.measured.late),
             "unsent": self.rate.map(|_| self.measured.unsent),
             "timeline": self.timeline.as_ref().map(|timeline| timeline.document()),
@@ -341,7 +346,11 @@ impl Report {
     pub fn errors_text(&self) -> String {
         let errors = self.measured.errors.iter();
         let errors: Vec<String> = errors.map(|(kind, (count, text))| format!("{} {kind} ({text})", grouped(*count))).collect();
-        format!("errors: {}", if errors.is_empty() { "none".to_owned() } else { errors.join(", ") })
+        let merged = match self.measured.merged {
+            0 => String::new(),
+            merged => format!("; {} puts were refused for their siblings, read them and put one value", grouped(merged)),
+        };
+        format!("errors: {}{merged}", if errors.is_empty() { "none".to_owned() } else { errors.join(", ") })
     }
 
     fn servers_text(&self) -> String {

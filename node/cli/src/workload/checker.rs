@@ -11,9 +11,12 @@
 //! - **No resurrection.** At the end nothing is visible that an acknowledged write covers, directly or through what it covers.
 //!
 //! A write with a request id is retried by the client library, and a node that did not know the first attempt stores it a second
-//! time. Readers see it once, and not again after it was replaced, while it is among the last [`REMEMBERED_MAX`] writes with ids
-//! to its key. After that it may show twice, or again, as a sibling: that is counted ([`History::resurfaced`]), and is no violation. It
-//! is one of a write that was sent once, or that so many others cannot have followed.
+//! time. Readers see it once, and not again after it was replaced, while nodes remember it: it is among the [`REMEMBERED_MAX`] writes
+//! with ids to its key that have the highest stamps ([`dynamo_core::recent_writes`]). After that it may show twice, or again, as a
+//! sibling: that is counted ([`History::resurfaced`]), and is no violation. It is one of a write that was sent once. For the others the
+//! context of the read tells what is remembered: a version may show beside another of its write if neither is remembered as such there,
+//! eight others are, and what is missing is older than those. A clock that was an hour ahead makes eight such writes at once, so it is
+//! no question of how many writes followed.
 //!
 //! Only the end is judged so, when all replicas have been asked: before that, a read may be stale.
 
@@ -21,7 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use dynamo_core::recent_writes::REMEMBERED_MAX;
+use dynamo_core::id::RequestKey;
+use dynamo_core::recent_writes::{REMEMBERED_MAX, RecentWrites};
 
 /// Names one write.
 pub type WriteId = u64;
@@ -54,8 +58,10 @@ struct Write {
     covers: Vec<WriteId>,
     outcome: Outcome,
     seen: bool,
-    /// It has a request id, and so many writes with one were over before it.
-    named_after: Option<usize>,
+    /// Its request id, and how many writes with one were over before it.
+    named: Option<(RequestKey, usize)>,
+    /// In the last read that showed it, nodes need not have known it for what it is.
+    forgotten: bool,
     /// It may have been made more than once.
     repeated: bool,
     held: Option<Held>,
@@ -123,6 +129,10 @@ impl Violation {
 pub struct History {
     writes: BTreeMap<WriteId, Write>,
     violations: BTreeSet<Violation>,
+    /// Writes that were visible twice when nodes need not have known them.
+    doubled: BTreeSet<WriteId>,
+    /// What was known where one was visible twice, for whoever looks into it.
+    notes: Vec<String>,
     /// Writes with request ids.
     named: usize,
     /// Those of them that reached a node for the last time: their clients know what became of them.
@@ -132,16 +142,24 @@ pub struct History {
 impl History {
     /// A write is about to be sent.
     pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>) {
-        let write =
-            Write { kind, covers, outcome: Outcome::Pending, seen: false, named_after: None, repeated: false, held: None };
+        let write = Write {
+            kind,
+            covers,
+            outcome: Outcome::Pending,
+            seen: false,
+            named: None,
+            forgotten: false,
+            repeated: false,
+            held: None,
+        };
         let before = self.writes.insert(id, write);
         assert!(before.is_none(), "id {id} is used twice");
     }
 
-    /// It has a request id.
-    pub fn named(&mut self, id: WriteId) {
+    /// It has this request id.
+    pub fn named(&mut self, id: WriteId, key: RequestKey) {
         if let Some(write) = self.writes.get_mut(&id) {
-            write.named_after = Some(self.named_over);
+            write.named = Some((key, self.named_over));
             self.named += 1;
         }
     }
@@ -164,7 +182,7 @@ impl History {
     pub fn told(&mut self, id: WriteId, outcome: Outcome) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.outcome = outcome;
-            if write.named_after.is_some() && matches!(outcome, Outcome::Acknowledged | Outcome::Failed) {
+            if write.named.is_some() && matches!(outcome, Outcome::Acknowledged | Outcome::Failed) {
                 self.named_over += 1;
             }
             if write.seen && outcome == Outcome::Failed {
@@ -173,14 +191,16 @@ impl History {
         }
     }
 
-    /// A read returned these values; `id_of` reads the id in one. Returns the ids that the read's context covers.
+    /// A read returned these values, each with its stamp; its context remembers these writes, and `id_of` reads the id in a value.
+    /// Returns the ids that the read's context covers.
     pub fn read<'a>(
         &mut self,
-        values: impl Iterator<Item = &'a [u8]>,
+        values: impl Iterator<Item = (&'a [u8], u64)>,
+        remembered: &RecentWrites,
         id_of: impl Fn(&[u8]) -> Option<WriteId>,
     ) -> BTreeSet<WriteId> {
-        let mut ids = BTreeSet::new();
-        for value in values {
+        let mut shown: BTreeMap<WriteId, Vec<u64>> = BTreeMap::new();
+        for (value, stamp) in values {
             let known = id_of(value).and_then(|id| Some((id, self.writes.get_mut(&id).filter(|write| write.kind == Kind::Put)?)));
             let Some((id, write)) = known else {
                 self.violations.insert(Violation::Invented(value.escape_ascii().to_string()));
@@ -190,11 +210,24 @@ impl History {
             if write.outcome == Outcome::Failed {
                 self.violations.insert(Violation::FailedButVisible(id));
             }
-            if !ids.insert(id) {
-                self.violations.insert(Violation::Doubled(id));
-            }
+            let forgotten = write.named.is_some_and(|(key, _)| is_forgotten(key, stamp, remembered));
+            let stamps = shown.entry(id).or_default();
+            write.forgotten = forgotten && (stamps.is_empty() || write.forgotten);
+            stamps.push(stamp);
         }
-        ids
+        for (id, stamps) in shown.iter().filter(|(_, stamps)| stamps.len() > 1) {
+            let Some(write) = self.writes.get(id) else { continue };
+            if write.forgotten {
+                self.doubled.insert(*id);
+            } else {
+                self.violations.insert(Violation::Doubled(*id));
+            }
+            let remembered: Vec<String> = remembered.iter().map(|write| format!("{} {:?}", write.stamp, write.key)).collect();
+            let note =
+                format!("write {id}, {:?}, was visible with stamps {stamps:?}; remembered were {remembered:?}", write.named);
+            self.notes.push(note);
+        }
+        shown.into_keys().collect()
     }
 
     /// What is wrong if these ids are visible at the end, once all writes have been told. Empty: nothing.
@@ -207,17 +240,21 @@ impl History {
         self.found(visible).iter().filter(|violation| self.is_excused(violation)).count()
     }
 
-    /// A write that was retried takes two places of those that are remembered, and so do the others that can have come after its first
-    /// attempt: those that were not over by then.
+    /// Only a write that was sent again. That it is visible twice is judged by what was known in that read. That it is visible again is
+    /// too, or else by how many others can have come after its first attempt, which were not over by then: a write that was retried takes
+    /// two of the places for those that are remembered.
     fn is_excused(&self, violation: &Violation) -> bool {
         let (Violation::Doubled(id) | Violation::Resurrected(id, _)) = violation else { return false };
-        let repeated = self.writes.get(id).filter(|write| write.repeated);
-        let before = repeated.and_then(|write| write.named_after);
-        before.is_some_and(|before| self.named - before > REMEMBERED_MAX / 2)
+        let Some(write) = self.writes.get(id).filter(|write| write.repeated) else { return false };
+        match violation {
+            Violation::Doubled(_) => !self.violations.contains(violation),
+            _ => write.forgotten || write.named.is_some_and(|(_, before)| self.named - before > REMEMBERED_MAX / 2),
+        }
     }
 
     fn found(&self, visible: &BTreeSet<WriteId>) -> BTreeSet<Violation> {
         let mut violations = self.violations.clone();
+        violations.extend(self.doubled.iter().copied().map(Violation::Doubled));
         let may_have_happened = |write: &Write| matches!(write.outcome, Outcome::Acknowledged | Outcome::Unknown);
         let happened = |write: &Write| write.outcome == Outcome::Acknowledged;
         let of = |test: &dyn Fn(&Write) -> bool| {
@@ -265,9 +302,9 @@ impl History {
         self.writes.range(..before).any(puts)
     }
 
-    /// All that is known, a line a write: for whoever looks into a violation.
+    /// All that is known, a line a write, and what was known of those that were visible twice: for whoever looks into a violation.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.writes.keys().map(|id| self.describe(*id))
+        self.writes.keys().map(|id| self.describe(*id)).chain(self.notes.iter().cloned())
     }
 
     /// All ids that these writes cover, and those that they cover in turn as long as `passes` says so of the write between. Each
@@ -287,11 +324,23 @@ impl History {
     }
 }
 
+/// Whether one version of the write with this request id, of this stamp, may show whatever became of the write's others: as many as can be
+/// are remembered, and either it is older than those, or it is the first that is remembered of its write, and another was older.
+fn is_forgotten(key: RequestKey, stamp: u64, remembered: &RecentWrites) -> bool {
+    let full = remembered.iter().len() == REMEMBERED_MAX;
+    let first_of_all = remembered.iter().next().map_or(0, |first| first.stamp);
+    let own = remembered.iter().find(|write| write.key == key && write.stamp == stamp);
+    full && own.map_or(stamp <= first_of_all, |own| remembered.first_of(key) == Some(own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use Outcome::{Acknowledged, Failed, Unknown};
     use Violation::{Doubled, FailedButVisible, Invented, Lost, Resurrected};
+    use dynamo_core::id::{Incarnation, NodeId};
+    use dynamo_core::recent_writes::RecentWrite;
+    use dynamo_core::version::{Actor, Dot};
 
     /// (id, kind, what it covers, what its client was told)
     type Line = (WriteId, Kind, &'static [WriteId], Outcome);
@@ -380,11 +429,15 @@ mod tests {
         assert_eq!(verdict(&unknown, &[1]), []);
     }
 
+    fn key(id: WriteId) -> RequestKey {
+        RequestKey(u128::from(id).to_be_bytes())
+    }
+
     /// Puts of the ids from `first` on, with request ids, each sent once and acknowledged.
     fn named_puts(history: &mut History, first: WriteId, count: usize) {
         for id in first..first + count as WriteId {
             history.submitted(id, PUT, Vec::new());
-            history.named(id);
+            history.named(id, key(id));
             history.told(id, Acknowledged);
         }
     }
@@ -394,7 +447,7 @@ mod tests {
         let mut history = History::default();
         named_puts(&mut history, 100, before);
         history.submitted(1, PUT, Vec::new());
-        history.named(1);
+        history.named(1, NAME);
         if repeated {
             history.repeated(1);
         }
@@ -438,13 +491,13 @@ mod tests {
         // Their clients are told only later, or never.
         for id in 100..100 + REMEMBERED_MAX as WriteId / 2 {
             history.submitted(id, PUT, Vec::new());
-            history.named(id);
+            history.named(id, key(id));
             if id % 2 == 0 {
                 history.told(id, Unknown);
             }
         }
         history.submitted(1, PUT, Vec::new());
-        history.named(1);
+        history.named(1, NAME);
         history.repeated(1);
         history.told(1, Acknowledged);
         history.submitted(2, PUT, vec![1]);
@@ -466,30 +519,84 @@ mod tests {
     #[test]
     fn an_invented_write_is_caught() {
         let mut history = history(&[(1, PUT, &[], Acknowledged), (2, DELETE, &[], Acknowledged)]);
-        let values: [&[u8]; 4] = [b"1", b"7", b"not an id", b"2"];
-        let ids = history.read(values.into_iter(), id_of);
+        let values: [(&[u8], u64); 4] = [(b"1", 1), (b"7", 2), (b"not an id", 3), (b"2", 4)];
+        let ids = history.read(values.into_iter(), &RecentWrites::default(), id_of);
         assert_eq!(ids, BTreeSet::from([1]));
         let invented = ["2", "7", "not an id"].map(|value| Invented(value.to_owned()));
         assert_eq!(history.verdict(&ids), invented);
     }
 
+    const NAME: RequestKey = RequestKey([1; 16]);
+
+    /// What is remembered: attempts of the write under [`NAME`] with these stamps, and others' with those.
+    fn remembered(own: &[u64], others: impl IntoIterator<Item = u64>) -> RecentWrites {
+        let mut writes = RecentWrites::default();
+        let own = own.iter().map(|stamp| (NAME, *stamp));
+        for (key, stamp) in own.chain(others.into_iter().map(|stamp| (RequestKey([2; 16]), stamp))) {
+            let actor = Actor { node: NodeId([3; 16]), incarnation: Incarnation(1) };
+            writes.insert(RecentWrite { stamp, key, dot: Dot { actor, counter: stamp } });
+        }
+        writes
+    }
+
+    /// A put under [`NAME`] was visible twice, with the stamps 10 and 20, where this was remembered.
+    fn twice(repeated: bool, remembered: &RecentWrites) -> (Vec<Violation>, usize) {
+        let mut history = History::default();
+        history.submitted(1, PUT, Vec::new());
+        history.named(1, NAME);
+        if repeated {
+            history.repeated(1);
+        }
+        history.told(1, Unknown);
+        let values: [(&[u8], u64); 2] = [(b"1", 10), (b"1", 20)];
+        let ids = history.read(values.into_iter(), remembered, id_of);
+        assert_eq!(ids, BTreeSet::from([1]));
+        assert!(history.lines().any(|line| line.contains("was visible with stamps [10, 20]")), "nothing is told of it");
+        (history.verdict(&ids), history.resurfaced(&ids))
+    }
+
     #[test]
-    fn a_write_that_is_visible_twice_is_caught() {
-        let mut history = history(&[(1, PUT, &[], Acknowledged)]);
-        let values: [&[u8]; 2] = [b"1", b"1"];
-        let ids = history.read(values.into_iter(), id_of);
-        assert_eq!(history.verdict(&ids), [Doubled(1)]);
+    fn a_write_may_be_visible_twice_only_where_an_attempt_is_older_than_all_that_is_remembered() {
+        const ALL: u64 = REMEMBERED_MAX as u64;
+        let (violation, excused) = ((vec![Doubled(1)], 0), (Vec::new(), 1));
+        let after = |stamp: u64, count: u64| stamp..stamp + count;
+        for (own, others, expected, why) in [
+            (&[][..], after(30, 0), &violation, "nothing is remembered"),
+            (&[20], after(30, ALL - 2), &violation, "there was room for the other"),
+            (&[20], after(30, ALL - 1), &excused, "there was none"),
+            (&[20], after(5, ALL - 1), &violation, "the others are older"),
+            (&[10, 20], after(30, ALL - 2), &violation, "both are remembered"),
+            (&[], after(30, ALL), &excused, "none is, and others are"),
+            (&[], after(15, ALL), &violation, "one of them is newer than those"),
+        ] {
+            assert_eq!(&twice(true, &remembered(own, others)), expected, "{why}");
+        }
+        assert_eq!(twice(false, &remembered(&[20], after(30, ALL - 1))), violation, "it was sent once");
+        let mut unnamed = history(&[(1, PUT, &[], Acknowledged)]);
+        let values: [(&[u8], u64); 2] = [(b"1", 10), (b"1", 20)];
+        let ids = unnamed.read(values.into_iter(), &remembered(&[], after(30, ALL)), id_of);
+        assert_eq!(unnamed.verdict(&ids), [Doubled(1)]);
+    }
+
+    #[test]
+    fn a_write_may_be_visible_again_where_it_is_older_than_all_that_is_remembered() {
+        for (stamp, expected) in [(29, (Vec::new(), 1)), (31, (vec![Resurrected(1, 2)], 0))] {
+            let mut history = named_in_the_middle(0, 0, true);
+            let values: [(&[u8], u64); 3] = [(b"1", stamp), (b"2", 50), (b"3", 51)];
+            let ids = history.read(values.into_iter(), &remembered(&[], 30..30 + REMEMBERED_MAX as u64), id_of);
+            assert_eq!((history.verdict(&ids), history.resurfaced(&ids)), expected);
+        }
     }
 
     #[test]
     fn a_failed_write_that_anybody_ever_saw_is_caught() {
-        let one: [&[u8]; 1] = [b"1"];
+        let one: [(&[u8], u64); 1] = [(b"1", 1)];
         let mut seen_after = history(&[(1, PUT, &[], Failed)]);
-        seen_after.read(one.into_iter(), id_of);
+        seen_after.read(one.into_iter(), &RecentWrites::default(), id_of);
         assert_eq!(seen_after.verdict(&BTreeSet::new()), [FailedButVisible(1)]);
         let mut seen_before = History::default();
         seen_before.submitted(1, PUT, Vec::new());
-        seen_before.read(one.into_iter(), id_of);
+        seen_before.read(one.into_iter(), &RecentWrites::default(), id_of);
         assert_eq!(seen_before.verdict(&BTreeSet::new()), []);
         seen_before.told(1, Failed);
         assert_eq!(seen_before.verdict(&BTreeSet::new()), [FailedButVisible(1)]);

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use dynamo_client::{Client, DeleteOptions, Evidence, GetOptions, PutOptions, RequestError, fresh_request_id};
+use dynamo_core::context;
+use dynamo_core::name::Name;
 use dynamo_core::random::Random;
+use dynamo_core::recent_writes::RecentWrites;
 use tokio::sync::watch;
 
 use super::checker::{Held, History, Kind, Outcome, WriteId};
@@ -50,6 +53,13 @@ fn held_by(Evidence { epoch, nodes, durable, hinted }: &Evidence) -> String {
     format!("{}: {durable} durable, {hinted} standing in, epoch {epoch}", nodes.join(", "))
 }
 
+/// The writes with request ids that are remembered of the dots that this context of `name` covers. One that cannot be read excuses nothing.
+pub fn remembered_in(token: &Bytes, client: &Client, name: &Name) -> RecentWrites {
+    let cluster = client.ring().map(|ring| ring.cluster);
+    let token = cluster.and_then(|cluster| context::decode(token.clone(), cluster, name).ok());
+    token.map(|token| token.seen.1).unwrap_or_default()
+}
+
 impl Shared {
     /// Nothing has been written.
     pub fn new(client: Client, bucket: String, run: String, keys: usize) -> Self {
@@ -84,9 +94,11 @@ impl Shared {
 
     /// Reads one key and enters it in its history. Returns the ids that are visible, and the context that covers them.
     pub async fn read(&self, key: usize, options: &GetOptions) -> Result<(BTreeSet<WriteId>, Bytes), RequestError> {
-        let found = self.client.get(&self.keys.name(key), options).await?;
-        let values = found.siblings.iter().map(|sibling| &sibling.value[..]);
-        let ids = self.history(key, |history| history.read(values, |value| self.keys.id_of(value)));
+        let name = self.keys.name(key);
+        let found = self.client.get(&name, options).await?;
+        let remembered = remembered_in(&found.context, &self.client, &name);
+        let values = found.siblings.iter().map(|sibling| (&sibling.value[..], sibling.written_ms));
+        let ids = self.history(key, |history| history.read(values, &remembered, |value| self.keys.id_of(value)));
         Ok((ids, found.context))
     }
 
@@ -113,17 +125,17 @@ impl Shared {
         context: Bytes,
         named: bool,
     ) -> Result<(WriteId, Bytes), RequestError> {
+        let request_id = named.then(fresh_request_id);
         let id = {
             let mut state = self.state();
             let id = state.next_id;
             state.next_id += 1;
             state.histories[key].submitted(id, kind, covers);
-            if named {
-                state.histories[key].named(id);
+            if let Some(request_id) = request_id {
+                state.histories[key].named(id, request_id);
             }
             id
         };
-        let request_id = named.then(fresh_request_id);
         let started = Instant::now();
         let (operation, written) = match kind {
             Kind::Put => {

@@ -125,7 +125,7 @@ impl Sessions {
             let mut state = self.state();
             let id = state.next_id;
             state.next_id += 1;
-            state.histories.entry(key).or_default().submitted(id, kind, covers, request_id.is_some(), wall_ms());
+            state.histories.entry(key).or_default().submitted(id, kind, covers, request_id, wall_ms());
             id
         };
         let started = Instant::now();

@@ -20,6 +20,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use dynamo_core::id::RequestKey;
+use dynamo_core::recent_writes::RecentWrites;
 use dynamoctl::workload::checker::{self, History, Kind, Outcome, WriteId};
 
 use super::clocks::Clocks;
@@ -100,12 +102,13 @@ pub struct StampHistory {
 }
 
 impl StampHistory {
-    /// A write is about to be sent, with a request id if it is `named`.
-    pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>, named: bool, now_ms: u64) {
+    /// A write is about to be sent, perhaps with a request id.
+    pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>, name: Option<RequestKey>, now_ms: u64) {
         self.history.submitted(id, kind, covers.clone());
-        if named {
-            self.history.named(id);
+        if let Some(name) = name {
+            self.history.named(id, name);
         }
+        let named = name.is_some();
         let (outcome, over_ms) = (Outcome::Pending, u64::MAX);
         self.writes.insert(id, Write { kind, covers, outcome, begun_ms: now_ms, over_ms, stamp: None, named });
     }
@@ -126,7 +129,8 @@ impl StampHistory {
 
     /// A read returned these values, each with its stamp. Returns what it showed, if that was one version.
     pub fn read(&mut self, values: &[(&[u8], u64)], id_of: impl Fn(&[u8]) -> Option<WriteId>) -> Option<Shown> {
-        let ids = self.history.read(values.iter().map(|(value, _)| *value), &id_of);
+        // Which of several is shown goes by stamps here, so what the context remembers does not explain it.
+        let ids = self.history.read(values.iter().copied(), &RecentWrites::default(), &id_of);
         if values.len() > 1 {
             self.violations.insert(Violation::Siblings(ids.into_iter().collect()));
             return None;
@@ -244,7 +248,7 @@ mod tests {
     fn history(lines: &[Line], named: bool) -> StampHistory {
         let mut history = StampHistory::default();
         for (id, (kind, covers, begun, ..)) in (1..).zip(lines) {
-            history.submitted(id, *kind, covers.to_vec(), named, begun * SECOND);
+            history.submitted(id, *kind, covers.to_vec(), named.then_some(RequestKey([id as u8; 16])), begun * SECOND);
         }
         for (id, (.., stamp)) in (1..).zip(lines) {
             if let Some(stamp) = stamp {

@@ -22,6 +22,7 @@ use dynamo_core::random::Random;
 use dynamo_core::request::{Evidence, Failure, QuorumWish};
 use dynamo_core::ring::Ring;
 use dynamoctl::workload::checker::{History, Kind, Outcome, WriteId};
+use dynamoctl::workload::clients::remembered_in;
 use dynamoctl::workload::keys::Keys;
 use dynamoctl::workload::tally::{Operation, Tally};
 use tokio::sync::watch;
@@ -179,8 +180,9 @@ impl Wishes {
         if let Some(what) = lacks(&found.evidence, &name, client.ring().as_deref(), (total, 0, primary)) {
             self.complain(key, &format!("{what}; {wish:?}"));
         }
-        let values = found.siblings.iter().map(|sibling| &sibling.value[..]);
-        let ids = self.history(key, |history| history.read(values, |value| self.keys.id_of(value)));
+        let remembered = remembered_in(&found.context, client, &name);
+        let values = found.siblings.iter().map(|sibling| (&sibling.value[..], sibling.written_ms));
+        let ids = self.history(key, |history| history.read(values, &remembered, |value| self.keys.id_of(value)));
         Ok((ids, found.context))
     }
 
@@ -201,8 +203,8 @@ impl Wishes {
         state.next_id += 1;
         let history = state.histories.entry(key).or_default();
         history.submitted(id, intent.kind, intent.covers.clone());
-        if intent.request_id.is_some() {
-            history.named(id);
+        if let Some(request_id) = intent.request_id {
+            history.named(id, request_id);
         }
         id
     }

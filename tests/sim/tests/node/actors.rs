@@ -19,7 +19,7 @@ fn a_put_that_brings_more_actors_than_an_object_may_name_is_refused_and_one_at_t
     let token = |seen: &CausalContext| dynamo_core::context::encode(seen, None, CLUSTER, &name);
     let mut one = One::start(&ring);
     one.try_put(&name, "milk", token(&of(OBJECT_ACTORS_MAX)));
-    assert!(matches!(&one.answers[..], [Err(Failure::Overloaded(_))]), "{:?}", one.answers);
+    assert!(matches!(&one.answers[..], [Err(Failure::ObjectTooLarge(_))]), "{:?}", one.answers);
     assert_eq!(one.node.counters().puts_refused_actors, 1);
     assert_eq!(one.node.storage().objects().count(), 0);
     let (_, mut object) = one.put_with(&name, "milk", token(&of(OBJECT_ACTORS_MAX - 1)));

@@ -191,7 +191,8 @@ impl<S: Storage> Node<S> {
         }
         self.dots.issue();
         let actors_before = object.actors();
-        let written_ms = object.next_stamp(seen.1.next_stamp(now.wall_ms));
+        let wall_ms = self.clocks.agreed_ms(now, self.config.clock_skew_ms_max);
+        let written_ms = object.next_stamp(seen.1.next_stamp(wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
         if let Some(key) = request_key {
             object.remember(RecentWrite { stamp: written_ms, key, dot });
@@ -249,7 +250,7 @@ impl<S: Storage> Node<S> {
         };
         self.counters.puts_refused_siblings += 1;
         let refused = format!("the key would have {over}; get it and put the merged value with its context");
-        Ok(Err(Failure::Overloaded(refused)))
+        Ok(Err(Failure::ObjectTooLarge(refused)))
     }
 
     fn within_actors(&mut self, object: &Object, actors_before: usize) -> Result<(), Failure> {
@@ -257,7 +258,7 @@ impl<S: Storage> Node<S> {
             return Ok(());
         }
         self.counters.puts_refused_actors += 1;
-        Err(Failure::Overloaded(format!("the key was written by {OBJECT_ACTORS_MAX} actors or more, use another key")))
+        Err(Failure::ObjectTooLarge(format!("the key was written by {OBJECT_ACTORS_MAX} actors or more, use another key")))
     }
 
     /// The token that covers what the client knows after its put: what it had seen, and its own version. A counter covers all
