@@ -13,10 +13,10 @@
 //! A write with a request id is retried by the client library, and a node that did not know the first attempt stores it a second
 //! time. Readers see it once, and not again after it was replaced, while nodes remember it: it is among the [`REMEMBERED_MAX`] writes
 //! with ids to its key that have the highest stamps ([`dynamo_core::recent_writes`]). After that it may show twice, or again, as a
-//! sibling: that is counted ([`History::resurfaced`]), and is no violation. It is one of a write that was sent once. For the others the
-//! context of the read tells what is remembered: a version may show beside another of its write if neither is remembered as such there,
-//! eight others are, and what is missing is older than those. A clock that was an hour ahead makes eight such writes at once, so it is
-//! no question of how many writes followed.
+//! sibling: that is counted ([`History::resurfaced`]), and is no violation. Of a write that was sent once it is a violation always. Of the
+//! others the context of the read tells: two versions of one write may show only where as many writes are remembered as can be, not both of
+//! these among them, and the one that is missing is older than all that are. How many writes followed says less: a clock that was an
+//! hour ahead makes eight later ones at once.
 //!
 //! Only the end is judged so, when all replicas have been asked: before that, a read may be stale.
 
@@ -235,7 +235,7 @@ impl History {
         self.found(visible).into_iter().filter(|violation| !self.is_excused(violation)).collect()
     }
 
-    /// Writes with request ids that showed twice or again, when so many others followed that nodes need not know any more.
+    /// Writes with request ids that showed twice or again when nodes need not have known them any more.
     pub fn resurfaced(&self, visible: &BTreeSet<WriteId>) -> usize {
         self.found(visible).iter().filter(|violation| self.is_excused(violation)).count()
     }
