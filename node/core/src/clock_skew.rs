@@ -10,8 +10,8 @@
 //!
 //! A node whose clock differs from those of more than half of the peers that it heard lately takes its own for the wrong one.
 //! Where there is no majority (two nodes), neither can be trusted. A node that hears nobody has nothing to compare with, and
-//! trusts itself: always writable comes first. Where siblings are kept a write is never refused for that; it is stamped by the others'
-//! clocks.
+//! trusts itself: always writable comes first. Where siblings are kept a write is never refused for that; it is stamped by the
+//! clock in the middle of all.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,12 +97,20 @@ impl PeerClocks {
         most.then(|| Skew { differing: differing.len(), heard, ahead_ms: median(differing), allowed_ms })
     }
 
-    /// This node's wall clock, or the time by those that it differs from, where they are most of three or more clocks.
+    /// This node's wall clock; or, where it differs from most of three or more, the time by the median of all, its own among them: clocks
+    /// that are wrong by more than the others are never chosen. Of two in the middle the one nearer to this node's is.
     pub fn agreed_ms(&self, now: Now, allowed_ms: u64) -> u64 {
-        let outvoted = self.skew(now, allowed_ms).filter(|skew| skew.differing > 1);
-        let ahead_ms = outvoted.map_or(0, |skew| skew.ahead_ms);
+        let is_outvoted = self.skew(now, allowed_ms).is_some_and(|skew| skew.differing > 1);
+        let ahead_ms = if is_outvoted { middle(self.ahead(now).chain([0]).collect()) } else { 0 };
         now.wall_ms.saturating_add_signed(ahead_ms.saturating_neg())
     }
+}
+
+/// The median; of two in the middle, the one nearer to 0.
+fn middle(mut of: Vec<i64>) -> i64 {
+    of.sort_unstable();
+    let both = [of[(of.len() - 1) / 2], of[of.len() / 2]];
+    if both[0].unsigned_abs() < both[1].unsigned_abs() { both[0] } else { both[1] }
 }
 
 fn median(mut of: Vec<i64>) -> i64 {
@@ -177,6 +185,29 @@ mod tests {
             // Of two clocks that differ either may be the wrong one.
             let ahead_ms = expected.filter(|(differing, _)| *differing > 1).map_or(own, |(_, ahead_ms)| own - ahead_ms);
             assert_eq!(clocks.agreed_ms(now(5, own), 500), now(5, ahead_ms).wall_ms, "{peers:?}, own {own}");
+        }
+    }
+
+    #[test]
+    fn among_clocks_that_are_all_wrong_the_one_in_the_middle_is_agreed_on() {
+        let hour = 3_600_000;
+        // What each peer's clock is ahead by, what this node's is, and what it stamps by.
+        type Case<'a> = (&'a [i64], i64, i64);
+        let cases: [Case; 7] = [
+            (&[-600, -hour], 0, -600),
+            (&[0, -hour], -600, -600),
+            (&[0, -600], -hour, -600),
+            (&[0, hour, -hour], 0, 0),
+            (&[hour, -hour], 0, 0),
+            (&[0, hour, hour], 0, 0),
+            (&[0, 0, 700, 2 * hour], hour, 700),
+        ];
+        for (peers, own, expected) in cases {
+            let mut clocks = PeerClocks::default();
+            for (id, ahead) in (1..).zip(peers) {
+                clocks.heard(peer(id), now(3, *ahead).wall_ms, at(3));
+            }
+            assert_eq!(clocks.agreed_ms(now(5, own), 500), now(5, expected).wall_ms, "{peers:?}, own {own}");
         }
     }
 

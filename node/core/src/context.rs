@@ -80,10 +80,16 @@ pub fn decode(token: Bytes, cluster: ClusterId, name: &Name) -> Result<Token, De
         found => return Err(DecodeError::UnknownFormat { found, known: FORMAT }),
     };
     let mut seen = SmallMap::default();
+    let mut last = None;
     for _ in 0..reader.count("actors")? {
         let node = NodeId(reader.id("actor node")?);
-        let incarnation = Incarnation(reader.u64("actor incarnation")?);
-        seen.insert(Actor { node, incarnation }, reader.varint("counter")?);
+        let actor = Actor { node, incarnation: Incarnation(reader.u64("actor incarnation")?) };
+        // Each is put behind the others: in any other order a long token would take the square of its length.
+        if last.is_some_and(|last| last >= actor) {
+            return Err(DecodeError::OutOfRange("order of actors"));
+        }
+        last = Some(actor);
+        seen.insert(actor, reader.varint("counter")?);
     }
     let recent = match format {
         FORMAT_FORMER => RecentWrites::default(),
@@ -121,6 +127,29 @@ mod tests {
         forged[3] ^= 1;
         assert_eq!(decode(forged.into(), cluster, &name), Err(DecodeError::Checksum));
         assert_eq!(decode(Bytes::new(), cluster, &name), Ok(Token::default()));
+    }
+
+    /// In another order each would be put before those that came, which takes the square of what a request may be long.
+    #[test]
+    fn a_context_lists_each_actor_once_and_in_order() {
+        let (cluster, name) = (ClusterId([1; 16]), Name::new("carts", "alice"));
+        let listing = |nodes: [u8; 2]| {
+            let mut writer = Writer::with_capacity(64);
+            writer.u8(FORMAT);
+            writer.u8(0);
+            writer.varint(2);
+            for node in nodes {
+                writer.raw(&[node; 16]);
+                writer.u64(1);
+                writer.varint(9);
+            }
+            RecentWrites::default().encode([].iter(), &mut writer);
+            decode(writer.finish_with_checksum(seed(cluster, &name)), cluster, &name)
+        };
+        assert!(listing([2, 3]).is_ok());
+        for nodes in [[3, 2], [2, 2]] {
+            assert_eq!(listing(nodes), Err(DecodeError::OutOfRange("order of actors")), "{nodes:?}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! What is remembered is a set of (stamp, id, dot), of which only the [`REMEMBERED_MAX`] highest are kept. The highest of a union
 //! are the highest of the highest, so joins remain associative, commutative and idempotent. Stamps grow along causality
 //! ([`crate::version::Object::next_stamp`]), so what is forgotten first is what was written first. A coordinator that knows nothing of
-//! the object has only the time to go by, which it takes from the others' clocks if its own differs from most ([`crate::clock_skew`]).
+//! the object has only the time to go by, which it takes from the clock in the middle of all if its own differs from most ([`crate::clock_skew`]).
 //! The bound is the limit of the promise: a retry is recognised, and a second dot hidden, while the write's dots are among the last
 //! [`REMEMBERED_MAX`] with request ids of its object, by their stamps, and its object is not a tombstone that was reaped, which waits
 //! until no client waits any more ([`crate::reaping`]). After that it is a write like one without an id: its second dot is a sibling.

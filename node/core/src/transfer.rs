@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{Epoch, NodeId, PartitionId};
+use crate::reaping::Reaped;
 use crate::storage::Cursor;
 use crate::time::Instant;
 
@@ -89,6 +90,9 @@ pub struct Outgoing {
     pub walk: Walk,
     /// The leaves that differed when the pass began.
     pub leaves: BTreeSet<usize>,
+    /// What was reaped here when the trees were compared last. The receiver is told this, and not what was reaped since: that may
+    /// include objects which came here since, and are not among what was compared.
+    pub reaped: Option<Reaped>,
     /// The receiver, which holds this ring, refused a batch: it has no room, and is not asked before this.
     pub refused_until: Option<Instant>,
     /// Objects acknowledged so far.
@@ -100,7 +104,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// Nothing of it is done.
     pub fn new(pass: Pass) -> Self {
-        Self { pass, walk: Walk::Idle, leaves: BTreeSet::new(), refused_until: None, objects: 0, bytes: 0 }
+        Self { pass, walk: Walk::Idle, leaves: BTreeSet::new(), reaped: None, refused_until: None, objects: 0, bytes: 0 }
     }
 
     /// Something was asked or sent, and something is left.

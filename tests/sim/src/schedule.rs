@@ -50,17 +50,17 @@ pub(crate) enum Event {
     Alarm(Alarm),
 }
 
-/// The queue of events.
+/// The queue of events. They are long, and move a lot in it: so each has its own place in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
-    events: BTreeMap<(Instant, u64), Event>,
+    events: BTreeMap<(Instant, u64), Box<Event>>,
     next: u64,
 }
 
 impl Schedule {
     pub(crate) fn at(&mut self, time: Instant, event: Event) {
         self.next += 1;
-        self.events.insert((time, self.next), event);
+        self.events.insert((time, self.next), Box::new(event));
     }
 
     /// The next event that happens at `until` at the latest.
@@ -70,6 +70,6 @@ impl Schedule {
             return None;
         }
         let ((time, _), event) = entry.remove_entry();
-        Some((time, event))
+        Some((time, *event))
     }
 }

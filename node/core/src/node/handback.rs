@@ -65,7 +65,7 @@ impl<S: Storage> Node<S> {
             }
             let of = WalkOf::Handback(partition, owner);
             if matches!(self.walk_mut(of), Some(Outgoing { walk: Walk::Idle, .. })) {
-                if !self.compare_trees(of, now, out) {
+                if !self.compare_trees(of, now, out)? {
                     return Ok(());
                 }
             } else {

@@ -204,7 +204,7 @@ impl<S: Storage> Node<S> {
             }
             let of = WalkOf::Transfer(partition, to);
             if idle {
-                active += usize::from(self.compare_trees(of, now, out) && unbegun);
+                active += usize::from(self.compare_trees(of, now, out)? && unbegun);
             } else {
                 self.send_batch(of, now, out)?;
             }
@@ -309,13 +309,13 @@ impl<S: Storage> Node<S> {
         if self.admission.waits(of.work()) { Ok(()) } else { self.send_batch(of, now, out) }
     }
 
-    /// Tells the receiver of a transfer that it has everything, and what may never come back.
+    /// Tells the receiver of a transfer that it has everything, and what may never come back: what was reaped when that was compared.
     fn confirm(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let (partition, to) = of.parts();
         let (batch, epoch, deadline) = (self.next_batch(), self.epoch(), now.instant + BATCH_TIMEOUT);
         let Some(outgoing) = self.walk_mut(of) else { return Ok(()) };
         outgoing.walk = Walk::Sent(Sent { batch, from: None, to: None, objects: 0, bytes: 0, last: true, deadline });
-        let reaped = self.reaped(partition)?.cloned();
+        let reaped = outgoing.reaped.clone();
         self.send_after_reaping(to, partition, Message::Confirm { batch, epoch, partition, reaped }, now, out)
     }
 

@@ -115,10 +115,13 @@ impl<S: Storage> Node<S> {
             self.counters.requests_refused_overload += 1;
             return Err(Failure::Overloaded(format!("{} requests are in flight here; retry later", self.config.requests_max)));
         }
-        if !self.dots.may_be_issued() && !matches!(request.operation, Operation::Get) {
-            return Err(Failure::NotServing("the node is starting: its lease of dots is not on stable storage yet".into()));
-        }
-        Ok(())
+        if matches!(request.operation, Operation::Get) { Ok(()) } else { self.enough_dots() }
+    }
+
+    /// A lease that is on stable storage has a dot left. A node that is starting has none yet, and where fsyncs stand still one runs out.
+    fn enough_dots(&self) -> Result<(), Failure> {
+        let none = "this node's lease of dots is not on stable storage yet: it is starting, or its disk does not answer; retry later";
+        if self.dots.may_be_issued() { Ok(()) } else { Err(Failure::NotServing(none.into())) }
     }
 
     fn timeout(&self, request: &Request) -> Duration {

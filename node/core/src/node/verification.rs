@@ -19,17 +19,19 @@ const LOOKUP_BYTES: usize = (1 << 10) / READ_SHARE;
 
 impl<S: Storage> Node<S> {
     /// Asks for the tree of the walk's receiver. False if the budget has no room for that now.
-    pub(super) fn compare_trees(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> bool {
+    pub(super) fn compare_trees(&mut self, of: WalkOf, now: Now, out: &mut Vec<Output>) -> Result<bool, StorageError> {
         let (partition, to) = of.parts();
         if !self.admit_comparison(of.work(), now) {
-            return false;
+            return Ok(false);
         }
         let (exchange, epoch, root) = (self.next_batch(), self.epoch(), self.trees.root(partition));
+        let reaped = self.reaped(partition)?.cloned();
         if let Some(outgoing) = self.walk_mut(of) {
+            outgoing.reaped = reaped;
             outgoing.walk = Walk::Comparing(Comparison { exchange, root, deadline: now.instant + BATCH_TIMEOUT });
             out.push(Output::Send { to, message: Message::TreeRequest { exchange, epoch, partition, root, reaped: None } });
         }
-        true
+        Ok(true)
     }
 
     /// A receiver's tree: the walk goes through what differs. True if the answer was for a walk.

@@ -141,6 +141,52 @@ fn a_copy_is_sent_under_a_ring_that_no_power_loss_can_take_back() {
     assert!(sends(&mut one));
 }
 
+/// What came since is not among it: the receiver would take it for reaped, and never have had it.
+#[test]
+fn a_receiver_is_told_what_was_reaped_of_the_copy_that_was_compared_and_not_of_what_came_since() {
+    let first = ring(5);
+    let mut one = One::start(&first);
+    let (name, milk) = (key(&first, true), object(2, 7, "milk"));
+    let partition = first.partition_of(&name);
+    let newcomer = stranger(&first, partition);
+    let peer = *first.placement(partition).replicas.iter().find(|node| **node != id(1)).expect("three replicas");
+    let next = moving(&first, partition, id(1), newcomer);
+    one.adopt(&next);
+    one.sync();
+    let mut confirmed = Vec::new();
+    let leaves = HashTrees::new(CLUSTER, next.partition_bits).leaves(partition);
+    let mut listen = |one: &mut One| {
+        for _ in 0..8 {
+            one.wait(SECOND, &next);
+            for (to, message) in one.sent().into_iter().filter(|(to, _)| *to == newcomer) {
+                match message {
+                    Message::TreeRequest { exchange, partition: at, .. } if at == partition => {
+                        let (root, leaves) = (Digest::default(), leaves.clone());
+                        one.hear(to.0[0], Message::TreeResponse { exchange, partition, root, leaves, reaped: None });
+                    }
+                    // The answer is lost each time.
+                    Message::Confirm { reaped, partition: at, .. } if at == partition => confirmed.push(reaped),
+                    _ => {}
+                }
+            }
+        }
+        confirmed.len()
+    };
+    let before = listen(&mut one);
+    let objects = vec![NamedObject { name: name.clone(), object: milk.clone() }];
+    one.hear(peer.0[0], Message::Push { batch: 1, epoch: next.epoch, partition, purpose: Purpose::Repair, objects });
+    let reaped = Some(Reaped { proof: Proof { leader: peer, round: 1 }, upto: milk.context() });
+    let root = root_of(&next, partition, &name, &milk);
+    one.hear(peer.0[0], Message::TreeResponse { exchange: 999, partition, root, leaves: Bytes::new(), reaped });
+    one.sync();
+    let after = listen(&mut one);
+    assert!(0 < before && before < after, "it is told again: {before}, {after}");
+    assert!(
+        confirmed.iter().all(|reaped| reaped.as_ref().is_none_or(|reaped| !reaped.upto.includes(&milk.context()))),
+        "{confirmed:?}"
+    );
+}
+
 /// Each of them may have acknowledged a write together with the lost one alone.
 #[test]
 fn who_comes_in_the_place_of_a_lost_replica_has_the_partition_once_all_that_are_left_have_said_so() {

@@ -36,7 +36,8 @@ impl<S: Storage> Node<S> {
         let admitted = quorum::for_put(&request.quorum, &defaults, n)
             .and_then(|required| self.enough_reachable(ring, partition, required, now).map(|()| required))
             .and_then(|required| self.clock_agrees(&request.name.bucket, now).map(|()| required))
-            .and_then(|required| self.enough_space().map(|()| required));
+            .and_then(|required| self.enough_space().map(|()| required))
+            .and_then(|required| self.enough_dots().map(|()| required));
         let required = match admitted {
             Ok(required) => required,
             Err(failure) => {
