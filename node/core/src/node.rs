@@ -73,7 +73,7 @@ use crate::id::{ClusterId, Epoch, NodeId, PartitionId, RequestId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::request::{ClientHandle, Outcome, Request};
-use crate::ring::{Ring, RingError};
+use crate::ring::{Ring, RingError, RingHash};
 use crate::storage::{Storage, StorageError, Ticket};
 use crate::time::Now;
 use crate::transfer::Transfers;
@@ -205,6 +205,8 @@ pub struct Node<S> {
     ring: Option<Arc<Ring>>,
     /// The newest ring that is on stable storage: what this node tells the writer of rings that it holds.
     ring_durable: Epoch,
+    /// Its hash, which takes as long to make as the ring is: everybody who asks for the status is told.
+    ring_durable_hash: RingHash,
     gossip: Gossip,
     clocks: PeerClocks,
     detector: FailureDetector,
@@ -267,6 +269,7 @@ impl<S: Storage> Node<S> {
             hints: HintedHandoff::new(storage.hint_totals()?),
             retargeting: retargeting::Retargeting::default(),
             ring_durable: Epoch(0),
+            ring_durable_hash: RingHash::default(),
             random: Random::new(seed),
             versions: VersionCache::new(config.version_cache_entries_max),
             digest_input: Writer::default(),
@@ -387,7 +390,12 @@ impl<S: Storage> Node<S> {
                 let epoch = self.epoch();
                 out.push(Output::Send { to, message: Message::Pushed { batch, refused: false, epoch } });
             }
-            Waiting::Ring(epoch) => self.ring_durable = self.ring_durable.max(epoch),
+            Waiting::Ring(epoch) => {
+                self.ring_durable = self.ring_durable.max(epoch);
+                if let Some(ring) = self.ring.as_ref().filter(|ring| ring.epoch == self.ring_durable) {
+                    self.ring_durable_hash = ring.hash();
+                }
+            }
             Waiting::Received { partition, since, from } => self.on_received_durable(partition, since, from),
             Waiting::Answer { to, message } => out.push(Output::Send { to, message: *message }),
             Waiting::DotLease(upto) => self.dots.lease(upto),

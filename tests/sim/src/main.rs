@@ -14,6 +14,10 @@ use dynamo_sim::run::run;
 use dynamo_sim::strategies::{self, Comparison};
 use dynamo_sim::totals::Totals;
 
+/// The nodes' own. A history is millions of small blocks of memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// In so many seeds everything that is counted happens.
 const ENOUGH: u64 = 1_000;
 

@@ -96,7 +96,7 @@ impl<S: Storage> Node<S> {
         Status {
             epoch: self.ring_durable,
             starting: self.is_starting(),
-            ring_hash: durable.map_or(RingHash::default(), |ring| ring.hash()),
+            ring_hash: durable.map_or(RingHash::default(), |_| self.ring_durable_hash),
             partitions: self.ring.as_ref().map_or(0, |ring| ring.copies_of(own)),
             foreign_partitions: self.foreign_partitions().len(),
             objects: self.trees.objects_total(),
