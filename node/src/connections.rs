@@ -6,14 +6,13 @@
 //! ```
 //!
 //! A process that has no file left cannot begin a log either, and ends. So a port takes no more than its share: what is beyond it
-//! is closed at once, and counted. The shares are apart, so that no crowd of clients keeps the peers out. Of clients there are no more
-//! than memory allows either.
+//! is closed at once, and counted. The shares are apart, so that no crowd of clients keeps the peers out. No port takes more than memory
+//! allows either.
 //!
 //! A connection whose client leaves an answer unread for long is closed: what it holds is what others may read.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -36,12 +35,18 @@ const PEERS_PART: u64 = 8;
 const HTTP_PART: u64 = 32;
 /// No share is larger, however many files may be open: each connection takes memory too.
 const SHARE_MAX: u64 = 16_384;
-/// Connections of clients may take this part of memory ...
+/// Connections of clients may take this part of memory, and those of peers as much ...
 const MEMORY_PART: u64 = 8;
 /// ... each so much: 256 calls that were refused, and its buffers. What its calls hold is counted apart ([`crate::budget`]).
 const CONNECTION_BYTES: u64 = 256 << 10;
-/// So many may be there on the smallest machine.
-const CLIENTS_MIN: u64 = 256;
+/// So many of each may be there on the smallest machine.
+const CONNECTIONS_MIN: u64 = 256;
+/// Connections of the HTTP port may take this part of memory ...
+const HTTP_MEMORY_PART: u64 = 64;
+/// ... each so much: the metrics that are written, those that wait behind them, and its buffers.
+const HTTP_CONNECTION_BYTES: u64 = 512 << 10;
+/// So many may be there on the smallest machine: probes, and several that read the metrics.
+const HTTP_CONNECTIONS_MIN: u64 = 16;
 /// What every HTTP/2 connection begins with.
 const PREFACE_BYTES: usize = 24;
 /// For so long a connection may be without its preface, or without a whole request on the HTTP port.
@@ -131,11 +136,12 @@ impl Connections {
     /// Of a process that may open so many files and use so much memory.
     pub fn of(open_files: u64, memory_bytes: u64) -> Self {
         let share = |port, part: u64, most: u64| Share::new(port, (open_files / part).clamp(1, most) as usize);
-        let clients_max = (memory_bytes / MEMORY_PART / CONNECTION_BYTES).clamp(CLIENTS_MIN, SHARE_MAX);
+        let most = (memory_bytes / MEMORY_PART / CONNECTION_BYTES).clamp(CONNECTIONS_MIN, SHARE_MAX);
+        let http_most = (memory_bytes / HTTP_MEMORY_PART / HTTP_CONNECTION_BYTES).clamp(HTTP_CONNECTIONS_MIN, SHARE_MAX);
         Self {
-            clients: share("client", CLIENTS_PART, clients_max),
-            peers: share("peer", PEERS_PART, SHARE_MAX),
-            http: share("http", HTTP_PART, SHARE_MAX),
+            clients: share("client", CLIENTS_PART, most),
+            peers: share("peer", PEERS_PART, most),
+            http: share("http", HTTP_PART, http_most),
         }
     }
 
@@ -259,14 +265,15 @@ impl Acceptor {
         Self { listener, share, speaks, patience }
     }
 
-    async fn next(&mut self) -> (Connection, SocketAddr) {
+    /// The next that has a place. Given up while it waits, it has taken none.
+    pub async fn next(&mut self) -> Connection {
         loop {
             match self.listener.accept().await {
-                Ok((stream, from)) => {
+                Ok((stream, _)) => {
                     if let Some(place) = self.share.take() {
                         // A stream that takes no option has ended, which its first read says.
                         let _ = stream.set_nodelay(true);
-                        return (Connection::new(stream, place, Arc::clone(&self.share), self.speaks, self.patience), from);
+                        return Connection::new(stream, place, Arc::clone(&self.share), self.speaks, self.patience);
                     }
                 }
                 Err(error) => {
@@ -279,20 +286,7 @@ impl Acceptor {
 
     /// All that come, for tonic.
     pub fn incoming(self) -> impl Stream<Item = io::Result<Connection>> {
-        futures::stream::unfold(self, |mut acceptor| async { Some((Ok(acceptor.next().await.0), acceptor)) })
-    }
-}
-
-impl axum::serve::Listener for Acceptor {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        self.next().await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        futures::stream::unfold(self, |mut acceptor| async { Some((Ok(acceptor.next().await), acceptor)) })
     }
 }
 
@@ -405,6 +399,8 @@ impl Connected for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -454,7 +450,7 @@ mod tests {
         let share = Share::new("client", 9);
         let (mut clients, address) = port(&share, Speaks::Http2, SHORT).await;
         let mut dialled = TcpStream::connect(address).await.unwrap();
-        let (mut taken, _) = clients.next().await;
+        let mut taken = clients.next().await;
         dialled.write_all(&[b'P'; PREFACE_BYTES - 1]).await.unwrap();
         let error = taken.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -462,7 +458,7 @@ mod tests {
         assert_eq!(share.open(), 0);
 
         let mut dialled = TcpStream::connect(address).await.unwrap();
-        let (mut taken, _) = clients.next().await;
+        let mut taken = clients.next().await;
         dialled.write_all(&[b'P'; PREFACE_BYTES]).await.unwrap();
         taken.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
         assert!(taken.deadline.deadline() > Instant::now() + NEVER / (2 * LOOKS));
@@ -475,7 +471,7 @@ mod tests {
             let (mut clients, address) =
                 patient_port(&share, Speaks::Http2, Patience { silence_max: NEVER, unread_max: SHORT }).await;
             let mut dialled = TcpStream::connect(address).await.unwrap();
-            let (mut taken, _) = clients.next().await;
+            let mut taken = clients.next().await;
             dialled.write_all(&[b'P'; PREFACE_BYTES]).await.unwrap();
             taken.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
             let mut waits = Some(taken.connect_info().expect(1));
@@ -530,28 +526,6 @@ mod tests {
         assert!(!unread.is_overdue(now + 1_000 * UNREAD_MAX));
     }
 
-    #[tokio::test]
-    async fn a_request_to_the_http_port_is_answered_and_one_that_never_ends_is_not_waited_for() {
-        for (silence_max, request, answered) in [
-            (NEVER, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", true),
-            (SHORT, "GET / HTTP/1.1\r\nhost: x\r\n", false),
-        ] {
-            let (http, address) = port(&Share::new("http", 9), Speaks::Http1, silence_max).await;
-            let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
-            let asking = async {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                stream.write_all(request.as_bytes()).await.unwrap();
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer).await.unwrap();
-                assert_eq!(answer.ends_with("here"), answered, "{answer}");
-            };
-            tokio::select! {
-                _ = axum::serve(http, router).into_future() => panic!("it serves for ever"),
-                () = asking => {}
-            }
-        }
-    }
-
     #[test]
     fn the_shares_leave_half_of_the_files_to_the_engine_and_some_to_the_links() {
         for open_files in [8, 1_024, 4_096, 1 << 20, u64::MAX] {
@@ -563,10 +537,11 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_connections_of_clients_than_memory_allows() {
-        for (memory, clients) in [(0, 256), (1 << 30, 512), (8 << 30, 4_096), (u64::MAX, 16_384)] {
+    fn there_are_no_more_connections_than_memory_allows() {
+        for (memory, clients, http) in [(0, 256, 16), (1 << 30, 512, 32), (8 << 30, 4_096, 256), (u64::MAX, 16_384, 16_384)] {
             let connections = Connections::of(u64::MAX, memory);
-            assert_eq!((connections.clients.bound, connections.peers.bound), (clients, 16_384));
+            let bounds = [&connections.clients, &connections.peers, &connections.http].map(|share| share.bound);
+            assert_eq!(bounds, [clients, clients, http]);
         }
     }
 

@@ -39,6 +39,7 @@ use tracing::{error, info, warn};
 
 use crate::budget::Budgets;
 use crate::peers::{Link, LinkEvent, Peers};
+use crate::refusals::Refusals;
 use crate::storage::RocksEngine;
 use crate::storage::syncer::{Durable, Syncer};
 
@@ -104,6 +105,8 @@ pub struct Shared {
     sessions_read: Arc<AtomicUsize>,
     /// What calls may hold.
     pub budgets: Budgets,
+    /// What peers were refused.
+    pub refusals: Arc<Refusals>,
 }
 
 impl Default for Shared {
@@ -125,7 +128,7 @@ impl Drop for Reading {
 impl Shared {
     /// Of a node whose calls may hold so much.
     pub fn new(budgets: Budgets) -> Self {
-        Self { epoch: Arc::default(), sessions_read: Arc::default(), budgets }
+        Self { epoch: Arc::default(), sessions_read: Arc::default(), budgets, refusals: Arc::default() }
     }
 
     /// The epoch of the node's ring.

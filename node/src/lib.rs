@@ -10,6 +10,7 @@
 //! | [`server`] | gRPC: clients, administrators, peers |
 //! | [`connections`] | how many connections each port takes, and for how long a silent one |
 //! | [`budget`] | what calls and answers may hold in memory, in all |
+//! | [`refusals`] | what other nodes are refused: counted, and told now and then |
 //! | [`memory`] | how much memory there is |
 //! | [`metrics`] | HTTP: metrics and probes |
 //! | [`figure`] | a number that the driver, the links or the engine tell of themselves |
@@ -26,6 +27,7 @@ pub mod identity;
 pub mod memory;
 pub mod metrics;
 pub mod peers;
+pub mod refusals;
 pub mod server;
 pub mod storage;
 pub mod telemetry;
@@ -181,7 +183,10 @@ impl Bound {
         let http = Acceptor::new(http, connections.http.clone(), Speaks::Http1, Patience::default());
         let (stage, stages) = watch::channel(Stage::opening_the_database());
         let probes = metrics::serve(http, inbox.clone(), connections.clone(), stages, is_ready.clone(), peers_stop.clone());
-        servers.spawn(named("http", probes));
+        servers.spawn(async {
+            probes.await;
+            Ok(())
+        });
         tokio::pin!(stop);
         info!(?listen, data_dir = %config.data_dir.display(), log_bytes = identity::log_bytes(&config), "opens the database");
         let settings = config.clone();
@@ -225,7 +230,8 @@ impl Bound {
         let shared = Shared::new(budgets.clone());
         let kv = KvService::new(own.cluster, inbox.clone(), shared.clone(), clients_stop.clone());
         let admin = AdminService::new(inbox.clone(), budgets.answers.clone());
-        let peers = PeerService::new(own.clone(), inbox.clone(), budgets.peer_calls.clone(), peers_stop.clone());
+        let (peer_calls, refusals) = (budgets.peer_calls.clone(), shared.refusals.clone());
+        let peers = PeerService::new(own.clone(), inbox.clone(), peer_calls, refusals, peers_stop.clone());
         let grpc = |listener, share| Acceptor::new(listener, share, Speaks::Http2, Patience::default());
         let (client, peer) = (grpc(client, connections.clients.clone()), grpc(peer, connections.peers.clone()));
         let calls = |calls: &Arc<Budget>| Calls::new(calls.clone(), budgets.answers.clone(), MESSAGE_MAX);

@@ -2,6 +2,8 @@
 //!
 //! Metrics are asked of the loop at each scrape, so there is one set of counters and none that can lag behind.
 
+mod http1;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -26,7 +28,6 @@ use tokio::sync::watch;
 use crate::connections::{Acceptor, Connections};
 use crate::driver::{Closed, Inbox, Question, Snapshot};
 use crate::figure::Figure;
-use crate::server::wait_for;
 
 /// What the process does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,13 +82,13 @@ pub async fn serve(
     stage: watch::Receiver<Stage>,
     ready: watch::Receiver<bool>,
     stopping: watch::Receiver<bool>,
-) -> std::io::Result<()> {
+) {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz/live", get(|| async { "ok\n" }))
         .route("/healthz/ready", get(readiness))
         .with_state(Probed { inbox, connections, stage, ready });
-    axum::serve(acceptor, router).with_graceful_shutdown(wait_for(stopping)).await
+    http1::serve(acceptor, router, stopping).await;
 }
 
 async fn readiness(State(probed): State<Probed>) -> (StatusCode, Cow<'static, str>) {

@@ -16,13 +16,14 @@ mod dial;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
 use dynamo_core::message::{Message, Refusal};
 use dynamo_core::request::{Failure, Success};
 use dynamo_proto::kv::CLUSTER_METADATA;
-use dynamo_proto::{MESSAGE_BYTES_MAX, v1};
+use dynamo_proto::{MESSAGE_BYTES_MAX, WireError, v1};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tonic::metadata::MetadataMap;
@@ -30,6 +31,7 @@ use tracing::warn;
 
 use crate::driver::Inbox;
 use crate::figure::Figure;
+use crate::refusals::repeated;
 use queue::QueueSender;
 
 /// The version of the messages between nodes.
@@ -63,30 +65,35 @@ impl Own {
 }
 
 /// Whether a dialler is of this node's cluster, by its call's metadata: what a stranger sends is not read, let alone decoded.
-pub fn admit(own: &Own, metadata: &MetadataMap) -> Result<(), String> {
-    let (ours, theirs) = (own.cluster.to_string(), metadata.get(CLUSTER_METADATA));
-    match theirs.map(|theirs| theirs.to_str().unwrap_or("something else")) {
-        Some(theirs) if theirs == ours => Ok(()),
-        Some(theirs) => Err(format!(
-            "{CLUSTER_METADATA}: it belongs to cluster {}, this node to {ours}; correct cluster_id or seeds",
-            theirs.escape_debug()
-        )),
-        None => Err(format!("{CLUSTER_METADATA}: not in the call's metadata; only nodes of cluster {ours} link to this one")),
-    }
+pub fn admit(own: &Own, metadata: &MetadataMap) -> Result<(), WireError> {
+    let ours = own.cluster.to_string();
+    let reason = match metadata.get(CLUSTER_METADATA) {
+        Some(theirs) if theirs.as_bytes() == ours.as_bytes() => return Ok(()),
+        Some(theirs) => of_another(repeated(theirs.as_bytes()), own.cluster),
+        None => format!("not in the call's metadata; only nodes of cluster {ours} link to this one"),
+    };
+    Err(WireError::new(CLUSTER_METADATA, reason))
+}
+
+fn of_another(theirs: impl fmt::Display, ours: ClusterId) -> String {
+    format!("it belongs to cluster {theirs}, this node to {ours}; correct cluster_id or seeds")
 }
 
 /// Who is at the other end, or why it may not be there.
-pub fn greet(own: &Own, frame: Option<v1::PeerFrame>) -> Result<(NodeId, v1::Hello), String> {
-    let hello = frame.and_then(|frame| frame.hello).ok_or("the first frame carries no hello")?;
-    let cluster = ClusterId::from_slice(&hello.cluster).ok_or("hello.cluster: not a cluster's id of 16 bytes")?;
+pub fn greet(own: &Own, frame: Option<v1::PeerFrame>) -> Result<(NodeId, v1::Hello), WireError> {
+    let hello = frame.and_then(|frame| frame.hello);
+    let hello = hello.ok_or_else(|| WireError::new("hello", "the first frame carries no hello"))?;
+    let cluster = ClusterId::from_slice(&hello.cluster);
+    let cluster = cluster.ok_or_else(|| WireError::new("hello.cluster", "not a cluster's id of 16 bytes"))?;
     if cluster != own.cluster {
-        let ours = own.cluster;
-        return Err(format!("hello.cluster: it belongs to cluster {cluster}, this node to {ours}; correct cluster_id or seeds"));
+        return Err(WireError::new("hello.cluster", of_another(cluster, own.cluster)));
     }
     if hello.protocol != PROTOCOL {
-        return Err(format!("hello.protocol: it speaks version {}, this node version {PROTOCOL}", hello.protocol));
+        let reason = format!("it speaks version {}, this node version {PROTOCOL}", hello.protocol);
+        return Err(WireError::new("hello.protocol", reason));
     }
-    let node = NodeId::from_slice(&hello.node).ok_or("hello.node: not a node's id of 16 bytes")?;
+    let node = NodeId::from_slice(&hello.node);
+    let node = node.ok_or_else(|| WireError::new("hello.node", "not a node's id of 16 bytes"))?;
     Ok((node, hello))
 }
 

@@ -71,6 +71,7 @@ pub async fn serve_clients(
     let kv = KvServer::new(kv).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let kv = InterceptedService::new(kv, for_own_cluster);
     let admin = AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let calls = calls.of_messages_up_to(REQUEST_BYTES_MAX);
     let router = with_reflection(builder(calls, STREAMS_MAX).add_service(kv).add_service(admin).add_service(health));
     let serving = router.serve_with_incoming_shutdown(acceptor.incoming(), wait_for(stopping));
     tokio::select! {
@@ -140,8 +141,9 @@ fn overloaded(full: Full) -> Status {
     status(Failure::Overloaded(full.to_string()).into())
 }
 
+/// It was not handed over.
 fn stopping(_: Closed) -> Status {
-    Status::unavailable("the node is stopping; ask another")
+    status(Failure::NotServing("the node is stopping".to_owned()).into())
 }
 
 /// The ring and the addresses of its members, without the ring if the asker has it.

@@ -2,16 +2,20 @@
 //!
 //! An element of a repeated field may be two bytes on the wire and hundreds in memory: a frame of 16 MiB would become gigabytes. So
 //! the elements are counted before the first is made, which reads the tags and lengths of those fields alone (`elements.rs`).
+//!
+//! A call that is not taken says in its status's details that nothing was written, as every refusal of a node does.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Buf as _;
+use dynamo_core::request::Failure;
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use crate::elements::{Elements, element_bytes};
+use crate::elements::{Elements, Role, element_bytes};
+use crate::kv::status;
 
 /// Memory that the elements of one message may take, beside the bytes that they carry: some 100,000 requests or messages of peers,
 /// which batch a few hundred. While a list of them grows it may take three times as much.
@@ -91,12 +95,16 @@ fn decode<U: Message + Default + Elements>(encoded: bytes::Bytes) -> Result<U, S
     let elements = element_bytes(&encoded, U::ELEMENTS);
     if elements > ELEMENT_BYTES_MAX {
         let bytes = encoded.len();
-        return Err(Status::resource_exhausted(format!(
+        let reason = format!(
             "a message of {bytes} bytes has elements that take {elements} bytes of memory, at most {ELEMENT_BYTES_MAX}; nothing of it was \
              done; send fewer in one message"
-        )));
+        );
+        return Err(refused::<U>(reason.clone(), Status::resource_exhausted(reason)));
     }
-    let malformed = |error: prost::DecodeError| Status::internal(error.to_string());
+    let malformed = |error: prost::DecodeError| {
+        let reason = format!("message: {error}; nothing of it was done; encode it as the .proto files of this version say");
+        refused::<U>(reason, Status::internal(error.to_string()))
+    };
     let encoded_bytes = encoded.len();
     let message = U::decode(encoded).map_err(malformed)?;
     if encoded_bytes > SHARED_BYTES_MAX && message.encoded_len() < encoded_bytes / 2 {
@@ -106,11 +114,22 @@ fn decode<U: Message + Default + Elements>(encoded: bytes::Bytes) -> Result<U, S
     Ok(message)
 }
 
+/// Why a message is not taken. Nobody may conclude from an answer, or from one frame of a stream, that nothing was written: what it
+/// answers, or what came before it, may have been done. So only a whole call is said to be invalid.
+fn refused<U: Elements>(call: String, part: Status) -> Status {
+    match U::ROLE {
+        Role::Call => status(Failure::Invalid(call).into()),
+        Role::Part => part,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::failure;
     use crate::v1;
     use bytes::Bytes;
+    use tonic::Code;
 
     /// So many empty elements of the field `tag`: two bytes each.
     fn empty(tag: u8, count: usize) -> Bytes {
@@ -120,12 +139,33 @@ mod tests {
     #[test]
     fn a_message_of_many_empty_elements_is_refused_before_it_is_decoded() {
         let refused = decode::<v1::SessionRequests>(empty(1, 1 << 20)).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(refused.message().starts_with("a message of 2097152 bytes has elements that take "), "{refused}");
         assert!(decode::<v1::SessionResponses>(empty(1, 1 << 20)).is_err());
         assert!(decode::<v1::PeerFrame>(empty(2, 1 << 20)).is_err());
         // What is sent in earnest is far below: a frame of 10,000 requests.
         assert_eq!(decode::<v1::SessionRequests>(empty(1, 10_000)).unwrap().requests.len(), 10_000);
+    }
+
+    /// A client that took a damaged answer to a put for a refusal would write again what was written.
+    #[test]
+    fn a_call_that_is_not_understood_is_refused_as_invalid_and_an_answer_says_nothing_of_what_was_written() {
+        // The beginning of a field's length, and no more.
+        let malformed = || Bytes::from_static(&[0x0a, 0xff]);
+        let too_many = decode::<v1::PartitionDigestsRequest>(empty(1, (8 << 20) + 1)).unwrap_err();
+        for refused in [decode::<v1::PutRequest>(malformed()).unwrap_err(), too_many] {
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+            assert!(refused.message().contains("nothing of it was done"), "{refused}");
+            assert!(matches!(failure(&refused), Some(Failure::Invalid(_))), "{refused:?}");
+        }
+        let frames = [
+            decode::<v1::PutResponse>(malformed()).unwrap_err(),
+            decode::<v1::SessionRequests>(malformed()).unwrap_err(),
+            decode::<v1::PeerFrame>(malformed()).unwrap_err(),
+        ];
+        for refused in frames {
+            assert_eq!((refused.code(), failure(&refused)), (Code::Internal, None), "{refused:?}");
+        }
     }
 
     #[test]

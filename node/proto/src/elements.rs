@@ -20,10 +20,21 @@ pub struct Field {
     within: &'static [Field],
 }
 
+/// Who decodes a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A node, of a call that is all in this message.
+    Call,
+    /// A client, or a node that reads one message of many.
+    Part,
+}
+
 /// The fields of a message that make it grow in memory.
 pub trait Elements {
     /// Which.
     const ELEMENTS: &'static [Field];
+    /// For whom.
+    const ROLE: Role;
 }
 
 const fn repeated<T>(tag: u64, within: &'static [Field]) -> Field {
@@ -57,41 +68,48 @@ const PEER_MESSAGE: &[Field] = &[
 ];
 
 macro_rules! elements {
-    ($($message:ident: $fields:expr;)*) => {
-        $(impl Elements for v1::$message { const ELEMENTS: &'static [Field] = $fields; })*
+    ($($role:ident { $($message:ident: $fields:expr;)* })*) => {
+        $($(impl Elements for v1::$message {
+            const ELEMENTS: &'static [Field] = $fields;
+            const ROLE: Role = Role::$role;
+        })*)*
         /// The messages that are decoded, for the test of these lists.
         #[cfg(test)]
-        const LISTED: &[(&str, &[Field])] = &[$((stringify!($message), $fields)),*];
+        const LISTED: &[(&str, &[Field])] = &[$($((stringify!($message), $fields)),*),*];
     };
 }
 
 elements! {
-    GetRequest: &[];
-    PutRequest: &[];
-    DeleteRequest: &[];
-    GetResponse: GET_RESPONSE;
-    PutResponse: PUT_RESPONSE;
-    SessionRequests: &[repeated::<v1::SessionRequest>(1, &[])];
-    SessionResponses: &[repeated::<v1::SessionResponse>(1, SESSION_RESPONSE)];
-    TopologyRequest: &[];
-    TopologyResponse: &[repeated::<v1::MemberAddress>(3, &[])];
-    PeerFrame: &[repeated::<v1::PeerMessage>(2, PEER_MESSAGE)];
-    StatusRequest: &[];
-    StatusResponse: &[
-        repeated::<v1::HintBacklog>(14, &[]),
-        repeated::<v1::TransferStatus>(15, &[]),
-        repeated::<v1::PeerStatus>(16, &[]),
-        numbers(17),
-        repeated::<(String, u64)>(19, &[]),
-    ];
-    RingViewRequest: &[];
-    RingViewResponse: &[];
-    ProposeRingRequest: &[];
-    ProposeRingResponse: &[];
-    DrainReceiptRequest: &[];
-    DrainReceiptResponse: &[repeated::<v1::HandedOver>(5, &[])];
-    PartitionDigestsRequest: &[numbers(1)];
-    PartitionDigestsResponse: &[repeated::<v1::PartitionDigest>(1, &[])];
+    Call {
+        GetRequest: &[];
+        PutRequest: &[];
+        DeleteRequest: &[];
+        TopologyRequest: &[];
+        StatusRequest: &[];
+        RingViewRequest: &[];
+        ProposeRingRequest: &[];
+        DrainReceiptRequest: &[];
+        PartitionDigestsRequest: &[numbers(1)];
+    }
+    Part {
+        GetResponse: GET_RESPONSE;
+        PutResponse: PUT_RESPONSE;
+        SessionRequests: &[repeated::<v1::SessionRequest>(1, &[])];
+        SessionResponses: &[repeated::<v1::SessionResponse>(1, SESSION_RESPONSE)];
+        TopologyResponse: &[repeated::<v1::MemberAddress>(3, &[])];
+        PeerFrame: &[repeated::<v1::PeerMessage>(2, PEER_MESSAGE)];
+        StatusResponse: &[
+            repeated::<v1::HintBacklog>(14, &[]),
+            repeated::<v1::TransferStatus>(15, &[]),
+            repeated::<v1::PeerStatus>(16, &[]),
+            numbers(17),
+            repeated::<(String, u64)>(19, &[]),
+        ];
+        RingViewResponse: &[];
+        ProposeRingResponse: &[];
+        DrainReceiptResponse: &[repeated::<v1::HandedOver>(5, &[])];
+        PartitionDigestsResponse: &[repeated::<v1::PartitionDigest>(1, &[])];
+    }
 }
 
 /// Memory that the elements of `message` take when it is decoded. Where it is malformed the count ends, as decoding does.

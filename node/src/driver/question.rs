@@ -123,6 +123,7 @@ impl Driver {
         figures.push(Figure::varying("clients_waiting", "Requests of clients that wait for an answer", clients));
         figures.extend(self.shared.budgets.figures());
         figures.extend(self.peers.figures());
+        figures.extend(self.shared.refusals.figures());
         figures.extend(self.space.figures());
         Snapshot {
             identity: self.node.identity().clone(),

@@ -178,7 +178,7 @@ async fn link(place: SocketAddr, address: &str, own: &Own, inbox: &Inbox) -> End
         frames.metadata_mut().insert(CLUSTER_METADATA, cluster);
         let mut answers = client.link(frames).await.map_err(|status| said(&status))?.into_inner();
         let first = answers.message().await.map_err(|status| said(&status))?;
-        let (node, hello) = greet(own, first)?;
+        let (node, hello) = greet(own, first).map_err(|reason| reason.to_string())?;
         Ok::<_, String>((queue, answers, node, hello))
     };
     let (queue, mut answers, node, hello) = match tokio::time::timeout(HANDSHAKE_MAX, connecting).await {
@@ -265,7 +265,7 @@ mod tests {
         };
         let (inbox, events) = Inbox::new();
         let (stop, stopping) = watch::channel(false);
-        let service = PeerService::new(own.clone(), inbox, Budgets::of(u64::MAX).peer_calls, stopping);
+        let service = PeerService::new(own.clone(), inbox, Budgets::of(u64::MAX).peer_calls, Arc::default(), stopping);
         let server = tonic::transport::Server::builder().add_service(PeerServer::new(service));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         (own, place, events, stop)

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A call that answers once holds its message until it has answered. One that goes on, a session or a link, holds a message until it
-//! asks for the next. A call whose message would exceed the budget is refused with the budget's numbers; one whose message does not
-//! come is ended.
+//! asks for the next. A call whose message would exceed the budget is refused with the budget's numbers, one whose message is too long with
+//! its length as soon as that has come; one whose message does not come is ended. Each of them is told that nothing was written.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_core::config::VALUE_BYTES_MAX;
+use dynamo_core::request::Failure;
+use dynamo_proto::kv::status;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
@@ -45,12 +48,18 @@ pub struct Calls {
     calls: Arc<Budget>,
     answers: Arc<Budget>,
     message_max: Duration,
+    message_bytes_max: usize,
 }
 
 impl Calls {
     /// With these budgets, and so long for a message.
     pub fn new(calls: Arc<Budget>, answers: Arc<Budget>, message_max: Duration) -> Self {
-        Self { calls, answers, message_max }
+        Self { calls, answers, message_max, message_bytes_max: usize::MAX }
+    }
+
+    /// The same, where clients call: a longer message is refused in words that help them.
+    pub fn of_messages_up_to(self, message_bytes_max: usize) -> Self {
+        Self { message_bytes_max, ..self }
     }
 }
 
@@ -85,8 +94,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answering<S::Error> {
-        let Calls { calls, answers, message_max } = self.calls.clone();
-        let mut charge = Charge::new(&calls);
+        let limits = self.calls.clone();
+        let mut charge = Charge::new(&limits.calls);
         let headers = request.headers().len().saturating_sub(HEADERS_FREE);
         if let Err(full) = charge.set(CALL_BYTES + headers * HEADER_BYTES) {
             let refused = overloaded(full).into_http();
@@ -94,12 +103,13 @@ where
         }
         let call = Arc::new(Call { _charge: charge, answered: AtomicBool::new(false), message: Mutex::new(None) });
         let unread = request.extensions().get::<Arc<Unread>>().cloned();
-        let received = |body| Body::new(Received::new(body, Arc::clone(&call), &calls, message_max));
+        let received = |body| Body::new(Received::new(body, Arc::clone(&call), &limits));
         let answering = self.inner.call(request.map(received));
         Box::pin(async move {
             let response = answering.await?;
             // Nobody reads it any more, so it was one message, and it was handed over.
             let is_single = call.answers().is_some();
+            let answers = limits.answers;
             Ok(response.map(|body| Body::new(Answer { body, _call: call, is_single, answers, unread })))
         })
     }
@@ -137,13 +147,16 @@ struct Received {
     /// Bytes that tonic and the service have of it.
     held: usize,
     message_max: Duration,
+    message_bytes_max: usize,
     /// When a message that is awaited comes too late.
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Received {
-    fn new(body: Body, call: Arc<Call>, calls: &Arc<Budget>, message_max: Duration) -> Self {
-        Self { body, call, charge: Charge::new(calls), messages: Messages::default(), held: 0, message_max, late: None }
+    fn new(body: Body, call: Arc<Call>, limits: &Calls) -> Self {
+        let &Calls { ref calls, message_max, message_bytes_max, .. } = limits;
+        let (charge, messages) = (Charge::new(calls), Messages::default());
+        Self { body, call, charge, messages, held: 0, message_max, message_bytes_max, late: None }
     }
 
     /// The call holds so many bytes of its messages.
@@ -156,6 +169,11 @@ impl Received {
     fn came(&mut self, data: &[u8]) -> Result<(), Status> {
         if self.messages.advance(data) {
             self.late = None;
+        }
+        let (bytes, most) = (self.messages.longest, self.message_bytes_max);
+        if bytes > most {
+            let way_out = format!("a value has at most {VALUE_BYTES_MAX}: split it over several keys");
+            return Err(status(Failure::Invalid(format!("message: {bytes} bytes, at most {most}; {way_out}")).into()));
         }
         self.hold(self.held + data.len())
     }
@@ -170,7 +188,8 @@ impl Received {
         match late.as_mut().poll(context) {
             Poll::Pending => Ok(()),
             Poll::Ready(()) => {
-                Err(Status::deadline_exceeded(format!("the rest of the call's message did not come within {message_max:?}")))
+                let reason = format!("the rest of the call's message did not come within {message_max:?}; send it again");
+                Err(status(Failure::Overloaded(reason).into()))
             }
         }
     }
@@ -225,6 +244,8 @@ struct Messages {
     unfinished: usize,
     /// Bytes that it lacks, once the prefix is there.
     lacking: usize,
+    /// Bytes of the longest one so far, as the prefixes say.
+    longest: usize,
 }
 
 impl Messages {
@@ -240,6 +261,7 @@ impl Messages {
             if of_prefix > 0 && self.unfinished == Self::PREFIX_BYTES {
                 let [_, length @ ..] = self.prefix;
                 self.lacking = u32::from_be_bytes(length) as usize;
+                self.longest = self.longest.max(self.lacking);
             }
             let of_message = if self.unfinished < Self::PREFIX_BYTES { 0 } else { self.lacking.min(data.len() - of_prefix) };
             self.unfinished += of_message;
@@ -328,7 +350,7 @@ mod tests {
                 ended += usize::from(found.advance(piece));
                 assert!(found.unfinished < 305, "{step}");
             }
-            assert_eq!(found.unfinished, 0, "{step}");
+            assert_eq!((found.unfinished, found.longest), (0, 300), "{step}");
             assert!(step > 1 || ended == messages.len());
         }
         let mut half = Messages::default();

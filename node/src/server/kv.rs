@@ -14,7 +14,8 @@ use super::session::{self, Answers};
 use super::{answer, stopping, topology_response};
 use crate::budget::Charge;
 use crate::connections::Unread;
-use crate::driver::{Closed, Event, Inbox, Question, Reply, Shared};
+use crate::driver::{Event, Inbox, Question, Reply, Shared};
+use crate::refusals::repeated;
 
 /// Hands clients' requests to the loop.
 #[derive(Clone)]
@@ -31,12 +32,14 @@ impl KvService {
         Self { cluster, inbox, shared, stopping }
     }
 
-    /// Refuses a call that names another cluster, before its message is read.
+    /// Refuses a call that names another cluster, before its message is read. By the bare code clients tell that it was not heard: a failure
+    /// in its details would be one of the cluster that they mean.
     pub fn for_own_cluster(&self) -> impl FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, Status> + Clone + use<> {
         let own: Arc<str> = self.cluster.to_string().into();
         move |call| match call.metadata().get(CLUSTER_METADATA) {
             Some(named) if !named.as_bytes().eq_ignore_ascii_case(own.as_bytes()) => {
-                let reason = format!("the call is for cluster {named:?} and this node is of {own}; nothing was read or written");
+                let named = repeated(named.as_bytes());
+                let reason = format!("the call is for cluster {named}, this node is of {own}; nothing was read or written");
                 Err(Status::failed_precondition(reason))
             }
             _ => Ok(call),
@@ -53,8 +56,6 @@ impl KvService {
         let (reply, outcome) = oneshot::channel();
         let reply = Reply::Once { reply, answers: Arc::clone(&self.shared.budgets.answers) };
         let event = Event::Request { request, reply };
-        // It was not handed over.
-        let stopping = |Closed| status(Failure::NotServing("the node is stopping".to_owned()).into());
         self.inbox.send(event, bytes).await.map_err(stopping)?;
         // The loop ended with the request in its hands: nobody knows what became of it.
         let lost = || status(Failure::Unknown { acknowledged: 0, required: 0 }.into());

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use dynamo_core::id::NodeId;
 use dynamo_core::message::Message;
-use dynamo_proto::v1;
 use dynamo_proto::v1::peer_server::Peer;
+use dynamo_proto::{WireError, v1};
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,7 @@ use super::wait_for;
 use crate::budget::{Budget, Charge};
 use crate::driver::{Event, Inbox};
 use crate::peers::{LinkEvent, Own, admit, greet};
+use crate::refusals::Refusals;
 
 /// Until a dialler that says nothing is sent away.
 const HELLO_MAX: Duration = Duration::from_secs(3);
@@ -29,13 +30,15 @@ pub struct PeerService {
     own: Arc<Own>,
     inbox: Inbox,
     calls: Arc<Budget>,
+    refusals: Arc<Refusals>,
     stopping: watch::Receiver<bool>,
 }
 
 impl PeerService {
-    /// A service that greets as `own` and feeds the loop behind `inbox`. What it reads is charged to `calls`.
-    pub fn new(own: Own, inbox: Inbox, calls: Arc<Budget>, stopping: watch::Receiver<bool>) -> Self {
-        Self { own: Arc::new(own), inbox, calls, stopping }
+    /// A service that greets as `own` and feeds the loop behind `inbox`. What it reads is charged to `calls`, what it refuses counted by
+    /// `refusals`.
+    pub fn new(own: Own, inbox: Inbox, calls: Arc<Budget>, refusals: Arc<Refusals>, stopping: watch::Receiver<bool>) -> Self {
+        Self { own: Arc::new(own), inbox, calls, refusals, stopping }
     }
 }
 
@@ -44,9 +47,9 @@ impl Peer for PeerService {
     type LinkStream = ReceiverStream<Result<v1::PeerFrame, Status>>;
 
     async fn link(&self, request: tonic::Request<Streaming<v1::PeerFrame>>) -> Result<Response<Self::LinkStream>, Status> {
-        let refused = |reason: String| {
-            warn!(reason, "a dialler was refused");
-            Status::failed_precondition(reason)
+        let refused = |reason: WireError| {
+            self.refusals.link(&reason);
+            Status::failed_precondition(reason.to_string())
         };
         admit(&self.own, request.metadata()).map_err(refused)?;
         let mut frames = request.into_inner();
@@ -60,7 +63,8 @@ impl Peer for PeerService {
             let greeted = LinkEvent::Greeted { node, peer_address: hello.peer_address };
             self.inbox.send(Event::Link(greeted), 0).await.map_err(super::stopping)?;
             let elements = Charge::new(&self.calls);
-            tokio::spawn(receive(frames, node, self.inbox.clone(), elements, answers, self.stopping.clone()));
+            let (inbox, refusals, stopping) = (self.inbox.clone(), Arc::clone(&self.refusals), self.stopping.clone());
+            tokio::spawn(receive(frames, node, inbox, refusals, elements, answers, stopping));
         }
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -71,6 +75,7 @@ async fn receive(
     mut frames: Streaming<v1::PeerFrame>,
     from: NodeId,
     inbox: Inbox,
+    refusals: Arc<Refusals>,
     mut elements: Charge,
     answers: mpsc::Sender<Result<v1::PeerFrame, Status>>,
     stopping: watch::Receiver<bool>,
@@ -91,7 +96,7 @@ async fn receive(
                     let _ = answers.try_send(Err(Status::resource_exhausted(full.to_string())));
                     break;
                 }
-                let messages = read(frame, from);
+                let messages = read(frame, from, &refusals);
                 if inbox.send(Event::Messages { from, messages }, bytes).await.is_err() {
                     break;
                 }
@@ -109,11 +114,11 @@ async fn receive(
 }
 
 /// The frame's messages. One that is not understood is of a later version, or damaged: it counts as lost on the way.
-fn read(frame: v1::PeerFrame, from: NodeId) -> Vec<Message> {
+fn read(frame: v1::PeerFrame, from: NodeId, refusals: &Refusals) -> Vec<Message> {
     let understood = |wire| match Message::try_from(wire) {
         Ok(message) => Some(message),
         Err(error) => {
-            warn!(peer = %from, %error, "a message was not understood");
+            refusals.message(from, &error);
             None
         }
     };

@@ -220,8 +220,9 @@ async fn a_call_whose_message_does_not_come_is_ended_and_a_session_may_be_silent
     let port = Port::serve(SHORT, NEVER).await;
     for (method, length, sent) in [("Put", 100, 50), ("Put", 100, 0), ("Session", 100, 50)] {
         let status = half_sent(port.connect(1 << 20).await, method, length, sent).await;
-        assert_eq!(status.code(), Code::DeadlineExceeded, "{method}: {status}");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{method}: {status}");
         assert!(status.message().contains("did not come within 200ms"), "{method}: {status}");
+        assert!(matches!(wire::failure(&status), Some(Failure::Overloaded(_))), "{method}: {status:?}");
     }
     // A whole message, and no more.
     let silent = half_sent(port.connect(1 << 20).await, "Session", 0, 0);
@@ -302,7 +303,10 @@ async fn a_call_that_comes_when_the_loop_has_ended_is_told_that_nothing_was_writ
     drop(events);
     let (_stop, stopping) = watch::channel(true);
     let kv = super::kv::KvService::new(ClusterId([7; 16]), inbox, Shared::default(), stopping);
-    let refused = kv.put(tonic::Request::new(put())).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable);
-    assert!(matches!(wire::failure(&refused), Some(Failure::NotServing(_))), "{refused:?}");
+    let put = kv.put(tonic::Request::new(put())).await.unwrap_err();
+    let topology = kv.topology(tonic::Request::new(v1::TopologyRequest::default())).await.unwrap_err();
+    for refused in [put, topology] {
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(matches!(wire::failure(&refused), Some(Failure::NotServing(_))), "{refused:?}");
+    }
 }

@@ -1,19 +1,24 @@
 //! One node: what it answers, what it refuses, what it keeps.
 
+use std::net::SocketAddr;
+
 use dynamo_core::request::Failure;
 use dynamo_node::config::Flags;
+use dynamo_proto::codec::BoundedCodec;
 use dynamo_proto::v1::admin_client::AdminClient;
 use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::{kv, v1};
 use prost::Message as _;
 use tempfile::TempDir;
-use tonic::Code;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{CLUSTER, TestCluster, TestNode, flags, get, put, until, values};
+use crate::support::{CLUSTER, PATIENCE, TestCluster, TestNode, flags, get, put, until, values};
 
 #[tokio::test]
 async fn a_node_stands_by_without_a_ring_and_says_so() {
@@ -163,9 +168,6 @@ async fn what_may_not_be_is_refused_with_the_reason() {
     let too_many = v1::Quorum { w: Some(2), ..Default::default() };
     let status = kv.put(v1::PutRequest { quorum: Some(too_many), ..put("k", "v") }).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
-    let beyond_a_frame = v1::PutRequest { value: vec![0; 17 << 20].into(), ..put("k", "v") };
-    let status = kv.put(beyond_a_frame).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     let largest = v1::PutRequest { value: vec![7; 1 << 20].into(), ..put("large", "") };
     kv.put(largest).await.unwrap();
     assert_eq!(kv.get(get("large")).await.unwrap().into_inner().siblings[0].value.len(), 1 << 20);
@@ -190,14 +192,42 @@ struct AnyMessage {
     value: Vec<u8>,
 }
 
+/// A put whose key is a number.
+#[derive(Clone, PartialEq, prost::Message)]
+struct NoPut {
+    #[prost(uint64, tag = "2")]
+    key: u64,
+}
+
+async fn put_malformed(channel: Channel) -> Status {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let codec = BoundedCodec::<NoPut, v1::PutResponse>::default();
+    let put = http::uri::PathAndQuery::from_static("/dynamo.v1.Kv/Put");
+    grpc.unary(tonic::Request::new(NoPut { key: 7 }), put, codec).await.unwrap_err()
+}
+
 #[tokio::test]
 async fn a_refused_call_has_details_that_the_libraries_of_other_languages_decode() {
     let cluster = TestCluster::start(1).await;
     let mut kv = cluster.nodes[0].kv().await;
     kv.put(put("k", "v")).await.unwrap();
     let create = v1::PutRequest { mode: v1::PutMode::CreateOnly.into(), ..put("k", "again") };
-    for (request, kind) in [(create, v1::failure::Kind::Exists), (put("", "v"), v1::failure::Kind::Invalid)] {
-        let status = kv.put(request).await.unwrap_err();
+    let too_long = v1::PutRequest { value: vec![0; 17 << 20].into(), ..put("k", "v") };
+    let too_many = v1::PartitionDigestsRequest { partitions: vec![1; 9 << 20] };
+    let invalid = v1::failure::Kind::Invalid;
+    let malformed = put_malformed(cluster.nodes[0].channel().await).await;
+    let too_many = cluster.nodes[0].admin().await.partition_digests(too_many).await.unwrap_err();
+    let long = "message: 17825803 bytes, at most 16777216; a value has at most 1048576: split";
+    let refused = [
+        (kv.put(create).await.unwrap_err(), v1::failure::Kind::Exists, "the key exists"),
+        (kv.put(put("", "v")).await.unwrap_err(), invalid, "key: empty"),
+        (kv.put(too_long).await.unwrap_err(), invalid, long),
+        (malformed, invalid, "message: failed to decode Protobuf message: PutRequest.key: "),
+        (too_many, invalid, "a message of 9437189 bytes has elements that take "),
+    ];
+    for (status, kind, begins) in refused {
+        assert!(status.message().starts_with(begins), "{status:?}");
         let RpcStatus { code, message, details } = RpcStatus::decode(status.details()).unwrap();
         // Otherwise Go shows INTERNAL, and Python's `grpc_status` throws.
         assert_eq!((Code::from(code), &message[..]), (status.code(), status.message()));
@@ -350,6 +380,43 @@ async fn health_reflection_metrics_and_probes_answer() {
         assert!(all > 0 && counted(&format!("dynamokv_{histogram}_bucket{{le=\"+Inf\"}}")) == all, "{histogram}");
     }
     assert_eq!(node.http("/nowhere").await.0, 404);
+}
+
+/// What comes of these bytes on a connection of their own, until that ends.
+async fn answer_to(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let asked = async {
+        let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
+        // Whoever has heard enough reads no more, and what was on its way to it ends the connection.
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        answer
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{at} does not end the connection"))
+}
+
+/// It would carry hundreds of answers at a time on one connection, which nobody counts on this port.
+#[tokio::test]
+async fn the_http_port_speaks_no_http_2() {
+    let dir = TempDir::new().unwrap();
+    let node = TestNode::start(flags(dir.path(), Vec::new())).unwrap();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let answer = answer_to(node.listen.http, &[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat()).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_http_port_keeps_no_long_head_of_a_request_in_memory() {
+    let dir = TempDir::new().unwrap();
+    let node = TestNode::start(flags(dir.path(), Vec::new())).unwrap();
+    for (bytes, is_taken) in [(4 << 10, true), (100 << 10, false)] {
+        let long = "x".repeat(bytes);
+        let request = format!("GET /healthz/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\nlong: {long}\r\n\r\n");
+        let answer = answer_to(node.listen.http, request.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), is_taken, "{bytes}: {answer}");
+        assert!(is_taken || answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{bytes}: {answer}");
+    }
 }
 
 /// What reflection lists, but for itself.

@@ -12,11 +12,15 @@ use bytes::Bytes;
 use dynamo_core::id::{ClusterId, NodeId};
 use dynamo_core::rebalance::first_ring;
 use dynamo_core::ring::Member;
+use dynamo_node::peers::PROTOCOL;
+use dynamo_proto::kv::CLUSTER_METADATA;
 use dynamo_proto::v1;
 use dynamo_proto::v1::admin_client::AdminClient;
 use dynamo_proto::v1::kv_client::KvClient;
+use dynamo_proto::v1::peer_client::PeerClient;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use tempfile::TempDir;
+use tonic::Code;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service as _;
@@ -47,6 +51,7 @@ fn run(arguments: &[&str]) -> Output {
 struct Process {
     child: Child,
     client: String,
+    peer: String,
     http: SocketAddr,
     log: Receiver<String>,
 }
@@ -74,7 +79,8 @@ impl Process {
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(tell.send(line))));
         let opens = line(&log, "\"opens the database\"");
         let address = |of: &str| opens.split(of).nth(1).unwrap().split([',', ' ']).next().unwrap().to_string();
-        Self { child, client: address("client: "), http: address("http: ").parse().unwrap(), log }
+        let http = address("http: ").parse().unwrap();
+        Self { child, client: address("client: "), peer: address("peer: "), http, log }
     }
 
     /// SIGTERM, and the code with which it ends.
@@ -280,6 +286,47 @@ async fn a_node_whose_files_were_removed_ends_and_acknowledges_nothing_more() {
     // In one step: the engine makes files meanwhile.
     std::fs::rename(dir.path().join("rocksdb"), dir.path().join("elsewhere")).unwrap();
     assert_eq!(process.ended().await, Some(4));
+}
+
+/// A line for each, with all that the stranger says, would be 30 MB here.
+#[tokio::test]
+async fn strangers_that_are_refused_and_messages_that_mean_nothing_are_counted_and_told_of_now_and_then() {
+    const CALLS: usize = 500;
+    const MESSAGES: usize = 10_000;
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(dir.path());
+    let mut peer = PeerClient::connect(format!("http://{}", process.peer)).await.unwrap();
+    let named = |cluster: &str, frames| {
+        let endless = tokio_stream::StreamExt::chain(tokio_stream::iter(frames), tokio_stream::pending());
+        let mut request = tonic::Request::new(endless);
+        request.metadata_mut().insert(CLUSTER_METADATA, cluster.parse().unwrap());
+        request
+    };
+    let name = "\"".repeat(15_000);
+    for _ in 0..CALLS {
+        let refused = peer.link(named(&name, Vec::new())).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert!(refused.message().len() < 300, "{refused}");
+    }
+    let id = |id: &[u8]| Bytes::copy_from_slice(id);
+    let cluster = ClusterId::parse(CLUSTER).unwrap();
+    let hello = v1::Hello { cluster: id(&cluster.0), node: id(&[7; 16]), protocol: PROTOCOL, ..Default::default() };
+    let frame = v1::PeerFrame { hello: Some(hello), messages: Vec::new() };
+    let empty = v1::PeerFrame { hello: None, messages: vec![v1::PeerMessage::default(); MESSAGES] };
+    let link = peer.link(named(CLUSTER, vec![frame, empty])).await.unwrap();
+    until("all are counted", || async {
+        let (_, metrics) = http(process.http, "/metrics").await;
+        let counted = |name: &str, count: usize| metrics.lines().any(|line| line == format!("dynamokv_{name}_total {count}"));
+        counted("links_refused", CALLS) && counted("messages_not_understood", MESSAGES)
+    })
+    .await;
+    drop(link);
+    assert_eq!(process.terminate().await, Some(0));
+    let log: Vec<String> = process.log.iter().collect();
+    let lines = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((lines("a dialler was refused"), lines("a message was not understood")), (1, 1), "{log:?}");
+    let bytes: usize = log.iter().map(String::len).sum();
+    assert!(bytes < 8 << 10, "{bytes} bytes of log: {log:?}");
 }
 
 /// All but the last byte of a message, and never that.
