@@ -293,6 +293,10 @@ pub struct Replication {
 /// A failure domain.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    concat!("!has(self.nodeSelector) || self.nodeSelector.all(key, ", pod::is_key!("key"), ")"),
+    "spec.zones[].nodeSelector: a key is none of Kubernetes; write it like example.org/name"
+))]
 pub struct Zone {
     /// Its name: lower-case letters, digits and '-'.
     #[schemars(length(min = 1, max = 20), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -324,7 +328,9 @@ pub struct Zone {
 )]
 pub struct Storage {
     /// The size of each node's volume, at least 64Mi. Raising it grows the volumes where the storage class allows that; lowering it changes
-    /// no existing volume. Default 10Gi.
+    /// no existing volume. A StatefulSet goes on making claims of the size that it was made with: the volume of a node that is added later
+    /// has that size first and then grows, or is larger than asked. To have new claims made with the present size, delete the StatefulSet
+    /// with `kubectl delete statefulset NAME --cascade=orphan`: it is made again, and no node restarts. Default 10Gi.
     #[serde(default = "default_size")]
     #[schemars(length(max = 32), regex(pattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
     pub size: String,
@@ -369,6 +375,14 @@ pub enum RetentionPolicy {
 /// CPU and memory of each node's container.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[x_kube(
+    validation = (
+        "!has(self.requests) || self.requests.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || name.startsWith('hugepages-') || name.contains('/'))",
+        "spec.resources.requests: a name is no resource of a container: those are cpu, memory, ephemeral-storage, hugepages-SIZE, and such as example.org/gpu; correct the name"
+    ),
+    validation = (
+        "!has(self.limits) || self.limits.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || name.startsWith('hugepages-') || name.contains('/'))",
+        "spec.resources.limits: a name is no resource of a container: those are cpu, memory, ephemeral-storage, hugepages-SIZE, and such as example.org/gpu; correct the name"
+    ),
     validation = (
         "!has(self.requests) || self.requests.all(name, isQuantity(string(self.requests[name])) && !quantity(string(self.requests[name])).isLessThan(quantity('0')))",
         "spec.resources.requests: an amount is not a quantity of 0 or more; write for example cpu: 500m, memory: 1Gi"

@@ -362,6 +362,7 @@ async fn pass(
     let report = Report {
         cluster: &valid,
         observed: &observed,
+        claim_sizes: &live.claim_sizes(),
         step: &step,
         paused,
         waiting_zones: &upkeep.waiting,

@@ -39,7 +39,7 @@ fn a_spoilt_cluster_is_refused_or_can_be_built() {
             config_map::build(&valid);
             headless_service::build(&valid);
             client_service::build(&valid);
-            pod_disruption_budget::build(&valid);
+            pod_disruption_budget::build(&valid, 0);
             for zone in valid.zones() {
                 stateful_set::build(&valid, zone, zone.replicas);
             }

@@ -24,7 +24,7 @@ use kube::client::Body;
 use kube::{Api, Client};
 
 use crate::build::{
-    client_service, config_map, headless_service, labels, pod, pod_disruption_budget, ring_record, service_account,
+    client_service, config_map, headless_service, labels, pod, pod_disruption_budget, ring_record, service_account, stateful_set,
 };
 use crate::nodes::{self, Nodes};
 use crate::observed::{Configuration, Observed, Set};
@@ -51,6 +51,14 @@ pub struct Live {
     pub service_account: Option<ServiceAccount>,
     /// NAME.
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
+}
+
+impl Live {
+    /// The size of the claims that each zone's set makes.
+    pub fn claim_sizes(&self) -> BTreeMap<String, String> {
+        let size = |(zone, set): (&String, &StatefulSet)| Some((zone.clone(), stateful_set::claim_size(set)?.to_owned()));
+        self.sets.iter().filter_map(size).collect()
+    }
 }
 
 /// Looks at `cluster`.
@@ -287,7 +295,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::build::stateful_set;
     use crate::fake_api::FakeApi;
     use crate::nodes::Network;
     use crate::valid::tests::valid;

@@ -73,6 +73,8 @@ pub struct Set {
     pub rolling: bool,
     /// The pods from this ordinal on get the newest template; the others keep what they have.
     pub updates_from: u32,
+    /// Only pods that are made anew get the newest template (`OnDelete`): none is told to restart.
+    pub on_delete: bool,
     /// What Kubernetes calls the newest template.
     pub revision: String,
     /// The StatefulSet controller has not seen what it was told last.
@@ -119,8 +121,6 @@ pub struct Pod {
     pub stuck: bool,
     /// It does not start since its image is not there.
     pub lacks_image: bool,
-    /// Its container was killed for want of memory.
-    pub starved: bool,
     /// Nothing runs in it: it waits for a machine, a volume or an image, or it is stuck.
     pub idle: bool,
     /// Somebody has deleted it; it is about to end.

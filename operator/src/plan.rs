@@ -54,6 +54,7 @@
 //! not answer, and is done in the same pass ([`crate::apply::steps`]).
 
 pub mod configuration;
+pub mod drains;
 pub mod nudge;
 pub mod quorums;
 mod risk;

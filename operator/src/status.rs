@@ -20,6 +20,7 @@ use crate::build::labels;
 use crate::listing::{Group, grouped, joined, list};
 use crate::observed::{Note, Observed};
 use crate::plan::{self, Cause, Step};
+use crate::quantity;
 use crate::valid::{InvalidSpec, Place, ValidCluster};
 
 /// One look, its step, and what came of it.
@@ -28,6 +29,8 @@ pub struct Report<'a> {
     pub cluster: &'a ValidCluster,
     /// What is there.
     pub observed: &'a Observed,
+    /// The size of the claims that each zone's set makes ([`crate::build::stateful_set::claim_size`]).
+    pub claim_sizes: &'a BTreeMap<String, String>,
     /// What comes next.
     pub step: &'a Step,
     /// The operator is told to change nothing.
@@ -114,6 +117,7 @@ pub fn unseen(why: &str, previous: Option<&DynamoClusterStatus>, generation: Opt
 /// Names nodes by their pods, for people.
 struct Names<'a> {
     cluster: &'a ValidCluster,
+    claim_sizes: &'a BTreeMap<String, String>,
     places: BTreeMap<NodeId, Place>,
     /// Where members were when they were seen last, by the record.
     carried: BTreeMap<NodeId, Place>,
@@ -126,7 +130,7 @@ impl<'a> Names<'a> {
         let record = &report.observed.record;
         let lost = record.ring().into_iter().flat_map(|ring| ring.lost.keys().copied()).collect();
         let carried = record.volumes().into_iter().map(|(node, carrier)| (node, carrier.place)).collect();
-        Self { cluster: report.cluster, places: report.observed.places(), carried, lost }
+        Self { cluster: report.cluster, claim_sizes: report.claim_sizes, places: report.observed.places(), carried, lost }
     }
 
     fn node(&self, node: NodeId) -> String {
@@ -152,7 +156,8 @@ impl<'a> Names<'a> {
         let no_pod = |place: &Place| observed.lacks_pod(place).then(|| lacks_pod(self.cluster, observed, place));
         let trouble = |node: &NodeId| {
             let place = place(node)?;
-            observed.trouble(place).map(str::to_owned).or_else(|| no_pod(place))
+            let trouble = observed.trouble(place).map(str::to_owned).or_else(|| no_pod(place))?;
+            Some(trouble + &outdated_claim(self.cluster, observed, self.claim_sizes, place))
         };
         let mut names: Vec<_> = nodes.iter().map(|node| (self.node(*node), trouble(node).unwrap_or_default())).collect();
         names.sort();
@@ -167,6 +172,37 @@ fn lacks_pod(cluster: &ValidCluster, observed: &Observed, place: &Place) -> Stri
         return format!("has no pod: StatefulSet {set} is refused another");
     }
     format!("has no pod: see the Events of StatefulSet {set}")
+}
+
+/// "; StatefulSet cart makes claims of 10Gi ...", where no volume is at `place` yet, and that its claim has, or would have, a former size may be
+/// why; else nothing. A set never makes claims of another size than it was made with, and Kubernetes lets no claim without a volume change
+/// its own.
+fn outdated_claim(cluster: &ValidCluster, observed: &Observed, claim_sizes: &BTreeMap<String, String>, place: &Place) -> String {
+    let (asked, namespace) = (&cluster.storage.size, &cluster.namespace);
+    let is_former = |size: &&String| !size.is_empty() && !quantity::same(size, asked);
+    let claim = observed.volumes.get(place);
+    let waiting = claim.filter(|claim| !claim.bound && claim.note == Note::None).map(|claim| &claim.size);
+    let waiting = waiting.filter(is_former);
+    // One that has a volume, or the size that is asked, is not what is the matter; nor is any where a set may run no more pods, or
+    // somebody else's pod is in the way.
+    let lacks_claim = claim.is_none() && observed.lacks_pod(place) && !observed.is_refused_a_pod(place);
+    let lacks_claim = lacks_claim && !observed.strangers.contains_key(place);
+    let made_with = claim_sizes.get(&place.zone).filter(is_former).filter(|_| waiting.is_some() || lacks_claim);
+    let (set, pod, name) = (cluster.set_name(&place.zone), cluster.pod_name(place), cluster.claim_name(place));
+    let made_again = made_with.map(|size| {
+        format!(
+            "; StatefulSet {set} makes claims of {size}, as it was made with, and spec.storage.size is {asked}: if that is in the way, `kubectl \
+             --namespace {namespace} delete statefulset {set} --cascade=orphan`, and the operator makes it again with that size and restarts no \
+             member"
+        )
+    });
+    let deleted = waiting.map(|size| match made_again {
+        Some(_) => format!("; then delete claim {name}, which waits for {size}, and pod {pod}, and they come back"),
+        None => format!(
+            "; claim {name} waits for {size}, and spec.storage.size is {asked}: delete it and pod {pod}, and they come back with that size"
+        ),
+    });
+    made_again.unwrap_or_default() + &deleted.unwrap_or_default()
 }
 
 /// The column: "12/341 partitions", "draining cart-4", or nothing.

@@ -9,7 +9,7 @@
 
 {{- define "dynamo-cluster.labels" -}}
 app.kubernetes.io/name: dynamokv
-app.kubernetes.io/instance: {{ include "dynamo-cluster.name" . }}
+app.kubernetes.io/instance: {{ include "dynamo-cluster.name" . | quote }}
 app.kubernetes.io/part-of: dynamokv
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

@@ -22,7 +22,7 @@
 
 {{- define "dynamo-operator.selector" -}}
 app.kubernetes.io/name: dynamo-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "dynamo-operator.labels" -}}

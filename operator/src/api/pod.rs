@@ -2,6 +2,9 @@
 //!
 //! Affinity and tolerations are Kubernetes' own types, whose fields are described there; their descriptions would make up most of
 //! the CRD, and are left out.
+//!
+//! A key is NAME or DOMAIN/NAME. A schema says nothing of keys, so rules do; what they may cost is reckoned with keys of no length, and with
+//! as many as `maxProperties` allows. A toleration's key is a value, and has a `maxLength` for that.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +14,45 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// The rule that a text is a key, as [`crate::valid`] has it.
+macro_rules! is_key {
+    ($key:literal) => {
+        concat!(
+            "(size(",
+            $key,
+            ") <= 317 && ",
+            $key,
+            ".indexOf('/') <= 253 && ",
+            $key,
+            ".matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))"
+        )
+    };
+}
+pub(super) use is_key;
+
+/// A domain of 253 characters, a slash, and a name of 63.
+const KEY_LENGTH_MAX: usize = 317;
+
 /// The nodes' pods: where Kubernetes runs them, and what others read on them. Changing any of it restarts the nodes one by one.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = (
+        concat!("!has(self.labels) || self.labels.all(key, ", is_key!("key"), ")"),
+        "spec.pod.labels: a key is none of Kubernetes; write it like example.org/name"
+    ),
+    validation = (
+        concat!("!has(self.annotations) || self.annotations.all(key, ", is_key!("key"), ")"),
+        "spec.pod.annotations: a key is none of Kubernetes; write it like example.org/name"
+    ),
+    validation = (
+        concat!("!has(self.nodeSelector) || self.nodeSelector.all(key, ", is_key!("key"), ")"),
+        "spec.pod.nodeSelector: a key is none of Kubernetes; write it like example.org/name"
+    ),
+    validation = (
+        concat!("!has(self.tolerations) || self.tolerations.all(t, !has(t.key) || t.key == '' || ", is_key!("t.key"), ")"),
+        "spec.pod.tolerations: a key is none of a taint; write it like example.org/name"
+    ),
     validation = (
         "!has(self.labels) || self.labels.all(key, !key.startsWith('dynamokv.io/') && !(key in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/component', 'app.kubernetes.io/managed-by']))",
         "spec.pod.labels: dynamokv.io/* and app.kubernetes.io/name, instance, component and managed-by are the operator's own; choose other keys"
@@ -87,7 +125,11 @@ pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn tolerations(generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "maxItems": 32, "items": undescribed::<Toleration>(generator) })
+    let mut toleration = undescribed::<Toleration>(generator);
+    if let Some(key) = toleration.pointer_mut("/properties/key").and_then(Value::as_object_mut) {
+        key.insert("maxLength".to_owned(), KEY_LENGTH_MAX.into());
+    }
+    json_schema!({ "type": "array", "maxItems": 32, "items": toleration })
 }
 
 fn affinity(generator: &mut SchemaGenerator) -> Schema {

@@ -4,6 +4,7 @@ use kube_cel::Validator;
 use serde_json::{Value, json};
 
 use super::DynamoCluster;
+use crate::valid::ValidCluster;
 
 /// The cluster of the minimal example, changed by merging `changes` into it.
 fn cluster(changes: Value) -> Value {
@@ -83,7 +84,7 @@ fn the_examples_are_accepted_and_can_be_built() {
             assert_eq!(verdict(&object, None), "");
             let mut cluster: DynamoCluster = serde_json::from_value(object).unwrap();
             cluster.metadata.uid = Some("6f9619ff-8b86-d011-b42d-00c04fc964ff".into());
-            crate::valid::ValidCluster::of(&cluster).unwrap();
+            ValidCluster::of(&cluster).unwrap();
             seen += 1;
         }
     }
@@ -91,20 +92,32 @@ fn the_examples_are_accepted_and_can_be_built() {
 }
 
 #[test]
-fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_the_fix() {
+fn a_spec_at_the_edge_of_what_can_work_is_accepted() {
     assert_eq!(verdict(&cluster(json!({})), None), "");
     assert_eq!(verdict(&cluster(json!({ "spec": { "storage": { "size": "64Mi" } } })), None), "", "the least");
     let rare = json!({ "diskReserveBytes": 5_i64 << 30, "reapIntervalMs": 0 });
     assert_eq!(verdict(&cluster(json!({ "spec": { "settings": rare } })), None), "", "half of the default size, and no reaping");
     let pod = json!({
-        "labels": { "team": "shop", "app.kubernetes.io/part-of": "shop" }, "annotations": { "example.org/note": "any text" },
-        "tolerations": [{ "operator": "Exists" }, { "key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5 }]
+        "labels": { "team": "shop", "app.kubernetes.io/part-of": "shop", "A-b_c.9": "" },
+        "annotations": { "example.org/note": "any text" }, "nodeSelector": { longest_key(): "a", "b-2.example/Name": "c" },
+        "tolerations": [
+            { "operator": "Exists" }, { "key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5 },
+            { "key": "", "operator": "Exists" }, { "key": longest_key(), "operator": "Exists" },
+        ]
     });
-    assert_eq!(verdict(&cluster(json!({ "spec": { "pod": pod } })), None), "");
-    let even = json!({ "requests": { "cpu": "1", "memory": "512Mi" }, "limits": { "cpu": 1, "memory": "0.5Gi" } });
+    let zones = json!([{ "name": "a", "nodeSelector": { "topology.kubernetes.io/zone": "eu-west-1a" } }]);
+    assert_eq!(verdict(&cluster(json!({ "spec": { "pod": pod, "zones": zones } })), None), "");
+    let even = json!({
+        "requests": { "cpu": "1", "memory": "512Mi", "ephemeral-storage": 1, "hugepages-2Mi": "2Mi", "example.org/gpu": 1 },
+        "limits": { "cpu": 1, "memory": "0.5Gi", "ephemeral-storage": 1, "hugepages-2Mi": "2Mi", "example.org/gpu": 1 }
+    });
     assert_eq!(verdict(&cluster(json!({ "spec": { "resources": even } })), None), "", "as much as the limit");
     let layered = json!([{ "name": "a", "factor": 1 }, { "name": "b", "factor": 1 }, { "name": "c", "factor": 3 }]);
     assert_eq!(verdict(&cluster(json!({ "spec": { "partitions": 32768, "buckets": layered } })), None), "", "two layers");
+}
+
+#[test]
+fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_the_fix() {
     let cases = [
         (json!({ "spec": { "replicas": 2 } }), "spec.replicas: must be at least spec.replication.factor"),
         (json!({ "spec": { "replication": { "factor": 3, "r": 4, "w": 2 } } }), "spec.replication.r: must be at most"),
@@ -125,6 +138,9 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
             json!({ "spec": { "resources": { "requests": { "cpu": 2, "memory": "1Gi" }, "limits": { "cpu": "1500m" } } } }),
             "spec.resources.requests: must be at most spec.resources.limits",
         ),
+        (json!({ "spec": { "resources": { "requests": { "cpus": 1 } } } }), "spec.resources.requests: a name is no resource"),
+        (json!({ "spec": { "resources": { "limits": { "Memory": "1Gi" } } } }), "spec.resources.limits: a name is no resource"),
+        (json!({ "spec": { "resources": { "limits": { "": 1 } } } }), "spec.resources.limits: a name is no resource"),
         (
             json!({ "spec": { "partitions": 32768, "buckets": [{ "name": "a", "factor": 1 }, { "name": "b", "factor": 2 }] } }),
             "spec.buckets[].factor: each factor",
@@ -172,6 +188,46 @@ fn a_spec_that_cannot_work_is_refused_with_a_message_that_names_the_field_and_th
     for (changes, message) in cases {
         let verdict = verdict(&cluster(changes.clone()), None);
         assert!(verdict.contains(message), "{changes}: {verdict}");
+    }
+}
+
+/// The longest key that Kubernetes takes.
+fn longest_key() -> String {
+    format!("{}/{}", "d".repeat(253), "n".repeat(63))
+}
+
+/// Else the operator alone would refuse them, and do nothing for the cluster from then on, not even what has nothing to do with them.
+#[test]
+fn a_key_is_refused_by_the_definition_where_the_operator_refuses_it() {
+    let longer = [format!("d{}", longest_key()), format!("{}n", longest_key()), "n".repeat(64), format!("{}/n", "d".repeat(254))];
+    let of_kubernetes = ["a", "A", "0", "a/b", "a.b-c.0/D_e.f-9", "x--y", "x..y"].map(str::to_owned).into_iter();
+    let keys: Vec<String> = of_kubernetes.chain([longest_key(), "n".repeat(63)]).collect();
+    let others =
+        ["", "two words", "a/b/c", "Domain/name", "/a", "a/", "-a", "a-", ".a", "a.", "a..b/c", "a./b", ".a/b", "-a/b", "a-/b"];
+    let others = others.into_iter().map(str::to_owned).chain(["é".to_owned(), "a\n".to_owned()]).chain(longer);
+    let cases = keys.iter().map(|key| (key.clone(), true)).chain(others.map(|key| (key, false)));
+    for (key, is_key) in cases {
+        let fields = [
+            ("spec.pod.labels", json!({ "pod": { "labels": { &key: "a" } } })),
+            ("spec.pod.annotations", json!({ "pod": { "annotations": { &key: "a" } } })),
+            ("spec.pod.nodeSelector", json!({ "pod": { "nodeSelector": { &key: "a" } } })),
+            ("spec.zones[].nodeSelector", json!({ "zones": [{ "name": "a", "nodeSelector": { &key: "a" } }] })),
+            // Without a key it is one that tolerates everything.
+            (
+                "spec.pod.tolerations",
+                json!({ "pod": { "tolerations": [{ "key": if key.is_empty() { "a b" } else { &key }, "operator": "Exists" }] } }),
+            ),
+        ];
+        for (field, spec) in fields {
+            let mut object = cluster(json!({ "spec": spec }));
+            let told = verdict(&object, None);
+            let is_refused = told.contains(&format!("{field}: a key is none of "));
+            assert_eq!((is_refused, told.is_empty()), (!is_key, is_key), "{field} {key:?}: {told}");
+            object["metadata"]["uid"] = "6f9619ff-8b86-d011-b42d-00c04fc964ff".into();
+            let by_operator = ValidCluster::of(&serde_json::from_value(object).unwrap());
+            let refused = by_operator.err().map(|error| error.field);
+            assert_eq!(refused, (!is_key).then_some(field), "{key:?}");
+        }
     }
 }
 

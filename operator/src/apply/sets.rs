@@ -19,7 +19,7 @@ use crate::build::{labels, pod, stateful_set};
 use crate::observe::Live;
 use crate::observed::{Observed, Set};
 use crate::plan::configuration;
-use crate::plan::rollout::{Rollout, ZoneState, zones_to_update};
+use crate::plan::rollout::{Rollout, Told, ZoneState, zones_to_update};
 use crate::valid::{ValidCluster, Zone};
 
 /// What of a set is kept as it should be. How many pods it runs is a step's affair, and the rest never changes.
@@ -62,7 +62,7 @@ async fn set_replicas_of(
     let Some(seen) = observed.sets.get(&zone.name) else {
         let rollout = Rollout::of(cluster, observed, &BTreeSet::new());
         let from = if rollout.has_nothing_to_lose(&zone.name) { 0 } else { replicas };
-        let set = updating(&marked(built(cluster, observed, zone, replicas)), from);
+        let set = updating(&marked(built(cluster, observed, zone, replicas)), Told::From(from));
         return sets.create(&posting(), &set).await.map(|_| ()).map_err(failed(what));
     };
     // Replicas and their mark, nothing else: a new template goes its own way, one zone at a time.
@@ -132,7 +132,7 @@ pub(super) async fn update(
     for zone in cluster.zones() {
         let (Some(set), Some(seen)) = (live.sets.get(&zone.name), observed.sets.get(&zone.name)) else { continue };
         let made = marked(with_selector_of(set, built(cluster, observed, zone, seen.replicas)));
-        let differs = would_change(&sets, &updating(&made, seen.updates_from), set).await.unwrap_or_else(|failure| {
+        let differs = would_change(&sets, &updating(&made, told_before(seen)), set).await.unwrap_or_else(|failure| {
             done.failures.push(failure);
             false
         });
@@ -144,15 +144,16 @@ pub(super) async fn update(
     // A set whose controller is behind may roll out a template or not: that has to be known first.
     let waits = !is_configured || observed.sets.values().any(|set| set.unseen);
     let mut now = if waits { Vec::new() } else { zones_to_update(&states) };
-    now.retain(|zone| !bent.contains(zone));
+    now.retain(|update| !bent.contains(update.zone));
     // Those that are given it in this pass too: nobody has seen yet what becomes of it.
     done.waiting = differing.iter().map(|zone| (*zone).to_owned()).collect();
-    let begun = now.into_iter().map(|zone| (zone, rollout.first_pod(zone)));
+    let begun =
+        now.into_iter().map(|update| (update.zone, if update.idle_only { Told::OnDelete } else { rollout.first(update.zone) }));
     let goes_on = wanted.iter().filter(|(zone, wanted)| !waits && !wanted.differs && !bent.contains(*zone));
-    let told: Vec<(&str, u32)> = begun.chain(goes_on.filter_map(|(zone, _)| Some((*zone, rollout.next_pod(zone)?)))).collect();
-    for (zone, from) in told {
+    let told: Vec<(&str, Told)> = begun.chain(goes_on.filter_map(|(zone, _)| Some((*zone, rollout.next(zone)?)))).collect();
+    for (zone, told) in told {
         let Some(wanted) = wanted.get(zone) else { continue };
-        match made_so(&sets, &updating(&wanted.made, from), wanted.set).await {
+        match made_so(&sets, &updating(&wanted.made, told), wanted.set).await {
             Ok(None) => {}
             Ok(version) => {
                 done.written.push(format!("StatefulSet {}", cluster.set_name(zone)));
@@ -263,7 +264,8 @@ impl Wanted<'_> {
             rolling: rollout.is_under_way(zone),
             rests: rollout.rests(zone),
             healthy: pods().all(|(_, pod)| pod.ready) && pods().count() == replicas as usize,
-            spares_a_pod: replicas == 0 || rollout.first_pod(zone) < replicas,
+            spares_a_pod: replicas == 0 || rollout.first(zone) != Told::From(replicas),
+            idle: rollout.has_idle(zone),
         }
     }
 }
@@ -285,14 +287,22 @@ fn with_selector_of(live: &StatefulSet, mut made: StatefulSet) -> StatefulSet {
     made
 }
 
-/// The set, whose pods from the ordinal `from` on get its template.
-fn updating(set: &StatefulSet, from: u32) -> StatefulSet {
+/// The set, so many of whose pods get its template.
+fn updating(set: &StatefulSet, told: Told) -> StatefulSet {
     let mut set = set.clone();
-    let strategy = set.spec.as_mut().and_then(|spec| spec.update_strategy.as_mut()?.rolling_update.as_mut());
-    if let Some(strategy) = strategy {
-        strategy.partition = i32::try_from(from).ok();
+    if let Some(strategy) = set.spec.as_mut().and_then(|spec| spec.update_strategy.as_mut()) {
+        match (told, &mut strategy.rolling_update) {
+            (Told::From(from), Some(rolling)) => rolling.partition = i32::try_from(from).ok(),
+            (Told::From(_), None) => {}
+            (Told::OnDelete, _) => (strategy.type_, strategy.rolling_update) = (Some("OnDelete".to_owned()), None),
+        }
     }
     set
+}
+
+/// Which of its pods get the template of a set, as it was seen.
+fn told_before(seen: &Set) -> Told {
+    if seen.on_delete { Told::OnDelete } else { Told::From(seen.updates_from) }
 }
 
 /// The JSON patch that makes of `live`, and of no other version of it, what is `wanted`; nothing if it is that already.

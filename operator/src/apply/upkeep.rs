@@ -20,6 +20,7 @@ use crate::events::{self, Told};
 use crate::listing::{self, Group, Named};
 use crate::observe::{Live, is_owned};
 use crate::observed::Observed;
+use crate::plan::drains;
 use crate::plan::rollout::Rollout;
 use crate::quantity;
 use crate::valid::ValidCluster;
@@ -78,7 +79,7 @@ pub async fn upkeep(client: &Client, cluster: &ValidCluster, observed: &Observed
     done.note(configured);
     done.note(writer.apply(headless_service::build(cluster), live.headless_service.as_ref()).await);
     done.note(writer.apply(client_service::build(cluster), live.client_service.as_ref()).await);
-    let budget = pod_disruption_budget::build(cluster);
+    let budget = pod_disruption_budget::build(cluster, drains::left_out(observed));
     done.note(writer.apply(budget, live.pod_disruption_budget.as_ref()).await);
     let rest = sets::update(client, cluster, observed, live, is_configured, &mut done).await;
     replace_pods(client, cluster, observed, is_configured && rest, &mut done).await;
@@ -100,7 +101,8 @@ pub fn outstanding(cluster: &ValidCluster, observed: &Observed, live: &Live) -> 
     outstanding.extend(outdated(cluster, configuration::wanted(cluster, observed), live.config_map.as_ref()));
     outstanding.extend(outdated(cluster, headless_service::build(cluster), live.headless_service.as_ref()));
     outstanding.extend(outdated(cluster, client_service::build(cluster), live.client_service.as_ref()));
-    outstanding.extend(outdated(cluster, pod_disruption_budget::build(cluster), live.pod_disruption_budget.as_ref()));
+    let budget = pod_disruption_budget::build(cluster, drains::left_out(observed));
+    outstanding.extend(outdated(cluster, budget, live.pod_disruption_budget.as_ref()));
     outstanding
 }
 

@@ -17,8 +17,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use super::{headless_service, labels, metadata, pod};
 use crate::valid::{ValidCluster, Zone};
 
-/// The StatefulSet of `zone`, running `replicas` pods. Claim templates cannot change: a set keeps those that it was made with, and the
-/// operator grows the claims themselves.
+/// The StatefulSet of `zone`, running `replicas` pods. Claim templates cannot change: a set keeps those that it was made with
+/// ([`claim_size`]), and the operator grows the claims themselves.
 pub fn build(cluster: &ValidCluster, zone: &Zone, replicas: u32) -> StatefulSet {
     let mut metadata = metadata(cluster, cluster.set_name(&zone.name));
     metadata.labels = Some(labels::with_zone(labels::all(cluster), &zone.name));
@@ -48,6 +48,13 @@ pub fn build(cluster: &ValidCluster, zone: &Zone, replicas: u32) -> StatefulSet 
         }),
         ..StatefulSet::default()
     }
+}
+
+/// The size of the claims that `set` makes: the one that was asked for when the set was made.
+pub fn claim_size(set: &StatefulSet) -> Option<&str> {
+    let templates = set.spec.as_ref()?.volume_claim_templates.as_ref()?;
+    let spec = templates.iter().find(|claim| claim.metadata.name.as_deref() == Some(pod::DATA_VOLUME))?.spec.as_ref()?;
+    spec.resources.as_ref()?.requests.as_ref()?.get("storage").map(|size| size.0.as_str())
 }
 
 fn claim(cluster: &ValidCluster, zone: &Zone) -> PersistentVolumeClaim {

@@ -70,7 +70,7 @@ fn the_objects_of_a_small_cluster_are_these() {
     snapshot("config_map", &config_map::build(&cluster));
     snapshot("headless_service", &headless_service::build(&cluster));
     snapshot("client_service", &client_service::build(&cluster));
-    snapshot("pod_disruption_budget", &pod_disruption_budget::build(&cluster));
+    snapshot("pod_disruption_budget", &pod_disruption_budget::build(&cluster, 0));
     snapshot("stateful_set", &stateful_set::build(&cluster, &cluster.zones[0], 3));
 }
 

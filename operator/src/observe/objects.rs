@@ -45,16 +45,20 @@ pub fn set(set: &StatefulSet) -> Set {
     let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1);
     let seen = status.and_then(|status| status.observed_generation) >= set.metadata.generation;
     let revisions = status.map(|status| (status.current_revision.as_ref(), status.update_revision.as_ref()));
-    let strategy = spec.and_then(|spec| spec.update_strategy.as_ref()?.rolling_update.as_ref()?.partition);
-    let updates_from = u32::try_from(strategy.unwrap_or(0)).unwrap_or(0);
+    let replicas = u32::try_from(replicas).unwrap_or(0);
+    let strategy = spec.and_then(|spec| spec.update_strategy.as_ref());
+    let on_delete = strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete"));
+    let partition = strategy.and_then(|strategy| strategy.rolling_update.as_ref()?.partition);
+    let updates_from = if on_delete { replicas } else { u32::try_from(partition.unwrap_or(0)).unwrap_or(0) };
     let note = |key: &str| set.metadata.annotations.as_ref().and_then(|notes| notes.get(key));
     Set {
         uid: set.metadata.uid.clone().unwrap_or_default(),
         resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
-        replicas: u32::try_from(replicas).unwrap_or(0),
+        replicas,
         // A template that was taken back may still be what pods below that ordinal have.
-        rolling: !seen || updates_from > 0 || revisions.is_some_and(|(current, update)| current != update),
+        rolling: !seen || on_delete || updates_from > 0 || revisions.is_some_and(|(current, update)| current != update),
         updates_from,
+        on_delete,
         revision: status.and_then(|status| status.update_revision.clone()).unwrap_or_default(),
         unseen: !seen,
         lowering: note(labels::LOWERING).and_then(|pods| pods.parse().ok()),
@@ -98,7 +102,6 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         address: host.map(address),
         ready: ready && !going,
         stuck: broken.is_some(),
-        starved: broken.is_some() && node.is_some_and(starved),
         lacks_image,
         idle: broken.is_some() || (pending && !going),
         ending: going,
@@ -153,12 +156,6 @@ fn address(host: &str) -> String {
 fn is_done(container: &ContainerStatus) -> bool {
     let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
     ended.is_some_and(|ended| ended.exit_code == 0)
-}
-
-fn starved(container: &ContainerStatus) -> bool {
-    let states = [container.state.as_ref(), container.last_state.as_ref()];
-    let mut ended = states.into_iter().flatten().filter_map(|state| state.terminated.as_ref());
-    ended.any(|ended| ended.reason.as_deref() == Some("OOMKilled"))
 }
 
 /// What Kubernetes calls it that the container's image is not there.
@@ -399,10 +396,6 @@ mod tests {
             assert_eq!((pod.trouble.as_deref(), pod.stuck), (trouble, trouble.is_some()), "{container}");
             assert_eq!(pod.lacks_image, trouble.is_some_and(|trouble| trouble.contains("no image")), "{container}");
         }
-        let mut killed = container("node", waits("CrashLoopBackOff"));
-        killed["lastState"] = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
-        let (_, killed) = pod(&valid(3, &[]), &sets(), &pod_of(json!({ "containerStatuses": [killed] }))).unwrap();
-        assert!(killed.stuck && killed.starved);
         let running = json!({ "phase": "Running", "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
         let (_, running) = pod(&valid(3, &[]), &sets(), &pod_of(running)).unwrap();
         assert_eq!((running.address.as_deref(), running.ready, running.idle), (Some("[fd00::7]:7400"), true, false));
@@ -524,5 +517,13 @@ mod tests {
         assert!(rolling(2, 1, "a", "a", 0));
         assert!(rolling(2, 2, "a", "b", 0));
         assert!(rolling(2, 2, "a", "a", 2));
+        let spec =
+            json!({ "serviceName": "", "selector": {}, "template": {}, "replicas": 3, "updateStrategy": { "type": "OnDelete" } });
+        let on_delete = set(&serde_json::from_value(json!({ "metadata": {}, "spec": spec })).unwrap());
+        assert_eq!(
+            (on_delete.rolling, on_delete.on_delete, on_delete.updates_from),
+            (true, true, 3),
+            "no pod is told to restart"
+        );
     }
 }

@@ -4,15 +4,18 @@
 //! The StatefulSet controller restarts pods from the highest ordinal down to the one that it is told (`partition`), each when those above
 //! it are ready. It is told one more at a time, and no pod is restarted that would leave a partition with too few replicas because others
 //! are down ([`Rollout::may_restart`]). A zone that is in the middle of a rollout is given the next template at once: that is how a bad
-//! image is repaired. Where a pod does not start and the template that it has may be why, those above it are restarted whatever others are
-//! like, since they get the next one before it. A pod in which nothing runs has nothing to lose but a claim that somebody deleted: unless it
-//! keeps one, it gets the newest template whatever those above it are like, and the operator makes it go ([`Rollout::replaced`]), since the
-//! controller would wait.
+//! image is repaired.
+//!
+//! A pod in which nothing runs has nothing to lose but a claim that somebody deleted: unless it keeps one, it gets the newest template
+//! whatever the others are like, and the operator makes it go ([`Rollout::replaced`]), since the controller would wait. Where one that is in
+//! trouble lies below others that run and may not be restarted, the ordinal cannot say so: for as long as that takes, the set gives its
+//! template to pods that are made anew and restarts none (`OnDelete`). So the template that cures a pod costs no other, and such a pod waits
+//! for no other zone.
 //!
 //! A growth that is blocked holds up no rollout either: a pod that cannot run, or cannot be made, where no member ever was counts for
 //! nothing here. The controller waits for it all the same; so the operator itself restarts those below it, under the same rules.
 //!
-//! Nothing is remembered but the ordinal itself, which stands in the set. A pod that is made anew has the newest template from there on,
+//! Nothing is remembered but the ordinal itself, and `OnDelete`, which stand in the set. A pod that is made anew has the newest template from there on,
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
 //! and the template that all had before may be what keeps its nodes from the ring.
 
@@ -37,25 +40,47 @@ pub struct ZoneState {
     pub rests: bool,
     /// All its pods are ready.
     pub healthy: bool,
-    /// Its first pod may be restarted.
+    /// Its first pod may be restarted, or nothing runs in one that has nothing to lose.
     pub spares_a_pod: bool,
+    /// Nothing runs in one of its pods, which has nothing to lose.
+    pub idle: bool,
+}
+
+/// A zone whose template may be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Update<'a> {
+    /// Its name.
+    pub zone: &'a str,
+    /// It is not its turn: only pods in which nothing runs get it.
+    pub idle_only: bool,
+}
+
+/// Which pods of a set get its template.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// Those from this ordinal on: one that has another is restarted.
+    From(u32),
+    /// Those that are made anew. None is restarted.
+    OnDelete,
 }
 
 /// The zones whose template may be changed now, in this order: the first one that takes it is the only one. Who is refused is passed over.
 ///
 /// While a zone is on its way, no other begins; those in the middle of a rollout get the next template at once. Such a one is on its way no
-/// longer if another template is asked for and all the pods that it has told are well: where that is refused, it stands still.
-pub fn zones_to_update(zones: &BTreeMap<String, ZoneState>) -> Vec<&str> {
-    let names = |chosen: &dyn Fn(&ZoneState) -> bool| -> Vec<&str> {
-        zones.iter().filter(|(_, zone)| zone.differs && chosen(zone)).map(|(name, _)| name.as_str()).collect()
+/// longer if another template is asked for and all the pods that it has told are well: where that is refused, it stands still. Pods in which
+/// nothing runs wait for no other zone.
+pub fn zones_to_update(zones: &BTreeMap<String, ZoneState>) -> Vec<Update<'_>> {
+    let chosen = |chosen: &dyn Fn(&ZoneState) -> bool, idle_only: bool| -> Vec<Update<'_>> {
+        let differing = zones.iter().filter(|(_, zone)| zone.differs && chosen(zone));
+        differing.map(|(zone, _)| Update { zone, idle_only }).collect()
     };
     let is_on_its_way = |zone: &ZoneState| zone.rolling && !(zone.differs && zone.rests);
-    let in_the_middle = names(&|zone| zone.rolling);
+    let in_the_middle = chosen(&|zone| zone.rolling, false);
     if zones.values().any(is_on_its_way) {
-        return in_the_middle;
+        return [in_the_middle, chosen(&|zone| !zone.rolling && zone.idle, true)].concat();
     }
     // A zone with a pod that is down would not finish; it comes last, so that it does not keep the others from the change.
-    let begins = |healthy: bool| names(&|zone| !zone.rolling && zone.spares_a_pod && zone.healthy == healthy);
+    let begins = |healthy: bool| chosen(&|zone| !zone.rolling && zone.spares_a_pod && zone.healthy == healthy, false);
     [in_the_middle, begins(true), begins(false)].concat()
 }
 
@@ -63,8 +88,10 @@ pub fn zones_to_update(zones: &BTreeMap<String, ZoneState>) -> Vec<&str> {
 pub struct Rollout<'a> {
     cluster: &'a ValidCluster,
     observed: &'a Observed,
-    /// The lowest pod of each zone that does not start and that another template, which it is to have, may cure.
-    cures: BTreeMap<&'a str, u32>,
+    /// The zones whose set does not have the template that is asked for.
+    differing: BTreeSet<String>,
+    /// A pod does not start with the template that is asked for, and none runs with it.
+    is_bad: bool,
 }
 
 impl<'a> Rollout<'a> {
@@ -74,22 +101,71 @@ impl<'a> Rollout<'a> {
             let set = observed.sets.get(&place.zone);
             set.is_some_and(|set| pod.revision == set.revision) && !differing.contains(place.zone.as_str())
         };
-        // What others run on well is not what ails it, unless it is memory, of which each needs its own.
+        // What others run on well is not what ails a pod.
         let suits_others = |place: &Place, pod: &Pod| {
             let like = |(other, peer): (&Place, &Pod)| other.zone == place.zone && peer.ready && peer.revision == pod.revision;
             observed.pods.iter().any(like)
         };
-        let cured = observed
-            .pods
-            .iter()
-            .filter(|(place, pod)| pod.stuck && !has_the_last(place, pod) && (pod.starved || !suits_others(place, pod)));
-        // From the highest down, so that the lowest of each zone stays.
-        let cures = cured.rev().map(|(place, _)| (place.zone.as_str(), place.ordinal)).collect();
-        Self { cluster, observed, cures }
+        let is_bad = observed.pods.iter().any(|(place, pod)| pod.stuck && has_the_last(place, pod) && !suits_others(place, pod));
+        let differing = differing.iter().map(|zone| (*zone).to_owned()).collect();
+        Self { cluster, observed, differing, is_bad }
+    }
+
+    /// Which pods of `zone` get a template that is new to all of them.
+    pub fn first(&self, zone: &str) -> Told {
+        match self.first_pod(zone) {
+            from if from < self.observed.replicas(zone) => Told::From(from),
+            _ if self.has_idle(zone) => Told::OnDelete,
+            from => Told::From(from),
+        }
+    }
+
+    /// Which pods of `zone` get the template that they are being given, if it is to say so now.
+    pub fn next(&self, zone: &str) -> Option<Told> {
+        let set = self.observed.sets.get(zone).filter(|set| !set.unseen)?;
+        let lack_it = || self.skipped(zone).any(|(place, pod)| pod.revision != set.revision && place.ordinal < set.updates_from);
+        if set.on_delete && !self.has_nothing_to_lose(zone) {
+            let is_made = |place: &Place| self.observed.pods.get(place).is_some_and(|pod| !pod.ending) || self.is_left_out(place);
+            let all_made = (0..set.replicas).all(|ordinal| is_made(&Place { zone: zone.to_owned(), ordinal }));
+            return (all_made && !lack_it()).then(|| Told::From(self.resumed(zone, set)));
+        }
+        // A template that no running pod was told to have yet waits for a zone in which some were.
+        let waits = set.updates_from >= set.replicas && self.another_is_on_its_way(zone);
+        let next = self.next_pod(zone).filter(|_| !waits).map(Told::From);
+        next.or_else(|| lack_it().then_some(Told::OnDelete))
+    }
+
+    /// Nothing runs in one of the pods of `zone`, and it keeps nothing.
+    pub fn has_idle(&self, zone: &str) -> bool {
+        self.skipped(zone).next().is_some()
+    }
+
+    /// The pods of `zone` that are in trouble, in which nothing runs and that keep nothing, unless the newest template is in trouble itself.
+    /// One that only starts somewhere else is left with what it has, which may be better.
+    fn skipped(&self, zone: &str) -> impl Iterator<Item = (&'a Place, &'a Pod)> {
+        let replicas = if self.is_bad { 0 } else { self.observed.replicas(zone) };
+        let of_zone = self.observed.pods.iter().filter(move |(place, _)| place.zone == zone && place.ordinal < replicas);
+        of_zone.filter(|(place, pod)| pod.idle && pod.trouble.is_some() && !self.keeps_a_volume(place))
+    }
+
+    /// From which ordinal on the pods of a set have its template, so that none is restarted by being told to have it.
+    fn resumed(&self, zone: &str, set: &Set) -> u32 {
+        let has_it = |ordinal: &u32| {
+            let pod = self.observed.pods.get(&Place { zone: zone.to_owned(), ordinal: *ordinal });
+            pod.is_some_and(|pod| pod.revision == set.revision)
+        };
+        (0..set.replicas).rev().take_while(has_it).last().unwrap_or(set.replicas)
+    }
+
+    /// Pods of another zone that run were told to have a template, and are getting it.
+    fn another_is_on_its_way(&self, zone: &str) -> bool {
+        let others = self.observed.sets.iter().filter(|(other, _)| *other != zone);
+        let mut told = others.filter(|(_, set)| set.updates_from < set.replicas);
+        told.any(|(other, _)| self.is_under_way(other) && !(self.differing.contains(other) && self.rests(other)))
     }
 
     /// From which ordinal on the pods of `zone` get a template that is new to them: the highest, unless it may not be restarted yet.
-    pub fn first_pod(&self, zone: &str) -> u32 {
+    fn first_pod(&self, zone: &str) -> u32 {
         if self.has_nothing_to_lose(zone) {
             return 0;
         }
@@ -100,7 +176,7 @@ impl<'a> Rollout<'a> {
 
     /// From which ordinal on the pods of `zone` get the template that they are being given, if that is one more than now: those that
     /// were told before have it and are ready, and this one has it too or may be restarted.
-    pub fn next_pod(&self, zone: &str) -> Option<u32> {
+    fn next_pod(&self, zone: &str) -> Option<u32> {
         let set = self.observed.sets.get(zone).filter(|set| set.updates_from > 0 && !set.unseen)?;
         if self.has_nothing_to_lose(zone) {
             return Some(0);
@@ -115,10 +191,11 @@ impl<'a> Rollout<'a> {
         (idle || (done && (has_it(next) || self.may_restart(&place(next))))).then_some(next)
     }
 
-    /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them.
+    /// The pods that are to go, so that they come back with the template that they are to have: nothing runs in them.
     pub fn replaced(&self) -> Vec<&'a Place> {
-        let idle = self.told().filter(|(place, pod)| pod.idle && !self.keeps_a_volume(place));
-        idle.map(|(place, _)| place).collect()
+        let outdated = self.outdated().filter(|(place, set, _)| set.on_delete || place.ordinal >= set.updates_from);
+        let idle = outdated.filter(|(place, _, pod)| pod.idle && !self.keeps_a_volume(place));
+        idle.map(|(place, ..)| place).collect()
     }
 
     /// The pod that runs, is to go for the same reason, and that the controller does not restart, since it waits for one above it that is
@@ -135,9 +212,15 @@ impl<'a> Rollout<'a> {
 
     /// The pods that were told to have the newest template and do not have it.
     fn told(&self) -> impl DoubleEndedIterator<Item = (&'a Place, &'a Pod)> {
-        self.observed.pods.iter().filter(|(place, pod)| {
-            let set = self.observed.sets.get(&place.zone);
-            set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)
+        let told = self.outdated().filter(|(place, set, _)| place.ordinal >= set.updates_from);
+        told.map(|(place, _, pod)| (place, pod))
+    }
+
+    /// The pods that do not have the newest template of their set.
+    fn outdated(&self) -> impl DoubleEndedIterator<Item = (&'a Place, &'a Set, &'a Pod)> {
+        self.observed.pods.iter().filter_map(|(place, pod)| {
+            let set = self.observed.sets.get(&place.zone).filter(|set| !set.unseen && pod.revision != set.revision);
+            set.map(|set| (place, set, pod))
         })
     }
 
@@ -168,33 +251,21 @@ impl<'a> Rollout<'a> {
         if !situation::is_left_out(self.observed, place) {
             return false;
         }
-        let Some(rings) = self.rings().filter(|rings| !rings.is_empty()) else { return false };
-        let (places, carriers) = (self.observed.places(), self.observed.record.volumes());
-        let is_elsewhere = |node: &NodeId| {
-            let mut known = places.get(node).into_iter().chain(carriers.get(node).map(|carrier| &carrier.place)).peekable();
-            known.peek().is_some() && known.all(|at| at != place)
-        };
-        let members = rings.iter().flat_map(|ring| ring.members.iter().filter(|(node, _)| !ring.is_lost(**node)));
-        let mut in_zone = members.filter(|(_, member)| member.zone == place.zone);
-        in_zone.all(|(node, _)| is_elsewhere(node))
+        let rings = self.rings().filter(|rings| !rings.is_empty());
+        rings.is_some_and(|rings| situation::no_member_is_at(self.observed, rings, place))
     }
 
     /// Whether the pod at `place` may be restarted: without its node every partition keeps max(R, W) replicas that answer, are ready and
     /// have got what others kept for them, of whichever bucket asks most, or all but one where that is more than N - 1. One of them may be a node that others keep
     /// something for and whose disk takes none of it: waiting would not help, and what makes space may be what is rolled out.
     ///
-    /// Two cases are let through: it is down already; or it stands between the newest template and a pod below it in its zone that does not
-    /// start and that the template may cure. A set hands out a template from the highest ordinal down and no other way, so all above the
-    /// one that is ill get it first. Those below it and those of other zones are not needed for its cure, and wait.
-    ///
-    /// In no case is it one whose member's volume would go with it.
+    /// One that is down already may be. In no case is it one whose member's volume would go with it.
     pub fn may_restart(&self, place: &Place) -> bool {
         if self.keeps_a_volume(place) {
             return false;
         }
         // That it did not answer us does not make it down.
-        let is_on_the_way = self.cures.get(place.zone.as_str()).is_some_and(|ill| place.ordinal >= *ill);
-        if !self.is_up(place) || is_on_the_way {
+        if !self.is_up(place) {
             return true;
         }
         let Some(rings) = self.rings() else { return false };
@@ -304,26 +375,16 @@ mod tests {
     }
 
     #[test]
-    fn no_pod_is_restarted_while_another_is_down_unless_it_may_be_the_cure() {
+    fn no_pod_is_restarted_while_another_is_down_whatever_may_cure_it() {
         let may = |down: &[u32], ordinal: u32| rollout(&look(down)).may_restart(&at(ordinal));
         assert!((0..4).all(|ordinal| may(&[], ordinal)));
         assert!((1..4).all(|ordinal| !may(&[0], ordinal)), "some partition would have one replica left");
         assert!(may(&[3], 3), "it is down already");
         assert!(may(&[0, 3], 3));
         let (cluster, mut observed) = look(&[0]);
-        (set(&mut observed).revision, observed.pods.get_mut(&at(0)).unwrap().revision) = ("bad".into(), "bad".into());
-        observed.pods.get_mut(&at(0)).unwrap().stuck = true;
-        let may = |observed: &Observed, differing: &[&str]| {
-            Rollout::of(&cluster, observed, &differing.iter().copied().collect()).may_restart(&at(3))
-        };
-        assert!(may(&observed, &["default"]), "a container does not start: the new template may be the cure");
-        assert!(!may(&observed, &[]), "it has the last one already");
-        set(&mut observed).revision = "new".into();
-        assert!(may(&observed, &[]), "it is to get another");
-        observed.pods.get_mut(&at(1)).unwrap().revision = "bad".into();
-        assert!(!may(&observed, &[]), "another runs well on what it has: it is ill for itself");
-        observed.pods.get_mut(&at(0)).unwrap().starved = true;
-        assert!(may(&observed, &[]), "it had too little memory, which the others need not");
+        (set(&mut observed).revision, observed.pods.get_mut(&at(0)).unwrap().revision) = ("new".into(), "bad".into());
+        (observed.pods.get_mut(&at(0)).unwrap().stuck, observed.pods.get_mut(&at(0)).unwrap().idle) = (true, true);
+        assert!(!Rollout::of(&cluster, &observed, &BTreeSet::new()).may_restart(&at(3)));
     }
 
     #[test]
@@ -338,23 +399,6 @@ mod tests {
         }
         cluster.buckets = vec![serde_json::from_value(serde_json::json!({ "name": "two", "factor": 2, "w": 2 })).unwrap()];
         assert!(may(&cluster), "it has no partition of this ring");
-    }
-
-    #[test]
-    fn for_a_cure_only_those_are_restarted_that_get_the_template_before_the_one_that_is_ill() {
-        let (cluster, mut observed) = look(&[1]);
-        set(&mut observed).revision = "new".into();
-        let ill = observed.pods.get_mut(&at(1)).unwrap();
-        (ill.stuck, ill.revision) = (true, "bad".into());
-        let may = |observed: &Observed| -> Vec<u32> {
-            let rollout = Rollout::of(&cluster, observed, &BTreeSet::new());
-            (0..4).filter(|ordinal| rollout.may_restart(&at(*ordinal))).collect()
-        };
-        assert_eq!(may(&observed), [1, 2, 3], "0 gets it later");
-        let ill = observed.pods.remove(&at(1)).unwrap();
-        observed.pods.insert(Place { zone: "elsewhere".into(), ordinal: 0 }, ill);
-        observed.pods.insert(at(1), Pod::default());
-        assert_eq!(may(&observed), [1], "a pod of another zone");
     }
 
     #[test]
@@ -398,7 +442,7 @@ mod tests {
         (set(&mut observed).updates_from, set(&mut observed).revision) = (4, "new".into());
         for ordinal in [2, 3] {
             let pod = observed.pods.get_mut(&at(ordinal)).unwrap();
-            (pod.stuck, pod.starved, pod.idle) = (true, true, true);
+            (pod.stuck, pod.idle) = (true, true);
             let (note, deleting) = (Note::Node(NodeId([ordinal as u8 + 1; 16])), ordinal == 3);
             observed.volumes.insert(at(ordinal), Volume { note, deleting, ..Volume::default() });
         }
@@ -510,6 +554,81 @@ mod tests {
         assert_eq!(replaced(&observed), [0; 0], "what is newest is not known");
     }
 
+    /// What a set is told where pod 1 of four is in trouble and idle, by what it was told before; `change` makes of that what it likes.
+    fn beside_an_idle_pod(updates_from: u32, change: impl Fn(&mut Observed)) -> (Told, Option<Told>, Vec<u32>) {
+        let (cluster, mut observed) = look(&[1]);
+        let pod = observed.pods.get_mut(&at(1)).unwrap();
+        (pod.idle, pod.trouble) = (true, Some("is not scheduled".into()));
+        (set(&mut observed).updates_from, set(&mut observed).revision) = (updates_from, "new".into());
+        change(&mut observed);
+        let rollout = Rollout::of(&cluster, &observed, &BTreeSet::new());
+        let replaced = rollout.replaced().iter().map(|place| place.ordinal).collect();
+        (rollout.first("default"), rollout.next("default"), replaced)
+    }
+
+    #[test]
+    fn a_pod_in_trouble_below_others_that_may_not_be_restarted_gets_the_newest_template_and_they_stay() {
+        let (from, on_delete) = (|ordinal| Some(Told::From(ordinal)), Some(Told::OnDelete));
+        let on_it = |observed: &mut Observed| (set(observed).on_delete, set(observed).updates_from) = (true, 4);
+        let has_it = |observed: &mut Observed, ordinal: u32| observed.pods.get_mut(&at(ordinal)).unwrap().revision = "new".into();
+
+        assert_eq!(beside_an_idle_pod(4, |_| ()), (Told::OnDelete, on_delete, vec![]));
+        let under_way = |observed: &mut Observed| has_it(observed, 3);
+        assert_eq!(beside_an_idle_pod(3, under_way), (Told::OnDelete, on_delete, vec![]));
+        assert_eq!(beside_an_idle_pod(4, on_it), (Told::OnDelete, None, vec![1]), "it goes");
+        let ends = |observed: &mut Observed| {
+            on_it(observed);
+            let pod = observed.pods.get_mut(&at(1)).unwrap();
+            (pod.idle, pod.ending, pod.trouble) = (false, true, None);
+        };
+        assert_eq!(beside_an_idle_pod(4, ends).1, None, "it would come back with what it had");
+        let is_gone = |observed: &mut Observed| {
+            on_it(observed);
+            observed.pods.remove(&at(1));
+        };
+        assert_eq!(beside_an_idle_pod(4, is_gone).1, None);
+        let is_back = |observed: &mut Observed| {
+            on_it(observed);
+            has_it(observed, 1);
+            has_it(observed, 3);
+        };
+        assert_eq!(beside_an_idle_pod(4, is_back).1, from(3), "3 has it, 2 does not");
+
+        let only_starts = |observed: &mut Observed| observed.pods.get_mut(&at(1)).unwrap().trouble = None;
+        assert_eq!(beside_an_idle_pod(4, only_starts), (Told::From(4), None, vec![]));
+        let is_bad = |observed: &mut Observed| {
+            has_it(observed, 3);
+            let pod = observed.pods.get_mut(&at(3)).unwrap();
+            (pod.ready, pod.stuck, pod.idle, pod.trouble) = (false, true, true, Some("no such image".into()));
+        };
+        assert_eq!(beside_an_idle_pod(3, is_bad).1, None, "it is better off with what it has");
+        let keeps = |observed: &mut Observed| {
+            let volume = Volume { note: Note::Node(NodeId([2; 16])), deleting: true, ..Volume::default() };
+            observed.volumes.insert(at(1), volume);
+        };
+        assert_eq!(beside_an_idle_pod(4, keeps), (Told::From(4), None, vec![]));
+        let keeps_and_was_told = |observed: &mut Observed| {
+            keeps(observed);
+            on_it(observed);
+        };
+        assert_eq!(beside_an_idle_pod(4, keeps_and_was_told).1, from(4), "nobody waits for it");
+    }
+
+    #[test]
+    fn a_template_that_only_idle_pods_were_given_waits_for_the_zone_whose_turn_it_is() {
+        let (cluster, mut observed) = look(&[]);
+        (set(&mut observed).updates_from, set(&mut observed).revision) = (4, "new".into());
+        let mut other = |change: fn(&mut Set)| {
+            let mut other = Set { replicas: 2, updates_from: 1, rolling: true, ..Set::default() };
+            change(&mut other);
+            observed.sets.insert("b".into(), other);
+            Rollout::of(&cluster, &observed, &BTreeSet::new()).next("default")
+        };
+        assert_eq!(other(|_| ()), None);
+        assert_eq!(other(|set| set.updates_from = 2), Some(Told::From(3)), "it told none either");
+        assert_eq!(other(|set| (set.updates_from, set.rolling) = (0, false)), Some(Told::From(3)), "it is through");
+    }
+
     /// Four members, and a fifth pod at `newcomer` that no machine takes; the set was told from `updates_from` on, those in `updated` have it.
     fn growing(updates_from: u32, updated: &[u32]) -> (ValidCluster, Observed) {
         let (cluster, mut observed) = look(&[]);
@@ -615,17 +734,19 @@ mod tests {
     }
 
     fn update(zones: &str) -> String {
-        // "D": differs, "R": rolling, "S": stands still, "X": a pod is down, "L": too few replicas would be left.
+        // "D": differs, "R": rolling, "S": stands still, "X": a pod is down, "L": too few replicas would be left, "I": nothing runs in one.
         let state = |letters: &str| ZoneState {
             differs: letters.contains('D'),
             rolling: letters.contains('R') || letters.contains('S'),
             rests: letters.contains('S'),
             healthy: !letters.contains('X'),
             spares_a_pod: !letters.contains('L'),
+            idle: letters.contains('I'),
         };
         let zones = ["a", "b", "c"].into_iter().zip(zones.split(' '));
         let zones = zones.map(|(name, letters)| (name.to_owned(), state(letters))).collect();
-        zones_to_update(&zones).concat()
+        let shown = |update: &Update<'_>| if update.idle_only { update.zone.to_uppercase() } else { update.zone.to_owned() };
+        zones_to_update(&zones).iter().map(shown).collect()
     }
 
     #[test]
@@ -650,6 +771,11 @@ mod tests {
             ("DS DR D", "ab"),
             // Its template is the one that is asked for.
             ("S D D", ""),
+            // What does not run waits for nobody.
+            ("R DXLI D", "B"),
+            ("DR DXLI DI", "aBC"),
+            ("- DXI D", "cb"),
+            ("R XI D", ""),
         ];
         for (zones, updated) in cases {
             assert_eq!(update(zones), updated, "{zones}");

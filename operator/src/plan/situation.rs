@@ -33,6 +33,17 @@ pub(super) fn is_left_out(observed: &Observed, place: &Place) -> bool {
     cannot_run && !observed.has_member(place)
 }
 
+/// No member of these rings can be at `place`: of each in its zone it is known where it is, and that is elsewhere.
+pub(super) fn no_member_is_at<'a>(observed: &Observed, rings: impl IntoIterator<Item = &'a Ring>, place: &Place) -> bool {
+    let (places, carriers) = (observed.places(), observed.record.volumes());
+    let is_elsewhere = |node: &NodeId| {
+        let mut known = places.get(node).into_iter().chain(carriers.get(node).map(|carrier| &carrier.place)).peekable();
+        known.peek().is_some() && known.all(|at| at != place)
+    };
+    let members = rings.into_iter().flat_map(|ring| ring.members.iter().filter(|(node, _)| !ring.is_lost(**node)));
+    members.filter(|(_, member)| member.zone == place.zone).all(|(node, _)| is_elsewhere(node))
+}
+
 impl<'a> Situation<'a> {
     pub fn of(cluster: &'a ValidCluster, observed: &'a Observed) -> Self {
         let ring = observed.record.ring();

@@ -113,6 +113,11 @@ fn on_their_way(report: &Report<'_>, names: &Names<'_>) -> String {
     told(&go, "are on their way to") + &told(&stay, "stay with others for want of space at")
 }
 
+/// What to do about a claim of a former size at `place`, after what is the matter there.
+fn outdated_claim(report: &Report<'_>, place: &Place) -> String {
+    super::outdated_claim(report.cluster, report.observed, report.claim_sizes, place)
+}
+
 /// The zones whose pods get a new template while something else is waited for, and what that template waits for.
 fn rolling_meanwhile(report: &Report<'_>, names: &Names<'_>) -> String {
     let rollout = Rollout::of(report.cluster, report.observed, &BTreeSet::new());
@@ -135,7 +140,10 @@ fn describe(report: &Report<'_>) -> (&'static str, String) {
     match report.step {
         Step::RaisePods(zones) => ("StartingPods", format!("raising the pods of {}", sets(zones))),
         Step::AwaitPods(waiting) => {
-            let pods = waiting.iter().map(|waiting| (report.cluster.pod_name(&waiting.place), waiting.reason.clone()));
+            let pods = waiting.iter().map(|waiting| {
+                let reason = waiting.reason.clone() + &outdated_claim(report, &waiting.place);
+                (report.cluster.pod_name(&waiting.place), reason)
+            });
             ("AwaitingPods", sentences(pods) + &rolling_meanwhile(report, &names))
         }
         Step::NoteIdentities(notes) => (
@@ -629,7 +637,7 @@ fn degraded(report: &Report<'_>) -> Verdict {
             },
             None => return None,
         };
-        Some((report.cluster.pod_name(&place), trouble))
+        Some((report.cluster.pod_name(&place), trouble + &outdated_claim(report, &place)))
     };
     let mut in_trouble = report.cluster.places().filter_map(in_trouble).peekable();
     if in_trouble.peek().is_some() {
@@ -673,6 +681,9 @@ fn scale_in_blocked(report: &Report<'_>) -> Verdict {
     let excess = cluster.zones().iter().any(|zone| observed.replicas(&zone.name) > zone.replicas);
     if !excess {
         return no("NoScaleIn", "no node is to leave");
+    }
+    if report.paused {
+        return yes("Paused", "spec.reconciliation is Paused; set it to Active, and the nodes leave");
     }
     let names = Names::of(report);
     let waiting: &[NodeId] = match report.step {

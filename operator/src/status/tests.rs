@@ -49,8 +49,20 @@ fn time(second: i64) -> Time {
     Time(Timestamp::from_second(second).unwrap())
 }
 
+/// All sets make claims of the size that is asked.
+static NO_OTHER_SIZES: BTreeMap<String, String> = BTreeMap::new();
+
 fn report<'a>(cluster: &'a ValidCluster, observed: &'a Observed, step: &'a Step) -> Report<'a> {
-    Report { cluster, observed, step, paused: false, waiting_zones: &[], complaints: &[], generation: Some(7) }
+    Report {
+        cluster,
+        observed,
+        claim_sizes: &NO_OTHER_SIZES,
+        step,
+        paused: false,
+        waiting_zones: &[],
+        complaints: &[],
+        generation: Some(7),
+    }
 }
 
 fn status_of(cluster: &ValidCluster, observed: &Observed) -> DynamoClusterStatus {
@@ -349,6 +361,13 @@ fn an_invalid_spec_a_pause_and_a_failure_are_told() {
     let step = Step::AwaitRollout(vec!["default".into()]);
     let paused = Report { paused: true, ..report(&three, &at_rest, &step) };
     assert_eq!(ready(&status(&paused, None, &time(1))), "False Paused: restarting pods in default");
+    let four = observed(4, Some(&rebalance::first_ring(three.id, 4, 3, &members(4)).unwrap()));
+    let step = next_step(&three, &four);
+    let leaves = shown(&status(&report(&three, &four, &step), None, &time(1)));
+    assert!(leaves.contains("ScaleInBlocked=False InProgress: "), "{leaves}");
+    let told = shown(&status(&Report { paused: true, ..report(&three, &four, &step) }, None, &time(1)));
+    let message = "ScaleInBlocked=True Paused: spec.reconciliation is Paused; set it to Active, and the nodes leave\n";
+    assert!(told.contains(message), "{told}");
     let step = Step::RebalancingPaused("next: ring epoch 4".into());
     let told = status(&report(&three, &at_rest, &step), None, &time(1));
     assert_eq!(ready(&told), "False Paused: spec.rebalancing.paused is true, so nothing moves; next: ring epoch 4");
@@ -447,6 +466,54 @@ fn what_keeps_several_pods_from_running_is_told_once() {
     unscheduled.receipts.insert(id(1), Err("3 partitions are left".into()));
     let told = shown(&status(&report(&three, &unscheduled, &step), None, &time(1)));
     assert!(told.contains("Draining: cart-0, cart-2: no drain receipt yet; cart-1: 3 partitions are left\n"), "{told}");
+}
+
+#[test]
+fn a_claim_of_a_former_size_is_told_with_what_makes_one_of_the_present_size() {
+    let four = valid(4, &[]);
+    let mut growing = observed(4, Some(&rebalance::first_ring(four.id, 4, 3, &members(3)).unwrap()));
+    silence(&mut growing, 3);
+    growing.pods.get_mut(&at(3)).unwrap().trouble = Some("is not scheduled".into());
+    growing.volumes.insert(at(3), Volume { size: "4Gi".into(), ..Volume::default() });
+    let sizes = [("default".to_owned(), "4Gi".to_owned())].into();
+    let told = |observed: &Observed, claim_sizes: &BTreeMap<String, String>| {
+        let step = next_step(&four, observed);
+        shown(&status(&Report { claim_sizes, ..report(&four, observed, &step) }, None, &time(1)))
+    };
+    let set = "; StatefulSet cart makes claims of 4Gi, as it was made with, and spec.storage.size is 10Gi: if that is in the way, `kubectl \
+               --namespace shop delete statefulset cart --cascade=orphan`, and the operator makes it again with that size and restarts no member";
+    let claim = "; then delete claim data-cart-3, which waits for 4Gi, and pod cart-3, and they come back\n";
+    let both = told(&growing, &sizes);
+    for condition in ["Ready=False AwaitingPods", "Degraded=True PodsInTrouble"] {
+        assert!(both.contains(&format!("{condition}: cart-3 is not scheduled{set}{claim}")), "{both}");
+    }
+    let made_again = told(&growing, &NO_OTHER_SIZES);
+    let claim = "; claim data-cart-3 waits for 4Gi, and spec.storage.size is 10Gi: delete it and pod cart-3, and they come back with that size\n";
+    assert!(made_again.contains(&format!("cart-3 is not scheduled{claim}")), "{made_again}");
+    let is_silent = |observed: &Observed| {
+        let told = told(observed, &sizes);
+        assert!(!told.contains("10Gi") && !told.contains("orphan"), "{told}");
+    };
+    let volume = growing.volumes.get_mut(&at(3)).unwrap();
+    volume.size = "10240Mi".into();
+    is_silent(&growing);
+    let volume = growing.volumes.get_mut(&at(3)).unwrap();
+    (volume.size, volume.bound) = ("4Gi".into(), true);
+    is_silent(&growing);
+    let volume = growing.volumes.get_mut(&at(3)).unwrap();
+    (volume.bound, volume.note) = (false, Note::Node(id(3)));
+    is_silent(&growing);
+    growing.volumes.remove(&at(3));
+    is_silent(&growing);
+    growing.pods.remove(&at(3));
+    let lacks = told(&growing, &sizes);
+    assert!(lacks.contains(&format!("PodsInTrouble: cart-3 has no pod: see the Events of StatefulSet cart{set}\n")), "{lacks}");
+    assert!(lacks.contains(&format!("AwaitingPods: cart-3 has no pod yet{set}\n")), "{lacks}");
+    growing.strangers.insert(at(3), "has no pod: another has its name".into());
+    is_silent(&growing);
+    growing.strangers.clear();
+    growing.sets.get_mut("default").unwrap().unseen = true;
+    is_silent(&growing);
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use serde_json::Value;
+
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -24,21 +26,45 @@ fn render(chart: &str, values: &[&str]) -> Result<String, String> {
 
 /// The same of a release of this name.
 fn render_as(release: &str, chart: &str, values: &[&str]) -> Result<String, String> {
+    let values: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
+    render_in("shop", release, chart, &values)
+}
+
+/// The same in this namespace, with these options of Helm.
+fn render_in(namespace: &str, release: &str, chart: &str, options: &[&str]) -> Result<String, String> {
     let mut command = Command::new(helm());
-    command.args(["template", release, &format!("charts/{chart}"), "--namespace", "shop"]).current_dir(repository());
-    for value in values {
-        command.args(["--set", value]);
-    }
-    let output = command.output().expect("helm; build it with: tests/e2e/cluster build");
+    command.args(["template", release, &format!("charts/{chart}"), "--namespace", namespace]).current_dir(repository());
+    let output = command.args(options).output().expect("helm; build it with: tests/e2e/cluster build");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// The objects in what was rendered, as Helm reads them: by YAML 1.1, in which `on` is true. They go through a chart of their own for that.
+fn objects(rendered: &str) -> Vec<Value> {
+    const READ: &str = "apiVersion: v1\n{{- $objects := list }}\n{{- range splitList \"\\n---\\n\" (.Files.Get \"rendered.yaml\") }}\n\
+                        {{- $objects = append $objects (fromYaml .) }}\n{{- end }}\nobjects: {{ $objects | toJson }}\n";
+    let chart = scratch("objects");
+    fs::create_dir_all(chart.join("templates")).unwrap();
+    fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: objects\nversion: 0.0.1\n").unwrap();
+    fs::write(chart.join("rendered.yaml"), rendered).unwrap();
+    fs::write(chart.join("templates/objects.yaml"), READ).unwrap();
+    let output = Command::new(helm()).args(["template", "objects"]).arg(&chart).output().unwrap();
+    fs::remove_dir_all(&chart).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let objects = text.lines().find_map(|line| line.strip_prefix("objects: "));
+    serde_json::from_str(objects.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))).unwrap()
+}
+
+/// A folder of this very test.
+fn scratch(name: &str) -> PathBuf {
+    env::temp_dir().join(format!("dynamokv-charts-{name}-{}-{:?}", std::process::id(), std::thread::current().id()))
 }
 
 /// What `helm install` says at its end. It asks a Kubernetes first, even for a dry run, and `helm template` leaves the notes out: so they are
 /// rendered in a copy of the chart that has an object with them.
 fn notes(chart: &str, values: &[&str]) -> String {
     let shown = "apiVersion: v1\nnotes: {{ include (print $.Template.BasePath \"/NOTES.txt\") . | toJson }}\n";
-    let copy = env::temp_dir().join(format!("dynamokv-charts-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let copy = scratch("notes");
     let copied = Command::new("cp").arg("-r").arg(repository().join("charts").join(chart)).arg(&copy).status().unwrap();
     assert!(copied.success());
     fs::write(copy.join("templates/shown.yaml"), shown).unwrap();
@@ -74,6 +100,21 @@ fn the_notes_of_a_cluster_name_its_service_for_those_outside() {
     let notes = notes("dynamo-cluster", &["name=cart"]);
     let forward = "kubectl -n shop port-forward service/cart 7400 &\n   dynamoctl --endpoint 127.0.0.1:7400 --through-endpoint get greeting";
     assert!(notes.contains(forward), "{notes}");
+}
+
+/// Its rights go with the namespace, so what helps an operator of all namespaces helps none of one.
+#[test]
+fn the_notes_of_an_operator_of_one_namespace_say_what_goes_before_that_namespace_and_what_helps_afterwards() {
+    let patch = "patch dkv NAME --type=merge --patch '{\"metadata\":{\"finalizers\":null}}'";
+    let of_one = notes("dynamo-operator", &["watchNamespace=orders"]);
+    let told = [
+        "before namespace orders is deleted, delete the clusters",
+        &format!("kubectl --namespace orders {patch}"),
+        "Only that command helps then, or an operator of all namespaces",
+    ];
+    assert!(told.iter().all(|told| of_one.contains(told)), "{of_one}");
+    let of_all = notes("dynamo-operator", &[]);
+    assert!(of_all.contains(&format!("kubectl {patch}")) && !of_all.contains("before namespace"), "{of_all}");
 }
 
 /// The first object of a kind in what was rendered.
@@ -119,13 +160,57 @@ fn every_value_of_the_operators_chart_finds_its_place() {
 #[test]
 fn a_release_with_dots_in_its_name_has_services_and_a_cluster_without() {
     let operator = render_as("my.rel", "dynamo-operator", &["crds.install=false", "metrics.service.enabled=true"]).unwrap();
-    let name = |object: &str| object.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap().to_owned();
+    let name = |object: &str| object.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap().trim_matches('"').to_owned();
     assert_eq!(name(object(&operator, "Service").unwrap()), "my-rel-dynamo-operator-metrics");
     assert_eq!(name(object(&operator, "Deployment").unwrap()), "my.rel-dynamo-operator", "as a release of before has it");
     let autoscaled = ["autoscaling.enabled=true", "resources.requests.cpu=1"];
     let cluster = render_as("my.rel", "dynamo-cluster", &autoscaled).unwrap();
     for kind in ["DynamoCluster", "HorizontalPodAutoscaler"] {
         assert_eq!(name(object(&cluster, kind).unwrap()), "my-rel");
+    }
+}
+
+/// Namespaces and releases may be named by digits, or by what YAML 1.1 takes for a boolean; Kubernetes takes texts only.
+#[test]
+fn a_name_that_yaml_could_read_as_a_number_or_a_boolean_stays_a_text() {
+    let watching = [
+        "--set-string=watchNamespace=12345,serviceAccount.name=on,priorityClassName=12345",
+        "--set=metrics.service.enabled=true,metrics.podMonitors.enabled=true,metrics.rules.enabled=true",
+        "--set=replicas=2,podDisruptionBudget.enabled=true",
+    ];
+    let autoscaled = ["--set=autoscaling.enabled=true,resources.requests.cpu=1"];
+    let mut seen = 0;
+    for (chart, options) in [("dynamo-operator", &watching[..]), ("dynamo-operator", &[]), ("dynamo-cluster", &autoscaled)] {
+        for release in ["on", "12345678901234567890123456789012345678901234567890"] {
+            // A DynamoCluster's name begins with a letter.
+            if chart == "dynamo-cluster" && release != "on" {
+                continue;
+            }
+            for object in objects(&render_in("12345", release, chart, options).unwrap()) {
+                expect_texts(&object, false);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "{seen} objects");
+}
+
+/// What names something in `value`, at any depth, is a text.
+fn expect_texts(value: &Value, names: bool) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let of_names = ["metadata", "labels", "matchLabels", "subjects", "roleRef", "matchNames", "scaleTargetRef"];
+                let is_name =
+                    ["name", "namespace", "serviceAccountName", "priorityClassName", "policyName"].contains(&key.as_str());
+                // The schemas of the definition describe fields of such names.
+                if key != "openAPIV3Schema" {
+                    expect_texts(value, names || is_name || of_names.contains(&key.as_str()));
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| expect_texts(item, names)),
+        value => assert!(!names || value.is_string(), "{value}"),
     }
 }
 
@@ -145,7 +230,7 @@ fn the_policy_for_replicas_knows_every_operator_and_its_own_namespace_and_can_be
     let policy = object(&rendered, "ValidatingAdmissionPolicy").unwrap();
     assert!(policy.contains("subresource('status').namespace(request.namespace)"), "{policy}");
     assert!(!policy.contains("dynamo-operator:"), "another release's operator is none of somebody else: {policy}");
-    assert!(policy.contains("matchLabels: {kubernetes.io/metadata.name: orders}"), "{policy}");
+    assert!(policy.contains("matchLabels: {kubernetes.io/metadata.name: \"orders\"}"), "{policy}");
     let without = render("dynamo-operator", &["crds.install=false", "admissionPolicies.enabled=false"]).unwrap();
     assert!(!without.contains("ValidatingAdmissionPolicy"), "{without}");
 }
@@ -271,7 +356,8 @@ fn a_value_of_which_nothing_is_said_is_as_good_as_none() {
 
 #[test]
 fn a_wrong_value_is_refused_by_its_name() {
-    let cases: [(&str, &[&str], &str); 20] = [
+    let longer = format!("pod.annotations.{}/n=a", "d".repeat(254));
+    let cases: [(&str, &[&str], &str); 27] = [
         ("dynamo-operator", &["replica=1"], "replica"),
         ("dynamo-operator", &["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
         ("dynamo-operator", &["image.digest=latest"], "/image/digest"),
@@ -285,7 +371,14 @@ fn a_wrong_value_is_refused_by_its_name() {
         ("dynamo-cluster", &["settings.requestTimeoutMs=500"], "settings.hintAfterMs: 500 is not below"),
         ("dynamo-cluster", &["storage.size=lots"], "/storage/size"),
         ("dynamo-cluster", &["resources.claims[0].name=gpu"], "claims"),
+        ("dynamo-cluster", &["resources.requests.cpus=1"], "cpus"),
         ("dynamo-cluster", &["pod.labels.dynamokv\\.io/zone=a"], "/pod/labels"),
+        ("dynamo-cluster", &["pod.labels.two words=a"], "two words"),
+        ("dynamo-cluster", &["pod.annotations.a/b/c=a"], "a/b/c"),
+        ("dynamo-cluster", &["pod.nodeSelector.Domain/name=a"], "Domain/name"),
+        ("dynamo-cluster", &["zones[0].name=a", "zones[0].nodeSelector.two words=a"], "two words"),
+        ("dynamo-cluster", &["pod.tolerations[0].key=two words"], "/pod/tolerations/0/key"),
+        ("dynamo-cluster", &[&longer], "dddd/n"),
         ("dynamo-cluster", &["pod.annotations.dynamokv\\.io/node=a"], "dynamokv.io/node"),
         ("dynamo-cluster", &["pod.tolerations[0].effect=Never"], "/pod/tolerations/0/effect"),
         ("dynamo-cluster", &["pod.affinity.nodeAntiAffinity.a=b"], "nodeAntiAffinity"),

@@ -26,7 +26,7 @@ use dynamo_operator::build::config_map;
 use dynamo_operator::valid::ValidCluster;
 use serde_json::Value;
 
-use crate::kubernetes::{CLAIMS, CONFIG_MAPS, PODS, SETS, is_ending, is_ready, pod_revision, revision};
+use crate::kubernetes::{CLAIMS, CONFIG_MAPS, PODS, SETS, is_ending, is_ready, pod_revision, revision, told_from};
 use crate::stage::{CLUSTERS, NAME, RECORD, Stage};
 use dynamo_api_server::{number, text};
 
@@ -329,7 +329,7 @@ impl Stage {
         let before = written.before.unwrap_or(written.after);
         let Some(ring) = self.ring() else { return };
         let replicas = number(before, "/spec/replicas");
-        let partition = |set: &Value| number(set, "/spec/updateStrategy/rollingUpdate/partition").min(replicas);
+        let partition = |set: &Value| told_from(set).min(replicas);
         // A template that is new is new to all.
         let same = written.before.is_some_and(|before| before["spec"]["template"] == written.after["spec"]["template"]);
         let (told, from) = (if same { partition(before) } else { replicas }, partition(written.after));
@@ -379,7 +379,7 @@ impl Stage {
         let Some((set_name, ordinal)) = name.rsplit_once('-') else { return false };
         let Some(set) = self.kubernetes.api.get(&format!("{SETS}/{set_name}")) else { return false };
         let (ordinal, newest) = (ordinal.parse::<u32>().unwrap_or(0), revision(set));
-        let told = ordinal >= number(set, "/spec/updateStrategy/rollingUpdate/partition");
+        let told = ordinal >= told_from(set);
         let is_done = |other: &u32| {
             let other = self.kubernetes.api.get(&format!("{PODS}/{set_name}-{other}"));
             other.is_some_and(|other| pod_revision(other) == newest && is_ready(other))

@@ -12,6 +12,7 @@
 //! - A new template goes from the highest ordinal down to `partition`: a pod of an older revision is deleted, and the next one only
 //!   when all above it run and are ready. A pod that does not start holds up the rest. A new pod below `partition` has the template
 //!   that all had before, the others the newest.
+//! - With `OnDelete` none is deleted for its template, a new one has the newest, and `currentRevision` stays.
 //! - Pods under its names that nobody controls, as a set leaves them that was deleted without them, are its own from then on.
 //! - `currentRevision` becomes `updateRevision` when every pod has it and is ready.
 //! - A container starts when the ConfigMaps are there that its pod mounts, and reads them as they are then, also where it starts again in
@@ -41,6 +42,8 @@ pub const PODS: &str = "/api/v1/namespaces/shop/pods";
 pub const CLAIMS: &str = "/api/v1/namespaces/shop/persistentvolumeclaims";
 /// Where ConfigMaps are.
 pub const CONFIG_MAPS: &str = "/api/v1/namespaces/shop/configmaps";
+/// Where a set says from which ordinal on pods get its template.
+const PARTITION: &str = "/spec/updateStrategy/rollingUpdate/partition";
 /// What keeps a claim that a pod uses.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
@@ -108,8 +111,8 @@ pub struct Kubernetes {
     pub api: ApiServer,
     kubelet: Kubelet,
     round: u64,
-    /// Pods that are kept from running.
-    held: BTreeSet<String>,
+    /// Pods that are kept from running, unless they have the image of this name.
+    held: BTreeMap<String, Option<String>>,
     /// The sets' templates, by revision.
     templates: BTreeMap<String, Value>,
     /// Until which round the StatefulSet controller does nothing.
@@ -155,9 +158,9 @@ impl Kubernetes {
         std::mem::take(&mut self.happened)
     }
 
-    /// A pod dies, and its successors do not run: no machine takes them.
-    pub fn hold(&mut self, pod: &str) -> Vec<Happening> {
-        self.held.insert(pod.to_owned());
+    /// A pod dies, and its successors do not run: no machine takes them, but for one whose template has the image of this name.
+    pub fn hold(&mut self, pod: &str, but: Option<&str>) -> Vec<Happening> {
+        self.held.insert(pod.to_owned(), but.map(str::to_owned));
         self.kill(pod)
     }
 
@@ -244,7 +247,9 @@ impl Kubernetes {
             current => current.to_owned(),
         };
         self.templates.entry(update.clone()).or_insert_with(|| set["spec"]["template"].clone());
-        let from = number(&set, "/spec/updateStrategy/rollingUpdate/partition");
+        // Of new pods those from there on have the newest template, and of those that are there those from `restarted` on are to have it.
+        let from = number(&set, PARTITION);
+        let restarted = told_from(&set).min(replicas)..replicas;
         self.take_on_orphans(&set);
         let mut all_made = true;
         for ordinal in 0..replicas {
@@ -254,7 +259,7 @@ impl Kubernetes {
         for (_, pod) in pods.iter().filter(|(ordinal, _)| **ordinal >= replicas) {
             self.delete_pod(pod);
         }
-        for (_, pod) in pods.iter().rev().filter(|(ordinal, _)| (from..replicas).contains(ordinal)) {
+        for (_, pod) in pods.iter().rev().filter(|(ordinal, _)| restarted.contains(ordinal)) {
             if pod_revision(pod) != update && !is_ending(pod) {
                 self.happened.push(Happening::Restarted(text(pod, "/metadata/name").to_owned()));
                 self.delete_pod(pod);
@@ -268,7 +273,7 @@ impl Kubernetes {
         let ready = pods.iter().filter(|(_, pod)| is_ready(pod)).count() as u32;
         let updated = pods.iter().filter(|(_, pod)| pod_revision(pod) == update).count() as u32;
         let count = pods.len() as u32;
-        let complete = [updated, ready, count].iter().all(|number| *number == replicas);
+        let complete = !is_on_delete(&set) && [updated, ready, count].iter().all(|number| *number == replicas);
         self.api.edit(path, |set| {
             set["status"] = json!({
                 "observedGeneration": set["metadata"]["generation"], "replicas": count, "readyReplicas": ready, "updatedReplicas": updated,
@@ -370,12 +375,13 @@ impl Kubernetes {
             return;
         }
         let start = *self.kubelet.starts.entry(uid).or_insert(self.round + START);
-        let missing = text(pod, "/spec/containers/0/image").ends_with(&format!(":{IMAGE_MISSING}"));
-        if !runs && missing {
+        let has_image = |name: &str| text(pod, "/spec/containers/0/image").ends_with(&format!(":{name}"));
+        let is_held = self.held.get(name).is_some_and(|but| !but.as_deref().is_some_and(has_image));
+        if !runs && has_image(IMAGE_MISSING) {
             if self.round == start {
                 self.does_not_start(name, "ErrImagePull");
             }
-        } else if !runs && self.held.contains(name) {
+        } else if !runs && is_held {
             if self.round == start {
                 let why = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no machine takes it" });
                 self.api.edit(&path, |pod| pod["status"]["conditions"] = json!([why]));
@@ -462,6 +468,15 @@ pub fn revision(set: &Value) -> String {
     let text = set["spec"]["template"].to_string();
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{}-{hash:x}", dynamo_api_server::text(set, "/metadata/name"))
+}
+
+fn is_on_delete(set: &Value) -> bool {
+    text(set, "/spec/updateStrategy/type") == "OnDelete"
+}
+
+/// From which ordinal on pods are restarted that do not have the set's template.
+pub fn told_from(set: &Value) -> u32 {
+    if is_on_delete(set) { u32::MAX } else { number(set, PARTITION) }
 }
 
 /// The name of the template that the pod was made from.

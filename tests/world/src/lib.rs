@@ -246,8 +246,17 @@ impl World {
 
     /// A pod dies and does not run until it is released.
     pub fn hold(&mut self, pod: &str) {
+        self.hold_but(pod, None);
+    }
+
+    /// A pod dies and does not run until it has the image of this name.
+    pub fn hold_until(&mut self, pod: &str, image: &str) {
+        self.hold_but(pod, Some(image));
+    }
+
+    fn hold_but(&mut self, pod: &str, image: Option<&str>) {
         let mut stage = self.stage();
-        let happened = stage.kubernetes.hold(pod);
+        let happened = stage.kubernetes.hold(pod, image);
         stage.happen(happened);
         drop(stage);
         self.acts();

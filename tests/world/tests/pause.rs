@@ -38,3 +38,17 @@ fn a_paused_cluster_is_not_ready_under_what_it_is_asked_for_then() {
         world.settle(|_| ());
     }
 }
+
+#[test]
+fn a_shrink_of_a_paused_cluster_says_that_the_pause_is_what_it_waits_for() {
+    let mut world = World::settled_with(4, 10);
+    world.ask("reconciliation", json!("Paused")).unwrap();
+    world.scale(3);
+    (0..ROUNDS).for_each(|_| world.round());
+    assert_eq!(world.condition("ScaleInBlocked").unwrap(), ("True".into(), "Paused".into(), true));
+    assert_eq!(world.message("ScaleInBlocked"), "spec.reconciliation is Paused; set it to Active, and the nodes leave");
+    assert_eq!(world.pods(), 4);
+    world.ask("reconciliation", json!("Active")).unwrap();
+    world.settle(|_| ());
+    assert_eq!((world.pods(), world.condition("ScaleInBlocked").unwrap().1), (3, "NoScaleIn".into()));
+}

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use dynamo_api_server::text;
+use dynamo_api_server::{number, text};
 use dynamo_scenarios::Create;
 use dynamo_world::faults::Faults;
 use dynamo_world::kubernetes::{PODS, SETS};
@@ -25,6 +25,12 @@ fn nudged(world: &World) -> Option<String> {
     set.pointer("/metadata/annotations/dynamokv.io~1nudged").map(|time| time.as_str().unwrap().to_owned())
 }
 
+/// What the cluster's PodDisruptionBudget allows.
+fn max_unavailable(world: &World) -> u32 {
+    let stage = world.stage();
+    number(stage.kubernetes.api.get("/apis/policy/v1/namespaces/shop/poddisruptionbudgets/cart").unwrap(), "/spec/maxUnavailable")
+}
+
 fn uids(world: &World) -> BTreeSet<String> {
     let stage = world.stage();
     stage.kubernetes.api.list(PODS).map(|(_, pod)| text(pod, "/metadata/uid").to_owned()).collect()
@@ -43,6 +49,7 @@ fn pods_that_a_quota_kept_from_being_made_come_within_a_minute_of_its_end() {
     let pods = uids(&world);
     assert_eq!(pods.len(), 4);
     assert!((MINUTES - 1..=MINUTES).contains(&(nudges.len() as u32)), "once a minute: {nudges:?}");
+    assert_eq!(max_unavailable(&world), 3, "a drain finds the members and no others");
     world.stage().kubernetes.pods_max = None;
     let waited = (0..ROUNDS_MAX).take_while(|_| {
         world.round();
@@ -52,7 +59,7 @@ fn pods_that_a_quota_kept_from_being_made_come_within_a_minute_of_its_end() {
     assert!(waited <= MINUTE + MINUTE / 10, "{waited} rounds");
     world.settle(|_| ());
     assert!(uids(&world).is_superset(&pods), "no pod is restarted for it");
-    assert_eq!((nudged(&world), world.unread()), (None, vec![]));
+    assert_eq!((nudged(&world), world.unread(), max_unavailable(&world)), (None, vec![], 1));
     (0..MINUTE).for_each(|_| world.round());
     let calls = world.stage().calls;
     (0..MINUTE).for_each(|_| world.round());

@@ -1,12 +1,16 @@
 //! Scaling, with an operator that may die at any call.
 #![allow(clippy::unwrap_used)]
 
+use dynamo_api_server::number;
 use dynamo_scenarios::Create;
 use dynamo_world::faults::Faults;
+use dynamo_world::kubernetes::SETS;
 use dynamo_world::operator::Outcome;
 use dynamo_world::{ROUNDS_MAX, World};
 
 const KEYS: u32 = 40;
+/// The cluster's PodDisruptionBudget.
+const BUDGET: &str = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/cart";
 
 fn expect_members(world: &mut World, count: usize) {
     assert_eq!(world.pods(), count);
@@ -105,6 +109,49 @@ fn newcomers_that_run_join_without_one_that_cannot_and_it_joins_when_it_can() {
     world.release("cart-b-1");
     world.settle(|_| ());
     expect_members(&mut world, 6);
+}
+
+/// Kubernetes expects as many healthy pods as the set is told to run, less what the budget allows.
+#[test]
+fn a_newcomer_that_cannot_run_keeps_no_member_from_being_drained() {
+    let mut world = World::settled_with(3, KEYS);
+    assert_eq!(max_unavailable(&world), 1);
+    world.hold("cart-3");
+    world.scale(4);
+    assert!((0..ROUNDS_MAX).any(|_| {
+        world.round();
+        max_unavailable(&world) == 2
+    }));
+    (0..100).for_each(|_| world.round());
+    let calls = world.stage().calls;
+    (0..1000).for_each(|_| world.round());
+    assert_eq!((max_unavailable(&world), world.stage().calls), (2, calls), "and it is said once");
+    world.release("cart-3");
+    let mut joined = false;
+    world.settle(|world| {
+        joined |= world.ring().is_some_and(|ring| ring.members.len() == 4);
+        assert!(!joined || max_unavailable(world) == 1, "a member counts from the first ring on that lists it");
+    });
+    assert!(joined);
+    // One that is given up again is allowed for no longer than the set is told to run it.
+    world.hold("cart-4");
+    world.scale(5);
+    assert!((0..ROUNDS_MAX).any(|_| {
+        world.round();
+        max_unavailable(&world) == 2
+    }));
+    world.scale(4);
+    world.settle(|world| {
+        let replicas = number(world.stage().kubernetes.api.get(&format!("{SETS}/cart")).unwrap(), "/spec/replicas");
+        assert!(replicas == 5 || max_unavailable(world) == 1, "two members could be drained at once");
+    });
+    assert_eq!(max_unavailable(&world), 1);
+    expect_members(&mut world, 4);
+}
+
+/// What the cluster's budget allows.
+fn max_unavailable(world: &World) -> u32 {
+    number(world.stage().kubernetes.api.get(BUDGET).unwrap(), "/spec/maxUnavailable")
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn daily() -> Scenario {
         Step::anywhere("a_deleted_pod_comes_back_with_its_data", disruption::delete_pod),
         Step::on_our_machine("a_drained_node_gives_its_pod_away_with_its_data", disruption::drain),
         Step::on_our_machine("a_node_that_loses_its_power_comes_back_with_its_data", disruption::power_cut),
+        Step::on_our_machine("a_pod_that_no_node_takes_is_cured_before_another_is_restarted", disruption::cure),
         Step::anywhere("after_disruptions_all_data_reads_back", resize::verify),
         Step::anywhere("no_acknowledged_write_was_lost_and_none_invented", resize::finish_workload),
         Step::anywhere("all_replicas_are_equal_in_the_end", resize::replicas_equal),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{KUBERNETES, REBALANCE};
 use crate::command;
-use crate::kubernetes::{name, text};
+use crate::kubernetes::{current_condition, name, text};
 use crate::world::World;
 
 /// The pod comes back under its name, on its volume, with its identity.
@@ -55,6 +55,37 @@ pub fn power_cut(world: &mut World) -> Result<String> {
     await_node(world, &node, true)?;
     let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
     Ok(format!("{node} with {} was off; meanwhile {}; {told}", held[0], condition(&during, "Degraded")))
+}
+
+/// The lowest pod fits on no Kubernetes node, and a change of the template is what it needs: here that it tolerates nodes that are closed. The
+/// StatefulSet controller would give it to those above first, which may not be restarted while this one is down.
+pub fn cure(world: &mut World) -> Result<String> {
+    const CLOSED: &str = "node.kubernetes.io/unschedulable";
+    let nodes: Vec<String> = world.kubernetes.list("nodes", "")?.iter().map(|node| name(node).to_owned()).collect();
+    let all = |verb| -> Vec<&str> { std::iter::once(verb).chain(nodes.iter().map(String::as_str)).collect() };
+    world.kubernetes.kubectl(&all("cordon"))?;
+    let ill = format!("{}-0", world.cluster);
+    world.kubernetes.kubectl(&["delete", "pod", &ill, "--wait=false"])?;
+    world.await_cluster(&world.cluster, "to say that a pod is not scheduled", KUBERNETES, |cluster| {
+        let told = current_condition(cluster, "Degraded").map_or("", |degraded| text(degraded, "/message"));
+        Ok(told.contains(&ill) && told.contains("is not scheduled"))
+    })?;
+    world.patch_spec(&json!({ "pod": { "tolerations": [{ "key": CLOSED, "operator": "Exists", "effect": "NoSchedule" }] } }))?;
+    command::until("all pods to have the new template", REBALANCE, || {
+        let pods = world.pods(&world.cluster)?;
+        let tolerates = |pod: &&Value| pod.pointer("/spec/tolerations").is_some_and(|all| all.to_string().contains(CLOSED));
+        let have_it = pods.values().filter(tolerates).count();
+        Ok(if have_it == 3 { Ok(()) } else { Err(format!("{have_it} of {} have it", pods.len())) })
+    })?;
+    let told = world.await_settled(&world.cluster, 3, REBALANCE)?;
+    world.kubernetes.kubectl(&all("uncordon"))?;
+    let pods = world.pods(&world.cluster)?;
+    let made: Vec<&str> = pods.values().map(|pod| text(pod, "/metadata/creationTimestamp")).collect();
+    ensure!(made.iter().all(|other| *other >= made[0]), "another pod was restarted before the one that lay idle: {made:?}");
+    let set = world.kubernetes.get(&format!("statefulset/{}", world.cluster))?;
+    let strategy = text(&set, "/spec/updateStrategy/type");
+    ensure!(strategy == "RollingUpdate", "the set was left with {strategy}");
+    Ok(format!("{ill} first, then the others: made at {made:?}; {told}"))
 }
 
 /// Which storage pods lie on which Kubernetes node.
