@@ -139,7 +139,8 @@ pub enum Command {
     Import(import::Import),
     /// Read every record of a file back, and compare.
     Verify(verify::Verify),
-    /// Show the cluster's health: who answers, hints, transfers.
+    /// Show the cluster's health: who answers, hints, transfers. It checks nothing: exit code 0 if a node answers, however they are.
+    /// `ring verify` checks, and `healthy` of `-o json` is for programs.
     Status,
     /// Show, check or make the ring.
     Ring(ring::RingCommand),

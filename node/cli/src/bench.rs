@@ -73,7 +73,8 @@ enum Action {
     Run(Box<Run>),
     /// Load records only, for `bench run --keys NAME`.
     Load(Box<Load>),
-    /// Measure several systems in turn, again and again, and say how their figures relate.
+    /// Measure several systems in turn, again and again, and say how their figures relate. `-o json` prints JSON lines: a document for
+    /// each measurement when it is made, and one for the summary.
     Compare(Box<Compare>),
     /// Grow the cluster of `local up` under load and shrink it again: what users notice, what moved, and how fast.
     Scale(Box<Scale>),

@@ -42,7 +42,7 @@ pub struct Get {
     asked: Asked,
     #[command(flatten)]
     quorum: ReadQuorum,
-    /// Print the value's bytes and nothing else; fails if there is more than one.
+    /// Print the value's bytes and nothing else, also no JSON; fails if there is more than one.
     #[arg(long)]
     raw: bool,
 }
@@ -93,6 +93,9 @@ pub struct Delete {
 
 /// Reads one key. A key that does not exist is exit code 1.
 pub async fn get(connection: &Connection, format: Format, arguments: Get) -> Result<(), Stop> {
+    if arguments.raw && format == Format::Json {
+        return Err(Stop::Usage("--raw prints the value's bytes and -o json a document: leave one of them out".to_owned()));
+    }
     let client = connection::client(connection, Mode::Stream).await?;
     let options =
         GetOptions { quorum: QuorumWish { n: arguments.asked.n, ..QuorumWish::from(&arguments.quorum) }, timeout: None };
@@ -123,7 +126,7 @@ pub async fn put(connection: &Connection, format: Format, arguments: Put) -> Res
     let client = connection::client(connection, Mode::Stream).await?;
     let name = arguments.which.name();
     let bytes = value.len() as u64;
-    let same = format!("--request-id {request_id}");
+    let same = format!("with --request-id {request_id}");
     let written = client.put(&name, value, &options).await.map_err(|error| repeatable(error, &same))?;
     show_written(format, &format!("{}: {} bytes written", title(&name), grouped(bytes)), &written)
 }
@@ -144,9 +147,11 @@ pub async fn delete(connection: &Connection, format: Format, arguments: Delete) 
         request_id: Some(request_id),
         timeout: None,
     };
+    // What --current read is what the same delete has to be of, and not what a get returns by then.
+    let without = if arguments.current { "without --current, and " } else { "" };
     let same = match context.is_empty() {
-        true => format!("--request-id {request_id}"),
-        false => format!("--context {} --request-id {request_id}", encode_context(&context)),
+        true => format!("{without}with --request-id {request_id}"),
+        false => format!("{without}with --context {} --request-id {request_id}", encode_context(&context)),
     };
     let written = client.delete(&name, context, &options).await.map_err(|error| match &error {
         RequestError::Failed(Failure::Invalid(reason)) if reason.starts_with("context is missing") => {
@@ -168,9 +173,7 @@ fn parse_request_id(text: &str) -> Result<RequestKey, String> {
 /// A write of unknown outcome can be sent again, by who knows its request id.
 fn repeatable(error: RequestError, same: &str) -> Stop {
     match error.is_unknown() {
-        true => {
-            Stop::UnknownOutcome(format!("{error}\nthe same command with {same} is the same write, however often it is sent"))
-        }
+        true => Stop::UnknownOutcome(format!("{error}\nthe same command {same} is the same write, however often it is sent")),
         false => error.into(),
     }
 }
@@ -349,12 +352,12 @@ mod tests {
         let id = RequestKey([0xab; 16]);
         assert_eq!(parse_request_id(&id.to_string()), Ok(id));
         assert!(parse_request_id("once").unwrap_err().contains("32 hexadecimal digits"));
-        let lost = repeatable(RequestError::Lost("cut".to_owned()), &format!("--request-id {id}"));
+        let lost = repeatable(RequestError::Lost("cut".to_owned()), &format!("with --request-id {id}"));
         assert!(
             lost.to_string()
                 .ends_with("with --request-id abababab-abab-abab-abab-abababababab is the same write, however often it is sent")
         );
-        let unreachable = repeatable(RequestError::Unreachable("nobody".to_owned()), "--request-id x");
+        let unreachable = repeatable(RequestError::Unreachable("nobody".to_owned()), "with --request-id x");
         assert!(!unreachable.to_string().contains("--request-id"), "nothing was written");
     }
 }

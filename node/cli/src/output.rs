@@ -15,7 +15,7 @@ use crate::stop::Stop;
 pub enum Format {
     /// For people.
     Table,
-    /// For programs: one JSON document.
+    /// For programs: one JSON document; of `bench compare` JSON lines.
     Json,
 }
 

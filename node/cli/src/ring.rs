@@ -130,8 +130,8 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
         Action::Pause(writing) => ring_operations::pause(&endpoints, format, &writing).await,
         Action::Resume(drive) => ring_operations::resume(&endpoints, format, &drive).await,
         Action::Abort(drive) => ring_operations::abort(&endpoints, format, &drive).await,
-        Action::Replace(replace) => show_ring(format, &ring_loss::replace(&endpoints, &replace).await?),
-        Action::Remove(loss) => show_ring(format, &ring_loss::remove(&endpoints, &loss).await?),
+        Action::Replace(replace) => show_if_any(format, ring_loss::replace(&endpoints, format, &replace).await?),
+        Action::Remove(loss) => show_if_any(format, ring_loss::remove(&endpoints, format, &loss).await?),
         Action::Init(init) => {
             let plan = Plan {
                 partition_bits: init.partitions.ilog2() as u8,
@@ -186,6 +186,10 @@ async fn receipt(endpoints: &Endpoints, format: Format) -> Result<(), Stop> {
         format!("{held}\n\n{copies}")
     };
     show(format, text, &document)
+}
+
+fn show_if_any(format: Format, ring: Option<Ring>) -> Result<(), Stop> {
+    ring.map_or(Ok(()), |ring| show_ring(format, &ring))
 }
 
 fn show_ring(format: Format, ring: &Ring) -> Result<(), Stop> {

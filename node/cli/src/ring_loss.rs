@@ -1,7 +1,8 @@
 //! `ring replace --lost` and `ring remove --lost`: an administrator's word that a member's disk is gone for ever, and the writing of
 //! rings until others have taken its place ([`dynamo_core::rebalance::loss`] says why that is safe, and when it is not).
 //!
-//! Nothing here concludes a loss from silence, and nothing is done without `--yes`. A command that was interrupted is simply given again.
+//! Nothing here concludes a loss from silence, and nothing is done without `--yes`: what would follow is the result then, and exit code 1
+//! says that acknowledged writes may be lost. A command that was interrupted is simply given again.
 //! Where the operator is, it is the writer of rings, and does this by itself on proof that the volume is gone.
 //!
 //! Rings are written by [`crate::ring_writer`], as for a change of members ([`crate::ring_operations`]), but this needs no record of the
@@ -11,15 +12,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use dynamo_core::id::NodeId;
+use dynamo_core::id::{NodeId, PartitionId};
 use dynamo_core::rebalance::batches::Limits;
 use dynamo_core::rebalance::loss::{self, Consequences, LossError};
 use dynamo_core::rebalance::{self, Members, Next, PlanError, View, first_ring, operation};
 use dynamo_core::ring::{Member, Ring};
+use serde_json::{Value, json};
 
 use crate::arguments::seconds;
 use crate::members::{self, Endpoints};
-use crate::output::tell;
+use crate::output::{Format, show, tell};
 use crate::ring_record;
 use crate::ring_writer::{Course, First, Writer, newest};
 use crate::stop::Stop;
@@ -39,7 +41,8 @@ pub struct Loss {
     /// Go on although acknowledged writes may be lost.
     #[arg(long)]
     accept_data_loss: bool,
-    /// Do it. Without this, what would follow is shown and nothing is done.
+    /// Do it. Without this nothing is done, and what would follow is shown: exit code 1 if acknowledged writes may be lost and
+    /// --accept-data-loss was not said, else 0.
     #[arg(long)]
     yes: bool,
     /// File in which each ring is recorded before it is offered. Default: in the state folder, by the cluster's name; for
@@ -88,17 +91,17 @@ enum Newcomers<'a> {
     StandBy(&'a [Substitute]),
 }
 
-/// Declares members lost and fills others in their place.
-pub async fn replace(endpoints: &Endpoints, replace: &Replace) -> Result<Ring, Stop> {
-    run(endpoints, &replace.loss, &Newcomers::StandBy(&replace.with)).await
+/// Declares members lost and fills others in their place. Without `--yes` shows what would follow, and there is no ring to show.
+pub async fn replace(endpoints: &Endpoints, format: Format, replace: &Replace) -> Result<Option<Ring>, Stop> {
+    run(endpoints, format, &replace.loss, &Newcomers::StandBy(&replace.with)).await
 }
 
-/// Declares members lost and spreads what they held over the members that are left.
-pub async fn remove(endpoints: &Endpoints, loss: &Loss) -> Result<Ring, Stop> {
-    run(endpoints, loss, &Newcomers::Nobody).await
+/// Declares members lost and spreads what they held over the members that are left. Without `--yes` as [`replace`].
+pub async fn remove(endpoints: &Endpoints, format: Format, loss: &Loss) -> Result<Option<Ring>, Stop> {
+    run(endpoints, format, loss, &Newcomers::Nobody).await
 }
 
-async fn run(endpoints: &Endpoints, loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Ring, Stop> {
+async fn run(endpoints: &Endpoints, format: Format, loss: &Loss, newcomers: &Newcomers<'_>) -> Result<Option<Ring>, Stop> {
     let views = members::ask(endpoints).await?;
     let missing = || Stop::Failed("the cluster has no ring yet; nothing can be lost from it".to_owned());
     let held = views.ring.clone().ok_or_else(missing)?;
@@ -111,14 +114,20 @@ async fn run(endpoints: &Endpoints, loss: &Loss, newcomers: &Newcomers<'_>) -> R
     let course = making_good(&ring, &loss.lost, newcomers, &zones)?;
     let w = loss.w.map_or(usize::from(ring.replication) / 2 + 1, usize::from);
     let consequences = loss::consequences(&ring, &loss.lost, w);
-    tell(told(&ring, loss, &course.newcomers, &consequences, w));
-    if !consequences.at_risk.is_empty() && !loss.accept_data_loss {
+    let text = told(&ring, loss, &course.newcomers, &consequences, w);
+    let is_refused = !consequences.at_risk.is_empty() && !loss.accept_data_loss;
+    if !loss.yes {
+        let words = if is_refused { "--yes and --accept-data-loss" } else { "--yes" };
+        let text = || format!("{text}\n\nnothing was done; say {words} to do this");
+        show(format, text, &document(&ring, loss, &course.newcomers, &consequences, w))?;
+        let at_risk = || Stop::Failed("acknowledged writes may be lost; nothing was done".to_owned());
+        return if is_refused { Err(at_risk()) } else { Ok(None) };
+    }
+    tell(text);
+    if is_refused {
         return Err(Stop::Usage("acknowledged writes may be lost; nothing was done. Say --accept-data-loss to go on".to_owned()));
     }
-    if !loss.yes {
-        return Err(Stop::Usage("nothing was done; say --yes to do this".to_owned()));
-    }
-    Writer::new(endpoints, record, true, Limits::default(), loss.wait).carry_out(&course).await
+    Writer::new(endpoints, record, true, Limits::default(), loss.wait).carry_out(&course).await.map(Some)
 }
 
 /// What is to be done about the loss.
@@ -244,6 +253,25 @@ fn told(ring: &Ring, loss: &Loss, newcomers: &Members, consequences: &Consequenc
         text.push_str(&format!("\nwhere the N of a bucket is no more than W, W is all its copies: {}", low.join(", ")));
     }
     text
+}
+
+/// The same for programs, of what would be done.
+fn document(ring: &Ring, loss: &Loss, newcomers: &Members, consequences: &Consequences, w: usize) -> Value {
+    let numbers = |partitions: &[PartitionId]| partitions.iter().map(|partition| partition.0).collect::<Vec<_>>();
+    let new = newcomers.iter().filter(|(node, _)| !ring.members.contains_key(node));
+    let new = new.map(|(node, member)| json!({ "node": node.to_string(), "zone": member.zone, "weight": member.weight }));
+    json!({
+        "done": false,
+        "epoch": ring.epoch.0,
+        "lost": loss.lost.iter().map(NodeId::to_string).collect::<Vec<_>>(),
+        "newcomers": new.collect::<Vec<_>>(),
+        "w": w,
+        "partition_count": ring.partition_count_of_layers(),
+        "partitions_affected": numbers(&consequences.affected),
+        "partitions_at_risk": numbers(&consequences.at_risk),
+        "partitions_gone": numbers(&consequences.gone),
+        "data_loss_accepted": loss.accept_data_loss,
+    })
 }
 
 /// What makes the loss good.
@@ -462,7 +490,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (here, there) = (folder.path().join("here.ring"), folder.path().join("there.ring"));
         let doubles = doubles(&[1, 2, 3], &ring(5)).await;
-        let told = async |endpoints: &Endpoints, loss: Loss| remove(endpoints, &loss).await.unwrap_err().to_string();
+        let told =
+            async |endpoints: &Endpoints, loss: Loss| remove(endpoints, Format::Table, &loss).await.unwrap_err().to_string();
         // Two machines on two sides of a network that is broken.
         told(&addresses(&doubles[..2]), word(4, &here)).await;
         let other = told(&addresses(&doubles[2..]), word(5, &there)).await;
@@ -475,7 +504,8 @@ mod tests {
         let held = doubles[0].state().ring.clone();
         assert_eq!((held.parent, held.lost.keys().copied().collect::<Vec<_>>()), (taken.hash(), vec![node(4), node(5)]));
         assert!(doubles.iter().all(|double| double.state().ring == held));
-        assert!(here.with_extension("lock").exists() && there.with_extension("lock").exists(), "commands take turns");
+        let has_lock = |record: &std::path::Path| record.with_added_extension("lock").exists();
+        assert!(has_lock(&here) && has_lock(&there), "commands take turns");
     }
 
     #[tokio::test]
@@ -488,7 +518,7 @@ mod tests {
         ring_record::record(&record, &begun.clone().into()).unwrap();
         let doubles = doubles(&[2, 3, 4], &ring(4)).await;
         for expected in [Some(begun.hash()), None] {
-            remove(&addresses(&doubles), &word(1, &record)).await.unwrap_err();
+            remove(&addresses(&doubles), Format::Table, &word(1, &record)).await.unwrap_err();
             let held = doubles[0].state().ring.clone();
             assert_eq!(held.is_lost(node(1)), expected.is_none());
             assert!(expected.is_none_or(|hash| hash == held.hash()) && doubles.iter().all(|double| double.state().ring == held));
@@ -506,7 +536,7 @@ mod tests {
         let record = folder.path().join("r.ring");
         ring_record::record(&record, &declared.clone().into()).unwrap();
         let doubles = doubles(&[2, 3, 4], &begun).await;
-        let waits = remove(&addresses(&doubles), &word(1, &record)).await.unwrap_err().to_string();
+        let waits = remove(&addresses(&doubles), Format::Table, &word(1, &record)).await.unwrap_err().to_string();
         assert!(waits.contains("ring epoch 3 is offered"), "{waits}");
         assert_eq!(ring_record::recorded(&record, begun.cluster).unwrap().unwrap().newest(), &declared);
         assert!(doubles.iter().all(|double| double.state().ring == declared));
@@ -532,7 +562,7 @@ mod tests {
         let others = addresses(&doubles[1..]);
         let mut epochs = Vec::new();
         for _ in 0..3 {
-            remove(&others, &word(1, &record)).await.unwrap_err();
+            remove(&others, Format::Table, &word(1, &record)).await.unwrap_err();
             let held = doubles[1].state().ring.clone();
             assert!(doubles[1..].iter().all(|double| double.state().ring == held));
             epochs.push(held.epoch.0);

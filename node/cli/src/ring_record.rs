@@ -29,12 +29,13 @@ pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
 
 /// Commands on one machine take turns; the system lets go of the lock of one that is killed.
 pub fn locked(record: &Path) -> Result<File, Stop> {
-    let path = record.with_extension("lock");
+    let path = beside(record, "lock");
     let failed = |error: std::io::Error| Stop::Failed(format!("{}: {error}", path.display()));
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    let file = File::create(&path).map_err(failed)?;
+    // What somebody else may keep under this name stays as it is.
+    let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(failed)?;
     file.lock().map_err(failed)?;
     Ok(file)
 }
@@ -46,15 +47,39 @@ pub fn record_of(given: &Path, cluster: ClusterId) -> PathBuf {
     if given.is_dir() { in_folder() } else { given.to_owned() }
 }
 
+/// A file that belongs to the one at `path`: its whole name and an ending, so that prod.eu and prod.us in one folder share none, and none
+/// is that of `path` itself, whatever its name ends with.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    path.with_added_extension(ending)
+}
+
 /// The file of a ring before the newest.
 fn before(path: &Path, epoch: Epoch) -> PathBuf {
+    beside(path, &format!("ring-{epoch}"))
+}
+
+/// Where an earlier version recorded it: records whose names differ in their extensions shared these.
+fn before_by_stem(path: &Path, epoch: Epoch) -> PathBuf {
     path.with_extension(format!("ring-{epoch}"))
 }
 
-/// Whether `file` is that of a ring before the newest in `path`.
+/// Whether `file` is that of a ring before the newest in `path`, under the name of this version or of an earlier one.
 pub fn is_before(path: &Path, file: &Path) -> bool {
-    let epoch = file.extension().and_then(|extension| extension.to_str()?.strip_prefix("ring-")?.parse().ok());
-    epoch.is_some_and(|epoch| before(path, Epoch(epoch)) == file)
+    let epoch = file.extension().and_then(|extension| extension.to_str()?.strip_prefix("ring-")?.parse().map(Epoch).ok());
+    epoch.is_some_and(|epoch| before(path, epoch) == file || before_by_stem(path, epoch) == file)
+}
+
+/// The ring of `file`, if it is one of `cluster`.
+fn ring_in(file: &Path, cluster: ClusterId) -> Option<Ring> {
+    let ring = Ring::decode(Bytes::from(fs::read(file).ok()?)).ok()?;
+    (ring.cluster == cluster).then_some(ring)
+}
+
+/// Removes the ring of `epoch` before the newest, under both names. Tells whether it was there.
+fn remove_before(path: &Path, epoch: Epoch, cluster: ClusterId) -> bool {
+    let by_stem = before_by_stem(path, epoch);
+    let removed_by_stem = ring_in(&by_stem, cluster).is_some() && fs::remove_file(by_stem).is_ok();
+    fs::remove_file(before(path, epoch)).is_ok() || removed_by_stem
 }
 
 /// The rings that an earlier run recorded for this cluster. One before the newest that cannot be read is as good as not there.
@@ -77,8 +102,10 @@ pub fn recorded(path: &Path, cluster: ClusterId) -> Result<Option<Chain>, Stop> 
             "{path}: is the record of cluster {theirs}, the nodes are of {cluster}; give another --record"
         )));
     }
-    let earlier = (1..ring.epoch.0).rev().map(|epoch| fs::read(before(path, Epoch(epoch))));
-    let earlier = earlier.map_while(|bytes| Ring::decode(Bytes::from(bytes.ok()?)).ok());
+    let earlier = (1..ring.epoch.0)
+        .rev()
+        .map(Epoch)
+        .map_while(|epoch| ring_in(&before(path, epoch), cluster).or_else(|| ring_in(&before_by_stem(path, epoch), cluster)));
     Ok(Some(Chain::read(earlier.collect(), ring)))
 }
 
@@ -92,11 +119,8 @@ pub fn record(path: &Path, rings: &Chain) -> Result<(), Stop> {
     }
     write(path, rings.newest())?;
     // What every member holds. Should one stay, it is of a ring that leads to no other, and is not read.
-    (1..rings.oldest().epoch.0)
-        .rev()
-        .map(|epoch| fs::remove_file(before(path, Epoch(epoch))))
-        .take_while(Result::is_ok)
-        .for_each(drop);
+    let (oldest, cluster) = (rings.oldest().epoch.0, rings.newest().cluster);
+    (1..oldest).rev().take_while(|epoch| remove_before(path, Epoch(*epoch), cluster)).for_each(drop);
     Ok(())
 }
 
@@ -120,7 +144,7 @@ pub fn missing_between(path: &Path, recorded: &Chain, held: Epoch) -> String {
 pub fn replace_file(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let temporary = path.with_extension("new");
+    let temporary = beside(path, "new");
     let mut file = File::create(&temporary)?;
     file.write_all(contents)?;
     file.sync_all()?;
@@ -160,14 +184,32 @@ mod tests {
         };
         let all = Chain::read(vec![first.clone(), second.clone()], third.clone());
         record(&path, &all).unwrap();
-        assert_eq!(files(), ["first.ring", "first.ring-1", "first.ring-2"]);
+        assert_eq!(files(), ["first.ring", "first.ring.ring-1", "first.ring.ring-2"]);
         assert_eq!(recorded(&path, first.cluster).unwrap(), Some(all));
 
-        fs::write(folder.path().join("first.ring-1"), "what once was a ring").unwrap();
+        fs::write(folder.path().join("first.ring.ring-1"), "what once was a ring").unwrap();
         let readable = Chain::read(vec![second.clone()], third.clone());
         assert_eq!(recorded(&path, first.cluster).unwrap(), Some(readable), "as good as not there");
         record(&path, &Chain::read(vec![third.clone()], third.successor(|_| ()))).unwrap();
-        assert_eq!(files(), ["first.ring", "first.ring-3"]);
+        assert_eq!(files(), ["first.ring", "first.ring.ring-3"]);
+    }
+
+    #[test]
+    fn rings_that_an_earlier_version_recorded_are_read_and_removed_by_the_cluster_that_they_are_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prod.eu");
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let of = |cluster| dynamo_core::rebalance::first_ring(ClusterId([cluster; 16]), 4, 3, &members).unwrap();
+        let first = of(1);
+        let (second, third) = (first.successor(|_| ()), first.successor(|_| ()).successor(|_| ()));
+        let by_stem = |epoch: u64| folder.path().join(format!("prod.ring-{epoch}"));
+        fs::write(by_stem(1), of(2).encode()).unwrap();
+        fs::write(by_stem(2), second.encode()).unwrap();
+        fs::write(&path, third.encode()).unwrap();
+        let all = Chain::read(vec![second], third.clone());
+        assert_eq!(recorded(&path, first.cluster).unwrap(), Some(all.clone()));
+        record(&path, &Chain::read(vec![third.clone()], third.successor(|_| ()))).unwrap();
+        assert_eq!((by_stem(1).exists(), by_stem(2).exists()), (true, false), "the first is of prod.us");
     }
 
     #[test]

@@ -416,7 +416,7 @@ mod tests {
                 .map(|turn| turn.ring)
         };
         let refused = turn(false).unwrap_err().to_string();
-        assert!(!folder.path().join("r.lock").exists(), "nothing is left of what was refused");
+        assert!(!folder.path().join("r.ring.lock").exists(), "nothing is left of what was refused");
         for way in ["spec.rebalancing.paused", "--record DIR/first.ring", "--take-over"] {
             assert!(refused.contains(way), "{refused}");
         }

@@ -136,7 +136,7 @@ fn a_node_whose_process_cannot_be_recorded_is_ended() {
     // It waits for what nobody writes. Written by another process: a program that this one has open for writing cannot be started.
     let script = r#"mkfifo "$0.pipe"; printf '%s\n' '#!/bin/sh' 'read line <> "$0.pipe"' > "$0" && chmod +x "$0""#;
     assert!(Command::new("sh").args(["-c", script]).arg(&program).status().unwrap().success());
-    let in_the_way = local.path.join("cluster.new");
+    let in_the_way = local.path.join("cluster.json.new");
     fs::create_dir(&in_the_way).unwrap();
     let (code, said) = local.run(&["start", "0", "--node-binary", program.to_str().unwrap()]);
     assert_eq!((code, said.contains("cluster.json")), (Some(1), true), "{said}");

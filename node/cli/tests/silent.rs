@@ -8,6 +8,7 @@ mod server;
 use std::process::Command;
 
 use dynamo_proto::v1;
+use serde_json::Value;
 use server::{Manner, Server};
 
 /// What it ends with, and what it says; it has half a second for each request.
@@ -36,6 +37,61 @@ fn a_write_that_was_taken_and_not_answered_ends_with_3_and_the_way_to_send_it_ag
         assert_eq!((code, said.starts_with("dynamoctl: no answer: ")), (Some(1), true), "{manner:?}: {said}");
         assert!(server.taken() >= 3, "{manner:?}");
     }
+}
+
+#[test]
+fn the_way_to_send_a_delete_of_what_is_current_again_is_a_command_that_can_be_given() {
+    let server = Server::start(Manner::Choosy);
+    let (code, said) = dynamoctl(&server, &["delete", "unanswered", "--current"]);
+    let advised =
+        said.split_once("the same command without --current, and with ").unwrap().1.split_once(" is the same write").unwrap().0;
+    assert_eq!((code, advised.starts_with("--context AQID --request-id ")), (Some(3), true), "{said}");
+    let words: Vec<&str> = ["delete", "unanswered"].into_iter().chain(advised.split(' ')).collect();
+    let (code, said) = dynamoctl(&server, &words);
+    assert_eq!((code, said.contains(&format!("the same command with {advised} "))), (Some(3), true), "{said}");
+}
+
+/// What an import of such keys comes to.
+fn import(server: &Server, keys: &[&str], arguments: &[&str]) -> (Option<i32>, Value, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let records: String = keys.iter().map(|key| format!("{{\"key\": \"{key}\", \"value\": \"v\"}}\n")).collect();
+    std::fs::write(file.path(), records).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+    command.arg("import").arg(file.path()).args(arguments);
+    let output = command.args(["-o", "json", "--endpoint", &server.address, "--timeout-ms", "500"]).output().unwrap();
+    let document = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code(), document, String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn an_import_that_gave_up_a_record_which_may_be_written_ends_with_3_whatever_its_last_attempt_came_to() {
+    for manner in [Manner::Leaving, Manner::Deaf] {
+        let (code, document, said) = import(&Server::start(manner), &["k"], &["--give-up-after", "1"]);
+        assert_eq!(code, Some(3), "{manner:?}: {said}");
+        assert!(said.starts_with("dynamoctl: k: outcome unknown, read before you retry: "), "{manner:?}: {said}");
+        assert_eq!((document["records"].as_u64(), document["unknown"].as_u64()), (Some(0), Some(1)), "{manner:?}: {document}");
+    }
+}
+
+/// So a coordinator that wrote its own copy and went away leaves no sibling of what another one wrote.
+#[test]
+fn an_import_sends_what_was_not_answered_again_as_the_same_write() {
+    let server = Server::start(Manner::Deaf);
+    import(&server, &["k"], &["--give-up-after", "1"]);
+    let ids = server.put_ids();
+    assert!(ids.len() >= 2 && ids.iter().all(|id| id.len() == 16 && *id == ids[0]), "{ids:?}");
+}
+
+#[test]
+fn what_an_import_has_under_way_ends_before_it_does_and_is_counted() {
+    let server = Server::start(Manner::Choosy);
+    let counts = |document: &Value| ["created", "failed", "unknown", "left"].map(|count| document[count].as_u64());
+    let (code, document, said) = import(&server, &["refused", "a", "unanswered", "b"], &[]);
+    assert_eq!((code, counts(&document)), (Some(3), [2, 1, 1, 0].map(Some)), "{document} {said}");
+    assert!(said.starts_with("dynamoctl: unanswered: outcome unknown"), "{said}");
+    let (code, document, said) = import(&server, &["a", "refused", "b", "c"], &["--concurrency", "1"]);
+    assert_eq!((code, counts(&document)), (Some(2), [1, 1, 0, 2].map(Some)), "{document} {said}");
+    assert!(said.starts_with("dynamoctl: refused: "), "{said}");
 }
 
 #[test]
@@ -112,7 +168,8 @@ fn what_is_asked_of_a_node_about_itself_has_the_deadline_that_was_given() {
 
 #[test]
 fn a_command_that_makes_no_sense_ends_with_2_whoever_it_asks() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
+        (&["get", "k", "--raw", "-o", "json", "-e", "127.0.0.1:1"], "--raw prints the value's bytes and -o json a document"),
         (&["get", "k", "-e", "localhost"], "give host:port"),
         (&["status", "-e", "localhost"], "give host:port"),
         (&["get", "k", "-e", "http://127.0.0.1:7400"], "leave out http://"),
@@ -153,4 +210,10 @@ fn a_local_cluster_whose_file_is_damaged_is_not_taken_for_none_and_an_empty_vari
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), said.contains("cluster.json: is damaged")), (Some(1), true), "{command:?}: {said}");
     }
+}
+
+#[test]
+fn the_help_of_a_comparison_says_that_it_prints_json_lines() {
+    let output = Command::new(env!("CARGO_BIN_EXE_dynamoctl")).args(["bench", "compare", "--help"]).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("`-o json` prints JSON lines"));
 }

@@ -37,6 +37,18 @@ impl RequestError {
         matches!(self, Self::Failed(Failure::Invalid(_) | Failure::BadContext(_)))
     }
 
+    /// What the caller of a write hears whose last try failed so, where an earlier try ended with `open`: unless this one's outcome is
+    /// unknown itself, that of the earlier one still is.
+    pub fn after(self, open: Option<Self>) -> Self {
+        let open = match open {
+            Some(open) if open.is_unknown() && !self.is_unknown() => open,
+            _ => return self,
+        };
+        // Its own words begin as those of the whole do.
+        let reason = if let Self::Lost(reason) = open { reason } else { open.to_string() };
+        Self::Lost(format!("{reason}; tried again: {self}"))
+    }
+
     /// One word for counts and reports.
     pub fn kind(&self) -> &'static str {
         match self {

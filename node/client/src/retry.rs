@@ -137,10 +137,7 @@ impl Tries {
     /// What the caller is told at the end.
     pub(crate) fn told(self) -> RequestError {
         let last = self.last.unwrap_or_else(|| RequestError::Unreachable("no node is known".to_owned()));
-        match self.open {
-            Some(open) if !last.is_unknown() => RequestError::Lost(format!("{open}; tried again: {last}")),
-            _ => last,
-        }
+        last.after(self.open)
     }
 }
 
@@ -208,6 +205,9 @@ mod tests {
         let mut tries = Tries::default();
         [lost(), failed(Failure::Exists)].into_iter().for_each(|error| tries.failed(error));
         let told = tries.told().to_string();
-        assert!(told.contains("the connection ended; tried again: the key exists"), "{told}");
+        assert!(
+            told.starts_with("outcome unknown, read before you retry: the connection ended; tried again: the key exists"),
+            "{told}"
+        );
     }
 }

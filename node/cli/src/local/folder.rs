@@ -14,8 +14,18 @@ use crate::stop::Stop;
 const CONFIGURATION_FILE: &str = "node.yaml";
 const CLUSTER_FILE: &str = "cluster.json";
 const RECORD_FILE: &str = "first.ring";
-/// What lies beside the nodes' folders: the two files, what they are replaced by, and locks.
-const OWN_FILES: [&str; 6] = [RECORD_FILE, "first.new", "first.lock", CLUSTER_FILE, "cluster.new", "lock"];
+/// What lies beside the nodes' folders: the two files, what they are replaced by, and locks; the last three are those of earlier versions.
+const OWN_FILES: [&str; 9] = [
+    RECORD_FILE,
+    "first.ring.new",
+    "first.ring.lock",
+    CLUSTER_FILE,
+    "cluster.json.new",
+    "lock",
+    "first.new",
+    "first.lock",
+    "cluster.new",
+];
 
 /// What there is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,7 +287,8 @@ mod tests {
         let folder = Folder::open(&path).unwrap();
         assert_eq!(folder.cluster, cluster().unwrap());
         assert!(matches!(Folder::open(&path), Err(Stop::Failed(_))), "it is locked");
-        for file in ["first.ring", "first.ring-7", "first.lock", "first.new"] {
+        let of_this_version = ["first.ring", "first.ring.ring-7", "first.ring.lock", "first.ring.new", "cluster.json.new"];
+        for file in of_this_version.into_iter().chain(["first.ring-7", "first.lock", "first.new", "cluster.new"]) {
             fs::write(path.join(file), "").unwrap();
         }
         folder.purge().unwrap();

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use dynamo_core::id::ClusterId;
 use dynamo_core::request::Failure;
 use dynamo_proto::kv::{CLUSTER_METADATA, status};
@@ -29,6 +30,11 @@ pub enum Manner {
     Deaf,
     /// Tells its topology, takes every request and closes the connection that it came on.
     HangingUp,
+    /// As [`Manner::HangingUp`], and from then on nobody listens at its address.
+    Leaving,
+    /// Has [`CHOOSY_VALUE`] under every key. Refuses a put of the key `refused` as one that makes no sense, and answers no write of the key
+    /// `unanswered`; any other it answers.
+    Choosy,
     /// Tells its topology until the first request for an object comes, and nothing from then on.
     StandingStill,
     /// Tells its topology and opens streams, of which it reads nothing.
@@ -38,6 +44,10 @@ pub enum Manner {
     /// Answers.
     Well,
 }
+
+/// What [`Manner::Choosy`] has, and the context that it gives.
+pub const CHOOSY_VALUE: &[u8] = b"milk";
+const CHOOSY_CONTEXT: &[u8] = &[1, 2, 3];
 
 /// One of them, running.
 pub struct Server {
@@ -54,18 +64,34 @@ impl Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let service =
-            Service { manner, taken: Arc::default(), asked: Arc::default(), hang_up: Arc::default(), topology: Arc::default() };
+        let service = Service {
+            manner,
+            taken: Arc::default(),
+            put_ids: Arc::default(),
+            asked: Arc::default(),
+            hang_up: Arc::default(),
+            topology: Arc::default(),
+        };
         let served = service.clone();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             match manner {
                 Manner::Mute => keep(listener).await,
                 Manner::Closing => close(listener).await,
-                Manner::Deaf | Manner::StandingStill | Manner::NotReading | Manner::NotServing | Manner::Well => {
-                    serve(listener, served).await
+                Manner::Deaf
+                | Manner::Choosy
+                | Manner::StandingStill
+                | Manner::NotReading
+                | Manner::NotServing
+                | Manner::Well => serve(listener, served).await,
+                Manner::HangingUp => relay_until_asked(listener, served).await,
+                Manner::Leaving => {
+                    let hang_up = Arc::clone(&served.hang_up);
+                    tokio::select! {
+                        () = hang_up.notified() => {}
+                        () = relay_until_asked(listener, served) => {}
+                    }
                 }
-                Manner::HangingUp => serve_until_asked(listener, served).await,
             }
         });
         Self { address, service, runtime: Some(runtime) }
@@ -79,6 +105,11 @@ impl Server {
     /// Requests for objects that reached it.
     pub fn taken(&self) -> usize {
         self.service.taken.load(Ordering::SeqCst)
+    }
+
+    /// The request ids of the puts that reached it on streams.
+    pub fn put_ids(&self) -> Vec<Bytes> {
+        self.service.put_ids.lock().unwrap().clone()
     }
 
     /// Returns when it was asked for its topology, or for what it refused, so often again.
@@ -117,7 +148,7 @@ async fn serve(listener: TcpListener, service: Service) {
 }
 
 /// The service behind a relay, which drops its connections when a request has arrived.
-async fn serve_until_asked(listener: TcpListener, service: Service) {
+async fn relay_until_asked(listener: TcpListener, service: Service) {
     let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = behind.local_addr().unwrap();
     let hang_up = Arc::clone(&service.hang_up);
@@ -172,6 +203,7 @@ async fn relay(mut stream: TcpStream, to: SocketAddr, hang_up: Arc<Notify>) {
 struct Service {
     manner: Manner,
     taken: Arc<AtomicUsize>,
+    put_ids: Arc<Mutex<Vec<Bytes>>>,
     asked: Arc<watch::Sender<usize>>,
     hang_up: Arc<Notify>,
     topology: Arc<Mutex<v1::TopologyResponse>>,
@@ -213,6 +245,25 @@ impl Service {
         v1::GetResponse { evidence: Some(evidence), ..Default::default() }
     }
 
+    /// What a choosy one says to a request, if anything.
+    fn choose(&self, request: Option<v1::session_request::Request>) -> Option<v1::session_response::Response> {
+        use v1::session_request::Request;
+        use v1::session_response::Response;
+        let (key, answer) = match request? {
+            Request::Get(_) => {
+                let sibling = v1::Sibling { value: CHOOSY_VALUE.into(), written_ms: 1 };
+                let found = v1::GetResponse { siblings: vec![sibling], context: CHOOSY_CONTEXT.into(), ..self.found_nothing() };
+                return Some(Response::Get(found));
+            }
+            Request::Put(put) if put.key == "refused" => {
+                return Some(Response::Failure(Failure::Invalid("it does not like the key".to_owned()).into()));
+            }
+            Request::Put(put) => (put.key, Response::Put(self.written())),
+            Request::Delete(delete) => (delete.key, Response::Put(self.written())),
+        };
+        (key != "unanswered").then_some(answer)
+    }
+
     fn written(&self) -> v1::PutResponse {
         let evidence = v1::Evidence { epoch: self.epoch(), ..Default::default() };
         v1::PutResponse { evidence: Some(evidence), ..Default::default() }
@@ -221,17 +272,23 @@ impl Service {
     /// What it says to a frame of requests, if anything.
     fn hear(&self, requests: Vec<v1::SessionRequest>) -> Option<Result<v1::SessionResponses, Status>> {
         self.taken.fetch_add(requests.len(), Ordering::SeqCst);
+        let id_of = |request: &v1::SessionRequest| match &request.request {
+            Some(v1::session_request::Request::Put(put)) => Some(put.request_id.clone()),
+            _ => None,
+        };
+        self.put_ids.lock().unwrap().extend(requests.iter().filter_map(id_of));
         if !requests.is_empty() {
             self.hang_up.notify_waiters();
         }
         let response = |request| match (self.manner, request) {
-            (Manner::NotServing, _) => v1::session_response::Response::Failure(not_serving()),
-            (_, Some(v1::session_request::Request::Get(_))) => v1::session_response::Response::Get(self.found_nothing()),
-            _ => v1::session_response::Response::Put(self.written()),
+            (Manner::Choosy, request) => self.choose(request),
+            (Manner::NotServing, _) => Some(v1::session_response::Response::Failure(not_serving())),
+            (_, Some(v1::session_request::Request::Get(_))) => Some(v1::session_response::Response::Get(self.found_nothing())),
+            _ => Some(v1::session_response::Response::Put(self.written())),
         };
-        let answer = |v1::SessionRequest { id, request }| v1::SessionResponse { id, response: Some(response(request)) };
-        let responses = || requests.into_iter().map(answer).collect();
-        let answers = matches!(self.manner, Manner::Well | Manner::NotServing);
+        let answer = |v1::SessionRequest { id, request }| Some(v1::SessionResponse { id, response: Some(response(request)?) });
+        let responses = || requests.into_iter().filter_map(answer).collect();
+        let answers = matches!(self.manner, Manner::Well | Manner::NotServing | Manner::Choosy);
         answers.then(|| Ok(v1::SessionResponses { responses: responses(), epoch: self.epoch() }))
     }
 }
