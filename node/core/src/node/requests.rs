@@ -120,7 +120,8 @@ impl<S: Storage> Node<S> {
 
     /// A lease that is on stable storage has a dot left. A node that is starting has none yet, and where fsyncs stand still one runs out.
     fn enough_dots(&self) -> Result<(), Failure> {
-        let none = "this node's lease of dots is not on stable storage yet: it is starting, or its disk does not answer; retry later";
+        let none =
+            "this node's lease of dots is not on stable storage yet: it is starting, or its disk does not answer; retry later";
         if self.dots.may_be_issued() { Ok(()) } else { Err(Failure::NotServing(none.into())) }
     }
 
