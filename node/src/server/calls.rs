@@ -7,7 +7,8 @@
 //!
 //! A call that answers once holds its message until it has answered. One that goes on, a session or a link, holds a message until it
 //! asks for the next. A call whose message would exceed the budget is refused with the budget's numbers, one whose message is too long with
-//! its length as soon as that has come; one whose message does not come is ended. Each of them is told that nothing was written.
+//! its length as soon as that has come; one whose message does not come is ended. A call that has not been answered is told that nothing was
+//! written. One that goes on ends with a bare status: of what it sent before, that would not be true.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,7 +164,12 @@ impl Received {
     fn hold(&mut self, bytes: usize) -> Result<(), Status> {
         self.held = bytes;
         let charged = bytes.saturating_sub(SHORT_MESSAGE_BYTES);
-        self.charge.set_bulk(charged).map_err(overloaded)
+        self.charge.set_bulk(charged).map_err(|refused| self.ended(overloaded(refused)))
+    }
+
+    /// What the call ends with.
+    fn ended(&self, status: Status) -> Status {
+        if self.call.has_answered() { Status::new(status.code(), status.message()) } else { status }
     }
 
     fn came(&mut self, data: &[u8]) -> Result<(), Status> {
@@ -173,7 +179,8 @@ impl Received {
         let (bytes, most) = (self.messages.longest, self.message_bytes_max);
         if bytes > most {
             let way_out = format!("a value has at most {VALUE_BYTES_MAX}: split it over several keys");
-            return Err(status(Failure::Invalid(format!("message: {bytes} bytes, at most {most}; {way_out}")).into()));
+            let too_long = Failure::Invalid(format!("message: {bytes} bytes, at most {most}; {way_out}"));
+            return Err(self.ended(status(too_long.into())));
         }
         self.hold(self.held + data.len())
     }
@@ -185,13 +192,11 @@ impl Received {
         }
         let message_max = self.message_max;
         let late = self.late.get_or_insert_with(|| Box::pin(sleep(message_max)));
-        match late.as_mut().poll(context) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(()) => {
-                let reason = format!("the rest of the call's message did not come within {message_max:?}; send it again");
-                Err(status(Failure::Overloaded(reason).into()))
-            }
+        if late.as_mut().poll(context).is_pending() {
+            return Ok(());
         }
+        let reason = format!("the rest of the call's message did not come within {message_max:?}; send it again");
+        Err(self.ended(status(Failure::Overloaded(reason).into())))
     }
 }
 

@@ -218,11 +218,14 @@ async fn calls_that_send_half_of_their_message_are_bounded_in_all_and_others_are
 #[tokio::test]
 async fn a_call_whose_message_does_not_come_is_ended_and_a_session_may_be_silent_between_messages() {
     let port = Port::serve(SHORT, NEVER).await;
-    for (method, length, sent) in [("Put", 100, 50), ("Put", 100, 0), ("Session", 100, 50)] {
+    for (method, length, sent, nothing_was_written) in
+        [("Put", 100, 50, true), ("Put", 100, 0, true), ("Session", 100, 50, false)]
+    {
         let status = half_sent(port.connect(1 << 20).await, method, length, sent).await;
         assert_eq!(status.code(), Code::ResourceExhausted, "{method}: {status}");
         assert!(status.message().contains("did not come within 200ms"), "{method}: {status}");
-        assert!(matches!(wire::failure(&status), Some(Failure::Overloaded(_))), "{method}: {status:?}");
+        assert_eq!(matches!(wire::failure(&status), Some(Failure::Overloaded(_))), nothing_was_written, "{method}: {status:?}");
+        assert_eq!(wire::failure(&status).is_some(), nothing_was_written, "{method}: {status:?}");
     }
     // A whole message, and no more.
     let silent = half_sent(port.connect(1 << 20).await, "Session", 0, 0);

@@ -120,14 +120,15 @@ pub(super) fn was_written_for_something_else<K: Resource<DynamicType = ()> + Ser
     marked(desired.clone()).annotations().get(APPLIED) != live.annotations().get(APPLIED)
 }
 
-/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have, and one that runs, if it `may`
-/// be restarted and nobody else does it. Each is guarded by what was seen of it: one that has begun to run meanwhile, or is gone, stays as
+/// Deletes the pods in which nothing runs and whose template is not the one that they were told to have; and, if it `may`, one more: in which
+/// nothing runs and that was told nothing, or that runs and that nobody else restarts. Each is guarded by what was seen of it: one that has begun to run meanwhile, or is gone, stays as
 /// it is.
 async fn replace_pods(client: &Client, cluster: &ValidCluster, observed: &Observed, may: bool, done: &mut Upkeep) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &cluster.namespace);
     let rollout = Rollout::of(cluster, observed, &BTreeSet::new());
-    let restarted = rollout.restarted().filter(|_| may);
-    for place in rollout.replaced().into_iter().chain(restarted) {
+    // Which pods have the newest template of a set that was just told otherwise is not known.
+    let one = rollout.cured().into_iter().chain(rollout.restarted()).take(usize::from(may));
+    for place in rollout.replaced().into_iter().chain(one) {
         let Some(pod) = observed.pods.get(place) else { continue };
         let name = cluster.pod_name(place);
         match pods.delete(&name, &guarded_delete(&pod.uid, &pod.resource_version)).await {

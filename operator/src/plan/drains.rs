@@ -18,6 +18,10 @@ pub fn left_out(observed: &Observed) -> u32 {
     // Before the first ring there are no members to tell newcomers from, and without a record nobody knows them.
     let Some(recorded) = observed.record.ring() else { return 0 };
     let rings = || [Some(recorded), observed.newer.as_ref()].into_iter().flatten();
+    // The partitions of a lost member have a replica less until it is replaced.
+    if rings().any(|ring| ring.members.keys().any(|node| ring.is_lost(*node))) {
+        return 0;
+    }
     let of_set = |(zone, set): (&String, &Set)| {
         // A set without a pod is one that Kubernetes does not find: it expects none of its pods.
         if !observed.pods.keys().any(|place| place.zone == *zone) {
@@ -119,6 +123,13 @@ mod tests {
             observed.newer = Some(ring);
         };
         assert_eq!(after(newer), 0, "where a member of the newest ring is, is not known");
+        let lost = |observed: &mut Observed| {
+            let mut ring = observed.record.ring().unwrap().clone();
+            ring.lost.insert(NodeId([3; 16]), ring.epoch);
+            observed.newer = Some(ring);
+            observed.pods.remove(&at(2));
+        };
+        assert_eq!(after(lost), 0, "its partitions have a replica less, and no other may go");
         assert_eq!(after(|observed| set(observed).lowering = Some(3)), 0, "the set runs it no longer from the next pass on");
         assert_eq!(after(|observed| set(observed).replicas = 3), 0, "it is about to go");
         let unseen = |observed: &mut Observed| {

@@ -7,7 +7,7 @@
 //! image is repaired.
 //!
 //! A pod in which nothing runs has nothing to lose but a claim that somebody deleted: unless it keeps one, it gets the newest template
-//! whatever the others are like, and the operator makes it go ([`Rollout::replaced`]), since the controller would wait. Where one that is in
+//! whatever the others are like, and the operator makes it go ([`Rollout::replaced`], [`Rollout::cured`]), since the controller would wait. Where one that is in
 //! trouble lies below others that run and may not be restarted, the ordinal cannot say so: for as long as that takes, the set gives its
 //! template to pods that are made anew and restarts none (`OnDelete`). So the template that cures a pod costs no other, and such a pod waits
 //! for no other zone.
@@ -90,8 +90,8 @@ pub struct Rollout<'a> {
     observed: &'a Observed,
     /// The zones whose set does not have the template that is asked for.
     differing: BTreeSet<String>,
-    /// A pod does not start with the template that is asked for, and none runs with it.
-    is_bad: bool,
+    /// A pod has the template that is asked for and is not ready, and none like it is.
+    is_untried: bool,
 }
 
 impl<'a> Rollout<'a> {
@@ -106,9 +106,11 @@ impl<'a> Rollout<'a> {
             let like = |(other, peer): (&Place, &Pod)| other.zone == place.zone && peer.ready && peer.revision == pod.revision;
             observed.pods.iter().any(like)
         };
-        let is_bad = observed.pods.iter().any(|(place, pod)| pod.stuck && has_the_last(place, pod) && !suits_others(place, pod));
         let differing = differing.iter().map(|zone| (*zone).to_owned()).collect();
-        Self { cluster, observed, differing, is_bad }
+        let mut rollout = Self { cluster, observed, differing, is_untried: false };
+        let is_tried = |place: &Place, pod: &Pod| pod.ready || suits_others(place, pod) || rollout.is_left_out(place);
+        rollout.is_untried = observed.pods.iter().any(|(place, pod)| has_the_last(place, pod) && !is_tried(place, pod));
+        rollout
     }
 
     /// Which pods of `zone` get a template that is new to all of them.
@@ -125,9 +127,14 @@ impl<'a> Rollout<'a> {
         let set = self.observed.sets.get(zone).filter(|set| !set.unseen)?;
         let lack_it = || self.skipped(zone).any(|(place, pod)| pod.revision != set.revision && place.ordinal < set.updates_from);
         if set.on_delete && !self.has_nothing_to_lose(zone) {
-            let is_made = |place: &Place| self.observed.pods.get(place).is_some_and(|pod| !pod.ending) || self.is_left_out(place);
+            // Nobody waits for one whose machine is dead, or that cannot be made for a while.
+            let is_made = |place: &Place| match self.observed.pods.get(place) {
+                Some(pod) => !pod.ending || pod.trouble.is_some(),
+                None => set.nudged.is_some() || self.is_left_out(place),
+            };
             let all_made = (0..set.replicas).all(|ordinal| is_made(&Place { zone: zone.to_owned(), ordinal }));
-            return (all_made && !lack_it()).then(|| Told::From(self.resumed(zone, set)));
+            let from = if self.another_is_on_its_way(zone) { set.replicas } else { self.resumed(zone, set) };
+            return (all_made && !lack_it()).then_some(Told::From(from));
         }
         // A template that no running pod was told to have yet waits for a zone in which some were.
         let waits = set.updates_from >= set.replicas && self.another_is_on_its_way(zone);
@@ -140,10 +147,10 @@ impl<'a> Rollout<'a> {
         self.skipped(zone).next().is_some()
     }
 
-    /// The pods of `zone` that are in trouble, in which nothing runs and that keep nothing, unless the newest template is in trouble itself.
-    /// One that only starts somewhere else is left with what it has, which may be better.
+    /// The pods of `zone` that are in trouble, in which nothing runs and that keep nothing, unless the newest template has yet to show that
+    /// pods become ready with it. One that only starts somewhere else is left with what it has, which may be better.
     fn skipped(&self, zone: &str) -> impl Iterator<Item = (&'a Place, &'a Pod)> {
-        let replicas = if self.is_bad { 0 } else { self.observed.replicas(zone) };
+        let replicas = if self.is_untried { 0 } else { self.observed.replicas(zone) };
         let of_zone = self.observed.pods.iter().filter(move |(place, _)| place.zone == zone && place.ordinal < replicas);
         of_zone.filter(|(place, pod)| pod.idle && pod.trouble.is_some() && !self.keeps_a_volume(place))
     }
@@ -191,11 +198,16 @@ impl<'a> Rollout<'a> {
         (idle || (done && (has_it(next) || self.may_restart(&place(next))))).then_some(next)
     }
 
-    /// The pods that are to go, so that they come back with the template that they are to have: nothing runs in them.
+    /// The pods that are to go, so that they come back with the template that they were told to have: nothing runs in them.
     pub fn replaced(&self) -> Vec<&'a Place> {
-        let outdated = self.outdated().filter(|(place, set, _)| set.on_delete || place.ordinal >= set.updates_from);
-        let idle = outdated.filter(|(place, _, pod)| pod.idle && !self.keeps_a_volume(place));
-        idle.map(|(place, ..)| place).collect()
+        let idle = self.told().filter(|(place, pod)| pod.idle && !self.keeps_a_volume(place));
+        idle.map(|(place, _)| place).collect()
+    }
+
+    /// The pods that are to go for the same reason where a set restarts none (`OnDelete`). One, since it is the trial for the others.
+    pub fn cured(&self) -> Option<&'a Place> {
+        let mut sets = self.observed.sets.iter().filter(|(_, set)| set.on_delete && !set.unseen);
+        sets.find_map(|(zone, set)| self.skipped(zone).find(|(_, pod)| pod.revision != set.revision).map(|(place, _)| place))
     }
 
     /// The pod that runs, is to go for the same reason, and that the controller does not restart, since it waits for one above it that is
@@ -212,15 +224,9 @@ impl<'a> Rollout<'a> {
 
     /// The pods that were told to have the newest template and do not have it.
     fn told(&self) -> impl DoubleEndedIterator<Item = (&'a Place, &'a Pod)> {
-        let told = self.outdated().filter(|(place, set, _)| place.ordinal >= set.updates_from);
-        told.map(|(place, _, pod)| (place, pod))
-    }
-
-    /// The pods that do not have the newest template of their set.
-    fn outdated(&self) -> impl DoubleEndedIterator<Item = (&'a Place, &'a Set, &'a Pod)> {
-        self.observed.pods.iter().filter_map(|(place, pod)| {
-            let set = self.observed.sets.get(&place.zone).filter(|set| !set.unseen && pod.revision != set.revision);
-            set.map(|set| (place, set, pod))
+        self.observed.pods.iter().filter(|(place, pod)| {
+            let set = self.observed.sets.get(&place.zone);
+            set.is_some_and(|set| !set.unseen && place.ordinal >= set.updates_from && pod.revision != set.revision)
         })
     }
 
@@ -337,6 +343,7 @@ impl<'a> Rollout<'a> {
 mod tests {
     use dynamo_core::rebalance;
     use dynamo_core::ring::Member;
+    use k8s_openapi::jiff::Timestamp;
 
     use super::*;
     use crate::observed::{Carrier, Node, Volume};
@@ -562,7 +569,7 @@ mod tests {
         (set(&mut observed).updates_from, set(&mut observed).revision) = (updates_from, "new".into());
         change(&mut observed);
         let rollout = Rollout::of(&cluster, &observed, &BTreeSet::new());
-        let replaced = rollout.replaced().iter().map(|place| place.ordinal).collect();
+        let replaced = rollout.replaced().into_iter().chain(rollout.cured()).map(|place| place.ordinal).collect();
         (rollout.first("default"), rollout.next("default"), replaced)
     }
 
@@ -587,6 +594,16 @@ mod tests {
             observed.pods.remove(&at(1));
         };
         assert_eq!(beside_an_idle_pod(4, is_gone).1, None);
+        let cannot_be_made = |observed: &mut Observed| {
+            is_gone(observed);
+            set(observed).nudged = Some(Timestamp::default());
+        };
+        assert_eq!(beside_an_idle_pod(4, cannot_be_made).1, from(4), "nobody waits for it");
+        let does_not_end = |observed: &mut Observed| {
+            ends(observed);
+            observed.pods.get_mut(&at(1)).unwrap().trouble = Some("does not end".into());
+        };
+        assert_eq!(beside_an_idle_pod(4, does_not_end).1, from(4), "nor for it");
         let is_back = |observed: &mut Observed| {
             on_it(observed);
             has_it(observed, 1);
@@ -596,12 +613,16 @@ mod tests {
 
         let only_starts = |observed: &mut Observed| observed.pods.get_mut(&at(1)).unwrap().trouble = None;
         assert_eq!(beside_an_idle_pod(4, only_starts), (Told::From(4), None, vec![]));
-        let is_bad = |observed: &mut Observed| {
+        let is_untried = |observed: &mut Observed| {
             has_it(observed, 3);
-            let pod = observed.pods.get_mut(&at(3)).unwrap();
-            (pod.ready, pod.stuck, pod.idle, pod.trouble) = (false, true, true, Some("no such image".into()));
+            observed.pods.get_mut(&at(3)).unwrap().ready = false;
         };
-        assert_eq!(beside_an_idle_pod(3, is_bad).1, None, "it is better off with what it has");
+        assert_eq!(beside_an_idle_pod(3, is_untried).1, None, "it may be better off with what it has");
+        let is_untried_on_it = |observed: &mut Observed| {
+            on_it(observed);
+            is_untried(observed);
+        };
+        assert_eq!(beside_an_idle_pod(4, is_untried_on_it), (Told::From(3), from(3), vec![]));
         let keeps = |observed: &mut Observed| {
             let volume = Volume { note: Note::Node(NodeId([2; 16])), deleting: true, ..Volume::default() };
             observed.volumes.insert(at(1), volume);
@@ -627,6 +648,15 @@ mod tests {
         assert_eq!(other(|_| ()), None);
         assert_eq!(other(|set| set.updates_from = 2), Some(Told::From(3)), "it told none either");
         assert_eq!(other(|set| (set.updates_from, set.rolling) = (0, false)), Some(Told::From(3)), "it is through");
+        // The highest pod was the one, and has it.
+        observed.pods.get_mut(&at(3)).unwrap().revision = "new".into();
+        set(&mut observed).on_delete = true;
+        let mut after = |updates_from: u32| {
+            let other = Set { replicas: 2, updates_from, rolling: updates_from > 0, ..Set::default() };
+            observed.sets.insert("b".into(), other);
+            Rollout::of(&cluster, &observed, &BTreeSet::new()).next("default")
+        };
+        assert_eq!((after(1), after(0)), (Some(Told::From(4)), Some(Told::From(3))), "the others wait their turn");
     }
 
     /// Four members, and a fifth pod at `newcomer` that no machine takes; the set was told from `updates_from` on, those in `updated` have it.

@@ -103,40 +103,46 @@ fn a_pod_that_crashes_gets_the_template_that_cures_it_and_takes_no_other_down() 
 
 /// It may be better off with what it has.
 #[test]
-fn a_pod_that_no_machine_takes_is_not_given_a_template_that_does_not_start() {
-    let mut world = World::settled_with(3, KEYS);
-    ask(&mut world, IMAGE_MISSING);
-    rounds(&mut world, LONG);
-    world.hold("cart-0");
-    rounds(&mut world, LONG);
-    let bad = format!("({IMAGE_MISSING})");
-    assert_eq!(images(&world), format!("(first) first {bad}"));
-    world.release("cart-0");
-    rounds(&mut world, LONG);
-    assert_eq!(images(&world), format!("first first {bad}"));
-    ask(&mut world, "next");
-    world.settle(|_| ());
-    assert_eq!(images(&world), "next next next");
-    assert_eq!(world.unread(), [""; 0]);
+fn a_pod_that_no_machine_takes_is_not_given_a_template_with_which_no_pod_becomes_ready() {
+    for bad in [IMAGE_MISSING, "too-large"] {
+        let mut world = World::settled_with(3, KEYS);
+        world.hold_until("cart-2", "first");
+        rounds(&mut world, LONG);
+        ask(&mut world, bad);
+        rounds(&mut world, LONG);
+        world.hold("cart-0");
+        rounds(&mut world, LONG);
+        assert_eq!(images(&world), format!("(first) first ({bad})"));
+        world.release("cart-0");
+        rounds(&mut world, LONG);
+        assert_eq!(images(&world), format!("first first ({bad})"));
+        world.release("cart-2");
+        ask(&mut world, "next");
+        world.settle(|_| ());
+        assert_eq!(images(&world), "next next next");
+        assert_eq!(world.unread(), [""; 0]);
+    }
 }
 
 /// Zone a waits for it with its other pod, and b would wait for a.
 #[test]
 fn a_pod_that_no_machine_takes_waits_for_no_other_zone() {
     let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
-    let create = Create { replicas: 6, zones, ..Create::default() };
-    let mut world = World::create(&create, Faults::none());
-    world.settle(|_| ());
-    assert_eq!(world.write(KEYS), KEYS);
-    ask(&mut world, "next");
-    while partition_of(&world, "cart-a") != 1 {
-        world.round();
+    for ill in ["cart-b-0", "cart-b-1"] {
+        let create = Create { replicas: 6, zones: zones.clone(), ..Create::default() };
+        let mut world = World::create(&create, Faults::none());
+        world.settle(|_| ());
+        assert_eq!(world.write(KEYS), KEYS);
+        ask(&mut world, "next");
+        while partition_of(&world, "cart-a") != 1 {
+            world.round();
+        }
+        world.hold_until(ill, "next");
+        world.settle(|_| ());
+        assert_eq!(images(&world), ["next"; 6].join(" "), "{ill}");
+        assert_eq!(["cart-a", "cart-b", "cart-c"].map(|set| partition_of(&world, set)), [0; 3], "{ill}");
+        assert_eq!(world.unread(), [""; 0], "{ill}");
     }
-    world.hold_until("cart-b-0", "next");
-    world.settle(|_| ());
-    assert_eq!(images(&world), ["next"; 6].join(" "));
-    assert_eq!(["cart-a", "cart-b", "cart-c"].map(|set| partition_of(&world, set)), [0; 3]);
-    assert_eq!(world.unread(), [""; 0]);
 }
 
 /// What the checker of O9 says of each restart is what counts here; the rest shows that it had something to say.
