@@ -10,10 +10,10 @@
 //!   outcome is unknown may be part of that chain, a failed one may not.
 //! - **No resurrection.** At the end nothing is visible that an acknowledged write covers, directly or through what it covers.
 //!
-//! A write with a request id is retried by the client library, and a node that did not know the first attempt stores it a second
-//! time. Readers see it once, and not again after it was replaced, while nodes remember it: it is among the [`REMEMBERED_MAX`] writes
+//! A write with a request id is retried, by the client library or by a node that forwards it and whose link breaks, of which its client is
+//! told nothing; and a node that did not know the first attempt stores it a second time. Readers see it once, and not again after it was replaced, while nodes remember it: it is among the [`REMEMBERED_MAX`] writes
 //! with ids to its key that have the highest stamps ([`dynamo_core::recent_writes`]). After that it may show twice, or again, as a
-//! sibling: that is counted ([`History::resurfaced`]), and is no violation. Of a write that was sent once it is a violation always. Of the
+//! sibling: that is counted ([`History::resurfaced`]), and is no violation. Of a write without a request id it is a violation always. Of the
 //! others the context of the read tells: two versions of one write may show only where as many writes are remembered as can be, not both of
 //! these among them, and the one that is missing is older than all that are. How many writes followed says less: a clock that was an
 //! hour ahead makes eight later ones at once.
@@ -62,8 +62,6 @@ struct Write {
     named: Option<(RequestKey, usize)>,
     /// In the last read that showed it, nodes need not have known it for what it is.
     forgotten: bool,
-    /// It may have been made more than once.
-    repeated: bool,
     held: Option<Held>,
 }
 
@@ -142,16 +140,7 @@ pub struct History {
 impl History {
     /// A write is about to be sent.
     pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>) {
-        let write = Write {
-            kind,
-            covers,
-            outcome: Outcome::Pending,
-            seen: false,
-            named: None,
-            forgotten: false,
-            repeated: false,
-            held: None,
-        };
+        let write = Write { kind, covers, outcome: Outcome::Pending, seen: false, named: None, forgotten: false, held: None };
         let before = self.writes.insert(id, write);
         assert!(before.is_none(), "id {id} is used twice");
     }
@@ -161,13 +150,6 @@ impl History {
         if let Some(write) = self.writes.get_mut(&id) {
             write.named = Some((key, self.named_over));
             self.named += 1;
-        }
-    }
-
-    /// The client library sent it more than once, or may have.
-    pub fn repeated(&mut self, id: WriteId) {
-        if let Some(write) = self.writes.get_mut(&id) {
-            write.repeated = true;
         }
     }
 
@@ -240,12 +222,12 @@ impl History {
         self.found(visible).iter().filter(|violation| self.is_excused(violation)).count()
     }
 
-    /// Only a write that was sent again. That it is visible twice is judged by what was known in that read. That it is visible again is
+    /// Only a write with a request id, which may have been made more than once. That it is visible twice is judged by what was known in that read. That it is visible again is
     /// too, or else by how many others can have come after its first attempt, which were not over by then: a write that was retried takes
     /// two of the places for those that are remembered.
     fn is_excused(&self, violation: &Violation) -> bool {
         let (Violation::Doubled(id) | Violation::Resurrected(id, _)) = violation else { return false };
-        let Some(write) = self.writes.get(id).filter(|write| write.repeated) else { return false };
+        let Some(write) = self.writes.get(id).filter(|write| write.named.is_some()) else { return false };
         match violation {
             Violation::Doubled(_) => !self.violations.contains(violation),
             _ => write.forgotten || write.named.is_some_and(|(_, before)| self.named - before > REMEMBERED_MAX / 2),
@@ -442,14 +424,13 @@ mod tests {
         }
     }
 
-    /// `before` named writes, then 1, which 2 replaces, and 3, then `after` named writes. 1 has a request id, and was `repeated` or not.
-    fn named_in_the_middle(before: usize, after: usize, repeated: bool) -> History {
+    /// `before` named writes, then 1, which 2 replaces, and 3, then `after` named writes. 1 has a request id, or not.
+    fn named_in_the_middle(before: usize, after: usize, named: bool) -> History {
         let mut history = History::default();
         named_puts(&mut history, 100, before);
         history.submitted(1, PUT, Vec::new());
-        history.named(1, NAME);
-        if repeated {
-            history.repeated(1);
+        if named {
+            history.named(1, NAME);
         }
         history.told(1, Acknowledged);
         for (id, covers) in [(2, vec![1]), (3, Vec::new())] {
@@ -468,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_write_that_was_sent_again_and_may_be_forgotten_may_show_again() {
+    fn only_a_write_with_a_request_id_that_may_be_forgotten_may_show_again() {
         const MANY: usize = REMEMBERED_MAX * 4;
         let violation = || (vec![Resurrected(1, 2)], 0);
         for after in [0, REMEMBERED_MAX / 2 - 1] {
@@ -480,7 +461,7 @@ mod tests {
             violation(),
             "those before push nothing out"
         );
-        assert_eq!(shown_again(&named_in_the_middle(MANY, MANY, false)), violation(), "it was sent once");
+        assert_eq!(shown_again(&named_in_the_middle(MANY, MANY, false)), violation(), "it has no request id");
         let lost = named_in_the_middle(0, 0, true).verdict(&BTreeSet::from([2]));
         assert_eq!(lost, [Lost(3)], "losses are never excused");
     }
@@ -498,7 +479,6 @@ mod tests {
         }
         history.submitted(1, PUT, Vec::new());
         history.named(1, NAME);
-        history.repeated(1);
         history.told(1, Acknowledged);
         history.submitted(2, PUT, vec![1]);
         history.told(2, Acknowledged);
@@ -540,13 +520,10 @@ mod tests {
     }
 
     /// A put under [`NAME`] was visible twice, with the stamps 10 and 20, where this was remembered.
-    fn twice(repeated: bool, remembered: &RecentWrites) -> (Vec<Violation>, usize) {
+    fn twice(remembered: &RecentWrites) -> (Vec<Violation>, usize) {
         let mut history = History::default();
         history.submitted(1, PUT, Vec::new());
         history.named(1, NAME);
-        if repeated {
-            history.repeated(1);
-        }
         history.told(1, Unknown);
         let values: [(&[u8], u64); 2] = [(b"1", 10), (b"1", 20)];
         let ids = history.read(values.into_iter(), remembered, id_of);
@@ -569,9 +546,8 @@ mod tests {
             (&[], after(30, ALL), &excused, "none is, and others are"),
             (&[], after(15, ALL), &violation, "one of them is newer than those"),
         ] {
-            assert_eq!(&twice(true, &remembered(own, others)), expected, "{why}");
+            assert_eq!(&twice(&remembered(own, others)), expected, "{why}");
         }
-        assert_eq!(twice(false, &remembered(&[20], after(30, ALL - 1))), violation, "it was sent once");
         let mut unnamed = history(&[(1, PUT, &[], Acknowledged)]);
         let values: [(&[u8], u64); 2] = [(b"1", 10), (b"1", 20)];
         let ids = unnamed.read(values.into_iter(), &remembered(&[], after(30, ALL)), id_of);

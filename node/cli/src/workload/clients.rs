@@ -154,10 +154,6 @@ impl Shared {
             Err(error) if error.is_unknown() => Outcome::Unknown,
             Err(_) => Outcome::Failed,
         };
-        // What a write of unknown outcome went through is not told.
-        if outcome == Outcome::Unknown || written.as_ref().is_ok_and(|written| written.sent > 1) {
-            state.histories[key].repeated(id);
-        }
         if let Ok(written) = &written {
             state.acknowledged(key, id, &written.evidence);
         }

@@ -140,17 +140,12 @@ impl Sessions {
             }
         };
         self.count(operation, started, written.as_ref().err());
-        let (outcome, sent) = match &written {
-            Ok(written) => (Outcome::Acknowledged, written.sent),
-            Err(error) if error.is_unknown() => (Outcome::Unknown, 2),
-            Err(_) => (Outcome::Failed, 1),
+        let outcome = match &written {
+            Ok(_) => Outcome::Acknowledged,
+            Err(error) if error.is_unknown() => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
         };
-        self.history(key, |history| {
-            if sent > 1 {
-                history.repeated(id);
-            }
-            history.told(id, outcome, wall_ms());
-        });
+        self.history(key, |history| history.told(id, outcome, wall_ms()));
         written.map(|_| ())
     }
 

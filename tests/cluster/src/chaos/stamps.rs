@@ -113,11 +113,6 @@ impl StampHistory {
         self.writes.insert(id, Write { kind, covers, outcome, begun_ms: now_ms, over_ms, stamp: None, named });
     }
 
-    /// It may have been made more than once.
-    pub fn repeated(&mut self, id: WriteId) {
-        self.history.repeated(id);
-    }
-
     /// Its client was told this.
     pub fn told(&mut self, id: WriteId, outcome: Outcome, now_ms: u64) {
         self.history.told(id, outcome);

@@ -258,9 +258,6 @@ impl Wishes {
             Err(_) => Some(Outcome::Failed),
         };
         let history = state.histories.entry(key).or_default();
-        if outcome == Some(Outcome::Unknown) || written.as_ref().is_ok_and(|written| written.sent > 1) {
-            history.repeated(id);
-        }
         match outcome {
             Some(outcome) => history.told(id, outcome),
             None => state.on_one_disk.push(OnOneDisk { key, id, begun }),
