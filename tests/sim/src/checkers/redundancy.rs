@@ -160,8 +160,11 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
             let older = |(hint, since): (&Object, Instant)| {
                 hint.values().any(|(dot, _)| seen.covers(dot)) && sim.now().since(since) > ROUND_TIMEOUT
             };
-            // Nothing of a node that was declared lost is taken.
-            let asked = |host: &HostId| !sim.is_removed(*host) && !sim.is_set_back(*host) && !ring.is_lost(sim.node_id(*host));
+            // Nothing of a node that was declared lost is taken. A process beside its successor is not asked, its successor is: what it
+            // still keeps comes after the reap, and brings nothing back.
+            let is_beside = |host: &HostId| sim.revenants().any(|beside| beside == *host);
+            let in_time = |host: &HostId| !sim.is_removed(*host) && !sim.is_set_back(*host) && !is_beside(host);
+            let asked = |host: &HostId| in_time(host) && !ring.is_lost(sim.node_id(*host));
             let mut hosts = sim.hosts().filter(asked);
             if let Some(host) = hosts.find(|host| sim.disk(*host).hints_with_age(name).any(older)) {
                 return complain(format!("host {} keeps a hint that is older than {dot:?}", host.0));
