@@ -21,9 +21,11 @@ use crate::figure::Figure;
 const CALLS_PART: u64 = 16;
 /// ... and answers that clients have not read this one.
 const ANSWERS_PART: u64 = 16;
-/// No budget of clients is larger.
+/// What waits for the loop may hold this one.
+const INBOX_PART: u64 = 16;
+/// No budget of clients is larger, nor the loop's.
 const CLIENTS_BYTES_MAX: u64 = 256 << 20;
-/// Nor smaller: a frame of the greatest length fits.
+/// And none is smaller: a frame of the greatest length fits.
 const CLIENTS_BYTES_MIN: u64 = 32 << 20;
 /// Histories of objects may take this part of the memory.
 const HISTORIES_PART: u64 = 32;
@@ -166,6 +168,11 @@ pub fn in_flight_bytes_max(memory_bytes: u64) -> usize {
     (memory_bytes / ANSWERS_PART).clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX) as usize
 }
 
+/// What may wait for the loop of such a process.
+pub fn inbox_bytes_max(memory_bytes: u64) -> usize {
+    (memory_bytes / INBOX_PART).clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX) as usize
+}
+
 /// Histories of objects that such a process keeps in memory.
 pub fn version_cache_entries_max(memory_bytes: u64) -> usize {
     (memory_bytes / HISTORIES_PART / HISTORY_BYTES).clamp(HISTORIES_MIN, HISTORIES_MAX) as usize
@@ -240,6 +247,7 @@ mod tests {
     fn small_machines_have_small_budgets_and_large_ones_the_most() {
         for (memory, calls) in [(256 << 20, 32 << 20), (2 << 30, 128 << 20), (u64::MAX, 256 << 20)] {
             assert_eq!(Budgets::of(memory).calls.bytes_max, calls, "{memory}");
+            assert_eq!(inbox_bytes_max(memory), calls, "{memory}");
         }
         for (memory, histories) in [(0, 1 << 14), (1 << 30, 1 << 16), (4 << 30, 1 << 18), (u64::MAX, 1 << 19)] {
             assert_eq!(version_cache_entries_max(memory), histories, "{memory}");

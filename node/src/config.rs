@@ -28,6 +28,9 @@ pub use flags::Flags;
 const REQUEST_TIMEOUT_MS_MAX: u64 = 600_000;
 /// Below this, 100 GB would take three weeks to move while clients ask.
 const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// No disk has a pebibyte, and none moves one in a second: above these, sums of them would be too large for their numbers.
+const DISK_RESERVE_BYTES_MAX: u64 = 1 << 50;
+const BACKGROUND_BYTES_PER_SECOND_MAX: u64 = 1 << 50;
 /// Below this, storing trees would cost more than the writes that change them.
 const TREE_CHECKPOINT_INTERVAL_MS_MIN: u64 = 1_000;
 /// Below this, looking for tombstones would cost more than they do.
@@ -336,7 +339,7 @@ fn validate(settings: &Settings) -> Result<ValidConfig, ConfigError> {
     let config = ValidConfig {
         cluster: cluster(settings.cluster_id.as_deref())?,
         data_dir: data_dir(settings.data_dir.clone())?,
-        disk_reserve_bytes: settings.disk_reserve_bytes,
+        disk_reserve_bytes: disk_reserve_bytes(settings.disk_reserve_bytes)?,
         zone: zone(settings.zone.clone())?,
         advertise_host: advertise_host(settings.advertise.host.clone(), &listen)?,
         seeds: seeds(settings.seeds.clone())?,
@@ -374,6 +377,15 @@ fn data_dir(path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     match path {
         Some(path) if !path.as_os_str().is_empty() => Ok(path),
         _ => wrong("data_dir", "absent; set the directory in which this node, and no other, keeps its data"),
+    }
+}
+
+fn disk_reserve_bytes(bytes: Option<u64>) -> Result<Option<u64>, ConfigError> {
+    match bytes {
+        Some(bytes) if bytes > DISK_RESERVE_BYTES_MAX => {
+            wrong("disk_reserve_bytes", format!("{bytes}; give at most {DISK_RESERVE_BYTES_MAX}, and less than the disk has"))
+        }
+        bytes => Ok(bytes),
     }
 }
 
@@ -520,6 +532,10 @@ fn background(settings: BackgroundSettings, config: &mut Config) -> Result<(), C
     }
     if most < least {
         let reason = format!("{most} is below background.bytes_per_second_min, which is {least}; raise this or lower that");
+        return wrong("background.bytes_per_second_max", reason);
+    }
+    if most > BACKGROUND_BYTES_PER_SECOND_MAX {
+        let reason = format!("{most}; give at most {BACKGROUND_BYTES_PER_SECOND_MAX}");
         return wrong("background.bytes_per_second_max", reason);
     }
     (config.background_bytes_per_second_min, config.background_bytes_per_second_max) = (least, most);

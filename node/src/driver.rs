@@ -421,13 +421,13 @@ impl Driver {
     fn is_ready(&self, now: Now) -> bool {
         let own = self.node.identity().node;
         let Some(ring) = self.node.ring().filter(|ring| ring.members.contains_key(&own)) else {
-            return self.node.status(now).ready;
+            return self.node.is_ready();
         };
         let others = ring.members.len() - 1;
         let looks_for_all = self.ring_since.is_none_or(|since| now.instant.since(since.instant) < FINDS_OTHERS_WITHIN);
         let wanted = if looks_for_all && !*self.ready.borrow() { others } else { others.min(1) };
         let linked = ring.members.keys().filter(|member| self.peers.is_linked(**member)).count();
-        self.node.status(now).ready && linked >= wanted
+        self.node.is_ready() && linked >= wanted
     }
 
     fn perform(&mut self) {

@@ -18,7 +18,7 @@ use tracing::{error, warn};
 
 use crate::config::ValidConfig;
 use crate::storage::watermark::Recovery;
-use crate::storage::{self, Expect, OpenError, RocksEngine};
+use crate::storage::{self, Expect, Lock, OpenError, RocksEngine};
 
 const FILE: &str = "identity.yaml";
 const DATABASE: &str = "rocksdb";
@@ -115,20 +115,22 @@ pub fn log_bytes(config: &ValidConfig) -> u64 {
 pub fn open(config: &ValidConfig) -> Result<DataDir, IdentityError> {
     let dir = &config.data_dir;
     fs::create_dir_all(dir).map_err(failed(dir))?;
+    let database = dir.join(DATABASE);
+    // It also guards the identity: of two starts at once, one reads and counts.
+    let lock = Lock::take(&database)?;
     let file = dir.join(FILE);
     let known = read(&file, dir, config.cluster)?;
     let expect = if known.is_some() { Expect::Database } else { Expect::Nothing };
-    // The database's lock also guards the identity: it is taken first.
-    let mut engine = RocksEngine::open(&dir.join(DATABASE), &config.storage, expect)?;
+    let mut engine = RocksEngine::open_locked(lock, &config.storage, expect)?;
     let (node, generation) = match known {
         Some((node, generation)) => (node, generation.saturating_add(1)),
         // A crash between the two leaves an empty database, which is no loss; one with data has lost its identity.
         None if engine.is_empty()? => (NodeId(*uuid::Uuid::new_v4().as_bytes()), 1),
-        None => return Err(IdentityError::Orphaned { path: dir.join(DATABASE).display().to_string() }),
+        None => return Err(IdentityError::Orphaned { path: database.display().to_string() }),
     };
-    let owner = engine.read_meta(OWNER)?.and_then(|bytes| bytes[..].try_into().ok().map(NodeId));
+    let owner = owner(&engine, &database)?;
     if let Some(theirs) = owner.filter(|theirs| *theirs != node) {
-        return Err(IdentityError::OtherNode { path: dir.join(DATABASE).display().to_string(), theirs, ours: node });
+        return Err(IdentityError::OtherNode { path: database.display().to_string(), theirs, ours: node });
     }
     if expect == Expect::Database {
         distrust_if_short(&mut engine)?;
@@ -141,6 +143,15 @@ pub fn open(config: &ValidConfig) -> Result<DataDir, IdentityError> {
         engine.commit()?;
     }
     Ok(DataDir { node, generation, engine })
+}
+
+/// Whose the database says that it is. One from before databases said so says nothing.
+fn owner(engine: &RocksEngine, database: &Path) -> Result<Option<NodeId>, IdentityError> {
+    let Some(bytes) = engine.read_meta(OWNER)? else { return Ok(None) };
+    NodeId::from_slice(&bytes).map(Some).ok_or_else(|| {
+        let reason = format!("its record of the node that it belongs to has {} bytes, a node's id has 16", bytes.len());
+        IdentityError::Damaged { path: database.display().to_string(), reason }
+    })
 }
 
 /// A database that lacks what it once had has forgotten writes that others may hold: even if its last stop was clean, it does not
@@ -299,6 +310,32 @@ mod tests {
         drop(data);
         let again = open(&config).unwrap();
         assert_eq!((again.node, again.engine.read_meta(OWNER).unwrap().as_deref()), (node, Some(&node.0[..])));
+    }
+
+    #[test]
+    fn a_database_whose_word_of_its_node_is_spoilt_is_given_to_nobody() {
+        let dir = TempDir::new().unwrap();
+        let config = config(&dir, CLUSTER);
+        let mut data = open(&config).unwrap();
+        data.engine.write_meta(OWNER, Some(&data.node.0[1..])).unwrap();
+        data.engine.commit().unwrap();
+        drop(data);
+        for _ in 0..2 {
+            let error = refusal(&config);
+            assert!(error.contains("is damaged") && error.contains("has 15 bytes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn of_a_directory_in_use_not_even_the_identity_is_read() {
+        let dir = TempDir::new().unwrap();
+        let config = config(&dir, CLUSTER);
+        let held = open(&config).unwrap();
+        fs::write(config.data_dir.join(FILE), "half of").unwrap();
+        let error = refusal(&config);
+        assert!(error.contains("in use by another process"), "{error}");
+        drop(held);
+        assert!(refusal(&config).contains("identity.yaml is damaged"));
     }
 
     #[test]

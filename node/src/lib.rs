@@ -139,6 +139,7 @@ pub struct Bound {
     listen: Listen,
     connections: Connections,
     budgets: Budgets,
+    memory_bytes: u64,
 }
 
 impl Bound {
@@ -162,7 +163,7 @@ impl Bound {
             http: bound("listen.http", config.listen.http, &http)?,
         };
         let budgets = Budgets::of(memory_bytes);
-        Ok(Self { config, client, peer, http, listen, connections, budgets })
+        Ok(Self { config, client, peer, http, listen, connections, budgets, memory_bytes })
     }
 
     /// Where it listens.
@@ -173,8 +174,8 @@ impl Bound {
     /// Opens the data directory, says `opened` who the node is, and serves until `stop` completes; then finishes what is in flight and makes
     /// it durable.
     pub async fn run(self, stop: impl Future<Output = ()>, opened: impl FnOnce(NodeId)) -> Result<(), NodeError> {
-        let Self { config, client, peer, http, listen, connections, budgets } = self;
-        let (inbox, received) = Inbox::new();
+        let Self { config, client, peer, http, listen, connections, budgets, memory_bytes } = self;
+        let (inbox, received) = Inbox::of(memory_bytes);
         let (ready, is_ready) = watch::channel(false);
         let (stop_clients, clients_stop) = watch::channel(false);
         let (stop_peers, peers_stop) = watch::channel(false);
@@ -347,5 +348,19 @@ mod tests {
         let serving = async { Err(TransportError(std::io::Error::other("no more files"))) };
         let ended = named("client", serving).await.unwrap_err();
         assert_eq!(ended.to_string(), "the client service ended: transport error: no more files");
+    }
+
+    #[test]
+    fn the_help_names_each_exit_code() {
+        use clap::CommandFactory as _;
+        use config::{ConfigError, Flags};
+
+        let wrong = ConfigError::Field { field: "zone".to_owned(), reason: "too long".to_owned() };
+        assert_eq!(NodeError::from(wrong).exit_code(), 2);
+        let help = Flags::command().render_long_help().to_string();
+        for (code, what) in [(0, "SIGTERM"), (1, "other"), (2, "configuration"), (3, "data directory"), (4, "storage")] {
+            let told = help.lines().find_map(|line| line.strip_prefix(&format!("  {code}  ")));
+            assert!(told.is_some_and(|told| told.contains(what)), "{code}: {help}");
+        }
     }
 }

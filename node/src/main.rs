@@ -37,8 +37,7 @@ fn end(code: u8) -> ! {
 fn run(flags: Flags) -> anyhow::Result<()> {
     let config = ValidConfig::load(flags).map_err(NodeError::from)?;
     telemetry::start(&config);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    until_ended::<anyhow::Result<()>>(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async move {
@@ -48,5 +47,35 @@ fn run(flags: Flags) -> anyhow::Result<()> {
             }
         };
         Ok(dynamo_node::run(config, stop).await?)
-    })
+    })?
+}
+
+/// What comes of `running`. Threads of the runtime that are at work still are not waited for: look-ups of names are all they do, and a
+/// resolver may keep one for most of a minute.
+fn until_ended<T>(running: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(running);
+    runtime.shutdown_background();
+    Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_has_ended_waits_for_no_name_that_is_looked_up_still() {
+        let (answer, resolver) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let ended = until_ended(async {
+            tokio::task::spawn_blocking(move || {
+                begin.send(()).unwrap();
+                resolver.recv()
+            });
+            begun.await.unwrap();
+            7
+        });
+        assert_eq!(ended.unwrap(), 7);
+        answer.send(()).expect("the look-up waits still");
+    }
 }

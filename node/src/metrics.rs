@@ -107,6 +107,7 @@ async fn metrics(State(probed): State<Probed>) -> Response {
     match probed.inbox.ask(Question::Snapshot).await {
         Ok(mut snapshot) => {
             snapshot.figures.extend(probed.connections.figures());
+            snapshot.figures.extend(probed.inbox.figures());
             // As the probe says: a node that stands by without a ring serves nobody.
             snapshot.ready = *probed.ready.borrow();
             match encode(snapshot) {
@@ -268,7 +269,7 @@ mod tests {
         let at = listener.local_addr().unwrap();
         let connections = Connections::of(1_024, u64::MAX);
         let acceptor = Acceptor::new(listener, connections.http.clone(), Speaks::Http1, Patience::default());
-        let (inbox, _never_read) = Inbox::new();
+        let (inbox, _never_read) = Inbox::of(u64::MAX);
         let (stage, stages) = watch::channel(Stage::opening_the_database());
         let (_ready, is_ready) = watch::channel(false);
         let (_stop, stopping) = watch::channel(false);

@@ -22,7 +22,9 @@ use std::sync::{Arc, PoisonError};
 use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
 use dynamo_core::message::{Message, Refusal};
 use dynamo_core::request::{Failure, Success};
+use dynamo_core::ring::Ring;
 use dynamo_proto::kv::CLUSTER_METADATA;
+use dynamo_proto::v1::peer_message::Kind;
 use dynamo_proto::{MESSAGE_BYTES_MAX, WireError, v1};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
@@ -168,6 +170,33 @@ impl WithoutRoom {
     }
 }
 
+/// The last ring that was sent, with its bytes: one goes to many peers, and to encode it takes milliseconds.
+#[derive(Default)]
+struct LastRing(Option<(Arc<Ring>, bytes::Bytes)>);
+
+impl LastRing {
+    fn encoded(&mut self, ring: Arc<Ring>) -> bytes::Bytes {
+        let known = self.0.as_ref().filter(|(last, _)| Arc::ptr_eq(last, &ring));
+        if let Some((_, bytes)) = known {
+            return bytes.clone();
+        }
+        let bytes = ring.encode();
+        self.0 = Some((ring, bytes.clone()));
+        bytes
+    }
+
+    /// The message as it goes over a link.
+    fn wire(&mut self, message: Message) -> v1::PeerMessage {
+        match message {
+            Message::RingUpdate { ring } => {
+                let kind = Kind::RingUpdate(v1::RingUpdate { ring: self.encoded(ring) });
+                v1::PeerMessage { kind: Some(kind) }
+            }
+            message => message.into(),
+        }
+    }
+}
+
 /// All links, and the tasks that dial.
 pub struct Peers {
     own: Arc<Own>,
@@ -177,6 +206,7 @@ pub struct Peers {
     /// The addresses of `dials`, for the dialling tasks.
     known: dial::Known,
     links: HashMap<NodeId, Link>,
+    last_ring: LastRing,
     given_up: Vec<NodeId>,
     not_asked: Vec<(NodeId, RequestId)>,
     links_overflowed: u64,
@@ -195,6 +225,7 @@ impl Peers {
             dials: BTreeMap::new(),
             known: dial::Known::default(),
             links: HashMap::new(),
+            last_ring: LastRing::default(),
             given_up: Vec::new(),
             not_asked: Vec::new(),
             links_overflowed: 0,
@@ -234,14 +265,16 @@ impl Peers {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = self.dials.keys().cloned().collect();
     }
 
-    /// A link works. False if there is a better one, which is then the one that stays, or if its address was given up meanwhile: its task
-    /// has ended, and nobody would say that the link is down.
+    /// A link works. False if there is a better one, which is then the one that stays, or as good a one: a name that has addresses of both
+    /// kinds leads to its node twice. False too if its address was given up meanwhile: its task has ended, and nobody would say that the
+    /// link is down. Nor would anybody of one whose task has ended without a word, so that one goes.
     pub fn up(&mut self, link: Link) -> bool {
-        let told = link.dialled == link.peer_address;
         if !self.dials.contains_key(&link.dialled) {
             return false;
         }
-        if !told && self.links.contains_key(&link.node) {
+        let told = link.dialled == link.peer_address;
+        let stays = |present: &Link| (!told || present.dialled == link.dialled) && !present.held.is_closed();
+        if self.links.get(&link.node).is_some_and(stays) {
             return false;
         }
         self.links.insert(link.node, link);
@@ -274,7 +307,7 @@ impl Peers {
             return;
         };
         let without_room = WithoutRoom::of(&message);
-        match (link.queue.push(message.into(), without_room.is_some()), without_room) {
+        match (link.queue.push(self.last_ring.wire(message), without_room.is_some()), without_room) {
             (Err(queue::Full::Queue), Some(without_room)) => {
                 self.messages_without_room += 1;
                 let instead = match without_room {
@@ -376,7 +409,7 @@ mod tests {
             client_address: String::new(),
         };
         let (queue, frames) = queue::new(own.hello());
-        let mut peers = Peers::new(own, Vec::new(), Inbox::new().0);
+        let mut peers = Peers::new(own, Vec::new(), Inbox::of(u64::MAX).0);
         let (peer_address, client_address, dialled) = (address.clone(), String::new(), address);
         let held = oneshot::channel().0;
         peers.links.insert(PEER, Link { node: PEER, peer_address, client_address, dialled, serial: 1, queue, held });
@@ -421,6 +454,49 @@ mod tests {
         let refused = matches!(&last[1], Message::Forwarded { request: RequestId(1002), outcome: Err(Failure::Overloaded(_)) });
         assert!(refused, "{last:?}");
         assert!(matches!(&last[2], Message::Replicated { request: RequestId(1003), durable: true }), "{last:?}");
+    }
+
+    #[test]
+    fn of_two_links_by_the_address_that_a_node_tells_the_first_stays_as_long_as_somebody_has_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _inside = runtime.enter();
+        let mut peers = linked().0;
+        peers.links.clear();
+        // Nobody runs the task that dials it.
+        peers.dial(["peer:1".to_owned()].into_iter());
+        let mut come_up = |serial| {
+            let (queue, (held, holder)) = (queue::new(peers.own.hello()).0, oneshot::channel());
+            let (peer_address, client_address, dialled) = ("peer:1".to_owned(), String::new(), "peer:1".to_owned());
+            (peers.up(Link { node: PEER, peer_address, client_address, dialled, serial, queue, held }), holder)
+        };
+        let (is_up, holder) = come_up(1);
+        assert!(is_up);
+        assert!(!come_up(2).0, "each would end the other for ever");
+        drop(holder);
+        assert!(come_up(3).0, "nobody would say that the first one is down");
+    }
+
+    #[test]
+    fn a_ring_that_goes_to_many_peers_is_encoded_once() {
+        let (mut peers, mut frames) = linked();
+        let member = dynamo_core::ring::Member { zone: "z".into(), weight: 1 };
+        let members = [(PEER, member)].into();
+        let first = dynamo_core::rebalance::first_ring(ClusterId([7; 16]), 4, 1, &members).unwrap();
+        let next = first.successor(|_| ());
+        let (first, next) = (Arc::new(first), Arc::new(next));
+        for ring in [&first, &first, &next] {
+            peers.send(PEER, Message::RingUpdate { ring: Arc::clone(ring) });
+        }
+        let frames = std::iter::from_fn(|| frames.next().now_or_never().flatten());
+        let rings: Vec<Bytes> = frames
+            .flat_map(|frame| frame.messages)
+            .filter_map(|message| match message.kind {
+                Some(Kind::RingUpdate(update)) => Some(update.ring),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(rings, [first.encode(), first.encode(), next.encode()]);
+        assert_eq!(rings[0].as_ptr(), rings[1].as_ptr(), "they are the same bytes");
     }
 
     #[test]

@@ -9,13 +9,14 @@
 //! Writes of one loop iteration gather in `pending` and reach RocksDB as one atomic batch, so a crash takes whole groups and
 //! never a part of one. Reads and scans see them before that. The log is fsynced by a thread of its own, once for all groups
 //! that gathered meanwhile. A database that does not open is never created anew: a missing database is a question for people.
-//! One that opens with less than was on stable storage is noticed by its [`watermark`].
+//! One that opens with less than was on stable storage is noticed by its [`watermark`]. Whoever looks at one has it alone ([`Lock`]).
 
 mod dropped;
 mod framing;
 mod key;
 #[cfg(test)]
 mod laws;
+mod lock;
 pub mod options;
 mod pending;
 mod pinned;
@@ -44,9 +45,12 @@ use tracing::warn;
 use crate::config::StorageSettings;
 use crate::figure::Figure;
 use dropped::Dropped;
+use framing::Unfit;
 use pending::Pending;
 use syncer::Log;
 use watermark::{Recovery, Watermark};
+
+pub use lock::Lock;
 
 /// Where a record lies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -140,16 +144,25 @@ pub struct RocksEngine {
     device: u64,
     /// Scans fail: whoever reads much on a thread of its own is to end.
     interrupted: Arc<AtomicBool>,
+    /// After the database: it is given up when that is closed.
+    lock: Arc<Lock>,
 }
 
 impl RocksEngine {
-    /// Opens the database at `path`, creating it if nothing is expected there. What a loss of power did to the end of its log is cut off first.
+    /// Opens the database at `path`, creating it if nothing is expected there.
     pub fn open(path: &Path, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
-        match Self::open_as_it_is(path, settings, expect) {
+        Self::open_locked(Lock::take(path)?, settings, expect)
+    }
+
+    /// The same, of one that this process has for itself. What a loss of power did to the end of its log is cut off first.
+    pub fn open_locked(lock: Lock, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
+        let lock = Arc::new(lock);
+        let path = lock.database();
+        match Self::open_as_it_is(&lock, settings, expect) {
             Err(damaged @ OpenError::Damaged { .. }) if expect == Expect::Database => {
                 let cut = Watermark::open(&watermark_of(path)).and_then(|watermark| unsynced_end::cut(path, &watermark));
                 match cut {
-                    Ok(true) => Self::open_as_it_is(path, settings, expect),
+                    Ok(true) => Self::open_as_it_is(&lock, settings, expect),
                     Ok(false) => Err(damaged),
                     Err(error) => {
                         warn!(%error, "the end of the log was left as it is");
@@ -161,17 +174,23 @@ impl RocksEngine {
         }
     }
 
-    fn open_as_it_is(path: &Path, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
+    fn open_as_it_is(lock: &Arc<Lock>, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
+        let path = lock.database();
         let shown = path.display().to_string();
-        if expect == Expect::Database && !path.join("CURRENT").exists() {
+        let refused = |reason| OpenError::Refused { path: shown.clone(), reason };
+        // What cannot be seen is not known to be gone.
+        let is_there = std::fs::exists(path.join("CURRENT")).map_err(|error| refused(format!("CURRENT: {error}")))?;
+        if expect == Expect::Database && !is_there {
             return Err(OpenError::Missing { path: shown });
         }
-        framing::verify(path).map_err(|reason| OpenError::Damaged { path: shown.clone(), reason })?;
+        framing::verify(path).map_err(|unfit| match unfit {
+            Unfit::Damaged(reason) => OpenError::Damaged { path: shown.clone(), reason },
+            Unfit::Unread(reason) => refused(reason),
+        })?;
         let options = options::database(expect, volume_bytes(path));
         let cache = options::block_cache(settings);
         let families = Family::ALL.map(|family| options::family(family, settings, &cache));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| refusal(shown.clone(), error))?;
-        let refused = |reason| OpenError::Refused { path: shown.clone(), reason };
         pinned::verify(path).map_err(refused)?;
         let watermark = Watermark::open(&watermark_of(path)).map_err(|error| refused(format!("watermark: {error}")))?;
         let recovery = watermark.compare(db.latest_sequence_number());
@@ -193,6 +212,7 @@ impl RocksEngine {
             errors_borne,
             device,
             interrupted,
+            lock: Arc::clone(lock),
         };
         let emptied = engine.emptied_partitions().map_err(|error| refused(format!("list files: {error}")))?;
         emptied.into_iter().for_each(|partition| engine.dropped.add(partition));
@@ -222,7 +242,8 @@ impl RocksEngine {
 
     /// The log, for the thread that fsyncs it.
     pub fn log(&self) -> Log {
-        Log { db: Arc::clone(&self.db), watermark: Arc::clone(&self.watermark), dropped: Arc::clone(&self.dropped) }
+        let (db, watermark, dropped) = (Arc::clone(&self.db), Arc::clone(&self.watermark), Arc::clone(&self.dropped));
+        Log { db, watermark, dropped, _lock: Arc::clone(&self.lock) }
     }
 
     /// Whether everything was there when the database was opened.
@@ -249,7 +270,7 @@ impl RocksEngine {
     pub fn check_background(&mut self) -> Result<(), StorageError> {
         self.check_files_are_there()?;
         // RocksDB counts those of all families in the default one, where nothing else is.
-        let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten().unwrap_or(0);
+        let errors = errors_told(self.db.property_int_value("rocksdb.background-errors"))?;
         if errors <= self.errors_borne {
             return Ok(());
         }
@@ -344,6 +365,14 @@ impl RocksEngine {
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
+    /// An error once whoever reads is to end.
+    fn check_going_on(&self) -> Result<(), StorageError> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(StorageError("scan: the node stops".into()));
+        }
+        Ok(())
+    }
+
     /// Visits the records of `family` from `from` on, below `until` if there is such an end, pending writes included.
     fn walk(
         &self,
@@ -352,9 +381,6 @@ impl RocksEngine {
         until: Option<Vec<u8>>,
         mut visit: impl FnMut(&[u8], Bytes) -> Result<ControlFlow<()>, StorageError>,
     ) -> Result<(), StorageError> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            return Err(StorageError("scan: the node stops".into()));
-        }
         let mut pending = self.pending.range(family, from, until.as_deref()).peekable();
         let mut options: ReadOptions = options::reads();
         if let Some(until) = until {
@@ -363,6 +389,7 @@ impl RocksEngine {
         let mut stored = self.db.raw_iterator_cf_opt(self.handle(family), options);
         stored.seek(from);
         loop {
+            self.check_going_on()?;
             if !stored.valid() {
                 // At a block that cannot be read it stands as it does behind the last record.
                 stored.status().map_err(failed("scan"))?;
@@ -444,6 +471,7 @@ impl Storage for RocksEngine {
         let mut stored = self.db.raw_iterator_cf_opt(self.handle(Family::Data), options::reads());
         stored.seek_to_first();
         while let Some(key) = stored.key() {
+            self.check_going_on()?;
             let partition = key::read_partition(key).map_err(unreadable)?;
             let hidden = self.pending.hides(Family::Data, key);
             if !hidden && matches!(self.pending.get(Family::Data, key), Some(None)) {
@@ -584,13 +612,27 @@ fn volume_bytes(path: &Path) -> u64 {
 fn refusal(path: String, error: rocksdb::Error) -> OpenError {
     let damaged = is_damage(&error);
     let reason = error.into_string();
-    if reason.contains("lock") && (reason.contains("LOCK") || reason.contains("lock hold")) {
+    if is_held(&reason) {
         return OpenError::Locked { path };
     }
     if damaged {
         return OpenError::Damaged { path, reason };
     }
     OpenError::Refused { path, reason }
+}
+
+/// Of what RocksDB says where it does not get its lock, that somebody has it.
+fn is_held(said: &str) -> bool {
+    // The two by which fcntl may tell of another's lock.
+    let by_another = ["Resource temporarily unavailable", "Permission denied"];
+    said.contains("lock hold by current process")
+        || (said.contains("While lock file") && by_another.iter().any(|error| said.contains(error)))
+}
+
+/// What RocksDB tells of its background errors. If it tells nothing, that is no word that there were none.
+fn errors_told(told: Result<Option<u64>, rocksdb::Error>) -> Result<u64, StorageError> {
+    let errors = told.map_err(failed("look for background errors"))?;
+    errors.ok_or_else(|| StorageError("look for background errors: RocksDB does not tell".into()))
 }
 
 fn failed(what: &'static str) -> impl Fn(rocksdb::Error) -> StorageError {

@@ -121,7 +121,7 @@ fn quoted(line: &str) -> String {
     ),
     validation = (
         "self.partitions in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]",
-        "spec.partitions: must be a power of two from 1 to 65536; 1024 suits most clusters"
+        "spec.partitions: must be a power of two from 1 to 65536; 1024 suits clusters of up to ten nodes"
     ),
     validation = (
         "self.partitions * self.replication.factor <= 196608",
@@ -201,7 +201,7 @@ pub struct DynamoClusterSpec {
     pub replication: Replication,
 
     /// Into how many partitions the keys are divided (Q in the paper): a power of two from 1 to 65536, fixed for the cluster's life.
-    /// Choose some 100 for each node that the cluster may ever have. Default 1024.
+    /// Choose about 100 for each node that the cluster may ever have. Default 1024.
     #[serde(default = "default_partitions")]
     #[schemars(range(min = 1, max = 65536))]
     pub partitions: i32,

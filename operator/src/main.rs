@@ -36,7 +36,15 @@ enum Command {
     Crd,
 }
 
+/// What can be said by no flag.
+const VARIABLES: &str = "\
+Other variables:
+  RUST_LOG    what is logged: a level (error, warn, info, debug, trace), or one for each module, such as
+              info,dynamo_operator::plan=debug; info if it is not set
+  KUBECONFIG  how Kubernetes is reached from outside a pod";
+
 #[derive(Args)]
+#[command(after_help = VARIABLES)]
 struct Run {
     /// The namespace whose clusters are reconciled; empty for all.
     #[arg(long, env = "WATCH_NAMESPACE", default_value = "")]
@@ -59,7 +67,7 @@ struct Run {
     /// Clusters that are reconciled at the same time.
     #[arg(long, env = "CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// The form of the log.
+    /// The form of the log; its level is in RUST_LOG.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -170,4 +178,18 @@ fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
 async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error means that the sender is gone, which it is only after the signal.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_help_of_run_says_where_the_level_of_the_log_is_set() {
+        let mut command = Arguments::command();
+        let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
+        assert!(help.contains("RUST_LOG    what is logged") && help.contains("KUBECONFIG"), "{help}");
+    }
 }

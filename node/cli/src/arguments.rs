@@ -54,7 +54,8 @@ pub struct Connection {
     /// Send everything to the endpoints and nothing straight to replicas (for example through a forwarded port).
     #[arg(long, global = true)]
     pub through_endpoint: bool,
-    /// Deadline of each request, in milliseconds.
+    /// Deadline of each request, in milliseconds. A node waits for twelve times its `request_timeout_ms` at most (60000 by default), whatever
+    /// is given here.
     #[arg(long, global = true, default_value_t = 5000, value_name = "MS")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub timeout_ms: u64,
@@ -139,8 +140,8 @@ pub enum Command {
     Import(import::Import),
     /// Read every record of a file back, and compare.
     Verify(verify::Verify),
-    /// Show the cluster's health: who answers, hints, transfers. It checks nothing: exit code 0 if a node answers, however they are.
-    /// `ring verify` checks, and `healthy` of `-o json` is for programs.
+    /// Show the cluster's health: who answers, hints, transfers. Informational: exits 0 if any node answers, even when degraded. For scripts
+    /// use `healthy` in `-o json`, or `ring verify`.
     Status,
     /// Show, check or make the ring.
     Ring(ring::RingCommand),
@@ -167,6 +168,42 @@ mod tests {
         for told in [EXIT_CODES, "3  a write may or may not have happened", "a document without siblings"] {
             assert!(help.contains(told), "{help}");
         }
+    }
+
+    /// The examples at the end of the help of `command` and of its own commands.
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let told = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let own = told.lines().filter_map(|line| line.strip_prefix("  dynamoctl ")).map(str::to_owned);
+        own.chain(command.get_subcommands().flat_map(examples)).collect()
+    }
+
+    #[test]
+    fn the_examples_in_the_help_can_be_given() {
+        let examples = examples(&Arguments::command());
+        assert!(examples.len() > 10, "{examples:?}");
+        for example in examples {
+            let words = example.split_whitespace().take_while(|word| !["#", ">"].contains(word));
+            let parsed = Arguments::try_parse_from(std::iter::once("dynamoctl").chain(words));
+            assert!(parsed.is_ok(), "{example}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn the_help_speaks_of_what_the_command_takes() {
+        let help = |path: &[&str]| {
+            let mut command = Arguments::command();
+            command.build();
+            let found = path.iter().try_fold(&mut command, |command, name| command.find_subcommand_mut(name));
+            found.unwrap().render_long_help().to_string()
+        };
+        for command in [["bench", "load"], ["bench", "scale"], ["bench", "compare"]] {
+            assert!(!help(&command).contains("--rate"), "{command:?}");
+        }
+        assert!(help(&["bench", "run"]).contains("--rate"));
+        for command in ["pause", "abort"] {
+            assert!(!help(&["ring", command]).contains("`ring resume` goes on"), "{command}");
+        }
+        assert!(help(&["get"]).contains("twelve times its `request_timeout_ms`"));
     }
 
     #[test]

@@ -120,8 +120,8 @@ struct Run {
     /// Use the records of a `bench load` with these keys, as many as --records says, and load none.
     #[arg(long, value_name = "NAME", value_parser = key_prefix)]
     keys: Option<String>,
-    /// Requests a second of all clients together, sent on a schedule whatever the answers: an open loop. Without it a client sends
-    /// its next request when its last one is answered.
+    /// Requests a second of all clients together, sent on a schedule whatever the answers: an open loop, in which a client has all in
+    /// flight that have come due. Without it a client sends its next request when its last one is answered.
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     rate: Option<f64>,
     /// Take this node of `local up` away after a third of the time, bring it back after another third, and tell the latencies while

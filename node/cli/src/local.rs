@@ -74,7 +74,7 @@ enum Action {
         #[arg(long)]
         purge: bool,
     },
-    /// Show its processes, and how it is. As `dynamoctl status` it checks nothing: exit code 0, however it is.
+    /// Show its processes, and its health. Informational: exits 0 whatever it finds.
     Status,
     /// End one node without warning (SIGKILL).
     Kill {

@@ -33,8 +33,23 @@ impl Which {
     }
 }
 
+const EXAMPLES_OF_GET: &str = "\
+Examples:
+  dynamoctl get alice --bucket carts
+  dynamoctl get alice --bucket carts --raw > cart   # the value alone, if there is one
+  dynamoctl get alice --bucket carts --pr 2         # of home replicas, and not of stand-ins that may know less
+  dynamoctl get alice --bucket carts -o json        # with the context, for programs";
+
+const EXAMPLES_OF_PUT: &str = "\
+Examples:
+  dynamoctl put alice milk --bucket carts
+  dynamoctl put alice milk,tea --bucket carts --context CONTEXT   # in place of what the get with that context showed
+  dynamoctl put alice @cart.json --bucket carts                   # a file's bytes; - for those of the standard input
+  dynamoctl put alice milk --bucket carts --create-only           # refused where a value is known";
+
 /// Arguments of `get`.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES_OF_GET)]
 pub struct Get {
     #[command(flatten)]
     which: Which,
@@ -49,6 +64,7 @@ pub struct Get {
 
 /// Arguments of `put`.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES_OF_PUT)]
 pub struct Put {
     #[command(flatten)]
     which: Which,
@@ -59,7 +75,7 @@ pub struct Put {
     /// The context that `get` showed: the put replaces what that get returned. Without it, other versions stay as siblings.
     #[arg(short, long)]
     context: Option<String>,
-    /// Only if the key does not exist.
+    /// Only if the node that takes it knows no value: two at once may both succeed, and are siblings.
     #[arg(long, conflicts_with = "context")]
     create_only: bool,
     /// Names this write: repeated with the same UUID, it is the same write. A new one is made if none is given.

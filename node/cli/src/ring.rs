@@ -71,7 +71,15 @@ enum Action {
     Remove(ring_loss::Loss),
 }
 
+const EXAMPLES_OF_INIT: &str = "\
+Each node comes into the ring with the zone that its --zone names, and with a weight of 1.
+
+Examples:
+  dynamoctl --endpoint 10.0.0.1:7400 ring init --expect-nodes 3
+  dynamoctl --endpoint 10.0.0.1:7400 ring init --expect-nodes 6 --partitions 512 --bucket-n sessions=2";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES_OF_INIT)]
 struct Init {
     /// Partitions, a power of two; fixed for the cluster's life.
     #[arg(long, default_value_t = 1024, value_parser = partitions)]

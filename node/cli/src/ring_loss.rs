@@ -54,8 +54,16 @@ pub struct Loss {
     wait: u64,
 }
 
+const EXAMPLES_OF_REPLACE: &str = "\
+Start the new node first, with the cluster's id, the seeds and an empty data directory: it stands by until it is put in the place.
+
+Examples:
+  dynamoctl ring replace --lost 6f9619ff-8b86-d011-b42d-00c04fc964ff         # shows what would follow
+  dynamoctl ring replace --lost 6f9619ff-8b86-d011-b42d-00c04fc964ff --yes   # does it";
+
 /// Arguments of `ring replace`.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES_OF_REPLACE)]
 pub struct Replace {
     #[command(flatten)]
     loss: Loss,

@@ -84,7 +84,7 @@ pub struct Writing {
     /// Become the writer of a ring that was recorded elsewhere. Only where nobody else writes rings any more.
     #[arg(long)]
     take_over: bool,
-    /// Seconds until this command gives up waiting; `ring resume` goes on.
+    /// Seconds until the command gives up waiting; give it again to go on.
     #[arg(long, default_value_t = MOVE_PATIENCE_SECONDS, value_name = "SECONDS", value_parser = seconds())]
     wait: u64,
 }

@@ -209,7 +209,7 @@ pub struct Judged {
     pub violations: Vec<(String, String)>,
     /// How many more are.
     pub violations_more: usize,
-    /// Writes that were sent more than once and show twice or again, too long after for nodes to know.
+    /// Writes that may have been made more than once and show twice or again, too long after for nodes to know.
     pub resurfaced: usize,
     /// Keys that could not be read, and why.
     pub unread: Vec<(String, String)>,

@@ -138,5 +138,6 @@ async fn status_shows_a_cluster_that_is_degraded_and_its_help_says_what_checks_o
     assert_eq!(dynamoctl(&nodes, &["ring", "verify"], None).status.code(), Some(1));
     let help = dynamoctl(&nodes, &["status", "--help"], None);
     let help = text(&help.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("checks nothing: exit code 0") && help.contains("`ring verify` checks"), "{help}");
+    let told = ["exits 0 if any node answers, even when degraded", "use `healthy` in `-o json`, or `ring verify`"];
+    assert!(told.iter().all(|told| help.contains(told)), "{help}");
 }

@@ -162,7 +162,9 @@ pub struct Sibling {
 /// What a get found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GetResult {
-    /// None: the key does not exist. More than one: concurrent writes, for the application to merge.
+    /// None, and `evidence.hinted` is 0: the key does not exist, or was deleted, as surely as R + W > N tells. With `hinted` above 0 it may
+    /// exist on a home replica that cannot be reached: get it again with `pr`, which only home replicas can answer. More than one: concurrent
+    /// writes, for the application to merge.
     pub siblings: Vec<Sibling>,
     /// Covers all of `siblings`; hand it to the put or delete that replaces them.
     pub context: Bytes,
@@ -180,6 +182,8 @@ pub struct PutResult {
     pub evidence: Evidence,
     /// How often it was sent to a node that may have made it, the one that answered included. More than once only with a request id.
     pub sent: u32,
+    /// The member that answered, by its address. Absent if an endpoint did: who is behind its address is not known.
+    pub asked: Option<NodeId>,
 }
 
 /// A client of one cluster. Clones share connections and topology.
@@ -250,19 +254,14 @@ impl Client {
         }
     }
 
-    /// All concurrent versions of `name`, and the context that covers them. A key that does not exist is no error: it has none.
+    /// All concurrent versions of `name`, and the context that covers them. A key that does not exist is no error: it has none. Nor is one
+    /// of which stand-ins knew nothing; [`GetResult::siblings`] says how to tell the two apart.
     ///
     /// # Errors
     /// [`RequestError::is_invalid`] if no node would take it, else none could answer in time: nothing is said of the key.
     pub async fn get(&self, name: &Name, options: &GetOptions) -> Result<GetResult, RequestError> {
         let request = request(name, Operation::Get, None, options.quorum);
-        match self.shared.perform(request, options.timeout).await?.0 {
-            Response::Get(v1::GetResponse { siblings, context, evidence }) => {
-                let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
-                Ok(GetResult { siblings: siblings.iter().map(sibling).collect(), context: apart(&context), evidence })
-            }
-            _ => Err(RequestError::Protocol("a get was answered as a put".to_owned())),
-        }
+        got(self.shared.perform(request, options.timeout).await?.response)
     }
 
     /// A new version of `name`.
@@ -287,14 +286,29 @@ impl Client {
     }
 
     async fn write(&self, request: Request, timeout: Option<Duration>) -> Result<PutResult, RequestError> {
-        let (response, open) = self.shared.perform(request, timeout).await?;
-        match response {
-            Response::Put(v1::PutResponse { context, evidence }) => {
-                let evidence = evidence_in(evidence).map_err(RequestError::Lost)?;
-                Ok(PutResult { context: apart(&context), evidence, sent: open + 1 })
-            }
-            _ => Err(RequestError::Lost("a write was answered as a get".to_owned())),
+        written(self.shared.perform(request, timeout).await?)
+    }
+}
+
+/// What a get was answered.
+fn got(response: Response) -> Result<GetResult, RequestError> {
+    match response {
+        Response::Get(v1::GetResponse { siblings, context, evidence }) => {
+            let evidence = evidence_in(evidence).map_err(RequestError::Protocol)?;
+            Ok(GetResult { siblings: siblings.iter().map(sibling).collect(), context: apart(&context), evidence })
         }
+        _ => Err(RequestError::Protocol("a get was answered as a put".to_owned())),
+    }
+}
+
+/// What a write was answered.
+fn written(Performed { response, open, asked }: Performed) -> Result<PutResult, RequestError> {
+    match response {
+        Response::Put(v1::PutResponse { context, evidence }) => {
+            let evidence = evidence_in(evidence).map_err(RequestError::Lost)?;
+            Ok(PutResult { context: apart(&context), evidence, sent: open + 1, asked })
+        }
+        _ => Err(RequestError::Lost("a write was answered as a get".to_owned())),
     }
 }
 
@@ -320,9 +334,18 @@ struct Shared {
     topology: ArcSwap<Topology>,
 }
 
+/// A request that was answered.
+#[derive(Debug)]
+struct Performed {
+    response: Response,
+    /// How many tries before may have written.
+    open: u32,
+    /// Who answered.
+    asked: Option<NodeId>,
+}
+
 impl Shared {
-    /// What a node answered, and how many tries before it may have written.
-    async fn perform(&self, request: Request, timeout: Option<Duration>) -> Result<(Response, u32), RequestError> {
+    async fn perform(&self, request: Request, timeout: Option<Duration>) -> Result<Performed, RequestError> {
         check_bounds(&request.name, &request.operation)?;
         let deadline = Instant::now() + timeout.unwrap_or(self.config.request_timeout).min(TIMEOUT_MAX);
         let mut tries = Tries::default();
@@ -345,7 +368,9 @@ impl Shared {
             tried.push(Arc::clone(&link));
             let others = self.topology.load().has_more_than(&tried);
             match attempt(&link, &request, others, remaining).await {
-                Attempt::Answered(response) => return Ok((response, tries.open_count())),
+                Attempt::Answered(response) => {
+                    return Ok(Performed { response, open: tries.open_count(), asked: link.node() });
+                }
                 Attempt::Final(error) => {
                     tries.failed(error);
                     break;
@@ -435,7 +460,8 @@ impl Shared {
         if let Some(member) = known {
             return Ok(Arc::clone(&member.link));
         }
-        Link::new(address, self.config.mode, self.config.connect_timeout, Arc::clone(&self.epochs)).map(Arc::new)
+        let link = Link::new(address, self.config.mode, self.config.connect_timeout, Arc::clone(&self.epochs))?;
+        Ok(Arc::new(link.to(node)))
     }
 }
 
@@ -521,6 +547,9 @@ fn check_bounds(name: &Name, operation: &Operation) -> Result<(), RequestError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dynamo_core::ring::{Member as RingMember, Placement, RingHash};
+    use dynamo_fuzz::{Expect, Fuzz, unsealed};
+    use prost::Message;
 
     #[test]
     fn what_is_too_large_is_refused_by_name_before_it_is_sent() {
@@ -620,5 +649,111 @@ mod tests {
             assert!(matches!(error, RequestError::Unreachable(_)), "{error:?}");
         }
         assert!(shared.topology.load().endpoints[0].is_avoided());
+    }
+
+    const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+    /// What a client makes of a node's answer, as a node would have told it.
+    fn told_again(response: Response) -> Option<Response> {
+        match response {
+            Response::Failure(failure) => Some(Response::Failure(failure_in(failure).into())),
+            Response::Get(_) => {
+                let GetResult { siblings, context, evidence } = got(response).ok()?;
+                let wire = |Sibling { value, written_ms }| v1::Sibling { value, written_ms };
+                let siblings = siblings.into_iter().map(wire).collect();
+                Some(Response::Get(v1::GetResponse { siblings, context, evidence: Some(evidence.into()) }))
+            }
+            Response::Put(_) => {
+                let PutResult { context, evidence, .. } = written(Performed { response, open: 0, asked: None }).ok()?;
+                Some(Response::Put(v1::PutResponse { context, evidence: Some(evidence.into()) }))
+            }
+        }
+    }
+
+    #[test]
+    fn spoilt_answers_are_answers_or_refused() {
+        let evidence = || Some(Evidence { epoch: Epoch(3), nodes: vec![NodeId([1; 16]); 2], durable: 1, hinted: 1 }.into());
+        let value = |value: &'static str, written_ms| v1::Sibling { value: value.into(), written_ms };
+        let siblings = vec![value("milk", 1_700_000_000_000), value("", 0)];
+        let failures = [Failure::NoRing, Failure::Unknown { acknowledged: 1, required: 2 }, Failure::Overloaded("full".into())];
+        let answers = [
+            Response::Get(v1::GetResponse { siblings, context: "context".into(), evidence: evidence() }),
+            Response::Put(v1::PutResponse { context: "context".into(), evidence: evidence() }),
+        ];
+        let answers = answers.into_iter().chain(failures.map(|failure| Response::Failure(failure.into())));
+        let responses: Vec<_> =
+            answers.zip(1..).map(|(response, id)| v1::SessionResponse { id, response: Some(response) }).collect();
+        Fuzz {
+            name: "answers of a node",
+            corpus: vec![v1::SessionResponses { responses, epoch: 3 }.encode_to_vec()],
+            seal: &unsealed,
+            expect: Expect::Stable,
+            decode: &|bytes| {
+                let v1::SessionResponses { responses, epoch } = v1::SessionResponses::decode(bytes).ok()?;
+                let again = |v1::SessionResponse { id, response }| {
+                    Some(v1::SessionResponse { id, response: Some(told_again(response?)?) })
+                };
+                let responses = responses.into_iter().map(again).collect::<Option<Vec<_>>>()?;
+                Some(v1::SessionResponses { responses, epoch }.encode_to_vec())
+            },
+        }
+        .run();
+    }
+
+    /// Of two members, or of none that is known, with a ring and without.
+    fn topologies() -> Vec<v1::TopologyResponse> {
+        let nodes = [NodeId([1; 16]), NodeId([2; 16])];
+        let ring = Ring {
+            cluster: CLUSTER,
+            epoch: Epoch(1),
+            parent: RingHash::default(),
+            partition_bits: 0,
+            replication: 2,
+            members: nodes.map(|node| (node, RingMember { zone: "z".to_owned(), weight: 1 })).into(),
+            buckets: Default::default(),
+            lost: Default::default(),
+            operation: None,
+            placements: vec![Placement { replicas: nodes.into(), moving: None }],
+        };
+        let member = |node: NodeId| v1::MemberAddress {
+            node: Bytes::copy_from_slice(&node.0),
+            client_address: format!("node-{}:7400", node.0[0]),
+            suspected: node.0[0] == 2,
+        };
+        let members: Vec<_> = nodes.into_iter().map(member).collect();
+        let cluster = Bytes::copy_from_slice(&CLUSTER.0);
+        let whole = v1::TopologyResponse { ring: ring.encode(), epoch: 1, members, cluster };
+        let without_ring = v1::TopologyResponse { ring: Bytes::new(), epoch: 0, ..whole.clone() };
+        vec![v1::TopologyResponse { members: Vec::new(), ..whole.clone() }, without_ring, whole]
+    }
+
+    #[test]
+    fn spoilt_topologies_are_gone_by_or_refused() {
+        Fuzz {
+            name: "topology",
+            corpus: topologies().iter().map(v1::TopologyResponse::encode_to_vec).collect(),
+            seal: &unsealed,
+            expect: Expect::Stable,
+            decode: &|bytes| {
+                let shared = shared("node:1");
+                let current = shared.topology.load_full();
+                shared.adopt(&current, v1::TopologyResponse::decode(bytes).ok()?).ok()?;
+                let topology = shared.topology.load();
+                let member = |(node, member): (&NodeId, &Member)| v1::MemberAddress {
+                    node: Bytes::copy_from_slice(&node.0),
+                    client_address: member.link.address.clone(),
+                    suspected: member.suspected,
+                };
+                let ring = topology.ring.as_ref();
+                let answer = v1::TopologyResponse {
+                    ring: ring.map(|ring| ring.encode()).unwrap_or_default(),
+                    epoch: ring.map_or(0, |ring| ring.epoch.0),
+                    members: topology.members.iter().map(member).collect(),
+                    cluster: shared.epochs.cluster().map(|cluster| Bytes::copy_from_slice(&cluster.0)).unwrap_or_default(),
+                };
+                Some(answer.encode_to_vec())
+            },
+        }
+        .run();
     }
 }

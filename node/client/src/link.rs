@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dynamo_core::id::{ClusterId, Epoch};
+use dynamo_core::id::{ClusterId, Epoch, NodeId};
 use dynamo_proto::v1::kv_client::KvClient;
 use dynamo_proto::v1::session_request::Request;
 use dynamo_proto::v1::session_response::Response;
@@ -47,6 +47,8 @@ const LEAVE_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) address: String,
+    /// Who has that address, of a member.
+    node: Option<NodeId>,
     endpoint: Endpoint,
     mode: Mode,
     connect_timeout: Duration,
@@ -166,6 +168,7 @@ impl Link {
     pub(crate) fn new(address: &str, mode: Mode, connect_timeout: Duration, epochs: Arc<EpochWatch>) -> Result<Self, String> {
         Ok(Self {
             address: address.to_owned(),
+            node: None,
             endpoint: admin::endpoint(address, connect_timeout)
                 .map_err(|reason| format!("address {address:?}: {reason}; give host:port"))?,
             mode,
@@ -181,6 +184,16 @@ impl Link {
             missed: AtomicBool::new(false),
             leave_due_ms: AtomicU64::new(0),
         })
+    }
+
+    /// The same, to this member.
+    pub(crate) fn to(self, node: NodeId) -> Self {
+        Self { node: Some(node), ..self }
+    }
+
+    /// The member that has the address, as far as is known. An endpoint's may be a load balancer's.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.node
     }
 
     /// It failed and has not answered since: others should be asked first.

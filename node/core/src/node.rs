@@ -9,6 +9,7 @@
 //! | `retries` | writes with request ids |
 //! | `replica` | what peers ask of this node's copies |
 //! | `membership` | gossip, rings |
+//! | `rings_told` | who was given a ring just now, and asked for one |
 //! | `absence` | what a member that was away does not answer yet |
 //! | `fencing` | what is taken of nodes that were declared lost, and by one |
 //! | `dots` | counters of dots, leased before they are issued |
@@ -47,6 +48,7 @@ mod replica;
 mod requests;
 mod retargeting;
 mod retries;
+mod rings_told;
 mod space;
 mod stable_storage;
 pub mod status;
@@ -210,6 +212,7 @@ pub struct Node<S> {
     gossip: Gossip,
     clocks: PeerClocks,
     detector: FailureDetector,
+    rings_told: rings_told::RingsTold,
     trees: HashTrees,
     checkpoints: trees::Checkpoints,
     versions: VersionCache,
@@ -264,6 +267,7 @@ impl<S: Storage> Node<S> {
             gossip: Gossip::new(identity.node, state),
             clocks: PeerClocks::default(),
             detector: FailureDetector::new(config.phi_threshold),
+            rings_told: rings_told::RingsTold::default(),
             trees: HashTrees::new(identity.cluster, ring.as_ref().map_or(0, |ring| ring.partition_bits)),
             checkpoints: trees::Checkpoints::begin(now.instant + config.tree_checkpoint_interval),
             hints: HintedHandoff::new(storage.hint_totals()?),
@@ -399,6 +403,7 @@ impl<S: Storage> Node<S> {
             Waiting::Received { partition, since, from } => self.on_received_durable(partition, since, from),
             Waiting::Answer { to, message } => out.push(Output::Send { to, message: *message }),
             Waiting::DotLease(upto) => self.dots.lease(upto),
+            Waiting::GiveRing { to } => self.send_ring(to, out),
             Waiting::Spread(epoch) => self.spread_ring(epoch, out),
             Waiting::CatchUp { to, request, epoch } => self.catch_up(to, request, epoch, out),
         }
@@ -452,6 +457,8 @@ impl<S: Storage> Node<S> {
     }
 
     fn on_tick(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+        self.rings_told.tick(now.instant);
+        self.versions.sweep();
         self.tick_requests(now, out)?;
         if self.gossip_timer.rings(now.instant, self.config.gossip_interval) {
             self.tick_gossip(now, out);

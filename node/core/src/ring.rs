@@ -298,8 +298,10 @@ impl Ring {
                  choose fewer partitions, or fewer different n",
             ));
         }
-        for (partition, placement) in self.partitions().take(self.partition_count()) {
-            for set in placement.write_sets() {
+        for (at, Placement { replicas, moving }) in self.placements.iter().enumerate() {
+            let partition = PartitionId(at as u32);
+            // As they are written: a look at a placement leaves out what is beyond N.
+            for set in std::iter::once(replicas).chain(moving.as_ref().map(|moving| &moving.target)) {
                 let distinct: BTreeSet<_> = set.iter().collect();
                 let wrong = |reason| Err(RingError::Placement { partition, reason });
                 if distinct.len() != set.len() {
@@ -462,6 +464,26 @@ pub(crate) mod tests {
             change(&mut ring);
             let error = ring.validate().unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_n_is_refused_wherever_it_comes_from() {
+        let moving = ring_of(5, 2).successor(|next| {
+            let target = vec![node(4), node(2), node(3)];
+            next.placements[0].moving = Some(Move { stage: Stage::WriteBothReadOld, target, since: Epoch(2) });
+        });
+        assert_eq!(Ring::decode(moving.encode()), Ok(moving.clone()));
+        for (one_more, reason) in [(5, "not have N"), (2, "listed twice")] {
+            let (mut old, mut new) = (moving.clone(), moving.clone());
+            old.placements[0].replicas.push(node(one_more));
+            new.placements[0].moving.as_mut().unwrap().target.push(node(one_more));
+            for ring in [old, new] {
+                for refused in [ring.validate(), Ring::decode(ring.encode()).map(drop)] {
+                    let error = refused.unwrap_err().to_string();
+                    assert!(error.contains(reason), "node {one_more}: {error}");
+                }
+            }
         }
     }
 

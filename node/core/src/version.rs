@@ -102,19 +102,6 @@ impl CausalContext {
     }
 }
 
-/// How the histories of two objects relate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ordering {
-    /// The same history.
-    Equal,
-    /// The first has seen all of the second, and more.
-    Newer,
-    /// The second has seen all of the first, and more.
-    Older,
-    /// Each has seen something that the other has not.
-    Concurrent,
-}
-
 /// All that is known of one name: its concurrent values, and what they have superseded. A request passes it from hand to hand, so
 /// copies share what it consists of until one is changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -309,17 +296,8 @@ impl Object {
         }
     }
 
-    /// How this object's history relates to that of `other`.
-    pub fn compare(&self, other: &Object) -> Ordering {
-        match (self.includes(other), other.includes(self)) {
-            (true, true) => Ordering::Equal,
-            (true, false) => Ordering::Newer,
-            (false, true) => Ordering::Older,
-            (false, false) => Ordering::Concurrent,
-        }
-    }
-
-    /// Joining `other` would change nothing.
+    /// Joining `other` would change nothing: all of its history is here. Of two of which neither includes the other, each has seen
+    /// something that the other has not.
     pub fn includes(&self, other: &Object) -> bool {
         let entries = other.0.entries.iter().all(|(actor, theirs)| {
             self.0.entries.get(actor).is_some_and(|ours| {
@@ -501,17 +479,18 @@ mod tests {
         let none = CausalContext::default();
         let d1 = put(&Object::default(), &none, 1, 1, "D1");
         let d2 = put(&d1, &d1.context(), 1, 2, "D2");
-        assert_eq!(d2.compare(&d1), Ordering::Newer);
+        let includes = |one: &Object, other: &Object| (one.includes(other), other.includes(one));
+        assert_eq!(includes(&d2, &d1), (true, false));
         let d3 = put(&d2, &d2.context(), 2, 1, "D3");
         let d4 = put(&d2, &d2.context(), 3, 1, "D4");
-        assert_eq!(d3.compare(&d4), Ordering::Concurrent);
+        assert_eq!(includes(&d3, &d4), (false, false), "they are concurrent");
         let mut read = d3.clone();
         read.join(&d4);
         assert_eq!(texts(&read), ["D3", "D4"]);
         let d5 = put(&read, &read.context(), 1, 3, "D5");
         assert_eq!(texts(&d5), ["D5"]);
         for older in [&d1, &d2, &d3, &d4] {
-            assert_eq!(d5.compare(older), Ordering::Newer);
+            assert_eq!(includes(&d5, older), (true, false));
         }
     }
 

@@ -15,8 +15,11 @@
 //! be made to collide on purpose, so an entry says whose it is, and the other name of its position is a miss. Names are copied in:
 //! the ones that requests carry are pieces of the frames they came in, and would keep those in memory.
 
+use std::collections::BTreeSet;
+
 use smallvec::SmallVec;
 
+use crate::id::PartitionId;
 use crate::name::{Name, Position};
 use crate::version::{Digest, Object};
 
@@ -66,6 +69,19 @@ impl Set {
     }
 }
 
+/// Where copies were dropped: pieces of the space of positions, of which there are 2^`bits`.
+#[derive(Clone, Debug, Default)]
+struct Gone {
+    bits: u8,
+    pieces: BTreeSet<PartitionId>,
+}
+
+impl Gone {
+    fn has(&self, position: Position) -> bool {
+        !self.pieces.is_empty() && self.pieces.contains(&position.partition(self.bits))
+    }
+}
+
 /// The cache.
 #[derive(Clone, Debug)]
 pub struct VersionCache {
@@ -73,6 +89,9 @@ pub struct VersionCache {
     sets: Vec<Set>,
     sets_max: usize,
     len: usize,
+    /// What lies there is not found any more, and its place is free with the next sweep.
+    gone: Gone,
+    sweeps: u64,
 }
 
 impl VersionCache {
@@ -80,18 +99,24 @@ impl VersionCache {
     /// have request ids. Its smallest size is one set.
     pub fn new(entries_max: usize) -> Self {
         let sets_max = 1 << (entries_max / SET_ENTRIES_MAX).max(1).ilog2();
-        Self { sets: Vec::new(), sets_max, len: 0 }
+        Self { sets: Vec::new(), sets_max, len: 0, gone: Gone::default(), sweeps: 0 }
     }
 
     /// The history of `name` and its digest, if it is here.
     pub fn get(&self, name: &Name) -> Option<&(Object, Digest)> {
         let position = name.position();
+        if self.gone.has(position) {
+            return None;
+        }
         let set = self.sets.get(set_of(position, self.sets.len()))?;
         set.at(position).map(|at| &set.entries[at]).filter(|entry| entry.is_of(name)).map(|entry| &entry.known)
     }
 
     /// The history of `name` is now this.
     pub fn put(&mut self, name: &Name, history: Object, digest: Digest) {
+        if self.gone.has(name.position()) {
+            self.sweep();
+        }
         if self.len >= self.sets.len() * FULL && self.sets.len() < self.sets_max {
             self.grow();
         }
@@ -109,18 +134,38 @@ impl VersionCache {
         }
     }
 
-    /// Forgets the names at positions that are `gone`, after a copy was dropped. A position costs a comparison, and what is kept
-    /// goes on saving reads.
-    pub fn forget(&mut self, gone: impl Fn(Position) -> bool) {
+    /// Forgets the names in one of 2^`bits` pieces of the space of positions, after a copy was dropped: at once, though their places are
+    /// free with the next [`VersionCache::sweep`] only.
+    pub fn forget(&mut self, bits: u8, piece: PartitionId) {
+        if self.gone.bits != bits {
+            self.sweep();
+            self.gone.bits = bits;
+        }
+        self.gone.pieces.insert(piece);
+    }
+
+    /// Frees the places of all that was forgotten since the last sweep. A position costs a comparison, so many dropped copies have one
+    /// sweep together; what is kept goes on saving reads.
+    pub fn sweep(&mut self) {
+        if self.gone.pieces.is_empty() {
+            return;
+        }
+        self.sweeps += 1;
         for set in &mut self.sets {
             for at in (0..set.positions.len()).rev() {
-                if gone(set.positions[at]) {
+                if self.gone.has(set.positions[at]) {
                     set.positions.remove(at);
                     set.entries.remove(at);
                     self.len -= 1;
                 }
             }
         }
+        self.gone.pieces.clear();
+    }
+
+    /// How often the whole cache was swept.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps
     }
 
     fn grow(&mut self) {
@@ -177,11 +222,31 @@ mod tests {
         let gone = |name: &Name| name.position().partition(2).0 == 3;
         let mut kept = held(&cache);
         kept.retain(|name| !gone(name));
-        cache.forget(|position| position.partition(2).0 == 3);
+        cache.forget(2, PartitionId(3));
+        assert_eq!(held(&cache), kept, "at once");
+        cache.sweep();
         assert_eq!(held(&cache), kept);
         assert_eq!((kept.len(), kept.len() > 500), (cache.len, true));
         names.iter().filter(|name| gone(name)).for_each(|name| cache.put(name, Object::default(), digest(2)));
         assert!(held(&cache).len() > kept.len(), "their places are free");
+    }
+
+    #[test]
+    fn many_dropped_copies_have_one_sweep_and_what_comes_back_before_it_stays() {
+        let mut cache = VersionCache::new(ENTRIES_MAX);
+        let names: Vec<Name> = (0..1_000).map(|number: u32| Name::new("b", number.to_string())).collect();
+        names.iter().for_each(|name| cache.put(name, Object::default(), digest(1)));
+        (0..64).for_each(|piece| cache.forget(6, PartitionId(piece)));
+        assert!(names.iter().all(|name| cache.get(name).is_none()));
+        assert_eq!(cache.sweeps(), 0);
+        cache.put(&names[0], Object::default(), digest(2));
+        assert_eq!((cache.sweeps(), cache.len), (1, 1), "its place is free");
+        cache.sweep();
+        assert_eq!(
+            (cache.sweeps(), cache.get(&names[0]).map(|known| known.1)),
+            (1, Some(digest(2))),
+            "nothing was left to sweep"
+        );
     }
 
     #[test]

@@ -6,17 +6,35 @@ use clap::Parser;
 
 use super::Settings;
 
+/// What a first file may look like, and what programs learn from the exit code ([`crate::NodeError::exit_code`]).
+const AFTER_HELP: &str = "\
+Required are --cluster-id and --data-dir, and --advertise-host unless the node listens on one loopback address: as flags, as variables or in
+the file. A file, for three nodes:
+  cluster_id: 6f9619ff-8b86-d011-b42d-00c04fc964ff  # a UUID of your own, the same for all nodes
+  data_dir: /var/lib/dynamokv                       # for this node and no other
+  zone: rack-1
+  advertise: {host: 10.0.0.1}                       # this node's host name or IP address
+  seeds: ['10.0.0.1:7401', '10.0.0.2:7401', '10.0.0.3:7401']
+
+Exit codes:
+  0  ended by SIGTERM or SIGINT
+  1  any other failure
+  2  the configuration is wrong, a port cannot be had, or too few files may be open
+  3  the data directory cannot be used
+  4  the storage failed";
+
 /// The storage node of DynamoKV.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "dynamo-node", version, about = "The storage node of DynamoKV: every flag overrides its key in the file.")]
+#[command(after_help = AFTER_HELP)]
 pub struct Flags {
     /// The configuration file (YAML).
     #[arg(long, env = "DYNAMO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// UUID that all nodes of the cluster share.
+    /// UUID that all nodes of the cluster share. Required.
     #[arg(long, env = "DYNAMO_CLUSTER_ID", value_name = "UUID")]
     pub cluster_id: Option<String>,
-    /// Directory of this node's identity and data.
+    /// Directory of this node's identity and data. Required.
     #[arg(long, env = "DYNAMO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Free space in the data directory below which the node takes no writes (default 268435456, more with large write buffers, less on a
@@ -35,7 +53,7 @@ pub struct Flags {
     /// Where metrics and probes are (default 0.0.0.0:7402).
     #[arg(long, env = "DYNAMO_LISTEN_HTTP", value_name = "IP:PORT")]
     pub listen_http: Option<String>,
-    /// Host that peers and clients dial to reach this node.
+    /// Host that peers and clients dial to reach this node. Required unless it listens on one loopback address.
     #[arg(long, env = "DYNAMO_ADVERTISE_HOST", value_name = "HOST")]
     pub advertise_host: Option<String>,
     /// Peers to begin with, separated by commas.
@@ -136,5 +154,33 @@ impl Flags {
 fn over<T>(setting: &mut Option<T>, flag: Option<T>) {
     if flag.is_some() {
         *setting = flag;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::super::{parse, validate};
+    use super::*;
+
+    #[test]
+    fn the_help_marks_what_is_required_and_its_file_lets_a_node_start() {
+        let command = Flags::command();
+        let is_required = |flag: &str| {
+            let found = command.get_arguments().find(|argument| argument.get_long() == Some(flag));
+            found.and_then(|argument| argument.get_help()).is_some_and(|help| help.to_string().contains("Required"))
+        };
+        for flag in ["cluster-id", "data-dir", "advertise-host"] {
+            assert!(is_required(flag), "{flag}");
+        }
+        assert!(!is_required("zone") && !is_required("seeds"), "these have defaults");
+        let file: String = AFTER_HELP
+            .lines()
+            .skip_while(|line| !line.starts_with("  cluster_id"))
+            .map_while(|line| Some(format!("{}\n", line.strip_prefix("  ")?)))
+            .collect();
+        let config = validate(&parse(&file, "node.yaml").unwrap()).unwrap();
+        assert_eq!((config.zone.as_str(), config.advertise_host.as_str(), config.seeds.len()), ("rack-1", "10.0.0.1", 3));
     }
 }

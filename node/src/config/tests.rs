@@ -111,6 +111,11 @@ fn a_wrong_value_is_refused_with_its_field_and_the_fix() {
             with("background: {bytes_per_second_max: 70000}"),
             "background.bytes_per_second_max: 70000 is below background.bytes_per_second_min, which is 1048576; raise",
         ),
+        (
+            with("background: {bytes_per_second_max: 1125899906842625}"),
+            "background.bytes_per_second_max: 1125899906842625; give at most 1125899906842624",
+        ),
+        (with("disk_reserve_bytes: 1125899906842625"), "disk_reserve_bytes: 1125899906842625; give at most 1125899906842624"),
         (with("tree_checkpoint_interval_ms: 1"), "tree_checkpoint_interval_ms: 1; give at least 1000"),
         (with("reap_interval_ms: 1"), "reap_interval_ms: 1; give at least 1000, or 0 to keep all tombstones"),
         (with("storage: {write_buffer_bytes: 1}"), "storage.write_buffer_bytes: 1; give 1048576 to 4294967296"),

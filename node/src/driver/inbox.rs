@@ -8,11 +8,11 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Event, Question};
+use crate::budget;
+use crate::figure::Figure;
 
 /// Events that may wait for the loop.
 const EVENTS_MAX: usize = 4_096;
-/// KiB of frames that may wait for the loop (256 MiB). One frame may always wait, whatever its length.
-const EVENT_KIB_MAX: u32 = 256 << 10;
 
 /// The loop has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,19 +30,22 @@ pub struct Queued {
 pub struct Inbox {
     events: mpsc::Sender<Queued>,
     kib: Arc<Semaphore>,
+    /// KiB of frames that may wait. One frame may always, whatever its length.
+    kib_max: u32,
 }
 
 impl Inbox {
-    /// Both ends.
-    pub fn new() -> (Self, mpsc::Receiver<Queued>) {
+    /// Both ends, in a process that may use so much memory.
+    pub fn of(memory_bytes: u64) -> (Self, mpsc::Receiver<Queued>) {
         let (events, received) = mpsc::channel(EVENTS_MAX);
-        let kib = Arc::new(Semaphore::new(EVENT_KIB_MAX as usize));
-        (Self { events, kib }, received)
+        let kib_max = budget::inbox_bytes_max(memory_bytes) >> 10;
+        let kib = Arc::new(Semaphore::new(kib_max));
+        (Self { events, kib, kib_max: u32::try_from(kib_max).unwrap_or(u32::MAX) }, received)
     }
 
     /// Hands over an event that came in a frame of `bytes`.
     pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Closed> {
-        let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(EVENT_KIB_MAX).min(EVENT_KIB_MAX);
+        let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(self.kib_max).min(self.kib_max);
         let held = Arc::clone(&self.kib).acquire_many_owned(kib).await.map_err(|_| Closed)?;
         self.events.send(Queued { event, _bytes: held }).await.map_err(|_| Closed)
     }
@@ -52,6 +55,16 @@ impl Inbox {
         let (reply, answer) = oneshot::channel();
         self.send(Event::Question(question(reply)), 0).await?;
         answer.await.map_err(|_| Closed)
+    }
+
+    /// For metrics.
+    pub fn figures(&self) -> [Figure; 2] {
+        let events = self.events.max_capacity() - self.events.capacity();
+        let kib = self.kib_max as usize - self.kib.available_permits();
+        [
+            Figure::varying("inbox_events", "Frames, calls and questions that wait for the loop", events as u64),
+            Figure::varying("inbox_bytes", "Bytes of what waits for the loop, frame by frame in whole KiB", (kib as u64) << 10),
+        ]
     }
 }
 
@@ -66,19 +79,26 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_wait_are_bounded_and_given_back() {
-        let (inbox, mut received) = Inbox::new();
-        let half = (EVENT_KIB_MAX as usize) << 9;
-        assert_eq!(inbox.send(frame(), half).now_or_never(), Some(Ok(())));
-        assert_eq!(inbox.send(frame(), half).now_or_never(), Some(Ok(())));
-        assert_eq!(inbox.send(frame(), 1).now_or_never(), None);
-        drop(received.try_recv());
-        assert_eq!(inbox.send(frame(), 1).now_or_never(), Some(Ok(())));
+    fn bytes_that_wait_are_bounded_by_the_memory_told_of_and_given_back() {
+        // A small machine, and a large one.
+        for (memory_bytes, bytes_max) in [(0, 32 << 20), (u64::MAX, 256 << 20)] {
+            let (inbox, mut received) = Inbox::of(memory_bytes);
+            let half = bytes_max / 2;
+            let told = || inbox.figures().map(|figure| figure.value);
+            assert_eq!(inbox.send(frame(), half).now_or_never(), Some(Ok(())));
+            assert_eq!(told(), [1, half as u64]);
+            assert_eq!(inbox.send(frame(), half).now_or_never(), Some(Ok(())));
+            assert_eq!(inbox.send(frame(), 1).now_or_never(), None);
+            assert_eq!(told(), [2, bytes_max as u64]);
+            drop(received.try_recv());
+            assert_eq!(inbox.send(frame(), 1).now_or_never(), Some(Ok(())));
+            assert_eq!(told(), [2, half as u64 + 1024]);
+        }
     }
 
     #[test]
     fn one_frame_may_wait_whatever_its_length() {
-        let (inbox, received) = Inbox::new();
+        let (inbox, received) = Inbox::of(u64::MAX);
         assert_eq!(inbox.send(frame(), usize::MAX).now_or_never(), Some(Ok(())));
         assert_eq!(inbox.send(frame(), 1).now_or_never(), None);
         drop(received);

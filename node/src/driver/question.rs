@@ -206,7 +206,7 @@ mod tests {
         };
         let (clock, syncer) = (Clock::start(), Syncer::start(data.engine.log()).unwrap());
         let node = Node::open(identity, config.protocol, data.engine, 7, clock.now()).unwrap();
-        let (inbox, events) = Inbox::new();
+        let (inbox, events) = Inbox::of(u64::MAX);
         let space = Space::new(config.data_dir, Some(0), 0);
         let (peers, ready) = (Peers::new(own.clone(), Vec::new(), inbox), watch::channel(false).0);
         (Driver::new(node, syncer, events, peers, clock, space, Shared::default(), ready), own)

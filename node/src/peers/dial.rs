@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dynamo_proto::MESSAGE_BYTES_MAX;
 use dynamo_proto::kv::CLUSTER_METADATA;
 use dynamo_proto::v1::peer_client::PeerClient;
+use futures::FutureExt as _;
 use rand::seq::SliceRandom as _;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
@@ -66,80 +70,139 @@ pub type Known = Arc<Mutex<BTreeSet<String>>>;
 /// Dials until the task is aborted or the loop ends.
 pub async fn run(address: String, own: Arc<Own>, known: Known, inbox: Inbox, now: Arc<Notify>) {
     let places = async |address: &str| Ok(tokio::net::lookup_host(address).await?.collect());
-    follow(address, own, known, inbox, now, places).await;
+    Dialler::new(address, own, known, inbox).follow(now, places).await;
 }
 
+/// Who dials one address.
+///
 /// A name may stand for many nodes, this one among them (a headless Service does). All of them are greeted, one after the other and in
 /// random order, but for those that are known by then: were it one of them, nodes that start together would fall apart into groups
 /// of which each has greeted its own (paper 4.8.2).
-async fn follow(
+struct Dialler {
     address: String,
     own: Arc<Own>,
     known: Known,
     inbox: Inbox,
-    now: Arc<Notify>,
-    places_of: impl AsyncFn(&str) -> std::io::Result<Vec<SocketAddr>>,
-) {
-    let is_own = |place: &SocketAddr| place.to_string() == own.peer_address;
-    let is_known = |place: &SocketAddr| {
+    /// Until the next attempt, as long as nothing comes of them.
+    wait: Duration,
+    /// Why there was no link the last time.
+    reason: String,
+    /// Each tells where it led, how long it lived, and how it ended.
+    links: JoinSet<(SocketAddr, Duration, Ended)>,
+    /// Where they lead.
+    under_way: BTreeSet<SocketAddr>,
+    /// Where the name led, as far as nobody was greeted there.
+    places: Vec<SocketAddr>,
+    looked_at: Instant,
+    /// When to look again where the name leads ...
+    look_at: Instant,
+    /// ... and when to greet the next of those that it led to.
+    greet_at: Instant,
+}
+
+impl Dialler {
+    fn new(address: String, own: Arc<Own>, known: Known, inbox: Inbox) -> Self {
+        let now = Instant::now();
+        Self {
+            address,
+            own,
+            known,
+            inbox,
+            wait: WAIT_MIN,
+            reason: String::new(),
+            links: JoinSet::new(),
+            under_way: BTreeSet::new(),
+            places: Vec::new(),
+            looked_at: now,
+            look_at: now,
+            greet_at: now,
+        }
+    }
+
+    /// Looks, by `places_of`, and greets, until the loop ends; without waiting when `now` is told.
+    async fn follow(mut self, now: Arc<Notify>, places_of: impl AsyncFn(&str) -> std::io::Result<Vec<SocketAddr>>) {
+        loop {
+            let next = if self.places.is_empty() { self.look_at } else { self.greet_at };
+            tokio::select! {
+                Some(ended) = self.links.join_next() => {
+                    let (place, lived, ended) = ended.expect("a link that panics has ended, and its task has not");
+                    if self.ended(place, lived, ended).is_break() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(next) => {
+                    if self.places.is_empty() {
+                        self.looked_at = Instant::now();
+                        let found = places_of(&self.address).await;
+                        self.found(found);
+                    }
+                    self.greet();
+                }
+                // A peer that speaks and cannot be reached is spoken of often.
+                () = now.notified() => (self.wait, self.look_at) = (WAIT_MIN, self.looked_at + WAIT_MIN),
+            }
+        }
+    }
+
+    /// A link has ended, or never was one.
+    fn ended(&mut self, place: SocketAddr, lived: Duration, ended: Ended) -> ControlFlow<()> {
+        self.under_way.remove(&place);
+        if lived > GOOD_LINK {
+            self.wait = WAIT_MIN;
+        }
+        let pause = if ended.leads_elsewhere(lived) { WAIT_IDLE } else { self.wait };
+        match ended {
+            Ended::Stopping => return ControlFlow::Break(()),
+            Ended::Own | Ended::LetGo | Ended::Overflowed => {}
+            Ended::Lost => self.reason.clear(),
+            Ended::Failed(reason) => self.tell(reason),
+        }
+        self.look_at = self.look_at.min(Instant::now() + jittered(pause));
+        ControlFlow::Continue(())
+    }
+
+    /// Where the name leads now.
+    fn found(&mut self, found: std::io::Result<Vec<SocketAddr>>) {
+        self.wait = (self.wait * 2).min(WAIT_MAX);
+        let mut places = found.unwrap_or_else(|error| {
+            self.tell(error.to_string());
+            Vec::new()
+        });
+        places.retain(|place| place.to_string() != self.own.peer_address);
+        // As long as it leads to nobody, it may do so any moment.
+        let leads_somewhere = places.iter().any(|place| self.is_known(place)) || !self.under_way.is_empty();
+        self.look_at = Instant::now() + jittered(if leads_somewhere { WAIT_IDLE } else { self.wait });
+        places.retain(|place| !self.is_known(place));
+        places.shuffle(&mut rand::rng());
+        self.places = places;
+    }
+
+    /// Dials the next place, if nobody has done so.
+    fn greet(&mut self) {
+        if let Some(place) = self.places.pop()
+            && !self.is_known(&place)
+            && self.under_way.insert(place)
+        {
+            let (address, own, inbox) = (self.address.clone(), Arc::clone(&self.own), self.inbox.clone());
+            self.links.spawn(lived(place, async move { link(place, &address, &own, &inbox).await }));
+        }
+        self.greet_at = Instant::now() + BETWEEN_PLACES;
+    }
+
+    /// It is dialled under the address that its node tells.
+    fn is_known(&self, place: &SocketAddr) -> bool {
         let place = place.to_string();
-        place != address && known.lock().unwrap_or_else(PoisonError::into_inner).contains(&place)
-    };
-    let mut wait = WAIT_MIN;
-    let mut reasons = Reasons { address: &address, last: String::new() };
-    let mut links = JoinSet::new();
-    let mut under_way = BTreeSet::new();
-    let mut places = Vec::new();
-    // When to look again where the name leads, and when to greet the next of those that it led to.
-    let (mut look_at, mut greet_at) = (tokio::time::Instant::now(), tokio::time::Instant::now());
-    let mut looked_at = look_at;
-    loop {
-        tokio::select! {
-            Some(ended) = links.join_next() => {
-                let Ok((place, lived, ended)): Result<(SocketAddr, Duration, Ended), _> = ended else { return };
-                under_way.remove(&place);
-                if lived > GOOD_LINK {
-                    wait = WAIT_MIN;
-                }
-                let pause = if ended.leads_elsewhere(lived) { WAIT_IDLE } else { wait };
-                match ended {
-                    Ended::Stopping => return,
-                    Ended::Own | Ended::LetGo | Ended::Overflowed => {}
-                    Ended::Lost => reasons.last.clear(),
-                    Ended::Failed(reason) => reasons.tell(reason),
-                }
-                look_at = look_at.min(tokio::time::Instant::now() + jittered(pause));
-            }
-            () = tokio::time::sleep_until(if places.is_empty() { look_at } else { greet_at }) => {
-                if places.is_empty() {
-                    looked_at = tokio::time::Instant::now();
-                    wait = (wait * 2).min(WAIT_MAX);
-                    places = places_of(&address).await.unwrap_or_else(|error| {
-                        reasons.tell(error.to_string());
-                        Vec::new()
-                    });
-                    places.retain(|place| !is_own(place));
-                    // As long as it leads to nobody, it may do so any moment.
-                    let pause = if places.iter().any(is_known) || !under_way.is_empty() { WAIT_IDLE } else { wait };
-                    look_at = tokio::time::Instant::now() + jittered(pause);
-                    places.retain(|place| !is_known(place));
-                    places.shuffle(&mut rand::rng());
-                }
-                if let Some(place) = places.pop()
-                    && !is_known(&place)
-                    && under_way.insert(place)
-                {
-                    let (address, own, inbox) = (address.clone(), Arc::clone(&own), inbox.clone());
-                    links.spawn(async move {
-                        let begun = Instant::now();
-                        let ended = link(place, &address, &own, &inbox).await;
-                        (place, begun.elapsed(), ended)
-                    });
-                }
-                greet_at = tokio::time::Instant::now() + BETWEEN_PLACES;
-            }
-            // A peer that speaks and cannot be reached is spoken of often.
-            () = now.notified() => (wait, look_at) = (WAIT_MIN, looked_at + WAIT_MIN),
+        place != self.address && self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&place)
+    }
+
+    /// Says why there is no link: once for each reason, and not at every attempt.
+    fn tell(&mut self, reason: String) {
+        let address = self.address.as_str();
+        if reason == self.reason {
+            debug!(address, reason, "no link");
+        } else {
+            warn!(address, reason, "no link");
+            self.reason = reason;
         }
     }
 }
@@ -148,22 +211,13 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..1.5))
 }
 
-/// Why there is no link: said once for each reason, and not at every attempt.
-struct Reasons<'a> {
-    address: &'a str,
-    last: String,
-}
-
-impl Reasons<'_> {
-    fn tell(&mut self, reason: String) {
-        let address = self.address;
-        if reason == self.last {
-            debug!(address, reason, "no link");
-        } else {
-            warn!(address, reason, "no link");
-            self.last = reason;
-        }
-    }
+/// How long a link lived, and how it ended. A panic is a fault of this program, which has said so by then; the peer is dialled again all the
+/// same, or nobody would for as long as this node runs.
+async fn lived(place: SocketAddr, link: impl Future<Output = Ended>) -> (SocketAddr, Duration, Ended) {
+    let begun = Instant::now();
+    let ended = AssertUnwindSafe(link).catch_unwind().await;
+    let ended = ended.unwrap_or_else(|_| Ended::Failed("a fault of this program, which panicked".to_owned()));
+    (place, begun.elapsed(), ended)
 }
 
 /// One link, from dialling to its end.
@@ -263,7 +317,7 @@ mod tests {
             peer_address: place.to_string(),
             client_address: String::new(),
         };
-        let (inbox, events) = Inbox::new();
+        let (inbox, events) = Inbox::of(u64::MAX);
         let (stop, stopping) = watch::channel(false);
         let service = PeerService::new(own.clone(), inbox, Budgets::of(u64::MAX).peer_calls, Arc::default(), stopping);
         let server = tonic::transport::Server::builder().add_service(PeerServer::new(service));
@@ -290,14 +344,14 @@ mod tests {
         let places: Vec<SocketAddr> = nodes.iter().map(|(_, place, ..)| *place).collect();
         let known = Known::default();
         known.lock().unwrap().insert(places[1].to_string());
-        let (inbox, mut events) = Inbox::new();
+        let (inbox, mut events) = Inbox::of(u64::MAX);
         let looks = AtomicU64::new(0);
         let stands_for = async |_: &str| {
             // What is greeted is so because of the first look.
             if looks.fetch_add(1, Ordering::SeqCst) == 0 { Ok(places.clone()) } else { Ok(Vec::new()) }
         };
-        let following =
-            follow("seeds:7401".into(), Arc::new(nodes[0].0.clone()), known, inbox, Arc::new(Notify::new()), stands_for);
+        let dialler = Dialler::new("seeds:7401".into(), Arc::new(nodes[0].0.clone()), known, inbox);
+        let following = dialler.follow(Arc::default(), stands_for);
         tokio::select! {
             () = following => panic!("it dials for ever"),
             linked = linked(&mut events, 3) => assert_eq!(linked, [3, 4, 5]),
@@ -315,9 +369,9 @@ mod tests {
             1 => Ok(places[..1].to_vec()),
             _ => Ok(places.clone()),
         };
-        let (inbox, mut events) = Inbox::new();
+        let (inbox, mut events) = Inbox::of(u64::MAX);
         let own = Arc::new(nodes[0].0.clone());
-        let following = follow("seeds:7401".into(), own, Known::default(), inbox, Arc::new(Notify::new()), stands_for);
+        let following = Dialler::new("seeds:7401".into(), own, Known::default(), inbox).follow(Arc::default(), stands_for);
         tokio::select! {
             () = following => panic!("it dials for ever"),
             linked = linked(&mut events, 2) => assert_eq!(linked, [2, 3]),
@@ -334,9 +388,9 @@ mod tests {
             let _ = looked.send(tokio::time::Instant::now());
             Ok(vec![place])
         };
-        let (inbox, _events) = Inbox::new();
+        let (inbox, _events) = Inbox::of(u64::MAX);
         let is_there = Arc::new(Notify::new());
-        let following = follow("peer:7401".into(), Arc::new(own), known, inbox, Arc::clone(&is_there), leads_to);
+        let following = Dialler::new("peer:7401".into(), Arc::new(own), known, inbox).follow(Arc::clone(&is_there), leads_to);
         let speaking = async {
             let mut seen = vec![looks.recv().await.unwrap()];
             while seen.len() < 4 {
@@ -354,10 +408,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_is_dialled_again_after_a_link_that_panicked() {
+        let (own, place, ..) = node(1).await;
+        let (looked, mut looks) = mpsc::unbounded_channel();
+        let leads_to = async |_: &str| {
+            let _ = looked.send(());
+            Ok(Vec::new())
+        };
+        let (inbox, _events) = Inbox::of(u64::MAX);
+        let mut dialler = Dialler::new("peer:7401".into(), Arc::new(own), Known::default(), inbox);
+        dialler.under_way.insert(place);
+        dialler.links.spawn(lived(place, futures::future::lazy(|_| -> Ended { panic!("for the test") })));
+        let ended = dialler.links.join_next().await.unwrap().unwrap();
+        assert!(matches!(&ended, (_, _, Ended::Failed(reason)) if reason.contains("panicked")));
+        assert!(dialler.ended(ended.0, ended.1, ended.2).is_continue());
+        assert!(dialler.under_way.is_empty());
+        tokio::select! {
+            () = dialler.follow(Arc::default(), leads_to) => panic!("it is dialled no more"),
+            _ = looks.recv() => {}
+        }
+    }
+
+    #[tokio::test]
     async fn a_link_whose_queue_overflowed_is_not_taken_for_one_that_there_is_a_better_one_for() {
         for overflowed in [true, false] {
             let (peer, address) = (node(2).await, "seeds:7401");
-            let (inbox, mut events) = Inbox::new();
+            let (inbox, mut events) = Inbox::of(u64::MAX);
             let own = node(1).await.0;
             let letting_go = async {
                 let Event::Link(LinkEvent::Up(link)) = events.recv().await.unwrap().event else { panic!("no link") };

@@ -233,7 +233,7 @@ mod tests {
     async fn a_client_that_does_not_read_holds_no_more_than_its_share_and_gets_all_answers_once_it_reads() {
         const REQUESTS: u64 = 1_000;
         const VALUE_BYTES: usize = 1 << 20;
-        let (inbox, mut events) = Inbox::new();
+        let (inbox, mut events) = Inbox::of(u64::MAX);
         let shared = Shared::default();
         let (_stop, stopping) = watch::channel(false);
         let mut answers = start(stream::iter([Ok(gets(0..REQUESTS))]), inbox, shared.clone(), stopping);
@@ -289,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_on_its_way_when_the_node_stops_is_handed_over_and_then_the_session_ends() {
-        let (inbox, mut events) = Inbox::new();
+        let (inbox, mut events) = Inbox::of(u64::MAX);
         let shared = Shared::default();
         let (_stop, stopping) = watch::channel(true);
         let frames = stream::iter((0..20).map(|id| Ok(gets(id..id + 1)))).chain(stream::pending());

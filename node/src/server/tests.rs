@@ -61,7 +61,7 @@ impl Port {
         let patience = Patience { silence_max: SILENCE_MAX, unread_max };
         let acceptor = Acceptor::new(listener, connections.clients.clone(), Speaks::Http2, patience);
         let calls = Calls::new(budgets.calls.clone(), budgets.answers.clone(), message_max);
-        let (inbox, events) = Inbox::new();
+        let (inbox, events) = Inbox::of(u64::MAX);
         let shared = Shared::new(budgets.clone());
         let (stop, stopping) = watch::channel(false);
         let (ready, is_ready) = watch::channel(true);
@@ -301,7 +301,7 @@ async fn a_frame_of_many_empty_requests_ends_its_session_with_the_reason() {
 
 #[tokio::test]
 async fn a_call_that_comes_when_the_loop_has_ended_is_told_that_nothing_was_written() {
-    let (inbox, events) = Inbox::new();
+    let (inbox, events) = Inbox::of(u64::MAX);
     drop(events);
     let (_stop, stopping) = watch::channel(true);
     let kv = super::kv::KvService::new(ClusterId([7; 16]), inbox, Shared::default(), stopping);

@@ -9,9 +9,12 @@
 //! tombstone is written again: one that is newer than all files is always left.
 //!
 //! A partition that is written to again is forgotten here before its first write can reach a file.
+//!
+//! All of that is the work of the thread that fsyncs, one partition for each fsync: to delete files waits for the disk, and so would
+//! whoever waits for the next fsync. The loop waits for nothing but the partition at work, where it writes to that one.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dynamo_core::id::PartitionId;
@@ -33,75 +36,125 @@ struct Entry {
     not_before: Instant,
 }
 
+#[derive(Default)]
+struct List {
+    entries: Vec<Entry>,
+    /// Its tombstone is written, or its files go, just now.
+    at_work: Option<PartitionId>,
+}
+
+/// What a test does before files go.
+#[cfg(test)]
+pub type Hook = Mutex<Option<Box<dyn FnMut(&Dropped) + Send>>>;
+
 /// Partitions whose files can go.
 #[derive(Default)]
 pub struct Dropped {
     any: AtomicBool,
     drops: AtomicU64,
-    entries: Mutex<Vec<Entry>>,
+    list: Mutex<List>,
+    /// Told when no partition is at work any more.
+    done: Condvar,
+    /// Called before files go.
+    #[cfg(test)]
+    pub before_files_go: Hook,
+}
+
+/// A partition is at work as long as this is there, whatever comes of the work.
+struct Work<'a>(&'a Dropped);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.list().at_work = None;
+        self.0.done.notify_all();
+    }
 }
 
 impl Dropped {
-    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partition of the first such drop, which is at work from now on.
+    fn begin(&self, is_wanted: impl Fn(&Entry) -> bool) -> Option<(Work<'_>, u64, PartitionId)> {
+        let mut list = self.list();
+        let Entry { drop, partition, .. } = *list.entries.iter().find(|&entry| is_wanted(entry))?;
+        list.at_work = Some(partition);
+        Some((Work(self), drop, partition))
     }
 
     /// The partition's range tombstone is in the log.
     pub fn add(&self, partition: PartitionId) {
         self.rewritten(partition);
         let drop = self.drops.fetch_add(1, Ordering::Relaxed);
-        self.entries().push(Entry { drop, partition, looks: LOOKS, not_before: Instant::now() });
+        self.list().entries.push(Entry { drop, partition, looks: LOOKS, not_before: Instant::now() });
         self.any.store(true, Ordering::Release);
     }
 
-    /// The partition has objects again: none of its files may go.
+    /// The partition has objects again: none of its files may go. If it is at work, its tombstone and its old files come before them.
     pub fn rewritten(&self, partition: PartitionId) {
         if self.any.load(Ordering::Acquire) {
-            self.entries().retain(|entry| entry.partition != partition);
+            let is_at_work = |list: &mut List| list.at_work == Some(partition);
+            let mut list = self.done.wait_while(self.list(), is_at_work).unwrap_or_else(PoisonError::into_inner);
+            list.entries.retain(|entry| entry.partition != partition);
         }
     }
 
-    /// Drops whose tombstone, which is written again, is on stable storage after the next fsync that begins after this.
-    pub fn due(&self, db: &DB, options: &WriteOptions) -> Result<Vec<u64>, StorageError> {
+    /// Whether there is one whose files are to be looked for now.
+    pub fn is_any_due(&self) -> bool {
+        let now = Instant::now();
+        self.any.load(Ordering::Acquire) && self.list().entries.iter().any(|entry| entry.not_before <= now)
+    }
+
+    /// A drop whose tombstone, which is written again, is on stable storage after the next fsync that begins after this.
+    pub fn due(&self, db: &DB, options: &WriteOptions) -> Result<Option<u64>, StorageError> {
         if !self.any.load(Ordering::Acquire) {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let now = Instant::now();
-        // Held to the end: a write to one of them waits until the tombstone is behind it.
-        let entries = self.entries();
-        let (mut due, mut tombstones) = (Vec::new(), WriteBatch::default());
-        for entry in entries.iter().filter(|entry| entry.not_before <= now) {
-            delete_partition(&mut tombstones, db, entry.partition);
-            due.push(entry.drop);
-        }
-        if !due.is_empty() {
-            db.write_opt(tombstones, options).map_err(failed("drop a partition again"))?;
-        }
-        Ok(due)
+        // Held to the end: a write to the partition waits until the tombstone is behind it.
+        let Some((_work, drop, partition)) = self.begin(|entry| entry.not_before <= now) else { return Ok(None) };
+        let mut tombstone = WriteBatch::default();
+        delete_partition(&mut tombstone, db, partition);
+        db.write_opt(tombstone, options).map_err(failed("drop a partition again"))?;
+        Ok(Some(drop))
     }
 
-    /// Their tombstones are on stable storage: files that hold nothing else go.
-    pub fn free(&self, due: &[u64], db: &DB) -> Result<(), StorageError> {
-        if due.is_empty() {
-            return Ok(());
-        }
-        // Held to the end: a write to one of them waits until its old files are gone.
-        let mut entries = self.entries();
+    /// Its tombstone is on stable storage: files that hold nothing else go. Nothing does if the partition was written to since.
+    pub fn free(&self, drop: u64, db: &DB) -> Result<(), StorageError> {
+        // Held to the end: a write to the partition waits until its old files are gone.
+        let Some((_work, _, partition)) = self.begin(|entry| entry.drop == drop) else { return Ok(()) };
+        #[cfg(test)]
+        self.files_are_to_go();
         let data = db.cf_handle(Family::Data.name()).expect("all families were opened");
-        for entry in entries.iter_mut().filter(|entry| due.contains(&entry.drop)) {
-            let (from, until) = key::range_of_partition(entry.partition);
-            db.delete_file_in_range_cf(data, from, until).map_err(failed("free the files of a dropped partition"))?;
+        let (from, until) = key::range_of_partition(partition);
+        db.delete_file_in_range_cf(data, from, until).map_err(failed("free the files of a dropped partition"))?;
+        let mut list = self.list();
+        for entry in list.entries.iter_mut().filter(|entry| entry.drop == drop) {
             entry.looks -= 1;
             entry.not_before = Instant::now() + LOOKS_EVERY;
         }
-        entries.retain(|entry| entry.looks > 0);
-        self.any.store(!entries.is_empty(), Ordering::Release);
+        list.entries.retain(|entry| entry.looks > 0);
+        self.any.store(!list.entries.is_empty(), Ordering::Release);
         Ok(())
     }
 
     /// All are looked for at the next fsync.
     #[cfg(test)]
     pub fn hurry(&self) {
-        self.entries().iter_mut().for_each(|entry| entry.not_before = Instant::now());
+        self.list().entries.iter_mut().for_each(|entry| entry.not_before = Instant::now());
+    }
+
+    #[cfg(test)]
+    fn files_are_to_go(&self) {
+        if let Some(hook) = &mut *self.before_files_go.lock().unwrap_or_else(PoisonError::into_inner) {
+            hook(self);
+        }
+    }
+
+    /// Whoever wants to write would wait for somebody.
+    #[cfg(test)]
+    pub fn is_locked(&self) -> bool {
+        self.list.try_lock().is_err()
     }
 }

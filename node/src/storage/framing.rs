@@ -10,7 +10,7 @@
 //!   Zeros up to the end of the file are what a crash leaves behind, and no damage.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 pub(super) const BLOCK_BYTES: usize = 32 << 10;
@@ -18,31 +18,45 @@ pub(super) const HEADER_BYTES: usize = 7;
 /// `kRecyclableFullType` to `kRecyclableLastType`, `kRecyclableUserDefinedTimestampSizeType`, `kRecyclePredecessorWALInfoType`.
 const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
 
+/// Why RocksDB is not let read the logs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unfit {
+    /// Which damage is where.
+    Damaged(String),
+    /// What cannot be read, and why: that says nothing of what is in it.
+    Unread(String),
+}
+
 /// The first such damage in the logs of the database at `path`, if one is there.
-pub fn verify(path: &Path) -> Result<(), String> {
+pub fn verify(path: &Path) -> Result<(), Unfit> {
     let Ok(current) = fs::read_to_string(path.join("CURRENT")) else {
         // A database that is made now, or one that RocksDB refuses.
         return Ok(());
     };
-    let entries = fs::read_dir(path).map_err(|error| format!("list {}: {error}", path.display()))?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    for name in names.filter(|name| name.ends_with(".log") || name == current.trim_end()) {
-        let file = File::open(path.join(&name)).map_err(|error| format!("{name}: {error}"))?;
-        check(file).map_err(|damage| format!("{name}: {damage}"))?;
+    let unlisted = |error: io::Error| Unfit::Unread(format!("list {}: {error}", path.display()));
+    for entry in fs::read_dir(path).map_err(unlisted)? {
+        let Ok(name) = entry.map_err(unlisted)?.file_name().into_string() else { continue };
+        if name.ends_with(".log") || name == current.trim_end() {
+            let unread = |error: io::Error| Unfit::Unread(format!("{name}: {error}"));
+            let log = File::open(path.join(&name)).map_err(unread)?;
+            check(log).map_err(unread)?.map_err(|damage| Unfit::Damaged(format!("{name}: {damage}")))?;
+        }
     }
     Ok(())
 }
 
-fn check(mut log: impl Read) -> Result<(), String> {
+fn check(mut log: impl Read) -> io::Result<Result<(), String>> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let (mut before, mut zeros) = (0, None);
     loop {
         block.clear();
-        log.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut block).map_err(|error| error.to_string())?;
+        log.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut block)?;
         if block.is_empty() {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        check_block(&block, before, &mut zeros)?;
+        if let Err(damage) = check_block(&block, before, &mut zeros) {
+            return Ok(Err(damage));
+        }
         before += block.len();
     }
 }
@@ -75,6 +89,10 @@ fn check_block(block: &[u8], before: usize, zeros: &mut Option<usize>) -> Result
 mod tests {
     use super::*;
 
+    fn checked(log: &[u8]) -> Result<(), String> {
+        check(log).unwrap()
+    }
+
     fn record(kind: u8, payload: usize) -> Vec<u8> {
         let [low, high] = u16::try_from(payload).unwrap().to_le_bytes();
         [&[1, 2, 3, 4, low, high, kind][..], &vec![kind; payload]].concat()
@@ -91,10 +109,10 @@ mod tests {
         for length in 0..whole.len() {
             // Every way to end early, near a border; elsewhere a sample.
             if length % BLOCK_BYTES < 300 || length % 1_009 == 0 {
-                assert_eq!(check(&whole[..length]), Ok(()), "{length} bytes");
+                assert_eq!(checked(&whole[..length]), Ok(()), "{length} bytes");
             }
         }
-        assert_eq!(check(&[&whole[..], &vec![0; 2 * BLOCK_BYTES]].concat()[..]), Ok(()));
+        assert_eq!(checked(&[&whole[..], &vec![0; 2 * BLOCK_BYTES]].concat()[..]), Ok(()));
     }
 
     #[test]
@@ -102,7 +120,7 @@ mod tests {
         for kind in RECYCLED {
             for logs in [vec![record(kind, 9)], vec![block(), record(1, 9), record(kind, 9)], vec![block(), record(kind, 60_000)]]
             {
-                let damage = check(&logs.concat()[..]).unwrap_err();
+                let damage = checked(&logs.concat()[..]).unwrap_err();
                 assert!(damage.contains(&format!("is of type {kind}")), "{damage}");
             }
         }
@@ -112,8 +130,8 @@ mod tests {
     fn zeros_before_records_are_damage() {
         let mut log = [block(), block(), record(1, 9)].concat();
         log[HEADER_BYTES + 100..BLOCK_BYTES].fill(0);
-        assert_eq!(check(&log[..]), Err("zeros from byte 107 on, and records behind them".into()));
+        assert_eq!(checked(&log[..]), Err("zeros from byte 107 on, and records behind them".into()));
         log[BLOCK_BYTES..].fill(0);
-        assert_eq!(check(&log[..]), Ok(()));
+        assert_eq!(checked(&log[..]), Ok(()));
     }
 }

@@ -35,6 +35,10 @@ enum Step {
         key: u8,
         object: Object,
     },
+    Remove {
+        partition: usize,
+        key: u8,
+    },
     Read {
         partition: usize,
         key: u8,
@@ -103,6 +107,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (partition.clone(), key.clone(), object())
             .prop_map(|(partition, key, object)| Step::Write { partition, key, object }),
+        3 => (partition.clone(), key.clone()).prop_map(|(partition, key)| Step::Remove { partition, key }),
         3 => (partition.clone(), key.clone()).prop_map(|(partition, key)| Step::Read { partition, key }),
         3 => (partition.clone(), proptest::option::of(key.clone()), limit.clone(), bytes.clone())
             .prop_map(|(partition, after, limit, bytes)| Step::Scan { partition, after, limit, bytes }),
@@ -211,7 +216,8 @@ impl Pair {
         match step {
             Step::Commit => self.commit(),
             Step::Sync => {
-                self.real.log().sync().unwrap();
+                let log = self.real.log();
+                log.free(log.sync().unwrap()).unwrap();
                 self.synced = self.states.len() - 1;
             }
             Step::WriteOut => self.real.db.flush_wal(false).unwrap(),
@@ -293,6 +299,10 @@ fn answer(call: &Step, engine: &mut dyn Storage) -> String {
         Step::Write { partition, key, object } => {
             let name = name(key);
             format!("{:?}", engine.write(PARTITIONS[partition], &name, &object))
+        }
+        Step::Remove { partition, key } => {
+            let removed = engine.remove(PARTITIONS[partition], &name(key));
+            format!("{removed:?} {:?}", engine.read(PARTITIONS[partition], &name(key)))
         }
         Step::Read { partition, key } => format!("{:?}", engine.read(PARTITIONS[partition], &name(key))),
         Step::Scan { partition, after, limit, bytes } => {

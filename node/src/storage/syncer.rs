@@ -7,6 +7,9 @@
 //! many of them an fsync that begins at once finds a part of them, and costs the processor as much as one that finds all: then the
 //! thread lets them gather for a moment (`Gathering`).
 //!
+//! The thread also gives back the files of partitions that were dropped: of one after each fsync, behind its report. So whoever commits
+//! meanwhile waits for one at most. If nobody does, the others have fsyncs of their own.
+//!
 //! Whoever drops the handle waits for the thread, on every way out: closing the database while the process ends would touch what
 //! RocksDB's own destructors have taken down, and end the process by SIGABRT in place of its exit code.
 
@@ -20,6 +23,7 @@ use rocksdb::DB;
 use tokio::sync::watch;
 
 use super::dropped::Dropped;
+use super::lock::Lock;
 use super::watermark::Watermark;
 use super::write_options;
 
@@ -89,18 +93,33 @@ pub struct Log {
     pub(super) db: Arc<DB>,
     pub(super) watermark: Arc<Watermark>,
     pub(super) dropped: Arc<Dropped>,
+    /// After the database, as in the engine.
+    pub(super) _lock: Arc<Lock>,
+}
+
+/// What an fsync made durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Synced {
+    /// The number of the newest write that is.
+    pub sequence: u64,
+    /// A drop of a partition, whose files can go.
+    dropped: Option<u64>,
 }
 
 impl Log {
-    /// Makes everything that was committed durable, and remembers how far that is: the number of the last write.
-    pub fn sync(&self) -> Result<u64, StorageError> {
+    /// Makes everything that was committed durable, and remembers how far that is.
+    pub fn sync(&self) -> Result<Synced, StorageError> {
         let dropped = self.dropped.due(&self.db, &write_options())?;
         // What has a number now is in the log's buffer, and will be on disk when the fsync returns; what comes meanwhile may be.
         let sequence = self.db.latest_sequence_number();
         self.db.flush_wal(true).map_err(|error| StorageError(format!("fsync of the log: {error}")))?;
         self.watermark.record(sequence).map_err(|error| StorageError(format!("write the watermark: {error}")))?;
-        self.dropped.free(&dropped, &self.db)?;
-        Ok(sequence)
+        Ok(Synced { sequence, dropped })
+    }
+
+    /// Gives back the files of a partition whose drop that made durable.
+    pub fn free(&self, synced: Synced) -> Result<(), StorageError> {
+        synced.dropped.map_or(Ok(()), |drop| self.dropped.free(drop, &self.db))
     }
 }
 
@@ -139,27 +158,43 @@ fn locked(durations: &Mutex<Durations>) -> MutexGuard<'_, Durations> {
     durations.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(log: &Log, wanted: &mpsc::Receiver<Ticket>, report: &watch::Sender<Durable>, took: &Mutex<Durations>) {
+pub(super) fn run(log: &Log, wanted: &mpsc::Receiver<Ticket>, report: &watch::Sender<Durable>, took: &Mutex<Durations>) {
     let mut gathering = Gathering::default();
     let (mut last_began, mut last_sequence) = (Instant::now(), log.db.latest_sequence_number());
     let mut not_before = last_began;
-    while let Ok(first) = wanted.recv() {
+    while let Ok(first) = wait(log, wanted) {
         // Tickets that come meanwhile wake nobody.
         thread::sleep(not_before.saturating_duration_since(Instant::now()));
-        let newest = wanted.try_iter().last().unwrap_or(first);
+        let newest = wanted.try_iter().last().or(first);
         let began = Instant::now();
         let synced = log.sync();
         let elapsed = began.elapsed();
         locked(took).record(elapsed);
-        if let Ok(sequence) = synced {
+        if let Ok(Synced { sequence, .. }) = synced {
             not_before = began + gathering.measured(sequence.saturating_sub(last_sequence), began - last_began, elapsed);
             (last_began, last_sequence) = (began, sequence);
+            if let Some(newest) = newest {
+                report.send_modify(|known| *known = Ok(newest));
+            }
         }
-        let failed = synced.is_err();
-        report.send_modify(|known| *known = synced.map(|_| newest));
-        if failed {
+        // Only now: those who wait for the fsync were told.
+        if let Err(error) = synced.and_then(|synced| log.free(synced)) {
+            report.send_modify(|known| *known = Err(error));
             return;
         }
+    }
+}
+
+/// Waits until there is something to fsync: a ticket, or a partition whose files are to be looked for, which has none. An error at the end,
+/// whatever is to be looked for still: the next start finds it.
+fn wait(log: &Log, wanted: &mpsc::Receiver<Ticket>) -> Result<Option<Ticket>, mpsc::RecvError> {
+    if !log.dropped.is_any_due() {
+        return wanted.recv().map(Some);
+    }
+    match wanted.try_recv() {
+        Ok(ticket) => Ok(Some(ticket)),
+        Err(mpsc::TryRecvError::Empty) => Ok(None),
+        Err(mpsc::TryRecvError::Disconnected) => Err(mpsc::RecvError),
     }
 }
 

@@ -1,17 +1,21 @@
-//! The engine against the engine in memory, and what must survive.
+//! What must survive, what must be noticed, and what a disk gets back.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
 
 use dynamo_core::id::{Incarnation, NodeId, PartitionId};
 use dynamo_core::name::Name;
 use dynamo_core::random::Random;
-use dynamo_core::storage::{Cursor, MemoryStorage, Storage, Ticket};
+use dynamo_core::storage::{Storage, Ticket};
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 use tempfile::TempDir;
 
-use super::syncer::Syncer;
+use super::dropped::Dropped;
+use super::syncer::{self, Syncer};
 use super::watermark::Recovery;
-use super::{Expect, OpenError, RocksEngine};
+use super::{Expect, Family, OpenError, RocksEngine};
 use crate::config::StorageSettings;
 
 fn settings() -> StorageSettings {
@@ -35,87 +39,10 @@ fn object(counter: u64, bytes: usize) -> Object {
     object
 }
 
-/// One random step on both engines; what they return must be equal.
-fn step(random: &mut Random, real: &mut RocksEngine, model: &mut MemoryStorage) {
-    const BITS: u8 = 2;
-    let buckets: [&[u8]; 4] = [b"", b"a", b"a\0", b"b"];
-    let name = Name::new(buckets[random.below(4)], format!("key-{}", random.below(60)));
-    let partition = name.position().partition(BITS);
-    let any_partition = [0, 1, 2, 3].map(PartitionId)[random.below(4)];
-    let target = NodeId([[1, 2, 255][random.below(3)]; 16]);
-    let object = object(random.next_u64() % 1_000, random.below(600));
-    let (limit, bytes) = (random.below(20), random.below(4_000));
-    match random.below(15) {
-        14 => {
-            real.remove(partition, &name).unwrap();
-            model.remove(partition, &name).unwrap();
-            assert_eq!(real.read(partition, &name), Ok(None));
-        }
-        0..3 => {
-            real.write(partition, &name, &object).unwrap();
-            model.write(partition, &name, &object).unwrap();
-        }
-        3..5 => assert_eq!(real.read(partition, &name), model.read(partition, &name)),
-        5 => {
-            let cursor = Cursor { position: name.position(), name };
-            let after = (random.below(2) == 0).then_some(&cursor);
-            assert_eq!(real.scan(partition, after, limit, bytes), model.scan(partition, after, limit, bytes));
-        }
-        6 if random.below(10) == 0 => {
-            real.drop_partition(any_partition).unwrap();
-            model.drop_partition(any_partition).unwrap();
-        }
-        7 => assert_eq!(real.partitions(), model.partitions()),
-        8 => {
-            real.write_hint(target, partition, &name, &object).unwrap();
-            model.write_hint(target, partition, &name, &object).unwrap();
-        }
-        9 => {
-            real.remove_hint(target, partition, &name).unwrap();
-            model.remove_hint(target, partition, &name).unwrap();
-            assert_eq!(real.read_hint(target, partition, &name), model.read_hint(target, partition, &name));
-        }
-        10 => {
-            let after = (random.below(2) == 0).then_some((partition, name));
-            let found = real.scan_hints(target, after.as_ref(), limit, bytes);
-            assert_eq!(found, model.scan_hints(target, after.as_ref(), limit, bytes));
-            assert_eq!(real.hint_totals(), model.hint_totals());
-        }
-        11 => {
-            let value = (random.below(3) > 0).then(|| random.next_u64().to_be_bytes());
-            let key = [random.below(5) as u8];
-            real.write_meta(&key, value.as_ref().map(|value| &value[..])).unwrap();
-            model.write_meta(&key, value.as_ref().map(|value| &value[..])).unwrap();
-            assert_eq!(real.read_meta(&key), model.read_meta(&key));
-        }
-        _ => assert_eq!(real.commit(), model.commit()),
-    }
-}
-
-#[test]
-fn the_engine_does_what_the_engine_in_memory_does() {
-    for seed in 0..12 {
-        let dir = TempDir::new().unwrap();
-        let mut real = open(&dir, Expect::Nothing);
-        let mut model = MemoryStorage::default();
-        let mut random = Random::new(seed);
-        for round in 0..4 {
-            for _ in 0..1_500 {
-                step(&mut random, &mut real, &mut model);
-            }
-            // Whatever was committed is there after the database was closed and opened again. Tickets begin anew.
-            real.commit().unwrap();
-            model.commit().unwrap();
-            drop(real);
-            real = open(&dir, Expect::Database);
-            real.ticket = model.last_ticket();
-            for partition in 0..4 {
-                let all = |engine: &dyn Storage| engine.scan(PartitionId(partition), None, usize::MAX, usize::MAX);
-                assert_eq!(all(&real), all(&model), "seed {seed} round {round} partition {partition}");
-            }
-            assert_eq!(real.hint_totals(), model.hint_totals());
-        }
-    }
+/// What the thread that fsyncs does, once.
+fn sync(engine: &RocksEngine) {
+    let log = engine.log();
+    log.free(log.sync().unwrap()).unwrap();
 }
 
 #[test]
@@ -156,6 +83,86 @@ fn a_database_in_use_is_said_to_be_in_use() {
 }
 
 #[test]
+fn logs_that_somebody_may_be_writing_are_neither_judged_nor_cut() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir, Expect::Nothing);
+    let log = engine.log();
+    // A record of a type that no log of ours has.
+    let (file, record) = (path(&dir).join("999999.log"), [0, 0, 0, 0, 0, 0, 5_u8]);
+    std::fs::write(&file, record).unwrap();
+    let refusal = || RocksEngine::open(&path(&dir), &settings(), Expect::Database).err();
+    assert!(matches!(refusal(), Some(OpenError::Locked { .. })), "{:?}", refusal());
+    drop(engine);
+    assert!(matches!(refusal(), Some(OpenError::Locked { .. })), "the thread that fsyncs has it still: {:?}", refusal());
+    assert_eq!(std::fs::read(&file).unwrap(), record);
+    drop(log);
+    assert!(matches!(refusal(), Some(OpenError::Damaged { .. })), "{:?}", refusal());
+}
+
+#[test]
+fn what_cannot_be_read_is_neither_called_gone_nor_damaged() {
+    let refusal = |prepare: &dyn Fn(PathBuf)| {
+        let dir = TempDir::new().unwrap();
+        drop(open(&dir, Expect::Nothing));
+        prepare(path(&dir));
+        RocksEngine::open(&path(&dir), &settings(), Expect::Database).err()
+    };
+    let leads_nowhere = refusal(&|path| {
+        let current = path.join("CURRENT");
+        std::fs::remove_file(&current).unwrap();
+        std::os::unix::fs::symlink(&current, &current).unwrap();
+    });
+    assert!(matches!(leads_nowhere, Some(OpenError::Refused { .. })), "{leads_nowhere:?}");
+    let is_no_file = refusal(&|path| std::fs::create_dir(path.join("999999.log")).unwrap());
+    assert!(matches!(is_no_file, Some(OpenError::Refused { .. })), "{is_no_file:?}");
+}
+
+#[test]
+fn a_lock_that_cannot_be_had_is_not_always_one_that_somebody_has() {
+    for (said, expected) in [
+        ("IO error: While lock file: /db/LOCK: Resource temporarily unavailable", true),
+        ("IO error: While lock file: /db/LOCK: Permission denied", true),
+        ("IO error: lock hold by current process, acquire time 1 acquiring thread 2: /db/LOCK: No locks available", true),
+        ("IO error: While lock file: /db/LOCK: No locks available", false),
+        ("IO error: while open a file for lock: /db/LOCK: Permission denied", false),
+        ("IO error: while open a file for lock: /db/LOCK: Too many open files", false),
+    ] {
+        assert_eq!(super::is_held(said), expected, "{said}");
+    }
+}
+
+#[test]
+fn a_number_of_errors_that_is_not_told_is_not_none() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir, Expect::Nothing);
+    let told = |name: &str| super::errors_told(engine.db.property_int_value(name));
+    assert_eq!(told("rocksdb.background-errors"), Ok(0));
+    assert!(told("rocksdb.errors-that-it-has-no-word-for").is_err());
+}
+
+#[test]
+fn a_scan_ends_between_two_records_once_the_node_is_to_stop() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    let (name, partition, target) = (Name::new("b", "k"), PartitionId(0), NodeId([1; 16]));
+    engine.write(partition, &name, &object(1, 10)).unwrap();
+    for partition in 0..3 {
+        engine.write_hint(target, PartitionId(partition), &name, &object(1, 10)).unwrap();
+    }
+    engine.commit().unwrap();
+    assert_eq!(engine.partitions(), Ok(vec![partition]));
+    let stop = engine.interrupt();
+    let mut seen = 0;
+    let ended = engine.walk(Family::Hints, &[], None, |_, _| {
+        seen += 1;
+        stop.store(true, Ordering::Relaxed);
+        Ok(ControlFlow::Continue(()))
+    });
+    assert_eq!((ended.is_err(), seen), (true, 1));
+    assert!(engine.partitions().is_err());
+}
+
+#[test]
 fn a_missing_or_damaged_database_is_never_made_anew() {
     let dir = TempDir::new().unwrap();
     let missing = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().unwrap();
@@ -175,7 +182,7 @@ fn a_damaged_object_is_an_error_and_not_an_absence() {
     let key = super::key::of_object(PartitionId(0), name.position(), &name);
     let mut bytes = object(1, 10).encode().to_vec();
     bytes[9] ^= 1;
-    engine.db.put_cf(engine.handle(super::Family::Data), key, bytes).unwrap();
+    engine.db.put_cf(engine.handle(Family::Data), key, bytes).unwrap();
     assert!(engine.read(PartitionId(0), &name).unwrap_err().0.contains("checksum"));
     assert!(engine.scan(PartitionId(0), None, 1, 1).is_err());
 }
@@ -184,10 +191,10 @@ fn a_damaged_object_is_an_error_and_not_an_absence() {
 fn whoever_drops_the_syncer_waits_until_it_has_let_go_of_the_database() {
     let dir = TempDir::new().unwrap();
     let mut engine = open(&dir, Expect::Nothing);
-    let syncer = super::syncer::Syncer::start(engine.log()).unwrap();
+    let syncer = Syncer::start(engine.log()).unwrap();
     syncer.committed(engine.commit().unwrap());
     drop(syncer);
-    assert_eq!(std::sync::Arc::strong_count(&engine.db), 1);
+    assert_eq!(Arc::strong_count(&engine.db), 1);
 }
 
 #[test]
@@ -195,7 +202,7 @@ fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_r
     let dir = TempDir::new().unwrap();
     let mut engine = open(&dir, Expect::Nothing);
     let files = |engine: &RocksEngine| {
-        let data = engine.handle(super::Family::Data);
+        let data = engine.handle(Family::Data);
         engine.db.property_int_value_cf(data, "rocksdb.num-files-at-level0").unwrap().unwrap()
     };
     engine.compact(false).unwrap();
@@ -203,7 +210,7 @@ fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_r
         let name = Name::new("b", "k");
         engine.write(name.position().partition(2), &name, &object(round, 100)).unwrap();
         engine.commit().unwrap();
-        engine.db.flush_cf(engine.handle(super::Family::Data)).unwrap();
+        engine.db.flush_cf(engine.handle(Family::Data)).unwrap();
     }
     assert_eq!(files(&engine), 10, "two more than start a compaction");
     engine.check_background().unwrap();
@@ -227,20 +234,20 @@ fn filled(dir: &TempDir, partitions: u32) -> RocksEngine {
             }
         }
         engine.commit().unwrap();
-        engine.db.flush_cf(engine.handle(super::Family::Data)).unwrap();
+        engine.db.flush_cf(engine.handle(Family::Data)).unwrap();
     }
     to_the_last_level(&engine);
     engine
 }
 
 fn to_the_last_level(engine: &RocksEngine) {
-    let data = engine.handle(super::Family::Data);
+    let data = engine.handle(Family::Data);
     engine.db.flush_cf(data).unwrap();
     engine.db.compact_range_cf::<&[u8], &[u8]>(data, None, None);
 }
 
 fn size(engine: &RocksEngine) -> u64 {
-    let data = engine.handle(super::Family::Data);
+    let data = engine.handle(Family::Data);
     engine.db.property_int_value_cf(data, "rocksdb.live-sst-files-size").unwrap().unwrap()
 }
 
@@ -257,7 +264,7 @@ fn a_dropped_partitions_files_are_gone_after_the_next_fsync_even_if_nothing_is_c
     engine.drop_partition(PartitionId(1)).unwrap();
     engine.commit().unwrap();
     assert_eq!(size(&engine), before, "a crash may still take the drop back");
-    engine.log().sync().unwrap();
+    sync(&engine);
     let left = size(&engine) as f64 / before as f64;
     assert!((0.74..0.76).contains(&left), "{left} of the files are left");
     drop(engine);
@@ -278,7 +285,7 @@ fn what_is_written_to_a_dropped_partition_before_its_files_go_is_kept() {
         engine.write(PartitionId(1), &name, &object(1, 4_000)).unwrap();
         engine.commit().unwrap();
         to_the_last_level(&engine);
-        engine.log().sync().unwrap();
+        sync(&engine);
         assert_eq!((count(&engine, 0), count(&engine, 1)), (64, 1), "in one group: {in_one_group}");
         assert_eq!(engine.read(PartitionId(1), &name), Ok(Some(object(1, 4_000))));
     }
@@ -293,14 +300,14 @@ fn an_fsync_before_a_partition_was_dropped_again_frees_nothing() {
         engine.commit().unwrap();
     };
     drop_it(&mut engine);
-    let due = engine.dropped.due(&engine.db, &engine.write_options).unwrap();
+    let due = engine.dropped.due(&engine.db, &engine.write_options).unwrap().unwrap();
     engine.write(PartitionId(1), &Name::new("b", "new"), &object(1, 10)).unwrap();
     engine.commit().unwrap();
     drop_it(&mut engine);
     let before = size(&engine);
-    engine.dropped.free(&due, &engine.db).unwrap();
+    engine.dropped.free(due, &engine.db).unwrap();
     assert_eq!(size(&engine), before, "a crash may still take the second drop back");
-    engine.log().sync().unwrap();
+    sync(&engine);
     assert!(size(&engine) < before);
 }
 
@@ -310,17 +317,68 @@ fn each_look_for_a_dropped_partitions_files_leaves_a_tombstone_that_is_newer_tha
     let mut engine = filled(&dir, 2);
     engine.drop_partition(PartitionId(1)).unwrap();
     engine.commit().unwrap();
-    engine.log().sync().unwrap();
+    sync(&engine);
     // The first look took the files, and the tombstone with them. This stands for a file that was being compacted, and stayed.
     let name = Name::new("b", "old");
     let key = super::key::of_object(PartitionId(1), name.position(), &name);
-    engine.db.put_cf(engine.handle(super::Family::Data), key, object(1, 4_000).encode()).unwrap();
+    engine.db.put_cf(engine.handle(Family::Data), key, object(1, 4_000).encode()).unwrap();
     assert_eq!(count(&engine, 1), 1);
     engine.dropped.hurry();
-    engine.log().sync().unwrap();
+    sync(&engine);
     assert_eq!((count(&engine, 0), count(&engine, 1)), (64, 0));
     drop(engine);
     assert_eq!(count(&open(&dir, Expect::Database), 1), 0);
+}
+
+#[test]
+fn while_a_dropped_partitions_files_go_what_was_fsynced_is_reported_and_others_are_written_to() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = filled(&dir, 4);
+    let before = size(&engine);
+    let (committed, wanted) = mpsc::channel();
+    let (report, reports) = tokio::sync::watch::channel::<syncer::Durable>(Ok(Ticket(0)));
+    let ((tell, told), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
+    let known = reports.clone();
+    *engine.dropped.before_files_go.lock().unwrap() = Some(Box::new(move |dropped: &Dropped| {
+        tell.send((known.borrow().clone(), dropped.is_locked())).unwrap();
+        // Nobody says so any more where the test has failed.
+        may_go_on.recv().unwrap_or_default();
+    }));
+    engine.drop_partition(PartitionId(1)).unwrap();
+    engine.drop_partition(PartitionId(2)).unwrap();
+    let dropped = engine.commit().unwrap();
+    committed.send(dropped).unwrap();
+    let log = engine.log();
+    let thread = std::thread::spawn(move || syncer::run(&log, &wanted, &report, &Mutex::default()));
+    assert_eq!(told.recv().unwrap(), (Ok(dropped), false));
+    engine.write(PartitionId(0), &Name::new("b", "new"), &object(1, 10)).unwrap();
+    let written = engine.commit().unwrap();
+    committed.send(written).unwrap();
+    go_on.send(()).unwrap();
+    assert_eq!(told.recv().unwrap(), (Ok(written), false), "it did not wait for the files of the second one");
+    go_on.send(()).unwrap();
+    drop(committed);
+    thread.join().unwrap();
+    assert_eq!(*reports.borrow(), Ok(written));
+    let left = size(&engine) as f64 / before as f64;
+    assert!((0.49..0.51).contains(&left), "{left} of the files are left");
+    assert_eq!([0, 1, 2, 3].map(|partition| count(&engine, partition)), [65, 0, 0, 64]);
+}
+
+#[test]
+fn files_of_all_partitions_that_were_dropped_go_even_if_nobody_commits_any_more() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = filled(&dir, 4);
+    let syncer = Syncer::start(engine.log()).unwrap();
+    let (tell, told) = mpsc::channel();
+    *engine.dropped.before_files_go.lock().unwrap() = Some(Box::new(move |_: &Dropped| tell.send(()).unwrap()));
+    for partition in 1..4 {
+        engine.drop_partition(PartitionId(partition)).unwrap();
+    }
+    let dropped = engine.commit().unwrap();
+    syncer.committed(dropped);
+    assert_eq!(told.iter().take(3).count(), 3);
+    assert_eq!(syncer.finish(), Ok(dropped));
 }
 
 #[test]
@@ -339,7 +397,7 @@ fn files_that_a_killed_process_had_not_given_back_go_at_the_next_start_unless_th
             engine.write(PartitionId(1), &Name::new("b", "new"), &object(1, 10)).unwrap();
             engine.commit().unwrap();
         }
-        engine.log().sync().unwrap();
+        sync(&engine);
         let left = size(&engine) as f64 / before as f64;
         assert_eq!(left < 0.8, !written, "{left} of the files are left");
         assert_eq!([0, 1, 2, 3].map(|partition| count(&engine, partition)), [64, usize::from(written), 64, 64]);
@@ -372,7 +430,7 @@ fn removed_hints_free_their_space_even_on_a_disk_that_is_nearly_full() {
     let mut engine = open(&dir, Expect::Nothing);
     let size = |engine: &RocksEngine| {
         engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
-        let hints = engine.handle(super::Family::Hints);
+        let hints = engine.handle(Family::Hints);
         engine.db.property_int_value_cf(hints, "rocksdb.live-sst-files-size").unwrap().unwrap()
     };
     // Too few for their removals to fill a memtable. The first target's are delivered, the second's wait on.
@@ -393,7 +451,7 @@ fn removed_hints_free_their_space_even_on_a_disk_that_is_nearly_full() {
         engine.write_hint(other, PartitionId(0), &names[0], &hint()).unwrap();
         engine.commit().unwrap();
     }
-    engine.db.flush_cf(engine.handle(super::Family::Hints)).unwrap();
+    engine.db.flush_cf(engine.handle(Family::Hints)).unwrap();
     let before = size(&engine);
     engine.compact(false).unwrap();
     for name in &names {
@@ -424,7 +482,7 @@ fn a_flipped_bit_in_the_type_of_a_record_does_not_keep_the_database_opening_for_
     for counter in 0..4 {
         engine.write(PartitionId(0), &Name::new("b", format!("k{counter}")), &object(counter, 10)).unwrap();
         engine.commit().unwrap();
-        engine.log().sync().unwrap();
+        sync(&engine);
     }
     drop(engine);
     let (mut damaged, mut short) = (0, 0);
@@ -450,7 +508,7 @@ fn a_flipped_bit_in_the_type_of_a_record_does_not_keep_the_database_opening_for_
             bytes[at] ^= 1 << bit;
             std::fs::write(path(&copy).join(&name), bytes).unwrap();
             // In a thread, so that this test ends even if that does not.
-            let (tell, told) = std::sync::mpsc::channel();
+            let (tell, told) = mpsc::channel();
             std::thread::spawn(move || {
                 let opened = RocksEngine::open(&path(&copy), &settings(), Expect::Database);
                 drop(tell.send(opened.map(|engine| engine.recovery())));
@@ -478,7 +536,7 @@ fn a_log_with_a_hole_of_zeros_is_refused() {
         key += 1;
         engine.write(PartitionId(0), &Name::new("b", format!("{key}")), &object(1, bytes)).unwrap();
         engine.commit().unwrap();
-        engine.log().sync().unwrap();
+        sync(&engine);
         std::fs::metadata(&log).unwrap().len() as usize
     };
     let first = write(0);
@@ -509,7 +567,7 @@ fn unsynced(dir: &TempDir, groups: &[usize]) -> PathBuf {
         engine.write(PartitionId(0), &Name::new("b", format!("k{counter}")), &object(counter as u64, *bytes)).unwrap();
         engine.commit().unwrap();
         if counter < 3 {
-            engine.log().sync().unwrap();
+            sync(&engine);
         }
     }
     engine.db.flush_wal(false).unwrap();
@@ -542,7 +600,7 @@ fn damage_that_a_power_loss_left_at_the_end_of_the_log_is_cut_off_and_the_log_co
         // As before, from the next fsync on.
         engine.write(PartitionId(0), &Name::new("b", "new"), &object(1, 10)).unwrap();
         engine.commit().unwrap();
-        engine.log().sync().unwrap();
+        sync(&engine);
         drop(engine);
         let engine = open(&dir, Expect::Database);
         assert_eq!((engine.recovery(), count(&engine, 0), found_short(&engine)), (Recovery::Whole, 4, 0));

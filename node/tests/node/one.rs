@@ -375,6 +375,7 @@ async fn health_reflection_metrics_and_probes_answer() {
         assert_eq!(of(&format!("count{{operation=\"{operation}\"}}")), count);
         assert_eq!(of(&format!("bucket{{le=\"+Inf\",operation=\"{operation}\"}}")), count);
     }
+    assert!(counted("dynamokv_inbox_events") < 4_096 && counted("dynamokv_inbox_bytes") <= 256 << 20);
     for histogram in ["turn_seconds", "log_sync_seconds"] {
         let all = counted(&format!("dynamokv_{histogram}_count"));
         assert!(all > 0 && counted(&format!("dynamokv_{histogram}_bucket{{le=\"+Inf\"}}")) == all, "{histogram}");

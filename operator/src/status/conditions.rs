@@ -580,33 +580,60 @@ fn being_deleted(claims: Vec<String>) -> String {
     )
 }
 
+/// The first of these that is so is told: what comes earlier explains what comes later, or is the graver.
+const FAULTS: [fn(&Report<'_>) -> Option<Verdict>; 8] = [
+    complaints,
+    blocked,
+    foreign_volumes,
+    replacing_lost_member,
+    members_unreachable,
+    |report| passed_by(report).map(|(reason, message)| yes(reason, message)),
+    claims_being_deleted,
+    pods_in_trouble,
+];
+
 fn degraded(report: &Report<'_>) -> Verdict {
-    if !report.complaints.is_empty() {
-        return yes("Failed", clauses(report.complaints.iter().cloned()));
+    FAULTS.iter().find_map(|fault| fault(report)).unwrap_or_else(|| no("AsExpected", ""))
+}
+
+fn complaints(report: &Report<'_>) -> Option<Verdict> {
+    (!report.complaints.is_empty()).then(|| yes("Failed", clauses(report.complaints.iter().cloned())))
+}
+
+fn blocked(report: &Report<'_>) -> Option<Verdict> {
+    match report.step {
+        // Where there is no room to shrink, nothing is broken.
+        Step::Blocked(Blocked::InsufficientCapacity { .. }) => None,
+        Step::Blocked(blocked) => {
+            let (reason, message) = describe_blocked(report, blocked);
+            Some(yes(reason, message))
+        }
+        _ => None,
     }
-    // Where there is no room to shrink, nothing is broken.
-    if let Step::Blocked(blocked) = report.step
-        && !matches!(blocked, Blocked::InsufficientCapacity { .. })
-    {
-        let (reason, message) = describe_blocked(report, blocked);
-        return yes(reason, message);
-    }
+}
+
+fn foreign_volumes(report: &Report<'_>) -> Option<Verdict> {
     let foreign = |place: &Place| report.observed.note(place) == Note::OtherCluster && report.observed.node(place).is_none();
     let foreign: Vec<_> = report.cluster.places().filter(foreign).collect();
-    if !foreign.is_empty() {
-        let made_for = |place: &Place| Some(report.observed.volumes.get(place)?.made_for.clone());
-        let former: BTreeSet<_> = foreign.iter().filter_map(made_for).collect();
+    let made_for = |place: &Place| Some(report.observed.volumes.get(place)?.made_for.clone());
+    let former: BTreeSet<_> = foreign.iter().filter_map(made_for).collect();
+    (!foreign.is_empty()).then(|| {
         let message = format!(
             "{}: made for another cluster, perhaps a former one of this name; to go on with its data, delete this DynamoCluster and create \
              it again with spec.adoptCluster: {}; else keep that data elsewhere and delete the claims",
             list(foreign.iter().map(|place| report.cluster.claim_name(place))),
             former.into_iter().collect::<Vec<_>>().join(" or "),
         );
-        return yes("ForeignVolumes", message);
-    }
-    if let Some(replaced) = report.observed.record.ring().and_then(|ring| super::replaced(report, ring)) {
-        return yes("ReplacingLostMember", format!("{replaced}: its volume is gone, its data is copied from the other replicas"));
-    }
+        yes("ForeignVolumes", message)
+    })
+}
+
+fn replacing_lost_member(report: &Report<'_>) -> Option<Verdict> {
+    let replaced = super::replaced(report, report.observed.record.ring()?)?;
+    Some(yes("ReplacingLostMember", format!("{replaced}: its volume is gone, its data is copied from the other replicas")))
+}
+
+fn members_unreachable(report: &Report<'_>) -> Option<Verdict> {
     let (observed, names) = (report.observed, Names::of(report));
     let silent = silent_members(observed);
     // A pod that restarts for a new template is not a fault, unless it cannot.
@@ -616,17 +643,19 @@ fn degraded(report: &Report<'_>) -> Verdict {
         set.is_some_and(|(place, set)| set.rolling && place.ordinal >= set.updates_from)
     };
     let excused = usize::from(silent.iter().any(told) && !silent.iter().any(fails));
-    if silent.len() > excused {
+    (silent.len() > excused).then(|| {
         let (nodes, ways_on) = (names.silent_nodes(observed, &silent), ways_on(report, &names, &silent));
-        return yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{ways_on}"));
-    }
-    if let Some((reason, message)) = passed_by(report) {
-        return yes(reason, message);
-    }
-    let deleted = deleted_claims(report, &names);
-    if !deleted.is_empty() {
-        return yes("ClaimBeingDeleted", being_deleted(deleted));
-    }
+        yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{ways_on}"))
+    })
+}
+
+fn claims_being_deleted(report: &Report<'_>) -> Option<Verdict> {
+    let deleted = deleted_claims(report, &Names::of(report));
+    (!deleted.is_empty()).then(|| yes("ClaimBeingDeleted", being_deleted(deleted)))
+}
+
+fn pods_in_trouble(report: &Report<'_>) -> Option<Verdict> {
+    let observed = report.observed;
     let in_trouble = |place: Place| {
         let trouble = match observed.pods.get(&place) {
             Some(pod) => pod.trouble.clone().filter(|_| pod.node.is_none())?,
@@ -640,10 +669,7 @@ fn degraded(report: &Report<'_>) -> Verdict {
         Some((report.cluster.pod_name(&place), trouble + &outdated_claim(report, &place)))
     };
     let mut in_trouble = report.cluster.places().filter_map(in_trouble).peekable();
-    if in_trouble.peek().is_some() {
-        return yes("PodsInTrouble", sentences(in_trouble));
-    }
-    no("AsExpected", "")
+    in_trouble.peek().is_some().then(|| yes("PodsInTrouble", sentences(in_trouble)))
 }
 
 fn ring_stable(report: &Report<'_>) -> Verdict {

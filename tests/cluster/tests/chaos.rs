@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +28,12 @@ fn chaos_with(iptables_restore: &str, arguments: &[&str]) -> (Option<i32>, Strin
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
+/// As everything does that leaves something out. A test that passes is not heard by `println!`.
+fn leave_out(what: &str) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "left out: {what}").unwrap();
+}
+
 #[test]
 fn where_the_networks_tools_do_not_work_the_nodes_are_on_loopback_and_it_says_why() {
     let (code, said) = chaos_with("echo no such table >&2; exit 1", &["--list-faults"]);
@@ -41,7 +48,8 @@ fn a_tool_that_fails_on_the_way_is_an_error_of_the_harness_and_no_violation() {
     let works_once =
         format!("cat > /dev/null; [ \"${}\" = {} ] || {{ echo no such table >&2; exit 1; }}", sandbox::VARIABLE, sandbox::TRIAL);
     if chaos_with(&works_once, &["--list-faults"]).1.contains("no namespaces") {
-        return; // No tool is called on loopback.
+        leave_out("a tool of the network that fails on the way: without namespaces none is called");
+        return;
     }
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let (code, said) = chaos_with(&works_once, &["--minutes", "0.1"]);
@@ -81,4 +89,8 @@ fn a_round_of_faults_loses_resurrects_and_invents_nothing() {
     for (of, least) in [("writes: ", 500), ("with quorums of their own: ", 100), ("where the last writer wins: ", 100)] {
         assert!(acknowledged(of) > Some(least), "{of}{text}");
     }
+    // Of what may have been made twice much is excused: were that most of it, little would be judged.
+    let numbers = text.lines().find_map(|line| line.strip_prefix("with request ids: ")).expect("how many may be excused");
+    let numbers: Vec<u64> = numbers.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(matches!(numbers[..], [named, repeated] if named > 500 && repeated < named / 2), "{numbers:?}");
 }

@@ -102,6 +102,15 @@ fn the_notes_of_a_cluster_name_its_service_for_those_outside() {
     assert!(notes.contains(forward), "{notes}");
 }
 
+/// kubectl watches one kind at a time.
+#[test]
+fn the_notes_of_an_autoscaled_cluster_watch_one_kind_in_each_command() {
+    let notes = notes("dynamo-cluster", &["name=cart", "autoscaling.enabled=true", "resources.requests.cpu=1"]);
+    let watches: Vec<&str> = notes.lines().filter(|line| line.contains(" get ") && line.contains("--watch")).collect();
+    assert!(watches.len() == 2 && watches.iter().all(|line| !line.contains(',')), "{notes}");
+    assert!(watches[0].contains("get hpa cart --watch") && watches[1].contains("get dkv cart --watch"), "{notes}");
+}
+
 /// Its rights go with the namespace, so what helps an operator of all namespaces helps none of one.
 #[test]
 fn the_notes_of_an_operator_of_one_namespace_say_what_goes_before_that_namespace_and_what_helps_afterwards() {

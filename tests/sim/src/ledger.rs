@@ -192,13 +192,14 @@ impl Ledger {
 
     /// What a delete accounts for: all that it covers, if it was acknowledged. Any other one may have come to nothing, so only for what
     /// some tombstone was seen to supersede.
-    fn deleted_by(write: &Write, buried: impl Fn(WriteId) -> bool) -> impl Iterator<Item = WriteId> {
+    pub fn deleted_by(write: &Write, buried: impl Fn(WriteId) -> bool) -> impl Iterator<Item = WriteId> {
         let acknowledged = write.fate == Fate::Ok;
         write.covers.iter().copied().filter(move |lower| acknowledged || buried(*lower))
     }
 
     /// I1: an acknowledged write is visible, or some write that took effect covers it. A write took effect if it is visible, is a
-    /// delete, or is covered in turn by one that took effect; covers point to earlier writes, so one walk back is enough.
+    /// delete that did ([`Ledger::deleted_by`]), or is covered in turn by one that took effect; covers point to earlier writes, so one
+    /// walk back is enough.
     fn nothing_is_lost(&self, visible: &Visible, lost: usize, buried: impl Fn(WriteId) -> bool) -> Verdict {
         let mut superseded = BTreeSet::<WriteId>::new();
         for (id, write) in self.writes.iter().rev().filter(|(_, write)| write.fate != Fate::Failed) {

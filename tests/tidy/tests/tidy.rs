@@ -464,3 +464,25 @@ fn functions_are_found_with_their_lengths() {
     let text = "fn one() {\n    two();\n}\n\nimpl X {\n    pub fn three(&self) -> u8 {\n        3\n    }\n}\n";
     assert_eq!(functions(text), [("one".to_owned(), 3), ("three".to_owned(), 3)]);
 }
+
+/// The words that programs get from a cluster's conditions, as the operator has them and as its users can look them up.
+#[test]
+fn the_reasons_of_conditions_are_explained_and_none_that_is_not_there() {
+    let is_name = |word: &str| word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric);
+    let sources = ["operator/src/status.rs", "operator/src/status/conditions.rs"];
+    let code: String = sources.iter().map(|file| std::fs::read_to_string(root().join(file)).unwrap()).collect();
+    let statuses = BTreeSet::from(["True", "False", "Unknown"]);
+    let told: BTreeSet<&str> = code.split('"').filter(|word| is_name(word) && !statuses.contains(word)).collect();
+
+    let readme = std::fs::read_to_string(root().join("charts/dynamo-cluster/README.md")).unwrap();
+    let chapter = readme.split("\n## ").find(|chapter| chapter.starts_with("Conditions")).expect("a chapter on conditions");
+    let words: BTreeSet<&str> = chapter.split(|letter: char| !letter.is_alphanumeric()).collect();
+    let unexplained: Vec<String> =
+        told.iter().filter(|reason| !words.contains(*reason)).map(|reason| (*reason).to_owned()).collect();
+    report("conditions have reasons that charts/dynamo-cluster/README.md does not explain", &unexplained);
+
+    let first_cells =
+        chapter.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).flat_map(|cell| cell.split(", "));
+    let invented: Vec<String> = first_cells.filter(|name| is_name(name) && !told.contains(name)).map(str::to_owned).collect();
+    report("charts/dynamo-cluster/README.md explains what no condition says", &invented);
+}

@@ -35,14 +35,14 @@ pub struct Data {
 /// What is loaded first.
 #[derive(Args, Debug, Clone)]
 pub struct Records {
-    /// Records that are loaded first.
+    /// Records to load.
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub records: u64,
     /// Bytes of a value.
     #[arg(long, default_value_t = 1024, value_name = "BYTES")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=VALUE_BYTES_MAX as u64))]
     pub value_bytes: u64,
-    /// Clients: each with one request in flight, or with `--rate` with all that have come due.
+    /// Clients, each with one request in flight.
     #[arg(long, default_value_t = 64, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub clients: u16,
 }

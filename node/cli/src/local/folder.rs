@@ -98,7 +98,7 @@ pub fn read(path: &Path) -> Result<Option<Cluster>, Stop> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&file, &error)),
     };
-    serde_json::from_slice(&text).map(Some).map_err(|error| {
+    parsed(&text).map(Some).map_err(|error| {
         let file = file.display();
         Stop::Failed(format!(
             "{file}: is damaged ({error}); mend it, or remove the cluster and its data: `dynamoctl local down --purge`"
@@ -106,9 +106,22 @@ pub fn read(path: &Path) -> Result<Option<Cluster>, Stop> {
     })
 }
 
+fn parsed(text: &[u8]) -> Result<Cluster, serde_json::Error> {
+    let cluster: Cluster = serde_json::from_slice(text)?;
+    match cluster.nodes.iter().find(|node| !is_node_folder(&node.name)) {
+        // Its folder is removed one day, with all that it holds.
+        Some(node) => Err(serde::de::Error::custom(format!("a node's name is {:?}, and has to be like node-1", node.name))),
+        None => Ok(cluster),
+    }
+}
+
+fn is_node_folder(name: &str) -> bool {
+    name.strip_prefix("node-").is_some_and(|number| number.parse::<u16>().is_ok())
+}
+
 /// The folders that `dynamoctl local` gave nodes.
 fn node_folders(path: &Path) -> Result<Vec<String>, Stop> {
-    names(path, |name| name.strip_prefix("node-").is_some_and(|number| number.parse::<u16>().is_ok()))
+    names(path, is_node_folder)
 }
 
 /// What lies in the folder under such names.
@@ -264,6 +277,7 @@ impl Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dynamo_fuzz::{Expect, Fuzz, unsealed};
 
     fn cluster() -> Result<Cluster, Stop> {
         let node = NodeRecord {
@@ -301,6 +315,22 @@ mod tests {
     }
 
     #[test]
+    fn a_spoilt_file_of_a_cluster_is_one_or_refused() {
+        let of = |cluster: &Cluster| serde_json::to_vec_pretty(cluster).unwrap();
+        let stopped = |node: NodeRecord| NodeRecord { process: None, ..node };
+        let (whole, rest) = (cluster().unwrap(), cluster().unwrap());
+        let rest = Cluster { nodes: rest.nodes.into_iter().map(stopped).collect(), ..rest };
+        Fuzz {
+            name: "cluster.json",
+            corpus: vec![of(&whole), of(&rest)],
+            seal: &unsealed,
+            expect: Expect::Stable,
+            decode: &|bytes| parsed(bytes).ok().map(|cluster| of(&cluster)),
+        }
+        .run();
+    }
+
+    #[test]
     fn a_cluster_whose_file_is_damaged_can_be_purged() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("local");
@@ -315,6 +345,21 @@ mod tests {
         let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["node-mine"]);
         assert!(Folder::open_to_purge(&path).is_err(), "there is none");
+    }
+
+    #[test]
+    fn a_purge_does_not_follow_a_name_out_of_the_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, outside) = (parent.path().join("local"), parent.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        drop(Folder::open_or_create(&path, cluster).unwrap());
+        let file = path.join(CLUSTER_FILE);
+        let renamed = fs::read_to_string(&file).unwrap().replace("node-0", "../outside");
+        fs::write(&file, renamed).unwrap();
+        let refused = Folder::open(&path).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("../outside"), "{refused}");
+        Folder::open_to_purge(&path).unwrap().purge().unwrap();
+        assert!(outside.exists() && !path.exists());
     }
 
     #[test]

@@ -10,13 +10,17 @@
 //!   outcome is unknown may be part of that chain, a failed one may not.
 //! - **No resurrection.** At the end nothing is visible that an acknowledged write covers, directly or through what it covers.
 //!
-//! A write with a request id is retried, by the client library or by a node that forwards it and whose link breaks, of which its client is
-//! told nothing; and a node that did not know the first attempt stores it a second time. Readers see it once, and not again after it was replaced, while nodes remember it: it is among the [`REMEMBERED_MAX`] writes
-//! with ids to its key that have the highest stamps ([`dynamo_core::recent_writes`]). After that it may show twice, or again, as a
-//! sibling: that is counted ([`History::resurfaced`]), and is no violation. Of a write without a request id it is a violation always. Of the
-//! others the context of the read tells: two versions of one write may show only where as many writes are remembered as can be, not both of
-//! these among them, and the one that is missing is older than all that are. How many writes followed says less: a clock that was an
-//! hour ahead makes eight later ones at once.
+//! A write with a request id is retried, by the client library, or by a node that forwards it and whose link breaks; and a node
+//! that did not know the first attempt stores it a second time. Readers see it once, and not again after it was replaced, while
+//! nodes remember it: it is among the [`REMEMBERED_MAX`] writes with ids to its key that have the highest stamps
+//! ([`dynamo_core::recent_writes`]). After that it may show twice, or again, as a sibling: that is counted
+//! ([`History::resurfaced`]), and is no violation. Two things must hold for that, and what of them does not is one:
+//!
+//! - The write may have been made more than once ([`History::repeated`]). A node that coordinates what its client sent it makes it
+//!   under one dot, whatever becomes of its rings and links meanwhile, so most writes with an id are made once for certain.
+//! - It may be forgotten, which the context of the read tells: as many writes are remembered as can be, and what shows is older than
+//!   all of them, or is the first of its write among them, so that one before it may be missing. How many writes followed says less:
+//!   a clock that was an hour ahead makes eight later ones at once.
 //!
 //! Only the end is judged so, when all replicas have been asked: before that, a read may be stale.
 
@@ -58,8 +62,10 @@ struct Write {
     covers: Vec<WriteId>,
     outcome: Outcome,
     seen: bool,
-    /// Its request id, and how many writes with one were over before it.
-    named: Option<(RequestKey, usize)>,
+    /// Its request id.
+    named: Option<RequestKey>,
+    /// With that id it may have been made more than once.
+    repeated: bool,
     /// In the last read that showed it, nodes need not have known it for what it is.
     forgotten: bool,
     held: Option<Held>,
@@ -131,16 +137,13 @@ pub struct History {
     doubled: BTreeSet<WriteId>,
     /// What was known where one was visible twice, for whoever looks into it.
     notes: Vec<String>,
-    /// Writes with request ids.
-    named: usize,
-    /// Those of them that reached a node for the last time: their clients know what became of them.
-    named_over: usize,
 }
 
 impl History {
     /// A write is about to be sent.
     pub fn submitted(&mut self, id: WriteId, kind: Kind, covers: Vec<WriteId>) {
-        let write = Write { kind, covers, outcome: Outcome::Pending, seen: false, named: None, forgotten: false, held: None };
+        let outcome = Outcome::Pending;
+        let write = Write { kind, covers, outcome, seen: false, named: None, repeated: false, forgotten: false, held: None };
         let before = self.writes.insert(id, write);
         assert!(before.is_none(), "id {id} is used twice");
     }
@@ -148,9 +151,26 @@ impl History {
     /// It has this request id.
     pub fn named(&mut self, id: WriteId, key: RequestKey) {
         if let Some(write) = self.writes.get_mut(&id) {
-            write.named = Some((key, self.named_over));
-            self.named += 1;
+            write.named = Some(key);
         }
+    }
+
+    /// It was sent more than once, or forwarded, or nobody knows. Without a request id it was made once all the same.
+    pub fn repeated(&mut self, id: WriteId) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.repeated = write.named.is_some();
+        }
+    }
+
+    /// Whether it may have been made more than once.
+    pub fn is_repeated(&self, id: WriteId) -> bool {
+        self.writes.get(&id).is_some_and(|write| write.repeated)
+    }
+
+    /// Writes that may have been made more than once, and all that have request ids.
+    pub fn repeated_of_named(&self) -> (usize, usize) {
+        let count = |of: fn(&Write) -> bool| self.writes.values().filter(|write| of(write)).count();
+        (count(|write| write.repeated), count(|write| write.named.is_some()))
     }
 
     /// It was acknowledged, and this is what that rests on.
@@ -164,9 +184,6 @@ impl History {
     pub fn told(&mut self, id: WriteId, outcome: Outcome) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.outcome = outcome;
-            if write.named.is_some() && matches!(outcome, Outcome::Acknowledged | Outcome::Failed) {
-                self.named_over += 1;
-            }
             if write.seen && outcome == Outcome::Failed {
                 self.violations.insert(Violation::FailedButVisible(id));
             }
@@ -192,7 +209,7 @@ impl History {
             if write.outcome == Outcome::Failed {
                 self.violations.insert(Violation::FailedButVisible(id));
             }
-            let forgotten = write.named.is_some_and(|(key, _)| is_forgotten(key, stamp, remembered));
+            let forgotten = write.named.is_some_and(|key| is_forgotten(key, stamp, remembered));
             let stamps = shown.entry(id).or_default();
             write.forgotten = forgotten && (stamps.is_empty() || write.forgotten);
             stamps.push(stamp);
@@ -217,20 +234,18 @@ impl History {
         self.found(visible).into_iter().filter(|violation| !self.is_excused(violation)).collect()
     }
 
-    /// Writes with request ids that showed twice or again when nodes need not have known them any more.
+    /// Writes that may have been made more than once and showed twice or again when nodes need not have known them any more.
     pub fn resurfaced(&self, visible: &BTreeSet<WriteId>) -> usize {
         self.found(visible).iter().filter(|violation| self.is_excused(violation)).count()
     }
 
-    /// Only a write with a request id, which may have been made more than once. That it is visible twice is judged by what was known in that read. That it is visible again is
-    /// too, or else by how many others can have come after its first attempt, which were not over by then: a write that was retried takes
-    /// two of the places for those that are remembered.
+    /// Only a write that may have been made more than once, by what was known in the read that showed it twice, or last.
     fn is_excused(&self, violation: &Violation) -> bool {
         let (Violation::Doubled(id) | Violation::Resurrected(id, _)) = violation else { return false };
-        let Some(write) = self.writes.get(id).filter(|write| write.named.is_some()) else { return false };
+        let Some(write) = self.writes.get(id).filter(|write| write.repeated) else { return false };
         match violation {
             Violation::Doubled(_) => !self.violations.contains(violation),
-            _ => write.forgotten || write.named.is_some_and(|(_, before)| self.named - before > REMEMBERED_MAX / 2),
+            _ => write.forgotten,
         }
     }
 
@@ -415,75 +430,56 @@ mod tests {
         RequestKey(u128::from(id).to_be_bytes())
     }
 
-    /// Puts of the ids from `first` on, with request ids, each sent once and acknowledged.
-    fn named_puts(history: &mut History, first: WriteId, count: usize) {
-        for id in first..first + count as WriteId {
-            history.submitted(id, PUT, Vec::new());
-            history.named(id, key(id));
-            history.told(id, Acknowledged);
-        }
-    }
-
-    /// `before` named writes, then 1, which 2 replaces, and 3, then `after` named writes. 1 has a request id, or not.
-    fn named_in_the_middle(before: usize, after: usize, named: bool) -> History {
+    /// 1, which 2 replaces, and 3; then many others with request ids, each sent once and acknowledged. 1 has a request id, or not, and may
+    /// have been made more than once, or not.
+    fn replaced_long_ago(named: bool, repeated: bool) -> History {
         let mut history = History::default();
-        named_puts(&mut history, 100, before);
         history.submitted(1, PUT, Vec::new());
         if named {
             history.named(1, NAME);
+        }
+        if repeated {
+            history.repeated(1);
         }
         history.told(1, Acknowledged);
         for (id, covers) in [(2, vec![1]), (3, Vec::new())] {
             history.submitted(id, PUT, covers);
             history.told(id, Acknowledged);
         }
-        named_puts(&mut history, 200, after);
+        for id in 100..100 + 4 * REMEMBERED_MAX as WriteId {
+            history.submitted(id, PUT, Vec::new());
+            history.named(id, key(id));
+            history.told(id, Acknowledged);
+        }
         history
     }
 
-    /// What is wrong with 1, 2 and 3, if 1 shows again; and what is excused of it.
-    fn shown_again(history: &History) -> (Vec<Violation>, usize) {
-        let others = history.writes.keys().copied().filter(|id| *id >= 100);
-        let visible = others.chain([1, 2, 3]).collect();
+    /// What is wrong if 1 shows again with this stamp, where this is remembered; and what is excused of it.
+    fn shown_again(mut history: History, stamp: u64, remembered: &RecentWrites) -> (Vec<Violation>, usize) {
+        let others = history.writes.keys().copied().filter(|id| *id >= 100).collect::<Vec<_>>();
+        let values: [(&[u8], u64); 3] = [(b"1", stamp), (b"2", 50), (b"3", 51)];
+        let ids = history.read(values.into_iter(), remembered, id_of);
+        let visible = others.into_iter().chain(ids).collect();
         (history.verdict(&visible), history.resurfaced(&visible))
     }
 
     #[test]
-    fn only_a_write_with_a_request_id_that_may_be_forgotten_may_show_again() {
-        const MANY: usize = REMEMBERED_MAX * 4;
-        let violation = || (vec![Resurrected(1, 2)], 0);
-        for after in [0, REMEMBERED_MAX / 2 - 1] {
-            assert_eq!(shown_again(&named_in_the_middle(0, after, true)), violation(), "{after} others");
+    fn only_a_write_that_may_have_been_made_twice_and_may_be_forgotten_may_show_again() {
+        let (violation, excused) = (|| (vec![Resurrected(1, 2)], 0), (Vec::new(), 1));
+        let forgotten = remembered(&[], 30..30 + REMEMBERED_MAX as u64);
+        assert_eq!(shown_again(replaced_long_ago(true, true), 10, &forgotten), excused);
+        assert_eq!(shown_again(replaced_long_ago(true, false), 10, &forgotten), violation(), "it was made once");
+        for repeated in [false, true] {
+            assert_eq!(shown_again(replaced_long_ago(false, repeated), 10, &forgotten), violation(), "it has no request id");
         }
-        assert_eq!(shown_again(&named_in_the_middle(0, REMEMBERED_MAX / 2, true)), (Vec::new(), 1));
-        assert_eq!(
-            shown_again(&named_in_the_middle(MANY, REMEMBERED_MAX / 2 - 1, true)),
-            violation(),
-            "those before push nothing out"
-        );
-        assert_eq!(shown_again(&named_in_the_middle(MANY, MANY, false)), violation(), "it has no request id");
-        let lost = named_in_the_middle(0, 0, true).verdict(&BTreeSet::from([2]));
+        // However many writes with ids came after it.
+        for known in [remembered(&[10], 30..30 + REMEMBERED_MAX as u64 - 2), RecentWrites::default()] {
+            assert_eq!(shown_again(replaced_long_ago(true, true), 10, &known), violation(), "there is room for another");
+        }
+        let lost = replaced_long_ago(true, true).verdict(&(100..1_000).chain([2]).collect());
         assert_eq!(lost, [Lost(3)], "losses are never excused");
-    }
-
-    #[test]
-    fn a_write_that_was_on_its_way_may_have_come_after() {
-        let mut history = History::default();
-        // Their clients are told only later, or never.
-        for id in 100..100 + REMEMBERED_MAX as WriteId / 2 {
-            history.submitted(id, PUT, Vec::new());
-            history.named(id, key(id));
-            if id % 2 == 0 {
-                history.told(id, Unknown);
-            }
-        }
-        history.submitted(1, PUT, Vec::new());
-        history.named(1, NAME);
-        history.told(1, Acknowledged);
-        history.submitted(2, PUT, vec![1]);
-        history.told(2, Acknowledged);
-        let visible = BTreeSet::from([1, 2]);
-        assert_eq!((history.verdict(&visible), history.resurfaced(&visible)), (Vec::new(), 1));
+        assert_eq!(replaced_long_ago(true, true).repeated_of_named(), (1, 1 + 4 * REMEMBERED_MAX));
+        assert_eq!(replaced_long_ago(false, true).repeated_of_named(), (0, 4 * REMEMBERED_MAX));
     }
 
     #[test]
@@ -520,10 +516,13 @@ mod tests {
     }
 
     /// A put under [`NAME`] was visible twice, with the stamps 10 and 20, where this was remembered.
-    fn twice(remembered: &RecentWrites) -> (Vec<Violation>, usize) {
+    fn twice(repeated: bool, remembered: &RecentWrites) -> (Vec<Violation>, usize) {
         let mut history = History::default();
         history.submitted(1, PUT, Vec::new());
         history.named(1, NAME);
+        if repeated {
+            history.repeated(1);
+        }
         history.told(1, Unknown);
         let values: [(&[u8], u64); 2] = [(b"1", 10), (b"1", 20)];
         let ids = history.read(values.into_iter(), remembered, id_of);
@@ -546,8 +545,9 @@ mod tests {
             (&[], after(30, ALL), &excused, "none is, and others are"),
             (&[], after(15, ALL), &violation, "one of them is newer than those"),
         ] {
-            assert_eq!(&twice(&remembered(own, others)), expected, "{why}");
+            assert_eq!(&twice(true, &remembered(own, others)), expected, "{why}");
         }
+        assert_eq!(twice(false, &remembered(&[20], after(30, ALL - 1))), violation, "it was made once");
         let mut unnamed = history(&[(1, PUT, &[], Acknowledged)]);
         let values: [(&[u8], u64); 2] = [(b"1", 10), (b"1", 20)];
         let ids = unnamed.read(values.into_iter(), &remembered(&[], after(30, ALL)), id_of);
@@ -557,10 +557,8 @@ mod tests {
     #[test]
     fn a_write_may_be_visible_again_where_it_is_older_than_all_that_is_remembered() {
         for (stamp, expected) in [(29, (Vec::new(), 1)), (31, (vec![Resurrected(1, 2)], 0))] {
-            let mut history = named_in_the_middle(0, 0, true);
-            let values: [(&[u8], u64); 3] = [(b"1", stamp), (b"2", 50), (b"3", 51)];
-            let ids = history.read(values.into_iter(), &remembered(&[], 30..30 + REMEMBERED_MAX as u64), id_of);
-            assert_eq!((history.verdict(&ids), history.resurfaced(&ids)), expected);
+            let known = remembered(&[], 30..30 + REMEMBERED_MAX as u64);
+            assert_eq!(shown_again(replaced_long_ago(true, true), stamp, &known), expected);
         }
     }
 

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use dynamo_client::{Client, DeleteOptions, Evidence, GetOptions, PutOptions, RequestError, fresh_request_id};
-use dynamo_core::context;
+use dynamo_client::{Client, DeleteOptions, Evidence, GetOptions, PutOptions, PutResult, RequestError, fresh_request_id};
+use dynamo_core::context::{self, Token};
+use dynamo_core::id::NodeId;
 use dynamo_core::name::Name;
 use dynamo_core::random::Random;
 use dynamo_core::recent_writes::RecentWrites;
@@ -55,9 +56,28 @@ fn held_by(Evidence { epoch, nodes, durable, hinted }: &Evidence) -> String {
 
 /// The writes with request ids that are remembered of the dots that this context of `name` covers. One that cannot be read excuses nothing.
 pub fn remembered_in(token: &Bytes, client: &Client, name: &Name) -> RecentWrites {
+    told_in(token, client, name).seen.1
+}
+
+/// What this context of `name` says; nothing, if it cannot be read.
+fn told_in(token: &Bytes, client: &Client, name: &Name) -> Token {
     let cluster = client.ring().map(|ring| ring.cluster);
-    let token = cluster.and_then(|cluster| context::decode(token.clone(), cluster, name).ok());
-    token.map(|token| token.seen.1).unwrap_or_default()
+    cluster.and_then(|cluster| context::decode(token.clone(), cluster, name).ok()).unwrap_or_default()
+}
+
+/// Whether a write of `name` with a request id may have been made more than once. It was made once if its client sent it once, and the
+/// node that was asked is the one that coordinated it, which its context says: that one makes it under one dot. Any other was forwarded,
+/// and whoever forwards it asks a second node if the first falls silent. What nobody was told went through who knows what.
+pub fn may_be_repeated(written: &Result<PutResult, RequestError>, client: &Client, name: &Name) -> bool {
+    match written {
+        Ok(written) => is_repeated(written, told_in(&written.context, client, name).coordinator),
+        Err(error) => error.is_unknown(),
+    }
+}
+
+/// The context of an answer names no coordinator if that is no replica, and there is no context if the write met what its client had not read.
+fn is_repeated(written: &PutResult, coordinator: Option<NodeId>) -> bool {
+    written.sent > 1 || coordinator.is_none() || written.asked != coordinator
 }
 
 impl Shared {
@@ -136,17 +156,18 @@ impl Shared {
             }
             id
         };
-        let started = Instant::now();
+        let (started, name) = (Instant::now(), self.keys.name(key));
         let (operation, written) = match kind {
             Kind::Put => {
                 let options = PutOptions { context, request_id, ..PutOptions::default() };
-                (Operation::Put, self.client.put(&self.keys.name(key), self.keys.value(id), &options).await)
+                (Operation::Put, self.client.put(&name, self.keys.value(id), &options).await)
             }
             Kind::Delete => {
                 let options = DeleteOptions { request_id, ..DeleteOptions::default() };
-                (Operation::Delete, self.client.delete(&self.keys.name(key), context, &options).await)
+                (Operation::Delete, self.client.delete(&name, context, &options).await)
             }
         };
+        let repeated = may_be_repeated(&written, &self.client, &name);
         let mut state = self.state();
         state.tally.ended(operation, started, written.as_ref().err());
         let outcome = match &written {
@@ -156,6 +177,9 @@ impl Shared {
         };
         if let Ok(written) = &written {
             state.acknowledged(key, id, &written.evidence);
+        }
+        if repeated {
+            state.histories[key].repeated(id);
         }
         state.histories[key].told(id, outcome);
         written.map(|written| (id, written.context))
@@ -204,4 +228,27 @@ async fn step(
         false => own.insert(key, written),
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_core::id::Epoch;
+
+    #[test]
+    fn a_write_was_made_once_if_the_node_that_its_client_asked_once_coordinated_it() {
+        let (asked, another) = (NodeId([1; 16]), NodeId([2; 16]));
+        for (sent, of, coordinator, repeated, why) in [
+            (1, Some(asked), Some(asked), false, "it went nowhere else"),
+            (2, Some(asked), Some(asked), true, "its client sent it twice"),
+            (1, Some(asked), Some(another), true, "it was forwarded"),
+            (1, Some(asked), None, true, "who coordinated it is not said"),
+            (1, None, Some(asked), true, "who was asked is not known"),
+            (1, None, None, true, "neither is"),
+        ] {
+            let evidence = Evidence { epoch: Epoch(1), nodes: vec![asked], durable: 1, hinted: 0 };
+            let written = PutResult { context: Bytes::new(), evidence, sent, asked: of };
+            assert_eq!(is_repeated(&written, coordinator), repeated, "{why}");
+        }
+    }
 }

@@ -256,6 +256,23 @@ async fn a_write_with_an_id_goes_on_to_the_next_node_and_says_that_it_was_sent_t
     }
 }
 
+/// Whoever coordinated it is in its context: if that is another node, the one that was asked forwarded it.
+#[tokio::test]
+async fn a_write_says_which_member_took_it_and_nothing_of_who_is_behind_an_endpoint() {
+    for mode in [Mode::Stream, Mode::Unary] {
+        for (manner, asked) in [(Manner::Well, [1; 16]), (Manner::StandingStill, [2; 16])] {
+            let (_first, well, client) = cluster_whose_first_is(manner, mode).await;
+            let put = async |client: &Client| {
+                let options = PutOptions::default().retried();
+                in_time(client.put(&Name::new("b", "k"), "v", &options)).await.unwrap().asked
+            };
+            assert_eq!(put(&client).await, Some(NodeId(asked)), "{mode:?} {manner:?}");
+            let through_it = in_time(Client::connect(ClientConfig { direct: false, ..config(&well, mode) })).await.unwrap();
+            assert_eq!(put(&through_it).await, None, "{mode:?} {manner:?}");
+        }
+    }
+}
+
 /// They have no ids and may not be sent twice: those that have it wait for it, and no others come to wait as well.
 #[tokio::test]
 async fn writes_without_ids_that_wait_for_a_silent_node_are_joined_by_no_others() {

@@ -111,11 +111,41 @@ impl<S: Storage> Node<S> {
         self.storage.drop_partition(partition)?;
         self.trees.remove(partition);
         // The layers of a partition have their positions in common.
-        let (bits, list) = (ring.partition_bits, ring.list_of(partition));
-        self.versions.forget(|position| position.partition(bits).0 as usize == list);
+        let (bits, list) = (ring.partition_bits, PartitionId(ring.list_of(partition) as u32));
+        self.versions.forget(bits, list);
         self.end_tenure(partition)?;
         self.forget_reaped(partition)?;
         self.counters.partitions_dropped += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::node::{Identity, Input};
+    use crate::ring::tests::{node, ring_of};
+    use crate::storage::MemoryStorage;
+    use crate::time::Instant;
+
+    #[test]
+    fn copies_that_are_dropped_together_cost_one_look_through_the_version_cache() {
+        let now = Now { instant: Instant(1_000_000), wall_ms: 0 };
+        let ring = ring_of(4, 6);
+        let identity = Identity {
+            node: node(1),
+            cluster: ring.cluster,
+            zone: "z".into(),
+            peer_address: String::new(),
+            client_address: String::new(),
+            generation: 1,
+        };
+        let mut keeper = Node::open(identity, Config::default(), MemoryStorage::default(), 1, now).unwrap();
+        keeper.propose_ring(ring, now, &mut Vec::new()).unwrap();
+        (0..64).map(PartitionId).for_each(|partition| keeper.drop_copy(partition).unwrap());
+        assert_eq!(keeper.versions.sweeps(), 0, "no drop waits for it");
+        keeper.handle(Input::Tick, now, &mut Vec::new()).unwrap();
+        assert_eq!(keeper.versions.sweeps(), 1);
     }
 }

@@ -22,12 +22,14 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 impl<S: Storage> Node<S> {
     pub(super) fn on_link_up(&mut self, peer: NodeId, at: &str, clients_at: &str, now: Now, out: &mut Vec<Output>) {
         self.detector.linked(peer, true, now.instant);
+        self.rings_told.forget(peer);
         self.gossip.greet(peer, at, clients_at);
         self.send_gossip(peer, true, now, out);
     }
 
     pub(super) fn on_link_down(&mut self, peer: NodeId, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         self.detector.linked(peer, false, now.instant);
+        self.rings_told.forget(peer);
         self.fail_requests_to(peer, now, out)
     }
 
@@ -96,28 +98,28 @@ impl<S: Storage> Node<S> {
     }
 
     pub(super) fn on_ring_request(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) {
-        if let Some(ring) = self.ring.clone()
-            && ring.epoch > epoch
-        {
-            self.send_ring(from, ring, out);
+        if self.epoch() > epoch {
+            self.send_ring(from, out);
         }
     }
 
-    /// Sends a ring that this node holds, once no loss of power can take it back: one that some hold and their source has forgotten could get a
-    /// twin of the same epoch.
-    pub(super) fn send_ring(&mut self, to: NodeId, ring: Arc<Ring>, out: &mut Vec<Output>) {
-        let (durable, message) = (self.ring_durable >= ring.epoch, Message::RingUpdate { ring });
-        if durable {
-            out.push(Output::Send { to, message });
-        } else {
-            self.storage.hold(Waiting::Answer { to, message: Box::new(message) });
+    /// Sends the ring that this node holds, once no loss of power can take it back: one that some hold and their source has forgotten could
+    /// get a twin of the same epoch. Who was given it a moment ago has it.
+    pub(super) fn send_ring(&mut self, to: NodeId, out: &mut Vec<Output>) {
+        let Some(ring) = self.ring.clone() else { return };
+        if self.ring_durable < ring.epoch {
+            return self.storage.hold(Waiting::GiveRing { to });
+        }
+        if self.gives_ring(to, ring.epoch, None) {
+            out.push(Output::Send { to, message: Message::RingUpdate { ring } });
         }
     }
 
     pub(super) fn spread_ring(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
         let Some(ring) = self.ring.clone().filter(|ring| ring.epoch == epoch) else { return };
-        let peers = self.detector.linked_peers();
-        out.extend(peers.map(|to| Output::Send { to, message: Message::RingUpdate { ring: ring.clone() } }));
+        let mut peers: Vec<NodeId> = self.detector.linked_peers().collect();
+        peers.retain(|peer| self.gives_ring(*peer, epoch, None));
+        out.extend(peers.into_iter().map(|to| Output::Send { to, message: Message::RingUpdate { ring: ring.clone() } }));
     }
 
     pub(super) fn on_ring_update(&mut self, ring: Arc<Ring>, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {

@@ -505,10 +505,8 @@ impl<S: Storage> Node<S> {
 
     /// A receiver with an older ring gets this one; the batch goes again later.
     fn on_behind(&mut self, to: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> Result<(), StorageError> {
-        if let Some(ring) = self.ring.clone()
-            && ring.epoch > epoch
-        {
-            self.send_ring(to, ring, out);
+        if self.epoch() > epoch {
+            self.send_ring(to, out);
         }
         Ok(())
     }

@@ -15,17 +15,17 @@ use crate::version::{Digest, Object};
 use std::sync::Arc;
 
 impl<S: Storage> Node<S> {
-    /// The ring, if `epoch` is this node's; else what is wrong, after sending what helps.
+    /// The ring, if `epoch` is this node's; else what is wrong, after sending what helps, if that was not done a moment ago.
     pub(super) fn fence(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> Result<Arc<Ring>, Refusal> {
         match self.ring.clone() {
             Some(ring) if ring.epoch == epoch => Ok(ring),
             Some(ring) if ring.epoch > epoch => {
                 self.counters.stale_epoch_refused += 1;
-                self.send_ring(from, ring, out);
+                self.send_ring(from, out);
                 Err(Refusal::StaleEpoch)
             }
             _ => {
-                out.push(Output::Send { to: from, message: Message::RingRequest { epoch: self.epoch() } });
+                self.ask_for_ring(from, out);
                 Err(Refusal::Behind)
             }
         }

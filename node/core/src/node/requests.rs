@@ -219,7 +219,7 @@ impl<S: Storage> Node<S> {
         self.on_refused(peer, number, Refusal::Overloaded, self.epoch(), now, out)
     }
 
-    /// A replica has an older ring: it gets this one, and the request again behind it.
+    /// A replica has an older ring: it gets this one, if it was not given it just now, and the request again behind it.
     pub(super) fn catch_up(&mut self, to: NodeId, number: RequestId, epoch: Epoch, out: &mut Vec<Output>) {
         let Some(ring) = self.ring.clone() else { return };
         if epoch >= ring.epoch {
@@ -228,7 +228,10 @@ impl<S: Storage> Node<S> {
         if self.ring_durable < ring.epoch {
             return self.storage.hold(Waiting::CatchUp { to, request: number, epoch });
         }
-        out.push(Output::Send { to, message: Message::RingUpdate { ring } });
+        let repeated = self.requests.deadline(number).map(|_| number);
+        if self.gives_ring(to, ring.epoch, repeated) {
+            out.push(Output::Send { to, message: Message::RingUpdate { ring } });
+        }
         if let Some(job) = self.requests.puts.get(&number).map(|put| &put.job) {
             let hint_for = job.machine.stands_in_for(to);
             self.send_replicate(number, to, hint_for, out);

@@ -10,9 +10,11 @@
 //! not sent, and [`Node::known`] finds it. The mark goes with the last of them; a start that finds it looks at all hints.
 //!
 //! A disk without room may be so for these very hints. Then only those become copies that go home again, and no more while some
-//! have not gone: little of what is kept free is in use. Those of partitions that this node is to hold itself wait for room.
+//! have not gone: little of what is kept free is in use. Those of partitions that this node is to hold itself wait for room, and keep no
+//! others waiting: each target has its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use crate::id::{NodeId, PartitionId};
 use crate::name::Name;
@@ -32,7 +34,11 @@ const MARK: &[u8] = b"retargeting";
 
 /// Whose hints are to be looked at.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Retargeting(BTreeMap<NodeId, Look>);
+pub(super) struct Retargeting {
+    looks: BTreeMap<NodeId, Look>,
+    /// Whose hints were all looked at last: the next target is the one behind it.
+    turn: Option<NodeId>,
+}
 
 /// A look through the hints for one target.
 #[derive(Clone, Debug, Default)]
@@ -46,28 +52,40 @@ struct Look {
 impl Retargeting {
     /// The targets whose hints were not all looked at.
     pub(super) fn targets(&self) -> impl Iterator<Item = NodeId> {
-        self.0.keys().copied()
+        self.looks.keys().copied()
     }
 
     fn look_at(&mut self, target: NodeId) {
-        let look = self.0.entry(target).or_default();
+        let look = self.looks.entry(target).or_default();
         look.again = look.after.is_some();
+    }
+
+    /// Whose turn it is, and how far the look has come.
+    fn in_turn(&self) -> Option<(NodeId, Option<&(PartitionId, Name)>)> {
+        let behind = self.turn.and_then(|turn| self.looks.range((Excluded(turn), Unbounded)).next());
+        let (target, look) = behind.or_else(|| self.looks.first_key_value())?;
+        Some((*target, look.after.as_ref()))
     }
 
     /// A hint that becomes a copy stayed a hint: another look follows.
     fn pass(&mut self, target: NodeId) {
-        if let Some(look) = self.0.get_mut(&target) {
+        if let Some(look) = self.looks.get_mut(&target) {
             look.again = true;
         }
     }
 
     /// All hints up to `reached` were looked at, or all there are.
     fn looked(&mut self, target: NodeId, reached: Option<(PartitionId, Name)>) {
-        let Some(look) = self.0.get_mut(&target) else { return };
-        match reached {
-            Some(_) => look.after = reached,
-            None if look.again => *look = Look::default(),
-            None => drop(self.0.remove(&target)),
+        let Some(look) = self.looks.get_mut(&target) else { return };
+        if reached.is_some() {
+            look.after = reached;
+            return;
+        }
+        self.turn = Some(target);
+        if look.again {
+            *look = Look::default();
+        } else {
+            self.looks.remove(&target);
         }
     }
 }
@@ -101,13 +119,12 @@ impl<S: Storage> Node<S> {
 
     /// Looks at the next piece.
     pub(super) fn tick_retargeting(&mut self) -> Result<(), StorageError> {
-        let Some((target, look)) = self.retargeting.0.first_key_value() else { return Ok(()) };
+        let Some((target, after)) = self.retargeting.in_turn() else { return Ok(()) };
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         if !self.writable && self.foreign_partitions().len() >= COPIES_WITHOUT_ROOM {
             return Ok(());
         }
-        let target = *target;
-        let found = self.storage.scan_hints(target, look.after.as_ref(), HINTS_PER_TICK, BYTES_PER_TICK)?;
+        let found = self.storage.scan_hints(target, after, HINTS_PER_TICK, BYTES_PER_TICK)?;
         let reached = found.last().map(|(partition, name, _)| (*partition, name.clone()));
         for (partition, name, object) in found {
             if waits(&ring, partition, target) {
@@ -122,7 +139,7 @@ impl<S: Storage> Node<S> {
             }
         }
         self.retargeting.looked(target, reached);
-        if self.retargeting.0.is_empty() {
+        if self.retargeting.looks.is_empty() {
             self.storage.write_meta(MARK, None)?;
         }
         Ok(())
@@ -131,7 +148,7 @@ impl<S: Storage> Node<S> {
     /// If the hints of `partition` become copies and are not sent: the partition behind it with which those for `target` go on, if there is
     /// one.
     pub(super) fn passes_over(&self, partition: PartitionId, target: NodeId) -> Option<Option<PartitionId>> {
-        let ring = self.ring.as_ref().filter(|_| self.retargeting.0.contains_key(&target))?;
+        let ring = self.ring.as_ref().filter(|_| self.retargeting.looks.contains_key(&target))?;
         if waits(ring, partition, target) {
             return None;
         }

@@ -34,6 +34,8 @@ pub(super) enum Waiting {
     DotLease(u64),
     /// An answer that speaks of writes which must not be forgotten once it is given.
     Answer { to: NodeId, message: Box<Message> },
+    /// A peer is to have the ring.
+    GiveRing { to: NodeId },
     /// A ring that the writer of rings offered: everybody is to have it.
     Spread(Epoch),
     /// A replica that was behind this ring refused a request.

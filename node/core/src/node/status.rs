@@ -106,11 +106,16 @@ impl<S: Storage> Node<S> {
             peers: self.peer_status(now),
             requests: self.requests.len(),
             clock_ahead_ms: self.clocks.median_ahead_ms(now),
-            ready: self.dots.may_be_issued() && self.declared_lost().is_none(),
+            ready: self.is_ready(),
             writable: self.writable,
             buckets_digest: self.gossip.of(own).map_or(0, |state| state.buckets_digest),
             buckets_differ: self.gossip.differing_buckets(),
         }
+    }
+
+    /// [`Status::ready`] alone, for who asks often.
+    pub fn is_ready(&self) -> bool {
+        self.dots.may_be_issued() && self.declared_lost().is_none()
     }
 
     /// It holds a ring, and none of its rings has been made durable since it started.

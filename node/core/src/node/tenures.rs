@@ -46,9 +46,9 @@ impl<S: Storage> Node<S> {
         if let Some(incarnation) = self.tenures.known.get(&partition) {
             return Ok(Some(*incarnation));
         }
-        let stored = self.storage.read_meta(&tenure_key(partition))?;
-        let tenure = stored.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
-        Ok(tenure.map(|tenure| self.tenures.incarnation(tenure)))
+        let Some(bytes) = self.storage.read_meta(&tenure_key(partition))? else { return Ok(None) };
+        let tenure = number(&bytes).ok_or_else(|| StorageError(format!("the tenure of partition {partition} is damaged")))?;
+        Ok(Some(self.tenures.incarnation(tenure)))
     }
 
     /// After a crash this node may have forgotten writes that it coordinated and others acknowledged: a state that it makes now
@@ -56,7 +56,10 @@ impl<S: Storage> Node<S> {
     /// what was stopped but a copy of it ([`super::lives`]). The mark of the clean stop
     /// goes in the same group as the lease of dots, before the first dot can be issued.
     pub(super) fn start_tenures(&mut self) -> Result<(), StorageError> {
-        let stored = self.storage.read_meta(b"salt")?.and_then(|bytes| bytes[..].try_into().ok().map(u64::from_be_bytes));
+        let stored = match self.storage.read_meta(b"salt")? {
+            Some(bytes) => Some(number(&bytes).ok_or_else(|| StorageError("the salt of the tenures is damaged".into()))?),
+            None => None,
+        };
         // The mark of the start before this one: an older one came back with an older copy of the database.
         let clean = self.storage.read_meta(CLEAN_STOP)?.as_deref() == Some(&(self.identity.generation - 1).to_be_bytes()[..]);
         let salt = match stored {
@@ -84,8 +87,51 @@ impl<S: Storage> Node<S> {
     }
 }
 
+/// A number as it is stored.
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
+}
+
 fn tenure_key(partition: PartitionId) -> Vec<u8> {
     let mut key = b"tenure/".to_vec();
     key.extend_from_slice(&partition.0.to_be_bytes());
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::id::{ClusterId, NodeId};
+    use crate::node::Identity;
+    use crate::storage::MemoryStorage;
+    use crate::time::{Instant, Now};
+
+    fn open(storage: MemoryStorage) -> Result<Node<MemoryStorage>, StorageError> {
+        let identity = Identity {
+            node: NodeId([1; 16]),
+            cluster: ClusterId([7; 16]),
+            zone: "z".into(),
+            peer_address: String::new(),
+            client_address: String::new(),
+            generation: 1,
+        };
+        Node::open(identity, Config::default(), storage, 1, Now { instant: Instant(1), wall_ms: 0 })
+    }
+
+    /// Taken for absent it would be replaced by a new one, and the damage would never be seen.
+    #[test]
+    fn a_record_of_another_length_is_damaged_and_not_absent() {
+        let mut storage = MemoryStorage::default();
+        storage.write_meta(b"salt", Some(&[7; 7])).unwrap();
+        let refused = open(storage).map(drop).unwrap_err();
+        assert!(refused.0.contains("salt"), "{refused:?}");
+
+        let mut storage = MemoryStorage::default();
+        storage.write_meta(&tenure_key(PartitionId(3)), Some(&[7; 9])).unwrap();
+        let mut node = open(storage).unwrap();
+        let refused = node.tenure(PartitionId(3)).unwrap_err();
+        assert!(refused.0.contains("tenure of partition 3"), "{refused:?}");
+        assert!(node.tenure(PartitionId(4)).is_ok());
+    }
 }

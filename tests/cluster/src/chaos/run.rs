@@ -51,6 +51,11 @@ const SERVE_MAX: Duration = Duration::from_secs(30);
 const LINE_CHARS: usize = 200;
 /// So often keys are read once more that could not be read.
 const JUDGED_AGAIN: u32 = 8;
+/// Of so many keys one may show, at the end of a round, a write that was replaced, since nodes need not remember its id any more.
+/// An attempt is followed by the next within 2.5 s, in which a key gets two or three writes with ids, so eight of them come
+/// between only where a clock was wrong; and what shows so is replaced by the next client that reads the key and writes it, a
+/// second later. More of them are no accident: then nodes do not hide what they remember.
+const KEYS_PER_RESURFACED: usize = 10;
 /// Rounds of anti-entropy in which nothing may be repaired.
 const IDLE_ROUNDS: u64 = 2;
 
@@ -344,11 +349,14 @@ impl Run {
         }
         let (wishes, sessions) = (Arc::clone(&self.wishes), Arc::clone(&self.sessions));
         let destroyed = self.nemesis.destroyed;
-        self.judge_others(async || wishes.judge(destroyed).await).await;
-        self.judge_others(async || sessions.judge().await).await;
+        let with_wishes = self.judge_others(async || wishes.judge(destroyed).await).await;
+        let in_sessions = self.judge_others(async || sessions.judge().await).await;
         self.problems.extend(self.nemesis.acknowledged_without_fsync().await?);
         self.problems.append(&mut self.nemesis.violations);
-        let resurfaced = match judged.resurfaced {
+        let resurfaced = judged.resurfaced + with_wishes + in_sessions;
+        let keys = self.shared.key_count() + self.wishes.key_count() + self.sessions.key_count();
+        self.problems.extend(too_many_show_again(resurfaced, keys));
+        let resurfaced = match resurfaced {
             0 => String::new(),
             count => format!("; {count} retried writes show twice or again, which nodes need not remember any more"),
         };
@@ -356,8 +364,8 @@ impl Run {
         Ok(())
     }
 
-    /// What cannot be read is no verdict here either.
-    async fn judge_others(&mut self, judge: impl AsyncFn() -> Judged) {
+    /// What cannot be read is no verdict here either. Returns how many writes show twice or again, as they may.
+    async fn judge_others(&mut self, judge: impl AsyncFn() -> Judged) -> usize {
         let mut judged = judge().await;
         for _ in 0..JUDGED_AGAIN {
             if judged.unread.is_empty() || !judged.violations.is_empty() {
@@ -367,6 +375,15 @@ impl Run {
             judged = judge().await;
         }
         self.problems.extend(judged.violations.into_iter().chain(judged.unread));
+        judged.resurfaced
+    }
+
+    /// Of all writes with request ids those that may have been made more than once: of them alone anything is excused.
+    fn repeated(&self) -> String {
+        let in_common = (0..self.shared.key_count()).map(|key| self.shared.history(key, |history| history.repeated_of_named()));
+        let all = in_common.chain([self.wishes.repeated_of_named(), self.sessions.repeated_of_named()]);
+        let (repeated, named) = all.fold((0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1));
+        format!("with request ids: {named} writes, of which {repeated} may have been made more than once")
     }
 
     fn report(&mut self) -> Verdict {
@@ -402,6 +419,7 @@ impl Run {
         println!("writes: {acknowledged} acknowledged, {unknown} of unknown outcome, {failed} failed");
         println!("{}", self.wishes.told());
         println!("{}", self.sessions.told());
+        println!("{}", self.repeated());
         let Options { seed, length } = self.options;
         let minutes = length.as_secs_f64() / 60.0;
         let seconds = self.started.elapsed().as_secs();
@@ -424,7 +442,26 @@ impl Run {
     }
 }
 
+/// What is wrong if so many writes show twice or again.
+fn too_many_show_again(resurfaced: usize, keys: usize) -> Option<String> {
+    let most = keys / KEYS_PER_RESURFACED;
+    let told = || format!("{resurfaced} retried writes show twice or again, of {keys} keys; {most} may be forgotten by accident");
+    (resurfaced > most).then(told)
+}
+
 /// Its first line, or what fits on one.
 fn beginning(problem: &str) -> String {
     problem.lines().next().unwrap_or_default().chars().take(LINE_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_writes_may_show_again_and_no_more() {
+        for (resurfaced, keys, wrong) in [(0, 0, false), (0, 9, false), (30, 300, false), (31, 300, true), (300, 300, true)] {
+            assert_eq!(too_many_show_again(resurfaced, keys).is_some(), wrong, "{resurfaced} of {keys}");
+        }
+    }
 }

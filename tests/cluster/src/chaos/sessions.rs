@@ -13,6 +13,7 @@ use dynamo_client::{Client, DeleteOptions, GetOptions, PutOptions, RequestError,
 use dynamo_core::random::Random;
 use dynamo_core::request::QuorumWish;
 use dynamoctl::workload::checker::{Kind, Outcome, WriteId};
+use dynamoctl::workload::clients::may_be_repeated;
 use dynamoctl::workload::keys::Keys;
 use dynamoctl::workload::tally::{Operation, Tally};
 use tokio::sync::watch;
@@ -74,6 +75,8 @@ pub struct Judged {
     pub violations: Vec<String>,
     /// Keys that could not be read from all replicas, and why.
     pub unread: Vec<String>,
+    /// Writes that may have been made more than once and show twice or again, as they may.
+    pub resurfaced: usize,
 }
 
 impl Sessions {
@@ -128,24 +131,30 @@ impl Sessions {
             state.histories.entry(key).or_default().submitted(id, kind, covers, request_id, wall_ms());
             id
         };
-        let started = Instant::now();
+        let (started, name) = (Instant::now(), self.keys.name(key));
         let (operation, written) = match kind {
             Kind::Put => {
                 let options = PutOptions { context, create_only, request_id, ..PutOptions::default() };
-                (Operation::Put, client.put(&self.keys.name(key), self.keys.value(id), &options).await)
+                (Operation::Put, client.put(&name, self.keys.value(id), &options).await)
             }
             Kind::Delete => {
                 let options = DeleteOptions { request_id, ..DeleteOptions::default() };
-                (Operation::Delete, client.delete(&self.keys.name(key), context, &options).await)
+                (Operation::Delete, client.delete(&name, context, &options).await)
             }
         };
+        let repeated = may_be_repeated(&written, client, &name);
         self.count(operation, started, written.as_ref().err());
         let outcome = match &written {
             Ok(_) => Outcome::Acknowledged,
             Err(error) if error.is_unknown() => Outcome::Unknown,
             Err(_) => Outcome::Failed,
         };
-        self.history(key, |history| history.told(id, outcome, wall_ms()));
+        self.history(key, |history| {
+            if repeated {
+                history.repeated(id);
+            }
+            history.told(id, outcome, wall_ms());
+        });
         written.map(|_| ())
     }
 
@@ -192,7 +201,9 @@ impl Sessions {
                     continue;
                 }
             };
-            let found = self.history(key, |history| history.verdict(shown, &self.clocks));
+            let (found, resurfaced) =
+                self.history(key, |history| (history.verdict(shown, &self.clocks), history.resurfaced(shown)));
+            judged.resurfaced += resurfaced;
             if let Some(first) = found.first() {
                 let named = self.keys.name(key).key.escape_ascii().to_string();
                 let lines = self.history(key, |history| history.lines()).join("\n    ");
@@ -200,6 +211,18 @@ impl Sessions {
             }
         }
         judged
+    }
+
+    /// Keys that were used.
+    pub fn key_count(&self) -> usize {
+        self.state().histories.len()
+    }
+
+    /// Writes that may have been made more than once, and all that have request ids.
+    pub fn repeated_of_named(&self) -> (usize, usize) {
+        let state = self.state();
+        let counts = state.histories.values().map(StampHistory::repeated_of_named);
+        counts.fold((0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1))
     }
 
     /// What was done, in a line.

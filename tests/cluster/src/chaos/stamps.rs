@@ -14,8 +14,9 @@
 //!
 //! Two things are not seen from here. A *tombstone* shows no stamp, and a get that found nothing has a context that covers it, with all
 //! that it hides. So a key with a delete is judged by stamps only if no clock was wrong in its whole life: then stamps are times, and a
-//! delete that was over before a put was begun hides nothing of it. A write with a *request id* may be made twice, by the client library or
-//! by a node that forwards it, and the second attempt may replace what came since: with one of them, a key is not judged by stamps.
+//! delete that was over before a put was begun hides nothing of it. A write with a *request id* may be made twice, if the client library
+//! sends it again or a node forwards it, and the second attempt may replace what came since: with one that may have been, a key is not
+//! judged by stamps, and that one may show again. Of those that were made once for certain (`History::repeated`) nothing is excused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -48,7 +49,6 @@ struct Write {
     over_ms: u64,
     /// As a read showed it.
     stamp: Option<u64>,
-    named: bool,
 }
 
 /// What must not be.
@@ -58,7 +58,7 @@ pub enum Violation {
     Of(checker::Violation),
     /// A get showed more than one version.
     Siblings(Vec<WriteId>),
-    /// A write that was sent once has two stamps.
+    /// A write that was made once has two stamps.
     MadeTwice(WriteId, u64, u64),
     /// An acknowledged write is not shown, and what is shown is older.
     GaveWayToOlder {
@@ -108,9 +108,13 @@ impl StampHistory {
         if let Some(name) = name {
             self.history.named(id, name);
         }
-        let named = name.is_some();
         let (outcome, over_ms) = (Outcome::Pending, u64::MAX);
-        self.writes.insert(id, Write { kind, covers, outcome, begun_ms: now_ms, over_ms, stamp: None, named });
+        self.writes.insert(id, Write { kind, covers, outcome, begun_ms: now_ms, over_ms, stamp: None });
+    }
+
+    /// It may have been made more than once, if it has a request id.
+    pub fn repeated(&mut self, id: WriteId) {
+        self.history.repeated(id);
     }
 
     /// Its client was told this.
@@ -134,7 +138,7 @@ impl StampHistory {
         let id = id_of(value)?;
         let write = self.writes.get_mut(&id)?;
         let before = *write.stamp.get_or_insert(stamp);
-        if before != stamp && !write.named {
+        if before != stamp {
             self.violations.insert(Violation::MadeTwice(id, before, stamp));
         }
         write.stamp = Some(before.max(stamp));
@@ -145,15 +149,29 @@ impl StampHistory {
     pub fn verdict(&self, shown: Option<Shown>, clocks: &Clocks) -> Vec<Violation> {
         let visible: BTreeSet<WriteId> = shown.iter().map(|shown| shown.id).collect();
         // Whatever gave way by its stamp counts as lost there.
-        let in_any_bucket =
-            self.history.verdict(&visible).into_iter().filter(|violation| !matches!(violation, checker::Violation::Lost(_)));
+        let counts = |violation: &checker::Violation| {
+            !matches!(violation, checker::Violation::Lost(_)) && !self.shows_again_rightly(violation)
+        };
+        let in_any_bucket = self.history.verdict(&visible).into_iter().filter(counts).map(Violation::Of);
         let by_stamp = self.acknowledged_and_gone(shown).filter_map(|(id, write)| self.gone(id, write, shown, clocks));
-        self.violations.iter().cloned().chain(in_any_bucket.map(Violation::Of)).chain(by_stamp).collect()
+        let may_be_twice = |id: &WriteId| self.history.is_repeated(*id);
+        let is_one = |violation: &&Violation| !matches!(violation, Violation::MadeTwice(id, ..) if may_be_twice(id));
+        self.violations.iter().filter(is_one).cloned().chain(in_any_bucket).chain(by_stamp).collect()
     }
 
-    /// Retried writes that showed again when nodes need not know any more.
+    fn shows_again_rightly(&self, violation: &checker::Violation) -> bool {
+        matches!(violation, checker::Violation::Resurrected(id, _) if self.history.is_repeated(*id))
+    }
+
+    /// Writes that may have been made more than once and show again.
     pub fn resurfaced(&self, shown: Option<Shown>) -> usize {
-        self.history.resurfaced(&shown.iter().map(|shown| shown.id).collect())
+        let found = self.history.verdict(&shown.iter().map(|shown| shown.id).collect());
+        found.iter().filter(|violation| self.shows_again_rightly(violation)).count()
+    }
+
+    /// Writes that may have been made more than once, and all that have request ids.
+    pub fn repeated_of_named(&self) -> (usize, usize) {
+        self.history.repeated_of_named()
     }
 
     fn may_have_happened(&self) -> impl Iterator<Item = (WriteId, &Write)> {
@@ -185,7 +203,7 @@ impl StampHistory {
             let is_lost = write.kind == Kind::Put && !self.may_have_happened().any(hides);
             return is_lost.then_some(Violation::Lost(id));
         };
-        if self.writes.values().any(|write| write.named) {
+        if self.writes.keys().any(|id| self.history.is_repeated(*id)) {
             return None;
         }
         let of_covered = self.covered().into_iter().filter_map(|id| self.writes.get(&id)?.stamp).max();
@@ -240,10 +258,14 @@ mod tests {
         std::str::from_utf8(value).ok()?.parse().ok()
     }
 
-    fn history(lines: &[Line], named: bool) -> StampHistory {
+    /// With request ids, and perhaps made more than once, or without.
+    fn history(lines: &[Line], (named, repeated): (bool, bool)) -> StampHistory {
         let mut history = StampHistory::default();
         for (id, (kind, covers, begun, ..)) in (1..).zip(lines) {
             history.submitted(id, *kind, covers.to_vec(), named.then_some(RequestKey([id as u8; 16])), begun * SECOND);
+            if repeated {
+                history.repeated(id);
+            }
         }
         for (id, (.., stamp)) in (1..).zip(lines) {
             if let Some(stamp) = stamp {
@@ -265,7 +287,7 @@ mod tests {
             Violation::GaveWayToOlder { .. } => "older",
             Violation::Lost(_) => "lost",
         };
-        history(lines, false).verdict(shown, clocks).into_iter().map(told).collect()
+        history(lines, (false, false)).verdict(shown, clocks).into_iter().map(told).collect()
     }
 
     #[test]
@@ -347,15 +369,17 @@ mod tests {
     }
 
     #[test]
-    fn a_get_shows_one_version_and_a_write_that_is_sent_once_has_one_stamp() {
+    fn a_get_shows_one_version_and_a_write_that_is_made_once_has_one_stamp() {
         let lines: [Line; 2] = [(PUT, &[], 1, 2, Acknowledged, Some(1)), (PUT, &[], 1, 2, Acknowledged, Some(1))];
-        for (named, values, expected) in [
-            (false, &[("1", 1), ("2", 1)][..], Some(Violation::Siblings(vec![1, 2]))),
-            (false, &[("1", 2)], Some(Violation::MadeTwice(1, SECOND, 2 * SECOND))),
-            (true, &[("1", 2)], None),
-            (false, &[("1", 1)], None),
+        const ONCE: (bool, bool) = (true, false);
+        for (made, values, expected) in [
+            ((false, false), &[("1", 1), ("2", 1)][..], Some(Violation::Siblings(vec![1, 2]))),
+            ((false, false), &[("1", 2)], Some(Violation::MadeTwice(1, SECOND, 2 * SECOND))),
+            (ONCE, &[("1", 2)], Some(Violation::MadeTwice(1, SECOND, 2 * SECOND))),
+            ((true, true), &[("1", 2)], None),
+            ((false, false), &[("1", 1)], None),
         ] {
-            let mut history = history(&lines, named);
+            let mut history = history(&lines, made);
             let values: Vec<(&[u8], u64)> = values.iter().map(|(value, stamp)| (value.as_bytes(), stamp * SECOND)).collect();
             history.read(&values, id_of);
             let found: Vec<Violation> = history.verdict(Some(Shown { id: 1, stamp: SECOND }), &Clocks::default());
@@ -366,8 +390,25 @@ mod tests {
     #[test]
     fn where_a_write_may_have_been_made_twice_no_stamp_is_judged_but_nothing_may_vanish() {
         let lines: [Line; 2] = [(PUT, &[], 1, 2, Acknowledged, Some(1)), (PUT, &[], 10, 11, Acknowledged, None)];
-        let history = history(&lines, true);
-        assert_eq!(history.verdict(Some(Shown { id: 1, stamp: SECOND }), &Clocks::default()), []);
-        assert_eq!(history.verdict(None, &Clocks::default()), [Violation::Lost(1), Violation::Lost(2)]);
+        let shown = Some(Shown { id: 1, stamp: SECOND });
+        let twice = history(&lines, (true, true));
+        assert_eq!(twice.verdict(shown, &Clocks::default()), []);
+        assert_eq!(twice.verdict(None, &Clocks::default()), [Violation::Lost(1), Violation::Lost(2)]);
+        let once = history(&lines, (true, false)).verdict(shown, &Clocks::default());
+        assert!(matches!(once[..], [Violation::GaveWayToOlder { write: 2, shown: 1, .. }]), "{once:?}");
+    }
+
+    #[test]
+    fn only_a_write_that_may_have_been_made_twice_may_show_again_and_that_is_counted() {
+        let lines: [Line; 2] = [(PUT, &[], 1, 2, Acknowledged, Some(1)), (PUT, &[1], 3, 4, Acknowledged, None)];
+        let shown = Some(Shown { id: 1, stamp: SECOND });
+        let resurrected = || vec![Violation::Of(checker::Violation::Resurrected(1, 2))];
+        for (made, found, resurfaced) in [((false, false), 1, 0), ((true, false), 1, 0), ((true, true), 0, 1)] {
+            let history = history(&lines, made);
+            let found = if found == 1 { resurrected() } else { Vec::new() };
+            let mut of_any_bucket = history.verdict(shown, &Clocks::default());
+            of_any_bucket.retain(|violation| matches!(violation, Violation::Of(_)));
+            assert_eq!((of_any_bucket, history.resurfaced(shown)), (found, resurfaced), "{made:?}");
+        }
     }
 }

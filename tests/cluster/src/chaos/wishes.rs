@@ -22,7 +22,7 @@ use dynamo_core::random::Random;
 use dynamo_core::request::{Evidence, Failure, QuorumWish};
 use dynamo_core::ring::Ring;
 use dynamoctl::workload::checker::{History, Kind, Outcome, WriteId};
-use dynamoctl::workload::clients::remembered_in;
+use dynamoctl::workload::clients::{may_be_repeated, remembered_in};
 use dynamoctl::workload::keys::Keys;
 use dynamoctl::workload::tally::{Operation, Tally};
 use tokio::sync::watch;
@@ -233,6 +233,9 @@ impl Wishes {
         {
             self.complain(key, &format!("write {id}: {what}; {wish:?}"));
         }
+        if may_be_repeated(&written, client, &name) {
+            self.history(key, |history| history.repeated(id));
+        }
         self.settle(key, id, begun, create_only, &written);
         written.map(|written| (id, written))
     }
@@ -313,7 +316,7 @@ impl Wishes {
     /// Reads every key from all its home replicas, and judges it; `destroyed` is when the last disk was.
     pub async fn judge(&self, destroyed: Option<Instant>) -> Judged {
         self.settle_those_on_one_disk(destroyed);
-        let mut judged = Judged { violations: std::mem::take(&mut self.state().problems), unread: Vec::new() };
+        let mut judged = Judged { violations: std::mem::take(&mut self.state().problems), ..Judged::default() };
         let keys: Vec<usize> = self.state().histories.keys().copied().collect();
         let everything = QuorumWish { r: Some(N), pr: Some(N), ..QuorumWish::default() };
         let mut with_values = Vec::new();
@@ -325,7 +328,8 @@ impl Wishes {
                     continue;
                 }
             };
-            let found = self.history(key, |history| history.verdict(&visible));
+            let (found, resurfaced) = self.history(key, |history| (history.verdict(&visible), history.resurfaced(&visible)));
+            judged.resurfaced += resurfaced;
             if let Some(first) = found.first() {
                 let lines: Vec<String> = self.history(key, |history| history.lines().collect());
                 let lines = lines.join("\n    ");
@@ -378,6 +382,18 @@ impl Wishes {
                     .push(format!("{BUCKET} {key}: create {id} was refused for a value, and nobody had written one"));
             }
         }
+    }
+
+    /// Keys that were used.
+    pub fn key_count(&self) -> usize {
+        self.state().histories.len()
+    }
+
+    /// Writes that may have been made more than once, and all that have request ids.
+    pub fn repeated_of_named(&self) -> (usize, usize) {
+        let state = self.state();
+        let counts = state.histories.values().map(History::repeated_of_named);
+        counts.fold((0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1))
     }
 
     /// What was done, in a line.

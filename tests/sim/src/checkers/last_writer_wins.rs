@@ -2,8 +2,9 @@
 //!
 //! Which write knew which is not known to clients here: a put replaces all that its coordinator knew. But whatever it replaces
 //! so has a lower stamp, so stamps and contexts together tell what may be gone: all that a write covers which took effect, and
-//! all below the highest stamp of those that did. A write took effect if it is visible, or gave way to one that did, or is a
-//! delete. Concurrent writes may be lost, that is the bucket's bargain; the one with the highest stamp may not.
+//! all below the highest stamp of those that did. A write took effect if it is visible, or gave way to one that did. A delete that
+//! was acknowledged took effect; of any other, what counts is a tombstone that was seen: what that superseded, or has a lower stamp.
+//! Concurrent writes may be lost, that is the bucket's bargain; the one with the highest stamp may not.
 
 use std::collections::BTreeSet;
 
@@ -24,9 +25,11 @@ fn gave_way(ledger: &Ledger, witness: &Witness, name: &Name, shown: &BTreeSet<Wr
             if stamps.is_some_and(|(lowest, _)| newest.is_some_and(|newest| lowest < newest)) {
                 gave_way.insert(id);
             }
-            if shown.contains(&id) || write.delete || gave_way.contains(&id) || ledger.shares_its_id(id) {
+            if shown.contains(&id) || gave_way.contains(&id) || ledger.shares_its_id(id) {
                 gave_way.extend(&write.covers);
                 newest = newest.max(stamps.map(|(_, highest)| highest));
+            } else if write.delete {
+                gave_way.extend(Ledger::deleted_by(write, |lower| witness.is_buried(lower)));
             }
         }
         if before == (gave_way.len(), newest) {
@@ -87,30 +90,48 @@ mod tests {
     use dynamo_core::id::{Incarnation, NodeId};
     use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 
+    /// Whether a write is a delete, and what its client was told.
+    type Made = (bool, Fate);
+    const PUT: Made = (false, Fate::Ok);
+    const DELETE: Made = (true, Fate::Ok);
+    const OPEN: Made = (true, Fate::Unknown);
+
     #[test]
     fn the_verdict_follows_from_stamps_and_from_what_covers_what() {
-        // Each write: stamp, what it covers; then what is visible, and whether that may be.
-        type Writes<'a> = &'a [(u64, &'a [u64])];
-        let cases: [(&str, Writes, &[u64], bool); 7] = [
-            ("one write", &[(10, &[])], &[1], true),
-            ("one write, lost", &[(10, &[])], &[], false),
-            ("the higher stamp", &[(10, &[]), (20, &[])], &[2], true),
-            ("the lower stamp", &[(10, &[]), (20, &[])], &[1], false),
-            ("the lower stamp, which had seen the higher", &[(20, &[]), (10, &[1])], &[2], true),
-            ("and what the higher had replaced", &[(15, &[]), (20, &[]), (10, &[2])], &[3], true),
-            ("both", &[(10, &[]), (20, &[])], &[1, 2], false),
+        // Each write: stamp, if it was stored; what it covers; what it is. Then what is visible, and whether that may be.
+        type Writes<'a> = &'a [(Option<u64>, &'a [u64], Made)];
+        let cases: [(&str, Writes, &[u64], bool); 11] = [
+            ("one write", &[(Some(10), &[], PUT)], &[1], true),
+            ("one write, lost", &[(Some(10), &[], PUT)], &[], false),
+            ("the higher stamp", &[(Some(10), &[], PUT), (Some(20), &[], PUT)], &[2], true),
+            ("the lower stamp", &[(Some(10), &[], PUT), (Some(20), &[], PUT)], &[1], false),
+            ("the lower stamp, which had seen the higher", &[(Some(20), &[], PUT), (Some(10), &[1], PUT)], &[2], true),
+            (
+                "and what the higher had replaced",
+                &[(Some(15), &[], PUT), (Some(20), &[], PUT), (Some(10), &[2], PUT)],
+                &[3],
+                true,
+            ),
+            ("both", &[(Some(10), &[], PUT), (Some(20), &[], PUT)], &[1, 2], false),
+            ("a delete that came to nothing, and the write is lost", &[(Some(10), &[], PUT), (None, &[1], OPEN)], &[], false),
+            ("one that nobody was told of, and took effect", &[(Some(10), &[], PUT), (Some(20), &[1], OPEN)], &[], true),
+            ("the same by a clock that was behind", &[(Some(20), &[], PUT), (Some(10), &[1], OPEN)], &[], true),
+            ("one that was acknowledged", &[(Some(20), &[], PUT), (Some(10), &[1], DELETE)], &[], true),
         ];
         let name = Name::new("sessions", "k");
         let actor = Actor { node: NodeId([1; 16]), incarnation: Incarnation(1) };
         for (what, writes, visible, may_be) in cases {
             let mut ledger = Ledger::with_stamps_in(["sessions".into()].into());
             let mut witness = Witness::default();
-            for (written_ms, covers) in writes {
-                let id = ledger.begin(name.clone(), false, covers.iter().map(|id| WriteId(*id)).collect(), 1);
-                ledger.settle(id, Fate::Ok);
+            for (stored, covers, (delete, fate)) in writes {
+                let id = ledger.begin(name.clone(), *delete, covers.iter().map(|id| WriteId(*id)).collect(), 1);
+                ledger.settle(id, *fate);
+                let Some(written_ms) = *stored else { continue };
                 let mut object = Object::default();
-                let value = Value { data: Some(id.value()), written_ms: *written_ms };
-                object.update(&CausalContext::default(), Dot { actor, counter: id.0 }, value);
+                let value = Value { data: (!delete).then(|| id.value()), written_ms };
+                let counters = covers.iter().max().map(|counter| (actor, *counter));
+                let seen = CausalContext(counters.into_iter().collect(), Default::default());
+                object.update(&seen, Dot { actor, counter: id.0 }, value);
                 witness.saw(&name, &object);
             }
             let visible = [(name.clone(), visible.iter().map(|id| WriteId(*id)).collect())].into();

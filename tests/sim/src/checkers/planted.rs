@@ -98,6 +98,29 @@ fn a_copy_that_is_dropped_is_missed_where_too_few_others_have_it() {
     }
 }
 
+/// Bits flip on the disk of a home replica, or of a node that has another key only.
+#[test]
+fn a_disk_that_is_lost_excuses_what_it_held_and_nothing_else() {
+    for (at_home, copies, missed) in [(true, 2, false), (true, 3, true), (false, 2, false), (false, 3, true)] {
+        let (mut cluster, written, dot) = written();
+        let (homes, stranger) = (cluster.homes(KEY), strangers(&cluster)[0]);
+        let other = (0..).map(|at| format!("key {at}")).find(|key| cluster.homes(key).contains(&stranger)).unwrap();
+        cluster.through(stranger).put(&other, "bread and milk");
+        cluster.settle();
+        let (partition, epoch) = (cluster.partition(KEY), written.evidence.epoch);
+        let acknowledged = Acknowledged { copies, name: name(KEY), partition, epoch, homes: written.evidence.nodes };
+        cluster.sim.acknowledged(write(), acknowledged);
+        assert!(cluster.sim.rot(if at_home { homes[1] } else { stranger }));
+        cluster.sim.lose_rotten();
+        cluster.sim.crash(homes[0], crate::simulation::Crash::Kill);
+        cluster.sim.forget(homes[0], &name(KEY));
+        let dropped = [Dropped { name: name(KEY), dot, hint_for: None }];
+        let verdict = broken(redundancy::check(&mut cluster.sim, homes[0], &dropped));
+        let what = format!("{copies} copies, at home: {at_home}");
+        assert_eq!(verdict, missed.then_some("I10 nothing is dropped before enough others have it"), "{what}");
+    }
+}
+
 #[test]
 fn a_hint_that_is_removed_is_missed_where_its_node_does_not_have_it() {
     let mut cluster = cluster(5).start();

@@ -32,7 +32,8 @@ pub fn check(sim: &mut Simulation, from: HostId, dropped: &[Dropped]) -> Verdict
             check_hint(sim, from, target, what)?;
         }
         // Those on a disk that is lost since are gone already.
-        let lost = sim.witness().write_of(what.dot).map_or(0, |write| sim.copies_lost(write)) + sim.rotted();
+        let write = sim.witness().write_of(what.dot);
+        let lost = write.map_or(0, |write| sim.copies_lost(write) + sim.copies_rotted(write));
         let required = sim.witness().copies_of(what.dot).saturating_sub(lost);
         if required == 0 || sim.witness().is_reaped(&what.name, what.dot) {
             continue;

@@ -6,6 +6,7 @@ use dynamo_core::storage::StorageError;
 use crate::disk::{Disk, Lost};
 use crate::schedule::HostId;
 use crate::simulation::{FIRST_SET_BACK, SetBack, Simulation};
+use crate::witness::WriteId;
 
 impl Simulation {
     /// The node gave up over an error of its storage, as its driver does then: nothing that it put out is performed. What was not
@@ -158,6 +159,15 @@ impl Simulation {
     /// Disks that are lost: so many copies of anything may be gone.
     pub fn rotted(&self) -> usize {
         self.hosts.iter().filter(|host| host.rotted).count()
+    }
+
+    /// Disks that are lost and had `write` on stable storage.
+    pub fn copies_rotted(&self, write: WriteId) -> usize {
+        let witness = self.witness();
+        let dots: Vec<_> = witness.dots_of(write).iter().filter_map(|dot| Some((witness.name_of(*dot)?, *dot))).collect();
+        // A replica acknowledges as well what its copy has seen already.
+        let held = |disk: &Disk| disk.has_held(write) == Some(true) || dots.iter().any(|(name, dot)| disk.has_seen(name, *dot));
+        self.hosts().filter(|host| self.is_rotted(*host) && held(self.disk(*host))).count()
     }
 
     /// Disks with flipped bits that nobody has read yet are lost all the same.

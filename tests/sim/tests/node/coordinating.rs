@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_core::config::Config;
 use dynamo_core::id::{Incarnation, NodeId, RequestId, RequestKey};
 use dynamo_core::message::Message;
+use dynamo_core::name::Name;
 use dynamo_core::node::Input;
 use dynamo_core::preference_list;
 use dynamo_core::request::{ClientHandle, Failure, Operation, Outcome, QuorumWish, Request, Success};
@@ -403,19 +405,42 @@ fn forwarded(one: &mut One) -> Option<(NodeId, RequestId)> {
     })
 }
 
-#[test]
-fn a_node_that_holds_nothing_gives_no_drain_receipt_while_a_write_of_its_client_is_under_way() {
+/// Node 1, which is a member still and holds nothing, and a name. Over the quota it may not keep what it makes.
+fn leaving() -> (One, Ring, Name) {
     let first = ring_of(5, 3, 3);
     let drained = without_replicas_on_node_1(&first);
-    let mut one = One::start(&first);
+    let mut one = One::start_with(Config { hint_bytes_max: 0, ..Config::default() }, &first);
     one.adopt(&drained);
     one.sync();
     one.sent();
-    one.try_put(&key(&drained, false), "milk", Bytes::new());
-    let refusal = one.node.drain_receipt().expect_err("it may have to keep a hint yet");
-    assert!(refusal.contains("requests are still under way"), "{refusal}");
-    // Nobody answers: it is given up.
-    one.wait(Duration::from_secs(60), &drained);
+    let name = key(&drained, false);
+    (one, drained, name)
+}
+
+/// Forwarded by a ring under which it was a replica.
+#[test]
+fn a_node_that_holds_nothing_gives_no_drain_receipt_while_it_coordinates_a_write() {
+    let (mut one, drained, name) = leaving();
+    let (request, _) = one.forwarded_put(FORWARDER, 1, &name, "milk");
     one.sync();
+    let refusal = one.node.drain_receipt().expect_err("it may have to keep a hint yet");
+    assert!(refusal.contains("writes are still under way"), "{refusal}");
+    for home in drained.placement(drained.partition_of(&name)).replicas {
+        one.hear(home.0[0], Message::Replicated { request, durable: true });
+    }
+    one.sync();
+    assert_eq!(one.node.drain_receipt().map(|receipt| receipt.epoch), Ok(drained.epoch));
+}
+
+/// A service goes on naming it: there are always some.
+#[test]
+fn gets_and_requests_that_others_coordinate_hold_up_no_drain_receipt() {
+    let (mut one, drained, name) = leaving();
+    let read = Request { operation: Operation::Get, ..put(&name, "") };
+    one.feed(Input::Request { client: ClientHandle(1), request: put(&name, "milk") });
+    one.feed(Input::Request { client: ClientHandle(2), request: read.clone() });
+    one.forward(FORWARDER, 1, read);
+    let now = dynamo_core::time::Now { instant: Default::default(), wall_ms: 0 };
+    assert_eq!((one.node.status(now).requests, one.answers.len(), one.outcome(1)), (3, 0, None));
     assert_eq!(one.node.drain_receipt().map(|receipt| receipt.epoch), Ok(drained.epoch));
 }

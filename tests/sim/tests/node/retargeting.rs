@@ -175,3 +175,37 @@ fn a_ring_that_comes_during_a_look_at_the_hints_is_not_forgotten() {
     (0..3).for_each(|_| one.feed(Input::Tick));
     assert_eq!(hints(&one), 0);
 }
+
+/// Once those have gone home there may be room.
+#[test]
+fn hints_that_wait_for_room_on_the_disk_hold_up_none_for_other_targets() {
+    let first = ring(5);
+    let others = first.partitions().filter(|(_, placed)| !placed.involves(id(1)));
+    let others: Vec<PartitionId> = others.map(|(partition, _)| partition).collect();
+    let [kept, given, ..] = others[..] else { panic!("it has three copies of five") };
+    let replicas = |partition: PartitionId| first.placement(partition).replicas.iter().copied();
+    let (early, late) = (replicas(kept).min().expect("three replicas"), replicas(given).max().expect("three replicas"));
+    assert!(early < late, "its hints are looked at first");
+    let next = first.successor(|next| {
+        for (partition, from, to) in [(kept, early, id(1)), (given, late, stranger(&first, given))] {
+            let replicas = &mut next.placements[partition.0 as usize].replicas;
+            replicas.iter_mut().filter(|node| **node == from).for_each(|node| *node = to);
+        }
+    });
+    let mut one = One::start(&first);
+    for (number, partition, target) in [(1, kept, early), (2, given, late)] {
+        let mut names = (0..).map(|at| Name::new("carts", format!("k{at}")));
+        let name = names.find(|name| first.partition_of(name) == partition).expect("there is such a key");
+        one.hear(2, replicate(number, first.epoch, &name, &object(2, number, "milk"), Some(target)));
+    }
+    one.sync();
+    one.feed(Input::Space { writable: false });
+    one.adopt(&next);
+    one.sync();
+    (0..5).for_each(|_| one.feed(Input::Tick));
+    let copied: Vec<PartitionId> = one.node.storage().objects().map(|(partition, _, _)| partition).collect();
+    assert_eq!((copied, hints(&one)), (vec![given], 1));
+    one.feed(Input::Space { writable: true });
+    (0..5).for_each(|_| one.feed(Input::Tick));
+    assert_eq!((copies(&one), hints(&one)), (2, 0), "there is room");
+}

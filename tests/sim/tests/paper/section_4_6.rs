@@ -1,14 +1,13 @@
 //! 4.6: handling failures: hinted handoff.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use dynamo_core::request::{Failure, QuorumWish};
 use dynamo_core::ring::Stage;
-use dynamo_sim::scenario::{Cluster, cluster};
+use dynamo_sim::scenario::{Cluster, cluster, name};
 use dynamo_sim::schedule::HostId;
 
-const SECOND: Duration = Duration::from_secs(1);
+use super::SECOND;
 
 /// The first N healthy nodes take a write, not always the first N of the ring: with A down it goes to D, with a hint naming A.
 #[test]
@@ -67,9 +66,13 @@ fn with_w_1_the_last_node_standing_takes_every_write() {
             cluster.kill(*host);
         }
         for key in 0..8 {
-            let outcome = cluster.through(hosts[0]).try_put(&Default::default(), &format!("key {key}"), "milk");
+            let key = format!("key {key}");
+            let outcome = cluster.through(hosts[0]).try_put(&Default::default(), &key, "milk");
             let refused = matches!(outcome, Err(Failure::Unavailable { .. }));
-            assert_eq!((outcome.is_ok(), refused), (taken, !taken), "W = {w}, key {key}: {outcome:?}");
+            assert_eq!((outcome.is_ok(), refused), (taken, !taken), "W = {w}, {key}: {outcome:?}");
+            let hinted = cluster.sim.disk(hosts[0]).hints().any(|(_, at, _)| *at == name(&key));
+            let written = cluster.copy(hosts[0], &key).is_some() || hinted;
+            assert_eq!(written, taken, "W = {w}, {key} at the survivor");
         }
     }
 }

@@ -7,7 +7,8 @@ use dynamo_sim::options::Options;
 use dynamo_sim::scenario::{Cluster, cluster, name};
 use dynamo_sim::schedule::HostId;
 
-const SECOND: Duration = Duration::from_secs(1);
+use super::SECOND;
+
 const KEYS: usize = 300;
 
 /// A cluster whose answers take longer than the paper's 50 ms, after ten megabytes were written that a node missed.

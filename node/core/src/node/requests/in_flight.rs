@@ -161,6 +161,11 @@ impl InFlight {
         puts.any(|put| put.object.values().any(|(dot, _)| upto.covers(dot)))
     }
 
+    /// Puts and deletes that this node coordinates.
+    pub(in crate::node) fn puts_under_way(&self) -> usize {
+        self.puts.len()
+    }
+
     pub(in crate::node) fn len(&self) -> usize {
         self.puts.len() + self.gets.len() + self.forwards.len()
     }

@@ -87,6 +87,7 @@ fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn
         let days = || std::time::SystemTime::UNIX_EPOCH.elapsed().map(|time| time.as_secs() / 86_400);
         let choice = arguments.choice.map_or_else(days, Ok)?;
         say(format_args!("--some {some} --choice {choice}"));
+        left_out(some, chosen.len()).iter().for_each(say);
         let mut dice = Dice::new(choice);
         while chosen.len() > some {
             chosen.remove(dice.below(chosen.len()));
@@ -98,6 +99,12 @@ fn choose(arguments: &Arguments, mutants: &[Mutant]) -> Result<Vec<u32>, Box<dyn
         }
     }
     Ok(chosen)
+}
+
+/// What `--some` leaves out, in the words that everything has which leaves something out: who asks for some has not seen all.
+fn left_out(some: usize, all: usize) -> Option<String> {
+    let others = all.checked_sub(some).filter(|others| *others > 0)?;
+    Some(format!("left out: {others} mutants of {all} (`make mutants` hunts for all, and every day has another choice)"))
 }
 
 /// Hunts for them on all cores, and tells of each hunt when it ends; how many live.
@@ -175,6 +182,15 @@ mod tests {
         };
         let error = hunt_all(&mutants, &[1, 2], hunt, |line| drop(tell.send(line.to_owned()))).unwrap_err().to_string();
         assert_eq!(error, format!("1 of 2 undecided, 1 live: {}", mutants[0].name));
+    }
+
+    #[test]
+    fn a_choice_of_mutants_says_how_many_are_left_out() {
+        for (some, all, others) in [(24, 111, Some("87")), (110, 111, Some("1")), (111, 111, None), (200, 111, None)] {
+            let line = left_out(some, all);
+            let told = line.as_deref().and_then(|line| line.strip_prefix("left out: ")?.split(' ').next());
+            assert_eq!(told, others, "{some} of {all}: {line:?}");
+        }
     }
 
     /// Who changes core finds out here, and not when the mutants are run.
