@@ -54,6 +54,8 @@ pub const AT_REST: Duration = Duration::from_secs(30);
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Failures in a row after which a look that fails again is told, and so is a conflict: an API server that changes its leader takes less.
 const UNTOLD_MAX: u32 = 3;
+/// Until a look whether clusters can be read is given up, and tried again.
+const READ_MAX: Duration = Duration::from_secs(10);
 /// The longest pause after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Until an Event that cannot be published is given up.
@@ -174,9 +176,17 @@ impl Context {
 /// Ends when the clusters of `namespace`, or of all namespaces, can be read: before that there is no definition of them yet, or no right to it.
 pub async fn clusters_can_be_read(client: &Client, namespace: Option<&str>) {
     let clusters = api::<DynamoCluster>(client, namespace);
-    while let Err(error) = clusters.list(&ListParams::default().limit(1)).await {
-        warn!(%error, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed, and may this operator read it?");
+    while let Err(why) = read_within(READ_MAX, &clusters).await {
+        warn!(why, "clusters cannot be read; is the CRD dynamoclusters.dynamokv.io installed, and may this operator read it?");
         sleep(WAITING).await;
+    }
+}
+
+/// Why `clusters` cannot be read, or not in that time.
+async fn read_within(time: Duration, clusters: &Api<DynamoCluster>) -> Result<(), String> {
+    match timeout(time, clusters.list(&ListParams::default().limit(1))).await {
+        Ok(read) => read.map(|_| ()).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer in {} seconds", time.as_secs())),
     }
 }
 

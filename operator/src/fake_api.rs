@@ -32,6 +32,11 @@ impl FakeApi {
         Client::new(Router::new().fallback(serve).with_state(self.clone()), "shop")
     }
 
+    /// One whose calls get no answer, and no error.
+    pub fn client_that_is_not_answered() -> Client {
+        Client::new(Router::new().fallback(std::future::pending::<Response>), "shop")
+    }
+
     /// The writes since the last call.
     pub fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().writes)

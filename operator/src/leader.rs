@@ -32,6 +32,8 @@ pub struct Election {
     leases: Api<Lease>,
     name: String,
     identity: String,
+    /// After this long without an answer an attempt to get it is over: who waits for ever learns nothing, and shows nothing.
+    attempt_max: Duration,
 }
 
 /// What a candidate has seen of a lease: its version, and since when it has been that.
@@ -56,7 +58,8 @@ impl Watched {
 impl Election {
     /// For the lease `name` in `namespace`; `identity` is the pod's name.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
-        Self { leases: Api::namespaced(client, namespace), name: name.to_owned(), identity: identity.to_owned() }
+        let (leases, name, identity) = (Api::namespaced(client, namespace), name.to_owned(), identity.to_owned());
+        Self { leases, name, identity, attempt_max: RENEW_DEADLINE }
     }
 
     /// Ends when the lease is held. Whether it could be is the readiness meanwhile.
@@ -110,12 +113,20 @@ impl Election {
     }
 
     async fn try_to_acquire(&self, watched: &mut Watched, readiness: &Readiness) -> bool {
-        let attempt = self.attempt(watched).await;
-        readiness.set(attempt.is_ok());
-        attempt.unwrap_or_else(|error| {
-            warn!(lease = self.name, %error, "the lease cannot be read or written");
-            false
-        })
+        // A write that arrives late is no harm: the next look finds the lease to be this candidate's own.
+        let attempt = timeout(self.attempt_max, self.attempt(watched)).await;
+        readiness.set(matches!(attempt, Ok(Ok(_))));
+        match attempt {
+            Ok(Ok(held)) => held,
+            Ok(Err(error)) => {
+                warn!(lease = self.name, %error, "the lease cannot be read or written");
+                false
+            }
+            Err(_) => {
+                warn!(lease = self.name, "the lease cannot be read or written in time");
+                false
+            }
+        }
     }
 
     async fn attempt(&self, watched: &mut Watched) -> Result<bool, kube::Error> {
@@ -240,5 +251,16 @@ mod tests {
             api.refuse_nothing();
         }
         assert_eq!(api.object(path), held, "asking writes nothing");
+    }
+
+    /// As where packets to the API server are lost: no error comes either.
+    #[tokio::test]
+    async fn a_candidate_that_is_not_answered_is_not_ready_and_tries_again() {
+        let readiness = Readiness::default();
+        readiness.set(true);
+        let mut election = Election::new(FakeApi::client_that_is_not_answered(), "shop", "operator", "a");
+        election.attempt_max = Duration::ZERO;
+        assert!(!election.try_to_acquire(&mut unwatched(), &readiness).await);
+        assert!(!readiness.is_ready());
     }
 }

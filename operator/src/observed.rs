@@ -187,7 +187,8 @@ pub struct Volume {
     pub drained: bool,
     /// Somebody has deleted it; it goes when its pod does.
     pub deleting: bool,
-    /// It lacks the label by which the cluster's claims are found: it was made by hand, from a snapshot perhaps, and its pod uses it.
+    /// It lacks the label by which the cluster's claims are found: it was made by hand, from a snapshot perhaps, and its pod uses it. One that
+    /// says that it is another cluster's keeps the labels that it has.
     pub unlabelled: bool,
     /// It is this cluster's, and has the label by which Argo CD counts it to an application and deletes it when the cluster is removed there:
     /// it was made by a set of an earlier version.
@@ -270,6 +271,12 @@ impl Pod {
 }
 
 impl Volume {
+    /// Kubernetes has said that it could not be made larger, and may try again.
+    pub fn growth_failed(&self) -> bool {
+        let of_condition = |told: &str| told.split(':').next().is_some_and(|type_| type_.ends_with("ResizeError"));
+        self.growth.as_deref().is_some_and(|growth| growth.split("; ").any(of_condition))
+    }
+
     /// Its claim asks for more than `size`.
     pub fn asks_for_more_than(&self, size: &str) -> bool {
         quantity::parse(size).is_some_and(|size| quantity::parse(&self.size) > Some(size))
@@ -308,6 +315,18 @@ impl Observed {
     /// The node at `place`, if it answered.
     pub fn node(&self, place: &Place) -> Option<&Node> {
         self.pods.get(place)?.node.as_ref()
+    }
+
+    /// The nodes that did not answer and whose pods Kubernetes calls ready, so that they seem to serve others: by the notes on the volumes, and
+    /// where there is none by the record, if the claim is the one that it names.
+    pub fn unheard(&self) -> BTreeSet<NodeId> {
+        let recorded = self.record.volumes().into_iter().filter(|(_, carrier)| {
+            let volume = self.volumes.get(&carrier.place);
+            volume.is_some_and(|volume| volume.uid == carrier.uid && volume.note == Note::None)
+        });
+        let known = recorded.map(|(node, carrier)| (node, carrier.place)).chain(self.places());
+        let is_unheard = |place: &Place| self.pods.get(place).is_some_and(|pod| pod.ready && pod.node.is_none());
+        known.filter(|(_, place)| is_unheard(place)).map(|(node, _)| node).collect()
     }
 
     /// The nodes for which others keep copies that they have not got yet, and how many.

@@ -150,7 +150,7 @@ impl<'a> Names<'a> {
         list(names)
     }
 
-    /// With what Kubernetes says of pods that do not run.
+    /// With what Kubernetes says of pods that do not run, and with what came of asking those that it calls ready.
     fn silent_nodes(&self, observed: &Observed, nodes: &[NodeId]) -> String {
         let place = |node: &NodeId| self.places.get(node).or_else(|| self.carried.get(node));
         let no_pod = |place: &Place| observed.lacks_pod(place).then(|| lacks_pod(self.cluster, observed, place));
@@ -159,7 +159,9 @@ impl<'a> Names<'a> {
             let trouble = observed.trouble(place).map(str::to_owned).or_else(|| no_pod(place))?;
             Some(trouble + &outdated_claim(self.cluster, observed, self.claim_sizes, place))
         };
-        let mut names: Vec<_> = nodes.iter().map(|node| (self.node(*node), trouble(node).unwrap_or_default())).collect();
+        let silence = |node: &NodeId| observed.pods.get(place(node)?).filter(|pod| pod.ready)?.silence.clone();
+        let told = |node: &NodeId| trouble(node).or_else(|| silence(node)).unwrap_or_default();
+        let mut names: Vec<_> = nodes.iter().map(|node| (self.node(*node), told(node))).collect();
         names.sort();
         joined(&grouped(names), ", ", Group::aside)
     }

@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::api::{
     Bucket, DynamoCluster, ImagePullPolicy, ImagePullSecret, Pod, PodDisruptionBudget, Replication, Resources, Settings, Storage,
 };
-use crate::quantity;
+use crate::quantity::{self, Quantity};
 
 /// The zone of a cluster that names none.
 pub const ZONE_DEFAULT: &str = "default";
@@ -122,7 +122,7 @@ impl ValidCluster {
         let partition_bits = check_partitions(spec.partitions, spec.replication.factor)?;
         check_buckets(&spec.buckets, spec.replication)?;
         let bucket_replication = check_layers(&spec.buckets, replication, partition_bits)?;
-        if quantity::parse(&spec.storage.size).is_none_or(|bytes| bytes <= 0.0) {
+        if quantity::parse(&spec.storage.size).is_none_or(|size| !size.is_positive()) {
             return Err(invalid("spec.storage.size", "is not a size; write for example 10Gi"));
         }
         check_settings(&spec.settings, &spec.storage)?;
@@ -318,7 +318,8 @@ fn check_settings(settings: &Settings, storage: &Storage) -> Result<(), InvalidS
         return Err(invalid("spec.settings.hintAfterMs", reason));
     }
     let size = quantity::parse(&storage.size).unwrap_or_default();
-    if settings.disk_reserve_bytes.is_some_and(|reserve| reserve < 0 || reserve as f64 > size / 2.0) {
+    let is_too_much = |reserve: i64| reserve < 0 || i128::from(reserve) * 2 > i128::from(size.whole());
+    if settings.disk_reserve_bytes.is_some_and(is_too_much) {
         let reason = format!("must be 0 to half of spec.storage.size, which is {}; lower it", storage.size);
         return Err(invalid("spec.settings.diskReserveBytes", reason));
     }
@@ -336,7 +337,7 @@ fn check_resources(resources: Option<&Resources>) -> Result<(), InvalidSpec> {
             return Err(invalid(field, reason));
         }
         if let Some((name, amount)) =
-            amounts.iter().find(|(_, amount)| quantity::parse(&amount.0).is_none_or(|amount| amount < 0.0))
+            amounts.iter().find(|(_, amount)| quantity::parse(&amount.0).is_none_or(Quantity::is_negative))
         {
             let reason = format!("{name} is {:?}, which is not a quantity of 0 or more; write for example 500m or 1Gi", amount.0);
             return Err(invalid(field, reason));
@@ -544,5 +545,16 @@ pub(crate) mod tests {
         cluster.spec.pod.tolerations = serde_json::from_value(tolerations).unwrap();
         cluster.spec.storage.size = "1Mi".into();
         assert_eq!(ValidCluster::of(&cluster).map(|_| ()), Ok(()));
+    }
+
+    /// What the API server has taken must not be refused afterwards, or the cluster stands still.
+    #[test]
+    fn a_request_that_equals_its_limit_in_other_words_is_taken() {
+        for (request, limit) in [("700m", "0.7"), ("0.7", "700m"), ("8.3G", "8300M"), ("8300M", "8.3G")] {
+            let mut cluster = cluster(3, &[]);
+            let resources = json!({ "requests": { "memory": request }, "limits": { "memory": limit } });
+            cluster.spec.resources = serde_json::from_value(resources).unwrap();
+            assert_eq!(ValidCluster::of(&cluster).map(|_| ()), Ok(()), "{request} {limit}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What can be asked of the program. Each command's own arguments lie beside its code.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,10 +29,20 @@ pub struct Arguments {
 /// The name of the file under which kubectl takes the program for its own: `kubectl dynamo` runs it.
 const PLUGIN: &str = "kubectl-dynamo";
 
+/// An environment variable that is empty counts as one that is not set. An empty value on the command line is refused.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let without = |argument: clap::Arg| match argument.get_env().is_some_and(is_empty) {
+        true => argument.env(None::<&'static str>),
+        false => argument,
+    };
+    command.mut_args(without).mut_subcommands(without_empty_variables)
+}
+
 impl Arguments {
     /// What was asked, in the words of a command line; help and errors call the program as it was called.
     pub fn parsed(words: Vec<OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
+        let mut command = without_empty_variables(Self::command());
         if words.first().and_then(|program| Path::new(program).file_stem()).is_some_and(|program| program == PLUGIN) {
             command = command.bin_name("kubectl dynamo");
         }
@@ -62,7 +72,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A variable that is empty counts as none.
+    /// A variable that names nothing, as `,`, counts as none.
     fn unset_if_empty(&mut self) {
         if self.endpoints.iter().all(String::is_empty) {
             self.endpoints.clear();

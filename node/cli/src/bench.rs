@@ -219,6 +219,11 @@ async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Res
         Some(_) => system.connect_retrying(connection, &options.quorums).await?,
         None => system.connect(connection, options).await?,
     };
+    for (option, is_given) in [("--local", arguments.local), ("--away", arguments.away.is_some())] {
+        if is_given {
+            target.check_is_local(option)?;
+        }
+    }
     target.servers = servers.unwrap_or(target.servers);
     let mut source = random::fresh();
     let keys = arguments.keys.clone().unwrap_or_else(|| Session::fresh_keys(&mut source));

@@ -15,6 +15,8 @@ use tonic::{Request, Response, Status};
 /// What it holds and was asked.
 pub struct State {
     pub ring: Ring,
+    /// It holds none yet, and takes the first that it is offered; of [`State::ring`] it knows the cluster.
+    pub is_new: bool,
     /// So many questions for a drain receipt are refused.
     pub refusals: usize,
     /// Peers that it is connected to.
@@ -45,6 +47,7 @@ impl Double {
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Mutex::new(State {
             ring,
+            is_new: false,
             refusals,
             sees: Vec::new(),
             away: 0,
@@ -76,7 +79,7 @@ impl Admin for Double {
             state.away -= 1;
             return Err(Status::unavailable("is away"));
         }
-        let (ring, buckets_digest) = (state.ring.clone(), state.buckets_digest);
+        let (ring, is_new, buckets_digest) = (state.ring.clone(), state.is_new, state.buckets_digest);
         let peer = |node: &NodeId, client_address: &str| v1::PeerStatus {
             node: bytes(&node.0),
             client_address: client_address.to_owned(),
@@ -89,8 +92,8 @@ impl Admin for Double {
             node: bytes(&self.node.0),
             cluster: bytes(&ring.cluster.0),
             zone: "z".to_owned(),
-            epoch: ring.epoch.0,
-            ring_hash: bytes(&ring.hash().0),
+            epoch: if is_new { 0 } else { ring.epoch.0 },
+            ring_hash: if is_new { Bytes::new() } else { bytes(&ring.hash().0) },
             client_address: self.address.clone(),
             ready: true,
             peers,
@@ -104,18 +107,26 @@ impl Admin for Double {
         if state.keeps_its_ring {
             return Err(Status::unavailable("has gone"));
         }
-        Ok(Response::new(v1::RingViewResponse { ring: state.ring.encode() }))
+        let ring = if state.is_new { Bytes::new() } else { state.ring.encode() };
+        Ok(Response::new(v1::RingViewResponse { ring }))
     }
 
     async fn propose_ring(&self, request: Request<v1::ProposeRingRequest>) -> Result<Response<v1::ProposeRingResponse>, Status> {
         let ring = Ring::decode(request.into_inner().ring).unwrap();
-        let held = self.state().ring.clone();
-        let follows = ring.check_follows(Some(&held), held.cluster).is_ok() && ring.epoch == held.epoch.next();
-        if ring != held && !follows {
+        let (held, is_new) = {
+            let state = self.state();
+            (state.ring.clone(), state.is_new)
+        };
+        let follows = match is_new {
+            true => ring.check_follows(None, held.cluster).is_ok(),
+            false => ring.check_follows(Some(&held), held.cluster).is_ok() && ring.epoch == held.epoch.next(),
+        };
+        if !follows && (is_new || ring != held) {
             return Err(Status::failed_precondition(format!("does not follow epoch {}", held.epoch)));
         }
         let (epoch, ring_hash) = (ring.epoch.0, bytes(&ring.hash().0));
-        self.state().ring = ring;
+        let mut state = self.state();
+        (state.ring, state.is_new) = (ring, false);
         Ok(Response::new(v1::ProposeRingResponse { epoch, ring_hash }))
     }
 

@@ -30,6 +30,10 @@ mod ring_operations;
 mod ring_plan;
 mod ring_record;
 mod ring_writer;
+#[cfg(test)]
+#[path = "../../client/tests/silent/server.rs"]
+#[allow(dead_code, reason = "the client's tests use more of it")]
+mod silent;
 mod status;
 mod stop;
 mod verify;

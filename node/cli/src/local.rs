@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dynamo_core::id::ClusterId;
+use dynamo_core::id::{ClusterId, NodeId};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -29,6 +29,8 @@ use folder::{Cluster, Folder, NodeRecord};
 
 /// Until nodes that were started serve, and see each other.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// Until another command that is at work in the folder lets go of it.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
 /// Until a node that was asked to end is ended by force.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks.
@@ -124,7 +126,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Local) -> R
             status(format, &cluster, call_timeout).await
         }
         Action::Down { purge } => stop_all(format, &path, purge).await,
-        Action::Status => status(format, &Folder::open(&path)?.cluster, call_timeout).await,
+        Action::Status => status(format, &folder::look_at(&path)?, call_timeout).await,
         Action::Kill { node } => kill(format, &path, node).await,
         Action::Start { node, node_binary } => start_one(format, &path, node, node_binary).await,
     }
@@ -181,7 +183,8 @@ pub fn running_pids() -> Vec<u32> {
 
 /// The folder of the default cluster.
 pub fn default_cluster() -> Result<PathBuf, Stop> {
-    std::env::var_os("DYNAMO_LOCAL_DIR").map(PathBuf::from).map_or_else(default_folder, Ok)
+    let named = std::env::var_os("DYNAMO_LOCAL_DIR").filter(|value| !value.is_empty());
+    named.map(PathBuf::from).map_or_else(default_folder, Ok)
 }
 
 /// The record of the default cluster's rings, if it is `cluster`.
@@ -201,8 +204,8 @@ pub async fn start_quietly(node: usize) -> Result<(), Stop> {
 
 /// Sends a node of the default cluster a signal, and prints nothing.
 pub fn signal_quietly(node: usize, signal: Signal) -> Result<(), Stop> {
-    let mut folder = Folder::open(&default_cluster()?)?;
-    let record = folder.node_mut(node)?;
+    let mut cluster = folder::look_at(&default_cluster()?)?;
+    let record = cluster.node_mut(node)?;
     let process = record.process.filter(crate::process::Process::is_running);
     let Some(process) = process else { return Err(Stop::Failed(format!("{}: does not run", record.name))) };
     process.signal(signal).map(drop).map_err(|error| Stop::Failed(format!("{}: {error}", record.name)))
@@ -220,7 +223,7 @@ pub fn node_count() -> usize {
 
 async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration) -> Result<(), Stop> {
     let binary = launch::find_binary(up.node_binary.as_deref())?;
-    let mut folder = Folder::open_or_create(path, || new_cluster(up))?;
+    let mut folder = Folder::open_or_create(path, || new_cluster(up)).await?;
     let cluster = &folder.cluster;
     if let Some((option, have)) = differs(cluster, up) {
         return Err(Stop::Usage(format!(
@@ -254,7 +257,8 @@ async fn start_all(format: Format, path: &Path, up: &Up, call_timeout: Duration)
         };
         ring_init::make_first_ring(&endpoints, &plan).await?;
     }
-    wait_until_whole(&folder.cluster, deadline, call_timeout).await?;
+    let views = wait_until_whole(&folder.cluster, deadline, call_timeout).await?;
+    check_members(&views, &endpoints.addresses)?;
     status(format, &folder.cluster, call_timeout).await
 }
 
@@ -323,12 +327,12 @@ fn new_cluster(up: &Up) -> Result<Cluster, Stop> {
 }
 
 /// Until every node holds the newest ring, and sees every other.
-async fn wait_until_whole(cluster: &Cluster, deadline: Instant, call_timeout: Duration) -> Result<(), Stop> {
+async fn wait_until_whole(cluster: &Cluster, deadline: Instant, call_timeout: Duration) -> Result<Views, Stop> {
     let endpoints = Endpoints { addresses: cluster.endpoints(), call_timeout };
     loop {
         let views = members::ask(&endpoints).await;
         if views.as_ref().is_ok_and(|views| is_whole(views, &endpoints.addresses)) {
-            return Ok(());
+            return views;
         }
         if Instant::now() >= deadline {
             return match views {
@@ -355,8 +359,27 @@ fn is_whole(views: &Views, endpoints: &[String]) -> bool {
             .all(|answer| answer.status.ready && answer.status.epoch == ring.epoch && own.iter().all(|other| sees(answer, other)))
 }
 
+/// The nodes at `endpoints` run, and nevertheless a member does not answer while one of them is none: the member's data was removed, and it
+/// came back as a new node. One that only stands by, since `local scale` was interrupted, takes nobody's place.
+fn check_members(views: &Views, endpoints: &[String]) -> Result<(), Stop> {
+    let Some(ring) = &views.ring else { return Ok(()) };
+    let gone: Vec<NodeId> = ring.survivors().filter(|node| !views.answered.contains_key(node)).collect();
+    let others = views.answered.iter().filter(|(node, _)| !ring.members.contains_key(*node));
+    let others = others.map(|(_, answer)| answer.client.address()).filter(|address| endpoints.iter().any(|own| own == address));
+    let others: Vec<&str> = others.collect();
+    if gone.is_empty() || others.is_empty() {
+        return Ok(());
+    }
+    Err(Stop::Failed(format!(
+        "the nodes run, but {} is no member of the ring, and members do not answer ({}); if the data of a member was removed, \
+         `dynamoctl ring replace` puts the new node in its place, and `dynamoctl local down --purge` removes the cluster",
+        others.join(", "),
+        members::list(&gone)
+    )))
+}
+
 async fn stop_all(format: Format, path: &Path, purge: bool) -> Result<(), Stop> {
-    let mut folder = if purge { Folder::open_to_purge(path)? } else { Folder::open(path)? };
+    let mut folder = if purge { Folder::open_to_purge(path).await? } else { Folder::open(path).await? };
     let processes: Vec<_> = folder.cluster.nodes.iter().filter_map(|node| node.process).collect();
     let signal = |signal| {
         let failed = |error| Stop::Failed(format!("cannot signal a node: {error}"));
@@ -408,7 +431,7 @@ async fn kill(format: Format, path: &Path, node: usize) -> Result<(), Stop> {
 
 /// The node's name, and the pid that it had.
 async fn end_by_force(path: &Path, node: usize) -> Result<(String, u32), Stop> {
-    let mut folder = Folder::open(path)?;
+    let mut folder = Folder::open(path).await?;
     let record = folder.node_mut(node)?;
     let name = record.name.clone();
     let process = record.process.take().filter(crate::process::Process::is_running);
@@ -435,7 +458,7 @@ fn wake(node: &NodeRecord) -> Result<bool, Stop> {
 /// The node's name, and the pid that it has now.
 async fn start_again(path: &Path, node: usize, binary: Option<PathBuf>) -> Result<(String, u32), Stop> {
     let binary = launch::find_binary(binary.as_deref())?;
-    let mut folder = Folder::open(path)?;
+    let mut folder = Folder::open(path).await?;
     let record = folder.node_mut(node)?;
     if let Some(process) = record.process.filter(crate::process::Process::is_running) {
         if !wake(record)? {
@@ -472,7 +495,6 @@ async fn status(format: Format, cluster: &Cluster, call_timeout: Duration) -> Re
 mod tests {
     use super::*;
     use crate::double::Double;
-    use dynamo_core::id::NodeId;
     use dynamo_core::rebalance::{Members, first_ring};
     use dynamo_core::ring::Member;
 
@@ -501,12 +523,32 @@ mod tests {
         assert!(!is_whole(&views, &addresses[..3]), "one does not answer");
     }
 
-    #[test]
-    fn a_cluster_that_is_stopped_or_damaged_is_not_taken_for_none() {
+    #[tokio::test]
+    async fn a_node_that_came_back_without_its_data_is_no_member_and_one_that_stands_by_does_no_harm() {
+        let id = |number: u8| NodeId([number; 16]);
+        let members: Members = (1..=3).map(|number| (id(number), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let ring = first_ring(ClusterId([9; 16]), 1, 3, &members).unwrap();
+        let mut doubles = Vec::new();
+        for number in 1..=4 {
+            doubles.push(Double::start(id(number), ring.clone(), 0).await);
+        }
+        let addresses: Vec<String> = doubles.iter().map(|double| double.address.clone()).collect();
+        let views = members::ask(&Endpoints::from(addresses.clone())).await.unwrap();
+        check_members(&views, &addresses).unwrap();
+        let wiped = [&addresses[..2], &addresses[3..]].concat();
+        let views = members::ask(&Endpoints::from(wiped.clone())).await.unwrap();
+        let refused = check_members(&views, &wiped).unwrap_err().to_string();
+        assert!(refused.contains(&format!("{} is no member", addresses[3])), "{refused}");
+        assert!(refused.contains("(03030303)") && refused.contains("ring replace"), "{refused}");
+        check_members(&views, &addresses[..2]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_is_stopped_or_damaged_is_not_taken_for_none() {
         let place = tempfile::tempdir().unwrap();
         assert_eq!(endpoints_in(place.path()).unwrap(), None);
         let cluster = planned(&up(2)).unwrap();
-        let mut folder = Folder::open_or_create(place.path(), || Ok(cluster)).unwrap();
+        let mut folder = Folder::open_or_create(place.path(), || Ok(cluster)).await.unwrap();
         let stopped = endpoints_in(place.path()).unwrap_err().to_string();
         assert!(stopped.contains("is stopped") && stopped.contains("dynamoctl local up"), "{stopped}");
         folder.cluster.nodes[1].process = crate::process::Process::with_pid(std::process::id());
@@ -517,13 +559,13 @@ mod tests {
         assert!(damaged.contains("cluster.json") && damaged.contains("local down --purge"), "{damaged}");
     }
 
-    #[test]
-    fn a_new_cluster_whose_ports_are_taken_is_not_kept() {
+    #[tokio::test]
+    async fn a_new_cluster_whose_ports_are_taken_is_not_kept() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let base_port = listener.local_addr().unwrap().port();
         let place = tempfile::tempdir().unwrap();
         let up = Up { base_port: Some(base_port), ..up(1) };
-        let refused = Folder::open_or_create(place.path(), || new_cluster(&up)).map(drop).unwrap_err().to_string();
+        let refused = Folder::open_or_create(place.path(), || new_cluster(&up)).await.map(drop).unwrap_err().to_string();
         assert!(refused.contains("--base-port"), "{refused}");
         assert_eq!(folder::read(place.path()).unwrap(), None);
     }

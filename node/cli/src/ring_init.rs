@@ -1,10 +1,11 @@
 //! The first ring of a cluster of processes, where there is no operator.
 //!
 //! The proposal is recorded before any node sees it ([`crate::ring_record`]), and a command that comes back offers the recorded ring
-//! again and never another one. A node that holds a ring already ends it: later ones are written by [`crate::ring_writer`].
+//! again and never another one, unless its members are gone. A node that holds a ring already ends it: later ones are written by
+//! [`crate::ring_writer`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,7 +52,9 @@ fn recorded_or_planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, p
     let path = ring_record::record_of(&plan.record, cluster);
     let _lock = ring_record::locked(&path)?;
     if let Some(rings) = ring_record::recorded(&path, cluster)? {
-        return as_planned(rings.newest().clone(), plan);
+        let ring = as_planned(rings.newest().clone(), plan)?;
+        check_members_answer(&ring, answers, &path)?;
+        return Ok(ring);
     }
     let ring = planned(answers, cluster, plan)?;
     ring_record::record(&path, &ring.clone().into())?;
@@ -112,6 +115,24 @@ fn as_planned(ring: Ring, plan: &Plan) -> Result<Ring, Stop> {
     Err(Stop::Usage(format!(
         "the ring of cluster {} was made with {differs}: that is fixed for the cluster's life (`dynamoctl ring show`)",
         ring.cluster
+    )))
+}
+
+/// Where no node holds a ring, the recorded one is offered only if all its members answer. Nodes whose data was removed come back under
+/// other ids, and would take a ring whose replicas lie at nodes that are gone for ever.
+fn check_members_answer(ring: &Ring, answers: &BTreeMap<NodeId, Answer>, path: &Path) -> Result<(), Stop> {
+    if answers.values().any(|answer| answer.status.ring_hash.is_some()) {
+        return Ok(());
+    }
+    let missing: Vec<NodeId> = ring.survivors().filter(|node| !answers.contains_key(node)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Stop::Usage(format!(
+        "no node holds a ring, and the one that {} records has members that do not answer ({}): start them, or, if their data \
+         was removed, remove that file",
+        path.display(),
+        members::list(&missing)
     )))
 }
 

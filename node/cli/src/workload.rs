@@ -10,15 +10,19 @@ pub mod keys;
 pub mod tally;
 
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use dynamo_client::{GetOptions, Mode};
+use dynamo_core::name::Name;
 use dynamo_core::random::Random;
 use dynamo_core::request::QuorumWish;
+use dynamo_core::ring::Ring;
 use futures::StreamExt;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -78,12 +82,15 @@ pub async fn run(connection: &Connection, format: Format, arguments: Workload) -
     let client = connection::client(connection, Mode::Stream).await?;
     let run = format!("run-{:08x}", random::fresh().next_u64() as u32);
     let shared = Arc::new(Shared::new(client.clone(), arguments.bucket.clone(), run, arguments.keys as usize));
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| Stop::Failed(format!("signals: {error}")))?;
     let started = Instant::now();
-    let ended_by = run_clients(&shared, &arguments, &mut source).await?;
+    let ended_by = run_clients(&shared, &arguments, &mut source, &mut interrupts).await?;
     let ran = started.elapsed();
     shared.tally(|tally| tally.close_gap(std::time::Instant::now()));
     let counted = shared.tally(|tally| tally.document());
-    let judged = judge(&shared, Duration::from_secs(arguments.settle)).await;
+    // No interrupt ends the program by itself from here on, so this has to listen to the next one.
+    let interrupt = async { interrupts.recv().await.unwrap_or_default() };
+    let judged = judge(&shared, Duration::from_secs(arguments.settle), interrupt).await;
     let text = shared.tally(|tally| {
         let (gap, at) = tally.longest_gap();
         format!(
@@ -142,6 +149,7 @@ fn report(arguments: &Workload, shared: &Shared, judged: &Judged, counted: Value
         "seconds": ran.as_secs_f64(),
         "settle_seconds": judged.took.as_secs_f64(),
         "settle_rounds": judged.rounds,
+        "settle_interrupted": judged.interrupted,
         "violations": judged.violations.iter().map(|(key, what)| json!({ "key": key, "violation": what })).collect::<Vec<_>>(),
         "violations_more": judged.violations_more,
         "resurfaced": judged.resurfaced,
@@ -154,7 +162,12 @@ fn report(arguments: &Workload, shared: &Shared, judged: &Judged, counted: Value
 }
 
 /// Until the end that was asked for. Says which it was.
-async fn run_clients(shared: &Arc<Shared>, arguments: &Workload, source: &mut Random) -> Result<&'static str, Stop> {
+async fn run_clients(
+    shared: &Arc<Shared>,
+    arguments: &Workload,
+    source: &mut Random,
+    interrupts: &mut Signal,
+) -> Result<&'static str, Stop> {
     let pause = match arguments.rate {
         0 => Duration::ZERO,
         rate => Duration::from_secs_f64(f64::from(arguments.clients) / f64::from(rate)),
@@ -164,7 +177,7 @@ async fn run_clients(shared: &Arc<Shared>, arguments: &Workload, source: &mut Ra
     for _ in 0..arguments.clients {
         clients.spawn(clients::run(Arc::clone(shared), Random::new(source.next_u64()), pause, stopped.clone()));
     }
-    let ended_by = wait_for_end(shared, arguments).await;
+    let ended_by = wait_for_end(shared, arguments, interrupts).await;
     // The clients are there until they are told.
     let _ = stop.send(true);
     while let Some(ended) = clients.join_next().await {
@@ -173,10 +186,9 @@ async fn run_clients(shared: &Arc<Shared>, arguments: &Workload, source: &mut Ra
     Ok(ended_by)
 }
 
-async fn wait_for_end(shared: &Shared, arguments: &Workload) -> &'static str {
+async fn wait_for_end(shared: &Shared, arguments: &Workload, interrupts: &mut Signal) -> &'static str {
     let started = Instant::now();
     let mut progress = Progress::new("workload", arguments.seconds);
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         let elapsed = started.elapsed();
         if arguments.seconds.is_some_and(|seconds| elapsed >= Duration::from_secs(seconds)) {
@@ -194,7 +206,7 @@ async fn wait_for_end(shared: &Shared, arguments: &Workload) -> &'static str {
         progress.at(elapsed.as_secs(), || shared.tally(|tally| tally.text()));
         tokio::select! {
             () = sleep(Duration::from_millis(200)) => {}
-            _ = &mut interrupt => {
+            _ = interrupts.recv() => {
                 progress.end();
                 return "interrupted";
             }
@@ -214,6 +226,10 @@ pub struct Judged {
     /// Keys that could not be read, and why.
     pub unread: Vec<(String, String)>,
     keys: usize,
+    /// Keys that the round did not come to.
+    not_reached: usize,
+    /// Somebody did not want to wait until all is as it must be, or the patience is over.
+    interrupted: bool,
     rounds: u32,
     took: Duration,
 }
@@ -221,11 +237,14 @@ pub struct Judged {
 impl Judged {
     /// All keys were read, and are as they must be.
     pub fn is_good(&self) -> bool {
-        self.violations.is_empty() && self.unread.is_empty()
+        self.violations.is_empty() && self.unread.is_empty() && !self.interrupted
     }
 
     /// In a sentence.
     pub fn verdict(&self) -> &'static str {
+        if self.interrupted {
+            return "no verdict: interrupted while replicas could still become as they must be";
+        }
         match (self.violations.is_empty(), self.unread.is_empty()) {
             (true, true) => "no acknowledged write was lost, none was invented",
             (false, _) => "writes were lost, invented or resurrected",
@@ -235,7 +254,7 @@ impl Judged {
 
     fn text(&self) -> String {
         let rounds = if self.rounds == 1 { "one round".to_owned() } else { format!("{} rounds", self.rounds) };
-        let (read, keys) = (self.keys - self.unread.len(), self.keys);
+        let (read, keys) = (self.keys - self.not_reached - self.unread.len(), self.keys);
         let mut text =
             format!("{read} of {keys} keys were read from all their replicas, {rounds} in {:.1} s", self.took.as_secs_f64());
         for (key, what) in self.violations.iter().chain(&self.unread) {
@@ -252,43 +271,84 @@ impl Judged {
     }
 }
 
-/// Reads every key from all its home replicas until one whole round is as it must be, or the patience is over.
-async fn judge(shared: &Shared, patience: Duration) -> Judged {
+/// Reads every key from all its home replicas until one whole round is as it must be, or the patience is over. An interrupt ends it with the
+/// last whole round, or with what there is of the first.
+async fn judge(shared: &Shared, patience: Duration, interrupt: impl Future<Output = ()>) -> Judged {
     let started = Instant::now();
+    let mut interrupt = pin!(interrupt);
     let mut progress = Progress::new("settling", None);
     let mut rounds = 0;
+    let mut last: Option<Judged> = None;
     loop {
         rounds += 1;
-        let judged = judge_once(shared, rounds, started).await;
+        let judged = judge_until(shared, rounds, started, interrupt.as_mut()).await;
+        if judged.interrupted {
+            progress.end();
+            return last.map_or(judged, |last| Judged { interrupted: true, ..last });
+        }
         if judged.is_good() || started.elapsed() >= patience {
             progress.end();
             return judged;
         }
         let wrong = judged.violations.len() + judged.violations_more;
         progress.at(0, || format!("{wrong} violations not yet healed, {} keys not yet read", judged.unread.len()));
-        sleep(ROUND_PAUSE).await;
+        tokio::select! {
+            () = sleep(ROUND_PAUSE) => last = Some(judged),
+            () = interrupt.as_mut() => {
+                progress.end();
+                return Judged { interrupted: true, ..judged };
+            }
+        }
     }
+}
+
+/// All replicas have to answer that hold `name`: in a bucket with an N of its own so many.
+fn from_all_replicas(ring: Option<&Ring>, name: &Name) -> GetOptions {
+    let n = ring.map(|ring| ring.replication_of(ring.partition_of(name)));
+    GetOptions { quorum: QuorumWish { r: n, pr: n, ..QuorumWish::default() }, timeout: None }
 }
 
 /// Reads every key from all its home replicas, once.
 pub async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judged {
-    let n = shared.client.ring().map(|ring| ring.replication);
-    let options = GetOptions { quorum: QuorumWish { r: n, pr: n, ..QuorumWish::default() }, timeout: None };
+    judge_until(shared, rounds, started, pin!(std::future::pending())).await
+}
+
+/// The same, unless it is interrupted.
+async fn judge_until(
+    shared: &Shared,
+    rounds: u32,
+    started: Instant,
+    mut interrupt: Pin<&mut impl Future<Output = ()>>,
+) -> Judged {
+    // All keys are in one bucket.
+    let options = from_all_replicas(shared.client.ring().as_deref(), &shared.keys.name(0));
     let reads = futures::stream::iter(0..shared.key_count()).map(|key| {
         let options = options.clone();
         async move { (key, shared.read(key, &options).await) }
     });
-    let mut reads = std::pin::pin!(reads.buffer_unordered(READS_AT_A_TIME));
+    let mut reads = pin!(reads.buffer_unordered(READS_AT_A_TIME));
     let mut judged = Judged {
         violations: Vec::new(),
         violations_more: 0,
         resurfaced: 0,
         unread: Vec::new(),
         keys: shared.key_count(),
+        not_reached: shared.key_count(),
+        interrupted: false,
         rounds,
         took: Duration::ZERO,
     };
-    while let Some((key, read)) = reads.next().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = interrupt.as_mut() => {
+                judged.interrupted = true;
+                break;
+            }
+            next = reads.next() => next,
+        };
+        let Some((key, read)) = next else { break };
+        judged.not_reached -= 1;
         let named = format!("key-{key}");
         match read {
             Ok((visible, _)) => {
@@ -317,11 +377,19 @@ pub async fn judge_once(shared: &Shared, rounds: u32, started: Instant) -> Judge
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::silent::{Manner, Server};
+    use dynamo_client::{Client, ClientConfig};
+    use dynamo_core::id::{ClusterId, NodeId};
+    use dynamo_core::rebalance::first_ring_with;
+    use dynamo_core::ring::Member;
+    use dynamo_core::ring::bucket_replication::BucketReplication;
 
     fn judged(violations: &[(&str, &str)], unread: &[(&str, &str)]) -> Judged {
         let owned = |list: &[(&str, &str)]| list.iter().map(|(key, what)| (key.to_string(), what.to_string())).collect();
         let (violations, unread) = (owned(violations), owned(unread));
-        Judged { violations, violations_more: 0, resurfaced: 0, unread, keys: 1, rounds: 1, took: Duration::from_secs(1) }
+        let took = Duration::from_secs(1);
+        let (keys, not_reached, interrupted) = (1, 0, false);
+        Judged { violations, violations_more: 0, resurfaced: 0, unread, keys, not_reached, interrupted, rounds: 1, took }
     }
 
     #[test]
@@ -330,5 +398,28 @@ mod tests {
         assert!(!judged(&[], &[("key-1", "unavailable")]).is_good());
         assert!(judged(&[], &[("key-1", "unavailable")]).verdict().starts_with("no verdict"));
         assert!(judged(&[("key-1", "lost: ...")], &[]).verdict().contains("lost"));
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_ends_the_settling_at_once_and_without_a_verdict() {
+        let server = Server::start(Manner::NotServing);
+        let client = Client::connect(ClientConfig::new(vec![server.address.clone()])).await.unwrap();
+        drop(server);
+        let shared = Shared::new(client, "b".to_owned(), "run".to_owned(), 3);
+        let judged = judge(&shared, Duration::from_secs(3600), std::future::ready(())).await;
+        assert!(!judged.is_good() && judged.verdict().starts_with("no verdict: interrupted"), "{judged:?}");
+        assert!(judged.text().starts_with("0 of 3 keys were read"), "{}", judged.text());
+    }
+
+    #[test]
+    fn a_key_is_read_from_as_many_replicas_as_its_bucket_has() {
+        let members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let buckets = BucketReplication::new([("cart".into(), 2)], 3).unwrap();
+        let ring = first_ring_with(ClusterId([1; 16]), 4, 3, buckets, &members).unwrap();
+        for (bucket, n) in [("cart", 2), ("other", 3)] {
+            let quorum = from_all_replicas(Some(&ring), &Name::new(bucket, "k")).quorum;
+            assert_eq!((quorum.r, quorum.pr), (Some(n), Some(n)), "{bucket}");
+        }
+        assert_eq!(from_all_replicas(None, &Name::new("cart", "k")).quorum.r, None);
     }
 }

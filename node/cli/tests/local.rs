@@ -115,6 +115,20 @@ fn the_data_of_a_node_is_not_removed_under_a_process_that_nobody_knows() {
 }
 
 #[test]
+fn the_status_is_shown_while_another_command_is_at_work_in_the_folder() {
+    let local = Local::new();
+    let mut orphan = shell("echo; read line", &[&local.configuration()]);
+    orphan.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let before = fs::read(local.path.join("cluster.json")).unwrap();
+    let at_work = fs::File::create(local.path.join("lock")).unwrap();
+    at_work.lock().unwrap();
+    assert_eq!(local.pid(), Some(u64::from(orphan.id())));
+    assert_eq!(fs::read(local.path.join("cluster.json")).unwrap(), before, "whoever looks writes nothing");
+    drop(orphan.stdin.take());
+    orphan.wait().unwrap();
+}
+
+#[test]
 fn a_node_that_was_started_and_not_recorded_is_found_by_its_configuration() {
     let local = Local::new();
     let mut orphan = shell("echo; read line", &[&local.configuration()]);

@@ -129,6 +129,37 @@ async fn what_would_follow_from_a_loss_is_a_result_and_its_exit_code_says_whethe
     assert!(nodes.iter().all(|node| node.state().ring == ring(1)) && !record.exists(), "nothing was done");
 }
 
+/// As nodes are whose data was removed: they have new ids, and what was recorded of the cluster is of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_first_ring_is_not_given_to_other_nodes_than_its_members() {
+    let place = tempfile::tempdir().unwrap();
+    let record = place.path().join("r.ring");
+    let members = (1..=3).map(|id| (node(id), Member { zone: "z".to_owned(), weight: 1 })).collect();
+    let recorded = first_ring(ClusterId([1; 16]), 4, 3, &members).unwrap();
+    fs::write(&record, recorded.encode()).unwrap();
+    let init = ["ring", "init", "--expect-nodes", "3", "--partitions", "16", "--n", "3"];
+    for (ids, missing, holds_it) in
+        [([4, 5, 6], "01010101, 02020202, 03030303", false), ([1, 2, 4], "03030303", false), ([1, 2, 3], "", true)]
+    {
+        let mut nodes = Vec::new();
+        for id in ids {
+            let double = Double::start(node(id), ring(1), 0).await;
+            double.state().is_new = true;
+            nodes.push(double);
+        }
+        let output = dynamoctl(&nodes, &init, Some(&record));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(if holds_it { 0 } else { 2 }), "{ids:?}: {said}");
+        for double in &nodes {
+            let state = double.state();
+            assert_eq!((state.is_new, state.ring == recorded), (!holds_it, holds_it), "{ids:?}");
+        }
+        let named = said.contains(&format!("({missing})")) && said.contains(record.to_str().unwrap());
+        assert_eq!(named, !holds_it, "{ids:?}: {said}");
+    }
+    assert_eq!(ring_in(&record), recorded);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_shows_a_cluster_that_is_degraded_and_its_help_says_what_checks_one() {
     let nodes = three_nodes(1).await;

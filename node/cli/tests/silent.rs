@@ -7,8 +7,11 @@ mod server;
 
 use std::process::Command;
 
+use dynamo_core::id::{ClusterId, NodeId};
+use dynamo_core::rebalance::first_ring;
+use dynamo_core::ring::Member;
 use dynamo_proto::v1;
-use serde_json::Value;
+use serde_json::{Value, json};
 use server::{Manner, Server};
 
 /// What it ends with, and what it says; it has half a second for each request.
@@ -209,6 +212,73 @@ fn a_local_cluster_whose_file_is_damaged_is_not_taken_for_none_and_an_empty_vari
         let output = dynamoctl.args(command).env("DYNAMO_ENDPOINT", "").env("DYNAMO_LOCAL_DIR", place.path()).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), said.contains("cluster.json: is damaged")), (Some(1), true), "{command:?}: {said}");
+    }
+    // Without a name it is the default one, and not what lies in the current folder.
+    let state = tempfile::tempdir().unwrap();
+    let default = state.path().canonicalize().unwrap().join("dynamokv/local");
+    std::fs::create_dir_all(&default).unwrap();
+    std::fs::write(default.join("cluster.json"), "{").unwrap();
+    let expected = format!("{}: is damaged", default.join("cluster.json").display());
+    let empty = ["DYNAMO_ENDPOINT", "DYNAMO_LOCAL_DIR", "DYNAMO_NODE_BINARY"].map(|name| (name, ""));
+    for command in [&["put", "k", "v"][..], &["status"], &["local", "status"], &["local", "start", "0"]] {
+        let mut dynamoctl = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+        dynamoctl.args(command).envs(empty).env("XDG_STATE_HOME", state.path().canonicalize().unwrap()).current_dir(place.path());
+        let output = dynamoctl.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        // Whether there is a program beside this one that a node could be started with is not said here.
+        let has_no_program = command.ends_with(&["start", "0"]) && said.contains("/dynamo-node: is not there");
+        assert!(has_no_program || (output.status.code() == Some(1) && said.contains(&expected)), "{command:?}: {said}");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_dynamoctl")).args(["local", "status", "--dir", ""]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "what is given is not left out");
+}
+
+/// A local cluster of one node of the cluster `id`, whose process is this one.
+fn local_cluster(id: ClusterId) -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let start_ticks: u64 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+    let process = json!({ "pid": std::process::id(), "start_ticks": start_ticks });
+    let any = "127.0.0.1:0";
+    let node = json!({ "name": "node-0", "zone": "z", "client": any, "peer": any, "http": any, "process": process });
+    let cluster = json!({ "cluster_id": id.to_string(), "partitions": 2, "replication": 1, "nodes": [node] });
+    std::fs::write(place.path().join("cluster.json"), cluster.to_string()).unwrap();
+    place
+}
+
+/// What is killed, scaled or accounted for would be one cluster, and what is asked another.
+#[test]
+fn a_bench_that_is_about_the_local_cluster_asks_no_other_one() {
+    let (own, other) = (ClusterId([7; 16]), ClusterId([8; 16]));
+    let server = Server::start(Manner::Well);
+    let ids = [1, 2, 3].map(|id| NodeId([id; 16]));
+    let members = ids.map(|id| (id, Member { zone: "z".to_owned(), weight: 1 })).into();
+    let addresses =
+        ids.map(|id| v1::MemberAddress { node: id.0.to_vec().into(), client_address: server.address.clone(), suspected: false });
+    let ring = first_ring(own, 1, 3, &members).unwrap();
+    let cluster = own.0.to_vec().into();
+    server.tells(v1::TopologyResponse { ring: ring.encode(), epoch: 1, members: addresses.into(), cluster });
+    let bench = |words: &[&str], cluster| {
+        let folder = local_cluster(cluster);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
+        command.arg("bench").args(words).args(["--records", "1", "--clients", "1", "--seconds", "1", "--warm-up", "0"]);
+        command.args(["--endpoint", &server.address, "--timeout-ms", "500"]).env("DYNAMO_LOCAL_DIR", folder.path());
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (words, option) in [
+        (&["--local", "--keys", "x"][..], "--local"),
+        (&["--away", "0", "--keys", "x"], "--away"),
+        (&["scale", "--nodes", "2"], "bench scale"),
+    ] {
+        let (code, said) = bench(words, other);
+        let told = said.contains(&format!("{option}: is about the cluster of `local up`")) && said.contains(&own.to_string());
+        assert_eq!((code, told), (Some(2), true), "{words:?}: {said}");
+    }
+    // Of its own it wants what was not loaded.
+    for words in [&["--local", "--keys", "x"][..], &["--away", "0", "--keys", "x"]] {
+        let (code, said) = bench(words, own);
+        assert_eq!((code, said.contains("there is no such record")), (Some(1), true), "{words:?}: {said}");
     }
 }
 

@@ -172,7 +172,8 @@ impl Stream {
         let reason = loop {
             let check = self.silence.next_check(self.pipeline.awaits_answers(), Instant::now());
             let may_send = self.pipeline.has_room() && !self.pipeline.waiting.is_empty();
-            let may_take = self.pipeline.waiting.is_empty();
+            let is_silent = self.is_silent.load(Ordering::Relaxed);
+            let may_take = self.pipeline.may_take(is_silent);
             tokio::select! {
                 () = sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => match self.silence.passed_a_check() {
                     Suspicion::Early => {}
@@ -209,6 +210,10 @@ impl Stream {
                         break "the client was closed".to_owned();
                     }
                     self.pipeline.waiting.extend(taken.drain(..));
+                    if is_silent {
+                        // They were on their way here before it was. All the others ask elsewhere.
+                        self.pipeline.is_silent(self.silence.limit());
+                    }
                 }
             }
         };
@@ -236,6 +241,12 @@ impl Pipeline {
             self.in_flight.retain(|_, sent| !sent.reply.is_closed());
         }
         self.in_flight.len() < IN_FLIGHT_MAX
+    }
+
+    /// More may be taken from the queue. Of a node that is silent all is taken, to be told so, but for what goes on waiting: that is no more
+    /// than a queue holds.
+    fn may_take(&self, is_silent: bool) -> bool {
+        self.waiting.is_empty() || (is_silent && self.waiting.len() < QUEUE_MAX)
     }
 
     /// As many waiting requests as fit in one message; those whose callers gave up are left out.
@@ -351,6 +362,22 @@ mod tests {
         pipeline.ended("the cable was cut");
         assert!(matches!(sent.try_recv(), Ok(Reply::Lost(reason)) if reason.contains("cable")));
         assert!(matches!(waiting.try_recv(), Ok(Reply::NotSent(_))));
+    }
+
+    #[test]
+    fn what_is_queued_for_a_silent_node_is_taken_though_others_go_on_waiting_for_it() {
+        let mut pipeline = Pipeline::default();
+        assert!(pipeline.may_take(false) && pipeline.may_take(true));
+        let mut waiting = Vec::new();
+        for count in 1..=QUEUE_MAX {
+            waiting.push(queue(&mut pipeline, 1));
+            pipeline.waiting[count - 1].on_silence = OnSilence::Wait;
+            let mut moves = queue(&mut pipeline, 1);
+            pipeline.is_silent(Duration::from_millis(250));
+            assert!(matches!(moves.try_recv(), Ok(Reply::NotSent(_))), "{count}");
+            assert_eq!((pipeline.may_take(false), pipeline.may_take(true)), (false, count < QUEUE_MAX), "{count}");
+        }
+        assert!(waiting.iter_mut().all(|outcome| outcome.try_recv().is_err()));
     }
 
     #[test]

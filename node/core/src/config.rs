@@ -105,12 +105,13 @@ pub struct Config {
     pub hint_bytes_max: u64,
     /// Requests in flight at one coordinator.
     pub requests_max: usize,
-    /// Bytes of values that its gets in flight may hold, of those too that are answered and wait for a replica; over it no more begin.
+    /// Bytes of values that its gets in flight may hold, of those too that are answered and wait for a replica; over it no more begin, and
+    /// those that find more end.
     pub get_bytes_max: usize,
     /// Histories of objects that are kept in memory, so that a write need not read what it replaces: see [`crate::version_cache`].
     pub version_cache_entries_max: usize,
     /// Bytes that its puts in flight may hold, each of the values that it found and of what it writes in their place, the answered ones that
-    /// wait for a replica too; over it no more begin.
+    /// wait for a replica too; and those that it has forwarded, of their values and contexts. Over it no more begin.
     pub put_bytes_max: usize,
     /// Objects in one pushed batch.
     pub batch_objects_max: usize,

@@ -261,8 +261,10 @@ impl<S: Storage> Node<S> {
             buckets_digest: config.buckets_digest(),
             ..MemberState::default()
         };
-        // Late answers to requests of an earlier start must not be taken for answers to this one's.
-        let numbers = identity.generation << 32;
+        // Late answers to requests of another life must not be taken for answers to this one's: not of an earlier start, nor of another
+        // process on a copy of this directory, which counts the same generation. So they grow from a number that is drawn at each start,
+        // with as much room above it as below.
+        let numbers = life.number >> 1;
         let mut node = Self {
             gossip: Gossip::new(identity.node, state),
             clocks: PeerClocks::default(),

@@ -40,6 +40,9 @@
 //! replica has adopted as much itself it remembers the word, for what is older may be on its way to it still.
 //! Neither that word nor the record leaves a node before it is on its stable storage.
 //!
+//! Where the last writer wins ([`crate::reconciliation`]) an object goes as well that has values beside a tombstone which hides them all:
+//! concurrent with it, and with lower stamps. `upto` covers the values as it does the tombstone, and the proof asks of both the same.
+//!
 //! Left to others: that a node outside the ring, which cannot be reached, holds nothing (its drain receipt); that an old volume
 //! brings its old `upto` along, as it lies in the same storage. What it costs: a new object in a partition with something reaped
 //! carries the watermarks of those actors, some 30 bytes each, [`ACTORS_MAX`] at most; and the proof needs a moment in which

@@ -4,7 +4,7 @@
 //! object until a put replaces them. Two things differ, both at the coordinator: a put replaces everything that the
 //! coordinator knows of the object, and a get shows the newest version alone, with a context that covers all. The newest is
 //! the one with the highest (stamp, dot): the same one wherever the versions meet, so replicas agree on it as soon as they
-//! are equal. A tombstone is a version like any other.
+//! are equal. A tombstone is a version like any other; what it hides is reaped with it ([`crate::reaping`]).
 //!
 //! What is promised: the version that is shown was written, and an acknowledged one gives way only to one that knew it or has a
 //! higher stamp. What is not: that a write survives a concurrent one. Such losses are counted. Stamps follow the wall clock

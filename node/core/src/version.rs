@@ -245,6 +245,12 @@ impl Object {
         self.0.entries.len()
     }
 
+    /// How many it carries after an update by somebody who has seen `seen`, but for the updating actor. Nothing is merged for it: an
+    /// [`Object::update`] that brings many makes room for them one by one.
+    pub fn actors_with(&self, seen: &CausalContext) -> usize {
+        self.actors() + seen.0.keys().filter(|actor| !self.0.entries.contains_key(actor)).count()
+    }
+
     /// Whether `dot` was seen here, live or superseded.
     pub fn has_seen(&self, dot: Dot) -> bool {
         self.0.entries.get(&dot.actor).is_some_and(|entry| dot.counter <= entry.seen())
@@ -503,6 +509,17 @@ mod tests {
         let merged = put(&both, &first.context(), 1, 9, "c");
         assert_eq!(texts(&merged), ["b", "c"]);
         assert_eq!(texts(&put(&merged, &merged.context(), 2, 1, "d")), ["d"]);
+    }
+
+    #[test]
+    fn how_many_actors_an_update_would_bring_is_known_before_it() {
+        let object = put(&put(&Object::default(), &CausalContext::default(), 2, 1, "a"), &CausalContext::default(), 4, 1, "b");
+        let cases: [(&[u8], usize); 4] = [(&[], 2), (&[2, 4], 2), (&[1, 2, 3], 4), (&[1, 3, 5], 5)];
+        for (seen, expected) in cases {
+            let seen = CausalContext(seen.iter().map(|node| (actor(*node), 1)).collect(), RecentWrites::default());
+            assert_eq!(object.actors_with(&seen), expected);
+            assert_eq!(put(&object, &seen, 4, 2, "c").actors(), expected);
+        }
     }
 
     #[test]

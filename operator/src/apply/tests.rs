@@ -47,7 +47,7 @@ pub(super) fn sets_are_seen(api: &FakeApi) {
 }
 
 /// A pod of the cluster's set, which runs.
-fn put_pod(api: &FakeApi, cluster: &ValidCluster, name: &str) {
+pub(super) fn put_pod(api: &FakeApi, cluster: &ValidCluster, name: &str) {
     let uid = api.object(SET).unwrap()["metadata"]["uid"].clone();
     let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cart", "uid": uid, "controller": true }]);
     let pod = json!({ "metadata": { "name": name, "labels": labels::selecting(cluster), "ownerReferences": owner } });

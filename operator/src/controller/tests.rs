@@ -195,3 +195,13 @@ async fn a_step_that_is_refused_is_passed_over_in_the_same_pass_and_asked_for_ag
     reconcile(cart, context).await.unwrap();
     assert!(api.object(&format!("{SETS}/cart")).is_some());
 }
+
+/// As where packets to the API server are lost: no error comes either.
+#[tokio::test]
+async fn who_is_not_answered_does_not_wait_for_ever_to_read_clusters() {
+    let clusters = api::<DynamoCluster>(&FakeApi::client_that_is_not_answered(), Some("shop"));
+    assert_eq!(read_within(Duration::ZERO, &clusters).await, Err("no answer in 0 seconds".to_owned()));
+    let api_server = FakeApi::default();
+    let clusters = api::<DynamoCluster>(&api_server.client(), Some("shop"));
+    assert_eq!(read_within(READ_MAX, &clusters).await, Ok(()));
+}

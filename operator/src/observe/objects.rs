@@ -90,9 +90,11 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         format!("is not scheduled ({reason}): {}", condition.message.as_deref().unwrap_or_default())
     });
     let going = pod.metadata.deletion_timestamp.is_some();
-    let node = status.and_then(|status| status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER));
+    let node = node_container(pod);
+    // One that runs has all that it needed before: what still fails runs beside it.
+    let serves = node.is_some_and(runs);
     let before = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
-    let broken: Vec<_> = before.filter(|init| !is_done(init)).chain(node).filter(|_| !going).collect();
+    let broken: Vec<_> = before.filter(|init| !is_done(init)).chain(node).filter(|_| !going && !serves).collect();
     let lacks_image = broken.iter().any(|container| image_trouble(container).is_some());
     let broken = broken.into_iter().find_map(trouble);
     let pending = status.and_then(|status| status.phase.as_deref()) == Some("Pending");
@@ -103,7 +105,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         ready: ready && !going,
         stuck: broken.is_some(),
         lacks_image,
-        idle: broken.is_some() || (pending && !going),
+        idle: broken.is_some() || (pending && !going && !serves),
         ending: going,
         // One that is to end and ends is in no trouble.
         trouble: unscheduled.filter(|_| !going).or(broken).or_else(|| hangs(pod, now)),
@@ -141,15 +143,24 @@ fn hangs(pod: &Pod, now: Timestamp) -> Option<String> {
         return is_late(Some(due)).then(|| "does not end; its machine may be dead".to_owned());
     }
     let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
-    let prepares = |init: &ContainerStatus| init.state.as_ref().is_some_and(|state| state.running.is_some());
     let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled");
     let since = scheduled.and_then(|condition| condition.last_transition_time.as_ref());
-    let waits = is_late(since) && !status.init_container_statuses.iter().flatten().any(prepares);
+    let mut containers = status.init_container_statuses.iter().flatten().chain(node_container(pod));
+    let waits = is_late(since) && !containers.any(runs);
     waits.then(|| "does not start; its Events say what it waits for".to_owned())
 }
 
 fn address(host: &str) -> String {
     if host.contains(':') { format!("[{host}]:{PORT_CLIENT}") } else { format!("{host}:{PORT_CLIENT}") }
+}
+
+/// The container of `pod` that the operator made it for.
+fn node_container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.iter().flatten().find(|container| container.name == CONTAINER)
+}
+
+fn runs(container: &ContainerStatus) -> bool {
+    container.state.as_ref().is_some_and(|state| state.running.is_some())
 }
 
 /// The container has ended as it should: one that makes something ready for the others.
@@ -247,7 +258,7 @@ pub fn volume(cluster: &ValidCluster, claim: &PersistentVolumeClaim) -> Option<(
         draining: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_NEXT),
         drained: annotation(labels::DRAINED).is_some_and(|mark| mark == labels::DRAINED_YES),
         deleting: metadata.deletion_timestamp.is_some(),
-        unlabelled: label(labels::CLUSTER).map(String::as_str) != Some(cluster.name()),
+        unlabelled: note != Note::OtherCluster && label(labels::CLUSTER).map(String::as_str) != Some(cluster.name()),
         tracked: note != Note::OtherCluster && label(labels::INSTANCE).map(String::as_str) == Some(cluster.name()),
     };
     Some((place, volume))
@@ -377,6 +388,8 @@ mod tests {
             (vec![], container("node", waits("ContainerCreating")), None),
             (vec![container("early", json!({ "running": {} }))], container("node", waits("PodInitializing")), None),
             (vec![container("early", ended(0))], container("node", json!({ "running": {} })), None),
+            (vec![container("proxy", waits("CrashLoopBackOff"))], container("node", json!({ "running": {} })), None),
+            (vec![container("proxy", waits("ImagePullBackOff"))], container("node", json!({ "running": {} })), None),
             (
                 vec![container("early", waits("CrashLoopBackOff"))],
                 container("node", waits("PodInitializing")),
@@ -394,8 +407,14 @@ mod tests {
             let status = json!({ "phase": "Running", "initContainerStatuses": before, "containerStatuses": [container] });
             let (_, pod) = pod(&valid(3, &[]), &sets(), &pod_of(status)).unwrap();
             assert_eq!((pod.trouble.as_deref(), pod.stuck), (trouble, trouble.is_some()), "{container}");
+            assert_eq!(pod.idle, trouble.is_some(), "{container}");
             assert_eq!(pod.lacks_image, trouble.is_some_and(|trouble| trouble.contains("no image")), "{container}");
         }
+        // Kubernetes may call a pod pending for a container beside the node.
+        let [proxy, node] = [container("proxy", waits("CrashLoopBackOff")), container("node", json!({ "running": {} }))];
+        let beside = json!({ "phase": "Pending", "initContainerStatuses": [proxy], "containerStatuses": [node] });
+        let (_, beside) = pod(&valid(3, &[]), &sets(), &pod_of(beside)).unwrap();
+        assert_eq!((beside.stuck, beside.idle, beside.trouble), (false, false, None));
         let running = json!({ "phase": "Running", "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
         let (_, running) = pod(&valid(3, &[]), &sets(), &pod_of(running)).unwrap();
         assert_eq!((running.address.as_deref(), running.ready, running.idle), (Some("[fd00::7]:7400"), true, false));

@@ -11,7 +11,7 @@ use dynamo_core::ring::Ring;
 
 use super::Blocked;
 use super::situation::Situation;
-use crate::quantity;
+use crate::quantity::{self, Quantity};
 
 /// How much of a volume data may take, in percent: the rest is for compactions, hints, and what is written meanwhile.
 pub const FILLED_PERCENT_MAX: u64 = 85;
@@ -57,6 +57,6 @@ impl Situation<'_> {
         let volume = self.place_of(node).and_then(|place| self.observed.volumes.get(place));
         let sizes = volume.into_iter().flat_map(|volume| [volume.capacity.as_str(), volume.size.as_str()]);
         let size = sizes.chain([self.cluster.storage.size.as_str()]).find(|size| !size.is_empty())?;
-        quantity::parse(size).map(|size| size as u64)
+        quantity::parse(size).map(Quantity::whole)
     }
 }

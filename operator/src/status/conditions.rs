@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Names, Report};
 use crate::build::{PORT_CLIENT, labels, ring_record};
 use crate::listing::{clauses, list, notes, sentences};
-use crate::observed::{Note, Observed, Set};
+use crate::observed::{Note, Observed, Set, Volume};
 use crate::plan::quorums::{Quorum, Quorums};
 use crate::plan::rollout::Rollout;
 use crate::plan::room::FILLED_PERCENT_MAX;
@@ -27,17 +27,21 @@ const CREATE_AGAIN: &str = "set spec.storage.retention.whenDeleted to Retain, de
 
 /// A condition's status, reason and message.
 struct Verdict {
-    holds: bool,
+    status: &'static str,
     reason: &'static str,
     message: String,
 }
 
 fn yes(reason: &'static str, message: impl Into<String>) -> Verdict {
-    Verdict { holds: true, reason, message: message.into() }
+    Verdict { status: "True", reason, message: message.into() }
 }
 
 fn no(reason: &'static str, message: impl Into<String>) -> Verdict {
-    Verdict { holds: false, reason, message: message.into() }
+    Verdict { status: "False", reason, message: message.into() }
+}
+
+fn unknown(reason: &'static str, message: impl Into<String>) -> Verdict {
+    Verdict { status: "Unknown", reason, message: message.into() }
 }
 
 pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec<Condition> {
@@ -54,8 +58,7 @@ pub(super) fn of(report: &Report<'_>, previous: &[Condition], now: &Time) -> Vec
         scale_in_blocked(report),
     ];
     let conditions = TYPES.into_iter().zip(verdicts).map(|(type_, verdict)| {
-        let status = if verdict.holds { "True" } else { "False" };
-        condition(type_, status, verdict.reason, verdict.message, report.generation, previous, now)
+        condition(type_, verdict.status, verdict.reason, verdict.message, report.generation, previous, now)
     });
     conditions.collect()
 }
@@ -215,9 +218,14 @@ fn is_at_rest(report: &Report<'_>) -> bool {
 /// The volumes that are not as large yet as the spec asks, and why. What their claims ask for does not count: it was seen before this very
 /// pass asked them for more. One that is being deleted is asked for nothing any more: what comes in its place has the size that is asked.
 fn growing(report: &Report<'_>) -> Vec<(String, String)> {
+    growing_of(report, |_| true)
+}
+
+/// Those of them that are `wanted`.
+fn growing_of(report: &Report<'_>, wanted: impl Fn(&Volume) -> bool) -> Vec<(String, String)> {
     let asked = &report.cluster.storage.size;
     let grows = |place: Place| {
-        let volume = report.observed.volumes.get(&place).filter(|volume| !volume.deleting)?;
+        let volume = report.observed.volumes.get(&place).filter(|volume| !volume.deleting && wanted(volume))?;
         let is_smaller = quantity::parse(&volume.capacity)? < quantity::parse(asked)?;
         let why = volume.growth.as_ref().map(|growth| format!(" [{growth}]")).unwrap_or_default();
         is_smaller.then(|| (report.cluster.claim_name(&place), format!("from {} to {asked}{why}", volume.capacity)))
@@ -467,7 +475,8 @@ fn progressing(report: &Report<'_>, reason: &'static str, message: &str) -> Verd
     yes(reason, message)
 }
 
-/// Every set that is read from or written to has R and W replicas that answer and are ready, of whichever bucket asks most.
+/// Every set that is read from or written to has R and W replicas that answer and are ready, of whichever bucket asks most. Where it would
+/// have them with those that only do not answer the operator, nobody knows: that may be the operator's network, and clients be served.
 fn available(report: &Report<'_>) -> Verdict {
     let observed = report.observed;
     let Some(ring) = observed.record.ring() else { return no("NoRing", "the cluster has no ring yet") };
@@ -475,21 +484,26 @@ fn available(report: &Report<'_>) -> Verdict {
         observed.pods.values().filter(|pod| pod.ready).filter_map(|pod| pod.node.as_ref()).map(|node| node.id).collect();
     let quorums = Quorums::of(report.cluster);
     // Of partitions whose bucket is no longer in the spec, what is more than their N is all of them.
-    let enough = |set: &[NodeId], needed: usize| set.iter().filter(|node| ready.contains(node)).count() >= set.len().min(needed);
-    let served = |(partition, placement): &(PartitionId, Placed<'_>)| {
+    let served = |live: &BTreeSet<NodeId>, (partition, placement): &(PartitionId, Placed<'_>)| {
+        let enough =
+            |set: &[NodeId], needed: usize| set.iter().filter(|node| live.contains(node)).count() >= set.len().min(needed);
         let Quorum { r, w } = quorums.on(ring, *partition);
         enough(placement.read_set(), r) && placement.write_sets().into_iter().all(|set| enough(set, w))
     };
-    match ring.partitions().filter(|partition| !served(partition)).count() {
-        0 => yes("EnoughReplicas", "every partition has enough live home replicas"),
-        short => {
-            let all = ring.partition_count_of_layers();
-            no(
-                "TooFewReplicas",
-                format!("{short} of {all} partitions have fewer live home replicas than r or w; stand-ins take writes"),
-            )
-        }
+    let short_of = |live: &BTreeSet<NodeId>| ring.partitions().filter(|partition| !served(live, partition)).count();
+    let (short, all) = (short_of(&ready), ring.partition_count_of_layers());
+    if short == 0 {
+        return yes("EnoughReplicas", "every partition has enough live home replicas");
     }
+    let seeming: BTreeSet<NodeId> = ready.union(&observed.unheard()).copied().collect();
+    if short_of(&seeming) == 0 {
+        let message = format!(
+            "{short} of {all} partitions have fewer home replicas that answer the operator than r or w; with those in other pods \
+             that Kubernetes calls ready they have enough"
+        );
+        return unknown("NotReached", message);
+    }
+    no("TooFewReplicas", format!("{short} of {all} partitions have fewer live home replicas than r or w; stand-ins take writes"))
 }
 
 fn silent_members(observed: &Observed) -> Vec<NodeId> {
@@ -581,7 +595,7 @@ fn being_deleted(claims: Vec<String>) -> String {
 }
 
 /// The first of these that is so is told: what comes earlier explains what comes later, or is the graver.
-const FAULTS: [fn(&Report<'_>) -> Option<Verdict>; 8] = [
+const FAULTS: [fn(&Report<'_>) -> Option<Verdict>; 9] = [
     complaints,
     blocked,
     foreign_volumes,
@@ -590,6 +604,7 @@ const FAULTS: [fn(&Report<'_>) -> Option<Verdict>; 8] = [
     |report| passed_by(report).map(|(reason, message)| yes(reason, message)),
     claims_being_deleted,
     pods_in_trouble,
+    volumes_that_cannot_grow,
 ];
 
 fn degraded(report: &Report<'_>) -> Verdict {
@@ -643,9 +658,37 @@ fn members_unreachable(report: &Report<'_>) -> Option<Verdict> {
         set.is_some_and(|(place, set)| set.rolling && place.ordinal >= set.updates_from)
     };
     let excused = usize::from(silent.iter().any(told) && !silent.iter().any(fails));
-    (silent.len() > excused).then(|| {
-        let (nodes, ways_on) = (names.silent_nodes(observed, &silent), ways_on(report, &names, &silent));
-        yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{ways_on}"))
+    if silent.len() <= excused {
+        return None;
+    }
+    let unheard = observed.unheard();
+    let (unheard, away): (Vec<NodeId>, Vec<NodeId>) = silent.into_iter().partition(|node| unheard.contains(node));
+    let unreached = not_reached(&names.silent_nodes(observed, &unheard));
+    if away.is_empty() {
+        return Some(yes("NotReached", unreached));
+    }
+    let (nodes, ways_on) = (names.silent_nodes(observed, &away), ways_on(report, &names, &away));
+    let beside = if unheard.is_empty() { String::new() } else { format!("; {unreached}") };
+    Some(yes("MembersUnreachable", format!("no answer from {nodes}; writes for them are kept as hints{ways_on}{beside}")))
+}
+
+/// Of pods that others reach: their disks are no matter, and nobody is to delete any.
+fn not_reached(nodes: &str) -> String {
+    format!(
+        "no answer from {nodes}: the operator cannot reach port {PORT_CLIENT} of pods that Kubernetes calls ready; clients \
+         may be served all the same. Let the operator's pods in there, as by a NetworkPolicy: until then it changes nothing that \
+         needs these"
+    )
+}
+
+fn volumes_that_cannot_grow(report: &Report<'_>) -> Option<Verdict> {
+    let failed = growing_of(report, Volume::growth_failed);
+    (!failed.is_empty()).then(|| {
+        let volumes = sentences(failed);
+        let message = format!(
+            "volumes could not grow, and Kubernetes tries again: {volumes}; make room for them, or set spec.storage.size back"
+        );
+        yes("VolumesCannotGrow", message)
     })
 }
 
@@ -727,11 +770,17 @@ fn scale_in_blocked(report: &Report<'_>) -> Verdict {
     let silent: Vec<_> = waiting.iter().filter(|node| !answered.contains(node)).copied().collect();
     if !silent.is_empty() {
         let nodes = names.silent_nodes(observed, &silent);
+        let unheard = observed.unheard();
+        // Where Kubernetes reaches the pods, nobody is told to throw a disk away.
+        let or_lost = if silent.iter().all(|node| unheard.contains(node)) {
+            ""
+        } else {
+            ", or until the claim and the pod of one whose volume is lost for ever are deleted and an empty one takes its place"
+        };
         return yes(
             "MemberUnknown",
             format!(
-                "no answer from {nodes}; unknown is not gone, so nothing is removed until it comes, or until the claim and the pod of \
-                 one whose volume is lost for ever are deleted and an empty one takes its place{}",
+                "no answer from {nodes}; unknown is not gone, so nothing is removed until it comes{or_lost}{}",
                 without_proof(report, &names, &silent)
             ),
         );

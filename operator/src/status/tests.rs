@@ -703,6 +703,70 @@ fn members_that_do_not_answer_are_told_with_what_replaces_them_and_with_the_clai
     assert!(told.contains("; data-cart-1: being deleted, and gone with") && !told.contains(replaces), "{told}");
 }
 
+/// As where a NetworkPolicy lets clients in and forgets the operator.
+#[test]
+fn pods_that_kubernetes_calls_ready_and_the_operator_does_not_reach_are_not_called_dead() {
+    let three = valid(3, &[]);
+    let mut unheard = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    for pod in unheard.pods.values_mut() {
+        (pod.node, pod.silence) = (None, Some("timed out".into()));
+    }
+    let told = |observed: &Observed, condition: &str| {
+        let told = shown(&status_of(&three, observed));
+        told.lines().find(|line| line.starts_with(condition)).unwrap().to_owned()
+    };
+    let unknown =
+        "Available=Unknown NotReached: 16 of 16 partitions have fewer home replicas that answer the operator than r or w";
+    let out_of_reach = "[timed out]: the operator cannot reach port 7400 of pods that Kubernetes calls ready";
+    assert!(told(&unheard, "Available").starts_with(unknown));
+    let degraded = told(&unheard, "Degraded");
+    let all = format!("Degraded=True NotReached: no answer from cart-0, cart-1 and cart-2 {out_of_reach}");
+    assert!(degraded.starts_with(&all) && !degraded.contains("hints") && !degraded.contains("delete its claim"), "{degraded}");
+
+    let mut recorded = unheard.clone();
+    recorded.volumes.values_mut().for_each(|volume| volume.note = Note::None);
+    assert!(told(&recorded, "Available").starts_with(unknown), "the record knows whose volumes these are");
+    recorded.volumes.values_mut().for_each(|volume| volume.uid = "made again".into());
+    assert!(told(&recorded, "Available").starts_with("Available=False TooFewReplicas"), "these may be empty");
+
+    unheard.pods.get_mut(&at(1)).unwrap().ready = false;
+    let degraded = told(&unheard, "Degraded");
+    let away = "Degraded=True MembersUnreachable: no answer from cart-1; writes for them are kept as hints";
+    assert!(degraded.starts_with(away) && degraded.contains("delete its claim"), "{degraded}");
+    assert!(degraded.contains(&format!("; no answer from cart-0 and cart-2 {out_of_reach}")), "{degraded}");
+    assert!(told(&unheard, "Available").starts_with(unknown), "two of three are enough");
+    unheard.pods.get_mut(&at(2)).unwrap().ready = false;
+    assert!(told(&unheard, "Available").starts_with("Available=False TooFewReplicas"));
+
+    let mut leaving = observed(5, Some(&rebalance::first_ring(three.id, 4, 3, &members(5)).unwrap()));
+    let pod = leaving.pods.get_mut(&at(4)).unwrap();
+    (pod.node, pod.silence) = (None, Some("timed out".into()));
+    let waits = "no answer from cart-4 [timed out]; unknown is not gone, so nothing is removed until it comes";
+    assert_eq!(told(&leaving, "ScaleInBlocked"), format!("ScaleInBlocked=True MemberUnknown: {waits}"));
+}
+
+#[test]
+fn a_growth_that_failed_is_a_fault_for_as_long_as_it_is_asked_for() {
+    let mut three = valid(3, &[]);
+    let mut failed = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let mut told = |growth: &str, asked: &str| {
+        three.storage.size = asked.into();
+        let volume = failed.volumes.get_mut(&at(1)).unwrap();
+        (volume.size, volume.capacity, volume.growth) = ("20Gi".into(), "10Gi".into(), Some(growth.into()));
+        shown(&status(&report(&three, &failed, &Step::Converged), None, &time(1)))
+    };
+    for growth in ["ControllerResizeError: the array is full", "Resizing; NodeResizeError: resize2fs; see its log"] {
+        let told = told(growth, "20Gi");
+        let fault =
+            "Degraded=True VolumesCannotGrow: volumes could not grow, and Kubernetes tries again: data-cart-1 from 10Gi to 20Gi";
+        assert!(told.contains(&format!("{fault} [{growth}]; ")) && told.contains("Progressing=True GrowingVolumes"), "{told}");
+    }
+    for (growth, asked) in [("FileSystemResizePending: no ResizeError: it waits", "20Gi"), ("ControllerResizeError", "10Gi")] {
+        let told = told(growth, asked);
+        assert!(told.contains("Degraded=False AsExpected"), "{told}");
+    }
+}
+
 #[test]
 fn a_cluster_is_not_available_while_a_bucket_has_fewer_replicas_than_it_asks_for() {
     let mut three = valid(3, &[]);

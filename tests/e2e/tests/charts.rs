@@ -276,6 +276,42 @@ fn alerts_ask_for_conditions_that_there_are_and_monitors_for_all_namespaces() {
     assert_eq!(types, ["Available", "Degraded", "Ready", "Progressing"]);
 }
 
+/// Several may be installed, one for each namespace, and one that works hides none that does not.
+#[test]
+fn alerts_on_the_operator_ask_for_the_pods_of_their_own_release() {
+    let options = ["--set=crds.install=false,metrics.rules.enabled=true,watchNamespace=orders"];
+    for (release, pods) in [("my.rel", "my[.]rel-dynamo-operator"), ("dynamo-operator", "dynamo-operator")] {
+        let rendered = render_in("shop", release, "dynamo-operator", &options).unwrap();
+        let rules = object(&rendered, "PrometheusRule").unwrap();
+        let own = format!("{{namespace=\"shop\",pod=~\"{pods}-[a-z0-9]+(-[a-z0-9]+)?\"");
+        for (metric, count) in [("dynamo_operator_leader", 1), ("dynamo_operator_reconciles_total", 2)] {
+            let selectors: Vec<&str> = rules.split(metric).skip(1).collect();
+            assert_eq!(selectors.len(), count, "{rules}");
+            assert!(selectors.iter().all(|selector| selector.starts_with(&own)), "{own}: {selectors:?}");
+        }
+        let read = objects(rules);
+        let alerts = read[0].pointer("/spec/groups/0/rules").unwrap().as_array().unwrap();
+        for name in ["DynamoOperatorAbsent", "DynamoOperatorFails"] {
+            let alert = alerts.iter().find(|alert| alert["alert"] == name).unwrap();
+            assert_eq!(alert["labels"]["namespace"], "shop", "two releases have two alerts: {alert}");
+        }
+    }
+}
+
+/// The API server takes texts and whole numbers for amounts, and nothing else.
+#[test]
+fn an_amount_that_a_values_file_gives_as_a_number_is_written_as_a_text() {
+    let values = scratch("amounts");
+    let amounts = "resources:\n  requests: {cpu: 0.5, memory: 2147483648}\n  limits: {cpu: 2, memory: 2Gi}\n";
+    fs::write(&values, amounts).unwrap();
+    let rendered = render_in("shop", "demo", "dynamo-cluster", &["--values", values.to_str().unwrap()]);
+    fs::remove_file(&values).unwrap();
+    let rendered = rendered.unwrap();
+    for line in ["cpu: \"0.5\"", "memory: \"2147483648\"", "cpu: \"2\"", "memory: 2Gi"] {
+        assert!(rendered.contains(&format!("\n      {line}\n")), "{line}: {rendered}");
+    }
+}
+
 #[test]
 fn a_cluster_is_as_reviewed() {
     insta::assert_snapshot!(render("dynamo-cluster", &[]).unwrap());

@@ -155,6 +155,28 @@ fn buckets_that_keep_siblings_do_not_look_at_the_clock() {
     assert_eq!(shown(&mut cluster, "alice"), [vec!["tea".to_owned()]].into());
 }
 
+/// Neither knew the other, and both lie in one object. Nobody has to write the key again for it to go.
+#[test]
+fn a_value_that_a_concurrent_delete_hides_is_reaped_with_its_tombstone() {
+    let reaps = |options: &mut Options| {
+        last_writer_wins(options);
+        options.pace.reap = Duration::from_secs(1);
+    };
+    let mut cluster = cluster(6).tune(reaps).start();
+    let hosts = cluster.hosts();
+    let (left, right) = hosts.split_at(3);
+    cluster.split(left, right);
+    cluster.through(right[0]).put("alice", "blue");
+    cluster.run(Duration::from_secs(5));
+    cluster.through(left[0]).delete(&Bytes::new(), "alice");
+    cluster.heal();
+    cluster.settle();
+    for home in cluster.homes("alice") {
+        assert_eq!(cluster.copy(home, "alice"), None, "host {}", home.0);
+    }
+    assert_eq!(shown(&mut cluster, "alice"), [vec![]].into());
+}
+
 #[test]
 fn a_bucket_has_quorums_of_its_own_and_a_request_wins_over_them() {
     let engine = |options: &mut Options| {

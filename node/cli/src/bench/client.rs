@@ -80,8 +80,9 @@ impl Window {
             phases.record(latency);
         }
         match &outcome {
-            Ok(Done { siblings, merged }) => {
+            Ok(Done { siblings, merged, read_first }) => {
                 measured.merged += u64::from(*merged);
+                measured.read_first += u64::from(*read_first);
                 let latencies = if action == Action::Get { &mut measured.gets } else { &mut measured.puts };
                 latencies.record(now - due);
                 measured.siblings_max = measured.siblings_max.max(*siblings);
@@ -107,6 +108,8 @@ struct Done {
     siblings: usize,
     /// A put was refused since its object had grown too large; the key was read and all of it replaced.
     merged: bool,
+    /// The record's token was not known, and a get before the put, in its time, brought it.
+    read_first: bool,
 }
 
 /// Runs until all that is due in the window is answered, or it is too late to send it.
@@ -182,8 +185,10 @@ async fn perform(running: &Running, action: Action, source: &mut Random) -> Resu
     let there = session.inserts().there();
     let record = running.chooser.next(source, there);
     if action == Action::Update {
-        let merged = update(record, session.base(record), source).await?;
-        return Ok(Done { merged, siblings: 0 });
+        let base = session.base(record);
+        let read_first = base == Base::ReadFirst;
+        let merged = update(record, base, source).await?;
+        return Ok(Done { siblings: 0, merged, read_first });
     }
     let key = session.key(record);
     let found = session.target.driver.get(&key).await?;
@@ -202,7 +207,7 @@ async fn perform(running: &Running, action: Action, source: &mut Random) -> Resu
         };
         merged = update(record, base, source).await?;
     }
-    Ok(Done { siblings: found.values, merged })
+    Ok(Done { siblings: found.values, merged, read_first: false })
 }
 
 #[cfg(test)]
@@ -237,6 +242,8 @@ mod tests {
         refuses: bool,
         /// So does one without a token, until what is there is merged.
         is_too_large: bool,
+        /// Puts could have a token, and are given none.
+        gives_no_token: bool,
         asked: AtomicU64,
         /// The window ends before so many operations are answered, if it is not told otherwise.
         ends_with: u64,
@@ -277,7 +284,7 @@ mod tests {
         }
 
         fn causality(&self) -> Causality {
-            Causality::None
+            if self.gives_no_token { Causality::FromPuts } else { Causality::None }
         }
 
         fn durability(&self) -> Durability {
@@ -312,7 +319,7 @@ mod tests {
         async fn run(self) -> (Measured, Arc<Session>, Arc<Timeline>) {
             let loaded = Records { records: 10, value_bytes: 1, clients: 1 };
             let (store, mut source) = (Arc::new(self.store), Random::new(1));
-            let target = Target { system: System::Redis, driver: store.clone(), servers: Vec::new() };
+            let target = Target { system: System::Redis, driver: store.clone(), servers: Vec::new(), cluster: None };
             let data = Data { loaded, updates: Updates::Context };
             let session = Arc::new(Session::new(target, data, "keys".to_owned(), &mut source));
             let (shape, rate) = (self.shape, self.rate);
@@ -398,6 +405,19 @@ mod tests {
             case.store.is_too_large = true;
             let (measured, ..) = case.run().await;
             assert!(measured.merged > 20 && measured.errors.is_empty(), "{} merged, {:?}", measured.merged, measured.errors);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_put_that_has_a_get_in_its_time_is_counted() {
+        for (shape, gives_no_token, reads_first) in
+            [(Shape::Update, true, true), (Shape::Update, false, false), (Shape::F, true, false)]
+        {
+            let mut case = Case::of(shape, None, 50);
+            case.store.gives_no_token = gives_no_token;
+            let (measured, ..) = case.run().await;
+            let expected = if reads_first { measured.puts.count() } else { 0 };
+            assert!(measured.puts.count() > 5 && measured.read_first == expected, "{shape:?}: {}", measured.read_first);
         }
     }
 

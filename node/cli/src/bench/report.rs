@@ -104,6 +104,8 @@ pub struct Measured {
     pub siblings_max: usize,
     /// Puts that were refused since their object had grown too large, and made once it was read.
     pub merged: u64,
+    /// Puts before which the record was read, since its token was not known: their latencies are those of both.
+    pub read_first: u64,
     /// Requests of an open loop that were sent after their time, since all clients were busy.
     pub late: u64,
     /// Requests of an open loop that were due, and not sent long after the end: nobody knows what they would have taken.
@@ -120,6 +122,7 @@ impl Measured {
             errors: BTreeMap::new(),
             siblings_max: 0,
             merged: 0,
+            read_first: 0,
             late: 0,
             unsent: 0,
         }
@@ -142,6 +145,7 @@ impl Measured {
         }
         self.siblings_max = self.siblings_max.max(other.siblings_max);
         self.merged += other.merged;
+        self.read_first += other.read_first;
         self.late += other.late;
         self.unsent += other.unsent;
     }
@@ -286,6 +290,7 @@ impl Report {
             "first_error": texts.collect::<BTreeMap<_, _>>(),
             "siblings_max": self.measured.siblings_max,
             "merged": self.measured.merged,
+            "read_first": self.measured.read_first,
             "late": self.rate.map(|_| self.measured.late),
             "unsent": self.rate.map(|_| self.measured.unsent),
             "timeline": self.timeline.as_ref().map(|timeline| timeline.document()),
@@ -312,7 +317,7 @@ impl Report {
         let timeline = self.timeline.as_ref().map_or(String::new(), |timeline| format!("\n\n{}", timeline.text()));
         format!(
             "{}\n{load}\n{} ops/s over {:.1} s, durability: {}\n\n{}\n\n\
-             {}\n{}{}, client {}\nmost siblings in a get: {}\n{}{phases}{timeline}",
+             {}\n{}{}, client {}\nmost siblings in a get: {}\n{}{}{phases}{timeline}",
             self.title,
             grouped(self.per_second() as u64),
             self.elapsed.as_secs_f64(),
@@ -323,8 +328,22 @@ impl Report {
             self.servers_text(),
             self.client_cpu_us().map_or_else(|| "unknown".to_owned(), |cpu| format!("{cpu:.1} us/op")),
             self.measured.siblings_max,
+            self.puts_text(),
             self.surroundings.text(),
         )
+    }
+
+    /// What the latencies of puts hold besides the puts.
+    fn puts_text(&self) -> String {
+        let first = match self.measured.read_first {
+            0 => String::new(),
+            first => format!("{} puts read their record first, and the get is in their time\n", grouped(first)),
+        };
+        let whole = match self.configuration["workload"] == "f" {
+            true => "a put is the whole read-modify-write, with its get\n",
+            false => "",
+        };
+        format!("{first}{whole}")
     }
 
     /// How an open loop kept to its schedule.
@@ -451,6 +470,18 @@ mod tests {
         assert_eq!((&document["errors"]["unavailable"], &document["calibration"]["marked"]), (&json!(2), &json!(true)));
         let named = ["schema", "kind", "system", "durability", "began_ms"].map(|field| document[field].clone());
         assert_eq!(named, [json!(SCHEMA), json!("run"), json!("dynamokv"), json!("fsync"), json!(0)]);
+    }
+
+    #[test]
+    fn a_report_says_of_puts_that_gets_are_in_their_time() {
+        let mut report = report();
+        assert!(!report.text().contains("get is in their time") && !report.text().contains("read-modify-write"));
+        report.measured.read_first = 1234;
+        report.configuration = json!({ "workload": "f" });
+        let (text, document) = (report.text(), report.document());
+        assert!(text.contains("\n1,234 puts read their record first, and the get is in their time\n"), "{text}");
+        assert!(text.contains("\na put is the whole read-modify-write, with its get\n"), "{text}");
+        assert_eq!(document["read_first"], json!(1234));
     }
 
     #[test]

@@ -237,9 +237,10 @@ pub async fn run(connection: &Connection, format: Format, arguments: Scale) -> R
     if to <= from {
         return Err(Stop::Usage(format!("--nodes {to}: the cluster has {from} nodes already; give more")));
     }
+    let mut target = System::Dynamokv.connect_retrying(connection, &arguments.quorums).await?;
+    target.check_is_local("bench scale")?;
     let disk = disk_bytes_per_second(&local::default_cluster()?)?;
     let copied = Calibration::measure().await?.copied_bytes_per_second();
-    let mut target = System::Dynamokv.connect_retrying(connection, &arguments.quorums).await?;
     // Servers come and go, so there is no time to account for.
     target.servers.clear();
     let mut source = random::fresh();

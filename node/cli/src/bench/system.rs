@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use dynamo_client::Mode;
+use dynamo_core::id::ClusterId;
 use dynamo_core::request::QuorumWish;
 
 use super::accounting::{command_line, listening_at};
@@ -14,8 +15,8 @@ use super::driver::garage::{self, Access, Garage};
 use super::driver::redis::Redis;
 use super::driver::{Driver, Durability};
 use crate::arguments::{Connection, ReadQuorum, WriteQuorum};
-use crate::connection;
 use crate::stop::Stop;
+use crate::{connection, local};
 
 /// A key that no run writes: asked for once, to see whether a system answers.
 const PROBE: &str = "bench-probe";
@@ -106,6 +107,22 @@ pub struct Target {
     pub driver: Arc<dyn Driver>,
     /// The processes that serve it, as far as they could be found.
     pub servers: Vec<u32>,
+    /// The cluster that it is, of ours, if it has a ring.
+    pub cluster: Option<ClusterId>,
+}
+
+impl Target {
+    /// `option` is about the nodes of `local up`, so the requests have to go to them, whatever endpoints were given.
+    pub fn check_is_local(&self, option: &str) -> Result<(), Stop> {
+        if self.cluster.and_then(local::record_of).is_some() {
+            return Ok(());
+        }
+        let theirs = self.cluster.map_or_else(|| "have no ring".to_owned(), |cluster| format!("are of cluster {cluster}"));
+        Err(Stop::Usage(format!(
+            "{option}: is about the cluster of `local up`, and the nodes at the endpoints {theirs}; leave out --endpoint (and \
+             DYNAMO_ENDPOINT), or name the folder of their cluster in DYNAMO_LOCAL_DIR"
+        )))
+    }
 }
 
 impl System {
@@ -138,7 +155,7 @@ impl System {
             }
         };
         driver.get(PROBE).await.map_err(|error| self.silent(&error.text))?;
-        Ok(Target { system: self, driver, servers })
+        Ok(Target { system: self, driver, servers, cluster: None })
     }
 
     fn silent(self, reason: &str) -> Stop {
@@ -160,7 +177,8 @@ impl System {
         let servers = listening_at(client.addresses().values());
         let read = QuorumWish::from(&quorums.read);
         let driver = Arc::new(Dynamo::new(client.clone(), mode, &quorums.bucket, read, write, retries));
-        Ok(Target { system: self, driver, servers })
+        let cluster = client.ring().map(|ring| ring.cluster);
+        Ok(Target { system: self, driver, servers, cluster })
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dynamo_core::id::ClusterId;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
+use super::{LOOK_INTERVAL, TURN_PATIENCE};
 use crate::output::table;
 use crate::process::{self, Process};
 use crate::ring_record::{self, replace_file};
@@ -70,6 +73,13 @@ impl Cluster {
         self.nodes.iter().map(|node| node.client.clone()).collect()
     }
 
+    /// One node by its number.
+    pub fn node_mut(&mut self, node: usize) -> Result<&mut NodeRecord, Stop> {
+        let count = self.nodes.len();
+        let missing = || Stop::Usage(format!("node {node}: there are {count}, numbered from 0"));
+        self.nodes.get_mut(node).ok_or_else(missing)
+    }
+
     /// The nodes' processes.
     pub fn text(&self) -> String {
         let row = |node: &NodeRecord| {
@@ -88,6 +98,25 @@ pub struct Folder {
     /// What there is.
     pub cluster: Cluster,
     _lock: File,
+}
+
+/// The cluster of the folder as it is now, for whoever only looks at it: that needs no turn, and writes nothing.
+pub fn look_at(path: &Path) -> Result<Cluster, Stop> {
+    let mut cluster = read(path)?.ok_or_else(|| nothing_in(path))?;
+    find_processes(&mut cluster, &path.canonicalize().map_err(|error| failed(path, &error))?);
+    Ok(cluster)
+}
+
+/// A command that was interrupted may have started a node, and not have written which process it is.
+fn find_processes(cluster: &mut Cluster, path: &Path) {
+    for node in cluster.nodes.iter_mut().filter(|node| !node.is_running()) {
+        let found = Process::with_configuration(&path.join(&node.name).join(CONFIGURATION_FILE));
+        node.process = found.or(node.process);
+    }
+}
+
+fn nothing_in(path: &Path) -> Stop {
+    Stop::Failed(format!("{}: holds no cluster; `dynamoctl local up` makes one", path.display()))
 }
 
 /// The cluster of the folder, if there is one.
@@ -113,6 +142,13 @@ fn parsed(text: &[u8]) -> Result<Cluster, serde_json::Error> {
         Some(node) => Err(serde::de::Error::custom(format!("a node's name is {:?}, and has to be like node-1", node.name))),
         None => Ok(cluster),
     }
+}
+
+/// What the folder of a node is called whose node is none any more, until it is removed.
+const LEFT: &str = ".left";
+
+fn is_left(name: &str) -> bool {
+    name.strip_suffix(LEFT).is_some_and(is_node_folder)
 }
 
 fn is_node_folder(name: &str) -> bool {
@@ -149,18 +185,22 @@ pub fn record_in(path: &Path, cluster: ClusterId) -> Option<PathBuf> {
     (ClusterId::parse(&held.cluster_id) == Some(cluster)).then(|| path.join(RECORD_FILE))
 }
 
-/// The folder's absolute path, and its lock.
-fn locked(path: &Path) -> Result<(PathBuf, File), Stop> {
+/// The folder's absolute path, and its lock. Whoever is at work there has so long to end.
+async fn locked(path: &Path, patience: Duration) -> Result<(PathBuf, File), Stop> {
     fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
     let path = path.canonicalize().map_err(|error| failed(path, &error))?;
     let lock_path = path.join("lock");
     let lock = File::create(&lock_path).map_err(|error| failed(&lock_path, &error))?;
-    match lock.try_lock() {
-        Ok(()) => Ok((path, lock)),
-        Err(TryLockError::WouldBlock) => {
-            Err(Stop::Failed(format!("{}: another `dynamoctl local` is at work there", path.display())))
+    let deadline = Instant::now() + patience;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok((path, lock)),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOOK_INTERVAL).await,
+            Err(TryLockError::WouldBlock) => {
+                return Err(Stop::Failed(format!("{}: another `dynamoctl local` is at work there", path.display())));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&lock_path, &error)),
         }
-        Err(TryLockError::Error(error)) => Err(failed(&lock_path, &error)),
     }
 }
 
@@ -170,21 +210,20 @@ fn failed(path: &Path, error: &std::io::Error) -> Stop {
 
 impl Folder {
     /// The folder of a cluster that exists.
-    pub fn open(path: &Path) -> Result<Self, Stop> {
-        let nothing = || Stop::Failed(format!("{}: holds no cluster; `dynamoctl local up` makes one", path.display()));
+    pub async fn open(path: &Path) -> Result<Self, Stop> {
         if !path.join(CLUSTER_FILE).exists() {
-            return Err(nothing());
+            return Err(nothing_in(path));
         }
-        Self::open_or_create(path, || Err(nothing()))
+        Self::open_or_create(path, || Err(nothing_in(path))).await
     }
 
     /// The folder of a cluster that is to be removed. Where `cluster.json` is damaged its nodes are those that have folders; nobody knows
     /// their processes, so none of them may run.
-    pub fn open_to_purge(path: &Path) -> Result<Self, Stop> {
+    pub async fn open_to_purge(path: &Path) -> Result<Self, Stop> {
         if !path.join(CLUSTER_FILE).exists() || read(path).is_ok() {
-            return Self::open(path);
+            return Self::open(path).await;
         }
-        let (path, lock) = locked(path)?;
+        let (path, lock) = locked(path, TURN_PATIENCE).await?;
         let mut nodes = Vec::new();
         for name in node_folders(&path)? {
             check_unused(&path.join(&name))?;
@@ -196,11 +235,17 @@ impl Folder {
     }
 
     /// The folder of a cluster; a new one is what `plan` says.
-    pub fn open_or_create(path: &Path, plan: impl FnOnce() -> Result<Cluster, Stop>) -> Result<Self, Stop> {
-        let (path, lock) = locked(path)?;
+    pub async fn open_or_create(path: &Path, plan: impl FnOnce() -> Result<Cluster, Stop>) -> Result<Self, Stop> {
+        let (path, lock) = locked(path, TURN_PATIENCE).await?;
         if let Some(cluster) = read(&path)? {
             let mut folder = Self { path, cluster, _lock: lock };
-            folder.find_processes()?;
+            // They are in nobody's way if they cannot be removed; a purge says so.
+            let _ = folder.remove_left();
+            let before = folder.cluster.clone();
+            find_processes(&mut folder.cluster, &folder.path);
+            if folder.cluster != before {
+                folder.save()?;
+            }
             return Ok(folder);
         }
         let folder = Self { cluster: plan()?, path, _lock: lock };
@@ -208,19 +253,29 @@ impl Folder {
         Ok(folder)
     }
 
-    /// A command that was interrupted may have started a node, and not have written which process it is.
-    fn find_processes(&mut self) -> Result<(), Stop> {
-        let before = self.cluster.clone();
-        for node in self.cluster.nodes.iter_mut().filter(|node| !node.is_running()) {
-            let found = Process::with_configuration(&self.path.join(&node.name).join(CONFIGURATION_FILE));
-            node.process = found.or(node.process);
-        }
-        if self.cluster == before { Ok(()) } else { self.save() }
-    }
-
     /// No process that is not known has the database of `node` open. Its own has ended.
     pub fn check_unused(&self, node: &NodeRecord) -> Result<(), Stop> {
         check_unused(&self.of_node(node))
+    }
+
+    /// The last node is none any more, and what it had is removed. Wherever that ends, no node is left with a part of its data: its folder
+    /// goes under another name first, and the next command removes it there.
+    pub fn remove_last(&mut self) -> Result<(), Stop> {
+        let Some(last) = self.cluster.nodes.last() else { return Ok(()) };
+        let (own, left) = (self.of_node(last), self.path.join(format!("{}{LEFT}", last.name)));
+        fs::rename(&own, &left).map_err(|error| failed(&own, &error))?;
+        self.cluster.nodes.pop();
+        self.save()?;
+        fs::remove_dir_all(&left).map_err(|error| failed(&left, &error))
+    }
+
+    /// What commands that were interrupted did not remove.
+    fn remove_left(&self) -> Result<(), Stop> {
+        for name in names(&self.path, is_left)? {
+            let path = self.path.join(name);
+            fs::remove_dir_all(&path).map_err(|error| failed(&path, &error))?;
+        }
+        Ok(())
     }
 
     /// Writes `cluster.json`.
@@ -247,9 +302,7 @@ impl Folder {
 
     /// One node by its number.
     pub fn node_mut(&mut self, node: usize) -> Result<&mut NodeRecord, Stop> {
-        let count = self.cluster.nodes.len();
-        let missing = || Stop::Usage(format!("node {node}: there are {count}, numbered from 0"));
-        self.cluster.nodes.get_mut(node).ok_or_else(missing)
+        self.cluster.node_mut(node)
     }
 
     /// Removes what this program made, and nothing else.
@@ -262,6 +315,7 @@ impl Folder {
             let path = self.of_node(node);
             gone(&path, fs::remove_dir_all(&path))?;
         }
+        self.remove_left()?;
         let record = self.record();
         let earlier = names(&self.path, |name| ring_record::is_before(&record, &self.path.join(name)))?;
         for file in OWN_FILES.map(str::to_owned).into_iter().chain(earlier) {
@@ -291,16 +345,16 @@ mod tests {
         Ok(Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 1, nodes: vec![node] })
     }
 
-    #[test]
-    fn a_cluster_reads_back_from_its_folder_and_purge_leaves_what_is_not_its_own() {
+    #[tokio::test]
+    async fn a_cluster_reads_back_from_its_folder_and_purge_leaves_what_is_not_its_own() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("local");
-        drop(Folder::open_or_create(&path, cluster).unwrap());
+        drop(Folder::open_or_create(&path, cluster).await.unwrap());
         fs::create_dir(path.join("node-0")).unwrap();
         fs::write(path.join("notes.txt"), "mine").unwrap();
-        let folder = Folder::open(&path).unwrap();
+        let folder = Folder::open(&path).await.unwrap();
         assert_eq!(folder.cluster, cluster().unwrap());
-        assert!(matches!(Folder::open(&path), Err(Stop::Failed(_))), "it is locked");
+        assert!(matches!(locked(&path, Duration::ZERO).await, Err(Stop::Failed(_))), "it is locked");
         let of_this_version = ["first.ring", "first.ring.ring-7", "first.ring.lock", "first.ring.new", "cluster.json.new"];
         for file in of_this_version.into_iter().chain(["first.ring-7", "first.lock", "first.new", "cluster.new"]) {
             fs::write(path.join(file), "").unwrap();
@@ -308,10 +362,31 @@ mod tests {
         folder.purge().unwrap();
         let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["notes.txt"]);
-        assert!(Folder::open(&path).is_err());
+        assert!(Folder::open(&path).await.is_err());
         fs::remove_file(path.join("notes.txt")).unwrap();
-        Folder::open_or_create(&path, cluster).unwrap().purge().unwrap();
+        Folder::open_or_create(&path, cluster).await.unwrap().purge().unwrap();
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_command_that_finds_another_one_at_work_waits_for_its_turn() {
+        let place = tempfile::tempdir().unwrap();
+        let at_work = Folder::open_or_create(place.path(), cluster).await.unwrap();
+        // The second goes on when the first has looked once, and waits.
+        let (opened, ()) = tokio::join!(biased; Folder::open(place.path()), async { drop(at_work) });
+        assert_eq!(opened.unwrap().cluster, cluster().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_an_interrupted_command_left_of_a_node_is_removed_by_the_next() {
+        let place = tempfile::tempdir().unwrap();
+        drop(Folder::open_or_create(place.path(), cluster).await.unwrap());
+        let (left, not_ours) = (place.path().join("node-3.left"), place.path().join("notes.left"));
+        for folder in [&left, &not_ours] {
+            fs::create_dir_all(folder.join("data")).unwrap();
+        }
+        drop(Folder::open(place.path()).await.unwrap());
+        assert_eq!((left.exists(), not_ours.exists()), (false, true));
     }
 
     #[test]
@@ -330,45 +405,45 @@ mod tests {
         .run();
     }
 
-    #[test]
-    fn a_cluster_whose_file_is_damaged_can_be_purged() {
+    #[tokio::test]
+    async fn a_cluster_whose_file_is_damaged_can_be_purged() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("local");
-        drop(Folder::open_or_create(&path, cluster).unwrap());
-        for folder in ["node-0/data/rocksdb", "node-1", "node-mine"] {
+        drop(Folder::open_or_create(&path, cluster).await.unwrap());
+        for folder in ["node-0/data/rocksdb", "node-1", "node-2.left/data", "node-mine"] {
             fs::create_dir_all(path.join(folder)).unwrap();
         }
         fs::write(path.join("node-0/data/rocksdb/LOCK"), "").unwrap();
         fs::write(path.join(CLUSTER_FILE), "{").unwrap();
-        assert!(matches!(Folder::open(&path), Err(Stop::Failed(_))));
-        Folder::open_to_purge(&path).unwrap().purge().unwrap();
+        assert!(matches!(Folder::open(&path).await, Err(Stop::Failed(_))));
+        Folder::open_to_purge(&path).await.unwrap().purge().unwrap();
         let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["node-mine"]);
-        assert!(Folder::open_to_purge(&path).is_err(), "there is none");
+        assert!(Folder::open_to_purge(&path).await.is_err(), "there is none");
     }
 
-    #[test]
-    fn a_purge_does_not_follow_a_name_out_of_the_folder() {
+    #[tokio::test]
+    async fn a_purge_does_not_follow_a_name_out_of_the_folder() {
         let parent = tempfile::tempdir().unwrap();
         let (path, outside) = (parent.path().join("local"), parent.path().join("outside"));
         fs::create_dir(&outside).unwrap();
-        drop(Folder::open_or_create(&path, cluster).unwrap());
+        drop(Folder::open_or_create(&path, cluster).await.unwrap());
         let file = path.join(CLUSTER_FILE);
         let renamed = fs::read_to_string(&file).unwrap().replace("node-0", "../outside");
         fs::write(&file, renamed).unwrap();
-        let refused = Folder::open(&path).map(drop).unwrap_err().to_string();
+        let refused = Folder::open(&path).await.map(drop).unwrap_err().to_string();
         assert!(refused.contains("../outside"), "{refused}");
-        Folder::open_to_purge(&path).unwrap().purge().unwrap();
+        Folder::open_to_purge(&path).await.unwrap().purge().unwrap();
         assert!(outside.exists() && !path.exists());
     }
 
-    #[test]
-    fn the_folder_has_the_record_of_its_own_cluster_only() {
+    #[tokio::test]
+    async fn the_folder_has_the_record_of_its_own_cluster_only() {
         let place = tempfile::tempdir().unwrap();
         let (own, other) = (ClusterId([7; 16]), ClusterId([8; 16]));
         assert_eq!(record_in(place.path(), own), None);
         let made = || Ok(Cluster { cluster_id: own.to_string(), ..cluster()? });
-        let folder = Folder::open_or_create(place.path(), made).unwrap();
+        let folder = Folder::open_or_create(place.path(), made).await.unwrap();
         assert_eq!(record_in(&folder.path, own), Some(folder.record()));
         assert_eq!(record_in(&folder.path, other), None);
     }

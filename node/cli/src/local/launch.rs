@@ -170,8 +170,8 @@ mod tests {
     use super::*;
     use crate::local::folder::Cluster;
 
-    #[test]
-    fn a_nodes_configuration_names_its_own_ports_and_all_seeds() {
+    #[tokio::test]
+    async fn a_nodes_configuration_names_its_own_ports_and_all_seeds() {
         let node = |index: u16| NodeRecord {
             name: format!("node-{index}"),
             zone: "zone-a".to_owned(),
@@ -187,7 +187,7 @@ mod tests {
             nodes: vec![node(0), node(1)],
         };
         let place = tempfile::tempdir().unwrap();
-        let folder = Folder::open_or_create(place.path(), || Ok(cluster)).unwrap();
+        let folder = Folder::open_or_create(place.path(), || Ok(cluster)).await.unwrap();
         let text = configuration(&folder, &folder.cluster.nodes[1]).unwrap();
         let text = text.replace(&folder.path.display().to_string(), "DIR");
         insta::assert_snapshot!(text, @r"

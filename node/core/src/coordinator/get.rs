@@ -3,13 +3,15 @@
 //! ```text
 //! start -> Fetch digest from the other replicas --R agree or are fetched--> Answered --all answered--> Settled
 //!               | a digest differs: Fetch the object                              | stale ones: Repair
-//!               | failed, suspected or silent: Fetch the object from a fallback
+//!               | failed, suspected or silent: Fetch the object from a fallback, and once from the next if that is silent too
+//!               '-> too few are left who may answer: Answered, that it is unavailable
 //! ```
 //!
 //! A replica counts once its version is included in what is known: its object was joined, or its digest is that of an object
 //! that was. Guarantees: the answer includes everything that R replicas, or those who stand in for them, knew. While a partition moves
 //! the replicas that are written to and not read from are the last of those. Deviation from the paper: digests are asked for
-//! and not values, and the value only from those that differ; the answer is the same.
+//! and not values, and the value only from those that differ; the answer is the same. A suspected replica is asked, and its answer counts,
+//! but it is not waited for: a get that cannot do without it ends as soon as the others have answered, like the put that is not begun.
 
 use std::collections::VecDeque;
 
@@ -83,6 +85,8 @@ pub struct Get {
     homes: Nodes,
     fallbacks: VecDeque<NodeId>,
     stands_in: SmallMap<NodeId, NodeId, 1>,
+    /// Those of them that were silent when silent replicas were replaced: others were asked beside them.
+    passed_over: Nodes,
     replicas: SmallMap<NodeId, Replica, 3>,
     /// Who was asked for the value first.
     value_from: NodeId,
@@ -126,6 +130,7 @@ impl Get {
             homes: start.homes,
             fallbacks: start.fallbacks.into(),
             stands_in: SmallMap::default(),
+            passed_over: Nodes::new(),
             replicas: SmallMap::default(),
             answers: Nodes::new(),
             joined: SmallVec::new(),
@@ -191,6 +196,13 @@ impl Get {
         if !self.answered && self.tally.reached(sets, self.required, none_vacant) {
             self.answered = true;
             out.push(Output::Answer(Ok(self.object.clone())));
+        } else if !self.answered && (now >= self.deadline || !self.is_possible()) {
+            let acknowledged = self.tally.acknowledged(sets, none_vacant) as u32;
+            self.answered = true;
+            out.push(Output::Answer(Err(Failure::Unavailable { acknowledged, required: self.required.total as u32 })));
+        }
+        if self.answered && now >= self.fallback_at {
+            self.give_up_silent();
         }
         let settled = self.answered && (now >= self.deadline || self.replicas.values().all(is_final));
         if settled {
@@ -261,31 +273,48 @@ impl Get {
     }
 
     fn on_tick(&mut self, now: Instant, out: &mut Vec<Output>) {
-        if now >= self.fallback_at && self.answered {
-            // The short while for late answers is over; who is silent now is left to anti-entropy.
-            self.replicas
-                .iter_mut()
-                .filter(|(_, replica)| **replica == Replica::Asked)
-                .for_each(|(_, replica)| *replica = Replica::Failed);
-        }
         if now >= self.fallback_at && !self.answered {
+            if now < self.deadline && self.passed_over.is_empty() {
+                self.pass_over_silent_stand_ins();
+            }
             for home in self.homes.clone() {
-                if !self.replicas.get(&home).is_some_and(is_final) {
+                if !matches!(self.replicas.get(&home), Some(Replica::Included(_))) {
                     self.replace(home, out);
                 }
             }
             // The replica that was to send the value is silent.
             self.fetch_all_that_differ(out);
         }
-        if now >= self.deadline && !self.answered {
-            self.answered = true;
-            let acknowledged = self.tally.acknowledged(std::slice::from_ref(&self.homes), none_vacant) as u32;
-            out.push(Output::Answer(Err(Failure::Unavailable { acknowledged, required: self.required.total as u32 })));
+    }
+
+    /// The short while for late answers is over; who is silent now is left to anti-entropy.
+    fn give_up_silent(&mut self) {
+        let asked = self.replicas.iter_mut().filter(|(_, replica)| **replica == Replica::Asked);
+        asked.for_each(|(_, replica)| *replica = Replica::Failed);
+    }
+
+    /// In the place of stand-ins that have said nothing others may be asked. Their late answers count where those others have not answered.
+    /// Once: a get that is slow everywhere would go from node to node through the cluster.
+    fn pass_over_silent_stand_ins(&mut self) {
+        let silent = self.stands_in.keys().filter(|by| self.replicas.get(by) == Some(&Replica::Asked));
+        self.passed_over = silent.copied().collect();
+    }
+
+    /// Whether enough are left who may answer: home replicas that have not failed, and those who stand in for the others.
+    fn is_possible(&self) -> bool {
+        let (mut total, mut primary) = (0, 0);
+        for home in &self.homes {
+            let itself = self.replicas.get(home) != Some(&Replica::Failed);
+            let for_it = self.tally.of(*home).is_some() || self.stands_in.values().any(|replaced| replaced == home);
+            primary += usize::from(itself);
+            total += usize::from(itself || for_it);
         }
+        total >= self.required.total && primary >= self.required.primary
     }
 
     fn replace(&mut self, home: NodeId, out: &mut Vec<Output>) {
-        if self.stands_in.values().any(|replaced| *replaced == home) {
+        let stands_in = |(by, replaced): (&NodeId, &NodeId)| *replaced == home && !self.passed_over.contains(by);
+        if self.stands_in.iter().any(stands_in) {
             return;
         }
         if let Some(fallback) = self.fallbacks.pop_front() {
@@ -332,13 +361,17 @@ mod tests {
     }
 
     fn start(suspected: &[u8]) -> (Get, Vec<Output>) {
+        start_with(suspected, &[4])
+    }
+
+    fn start_with(suspected: &[u8], fallbacks: &[u8]) -> (Get, Vec<Output>) {
         let mut out = Vec::new();
         let get = Get::start(
             Start {
                 homes: smallvec![node(1), node(2), node(3)],
                 own: node(1),
                 suspected: suspected.iter().map(|id| node(*id)).collect(),
-                fallbacks: vec![node(4)],
+                fallbacks: fallbacks.iter().map(|id| node(*id)).collect(),
                 required: Required { asked: 3, total: 2, durable: 0, primary: 0 },
                 fallback_at: Instant(100),
                 deadline: Instant(1000),
@@ -349,8 +382,12 @@ mod tests {
     }
 
     fn fetched(get: &mut Get, by: u8, known: &Object, whole: bool, out: &mut Vec<Output>) -> Progress {
+        fetched_at(Instant(1), get, by, known, whole, out)
+    }
+
+    fn fetched_at(now: Instant, get: &mut Get, by: u8, known: &Object, whole: bool, out: &mut Vec<Output>) -> Progress {
         let object = whole.then(|| known.clone());
-        get.handle(Input::Fetched { by: node(by), digest: known.digest(), object }, Instant(1), out)
+        get.handle(Input::Fetched { by: node(by), digest: known.digest(), object }, now, out)
     }
 
     #[test]
@@ -448,6 +485,79 @@ mod tests {
         fetched(&mut get, 2, &known, true, &mut out);
         fetched(&mut get, 3, &known, true, &mut out);
         assert!(out.contains(&Output::Answer(Ok(known))));
+    }
+
+    #[test]
+    fn a_get_that_too_few_may_answer_is_unavailable_as_soon_as_the_others_have() {
+        let unavailable = Output::Answer(Err(Failure::Unavailable { acknowledged: 1, required: 2 }));
+        let known = object(1, 1);
+        let (mut get, mut out) = start_with(&[2, 3], &[]);
+        out.clear();
+        assert_eq!(fetched(&mut get, 1, &known, true, &mut out), Progress::Settled);
+        assert_eq!(out, std::slice::from_ref(&unavailable));
+
+        // One is suspected, and its stand-in and the third fail: a third answer is no longer possible, nor a second.
+        let (mut get, mut out) = start(&[2]);
+        fetched(&mut get, 1, &known, true, &mut out);
+        out.clear();
+        get.handle(Input::Failed { by: node(4) }, Instant(1), &mut out);
+        assert_eq!(out, [], "3 may answer");
+        get.handle(Input::Failed { by: node(3) }, Instant(1), &mut out);
+        assert_eq!(out, [unavailable]);
+    }
+
+    #[test]
+    fn a_get_that_needs_a_home_replica_which_is_away_is_unavailable_whoever_stands_in_for_it() {
+        let (mut get, mut out) = start(&[2]);
+        get.required.primary = 3;
+        out.clear();
+        fetched(&mut get, 1, &object(1, 1), true, &mut out);
+        assert_eq!(out, [Output::Answer(Err(Failure::Unavailable { acknowledged: 1, required: 2 }))]);
+    }
+
+    #[test]
+    fn a_get_that_a_stand_in_answers_late_waits_for_the_silent_no_longer() {
+        let known = object(1, 1);
+        let (mut get, mut out) = start(&[]);
+        fetched(&mut get, 1, &known, true, &mut out);
+        assert_eq!(get.handle(Input::Tick, Instant(100), &mut out), Progress::Running);
+        assert_eq!(out.last(), Some(&Output::Fetch { from: node(4), digest_only: false }));
+        assert_eq!(fetched_at(Instant(150), &mut get, 4, &known, true, &mut out), Progress::Settled);
+        assert_eq!(out.last(), Some(&Output::Answer(Ok(known))));
+    }
+
+    #[test]
+    fn a_stand_in_of_a_get_that_says_nothing_is_passed_over_once() {
+        let known = object(1, 1);
+        let asked = |by: u8| Output::Fetch { from: node(by), digest_only: false };
+        for late in [false, true] {
+            let (mut get, mut out) = start_with(&[2, 3], &[4, 5, 6, 7, 8]);
+            fetched(&mut get, 1, &known, true, &mut out);
+            out.clear();
+            get.handle(Input::Tick, Instant(100), &mut out);
+            assert_eq!(out, [asked(6), asked(7)], "4 and 5 stand in for 2 and 3, and are silent");
+            get.handle(Input::Tick, Instant(200), &mut out);
+            assert_eq!(out.len(), 2, "those are waited for");
+            let first = if late { 4 } else { 6 };
+            fetched_at(Instant(300), &mut get, first, &known, true, &mut out);
+            assert_eq!(out.last(), Some(&Output::Answer(Ok(known.clone()))));
+            assert_eq!(get.evidence(), (vec![node(1), node(first)], 0, 1));
+        }
+    }
+
+    #[test]
+    fn a_stand_in_that_was_passed_over_is_no_second_answer_beside_the_next_one() {
+        let known = object(1, 1);
+        let (mut get, mut out) = start_with(&[2], &[4, 5]);
+        get.required.total = 3;
+        fetched(&mut get, 1, &known, true, &mut out);
+        get.handle(Input::Tick, Instant(100), &mut out);
+        out.clear();
+        for by in [5, 4] {
+            assert_eq!(fetched_at(Instant(150), &mut get, by, &known, true, &mut out), Progress::Running);
+            assert_eq!(get.evidence(), (vec![node(1), node(5)], 0, 1), "{by} has answered for 2");
+        }
+        assert_eq!(out, [], "3 has not");
     }
 
     #[test]

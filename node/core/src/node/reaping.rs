@@ -14,6 +14,7 @@ use crate::reaping::graves::Graves;
 use crate::reaping::{
     ACTORS_MAX, Input, NAME_BYTES_PER_ROUND, NAMES_PER_ROUND, Output as Wanted, Proof, Question, ROUNDS_MAX, Reaped, Round,
 };
+use crate::reconciliation;
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::{Instant, Now};
@@ -169,9 +170,18 @@ impl<S: Storage> Node<S> {
         self.ring.as_ref().is_some_and(|ring| leads(ring, partition, self.identity.node))
     }
 
+    /// Nothing of `object` is shown, and it may go once nothing older can come. Where the last writer wins it may hold values beside the
+    /// tombstone that hides them.
+    fn is_grave(&self, name: &Name, object: &Object) -> bool {
+        if self.config.last_writer_wins(&name.bucket) {
+            return object.has_values() && !reconciliation::exists(object);
+        }
+        object.is_tombstone()
+    }
+
     /// The copy of `name` is `object` now.
     pub(super) fn note_grave(&mut self, partition: PartitionId, name: &Name, object: &Object) {
-        if object.is_tombstone() && self.leads(partition) {
+        if self.leads(partition) && self.is_grave(name, object) {
             self.reaping.graves.dig(partition, name);
         } else {
             self.reaping.graves.close(partition, name);
@@ -212,7 +222,7 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    /// Objects that are nothing but tombstones in partitions that this node leads, and partitions yet to be looked through.
+    /// Objects of which nothing is shown in partitions that this node leads, and partitions yet to be looked through.
     pub fn graves(&self) -> (usize, usize) {
         self.reaping.graves.len()
     }
@@ -357,12 +367,12 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    /// Removes those of `names` that are still nothing but tombstones whose whole history is reaped.
+    /// Removes those of `names` of which still nothing is shown and whose whole history is reaped.
     fn bury(&mut self, partition: PartitionId, names: &[Name]) -> Result<(), StorageError> {
         let Some(upto) = self.reaped(partition)?.map(|reaped| reaped.upto.clone()) else { return Ok(()) };
         for name in names {
             if let Some(object) = self.storage.read(partition, name)?
-                && object.is_tombstone()
+                && self.is_grave(name, &object)
                 && upto.includes(&object.context())
             {
                 self.forget(partition, name, object.digest())?;
@@ -519,7 +529,7 @@ fn prepared_key(partition: PartitionId) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{BucketProperties, Config, Reconciliation};
     use crate::id::Incarnation;
     use crate::node::Identity;
     use crate::ring::tests::{node, ring_of};
@@ -529,11 +539,15 @@ mod tests {
     const PARTITION: PartitionId = PartitionId(0);
 
     fn opened() -> Node<MemoryStorage> {
+        opened_with(Config::default())
+    }
+
+    fn opened_with(config: Config) -> Node<MemoryStorage> {
         let (ring, now) = (ring_of(3, 3), Now { instant: Instant(1), wall_ms: 0 });
         let (peer_address, client_address) = ("a:1".into(), "a:2".into());
         let identity =
             Identity { node: node(1), cluster: ring.cluster, zone: "z".into(), peer_address, client_address, generation: 1 };
-        let mut opened = Node::open(identity, Config::default(), MemoryStorage::default(), 1, now).unwrap();
+        let mut opened = Node::open(identity, config, MemoryStorage::default(), 1, now).unwrap();
         opened.propose_ring(ring, now, &mut Vec::new()).unwrap();
         opened
     }
@@ -565,6 +579,36 @@ mod tests {
         assert!(!is_here(&node, &name));
         node.apply(PARTITION, &name, &version(10, Some("new"))).unwrap().unwrap();
         assert!(is_here(&node, &name), "nobody has superseded this");
+    }
+
+    /// Else both would stay until somebody writes again, which nobody has to.
+    #[test]
+    fn where_the_last_writer_wins_a_value_goes_with_the_later_delete_that_hides_it() {
+        for (reconciliation, goes) in [(Reconciliation::Siblings, false), (Reconciliation::LastWriterWins, true)] {
+            let properties = BucketProperties { reconciliation, ..BucketProperties::default() };
+            let mut node = opened_with(Config { buckets: [("b".into(), properties)].into(), ..Config::default() });
+            let own = node.identity.node;
+            assert!(node.leads(PARTITION));
+            let (actor, mut object) = (Actor { node: own, incarnation: Incarnation(1) }, Object::default());
+            let mut add = |counter, data: Option<&'static str>, written_ms| {
+                let value = Value { data: data.map(Into::into), written_ms };
+                object.update(&CausalContext::default(), Dot { actor, counter }, value);
+                object.clone()
+            };
+            let steps = [(add(1, Some("v"), 50), 0), (add(2, None, 100), usize::from(goes)), (add(3, Some("w"), 150), 0)];
+            let name = Name::new("b", "k");
+            for (version, graves) in &steps {
+                node.apply(PARTITION, &name, version).unwrap().unwrap();
+                assert_eq!(node.graves().0, *graves, "{reconciliation:?}, {version:?}");
+            }
+            // Another, which nobody writes after its delete.
+            let name = Name::new("b", "other");
+            node.apply(PARTITION, &name, &steps[1].0).unwrap().unwrap();
+            let proof = Proof { leader: own, round: 1 };
+            node.adopt_reaped(PARTITION, Reaped { proof, upto: steps[1].0.context() }).unwrap();
+            node.bury(PARTITION, std::slice::from_ref(&name)).unwrap();
+            assert_eq!(is_here(&node, &name), !goes, "{reconciliation:?}");
+        }
     }
 
     /// Else the trees would never be equal, and nothing of it be adopted.

@@ -26,7 +26,7 @@ use crate::request::{ClientHandle, Failure, Operation, Outcome, Request};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::{Instant, Now};
-use in_flight::{PutJob, ReplyTo};
+use in_flight::{PutJob, ReplyTo, overloaded};
 
 impl<S: Storage> Node<S> {
     pub(super) fn on_request(
@@ -107,9 +107,7 @@ impl<S: Storage> Node<S> {
         };
         if held >= most {
             self.counters.requests_refused_overload += 1;
-            return Err(Failure::Overloaded(format!(
-                "{requests} in flight hold {held} bytes of this node's memory, at most {most}; retry later"
-            )));
+            return Err(overloaded(requests, held, most));
         }
         if self.requests.len() >= self.config.requests_max {
             self.counters.requests_refused_overload += 1;
@@ -268,7 +266,6 @@ impl<S: Storage> Node<S> {
     /// This node was declared lost: whoever waits for it is told, with a put's outcome open.
     pub(super) fn abandon_requests(&mut self, out: &mut Vec<Output>) {
         let (puts, gets) = (std::mem::take(&mut self.requests.puts), std::mem::take(&mut self.requests.gets));
-        (self.requests.put_bytes, self.requests.get_bytes) = (0, 0);
         for job in puts.into_values().map(|put| put.job).filter(|job| !job.machine.is_answered()) {
             self.counters.puts_unknown += 1;
             let required = job.required.total as u32;
@@ -282,6 +279,7 @@ impl<S: Storage> Node<S> {
         for number in self.requests.forwards.keys().copied().collect::<Vec<_>>() {
             self.give_up_forward(number, out);
         }
+        (self.requests.put_bytes, self.requests.get_bytes) = (0, 0);
         self.requests.looks.clear();
         self.requests.deadlines.clear();
     }

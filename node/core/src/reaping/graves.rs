@@ -13,7 +13,7 @@ use crate::storage::Cursor;
 /// Names kept: at some 100 bytes each, a few megabytes.
 pub const NAMES_MAX: usize = 1 << 16;
 
-/// Names of objects that are nothing but tombstones.
+/// Names of objects of which nothing is shown: that are nothing but tombstones, or hidden by one where the last writer wins.
 #[derive(Clone, Debug, Default)]
 pub struct Graves {
     names: BTreeMap<PartitionId, BTreeSet<Name>>,

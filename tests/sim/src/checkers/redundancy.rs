@@ -6,11 +6,13 @@
 //! A tombstone is another matter: it is removed everywhere, so where the first one goes every replica must have had it on
 //! stable storage, and nobody may keep a hint that it would have superseded, unless that came while the proof was given: by a
 //! message that was later than the time-out of its put, and that the fence will catch. From then on what it had seen is dead: no copy of
-//! that is owed to anybody, and the other replicas' tombstones may follow.
+//! that is owed to anybody, and the other replicas' tombstones may follow. Where the last writer wins that holds of an object which a
+//! tombstone hides, with all its values.
 
 use dynamo_core::id::NodeId;
 use dynamo_core::name::Name;
 use dynamo_core::reaping::ROUND_TIMEOUT;
+use dynamo_core::reconciliation;
 use dynamo_core::ring::Ring;
 use dynamo_core::time::Instant;
 use dynamo_core::version::Object;
@@ -131,6 +133,8 @@ fn missing(sim: &Simulation, lost: HostId, ring: &Ring, copies: impl Fn(&[Droppe
 /// Whether `from` may remove these, one by one, for all time.
 pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) -> Verdict {
     for Removed { name, object } in removed {
+        // Its values gave way to a tombstone, and go like that.
+        let is_hidden = sim.options().last_writer_wins(&name.bucket) && !reconciliation::exists(object);
         for (dot, value) in object.values() {
             if sim.witness().is_reaped(name, dot) {
                 continue;
@@ -138,7 +142,7 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
             let complain = |what: String| {
                 Err(("I10 a tombstone goes when every replica has it", format!("host {} removes {name:?}: {what}", from.0)))
             };
-            if value.data.is_some() {
+            if value.data.is_some() && !is_hidden {
                 // Older than a tombstone it is not. A write that nobody was promised may vanish.
                 match sim.witness().copies_of(dot) {
                     0 => continue,
@@ -171,7 +175,7 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
                 return complain(format!("host {} keeps a hint that is older than {dot:?}", host.0));
             }
         }
-        if object.is_tombstone() {
+        if object.is_tombstone() || is_hidden {
             sim.reaped(name, &object.context());
         }
     }

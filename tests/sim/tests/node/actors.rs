@@ -3,7 +3,7 @@
 use dynamo_core::config::OBJECT_ACTORS_MAX;
 use dynamo_core::id::Incarnation;
 use dynamo_core::request::Failure;
-use dynamo_core::version::{Actor, CausalContext};
+use dynamo_core::version::{Actor, CausalContext, Object};
 
 use crate::one::{CLUSTER, One, id, key, ring};
 
@@ -28,6 +28,19 @@ fn a_put_that_brings_more_actors_than_an_object_may_name_is_refused_and_one_at_t
         object = one.put_with(&name, value, token(&object.context())).1;
     }
     assert_eq!(object.siblings().count(), 1, "what a get shows can be replaced");
+}
+
+/// A client may make up as many as fit into a context. That merges nothing, and costs no dot.
+#[test]
+fn a_put_whose_context_alone_brings_too_many_actors_is_refused_before_it_is_made() {
+    let ring = ring(5);
+    let name = key(&ring, true);
+    let mut one = One::start(&ring);
+    let newest = |object: &Object| object.values().map(|(dot, _)| dot.counter).max().expect("a version");
+    let before = newest(&one.put(&name, "milk").1);
+    one.try_put(&name, "eggs", dynamo_core::context::encode(&of(3 * OBJECT_ACTORS_MAX), None, CLUSTER, &name));
+    assert_eq!(one.node.counters().puts_refused_actors, 1);
+    assert_eq!(newest(&one.put(&name, "flour").1), before + 1);
 }
 
 #[test]

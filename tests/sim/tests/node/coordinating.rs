@@ -320,6 +320,25 @@ fn any_other_answer_to_a_forwarded_put_is_its_clients() {
     }
 }
 
+/// It says so at once, before it would be given up as silent. So says the second.
+#[test]
+fn a_forwarded_get_whose_coordinator_reaches_too_few_replicas_is_asked_of_another_once() {
+    let ring = ring_of(5, 3, 3);
+    let name = key(&ring, false);
+    let unavailable = || -> Outcome { Err(Failure::Unavailable { acknowledged: 1, required: 2 }) };
+    let mut one = One::start(&ring);
+    one.sent();
+    let read = Request { operation: Operation::Get, ..put(&name, "") };
+    one.feed(Input::Request { client: ClientHandle(1), request: read });
+    let (first, request) = forwarded(&mut one).expect("a replica is asked");
+    one.hear(first.0[0], Message::Forwarded { request, outcome: unavailable() });
+    assert_eq!(one.answers, []);
+    let (second, request) = forwarded(&mut one).expect("another one");
+    assert_ne!(first, second);
+    one.hear(second.0[0], Message::Forwarded { request, outcome: unavailable() });
+    assert_eq!(one.answers, [unavailable()]);
+}
+
 /// A write with a request id may be asked of a second coordinator when the first is silent. What that one may have made is not made here.
 #[test]
 fn what_a_silent_coordinator_may_have_written_is_not_coordinated_here() {

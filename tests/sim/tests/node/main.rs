@@ -178,6 +178,31 @@ mod an_actor_builds_on_its_own_whole_copy {
         let after = one.put(&name, "flour").0;
         assert!(!before.contains(&after), "a late answer to {before:?} would count for {after:?}");
     }
+
+    /// Two pods of one snapshot, or a directory that went back: both count the same generation.
+    #[test]
+    fn two_processes_on_copies_of_one_directory_take_no_answers_for_each_others() {
+        let ring = ring(5);
+        let mut one = One::start(&ring);
+        let name = key(&ring, true);
+        one.put(&name, "milk");
+        one.sync();
+        let mut twins = [2, 3].map(|seed| {
+            let mut twin = One::on(one.node.storage().snapshot(), 2, seed);
+            twin.link(&ring);
+            twin.sent();
+            twin
+        });
+        let numbers = twins.each_mut().map(|twin| twin.put(&name, "eggs").0);
+        assert_ne!(numbers[0], numbers[1]);
+        let twin = &mut twins[1];
+        twin.sync();
+        let homes = || ring.placement(ring.partition_of(&name)).replicas.iter().filter(|home| **home != id(1));
+        homes().for_each(|home| twin.hear(home.0[0], Message::Replicated { request: numbers[0], durable: true }));
+        assert_eq!(twin.answers, [], "nobody but itself has it");
+        homes().for_each(|home| twin.hear(home.0[0], Message::Replicated { request: numbers[1], durable: true }));
+        assert!(matches!(&twin.answers[..], [Ok(_)]), "{:?}", twin.answers);
+    }
 }
 
 mod nothing_is_dropped_too_early {

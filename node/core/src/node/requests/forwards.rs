@@ -64,7 +64,7 @@ impl<S: Storage> Node<S> {
         let deadline = now.instant + self.timeout(&request) + WAY_BACK;
         let again = !writes || request.request_key.is_some();
         let job = ForwardJob { reply, to, request, deadline, again, earlier: None, declined: Nodes::new() };
-        self.requests.forwards.insert(number, job);
+        self.requests.insert_forward(number, job);
         self.arm(number, deadline, now);
         self.counters.requests_forwarded += 1;
         self.send_forward(number, to, out);
@@ -85,8 +85,8 @@ impl<S: Storage> Node<S> {
         ring.placement(ring.partition_of(&job.request.name)).writers().into_iter().find(usable)
     }
 
-    /// Time is up for a forwarded request: one that may be repeated and was not answered soon is asked of another replica, once;
-    /// at the deadline the client is told.
+    /// Time is up for a forwarded request: one that may be repeated and was not answered soon, or was answered by who reaches too few, is
+    /// asked of another replica, once; at the deadline the client is told.
     pub(super) fn tick_forward(&mut self, number: RequestId, now: Now, out: &mut Vec<Output>) {
         let Some(job) = self.requests.forwards.get_mut(&number) else { return };
         if now.instant >= job.deadline {
@@ -118,10 +118,18 @@ impl<S: Storage> Node<S> {
         }
         // One that has too much to do is no reason to bring others more of it: that is told.
         let declined = from == job.to && outcome.as_ref().is_err_and(Failure::is_of_its_node);
+        // Another may reach more replicas of what is read than it does, and nothing was written.
+        let reaches_too_few = !job.writes() && matches!(outcome, Err(Failure::Unavailable { .. }));
         if declined && self.pass_on(number, now, out)? {
             return Ok(());
         }
-        if let Some(job) = self.requests.forwards.remove(&number) {
+        if reaches_too_few {
+            self.tick_forward(number, now, out);
+            if self.requests.forwards.get(&number).is_some_and(|job| job.to != from) {
+                return Ok(());
+            }
+        }
+        if let Some(job) = self.requests.remove_forward(number) {
             let outcome = if job.earlier.is_some() { told_by_one_of_two(outcome) } else { outcome };
             self.respond(job.reply, outcome, out);
         }
@@ -148,7 +156,7 @@ impl<S: Storage> Node<S> {
         let (writes, nothing_made) = (job.writes(), job.earlier.is_none());
         let takes_it = if writes { self.writable } else { self.is_current() };
         let Some(ring) = self.ring.clone().filter(|_| takes_it && nothing_made) else { return Ok(false) };
-        let Some(ForwardJob { reply, request, .. }) = self.requests.forwards.remove(&number) else { return Ok(false) };
+        let Some(ForwardJob { reply, request, .. }) = self.requests.remove_forward(number) else { return Ok(false) };
         let partition = ring.partition_of(&request.name);
         if matches!(request.operation, Operation::Get) {
             self.start_get(reply, &ring, partition, request, now, out)?;
@@ -160,7 +168,7 @@ impl<S: Storage> Node<S> {
 
     /// A forwarded request whose coordinator cannot be heard any more: a write may have happened.
     pub(super) fn give_up_forward(&mut self, number: RequestId, out: &mut Vec<Output>) {
-        if let Some(job) = self.requests.forwards.remove(&number) {
+        if let Some(job) = self.requests.remove_forward(number) {
             let failure = if job.writes() {
                 self.counters.puts_unknown += 1;
                 Failure::Unknown { acknowledged: 0, required: 1 }

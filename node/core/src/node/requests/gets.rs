@@ -119,7 +119,8 @@ impl<S: Storage> Node<S> {
         out: &mut Vec<Output>,
     ) -> Result<(), StorageError> {
         let mut outputs = std::mem::take(&mut self.requests.get_outputs);
-        let Some(progress) = self.requests.handle_get(number, input, now.instant, &mut outputs) else {
+        let bytes_max = self.config.get_bytes_max;
+        let Some(progress) = self.requests.handle_get(number, input, bytes_max, now.instant, &mut outputs) else {
             self.requests.get_outputs = outputs;
             return Ok(());
         };
@@ -174,6 +175,7 @@ impl<S: Storage> Node<S> {
             }
             Err(failure) => {
                 self.counters.gets_failed += 1;
+                self.counters.requests_refused_overload += u64::from(matches!(failure, Failure::Overloaded(_)));
                 Err(failure)
             }
         };

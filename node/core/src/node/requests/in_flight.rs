@@ -9,7 +9,7 @@ use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::name::Name;
 use crate::preference_list::{Nodes, Ranking};
 use crate::quorum::Required;
-use crate::request::{ClientHandle, Operation, Request};
+use crate::request::{ClientHandle, Failure, Operation, Request};
 use crate::time::Instant;
 use crate::version::{CausalContext, Object};
 
@@ -92,6 +92,15 @@ impl ForwardJob {
         !matches!(self.request.operation, Operation::Get)
     }
 
+    /// What a write holds until it is answered: its value, and the context that it came with.
+    fn held(&self) -> usize {
+        match &self.request.operation {
+            Operation::Get => 0,
+            Operation::Put { data, context, .. } => data.len() + context.len(),
+            Operation::Delete { context } => context.len(),
+        }
+    }
+
     pub(super) fn was_asked_of(&self, node: NodeId) -> bool {
         self.to == node || self.earlier == Some(node) || self.declined.contains(&node)
     }
@@ -104,7 +113,7 @@ pub(in crate::node) struct InFlight {
     // In boxes, since a tree moves its entries about.
     pub(super) puts: BTreeMap<RequestId, Box<PutJob>>,
     pub(super) gets: BTreeMap<RequestId, Box<Job<get::Get>>>,
-    /// What all of them hold.
+    /// What all of them hold, and the writes among `forwards`.
     pub(super) put_bytes: usize,
     /// What all of them hold of values.
     pub(super) get_bytes: usize,
@@ -183,19 +192,43 @@ impl InFlight {
         Some(put)
     }
 
-    /// One input for a get, if it is under way.
+    /// A request that another node coordinates.
+    pub(super) fn insert_forward(&mut self, number: RequestId, job: ForwardJob) {
+        self.put_bytes += job.held();
+        self.forwards.insert(number, job);
+    }
+
+    /// One that is answered, or coordinated here after all.
+    pub(super) fn remove_forward(&mut self, number: RequestId) -> Option<ForwardJob> {
+        let job = self.forwards.remove(&number)?;
+        self.put_bytes -= job.held();
+        Some(job)
+    }
+
+    /// One input for a get, if it is under way. If that brings it more while the others hold `bytes_max` or more, it ends, answered or
+    /// refused: what replicas send is not known before it is here. A get that is alone takes whatever its object has.
     pub(super) fn handle_get(
         &mut self,
         number: RequestId,
         input: get::Input,
+        bytes_max: usize,
         now: Instant,
         outputs: &mut Vec<get::Output>,
     ) -> Option<Progress> {
         let machine = &mut self.gets.get_mut(&number)?.machine;
         let before = machine.value_bytes();
         let progress = machine.handle(input, now, outputs);
-        self.get_bytes = self.get_bytes - before + machine.value_bytes();
-        Some(progress)
+        let (after, others) = (machine.value_bytes(), self.get_bytes - before);
+        self.get_bytes = others + after;
+        if progress == Progress::Settled || after <= before || others < bytes_max {
+            return Some(progress);
+        }
+        // Replicas that are behind are left to anti-entropy.
+        outputs.retain(|output| matches!(output, get::Output::Answer(_)));
+        if !machine.is_answered() {
+            outputs.push(get::Output::Answer(Err(overloaded("gets", others, bytes_max))));
+        }
+        Some(Progress::Settled)
     }
 
     /// A get that is over, or begins again.
@@ -217,6 +250,11 @@ impl InFlight {
         self.next += 1;
         RequestId(self.next)
     }
+}
+
+/// Why there is no room for one more of these `requests`.
+pub(super) fn overloaded(requests: &str, held: usize, most: usize) -> Failure {
+    Failure::Overloaded(format!("{requests} in flight hold {held} bytes of this node's memory, at most {most}; retry later"))
 }
 
 #[cfg(test)]

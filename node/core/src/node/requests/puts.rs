@@ -182,6 +182,12 @@ impl<S: Storage> Node<S> {
         if absent {
             object = self.absent(partition, &name)?;
         }
+        // Before anything is merged or issued: a client may list thousands of actors that it made up.
+        let (actors_before, actors) = (object.actors(), object.actors_with(&seen));
+        if let Err(failure) = self.within_actors(actors, actors_before) {
+            self.measured.actors.record(actors);
+            return Ok(Err(failure));
+        }
         let dot = self.fresh_dot(partition, &object, &seen)?;
         // What is covered by a proof (the floor of an absent name) may be covered by anybody.
         let exact = last_writer_wins || absent || !object.has_unseen_below(Dot { counter: u64::MAX, ..dot }, &seen);
@@ -191,7 +197,6 @@ impl<S: Storage> Node<S> {
             self.counters.last_writer_wins_discarded += discarded;
         }
         self.dots.issue();
-        let actors_before = object.actors();
         let wall_ms = self.clocks.agreed_ms(now, self.config.clock_skew_ms_max);
         let written_ms = object.next_stamp(seen.1.next_stamp(wall_ms));
         object.update(&seen, dot, Value { data, written_ms });
@@ -239,7 +244,7 @@ impl<S: Storage> Node<S> {
         // Made here, before it is copied: its own copy and all messages share the bytes.
         let (siblings, bytes) = (object.values().count(), object.encode().len());
         if siblings <= SIBLINGS_MAX && bytes <= OBJECT_BYTES_MAX {
-            return Ok(self.within_actors(object, actors_before));
+            return Ok(self.within_actors(object.actors(), actors_before));
         }
         let before = self.known(ring, partition, name)?;
         let over = if siblings > SIBLINGS_MAX.max(before.values().count()) {
@@ -247,15 +252,15 @@ impl<S: Storage> Node<S> {
         } else if bytes > OBJECT_BYTES_MAX.max(before.encoded_len()) {
             format!("{bytes} bytes in its siblings, the limit is {OBJECT_BYTES_MAX}")
         } else {
-            return Ok(self.within_actors(object, actors_before));
+            return Ok(self.within_actors(object.actors(), actors_before));
         };
         self.counters.puts_refused_siblings += 1;
         let refused = format!("the key would have {over}; get it and put the merged value with its context");
         Ok(Err(Failure::ObjectTooLarge(refused)))
     }
 
-    fn within_actors(&mut self, object: &Object, actors_before: usize) -> Result<(), Failure> {
-        if object.actors() <= OBJECT_ACTORS_MAX.max(actors_before) {
+    fn within_actors(&mut self, actors: usize, actors_before: usize) -> Result<(), Failure> {
+        if actors <= OBJECT_ACTORS_MAX.max(actors_before) {
             return Ok(());
         }
         self.counters.puts_refused_actors += 1;
