@@ -130,7 +130,7 @@ pub enum Message {
     Forward {
         /// The forwarder's number.
         request: RequestId,
-        /// How often it was forwarded: 1. Whoever gets it by a forward coordinates it, replica or not.
+        /// How often it was forwarded: 1. A member that gets it by a forward coordinates it, replica or not.
         hops: u8,
         /// The client's request.
         body: Request,

@@ -16,7 +16,8 @@
 //! the last answer to Writes, since a put may leave its hint with a node that has answered already; Equal strictly after the
 //! last to Copies, since a delivered hint lies at one replica only. An actor's counters grow over the whole node, so whatever
 //! `upto` covers was issued before the round began, and what is true of it once stays true: a question may be asked again.
-//! A change of the ring ends a round, for the answers spoke of other replicas.
+//! A change of the ring ends a round, for the answers spoke of other replicas. Every node is every member: a node that the ring does not
+//! list coordinates no write under it ([`crate::node`]), and what it coordinated under an earlier ring the replicas refuse.
 //!
 //! (A coordinator keeps what it made, as its copy or as a hint, so Copies and Equal see nearly all that Writes asks for. Nearly:
 //! a full quota leaves no hint. Asked for itself, the proof does not rest on where coordinators keep things.)

@@ -264,7 +264,8 @@ impl<S: Storage> Node<S> {
         }
         let own = self.identity.node;
         let replicas = placement.replicas.iter().filter(|node| **node != own).copied().collect();
-        // A linked node outside the ring may have coordinated: a newcomer, or one that is about to go. Nothing of a lost one is taken.
+        // A node outside the ring coordinates no write. One that is linked may have hints yet, from when it was a member; nothing of a lost
+        // one is taken.
         let linked = self.detector.linked_peers().filter(|peer| !ring.is_lost(*peer));
         let everyone = ring.members.keys().copied().chain(linked).chain([own]).collect();
         let mut wanted = Vec::new();

@@ -4,6 +4,9 @@
 //! A node outside the key's replicas coordinates only when none of them can be reached: "always writable". A request that is in
 //! flight when a new ring arrives starts again under it, with the same dot and a number of its own: what a node answered as a stand-in
 //! under the old ring is no answer of the home replica that it may be under the new one.
+//!
+//! A node that the ring does not list coordinates no write: it passes writes on to members, and the outcome of those that were in flight
+//! as it left the ring is open. So whoever has asked all members knows of every write that may be acknowledged yet ([`crate::reaping`]).
 
 #[cfg(test)]
 mod bound_tests;
@@ -22,6 +25,7 @@ use crate::id::{Epoch, NodeId, PartitionId, RequestId};
 use crate::message::{Message, Refusal};
 use crate::node::{Node, Output, Waiting};
 use crate::preference_list::Nodes;
+use crate::quorum::Required;
 use crate::request::{ClientHandle, Failure, Operation, Outcome, Request};
 use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
@@ -56,11 +60,11 @@ impl<S: Storage> Node<S> {
         let partition = ring.partition_of(&request.name);
         let placement = ring.placement(partition);
         let gets = matches!(request.operation, Operation::Get);
-        let takes_it = if gets { self.is_current() } else { self.writable };
+        let takes_it = if gets { self.is_current() } else { self.writable && self.is_member(&ring) };
         let home = takes_it && placement.read_set().contains(&self.identity.node);
         if !home
             && hops == 0
-            && let Some(to) = self.coordinator_of(&request, placement.writers(), now)
+            && let Some(to) = self.coordinator_of(&request, &ring, placement.writers(), now)
         {
             self.forward(reply, to, request, now, out);
             return Ok(());
@@ -73,8 +77,22 @@ impl<S: Storage> Node<S> {
                 Ok(())
             }
             Operation::Get => self.start_get(reply, &ring, partition, request, now, out),
+            _ if !self.is_member(&ring) => {
+                self.counters.puts_failed += 1;
+                let why = format!(
+                    "ring epoch {} does not list this node, and it reaches no member to pass the write on to",
+                    ring.epoch
+                );
+                self.respond(reply, Err(Failure::NotServing(why)), out);
+                Ok(())
+            }
             _ => self.start_put(reply, &ring, partition, request, now, out),
         }
+    }
+
+    /// Whether `ring` lists this node.
+    fn is_member(&self, ring: &Ring) -> bool {
+        ring.members.contains_key(&self.identity.node)
     }
 
     /// The bounds that every request has to respect, and that this node is ready for it.
@@ -157,7 +175,7 @@ impl<S: Storage> Node<S> {
         let ranked = self.requests.ranking.of(ring, partition);
         let mut fallbacks: Vec<NodeId> = ranked.iter().filter(|node| self.reachable(**node, now)).copied().collect();
         let own = self.identity.node;
-        if !homes.contains(&own) && ring.members.contains_key(&own) {
+        if !homes.contains(&own) && self.is_member(ring) {
             fallbacks.retain(|node| *node != own);
             fallbacks.insert(0, own);
         }
@@ -263,13 +281,17 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
+    /// This node does not coordinate the put any more, which may become visible yet.
+    fn leave_open(&mut self, reply: ReplyTo, required: Required, out: &mut Vec<Output>) {
+        self.counters.puts_unknown += 1;
+        self.respond(reply, Err(Failure::Unknown { acknowledged: 0, required: required.total as u32 }), out);
+    }
+
     /// This node was declared lost: whoever waits for it is told, with a put's outcome open.
     pub(super) fn abandon_requests(&mut self, out: &mut Vec<Output>) {
         let (puts, gets) = (std::mem::take(&mut self.requests.puts), std::mem::take(&mut self.requests.gets));
         for job in puts.into_values().map(|put| put.job).filter(|job| !job.machine.is_answered()) {
-            self.counters.puts_unknown += 1;
-            let required = job.required.total as u32;
-            self.respond(job.reply, Err(Failure::Unknown { acknowledged: 0, required }), out);
+            self.leave_open(job.reply, job.required, out);
         }
         for job in gets.into_values().filter(|job| !job.machine.is_answered()) {
             self.counters.gets_failed += 1;
@@ -311,7 +333,7 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    /// A new ring: requests that the client still waits for start again under it.
+    /// A new ring: requests that the client still waits for start again under it, but for writes where it does not list this node.
     pub(super) fn restart_requests(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         let waits = |put: &PutJob| !put.job.machine.is_answered();
@@ -319,6 +341,11 @@ impl<S: Storage> Node<S> {
         for former in puts {
             let Some(mut put) = self.requests.remove_put(former) else { continue };
             let (partition, required, deadline) = (put.job.partition, put.job.required, put.job.deadline);
+            if !self.is_member(&ring) {
+                self.requests.deadlines.remove(&(deadline, former));
+                self.leave_open(put.job.reply, required, out);
+                continue;
+            }
             let mut outputs = Vec::new();
             let machine = self.put_machine(&ring, partition, required, deadline, now, &mut outputs);
             (put.job.machine, put.job.epoch) = (machine, ring.epoch);

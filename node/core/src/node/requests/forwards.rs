@@ -12,6 +12,7 @@ use crate::node::retries::{settles, told_by_one_of_two};
 use crate::node::{Node, Output};
 use crate::preference_list::Nodes;
 use crate::request::{Failure, Operation, Outcome, Request};
+use crate::ring::Ring;
 use crate::storage::{Storage, StorageError};
 use crate::time::Now;
 
@@ -47,7 +48,7 @@ impl<S: Storage> Node<S> {
 
     /// The replica to forward `request` to: a write goes to the one that its context names, anything else to the first; in
     /// either case only to one that can be reached.
-    pub(super) fn coordinator_of(&self, request: &Request, writers: Nodes, now: Now) -> Option<NodeId> {
+    pub(super) fn coordinator_of(&self, request: &Request, ring: &Ring, writers: Nodes, now: Now) -> Option<NodeId> {
         let token = match &request.operation {
             Operation::Get => Bytes::new(),
             Operation::Put { context, .. } | Operation::Delete { context } => context.clone(),
@@ -55,7 +56,14 @@ impl<S: Storage> Node<S> {
         // A token that is damaged is refused by whoever coordinates.
         let named = context::decode(token, self.identity.cluster, &request.name).ok().and_then(|token| token.coordinator);
         let usable = |node: &NodeId| *node != self.identity.node && self.reachable(*node, now);
-        named.filter(|node| writers.contains(node) && usable(node)).or_else(|| writers.into_iter().find(usable))
+        let named = named.filter(|node| writers.contains(node) && usable(node));
+        named.or_else(|| writers.into_iter().find(usable)).or_else(|| self.member_for_a_write(request, ring, usable))
+    }
+
+    /// Where this node may not coordinate a write since it is no member itself, any member that is `usable` may, with stand-ins.
+    fn member_for_a_write(&self, request: &Request, ring: &Ring, usable: impl FnMut(&NodeId) -> bool) -> Option<NodeId> {
+        let none = matches!(request.operation, Operation::Get) || self.is_member(ring);
+        if none { None } else { ring.members.keys().copied().find(usable) }
     }
 
     pub(super) fn forward(&mut self, reply: ReplyTo, to: NodeId, request: Request, now: Now, out: &mut Vec<Output>) {
@@ -78,11 +86,12 @@ impl<S: Storage> Node<S> {
         }
     }
 
-    /// A replica that can be reached and was not asked yet.
+    /// A replica that can be reached and was not asked yet; of a write that this node may not coordinate, else a member.
     fn other_coordinator(&self, number: RequestId, now: Now) -> Option<NodeId> {
         let (job, ring) = (self.requests.forwards.get(&number)?, self.ring.as_ref()?);
         let usable = |node: &NodeId| *node != self.identity.node && !job.was_asked_of(*node) && self.reachable(*node, now);
-        ring.placement(ring.partition_of(&job.request.name)).writers().into_iter().find(usable)
+        let writers = ring.placement(ring.partition_of(&job.request.name)).writers();
+        writers.into_iter().find(usable).or_else(|| self.member_for_a_write(&job.request, ring, usable))
     }
 
     /// Time is up for a forwarded request: one that may be repeated and was not answered soon, or was answered by who reaches too few, is
@@ -154,8 +163,11 @@ impl<S: Storage> Node<S> {
             return Ok(true);
         }
         let (writes, nothing_made) = (job.writes(), job.earlier.is_none());
-        let takes_it = if writes { self.writable } else { self.is_current() };
-        let Some(ring) = self.ring.clone().filter(|_| takes_it && nothing_made) else { return Ok(false) };
+        let Some(ring) = self.ring.clone() else { return Ok(false) };
+        let takes_it = if writes { self.writable && self.is_member(&ring) } else { self.is_current() };
+        if !(takes_it && nothing_made) {
+            return Ok(false);
+        }
         let Some(ForwardJob { reply, request, .. }) = self.requests.remove_forward(number) else { return Ok(false) };
         let partition = ring.partition_of(&request.name);
         if matches!(request.operation, Operation::Get) {
