@@ -169,7 +169,8 @@ pub fn check_removed(sim: &mut Simulation, from: HostId, removed: &[Removed]) ->
             // still keeps comes after the reap, and brings nothing back.
             let is_beside = |host: &HostId| sim.revenants().any(|beside| beside == *host);
             let in_time = |host: &HostId| !sim.is_removed(*host) && !sim.is_set_back(*host) && !is_beside(host);
-            // Nor is a node outside the ring that cannot be reached: it counts for no quorum, so what it alone has was promised to nobody.
+            // Nor is a node outside the ring that cannot be reached: it coordinates no write and counts for no quorum, so what it alone has
+            // was promised to nobody and never will be.
             let in_reach = |host: &HostId| ring.members.contains_key(&sim.node_id(*host)) || sim.is_linked(from, *host);
             let asked = |host: &HostId| in_time(host) && in_reach(host) && !ring.is_lost(sim.node_id(*host));
             let mut hosts = sim.hosts().filter(asked);
