@@ -23,6 +23,7 @@ use dynamo_core::id::{ClusterId, Epoch, NodeId, RequestId};
 use dynamo_core::message::{Message, Refusal};
 use dynamo_core::request::{Failure, Success};
 use dynamo_core::ring::Ring;
+use dynamo_core::version::Digest;
 use dynamo_proto::kv::CLUSTER_METADATA;
 use dynamo_proto::v1::peer_message::Kind;
 use dynamo_proto::{MESSAGE_BYTES_MAX, WireError, v1};
@@ -163,7 +164,10 @@ impl WithoutRoom {
     fn of(message: &Message) -> Option<Self> {
         match message {
             Message::Replicate { request, .. } | Message::Forward { request, .. } => Some(Self::Unasked(*request)),
-            Message::Fetched { request, object: Some(_), .. } => Some(Self::NotFetched(*request)),
+            // That there is nothing takes little room, also with what was reaped.
+            Message::Fetched { request, digest, object: Some(_) } if *digest != Digest::default() => {
+                Some(Self::NotFetched(*request))
+            }
             Message::Forwarded { request, outcome: Ok(Success::Got { .. }) } => Some(Self::NotGot(*request)),
             _ => None,
         }
@@ -267,9 +271,9 @@ impl Peers {
 
     /// A link works. False if there is a better one, which is then the one that stays, or as good a one: a name that has addresses of both
     /// kinds leads to its node twice. False too if its address was given up meanwhile: its task has ended, and nobody would say that the
-    /// link is down. Nor would anybody of one whose task has ended without a word, so that one goes.
+    /// link is down. Nor would anybody of one whose task has ended without a word: it is not taken, and one that was taken goes.
     pub fn up(&mut self, link: Link) -> bool {
-        if !self.dials.contains_key(&link.dialled) {
+        if link.held.is_closed() || !self.dials.contains_key(&link.dialled) {
             return false;
         }
         let told = link.dialled == link.peer_address;
@@ -441,19 +445,23 @@ mod tests {
         assert_eq!(peers.take_not_asked(), [(PEER, RequestId(sent))]);
         let evidence = Evidence { epoch: Epoch(1), nodes: Vec::new(), durable: 0, hinted: 0 };
         let outcome = Ok(Success::Got { object: object(), context: Bytes::new(), evidence });
-        peers.send(PEER, Message::Fetched { request: RequestId(1001), digest: Digest::default(), object: Some(object()) });
+        peers.send(PEER, Message::Fetched { request: RequestId(1001), digest: object().digest(), object: Some(object()) });
         peers.send(PEER, Message::Forwarded { request: RequestId(1002), outcome });
         // What was done is said.
         peers.send(PEER, Message::Replicated { request: RequestId(1003), durable: true });
+        // So is that there is nothing, with what was reaped.
+        let superseded = Object::superseded(&object().context());
+        peers.send(PEER, Message::Fetched { request: RequestId(1004), digest: Digest::default(), object: Some(superseded) });
         assert_eq!((peers.links_overflowed, peers.messages_without_room, peers.is_linked(PEER)), (0, 3, true));
         let frames = std::iter::from_fn(|| frames.next().now_or_never().flatten());
         let came: Vec<Message> = frames.flat_map(|frame| frame.messages).map(|message| message.try_into().unwrap()).collect();
-        let last = &came[came.len() - 3..];
-        assert_eq!(came.len() as u64, sent - 1 + 3);
+        let last = &came[came.len() - 4..];
+        assert_eq!(came.len() as u64, sent - 1 + 4);
         assert!(matches!(&last[0], Message::Refused { request: RequestId(1001), reason: Refusal::Overloaded, .. }), "{last:?}");
         let refused = matches!(&last[1], Message::Forwarded { request: RequestId(1002), outcome: Err(Failure::Overloaded(_)) });
         assert!(refused, "{last:?}");
         assert!(matches!(&last[2], Message::Replicated { request: RequestId(1003), durable: true }), "{last:?}");
+        assert!(matches!(&last[3], Message::Fetched { request: RequestId(1004), object: Some(_), .. }), "{last:?}");
     }
 
     #[test]
@@ -464,16 +472,18 @@ mod tests {
         peers.links.clear();
         // Nobody runs the task that dials it.
         peers.dial(["peer:1".to_owned()].into_iter());
-        let mut come_up = |serial| {
+        let mut come_up = |serial, is_held: bool| {
             let (queue, (held, holder)) = (queue::new(peers.own.hello()).0, oneshot::channel());
+            let holder = is_held.then_some(holder);
             let (peer_address, client_address, dialled) = ("peer:1".to_owned(), String::new(), "peer:1".to_owned());
             (peers.up(Link { node: PEER, peer_address, client_address, dialled, serial, queue, held }), holder)
         };
-        let (is_up, holder) = come_up(1);
+        assert!(!come_up(1, false).0, "nobody would say that it is down");
+        let (is_up, holder) = come_up(2, true);
         assert!(is_up);
-        assert!(!come_up(2).0, "each would end the other for ever");
+        assert!(!come_up(3, true).0, "each would end the other for ever");
         drop(holder);
-        assert!(come_up(3).0, "nobody would say that the first one is down");
+        assert!(come_up(4, true).0, "nobody would say that the first one is down");
     }
 
     #[test]

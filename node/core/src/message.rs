@@ -29,6 +29,9 @@ pub enum Refusal {
     NotOwner,
     /// A bound was hit.
     Overloaded,
+    /// The write is older than what the replica has reaped of the partition: whoever sends it was not asked as that was proven, and it is
+    /// never acknowledged.
+    Reaped,
 }
 
 /// Why objects are pushed.

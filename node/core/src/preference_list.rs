@@ -2,9 +2,12 @@
 //!
 //! The list is longer than N, names distinct nodes only, and every node computes the same one from the same ring. Stand-ins
 //! ("fallbacks") are all other members, in an order that rendezvous hashing gives each partition: one node's failure spreads
-//! over all the others instead of doubling the load of a neighbour. Members of weight 0 are on their way out and come last.
+//! over all the others instead of doubling the load of a neighbour. Members of weight 0 are on their way out and come last. Once such a
+//! member holds no partition any more no write counts on it as a stand-in: it may have said already that it holds nothing
+//! ([`crate::node::Node::drain_receipt`]), and leave the ring while it is cut off; what it took since would be missed by everybody who
+//! then asks all members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -24,6 +27,8 @@ const RANKED_MAX: usize = 4_096;
 pub struct Ranking {
     epoch: Epoch,
     ranked: BTreeMap<PartitionId, Arc<[NodeId]>>,
+    /// Members that may have said that they hold nothing: found once in each epoch.
+    drained: Option<(Epoch, BTreeSet<NodeId>)>,
 }
 
 impl Ranking {
@@ -35,6 +40,20 @@ impl Ranking {
         }
         self.ranked.entry(partition).or_insert_with(|| fallbacks(ring, partition).into()).clone()
     }
+
+    /// Whether a write may count on `node` as a stand-in.
+    pub fn may_stand_in(&mut self, ring: &Ring, node: NodeId) -> bool {
+        if self.drained.as_ref().is_none_or(|(epoch, _)| *epoch != ring.epoch) {
+            let drained = ring.members.keys().copied().filter(|member| is_drained(ring, *member)).collect();
+            self.drained = Some((ring.epoch, drained));
+        }
+        ring.members.contains_key(&node) && self.drained.as_ref().is_some_and(|(_, drained)| !drained.contains(&node))
+    }
+}
+
+/// Whether `node` is a member on its way out that holds no partition by `ring`, and may have given its drain receipt.
+pub fn is_drained(ring: &Ring, node: NodeId) -> bool {
+    ring.members.get(&node).is_some_and(|member| member.weight == 0) && ring.partitions_of(node) == 0
 }
 
 /// The members that stand in for an unreachable replica of `partition`, best first.
@@ -64,7 +83,6 @@ pub fn of(ring: &Ring, partition: PartitionId) -> Vec<NodeId> {
 mod tests {
     use super::*;
     use crate::ring::tests::ring_of;
-    use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
     fn the_list_names_every_member_once_and_the_replicas_first() {

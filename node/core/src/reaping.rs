@@ -16,16 +16,20 @@
 //! the last answer to Writes, since a put may leave its hint with a node that has answered already; Equal strictly after the
 //! last to Copies, since a delivered hint lies at one replica only. An actor's counters grow over the whole node, so whatever
 //! `upto` covers was issued before the round began, and what is true of it once stays true: a question may be asked again.
-//! A change of the ring ends a round, for the answers spoke of other replicas. Every node is every member: a node that the ring does not
-//! list coordinates no write under it ([`crate::node`]), and what it coordinated under an earlier ring the replicas refuse.
+//! A change of the ring ends a round, for the answers spoke of other replicas.
+//!
+//! Every node is every member. A node that the ring does not list coordinates no write under it, and what it coordinated under an earlier
+//! ring the replicas refuse. What it kept as a stand-in was delivered before it said that it holds nothing, and since it was on its way
+//! out no write counted on it ([`crate::preference_list`]). When it comes back it begins nothing again that it began before
+//! ([`crate::node`]); and where something reaped arrives all the same, as a write, it is refused and not acknowledged.
 //!
 //! (A coordinator keeps what it made, as its copy or as a hint, so Copies and Equal see nearly all that Writes asks for. Nearly:
 //! a full quota leaves no hint. Asked for itself, the proof does not rest on where coordinators keep things.)
 //!
 //! **Adopted.** A replica that has adopted `upto` holds this to be true: *of a name that is not here, everything that `upto`
 //! covers is superseded, or was never acknowledged and never will be.* An absent name is then not nothing, it is an object
-//! without values that has seen `upto` ([`Object::superseded`]); whatever arrives is joined with that. What is older falls away
-//! in the join and is acknowledged (the fence); what is newer stays and carries the watermarks on, so that no replica takes the
+//! without values that has seen `upto` ([`Object::superseded`]); whatever arrives is joined with that, and a get hears of it. What is
+//! older falls away in the join (the fence); what is newer stays and carries the watermarks on, so that no replica takes the
 //! older part back from another. A name that is here has its own, whole history and is not touched. There are four ways to
 //! come to it, each by a copy that is known to be complete:
 //! - by leading the round that proved it;

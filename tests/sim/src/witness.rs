@@ -98,7 +98,7 @@ impl Witness {
     /// `object` is written somewhere: the writes that are live in it.
     pub fn saw(&mut self, name: &Name, object: &Object) -> Vec<WriteId> {
         let mut writes = Vec::new();
-        self.made.extend(self.made_in(object));
+        self.made.extend(self.made_in(name, object));
         if !object.recent().is_empty() {
             self.recent.entry(name.clone()).or_default().extend(object.recent().iter());
         }
@@ -165,7 +165,7 @@ impl Witness {
 
     /// Creates in `object` that nobody has seen yet, and a value beside each. A write that was made twice may be hidden before the create
     /// and shown after it: the create's request id takes the place of its own among those that the object remembers.
-    pub fn made_in(&self, object: &Object) -> Vec<MadeBeside> {
+    pub fn made_in(&self, name: &Name, object: &Object) -> Vec<MadeBeside> {
         let ids = |dot, data: Option<&Bytes>| Some((dot, WriteId::of(data?)?));
         let versions = object.values().filter(|(dot, _)| !self.dots.contains_key(dot));
         let new = versions.filter_map(|(dot, value)| ids(dot, value.data.as_ref())).filter(|(_, id)| self.creates.contains(id));
@@ -173,7 +173,7 @@ impl Witness {
             let mut values = object.siblings().filter_map(|(data, _)| WriteId::of(data));
             values.find(|value| *value != create && self.dots_of(*value).len() <= 1 && !self.alike.contains(value))
         };
-        new.filter_map(|(dot, create)| Some(MadeBeside { dot, create, value: beside(create)? })).collect()
+        new.filter_map(|(dot, create)| Some(MadeBeside { name: name.clone(), dot, create, value: beside(create)? })).collect()
     }
 
     /// Creates that were seen first beside another value, since the last look.

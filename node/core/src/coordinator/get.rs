@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A replica counts once its version is included in what is known: its object was joined, or its digest is that of an object
-//! that was. Guarantees: the answer includes everything that R replicas, or those who stand in for them, knew. While a partition moves
+//! that was, or it has nothing and said what it has reaped. Guarantees: the answer includes everything that R replicas, or those who stand
+//! in for them, knew. While a partition moves
 //! the replicas that are written to and not read from are the last of those. Deviation from the paper: digests are asked for
 //! and not values, and the value only from those that differ; the answer is the same. A suspected replica is asked, and its answer counts,
 //! but it is not waited for: a get that cannot do without it ends as soon as the others have answered, like the put that is not begun.
@@ -35,7 +36,7 @@ pub enum Input {
         by: NodeId,
         /// The digest of what it knows.
         digest: Digest,
-        /// What it knows, unless only the digest was asked for.
+        /// What it knows, unless only the digest was asked for. Of what is not there (the digest of nothing): what is superseded.
         object: Option<Object>,
     },
     /// `by` cannot or will not answer.
@@ -95,6 +96,8 @@ pub struct Get {
     /// Digests whose objects have been joined.
     joined: SmallVec<[Digest; 1]>,
     object: Object,
+    /// What replicas that have nothing of the object take for reaped.
+    superseded: Object,
     tally: Tally,
     required: Required,
     fallback_at: Instant,
@@ -135,6 +138,7 @@ impl Get {
             answers: Nodes::new(),
             joined: SmallVec::new(),
             object: Object::default(),
+            superseded: Object::default(),
             tally: Tally::default(),
             required: start.required,
             fallback_at: start.fallback_at,
@@ -195,7 +199,7 @@ impl Get {
         let sets = std::slice::from_ref(&self.homes);
         if !self.answered && self.tally.reached(sets, self.required, none_vacant) {
             self.answered = true;
-            out.push(Output::Answer(Ok(self.object.clone())));
+            out.push(Output::Answer(Ok(self.answer())));
         } else if !self.answered && (now >= self.deadline || !self.is_possible()) {
             let acknowledged = self.tally.acknowledged(sets, none_vacant) as u32;
             self.answered = true;
@@ -219,7 +223,10 @@ impl Get {
             self.answers.push(by);
         }
         let absent = digest == Digest::default();
-        if let Some(object) = object {
+        if let Some(superseded) = object.as_ref().filter(|object| absent && !object.has_values()) {
+            self.superseded.join(superseded);
+            self.include(by, digest);
+        } else if let Some(object) = object {
             self.object.join(&object);
             self.joined.push(digest);
             self.include(by, digest);
@@ -234,6 +241,15 @@ impl Get {
             self.replicas.insert(by, Replica::Differs(digest));
         }
         self.fetch_differing(out);
+    }
+
+    /// All that is known, without what was reaped where it is not there any more. Replicas hear of that from one another.
+    fn answer(&self) -> Object {
+        let mut object = self.object.clone();
+        if object.has_values() && !self.superseded.is_empty() {
+            object.join(&self.superseded);
+        }
+        if object.has_values() { object } else { Object::default() }
     }
 
     /// Once a value has come, or none will from whom it was asked of, the values that differ from it are asked for.
@@ -324,7 +340,8 @@ impl Get {
         }
     }
 
-    /// Home replicas whose version is not all that is known get it. Fallbacks do not: they hold hints, not copies.
+    /// Home replicas whose version is not all that is known get it. Fallbacks do not: they hold hints, not copies. Nor do those that have
+    /// nothing since all of it is reaped.
     fn repair(&mut self, out: &mut Vec<Output>) {
         let all = match self.joined[..] {
             [only] => only,
@@ -333,6 +350,7 @@ impl Get {
         for home in &self.homes {
             if let Some(Replica::Included(digest) | Replica::Differs(digest)) = self.replicas.get(home)
                 && *digest != all
+                && !(*digest == Digest::default() && self.superseded.includes(&self.object))
             {
                 out.push(Output::Repair { to: *home, object: self.object.clone() });
             }
@@ -419,6 +437,27 @@ mod tests {
         assert_eq!(fetched(&mut get, 3, &Object::default(), false, &mut out), Progress::Settled, "late, and behind");
         for id in 1..=3 {
             assert!(out.contains(&Output::Repair { to: node(id), object: both.clone() }), "replica {id}");
+        }
+    }
+
+    #[test]
+    fn what_a_replica_has_reaped_is_not_shown_whoever_answers_first() {
+        for reaped_first in [true, false] {
+            let (mut get, mut out) = start(&[]);
+            out.clear();
+            let known = object(2, 5);
+            let superseded = Object::superseded(&known.context());
+            let reaped = Input::Fetched { by: node(2), digest: Digest::default(), object: Some(superseded) };
+            if reaped_first {
+                get.handle(reaped.clone(), Instant(1), &mut out);
+            }
+            fetched(&mut get, 1, &known, true, &mut out);
+            if !reaped_first {
+                get.handle(reaped, Instant(1), &mut out);
+            }
+            assert_eq!(out, [Output::Answer(Ok(Object::default()))], "first: {reaped_first}");
+            fetched(&mut get, 3, &Object::default(), false, &mut out);
+            assert_eq!(out.len(), 1, "nobody is sent what is reaped: {out:?}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::hash_tree::HashTrees;
 use crate::id::{Epoch, NodeId};
 use crate::message::Message;
 use crate::node::{Node, Output, ProposeError, Waiting};
+use crate::preference_list::is_drained;
 use crate::ring::{Ring, RingError};
 use crate::storage::{Storage, StorageError};
 use crate::time::Now;
@@ -188,10 +189,18 @@ impl<S: Storage> Node<S> {
         self.end_rounds(before.as_deref());
         self.plan_movement()?;
         self.note_retargets(before.as_deref(), &ring)?;
+        // One that it missed left it out only if it had said that it holds nothing, of the ring that it held until now or a later one.
+        let own = self.identity.node;
+        let holds = |before: &Ring| before.members.contains_key(&own) && !is_drained(before, own);
+        let stayed = |before: Arc<Ring>| before.epoch.next() == epoch || holds(&before);
+        let was_member = self.is_member(&ring) && before.is_none_or(stayed);
+        if !was_member {
+            self.note_interruption()?;
+        }
         if self.declared_lost().is_some() {
             self.abandon_requests(out);
         }
-        self.restart_requests(now, out)?;
+        self.restart_requests(was_member, now, out)?;
         out.push(Output::RingChanged);
         Ok(())
     }

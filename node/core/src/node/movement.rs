@@ -113,7 +113,9 @@ impl<S: Storage> Node<S> {
         let objects: Vec<NamedObject> = found.into_iter().map(|(_, name, object)| NamedObject { name, object }).collect();
         self.moved(Work::Hints, bytes_of(&objects), now);
         let epoch = self.epoch();
-        let message = Message::Push { batch, epoch, partition, purpose: Purpose::Hint, objects };
+        // One that may be older than what was reaped meanwhile waits where the target is yet to hear of that.
+        let purpose = if self.outlived_membership() { Purpose::Handback } else { Purpose::Hint };
+        let message = Message::Push { batch, epoch, partition, purpose, objects };
         out.push(Output::Send { to: target, message });
         Ok(())
     }
@@ -384,6 +386,12 @@ impl<S: Storage> Node<S> {
         let confirmed = |source: &NodeId| received.is_some_and(|(_, from)| from.contains(source));
         let fills = placement.fills(&ring.lost);
         fills.iter().any(|(to, sources)| *to == self.identity.node && !sources.iter().all(confirmed))
+    }
+
+    /// The same, of any partition.
+    pub(super) fn is_being_filled_somewhere(&self) -> bool {
+        let Some(ring) = &self.ring else { return false };
+        ring.moving().any(|(partition, _, _)| self.is_being_filled(ring, partition))
     }
 
     /// `from` says that this copy has everything of its own. What it has reaped holds here as well: of a name that is in neither copy all of

@@ -39,12 +39,26 @@ struct Led {
     machine: Round,
 }
 
+/// What was adopted for a partition.
+#[derive(Clone, Debug)]
+struct Adopted {
+    reaped: Reaped,
+    /// The object that every name is which is not here: made once, it is asked for by gets and puts.
+    superseded: Object,
+}
+
+impl From<Reaped> for Adopted {
+    fn from(reaped: Reaped) -> Self {
+        Self { superseded: Object::superseded(&reaped.upto), reaped }
+    }
+}
+
 /// What a node knows of tombstones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reaping {
     pub(super) graves: Graves,
     /// What was adopted, by partition, as far as it was looked up.
-    adopted: BTreeMap<PartitionId, Option<Reaped>>,
+    adopted: BTreeMap<PartitionId, Option<Adopted>>,
     /// Names of which a peer said that they are reaped, before this node has adopted as much: with what they have seen.
     told: BTreeMap<(PartitionId, Name), Object>,
     rounds: BTreeMap<u64, Led>,
@@ -63,9 +77,13 @@ impl<S: Storage> Node<S> {
 
     /// What this node has adopted for `partition`.
     pub(super) fn reaped(&mut self, partition: PartitionId) -> Result<Option<&Reaped>, StorageError> {
+        Ok(self.adopted(partition)?.map(|adopted| &adopted.reaped))
+    }
+
+    fn adopted(&mut self, partition: PartitionId) -> Result<Option<&Adopted>, StorageError> {
         if !self.reaping.adopted.contains_key(&partition) {
             let stored = self.read_reaped(&adopted_key(partition))?;
-            self.reaping.adopted.insert(partition, stored);
+            self.reaping.adopted.insert(partition, stored.map(Adopted::from));
         }
         Ok(self.reaping.adopted[&partition].as_ref())
     }
@@ -89,7 +107,7 @@ impl<S: Storage> Node<S> {
 
     /// What every name of a partition has seen that is not here.
     fn superseded(&mut self, partition: PartitionId) -> Result<Object, StorageError> {
-        Ok(self.reaped(partition)?.map(|reaped| Object::superseded(&reaped.upto)).unwrap_or_default())
+        Ok(self.adopted(partition)?.map(|adopted| adopted.superseded.clone()).unwrap_or_default())
     }
 
     /// A peer's word: `name` is reaped, which had seen what `object` has. What is older may come as long as this node has not adopted as
@@ -392,9 +410,9 @@ impl<S: Storage> Node<S> {
         }
         self.storage.write_meta(&adopted_key(partition), Some(&reaped.encode()))?;
         self.storage.write_meta(&prepared_key(partition), None)?;
-        let superseded = Object::superseded(&reaped.upto);
-        self.reaping.told.retain(|(of, _), told| *of != partition || !superseded.includes(told));
-        self.reaping.adopted.insert(partition, Some(reaped));
+        let adopted = Adopted::from(reaped);
+        self.reaping.told.retain(|(of, _), told| *of != partition || !adopted.superseded.includes(told));
+        self.reaping.adopted.insert(partition, Some(adopted));
         Ok(())
     }
 
@@ -532,6 +550,7 @@ mod tests {
     use super::*;
     use crate::config::{BucketProperties, Config, Reconciliation};
     use crate::id::Incarnation;
+    use crate::message::Refusal;
     use crate::node::Identity;
     use crate::ring::tests::{node, ring_of};
     use crate::storage::MemoryStorage;
@@ -571,12 +590,12 @@ mod tests {
         node.apply(PARTITION, &name, &version(7, None)).unwrap().unwrap();
         node.apply(PARTITION, &name, &word).unwrap().unwrap();
         assert!(!is_here(&node, &name));
-        node.apply(PARTITION, &name, &version(5, Some("late"))).unwrap().unwrap();
+        assert_eq!(node.apply(PARTITION, &name, &version(5, Some("late"))).unwrap(), Err(Refusal::Reaped));
         assert!(!is_here(&node, &name), "it was superseded by what went");
         let proof = Proof { leader: crate::ring::tests::node(2), round: 1 };
         node.adopt_reaped(PARTITION, Reaped { proof, upto: version(9, None).context() }).unwrap();
         assert_eq!(node.reaping.told.len(), 0, "the record says as much");
-        node.apply(PARTITION, &name, &version(5, Some("late"))).unwrap().unwrap();
+        assert_eq!(node.apply(PARTITION, &name, &version(5, Some("late"))).unwrap(), Err(Refusal::Reaped));
         assert!(!is_here(&node, &name));
         node.apply(PARTITION, &name, &version(10, Some("new"))).unwrap().unwrap();
         assert!(is_here(&node, &name), "nobody has superseded this");

@@ -69,7 +69,7 @@ impl<S: Storage> Node<S> {
         }
     }
 
-    /// Joins `object` into this node's copy.
+    /// Joins `object` into this node's copy. What was reaped is not taken, and is no longer of any use to anybody.
     pub(super) fn apply(
         &mut self,
         partition: PartitionId,
@@ -79,8 +79,9 @@ impl<S: Storage> Node<S> {
         let (history, before) = self.history(partition, name)?;
         let absent = before == Digest::default();
         if history.includes(object) {
-            self.counters.writes_fenced += u64::from(absent && object.has_values());
-            return Ok(Ok(()));
+            let fenced = absent && object.has_values();
+            self.counters.writes_fenced += u64::from(fenced);
+            return Ok(if fenced { Err(Refusal::Reaped) } else { Ok(()) });
         }
         if object.includes(&history) && object.has_values() {
             self.store(partition, name, object, before)?;
@@ -205,18 +206,23 @@ impl<S: Storage> Node<S> {
             }
         };
         let partition = ring.partition_of(name);
+        let at_home = ring.placement(partition).involves(self.identity.node);
         let cached = self.versions.get(name).map(|(_, digest)| *digest);
-        let (digest, object) = match cached {
-            Some(digest) if digest_only && ring.placement(partition).involves(self.identity.node) => (digest, None),
+        let (digest, mut object) = match cached {
+            Some(digest) if digest_only && at_home => (digest, None),
             _ => {
                 let object = self.known(&ring, partition, name)?;
                 let digest = object.digest();
-                if cached.is_none() && !object.is_empty() && ring.placement(partition).involves(self.identity.node) {
+                if cached.is_none() && !object.is_empty() && at_home {
                     self.versions.put(name, object.history(), digest);
                 }
                 (digest, (!digest_only && !object.is_empty()).then_some(object))
             }
         };
+        if at_home && digest == Digest::default() {
+            // Else a replica that has missed a delete would be believed beside one which has reaped it.
+            object = Some(self.absent(partition, name)?).filter(|superseded| !superseded.is_empty());
+        }
         out.push(Output::Send { to: from, message: Message::Fetched { request, digest, object } });
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! under the old ring is no answer of the home replica that it may be under the new one.
 //!
 //! A node that the ring does not list coordinates no write: it passes writes on to members, and the outcome of those that were in flight
-//! as it left the ring is open. So whoever has asked all members knows of every write that may be acknowledged yet ([`crate::reaping`]).
+//! as it left the ring, or may have left one that it missed, is open. So whoever has asked all members knows of every write that may be acknowledged yet ([`crate::reaping`]).
 
 #[cfg(test)]
 mod bound_tests;
@@ -91,7 +91,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// Whether `ring` lists this node.
-    fn is_member(&self, ring: &Ring) -> bool {
+    pub(super) fn is_member(&self, ring: &Ring) -> bool {
         ring.members.contains_key(&self.identity.node)
     }
 
@@ -182,6 +182,13 @@ impl<S: Storage> Node<S> {
         fallbacks
     }
 
+    /// Of those the ones that a write may count on: whoever may have said that it holds nothing takes nothing new that counts.
+    fn reachable_stand_ins(&mut self, ring: &Ring, partition: PartitionId, homes: &[NodeId], now: Now) -> Vec<NodeId> {
+        let mut stand_ins = self.reachable_fallbacks(ring, partition, homes, now);
+        stand_ins.retain(|node| self.requests.ranking.may_stand_in(ring, *node));
+        stand_ins
+    }
+
     /// The settings of `bucket`, as far as the N of its objects goes, which lie in `partition`; and that N. So a smaller N, of the bucket
     /// or of the ring, needs no other R and W.
     fn quorum_of(&self, ring: &Ring, partition: PartitionId, bucket: &Bytes) -> (QuorumDefaults, u8) {
@@ -215,6 +222,10 @@ impl<S: Storage> Node<S> {
                 Ok(())
             }
             Refusal::NotOwner => self.fail_request(from, number, now, out),
+            Refusal::Reaped => {
+                self.end_late_put(number, out);
+                Ok(())
+            }
             Refusal::Overloaded => {
                 self.put_input(number, put::Input::Declined { by: from }, now, out)?;
                 self.get_input(number, get::Input::Failed { by: from }, now, out)
@@ -287,6 +298,18 @@ impl<S: Storage> Node<S> {
         self.respond(reply, Err(Failure::Unknown { acknowledged: 0, required: required.total as u32 }), out);
     }
 
+    /// What the put would make is older than what was reaped: it comes too late to be acknowledged, whoever else has it.
+    pub(super) fn end_late_put(&mut self, number: RequestId, out: &mut Vec<Output>) {
+        if let Some(put) = self.requests.puts.get(&number)
+            && !put.job.machine.is_answered()
+        {
+            let (reply, required, deadline) = (put.job.reply, put.job.required, put.job.deadline);
+            self.requests.remove_put(number);
+            self.requests.deadlines.remove(&(deadline, number));
+            self.leave_open(reply, required, out);
+        }
+    }
+
     /// This node was declared lost: whoever waits for it is told, with a put's outcome open.
     pub(super) fn abandon_requests(&mut self, out: &mut Vec<Output>) {
         let (puts, gets) = (std::mem::take(&mut self.requests.puts), std::mem::take(&mut self.requests.gets));
@@ -333,15 +356,16 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
-    /// A new ring: requests that the client still waits for start again under it, but for writes where it does not list this node.
-    pub(super) fn restart_requests(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
+    /// A new ring: requests that the client still waits for start again under it. Not so writes where it does not list this node, or where
+    /// one that this node missed may not have.
+    pub(super) fn restart_requests(&mut self, was_member: bool, now: Now, out: &mut Vec<Output>) -> Result<(), StorageError> {
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         let waits = |put: &PutJob| !put.job.machine.is_answered();
         let puts: Vec<RequestId> = self.requests.puts.iter().filter(|(_, put)| waits(put)).map(|(number, _)| *number).collect();
         for former in puts {
             let Some(mut put) = self.requests.remove_put(former) else { continue };
             let (partition, required, deadline) = (put.job.partition, put.job.required, put.job.deadline);
-            if !self.is_member(&ring) {
+            if !was_member {
                 self.requests.deadlines.remove(&(deadline, former));
                 self.leave_open(put.job.reply, required, out);
                 continue;

@@ -32,12 +32,17 @@ const COPIES_WITHOUT_ROOM: usize = 16;
 /// The record that says that hints are to be looked at.
 const MARK: &[u8] = b"retargeting";
 
+/// The record that says that something is kept from before a ring that did not list this node, or may not have.
+const OUTLIVED: &[u8] = b"outlived-membership";
+
 /// Whose hints are to be looked at.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Retargeting {
     looks: BTreeMap<NodeId, Look>,
     /// Whose hints were all looked at last: the next target is the one behind it.
     turn: Option<NodeId>,
+    /// There are hints, or copies that were hints, from before a ring that did not list this node, or may not have.
+    outlived_membership: bool,
 }
 
 /// A look through the hints for one target.
@@ -109,8 +114,29 @@ impl<S: Storage> Node<S> {
         Ok(())
     }
 
+    /// This node was no member for a while, or may have been none: what it keeps as hints may be reaped meanwhile, since nobody had to ask
+    /// it. That goes home, where what is reaped falls away, and no retry is told here that it is made ([`crate::node::retries`]). In the
+    /// same group of writes as the ring.
+    pub(super) fn note_interruption(&mut self) -> Result<(), StorageError> {
+        if self.keeps_nothing_for_others() {
+            return Ok(());
+        }
+        self.retargeting.outlived_membership = true;
+        self.storage.write_meta(OUTLIVED, Some(b"1"))
+    }
+
+    fn keeps_nothing_for_others(&self) -> bool {
+        self.hints.total() == 0 && self.foreign_partitions().is_empty()
+    }
+
+    /// Whether a hint, or a copy that was one, may be from before a time in which this node was no member.
+    pub(super) fn outlived_membership(&self) -> bool {
+        self.retargeting.outlived_membership
+    }
+
     /// What the start before this one did not get to.
     pub(super) fn resume_retargeting(&mut self) -> Result<(), StorageError> {
+        self.retargeting.outlived_membership = self.storage.read_meta(OUTLIVED)?.is_some();
         if self.storage.read_meta(MARK)?.is_some() {
             self.hints.totals().keys().for_each(|target| self.retargeting.look_at(*target));
         }
@@ -119,6 +145,10 @@ impl<S: Storage> Node<S> {
 
     /// Looks at the next piece.
     pub(super) fn tick_retargeting(&mut self) -> Result<(), StorageError> {
+        if self.retargeting.outlived_membership && self.keeps_nothing_for_others() && !self.is_being_filled_somewhere() {
+            self.retargeting.outlived_membership = false;
+            self.storage.write_meta(OUTLIVED, None)?;
+        }
         let Some((target, after)) = self.retargeting.in_turn() else { return Ok(()) };
         let Some(ring) = self.ring.clone() else { return Ok(()) };
         if !self.writable && self.foreign_partitions().len() >= COPIES_WITHOUT_ROOM {

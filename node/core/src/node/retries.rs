@@ -1,7 +1,8 @@
 //! Writes with request ids: recognised where they are known, and asked of a second replica where they are not answered.
 //!
 //! A write that this node knows to be made gets no second dot: the object is replicated as it is, until as many replicas have it
-//! as the retry asks for, and that acknowledges it. Only what this node knows counts. There is no round of reading before a put:
+//! as the retry asks for, and that acknowledges it. Only what this node knows counts, and nothing while it keeps hints from before a time
+//! in which the ring did not list it, or copies that were hints then: those may be reaped. There is no round of reading before a put:
 //! a dot that is issued again elsewhere is hidden from readers ([`crate::recent_writes`]).
 
 use bytes::Bytes;
@@ -36,6 +37,10 @@ impl<S: Storage> Node<S> {
                 return Ok(Some(Err(Failure::Invalid(other.into()))));
             }
             let own_copy = ring.placement(partition).involves(self.identity.node);
+            if self.outlived_membership() {
+                // Reaped meanwhile, it would be sent to replicas that drop it, and to stand-ins that do not know.
+                return Ok(Some(Err(Failure::Unknown { acknowledged: 0, required: 1 })));
+            }
             let exact = !whole.has_unseen_below(write.dot, seen);
             let context = if exact { self.context_after(own_copy, name, &whole, seen, write.dot) } else { Bytes::new() };
             self.counters.puts_recognised += 1;

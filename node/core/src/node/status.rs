@@ -118,9 +118,20 @@ impl<S: Storage> Node<S> {
         self.dots.may_be_issued() && self.declared_lost().is_none()
     }
 
-    /// It holds a ring, and none of its rings has been made durable since it started.
-    fn is_starting(&self) -> bool {
+    /// [`Status::epoch`] alone, for who asks often.
+    pub fn durable_epoch(&self) -> Epoch {
+        self.ring_durable
+    }
+
+    /// [`Status::starting`] alone, for who asks often: it holds a ring, and none of its rings has been made durable since it started.
+    pub fn is_starting(&self) -> bool {
         self.ring.is_some() && self.ring_durable == Epoch(0)
+    }
+
+    /// [`PeerStatus::suspected`] of one peer alone, for who asks often. Of a node that is no peer it is false.
+    pub fn suspects(&self, node: NodeId, now: Now) -> bool {
+        let is_peer = node != self.identity.node && self.gossip.of(node).is_some();
+        is_peer && self.detector.suspects(node, now.instant)
     }
 
     fn peer_status(&self, now: Now) -> Vec<PeerStatus> {
@@ -192,6 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_of_one_peer_whether_it_is_suspected_hears_what_the_status_says() {
+        let (own, peer, stranger) = (NodeId([1; 16]), NodeId([2; 16]), NodeId([3; 16]));
+        let (cluster, zone) = (ClusterId([7; 16]), "z".into());
+        let (peer_address, client_address) = ("a:1".into(), "a:2".into());
+        let identity = Identity { node: own, cluster, zone, peer_address, client_address, generation: 1 };
+        let [now, later] = [1, 60_000_000].map(|instant| Now { instant: Instant(instant), wall_ms: 0 });
+        let mut node = Node::open(identity, Config::default(), MemoryStorage::default(), 1, now).unwrap();
+        let (peer_address, client_address) = ("b:1".into(), "b:2".into());
+        node.handle(Input::LinkUp { peer, peer_address, client_address }, now, &mut Vec::new()).unwrap();
+        for (at, suspected) in [(now, false), (later, true)] {
+            let told: Vec<_> = node.status(at).peers.into_iter().map(|peer| (peer.node, peer.suspected)).collect();
+            assert_eq!(told, [(peer, suspected)]);
+            assert_eq!([own, peer, stranger].map(|node_id| node.suspects(node_id, at)), [false, suspected, false]);
+        }
+    }
+
+    #[test]
     fn a_node_that_has_just_started_says_that_it_cannot_tell_its_ring_yet() {
         let (cluster, now) = (ClusterId([7; 16]), Now { instant: Instant(1), wall_ms: 0 });
         let own = NodeId([1; 16]);
@@ -205,7 +233,11 @@ mod tests {
                 node.handle(Input::Durable { ticket }, now, &mut Vec::new()).unwrap();
             }
         };
-        let told = |node: &Node<MemoryStorage>| (node.status(now).epoch, node.status(now).starting);
+        let told = |node: &Node<MemoryStorage>| {
+            let status = node.status(now);
+            assert_eq!((node.durable_epoch(), node.is_starting()), (status.epoch, status.starting));
+            (status.epoch, status.starting)
+        };
         let mut node = open(MemoryStorage::default());
         assert_eq!(told(&node), (Epoch(0), false), "it has none");
         node.propose_ring(ring, now, &mut Vec::new()).unwrap();

@@ -164,6 +164,7 @@ fn refusal(wire: v1::Refused) -> Result<Message, WireError> {
         Ok(refused::Reason::Behind) => Refusal::Behind,
         Ok(refused::Reason::NotOwner) => Refusal::NotOwner,
         Ok(refused::Reason::Overloaded) => Refusal::Overloaded,
+        Ok(refused::Reason::Reaped) => Refusal::Reaped,
         Ok(refused::Reason::Unspecified) | Err(_) => return Err(WireError::new("reason", unknown(wire.reason))),
     };
     Ok(Message::Refused { request: RequestId(wire.request), reason, epoch: Epoch(wire.epoch) })

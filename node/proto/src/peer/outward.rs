@@ -107,6 +107,7 @@ fn refusal(request: RequestId, reason: Refusal, epoch: Epoch) -> v1::Refused {
         Refusal::Behind => refused::Reason::Behind,
         Refusal::NotOwner => refused::Reason::NotOwner,
         Refusal::Overloaded => refused::Reason::Overloaded,
+        Refusal::Reaped => refused::Reason::Reaped,
     };
     v1::Refused { request: request.0, reason: reason.into(), epoch: epoch.0 }
 }

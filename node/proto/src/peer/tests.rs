@@ -160,7 +160,7 @@ fn messages() -> Vec<Message> {
         },
     ];
     messages.extend([Purpose::Transfer, Purpose::Hint, Purpose::Repair, Purpose::Handback].map(push));
-    let reasons = [Refusal::StaleEpoch, Refusal::Behind, Refusal::NotOwner, Refusal::Overloaded];
+    let reasons = [Refusal::StaleEpoch, Refusal::Behind, Refusal::NotOwner, Refusal::Overloaded, Refusal::Reaped];
     messages.extend(reasons.map(refused));
     for question in [Question::Writes, Question::Copies, Question::Equal(digest)] {
         messages.push(Message::ReapAsk { round: 5, epoch, partition, upto: reaped().upto, question });

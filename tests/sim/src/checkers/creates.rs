@@ -7,14 +7,17 @@
 use std::collections::BTreeSet;
 
 use dynamo_core::id::NodeId;
+use dynamo_core::name::Name;
 use dynamo_core::version::Dot;
 
 use crate::ledger::{Fate, Ledger, Verdict};
 use crate::witness::WriteId;
 
 /// A create that is seen for the first time, in a state with another value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MadeBeside {
+    /// Of what.
+    pub name: Name,
     /// Its version.
     pub dot: Dot,
     /// The create.
@@ -28,7 +31,7 @@ pub struct MadeBeside {
 pub fn check_made(node: NodeId, made: &[MadeBeside]) -> Verdict {
     match made.iter().find(|made| made.dot.actor.node == node) {
         None => Ok(()),
-        Some(MadeBeside { dot, create, value }) => {
+        Some(MadeBeside { dot, create, value, .. }) => {
             Err(("I18 creates", format!("{create:?} was created as {dot:?} where {value:?} was known, and had to be refused")))
         }
     }
@@ -131,7 +134,7 @@ mod tests {
             witness.creates(create);
             states.into_iter().for_each(|state| drop(witness.saw(&name, state)));
             let made = witness.take_made();
-            assert_eq!(made, if found { vec![MadeBeside { dot, create, value: put }] } else { vec![] });
+            assert_eq!(made, if found { vec![MadeBeside { name: name.clone(), dot, create, value: put }] } else { vec![] });
             assert_eq!(check_made(NodeId([2; 16]), &made).is_err(), found);
             assert_eq!(check_made(NodeId([3; 16]), &made), Ok(()), "a replica that had the value");
         }

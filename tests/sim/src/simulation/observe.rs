@@ -52,9 +52,9 @@ impl Simulation {
     }
 
     pub(super) fn observe_sending(&mut self, from: HostId, message: &Message) {
-        if let Message::Replicate { object, .. } = message {
+        if let Message::Replicate { name, object, .. } = message {
             // Who may keep no copy of what it makes shows what it went on from here.
-            let made = self.witness().made_in(object);
+            let made = self.witness().made_in(name, object);
             self.check_made(from, &made);
         }
         if let Message::Replicate { request, object, hint_for: None, .. } = message {

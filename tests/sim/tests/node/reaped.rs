@@ -1,7 +1,9 @@
 //! What a replica that knows of a partition what was reaped makes of what comes: what is older falls away, and nothing else does.
 
+use dynamo_core::message::Refusal;
+use dynamo_core::node::Input;
 use dynamo_core::reaping::{Proof, Question, Reaped};
-use dynamo_core::request::{ClientHandle, Operation, Request};
+use dynamo_core::request::{ClientHandle, Failure, Operation, Request, Success};
 
 use super::*;
 use crate::one::put;
@@ -72,7 +74,7 @@ fn what_is_written_where_a_tombstone_was_reaped_supersedes_what_that_superseded(
         let milk = object(2, 7, "milk");
         tell(&mut one, peer, ring.partition_of(&name), Digest::default(), milk.context());
         let operation = Operation::Put { data: "tea".into(), context: Bytes::new(), create_only };
-        one.feed(dynamo_core::node::Input::Request { client: ClientHandle(9), request: Request { operation, ..put(&name, "") } });
+        one.feed(Input::Request { client: ClientHandle(9), request: Request { operation, ..put(&name, "") } });
         let written = one.take_sent(|message| match message {
             Message::Replicate { object, .. } => Some(object.clone()),
             _ => None,
@@ -144,4 +146,60 @@ fn dots_that_a_node_has_yet_to_issue_are_not_reaped() {
     assert!(!one.sent().iter().any(agrees), "it knows better");
     let (_, second) = one.put(&name, "eggs");
     assert!(!second.values().all(|(dot, _)| upto.covers(dot)), "{second:?}");
+}
+
+/// Whoever asks for it was not asked as that was proven.
+#[test]
+fn a_write_that_was_reaped_is_acknowledged_by_no_replica_and_ends_its_put() {
+    let (mut one, ring, name, peer) = empty();
+    let milk = object(2, 7, "milk");
+    tell(&mut one, peer, ring.partition_of(&name), Digest::default(), milk.context());
+    one.sent();
+    one.hear(peer.0[0], replicate(5, ring.epoch, &name, &milk, None));
+    one.sync();
+    let answers: Vec<Message> = one.sent().into_iter().map(|(_, message)| message).collect();
+    assert_eq!(answers, [Message::Refused { request: RequestId(5), reason: Refusal::Reaped, epoch: ring.epoch }]);
+
+    let (request, _) = one.put(&name, "tea");
+    one.hear(peer.0[0], Message::Refused { request, reason: Refusal::Reaped, epoch: ring.epoch });
+    for home in 2..=5 {
+        one.hear(home, Message::Replicated { request, durable: true });
+    }
+    assert_eq!(one.answers, [Err(Failure::Unknown { acknowledged: 0, required: 2 })]);
+}
+
+/// The get began before the tombstone went, or asks one that has missed the delete.
+#[test]
+fn a_get_shows_nothing_that_a_replica_has_reaped_though_others_hold_it_yet() {
+    let (mut one, ring, name, peer) = empty();
+    let milk = object(2, 7, "milk");
+    one.hear(peer.0[0], replicate(5, ring.epoch, &name, &milk, None));
+    one.sync();
+    one.sent();
+    let request = Request { operation: Operation::Get, ..put(&name, "") };
+    one.feed(Input::Request { client: ClientHandle(9), request });
+    let number = one.take_sent(|message| match message {
+        Message::Fetch { request, .. } => Some(*request),
+        _ => None,
+    });
+    let superseded = Object::superseded(&milk.context());
+    let request = number.expect("others are asked");
+    one.hear(peer.0[0], Message::Fetched { request, digest: Digest::default(), object: Some(superseded) });
+    let [Ok(Success::Got { object, .. })] = &one.answers[..] else { panic!("two have answered: {:?}", one.answers) };
+    assert!(!object.has_values(), "{object:?}");
+}
+
+#[test]
+fn a_replica_that_has_nothing_of_a_name_says_what_is_reaped_with_its_digest_too() {
+    let (mut one, ring, name, peer) = empty();
+    let milk = object(2, 7, "milk");
+    tell(&mut one, peer, ring.partition_of(&name), Digest::default(), milk.context());
+    one.sent();
+    for digest_only in [true, false, true] {
+        let request = RequestId(9);
+        one.hear(peer.0[0], Message::Fetch { request, epoch: ring.epoch, name: name.clone(), digest_only });
+        let object = Some(Object::superseded(&milk.context()));
+        let fetched = Message::Fetched { request, digest: Digest::default(), object };
+        assert_eq!(one.sent(), [(peer, fetched)], "the digest only: {digest_only}");
+    }
 }

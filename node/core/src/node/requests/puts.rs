@@ -10,7 +10,7 @@ use crate::context;
 use crate::coordinator::{Progress, put};
 use crate::hinted_handoff::HintFor;
 use crate::id::{NodeId, PartitionId, RequestId};
-use crate::message::Message;
+use crate::message::{Message, Refusal};
 use crate::name::Name;
 use crate::node::{Node, Output, Waiting};
 use crate::quorum::{self, Required};
@@ -114,7 +114,7 @@ impl<S: Storage> Node<S> {
         let sets: put::Sets = placement.write_sets().into_iter().map(|set| self.asked_of(set, required.asked, now)).collect();
         let mut suspected = self.suspected(&placement.writers(), now);
         suspected.retain(|node| sets.iter().any(|set| set.contains(node)));
-        let fallbacks = self.reachable_fallbacks(ring, partition, &placement.writers(), now);
+        let fallbacks = self.reachable_stand_ins(ring, partition, &placement.writers(), now);
         let hint_at = now.instant + self.config.hint_after;
         put::Put::start(put::Start { sets, suspected, fallbacks, required, hint_at, deadline }, outputs)
     }
@@ -124,7 +124,7 @@ impl<S: Storage> Node<S> {
         let placement = ring.placement(partition);
         let writers = placement.writers();
         let silent = self.suspected(&writers, now);
-        let stand_ins = if silent.is_empty() { 0 } else { self.reachable_fallbacks(ring, partition, &writers, now).len() };
+        let stand_ins = if silent.is_empty() { 0 } else { self.reachable_stand_ins(ring, partition, &writers, now).len() };
         // Each has a place in every set, as a home replica or in the place of one that is silent.
         let reachable = writers.len() - silent.len() + stand_ins;
         for set in placement.write_sets() {
@@ -358,6 +358,10 @@ impl<S: Storage> Node<S> {
                 let fsync_counts = self.requests.puts.get(&number).is_some_and(|put| put.job.required.durable > 0);
                 self.put_input(number, put::Input::Acknowledged { by: own, durable: false }, now, out)?;
                 if fsync_counts { self.when_durable(Waiting::OwnWrite(number), now, out) } else { Ok(()) }
+            }
+            Err(Refusal::Reaped) => {
+                self.end_late_put(number, out);
+                Ok(())
             }
             Err(_) => self.put_input(number, put::Input::Declined { by: own }, now, out),
         }
