@@ -45,7 +45,7 @@ use crate::storage::syncer::{Durable, Syncer};
 
 pub use clients::{CLIENTS_MAX, Reply};
 pub use clock::Clock;
-pub use inbox::{Closed, Inbox, Queued};
+pub use inbox::{Closed, Inbox, Place, Queued};
 pub use question::{Question, Refused, Snapshot, Topology};
 pub use space::Space;
 #[cfg(test)]
@@ -176,7 +176,7 @@ pub struct Driver {
     /// How long turns took: so long an answer may have waited for others.
     turns: Durations,
     ticks: u64,
-    /// Files of objects are compacted, as RocksDB was told last.
+    /// Files of objects are compacted, as RocksDB was told last: they are not when the database opens.
     compacts: bool,
     agreement: Agreement,
     stopping: bool,
@@ -213,7 +213,7 @@ impl Driver {
             unsynced,
             turns,
             ticks: 0,
-            compacts: true,
+            compacts: false,
             agreement: Agreement::default(),
             stopping: false,
         }
@@ -304,7 +304,7 @@ impl Driver {
             self.syncer.committed(ticket);
         }
         self.perform();
-        self.answer_proposals(now);
+        self.answer_proposals();
         self.answer_early(now);
         self.turns.record(self.clock.now().instant.since(now.instant));
         Ok(())
@@ -481,7 +481,7 @@ impl Driver {
         }
     }
 
-    /// The last group, with the mark of a clean stop, is committed and fsynced.
+    /// The last group, with the mark of a clean stop, is committed and fsynced. With it all rings are that were offered and taken.
     fn finish(mut self) -> Result<(), StorageError> {
         self.refuse_the_rest();
         let abandoned = self.clients.len();
@@ -493,6 +493,9 @@ impl Driver {
         }
         let ticket = self.syncer.finish()?;
         info!(ticket = ticket.0, "everything is on stable storage");
+        for (_, reply) in self.proposals {
+            drop(reply.send(Ok(())));
+        }
         Ok(())
     }
 }

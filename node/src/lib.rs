@@ -16,7 +16,8 @@
 //! | [`figure`] | a number that the driver, the links or the engine tell of themselves |
 //! | [`telemetry`] | log lines |
 //!
-//! Everything but the fsyncs runs on one thread, in the runtime of whoever awaits [`Bound::run`].
+//! The protocol and all servers run in the runtime of whoever awaits [`Bound::run`], which the program gives one thread. Fsyncs, the opening
+//! of the database, RocksDB's flushes and compaction, and look-ups of names have threads of their own.
 
 pub mod budget;
 pub mod config;

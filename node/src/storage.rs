@@ -27,6 +27,7 @@ mod unsynced_end;
 pub mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ use dropped::Dropped;
 use framing::Unfit;
 use pending::Pending;
 use syncer::Log;
+use unsynced_end::Cut;
 use watermark::{Recovery, Watermark};
 
 pub use lock::Lock;
@@ -109,21 +111,63 @@ pub enum OpenError {
         path: String,
     },
     /// What it wrote is not what is there.
-    #[error("{path} is damaged: {reason}; it was left as it is; {REMEDY}")]
+    #[error("{path} is damaged: {reason}; {left}; {REMEDY}")]
     Damaged {
         /// The database.
         path: String,
         /// What is wrong, and where.
         reason: String,
+        /// What became of it.
+        left: Left,
     },
     /// RocksDB says no.
-    #[error("{path} does not open: {reason}; it was left as it is")]
+    #[error("{path} does not open: {reason}; {left}")]
     Refused {
         /// The database.
         path: String,
         /// What RocksDB says.
         reason: String,
+        /// What became of it.
+        left: Left,
     },
+}
+
+impl OpenError {
+    /// The same, of one whose log was cut before, or perhaps.
+    fn after(mut self, cut: &Cut) -> Self {
+        if let Self::Damaged { left, .. } | Self::Refused { left, .. } = &mut self {
+            let kept = cut.kept.display().to_string();
+            *left = if cut.failed.is_none() { Left::Cut { kept } } else { Left::Unsure { kept } };
+        }
+        self
+    }
+}
+
+/// What became of a database that does not open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Nothing.
+    AsItIs,
+    /// The damaged end of its log was cut off.
+    Cut {
+        /// Where that is.
+        kept: String,
+    },
+    /// That end may have been cut off, or not.
+    Unsure {
+        /// Where it is in any case.
+        kept: String,
+    },
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AsItIs => write!(out, "it was left as it is"),
+            Self::Cut { kept } => write!(out, "the damaged end of its log was cut off, and is kept in {kept}"),
+            Self::Unsure { kept } => write!(out, "the damaged end of its log may have been cut off, and is kept in {kept}"),
+        }
+    }
 }
 
 /// The engine.
@@ -162,8 +206,11 @@ impl RocksEngine {
             Err(damaged @ OpenError::Damaged { .. }) if expect == Expect::Database => {
                 let cut = Watermark::open(&watermark_of(path)).and_then(|watermark| unsynced_end::cut(path, &watermark));
                 match cut {
-                    Ok(true) => Self::open_as_it_is(&lock, settings, expect),
-                    Ok(false) => Err(damaged),
+                    Ok(Some(cut @ Cut { failed: None, .. })) => {
+                        Self::open_as_it_is(&lock, settings, expect).map_err(|error| error.after(&cut))
+                    }
+                    Ok(Some(cut)) => Err(damaged.after(&cut)),
+                    Ok(None) => Err(damaged),
                     Err(error) => {
                         warn!(%error, "the end of the log was left as it is");
                         Err(damaged)
@@ -177,14 +224,14 @@ impl RocksEngine {
     fn open_as_it_is(lock: &Arc<Lock>, settings: &StorageSettings, expect: Expect) -> Result<Self, OpenError> {
         let path = lock.database();
         let shown = path.display().to_string();
-        let refused = |reason| OpenError::Refused { path: shown.clone(), reason };
+        let refused = |reason| OpenError::Refused { path: shown.clone(), reason, left: Left::AsItIs };
         // What cannot be seen is not known to be gone.
         let is_there = std::fs::exists(path.join("CURRENT")).map_err(|error| refused(format!("CURRENT: {error}")))?;
         if expect == Expect::Database && !is_there {
             return Err(OpenError::Missing { path: shown });
         }
         framing::verify(path).map_err(|unfit| match unfit {
-            Unfit::Damaged(reason) => OpenError::Damaged { path: shown.clone(), reason },
+            Unfit::Damaged(reason) => OpenError::Damaged { path: shown.clone(), reason, left: Left::AsItIs },
             Unfit::Unread(reason) => refused(reason),
         })?;
         let options = options::database(expect, volume_bytes(path));
@@ -303,6 +350,8 @@ impl RocksEngine {
     /// Whether files of objects are compacted. On a disk that is nearly full they are not: that would write before it removes, and
     /// fill what is left. Dropped partitions free their files without it. Hints are always compacted, a little at a time: a node
     /// that filled its disk with them gets it back by delivering them.
+    ///
+    /// A database opens with that turned off, so that none begins before the disk was looked at.
     ///
     /// Tells whether it was set: RocksDB notes it in a file, for which a full disk has no room.
     pub fn compact(&self, yes: bool) -> Result<bool, StorageError> {
@@ -616,9 +665,9 @@ fn refusal(path: String, error: rocksdb::Error) -> OpenError {
         return OpenError::Locked { path };
     }
     if damaged {
-        return OpenError::Damaged { path, reason };
+        return OpenError::Damaged { path, reason, left: Left::AsItIs };
     }
-    OpenError::Refused { path, reason }
+    OpenError::Refused { path, reason, left: Left::AsItIs }
 }
 
 /// Of what RocksDB says where it does not get its lock, that somebody has it.

@@ -25,6 +25,19 @@ pub struct Queued {
     _bytes: OwnedSemaphorePermit,
 }
 
+/// A place for one event, which is taken until this is dropped.
+pub struct Place<'a> {
+    event: mpsc::Permit<'a, Queued>,
+    bytes: OwnedSemaphorePermit,
+}
+
+impl Place<'_> {
+    /// Hands the event over.
+    pub fn send(self, event: Event) {
+        self.event.send(Queued { event, _bytes: self.bytes });
+    }
+}
+
 /// The sending end.
 #[derive(Clone)]
 pub struct Inbox {
@@ -43,11 +56,18 @@ impl Inbox {
         (Self { events, kib, kib_max: u32::try_from(kib_max).unwrap_or(u32::MAX) }, received)
     }
 
-    /// Hands over an event that came in a frame of `bytes`.
-    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Closed> {
+    /// Waits until there is a place for an event that came in a frame of `bytes`.
+    pub async fn place(&self, bytes: usize) -> Result<Place<'_>, Closed> {
         let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(self.kib_max).min(self.kib_max);
-        let held = Arc::clone(&self.kib).acquire_many_owned(kib).await.map_err(|_| Closed)?;
-        self.events.send(Queued { event, _bytes: held }).await.map_err(|_| Closed)
+        let bytes = Arc::clone(&self.kib).acquire_many_owned(kib).await.map_err(|_| Closed)?;
+        let event = self.events.reserve().await.map_err(|_| Closed)?;
+        Ok(Place { event, bytes })
+    }
+
+    /// Hands over an event that came in a frame of `bytes`, once there is a place for it.
+    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Closed> {
+        self.place(bytes).await?.send(event);
+        Ok(())
     }
 
     /// Asks, and waits for the answer.

@@ -83,13 +83,19 @@ impl Driver {
     pub(super) fn answer(&mut self, question: Question, now: Now) -> Result<(), StorageError> {
         match question {
             Question::Snapshot(reply) => drop(reply.send(self.snapshot(now))),
-            Question::Status(reply) => self.asked_early.push(reply),
+            Question::Status(reply) => {
+                self.asked_early.retain(|earlier| !earlier.is_closed());
+                self.asked_early.push(reply);
+            }
             Question::Ring(reply) => drop(reply.send(self.node.ring().cloned())),
             Question::Topology(reply) => drop(reply.send(self.topology(now))),
             Question::ProposeRing(ring, reply) => {
                 let epoch = ring.epoch;
                 match self.propose(*ring, now)? {
-                    Ok(()) => self.proposals.push((epoch, reply)),
+                    Ok(()) => {
+                        self.proposals.retain(|(_, earlier)| !earlier.is_closed());
+                        self.proposals.push((epoch, reply));
+                    }
                     refused @ Err(_) => drop(reply.send(refused)),
                 }
             }
@@ -100,17 +106,15 @@ impl Driver {
     }
 
     /// Tells the writer of rings that a ring is held, once no loss of power can take it back.
-    pub(super) fn answer_proposals(&mut self, now: Now) {
-        if !self.proposals.is_empty() {
-            let durable = self.node.status(now).epoch;
-            let held = self.proposals.extract_if(.., |(epoch, _)| *epoch <= durable);
-            held.for_each(|(_, reply)| drop(reply.send(Ok(()))));
-        }
+    pub(super) fn answer_proposals(&mut self) {
+        let durable = self.node.durable_epoch();
+        let held = self.proposals.extract_if(.., |(epoch, _)| *epoch <= durable);
+        held.for_each(|(_, reply)| drop(reply.send(Ok(()))));
     }
 
     /// What was asked of a node that had just started is answered when it has an answer.
     pub(super) fn answer_early(&mut self, now: Now) {
-        if !self.asked_early.is_empty() && !self.node.status(now).starting {
+        if !self.asked_early.is_empty() && !self.node.is_starting() {
             for reply in std::mem::take(&mut self.asked_early) {
                 drop(reply.send(self.snapshot(now)));
             }
@@ -142,13 +146,11 @@ impl Driver {
     }
 
     fn topology(&self, now: Now) -> Topology {
-        let suspected: BTreeMap<NodeId, bool> =
-            self.node.status(now).peers.into_iter().map(|peer| (peer.node, peer.suspected)).collect();
         let own = self.node.identity();
         let own_address = Address { peer: own.peer_address.clone(), client: own.client_address.clone() };
         let mut members: BTreeMap<NodeId, (Address, bool)> = BTreeMap::from([(own.node, (own_address, false))]);
         for (node, address) in self.node.addresses() {
-            members.insert(node, (address, suspected.get(&node).copied().unwrap_or(false)));
+            members.insert(node, (address, self.node.suspects(node, now)));
         }
         (self.node.ring().cloned(), members)
     }
@@ -212,13 +214,17 @@ mod tests {
         (Driver::new(node, syncer, events, peers, clock, space, Shared::default(), ready), own)
     }
 
+    fn ring_of(own: &Own) -> Ring {
+        let members = Members::from([(own.node, Member { zone: "z".into(), weight: 1 })]);
+        first_ring(own.cluster, 0, 1, &members).unwrap()
+    }
+
     /// Of two writers that ask the same node the first to be told so goes on, and a node that forgot it would tell the other.
     #[tokio::test]
     async fn a_ring_is_said_to_be_held_when_no_power_loss_can_take_it_back() {
         let dir = tempfile::tempdir().unwrap();
         let (mut driver, own) = driver(&dir);
-        let members = Members::from([(own.node, Member { zone: "z".into(), weight: 1 })]);
-        let ring = first_ring(own.cluster, 0, 1, &members).unwrap();
+        let ring = ring_of(&own);
         let mut reports = driver.syncer.reports();
         let (reply, mut said) = oneshot::channel();
         let now = driver.clock.now();
@@ -230,5 +236,48 @@ mod tests {
         reports.mark_changed();
         driver.turn(&mut Vec::new(), &mut reports, false).unwrap();
         assert_eq!(said.try_recv(), Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_ring_that_was_taken_is_said_to_be_held_by_a_node_that_stops_before_it_could_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut driver, own) = driver(&dir);
+        let mut reports = driver.syncer.reports();
+        let (reply, mut said) = oneshot::channel();
+        let now = driver.clock.now();
+        driver.answer(Question::ProposeRing(Box::new(ring_of(&own)), reply), now).unwrap();
+        driver.turn(&mut Vec::new(), &mut reports, false).unwrap();
+        assert_eq!(said.try_recv(), Err(TryRecvError::Empty));
+        driver.finish().unwrap();
+        assert_eq!(said.try_recv(), Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn of_those_who_asked_and_went_away_no_more_than_one_is_kept_while_no_fsync_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut driver, own) = driver(&dir);
+        let (ring, now) = (ring_of(&own), driver.clock.now());
+        // No turn is taken, so that nothing is heard of the fsyncs.
+        for _ in 0..10_000 {
+            driver.answer(Question::ProposeRing(Box::new(ring.clone()), oneshot::channel().0), now).unwrap();
+            driver.answer(Question::Status(oneshot::channel().0), now).unwrap();
+        }
+        assert_eq!((driver.proposals.len(), driver.asked_early.len()), (1, 1));
+        let (reply, _waits) = oneshot::channel();
+        driver.answer(Question::Status(reply), now).unwrap();
+        driver.answer(Question::Status(oneshot::channel().0), now).unwrap();
+        assert_eq!(driver.asked_early.len(), 2, "who waits is kept");
+    }
+
+    #[tokio::test]
+    async fn a_node_compacts_objects_from_its_first_look_at_the_disk_on_if_there_is_room() {
+        for (reserve, compacts) in [(0, true), (u64::MAX / 2, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut driver, _) = driver(&dir);
+            driver.space = Space::new(dir.path().into(), Some(reserve), 0);
+            assert!(!driver.compacts, "its database opened without");
+            driver.look_at_space().unwrap();
+            assert_eq!(driver.compacts, compacts, "a reserve of {reserve} bytes");
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! A task reads frames and hands each to the loop as one event; the stream of answers puts all that wait into one frame. What
 //! is in flight is bounded by the session's window: a client that does not read its answers is not read from either.
 //!
-//! A node that stops goes on reading for a moment, so that what was on its way is refused and not left without a word.
+//! A node that stops goes on reading for a moment, so that what was on its way is refused and not left without a word. What could not be
+//! handed over until then is refused here.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -11,10 +12,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_core::request::{Operation, Request};
+use dynamo_core::request::{Failure, Operation, Request};
 use dynamo_proto::kv::session_request;
 use dynamo_proto::v1;
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
@@ -66,34 +67,39 @@ pub fn start(
     let reading = shared.reading();
     let (end, ended) = oneshot::channel();
     let charge = Charge::new(&shared.budgets.calls);
-    let reader = read(frames, inbox, session, Arc::clone(&window), charge);
+    let stop = async {
+        wait_for(stopping).await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let reader = read(frames, inbox, session, Arc::clone(&window), charge, stop);
     tokio::spawn(async move {
-        let stop = async {
-            wait_for(stopping).await;
-            tokio::time::sleep(GRACE).await;
-        };
-        tokio::select! {
-            biased;
-            read = reader => if let Err(status) = read {
-                // Nobody is there to hear it, then.
-                let _ = end.send(status);
-            },
-            () = stop => {}
+        if let Err(status) = reader.await {
+            // Nobody is there to hear it, then.
+            let _ = end.send(status);
         }
         drop(reading);
     });
     Answers { receiver, window, shared, ended }
 }
 
-/// Ends when the client has said all or went away, and with an error when it says what is not taken; what is in flight is still answered.
+/// Ends when the client has said all or went away, or `stop` completes, and with an error when the client says what is not taken; what is in
+/// flight is still answered.
 async fn read(
     mut frames: impl Stream<Item = Result<v1::SessionRequests, Status>> + Unpin,
     inbox: Inbox,
     session: SessionSender,
     window: Arc<Window>,
     mut charge: Charge,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), Status> {
-    while let Some(frame) = frames.next().await {
+    tokio::pin!(stop);
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = frames.next() => frame,
+            () = &mut stop => None,
+        };
+        let Some(frame) = frame else { return Ok(()) };
         let v1::SessionRequests { requests, .. } = frame?;
         let count = requests.len();
         let frame_bytes: usize = requests.iter().map(prost::Message::encoded_len).sum();
@@ -102,15 +108,38 @@ async fn read(
         let mut requests = requests.into_iter();
         // More than may be in flight is handed over in parts.
         while requests.len() > 0 {
-            let Some(taken) = room(&window, requests.len(), &mut charge, held).await? else { return Ok(()) };
-            let bytes = (frame_bytes / count + size_of::<Request>()) * taken;
-            let part = hand_over(requests.by_ref().take(taken), frame_bytes, &session);
-            if inbox.send(Event::Session { requests: part, session: session.clone() }, bytes).await.is_err() {
+            let place = async {
+                let Some(taken) = room(&window, requests.len(), &mut charge, held).await? else { return Ok(None) };
+                let bytes = (frame_bytes / count + size_of::<Request>()) * taken;
+                Ok::<_, Status>(inbox.place(bytes).await.ok().map(|place| (taken, place)))
+            };
+            let place = tokio::select! {
+                biased;
+                place = place => place?,
+                () = &mut stop => None,
+            };
+            let Some((taken, place)) = place else {
+                refuse(requests, &session);
+                // What has arrived behind it.
+                while let Some(Some(Ok(frame))) = frames.next().now_or_never() {
+                    refuse(frame.requests.into_iter(), &session);
+                }
                 return Ok(());
-            }
+            };
+            let part = hand_over(requests.by_ref().take(taken), frame_bytes, &session);
+            place.send(Event::Session { requests: part, session: session.clone() });
         }
     }
-    Ok(())
+}
+
+/// The node stops, and these were not handed over.
+fn refuse(requests: impl Iterator<Item = v1::SessionRequest>, session: &SessionSender) {
+    requests.for_each(|request| fail(request.id, Failure::NotServing("the node is stopping".into()), session));
+}
+
+fn fail(id: u64, failure: Failure, session: &SessionSender) {
+    let response = v1::session_response::Response::Failure(failure.into());
+    session.send(v1::SessionResponse { id, response: Some(response) });
 }
 
 fn hold(charge: &mut Charge, bytes: usize) -> Result<(), Status> {
@@ -137,10 +166,7 @@ fn hand_over(part: impl Iterator<Item = v1::SessionRequest>, frame_bytes: usize,
                 leave_frame(&mut request.operation, frame_bytes);
                 requests.push((id, request));
             }
-            Err(failure) => {
-                let response = v1::session_response::Response::Failure(failure.into());
-                session.send(v1::SessionResponse { id, response: Some(response) });
-            }
+            Err(failure) => fail(id, failure, session),
         }
     }
     requests
@@ -208,15 +234,24 @@ mod tests {
 
     use super::*;
     use dynamo_core::id::{Epoch, Incarnation, NodeId};
-    use dynamo_core::request::{Evidence, Failure, Success};
+    use dynamo_core::request::{Evidence, Success};
     use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
-    use futures::{FutureExt as _, stream};
+    use futures::stream;
 
     use crate::driver::{Queued, Reply, SESSION_BYTES_MAX};
+
+    /// Far beyond what any of these steps takes, on the slowest machine.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn gets(ids: std::ops::Range<u64>) -> v1::SessionRequests {
         let get = v1::GetRequest { bucket: "b".into(), key: "k".into(), ..Default::default() };
         let request = |id| v1::SessionRequest { id, request: Some(v1::session_request::Request::Get(get.clone())) };
+        v1::SessionRequests { requests: ids.map(request).collect(), epoch: 0 }
+    }
+
+    fn puts(ids: std::ops::Range<u64>) -> v1::SessionRequests {
+        let put = v1::PutRequest { bucket: "b".into(), key: "k".into(), value: "v".into(), ..Default::default() };
+        let request = |id| v1::SessionRequest { id, request: Some(v1::session_request::Request::Put(put.clone())) };
         v1::SessionRequests { requests: ids.map(request).collect(), epoch: 0 }
     }
 
@@ -307,5 +342,41 @@ mod tests {
         assert!(refused.into_iter().eq(0..20));
         assert_eq!(shared.sessions_read(), 0);
         assert!(answers.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_session_had_still_to_hand_over_when_the_node_stops_is_refused_and_not_left_without_a_word() {
+        // Where the loop has no room, and where the session has as much in flight as it may have.
+        for is_full in [true, false] {
+            // Nobody takes what comes out of it.
+            let (inbox, mut events) = Inbox::of(u64::MAX);
+            if is_full {
+                inbox.send(Event::Messages { from: NodeId([1; 16]), messages: Vec::new() }, usize::MAX).await.unwrap();
+            }
+            let shared = Shared::default();
+            let (_stop, stopping) = watch::channel(true);
+            let frames = stream::iter([Ok(puts(0..1_500)), Ok(puts(1_500..1_600))]).chain(stream::pending());
+            let mut answers = start(frames, inbox, shared.clone(), stopping);
+            let first = tokio::time::timeout(PATIENCE, answers.next()).await.expect("a word").unwrap();
+            assert_eq!(shared.sessions_read(), 0, "the loop need not wait for it");
+            // The loop refuses what it was given, when it ends.
+            while let Ok(Queued { event, .. }) = events.try_recv() {
+                let Event::Session { requests, session } = event else { continue };
+                assert!(!is_full);
+                for (id, _) in requests {
+                    Reply::Session { id, session: session.clone() }.send(Err(Failure::NotServing("stopping".into())));
+                }
+            }
+            let mut refused = Vec::new();
+            for frame in std::iter::once(first).chain(answers.collect::<Vec<_>>().await) {
+                for v1::SessionResponse { id, response } in frame.unwrap().responses {
+                    let Some(v1::session_response::Response::Failure(failure)) = response else { panic!("{id}: {response:?}") };
+                    assert_eq!(failure.kind(), v1::failure::Kind::NotServing, "{id}");
+                    refused.push(id);
+                }
+            }
+            refused.sort_unstable();
+            assert!(refused.into_iter().eq(0..1_600), "each once; the loop is full: {is_full}");
+        }
     }
 }

@@ -24,7 +24,7 @@ use rocksdb::{DB, WriteBatch, WriteOptions};
 use super::{Family, delete_partition, failed, key};
 
 /// How often a partition's files are looked for.
-const LOOKS: u8 = 3;
+pub const LOOKS: u8 = 3;
 /// Between two looks: most compactions have ended by then.
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
 
@@ -36,11 +36,17 @@ struct Entry {
     not_before: Instant,
 }
 
-#[derive(Default)]
 struct List {
     entries: Vec<Entry>,
     /// Its tombstone is written, or its files go, just now.
     at_work: Option<PartitionId>,
+    looks_every: Duration,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { entries: Vec::new(), at_work: None, looks_every: LOOKS_EVERY }
+    }
 }
 
 /// What a test does before files go.
@@ -50,6 +56,7 @@ pub type Hook = Mutex<Option<Box<dyn FnMut(&Dropped) + Send>>>;
 /// Partitions whose files can go.
 #[derive(Default)]
 pub struct Dropped {
+    /// The list has entries: whoever writes does not lock it for nothing.
     any: AtomicBool,
     drops: AtomicU64,
     list: Mutex<List>,
@@ -87,7 +94,8 @@ impl Dropped {
     pub fn add(&self, partition: PartitionId) {
         self.rewritten(partition);
         let drop = self.drops.fetch_add(1, Ordering::Relaxed);
-        self.list().entries.push(Entry { drop, partition, looks: LOOKS, not_before: Instant::now() });
+        let mut list = self.list();
+        list.entries.push(Entry { drop, partition, looks: LOOKS, not_before: Instant::now() });
         self.any.store(true, Ordering::Release);
     }
 
@@ -97,13 +105,17 @@ impl Dropped {
             let is_at_work = |list: &mut List| list.at_work == Some(partition);
             let mut list = self.done.wait_while(self.list(), is_at_work).unwrap_or_else(PoisonError::into_inner);
             list.entries.retain(|entry| entry.partition != partition);
+            self.any.store(!list.entries.is_empty(), Ordering::Release);
         }
     }
 
-    /// Whether there is one whose files are to be looked for now.
-    pub fn is_any_due(&self) -> bool {
-        let now = Instant::now();
-        self.any.load(Ordering::Acquire) && self.list().entries.iter().any(|entry| entry.not_before <= now)
+    /// How long it is until the files of one are to be looked for; `None` if there is none.
+    pub fn due_in(&self) -> Option<Duration> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let first = self.list().entries.iter().map(|entry| entry.not_before).min()?;
+        Some(first.saturating_duration_since(Instant::now()))
     }
 
     /// A drop whose tombstone, which is written again, is on stable storage after the next fsync that begins after this.
@@ -130,9 +142,10 @@ impl Dropped {
         let (from, until) = key::range_of_partition(partition);
         db.delete_file_in_range_cf(data, from, until).map_err(failed("free the files of a dropped partition"))?;
         let mut list = self.list();
+        let not_before = Instant::now() + list.looks_every;
         for entry in list.entries.iter_mut().filter(|entry| entry.drop == drop) {
             entry.looks -= 1;
-            entry.not_before = Instant::now() + LOOKS_EVERY;
+            entry.not_before = not_before;
         }
         list.entries.retain(|entry| entry.looks > 0);
         self.any.store(!list.entries.is_empty(), Ordering::Release);
@@ -143,6 +156,12 @@ impl Dropped {
     #[cfg(test)]
     pub fn hurry(&self) {
         self.list().entries.iter_mut().for_each(|entry| entry.not_before = Instant::now());
+    }
+
+    /// So long it is between two looks.
+    #[cfg(test)]
+    pub fn look_every(&self, looks_every: Duration) {
+        self.list().looks_every = looks_every;
     }
 
     #[cfg(test)]
@@ -156,5 +175,24 @@ impl Dropped {
     #[cfg(test)]
     pub fn is_locked(&self) -> bool {
         self.list.try_lock().is_err()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_look_at_the_list_only_as_long_as_a_partition_is_in_it() {
+        let (first, second) = (PartitionId(1), PartitionId(2));
+        let dropped = Dropped::default();
+        let looked_at = || dropped.any.load(Ordering::Acquire);
+        assert!(!looked_at());
+        dropped.add(first);
+        dropped.add(second);
+        dropped.rewritten(first);
+        assert!(looked_at());
+        dropped.rewritten(second);
+        assert!(!looked_at());
     }
 }

@@ -9,7 +9,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::OpenError;
+use super::{Left, OpenError};
 
 /// The place of a database, there or not, that this process has for itself until this is dropped.
 pub struct Lock {
@@ -22,8 +22,10 @@ impl Lock {
     pub fn take(database: &Path) -> Result<Self, OpenError> {
         let shown = || database.display().to_string();
         let file = database.with_extension("lock");
-        let refused =
-            |error: std::io::Error| OpenError::Refused { path: shown(), reason: format!("{}: {error}", file.display()) };
+        let refused = |error: std::io::Error| {
+            let reason = format!("{}: {error}", file.display());
+            OpenError::Refused { path: shown(), reason, left: Left::AsItIs }
+        };
         let handle = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file).map_err(refused)?;
         match handle.try_lock() {
             Ok(()) => Ok(Self { database: database.to_owned(), _file: handle }),

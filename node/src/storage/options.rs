@@ -77,12 +77,15 @@ pub fn block_cache(settings: &StorageSettings) -> Cache {
     Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0)
 }
 
-/// One family, with its settings.
+/// One family, with its settings. Objects are compacted once somebody has seen that there is room: RocksDB would begin while it opens, and
+/// on a disk that is nearly full what it has begun cannot be stopped.
 pub(super) fn family(family: Family, settings: &StorageSettings, cache: &Cache) -> ColumnFamilyDescriptor {
-    ColumnFamilyDescriptor::new(family.name(), of(family, settings, cache))
+    let mut options = of(family, settings, cache);
+    options.set_disable_auto_compactions(family == Family::Data);
+    ColumnFamilyDescriptor::new(family.name(), options)
 }
 
-/// Settings of the objects, to measure others beside them.
+/// Settings of the objects, which are compacted from the beginning, to measure others beside them.
 pub fn objects(settings: &StorageSettings, cache: &Cache) -> Options {
     of(Family::Data, settings, cache)
 }

@@ -188,13 +188,11 @@ pub(super) fn run(log: &Log, wanted: &mpsc::Receiver<Ticket>, report: &watch::Se
 /// Waits until there is something to fsync: a ticket, or a partition whose files are to be looked for, which has none. An error at the end,
 /// whatever is to be looked for still: the next start finds it.
 fn wait(log: &Log, wanted: &mpsc::Receiver<Ticket>) -> Result<Option<Ticket>, mpsc::RecvError> {
-    if !log.dropped.is_any_due() {
-        return wanted.recv().map(Some);
-    }
-    match wanted.try_recv() {
+    let Some(due_in) = log.dropped.due_in() else { return wanted.recv().map(Some) };
+    match wanted.recv_timeout(due_in) {
         Ok(ticket) => Ok(Some(ticket)),
-        Err(mpsc::TryRecvError::Empty) => Ok(None),
-        Err(mpsc::TryRecvError::Disconnected) => Err(mpsc::RecvError),
+        Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(mpsc::RecvError),
     }
 }
 

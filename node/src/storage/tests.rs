@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use dynamo_core::id::{Incarnation, NodeId, PartitionId};
 use dynamo_core::name::Name;
@@ -12,10 +13,11 @@ use dynamo_core::storage::{Storage, Ticket};
 use dynamo_core::version::{Actor, CausalContext, Dot, Object, Value};
 use tempfile::TempDir;
 
-use super::dropped::Dropped;
+use super::dropped::{Dropped, LOOKS};
 use super::syncer::{self, Syncer};
+use super::unsynced_end::Cut;
 use super::watermark::Recovery;
-use super::{Expect, Family, OpenError, RocksEngine};
+use super::{Expect, Family, Left, OpenError, RocksEngine};
 use crate::config::StorageSettings;
 
 fn settings() -> StorageSettings {
@@ -197,14 +199,8 @@ fn whoever_drops_the_syncer_waits_until_it_has_let_go_of_the_database() {
     assert_eq!(Arc::strong_count(&engine.db), 1);
 }
 
-#[test]
-fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_room_again() {
-    let dir = TempDir::new().unwrap();
-    let mut engine = open(&dir, Expect::Nothing);
-    let files = |engine: &RocksEngine| {
-        let data = engine.handle(Family::Data);
-        engine.db.property_int_value_cf(data, "rocksdb.num-files-at-level0").unwrap().unwrap()
-    };
+/// Writes ten files of objects into the first level, two more than start a compaction, and keeps them there.
+fn write_files(engine: &mut RocksEngine) {
     engine.compact(false).unwrap();
     for round in 0..10 {
         let name = Name::new("b", "k");
@@ -212,14 +208,45 @@ fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_r
         engine.commit().unwrap();
         engine.db.flush_cf(engine.handle(Family::Data)).unwrap();
     }
-    assert_eq!(files(&engine), 10, "two more than start a compaction");
+    assert_eq!(of_data(engine, "rocksdb.num-files-at-level0"), 10);
+}
+
+fn of_data(engine: &RocksEngine, name: &str) -> u64 {
+    engine.db.property_int_value_cf(engine.handle(Family::Data), name).unwrap().unwrap()
+}
+
+/// All that was begun has ended, and what it gave rise to.
+fn wait_for_compactions(engine: &RocksEngine) {
+    engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
+}
+
+#[test]
+fn files_are_not_compacted_on_a_disk_that_is_nearly_full_and_are_when_there_is_room_again() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    write_files(&mut engine);
     engine.check_background().unwrap();
     engine.compact(true).unwrap();
-    engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
-    assert_eq!(files(&engine), 0);
+    wait_for_compactions(&engine);
+    assert_eq!(of_data(&engine, "rocksdb.num-files-at-level0"), 0);
     std::fs::remove_dir_all(path(&dir)).unwrap();
     let error = engine.compact(false).unwrap_err().to_string();
     assert!(error.contains("turn compaction on or off: "), "only a full disk may be tried again: {error}");
+}
+
+#[test]
+fn a_start_compacts_no_objects_before_it_is_told_that_there_is_room() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = open(&dir, Expect::Nothing);
+    write_files(&mut engine);
+    drop(engine);
+    let engine = open(&dir, Expect::Database);
+    assert_eq!(of_data(&engine, "rocksdb.num-running-compactions"), 0);
+    wait_for_compactions(&engine);
+    assert_eq!(of_data(&engine, "rocksdb.num-files-at-level0"), 10);
+    assert_eq!(engine.compact(true), Ok(true));
+    wait_for_compactions(&engine);
+    assert_eq!(of_data(&engine, "rocksdb.num-files-at-level0"), 0);
 }
 
 /// A database with as many partitions in files of the last level, and what those files take.
@@ -247,8 +274,7 @@ fn to_the_last_level(engine: &RocksEngine) {
 }
 
 fn size(engine: &RocksEngine) -> u64 {
-    let data = engine.handle(Family::Data);
-    engine.db.property_int_value_cf(data, "rocksdb.live-sst-files-size").unwrap().unwrap()
+    of_data(engine, "rocksdb.live-sst-files-size")
 }
 
 fn count(engine: &RocksEngine, partition: u32) -> usize {
@@ -382,6 +408,26 @@ fn files_of_all_partitions_that_were_dropped_go_even_if_nobody_commits_any_more(
 }
 
 #[test]
+fn files_that_stayed_are_looked_for_again_even_if_nobody_commits_any_more() {
+    let dir = TempDir::new().unwrap();
+    let mut engine = filled(&dir, 4);
+    let syncer = Syncer::start(engine.log()).unwrap();
+    let (tell, told) = mpsc::channel();
+    *engine.dropped.before_files_go.lock().unwrap() = Some(Box::new(move |_: &Dropped| tell.send(()).unwrap()));
+    engine.dropped.look_every(Duration::from_millis(20));
+    for partition in 1..4 {
+        engine.drop_partition(PartitionId(partition)).unwrap();
+    }
+    let dropped = engine.commit().unwrap();
+    syncer.committed(dropped);
+    let looks = 3 * usize::from(LOOKS);
+    let seen = std::iter::from_fn(|| told.recv_timeout(Duration::from_secs(60)).ok()).take(looks).count();
+    assert_eq!(seen, looks, "each partition is looked for {LOOKS} times");
+    assert_eq!(syncer.finish(), Ok(dropped));
+    assert_eq!(told.try_iter().count(), 0, "and then no more");
+}
+
+#[test]
 fn files_that_a_killed_process_had_not_given_back_go_at_the_next_start_unless_the_partition_is_written_to_before() {
     for written in [false, true] {
         let dir = TempDir::new().unwrap();
@@ -429,7 +475,7 @@ fn removed_hints_free_their_space_even_on_a_disk_that_is_nearly_full() {
     let dir = TempDir::new().unwrap();
     let mut engine = open(&dir, Expect::Nothing);
     let size = |engine: &RocksEngine| {
-        engine.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
+        wait_for_compactions(engine);
         let hints = engine.handle(Family::Hints);
         engine.db.property_int_value_cf(hints, "rocksdb.live-sst-files-size").unwrap().unwrap()
     };
@@ -513,7 +559,7 @@ fn a_flipped_bit_in_the_type_of_a_record_does_not_keep_the_database_opening_for_
                 let opened = RocksEngine::open(&path(&copy), &settings(), Expect::Database);
                 drop(tell.send(opened.map(|engine| engine.recovery())));
             });
-            match told.recv_timeout(std::time::Duration::from_secs(60)) {
+            match told.recv_timeout(Duration::from_secs(60)) {
                 Ok(Ok(recovery)) if recovery != Recovery::Whole => short += 1,
                 Ok(Err(OpenError::Damaged { .. })) => damaged += 1,
                 other => panic!("{name}, byte {at}, bit {bit}: {other:?}"),
@@ -652,6 +698,59 @@ fn damage_of_what_was_fsynced_or_may_have_been_is_refused_and_nothing_is_cut_off
 }
 
 #[test]
+fn a_cut_that_was_interrupted_is_finished_by_the_next_start_if_what_it_kept_is_what_would_be_cut() {
+    // What the process that ended had kept of the end of the log, and whether the next one opens the database.
+    type Kept = fn(&[u8]) -> Vec<u8>;
+    let cases: [(&str, Kept, bool); 5] = [
+        ("the end", |end| end.to_vec(), true),
+        ("less", |end| end[..end.len() - 1].to_vec(), false),
+        ("more", |end| [end, &[0]].concat(), false),
+        ("another one", |end| end.iter().map(|byte| byte ^ 1).collect(), false),
+        ("nothing", |_| Vec::new(), false),
+    ];
+    for (what, kept, opens) in cases {
+        let dir = TempDir::new().unwrap();
+        let log = unsynced(&dir, &[100]);
+        spoil(&log, 50);
+        let bytes = std::fs::read(&log).unwrap();
+        let from = record_types(&bytes).last().unwrap() - 6;
+        std::fs::write(path(&dir).with_extension("cut"), kept(&bytes[from..])).unwrap();
+        std::fs::write(path(&dir).with_extension("synced"), []).unwrap();
+        let opened = RocksEngine::open(&path(&dir), &settings(), Expect::Database);
+        if opens {
+            let engine = opened.unwrap();
+            assert_eq!((engine.recovery(), found_short(&engine), count(&engine, 0)), (Recovery::Unknown, 1, 3), "{what}");
+        } else {
+            let refused = opened.err();
+            assert!(matches!(refused, Some(OpenError::Damaged { left: Left::AsItIs, .. })), "{what}: {refused:?}");
+            assert!(std::fs::read(&log).unwrap() == bytes, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_database_that_does_not_open_after_its_log_was_cut_either_says_where_that_is_kept() {
+    let dir = TempDir::new().unwrap();
+    let log = unsynced(&dir, &[100]);
+    let length = std::fs::metadata(&log).unwrap().len();
+    spoil(&log, 50);
+    remove_manifest(&dir);
+    let error = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().map(|error| error.to_string());
+    let kept = path(&dir).with_extension("cut");
+    let told = format!("the damaged end of its log was cut off, and is kept in {}", kept.display());
+    assert!(error.as_ref().is_some_and(|error| error.contains(&told) && !error.contains("left as it is")), "{error:?}");
+    assert_eq!(std::fs::metadata(&log).unwrap().len() + std::fs::metadata(&kept).unwrap().len(), length);
+}
+
+#[test]
+fn a_database_whose_log_may_have_been_cut_is_not_said_to_be_as_it_was() {
+    let damaged = OpenError::Damaged { path: "db".into(), reason: "torn".into(), left: Left::AsItIs };
+    let failed = Some(std::io::Error::other("the disk is gone"));
+    let told = damaged.after(&Cut { kept: "db.cut".into(), failed }).to_string();
+    assert!(told.contains("may have been cut off, and is kept in db.cut") && !told.contains("left as it is"), "{told}");
+}
+
+#[test]
 fn a_database_whose_files_were_removed_works_no_more() {
     let dir = TempDir::new().unwrap();
     let mut engine = open(&dir, Expect::Nothing);
@@ -669,13 +768,17 @@ fn a_database_whose_files_were_removed_works_no_more() {
     assert!(engine.check_background().is_err());
 }
 
+fn remove_manifest(dir: &TempDir) {
+    let names = std::fs::read_dir(path(dir)).unwrap().map(|entry| entry.unwrap().path());
+    let manifest = names.filter(|name| name.to_str().unwrap().contains("MANIFEST-")).max().unwrap();
+    std::fs::remove_file(manifest).unwrap();
+}
+
 #[test]
 fn a_database_that_lacks_a_file_says_what_to_do() {
     let dir = TempDir::new().unwrap();
     drop(open(&dir, Expect::Nothing));
-    let names = std::fs::read_dir(path(&dir)).unwrap().map(|entry| entry.unwrap().path());
-    let manifest = names.filter(|name| name.to_str().unwrap().contains("MANIFEST-")).max().unwrap();
-    std::fs::remove_file(manifest).unwrap();
+    remove_manifest(&dir);
     let error = RocksEngine::open(&path(&dir), &settings(), Expect::Database).err().map(|error| error.to_string());
     assert!(error.as_ref().is_some_and(|error| error.contains("is damaged") && error.contains("start a new node")), "{error:?}");
 }

@@ -10,12 +10,12 @@
 //! The watermark may be behind the log after a loss of power, so what is cut may have been acknowledged all the same, if the disk lost
 //! what it had said was on it, in the half minute before. Nobody can tell: a record cannot say of itself that it was fsynced. So the node is
 //! not trusted afterwards, as if its log were found too short. For that the watermark is forgotten first, and only then the log cut.
-//! What was cut is kept in a file beside the database.
+//! What was cut is kept in a file beside the database. Where a process ended between the two, that file tells the next one what was decided.
 //!
 //! [`watermark`]: super::watermark
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -30,28 +30,81 @@ const LAST: u8 = 4;
 /// A record begins with the number of its first write (8 bytes) and how many there are (4 bytes).
 const HEAD_BYTES: usize = 12;
 
-/// Cuts the newest log of the database at `path`, if its end is damaged and that is all that is wrong with it. True if it was.
-pub fn cut(path: &Path, watermark: &Watermark) -> io::Result<bool> {
-    let (Some(synced), Some(log)) = (watermark.synced(), newest_log(path)?) else { return Ok(false) };
-    let Some(Damage { from, next: Some(next), is_last: true }) = damage(File::open(&log)?)? else { return Ok(false) };
-    if next <= synced {
-        return Ok(false);
-    }
+/// What became of a log whose end was to be cut off.
+#[derive(Debug)]
+pub struct Cut {
+    /// Where that end is kept.
+    pub kept: PathBuf,
+    /// Why nobody knows whether it was cut off for good.
+    pub failed: Option<io::Error>,
+}
+
+/// Cuts the newest log of the database at `path`, if its end is damaged and that is all that is wrong with it. An error, or `None`, leaves it as
+/// it is.
+pub fn cut(path: &Path, watermark: &Watermark) -> io::Result<Option<Cut>> {
+    cut_by(path, watermark, |log, from| {
+        log.set_len(from)?;
+        log.sync_all()
+    })
+}
+
+fn cut_by(path: &Path, watermark: &Watermark, shorten: impl FnOnce(&File, u64) -> io::Result<()>) -> io::Result<Option<Cut>> {
+    let Some(log) = newest_log(path)? else { return Ok(None) };
+    let Some(Damage { from, next: Some(next), is_last: true }) = damage(File::open(&log)?)? else { return Ok(None) };
     let kept = path.with_extension("cut");
     let mut file = OpenOptions::new().read(true).write(true).open(&log)?;
+    let bytes = file.seek(SeekFrom::End(0))?.saturating_sub(from);
     file.seek(SeekFrom::Start(from))?;
-    let mut copy = File::create(&kept)?;
-    let bytes = io::copy(&mut file, &mut copy)?;
-    copy.flush()?;
+    match watermark.synced() {
+        Some(synced) if next <= synced => return Ok(None),
+        Some(_) => {
+            keep(&mut file, &kept)?;
+            watermark.forget()?;
+        }
+        None if is_kept(&mut file, &kept)? => {}
+        None => return Ok(None),
+    }
+    let failed = shorten(&file, from).err();
+    match &failed {
+        None => warn!(
+            log = %log.display(), from, bytes, kept = %kept.display(),
+            "the end of the log was damaged, behind all that is known to have been on stable storage: it was cut off, and kept"
+        ),
+        Some(error) => warn!(
+            log = %log.display(), from, bytes, kept = %kept.display(), %error,
+            "the end of the log was damaged, and is kept; it may have been cut off, or not"
+        ),
+    }
+    Ok(Some(Cut { kept, failed }))
+}
+
+/// Copies the rest of `log`, and is done when the copy is on stable storage under its name.
+fn keep(log: &mut File, kept: &Path) -> io::Result<()> {
+    let mut copy = File::create(kept)?;
+    io::copy(log, &mut copy)?;
     copy.sync_all()?;
-    watermark.forget()?;
-    file.set_len(from)?;
-    file.sync_all()?;
-    warn!(
-        log = %log.display(), from, bytes, kept = %kept.display(),
-        "the end of the log was damaged, behind all that is known to have been on stable storage: it was cut off, and kept"
-    );
-    Ok(true)
+    kept.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// Whether the rest of `log` is what was kept.
+fn is_kept(log: &mut File, kept: &Path) -> io::Result<bool> {
+    let mut copy = match File::open(kept) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        copy => copy?,
+    };
+    loop {
+        let (here, there) = (block(log)?, block(&mut copy)?);
+        if here != there || here.is_empty() {
+            return Ok(here == there);
+        }
+    }
+}
+
+/// The next block; less at the end, and nothing behind it.
+fn block(log: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
+    log.take(BLOCK_BYTES as u64).read_to_end(&mut block)?;
+    Ok(block)
 }
 
 /// The newest log that is not empty.
@@ -149,8 +202,7 @@ impl<R: Read> Parts<R> {
     fn next(&mut self) -> io::Result<Option<(u64, Part)>> {
         while self.block.len() < self.at + HEADER_BYTES {
             self.before += self.block.len() as u64;
-            (self.block, self.at) = (Vec::with_capacity(BLOCK_BYTES), 0);
-            self.log.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut self.block)?;
+            (self.block, self.at) = (block(&mut self.log)?, 0);
             if self.block.is_empty() {
                 return Ok(None);
             }
@@ -281,6 +333,30 @@ mod tests {
         record(4, 10, &mut followed);
         followed[begins[2] + 300] ^= 1;
         assert_eq!(damage(&followed[..]).unwrap(), Some(Damage { is_last: false, ..last }));
+    }
+
+    /// The file system fails before the log is shorter, or after it.
+    #[test]
+    fn a_cut_of_which_nobody_knows_whether_it_lasts_says_where_the_end_is_kept() {
+        for shortens in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (database, (mut bytes, begins)) = (dir.path().join("db"), log());
+            fs::create_dir(&database).unwrap();
+            bytes[begins[2] + 300] ^= 1;
+            fs::write(database.join("000004.log"), &bytes).unwrap();
+            let watermark = Watermark::open(&dir.path().join("db.synced")).unwrap();
+            watermark.record(2).unwrap();
+            let fails = |log: &File, from: u64| -> io::Result<()> {
+                if shortens {
+                    log.set_len(from)?;
+                }
+                Err(io::Error::other("the disk is gone"))
+            };
+            let Cut { kept, failed } = cut_by(&database, &watermark, fails).unwrap().unwrap();
+            assert!(failed.is_some_and(|error| error.to_string() == "the disk is gone"));
+            assert_eq!(fs::read(kept).unwrap(), bytes[begins[2]..]);
+            assert_eq!(watermark.synced(), None);
+        }
     }
 
     #[test]
