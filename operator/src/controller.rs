@@ -7,10 +7,11 @@
 mod tests;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
@@ -20,7 +21,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::runtime::watcher;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::{PredicateConfig, WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
@@ -52,6 +54,8 @@ pub const BLOCKED: Duration = Duration::from_secs(10);
 pub const AT_REST: Duration = Duration::from_secs(30);
 /// Changes within this time make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Between two writes of a status where figures and words alone are others: of a busy cluster they are so in every pass.
+pub const FIGURES: Duration = Duration::from_secs(5);
 /// Failures in a row after which a look that fails again is told, and so is a conflict: an API server that changes its leader takes less.
 const UNTOLD_MAX: u32 = 3;
 /// Until a look whether clusters can be read is given up, and tried again.
@@ -77,6 +81,9 @@ pub struct Context {
     clean_ups: Mutex<Failing>,
     /// Since when the status of clusters may not be written, by their full names; only for whether this process is called ready.
     untold: Mutex<HashMap<String, Instant>>,
+    /// When the status of clusters was written last, by their full names; only for how soon figures are told again.
+    told: Mutex<HashMap<String, Instant>>,
+    figures_every: Duration,
 }
 
 /// Why a pass failed.
@@ -129,7 +136,15 @@ impl Context {
             failures: Mutex::default(),
             clean_ups: Mutex::default(),
             untold: Mutex::default(),
+            told: Mutex::default(),
+            figures_every: Duration::ZERO,
         }
+    }
+
+    /// The same, with so much time between two writes of a status where figures and words alone are others ([`FIGURES`]); by itself there is
+    /// none, as for a simulation, whose time is not this process's.
+    pub fn telling_figures_every(self, figures_every: Duration) -> Self {
+        Self { figures_every, ..self }
     }
 
     /// Since when the status of some cluster may not be written.
@@ -139,12 +154,24 @@ impl Context {
 
     /// A cluster is no more.
     fn forget(&self, namespace: &str, name: &str) {
-        self.untold().remove(&format!("{namespace}/{name}"));
+        let full_name = format!("{namespace}/{name}");
+        self.untold().remove(&full_name);
+        self.told().remove(&full_name);
         self.metrics.forget(namespace, name);
     }
 
     fn untold(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until the figures of a cluster can be told again, if that is not now.
+    fn untold_for(&self, full_name: &str) -> Option<Duration> {
+        let since = self.told().get(full_name)?.elapsed();
+        self.figures_every.checked_sub(since).filter(|left| !left.is_zero())
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<String, u32>> {
@@ -199,7 +226,9 @@ pub async fn run(
 ) {
     let client = &context.client;
     let owned = || watcher::Config::default().labels(labels::MANAGED);
-    Controller::new(api::<DynamoCluster>(client, namespace), watcher::Config::default())
+    let (reader, writer) = reflector::store();
+    let watched = watcher(api::<DynamoCluster>(client, namespace), watcher::Config::default());
+    Controller::for_stream(changes(watched, writer), reader)
         .owns(api::<StatefulSet>(client, namespace), owned())
         .owns(api::<Service>(client, namespace), owned())
         .owns(api::<ConfigMap>(client, namespace), owned())
@@ -221,6 +250,27 @@ pub async fn run(
             std::future::ready(())
         })
         .await;
+}
+
+/// The clusters that are others than they were, but for their status: its writer is this operator, and would be woken by each write, before
+/// the time that the pass asked for. All that is `watched` goes to `writer`.
+fn changes(
+    watched: impl Stream<Item = watcher::Result<watcher::Event<DynamoCluster>>>,
+    writer: Writer<DynamoCluster>,
+) -> impl Stream<Item = watcher::Result<DynamoCluster>> {
+    watched.reflect(writer).applied_objects().predicate_filter(but_for_its_status, PredicateConfig::default())
+}
+
+/// A number that is another one when something else of a cluster is than its status.
+fn but_for_its_status(cluster: &DynamoCluster) -> Option<u64> {
+    let metadata = &cluster.metadata;
+    let mut hasher = DefaultHasher::new();
+    metadata.generation.hash(&mut hasher);
+    metadata.labels.hash(&mut hasher);
+    metadata.annotations.hash(&mut hasher);
+    metadata.finalizers.hash(&mut hasher);
+    metadata.deletion_timestamp.is_some().hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 pub(crate) fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -381,7 +431,7 @@ async fn pass(
     };
     let told = status::status(&report, previous, &now);
     let outcome = Outcome::of(&told.conditions);
-    publish_status(clusters, cluster, told, context).await?;
+    let untold_for = publish_status(clusters, cluster, told, context).await?;
     if let Some(refused) = refused {
         return Err(refused.into());
     }
@@ -389,7 +439,10 @@ async fn pass(
         Some(failure) if rests(&step, &observed) => Err(failure.into()),
         Some(failure) => Err(ReconcileError::Upkeep(failure)),
         None if !upkeep.written.is_empty() => Ok((outcome, Action::requeue(AFTER_STEP))),
-        None => Ok((outcome, Action::requeue(pause_after(&step, paused, &upkeep.waiting)))),
+        None => {
+            let pause = pause_after(&step, paused, &upkeep.waiting);
+            Ok((outcome, Action::requeue(untold_for.map_or(pause, |untold_for| pause.min(untold_for)))))
+        }
     }
 }
 
@@ -410,17 +463,24 @@ fn pause_after(step: &Step, paused: bool, waiting_zones: &[String]) -> Duration 
     }
 }
 
-/// Writes the status if it has changed, and tells what has turned.
+/// Writes the status if it has changed, and tells what has turned. Where figures and words alone have, so soon after the last write, it writes
+/// nothing; then the answer says when they can be told.
 async fn publish_status(
     clusters: &Api<DynamoCluster>,
     cluster: &DynamoCluster,
     status: DynamoClusterStatus,
     context: &Context,
-) -> Result<(), kube::Error> {
+) -> Result<Option<Duration>, kube::Error> {
+    let full_name = full_name(cluster);
     context.metrics.told(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), &status.conditions);
     if cluster.status.as_ref() == Some(&status) {
-        context.untold().remove(&full_name(cluster));
-        return Ok(());
+        context.untold().remove(&full_name);
+        return Ok(None);
+    }
+    if cluster.status.as_ref().is_some_and(|previous| status::differ_in_figures(previous, &status))
+        && let Some(untold_for) = context.untold_for(&full_name)
+    {
+        return Ok(Some(untold_for));
     }
     let told = events::of_conditions(cluster.status.as_ref(), &status);
     let patch = json!({
@@ -433,14 +493,15 @@ async fn publish_status(
     let written = clusters.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await;
     match &written {
         Err(kube::Error::Api(refusal)) if refusal.is_forbidden() => {
-            context.untold().entry(full_name(cluster)).or_insert_with(Instant::now);
+            context.untold().entry(full_name.clone()).or_insert_with(Instant::now);
         }
-        _ => drop(context.untold().remove(&full_name(cluster))),
+        _ => drop(context.untold().remove(&full_name)),
     }
     written?;
+    context.told().insert(full_name, Instant::now());
     context.metrics.wrote(1);
     context.tell(cluster, told).await;
-    Ok(())
+    Ok(None)
 }
 
 /// What is done before a deleted cluster goes; whether that is all.

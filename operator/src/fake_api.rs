@@ -11,6 +11,7 @@ use dynamo_api_server::http::{Call, respond};
 use dynamo_api_server::{Admission, ApiServer, Refusal};
 use kube::Client;
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// The server. Clones share the objects.
 #[derive(Clone, Default)]
@@ -21,6 +22,8 @@ struct Held {
     server: ApiServer,
     /// Every write that was accepted, as "PATCH /api/v1/...".
     writes: Vec<String>,
+    /// When the last of them came.
+    written_at: Option<Instant>,
     /// Such calls that are refused.
     refused: Vec<(String, Refusal)>,
     /// What each answer says of the time.
@@ -40,6 +43,11 @@ impl FakeApi {
     /// The writes since the last call.
     pub fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().writes)
+    }
+
+    /// When the last write came.
+    pub fn written_at(&self) -> Option<Instant> {
+        self.0.lock().unwrap().written_at
     }
 
     /// Puts an object there, as somebody else would.
@@ -108,6 +116,7 @@ impl Held {
         let written = call.write(&mut self.server);
         if written.is_ok() && !call.is_dry_run() {
             self.writes.push(write);
+            self.written_at = Some(Instant::now());
         }
         respond(written.map(|object| (*object).clone()))
     }

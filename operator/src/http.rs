@@ -1,5 +1,7 @@
 //! What the operator shows over HTTP: `/metrics`, `/healthz`, `/readyz`.
 
+mod connections;
+
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -40,7 +42,9 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let listener = listen(address).await?;
-    axum::serve(listener, router(metrics, readiness)).with_graceful_shutdown(shutdown).await
+    let router = router(Arc::clone(&metrics), readiness);
+    connections::serve(listener, router, &metrics, connections::Limits::default(), shutdown).await;
+    Ok(())
 }
 
 /// [::] takes both kinds of addresses. Where there is no IPv6, every address is 0.0.0.0.

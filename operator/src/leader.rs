@@ -24,8 +24,12 @@ use crate::http::Readiness;
 const DURATION: Duration = Duration::from_secs(15);
 /// After this long without a renewal the holder ends; shorter than [`DURATION`], so it ends before another begins.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// A renewal gets at least this long, also where it comes late since this process stood still; but never longer than the lease is its own.
+const RENEWAL_MIN: Duration = Duration::from_secs(2);
 /// Between two renewals, or two looks of a candidate.
 const PERIOD: Duration = Duration::from_secs(2);
+/// After this long without an answer the lease is not given back, and the next operator waits for its end.
+const RELEASE_MAX: Duration = Duration::from_secs(5);
 
 /// A Lease, and who wants to hold it.
 pub struct Election {
@@ -34,6 +38,7 @@ pub struct Election {
     identity: String,
     /// After this long without an answer an attempt to get it is over: who waits for ever learns nothing, and shows nothing.
     attempt_max: Duration,
+    release_max: Duration,
 }
 
 /// What a candidate has seen of a lease: its version, and since when it has been that.
@@ -59,42 +64,50 @@ impl Election {
     /// For the lease `name` in `namespace`; `identity` is the pod's name.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         let (leases, name, identity) = (Api::namespaced(client, namespace), name.to_owned(), identity.to_owned());
-        Self { leases, name, identity, attempt_max: RENEW_DEADLINE }
+        Self { leases, name, identity, attempt_max: RENEW_DEADLINE, release_max: RELEASE_MAX }
     }
 
-    /// Ends when the lease is held. Whether it could be is the readiness meanwhile.
-    pub async fn acquire(&self, readiness: &Readiness) {
+    /// Ends when the lease is held, and says since when: others count from the write, and that may be answered late. Whether it could be is the
+    /// readiness meanwhile.
+    pub async fn acquire(&self, readiness: &Readiness) -> Instant {
         let mut watched = Watched { version: None, since: Instant::now() };
         info!(lease = self.name, identity = self.identity, "waiting for the lease");
         loop {
-            if self.try_to_acquire(&mut watched, readiness).await {
+            if let Some(written) = self.try_to_acquire(&mut watched, readiness).await {
                 info!(lease = self.name, identity = self.identity, "holding the lease");
-                return;
+                return written;
             }
             sleep(PERIOD).await;
         }
     }
 
-    /// Renews the lease that is held; ends when it is lost.
-    pub async fn hold(&self) {
-        let mut renewed = Instant::now();
+    /// Renews the lease that is held since `renewed`; ends when it is lost.
+    pub async fn hold(&self, mut renewed: Instant) {
         loop {
             sleep(PERIOD).await;
-            let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
-            match timeout(left, self.renew()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => {
-                    warn!(lease = self.name, "another operator holds the lease");
-                    return;
-                }
-                Ok(Err(error)) => warn!(lease = self.name, %error, "the lease was not renewed"),
-                Err(_) => {}
-            }
-            if renewed.elapsed() >= RENEW_DEADLINE {
-                warn!(lease = self.name, "the lease could not be renewed in time");
-                return;
-            }
+            let Some(at) = self.try_to_renew(renewed).await else { return };
+            renewed = at;
         }
+    }
+
+    /// When the lease was renewed last, which was at `renewed` before; nothing once it is lost.
+    async fn try_to_renew(&self, renewed: Instant) -> Option<Instant> {
+        // It counts from before it is written, as for those who watch it.
+        let started = Instant::now();
+        match timeout(time_for_renewal(started.duration_since(renewed)), self.renew()).await {
+            Ok(Ok(true)) => return Some(started),
+            Ok(Ok(false)) => {
+                warn!(lease = self.name, "another operator holds the lease");
+                return None;
+            }
+            Ok(Err(error)) => warn!(lease = self.name, %error, "the lease was not renewed"),
+            Err(_) => {}
+        }
+        if renewed.elapsed() >= RENEW_DEADLINE {
+            warn!(lease = self.name, "the lease could not be renewed in time");
+            return None;
+        }
+        Some(renewed)
     }
 
     /// Gives the lease back, so that the next operator need not wait.
@@ -107,12 +120,17 @@ impl Election {
             lease.spec.get_or_insert_default().holder_identity = None;
             self.leases.replace(&self.name, &PostParams::default(), &lease).await.map(|_| ())
         };
-        if let Err(error) = release.await.or_else(expected) {
-            warn!(lease = self.name, %error, "the lease was not given back");
+        match timeout(self.release_max, release).await {
+            Ok(released) => {
+                if let Err(error) = released.or_else(expected) {
+                    warn!(lease = self.name, %error, "the lease was not given back");
+                }
+            }
+            Err(_) => warn!(lease = self.name, "the lease was not given back in time"),
         }
     }
 
-    async fn try_to_acquire(&self, watched: &mut Watched, readiness: &Readiness) -> bool {
+    async fn try_to_acquire(&self, watched: &mut Watched, readiness: &Readiness) -> Option<Instant> {
         // A write that arrives late is no harm: the next look finds the lease to be this candidate's own.
         let attempt = timeout(self.attempt_max, self.attempt(watched)).await;
         readiness.set(matches!(attempt, Ok(Ok(_))));
@@ -120,29 +138,34 @@ impl Election {
             Ok(Ok(held)) => held,
             Ok(Err(error)) => {
                 warn!(lease = self.name, %error, "the lease cannot be read or written");
-                false
+                None
             }
             Err(_) => {
                 warn!(lease = self.name, "the lease cannot be read or written in time");
-                false
+                None
             }
         }
     }
 
-    async fn attempt(&self, watched: &mut Watched) -> Result<bool, kube::Error> {
+    /// When it was written to be this candidate's, if it was.
+    async fn attempt(&self, watched: &mut Watched) -> Result<Option<Instant>, kube::Error> {
         let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             let mut lease = Lease { metadata, spec: None };
             self.take(&mut lease);
-            return written(self.leases.create(&PostParams::default(), &lease).await);
+            let started = Instant::now();
+            let created = written(self.leases.create(&PostParams::default(), &lease).await)?;
+            return Ok(created.then_some(started));
         };
         if !watched.may_take(&lease, &self.identity, Instant::now()) {
             // Who may read it and not write it would wait for ever.
             let asked = self.leases.replace(&self.name, &PostParams { dry_run: true, ..PostParams::default() }, &lease).await;
-            return written(asked).map(|_| false);
+            return written(asked).map(|_| None);
         }
         self.take(&mut lease);
-        written(self.leases.replace(&self.name, &PostParams::default(), &lease).await)
+        let started = Instant::now();
+        let replaced = written(self.leases.replace(&self.name, &PostParams::default(), &lease).await)?;
+        Ok(replaced.then_some(started))
     }
 
     async fn renew(&self) -> Result<bool, kube::Error> {
@@ -182,6 +205,11 @@ fn written(result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
     }
 }
 
+/// How long a renewal may take, so long after the one before it.
+fn time_for_renewal(since: Duration) -> Duration {
+    RENEW_DEADLINE.saturating_sub(since).max(RENEWAL_MIN.min(DURATION.saturating_sub(since)))
+}
+
 fn expected(error: kube::Error) -> Result<(), kube::Error> {
     match error {
         kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => Ok(()),
@@ -204,12 +232,12 @@ mod tests {
     async fn one_of_two_gets_the_lease_and_the_other_when_it_is_given_back() {
         let api = FakeApi::default();
         let [first, second] = ["a", "b"].map(|pod| Election::new(api.client(), "shop", "operator", pod));
-        assert!(first.attempt(&mut unwatched()).await.unwrap());
-        assert!(!second.attempt(&mut unwatched()).await.unwrap());
+        assert!(first.attempt(&mut unwatched()).await.unwrap().is_some());
+        assert!(second.attempt(&mut unwatched()).await.unwrap().is_none());
         assert!(first.renew().await.unwrap());
         assert!(!second.renew().await.unwrap(), "it is not the holder");
         first.release().await;
-        assert!(second.attempt(&mut unwatched()).await.unwrap());
+        assert!(second.attempt(&mut unwatched()).await.unwrap().is_some());
         assert!(!first.renew().await.unwrap(), "it has lost it");
         second.release().await;
         first.release().await;
@@ -229,7 +257,7 @@ mod tests {
         let renewed = first.leases.get("operator").await.unwrap();
         assert!(!watched.may_take(&renewed, "b", start + DURATION), "a renewal starts it anew");
         let mut patient = Watched { version: renewed.metadata.resource_version, since: start - DURATION };
-        assert!(second.attempt(&mut patient).await.unwrap());
+        assert!(second.attempt(&mut patient).await.unwrap().is_some());
         let lease = second.leases.get("operator").await.unwrap();
         assert_eq!(holder(&lease), Some("b"));
         assert_eq!(lease.spec.unwrap().lease_transitions, Some(2));
@@ -242,11 +270,11 @@ mod tests {
         let api = FakeApi::default();
         let [first, second] = ["a", "b"].map(|pod| Election::new(api.client(), "shop", "operator", pod));
         let readiness = Readiness::default();
-        assert!(first.try_to_acquire(&mut unwatched(), &readiness).await && readiness.is_ready());
+        assert!(first.try_to_acquire(&mut unwatched(), &readiness).await.is_some() && readiness.is_ready());
         let held = api.object(path);
         for (refused, ready) in [("GET", false), ("", true), ("PUT", false), ("", true)] {
             api.refuse(&format!("{refused} {path}"), Refusal::Invalid("leases is forbidden".into()));
-            assert!(!second.try_to_acquire(&mut unwatched(), &readiness).await);
+            assert!(second.try_to_acquire(&mut unwatched(), &readiness).await.is_none());
             assert_eq!(readiness.is_ready(), ready, "{refused} is refused");
             api.refuse_nothing();
         }
@@ -260,7 +288,51 @@ mod tests {
         readiness.set(true);
         let mut election = Election::new(FakeApi::client_that_is_not_answered(), "shop", "operator", "a");
         election.attempt_max = Duration::ZERO;
-        assert!(!election.try_to_acquire(&mut unwatched(), &readiness).await);
+        assert!(election.try_to_acquire(&mut unwatched(), &readiness).await.is_none());
         assert!(!readiness.is_ready());
+    }
+
+    /// Who waits for it counts from the write; one that were counted from its answer could be held by two.
+    #[tokio::test]
+    async fn a_lease_is_held_from_its_write_on_however_late_the_answer_comes() {
+        let api = FakeApi::default();
+        let election = Election::new(api.client(), "shop", "operator", "a");
+        let taken = election.acquire(&Readiness::default()).await;
+        assert!(taken <= api.written_at().unwrap(), "it is made");
+        let renewed = election.try_to_renew(taken).await.unwrap();
+        assert!(taken < renewed && renewed <= api.written_at().unwrap(), "it is renewed");
+        let again = election.acquire(&Readiness::default()).await;
+        assert!(renewed < again && again <= api.written_at().unwrap(), "it is taken once more");
+    }
+
+    /// As where a large cluster is planned for, or the machine does something else.
+    #[tokio::test]
+    async fn a_renewal_that_is_late_since_the_process_stood_still_gets_a_fair_try_while_the_lease_is_its_own() {
+        for (since, time) in [(0, 10), (3, 7), (9, 2), (10, 2), (13, 2), (14, 1), (15, 0), (60, 0)] {
+            assert_eq!(time_for_renewal(Duration::from_secs(since)), Duration::from_secs(time), "after {since} s");
+        }
+        let election = Election::new(FakeApi::default().client(), "shop", "operator", "a");
+        let taken = election.acquire(&Readiness::default()).await;
+        let renewed = election.try_to_renew(taken - RENEW_DEADLINE).await;
+        assert!(renewed.is_some_and(|renewed| renewed >= taken), "{renewed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_cannot_be_renewed_in_time_is_lost() {
+        let path = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/operator";
+        let api = FakeApi::default();
+        let election = Election::new(api.client(), "shop", "operator", "a");
+        let taken = election.acquire(&Readiness::default()).await;
+        api.refuse(&format!("PUT {path}"), Refusal::Invalid("leases is forbidden".into()));
+        assert_eq!(election.try_to_renew(taken).await, Some(taken));
+        assert_eq!(election.try_to_renew(taken - RENEW_DEADLINE).await, None);
+    }
+
+    /// Else Kubernetes kills it when the pod's time to end is over.
+    #[tokio::test]
+    async fn a_process_that_ends_does_not_wait_for_ever_to_give_the_lease_back() {
+        let mut election = Election::new(FakeApi::client_that_is_not_answered(), "shop", "operator", "a");
+        election.release_max = Duration::ZERO;
+        assert!(timeout(DURATION, election.release()).await.is_ok());
     }
 }

@@ -115,24 +115,28 @@ async fn operate(run: &Run) -> anyhow::Result<()> {
         // Before it takes the lease from one that can.
         controller::clusters_can_be_read(&client, namespace).await;
         match &election {
-            Some(election) => election.acquire(&readiness).await,
-            None => readiness.set(true),
+            Some(election) => Some((election, election.acquire(&readiness).await)),
+            None => {
+                readiness.set(true);
+                None
+            }
         }
     };
-    tokio::select! {
-        () = may_act => {}
+    let held = tokio::select! {
+        held = may_act => held,
         () = stopped(stop.clone()) => return Ok(()),
         ended = serving => bail!("http: {ended:?}"),
-    }
+    };
     metrics.leads(true);
     info!(namespace = namespace.unwrap_or("(all)"), "reconciling");
-    let context = Arc::new(Context::new(client.clone(), Arc::new(Network), metrics, run.pod_name.clone()));
+    let context = Context::new(client.clone(), Arc::new(Network), metrics, run.pod_name.clone());
+    let context = Arc::new(context.telling_figures_every(controller::FIGURES));
     let mut ability = Ability::new(&client, namespace);
     let told = ability.tell(&context, &readiness);
     let work = controller::run(Arc::clone(&context), namespace, run.concurrency, stopped(stop.clone()));
     let lost = async {
-        match &election {
-            Some(election) => election.hold().await,
+        match held {
+            Some((election, since)) => election.hold(since).await,
             None => std::future::pending().await,
         }
     };
@@ -142,7 +146,7 @@ async fn operate(run: &Run) -> anyhow::Result<()> {
         // Nothing under way is finished: another operator may act by now.
         () = lost => bail!("the lease {} was lost", run.lease_name),
     }
-    if let Some(election) = &election {
+    if let Some((election, _)) = held {
         election.release().await;
     }
     Ok(())

@@ -65,12 +65,13 @@ pub struct Metrics {
     writes: Counter,
     leader: Gauge,
     conditions: Family<ConditionLabels, Gauge>,
+    refused_connections: Counter,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("dynamo_operator");
-        let (reconciles, steps, writes, leader, conditions) = Default::default();
+        let (reconciles, steps, writes, leader, conditions, refused_connections) = Default::default();
         let seconds = Histogram::new(exponential_buckets(0.01, 2.0, 13));
         registry.register("reconciles", "Passes over a cluster, by how they ended", Family::clone(&reconciles));
         registry.register_with_unit("reconcile", "Time of one pass", Unit::Seconds, seconds.clone());
@@ -79,7 +80,9 @@ impl Default for Metrics {
         registry.register("leader", "1 while this process acts", Gauge::clone(&leader));
         let help = "1 if the condition of this type is True, 0 if it is False; absent while that is unknown";
         registry.register("cluster_condition", help, Family::clone(&conditions));
-        Self { registry, reconciles, seconds, steps, writes, leader, conditions }
+        let help = "Connections to the HTTP port that were ended for newer ones, since there were too many";
+        registry.register("refused_connections", help, Counter::clone(&refused_connections));
+        Self { registry, reconciles, seconds, steps, writes, leader, conditions, refused_connections }
     }
 }
 
@@ -103,6 +106,11 @@ impl Metrics {
     /// This process acts, or no longer.
     pub fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+    }
+
+    /// There were too many connections to the HTTP port for one more, and the oldest was ended for it.
+    pub fn refused_connection(&self) {
+        self.refused_connections.inc();
     }
 
     /// These conditions hold for a cluster, or do not.

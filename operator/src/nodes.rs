@@ -18,7 +18,19 @@ use crate::valid::ValidCluster;
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Nodes that are asked at the same time.
-pub const ASKED_MAX: usize = 32;
+pub const ASKED_MAX: usize = 128;
+
+/// How long one look asks nodes. What it does not hear by then is unknown to it, so that a pass ends however many nodes are silent.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// For their views.
+    pub views: Duration,
+    /// For all: those, a newer ring, and receipts.
+    pub all: Duration,
+}
+
+/// A thousand nodes that let each call run into its deadline are all asked.
+pub const PATIENCE: Patience = Patience { views: Duration::from_secs(16), all: Duration::from_secs(20) };
 
 /// An answer, or why there is none, for people.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, String>>;

@@ -6,13 +6,14 @@
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 
 use axum::http::header::DATE;
 use axum::http::{Request, Uri};
 use dynamo_core::id::Epoch;
 use dynamo_core::ring::Ring;
 use futures::future::try_join_all;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -22,11 +23,12 @@ use k8s_openapi::jiff::fmt::rfc2822;
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::client::Body;
 use kube::{Api, Client};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::build::{
     client_service, config_map, headless_service, labels, pod, pod_disruption_budget, ring_record, service_account, stateful_set,
 };
-use crate::nodes::{self, Nodes};
+use crate::nodes::{self, Nodes, PATIENCE, Patience};
 use crate::observed::{Configuration, Observed, Set};
 use crate::plan;
 use crate::valid::{Place, ValidCluster};
@@ -35,6 +37,9 @@ pub use objects::{is_claim_of, is_owned, set};
 
 /// Names of pods that are looked up in one look, where sets lack pods: a quota may keep hundreds from being made.
 const STRANGERS_MAX: usize = 16;
+
+/// What is known of a node while there is no answer of it.
+const UNHEARD: &str = "was not asked, or not heard, before the look ended: too many others say nothing";
 
 /// The live objects themselves, for comparing them with what they should be.
 #[derive(Default)]
@@ -115,7 +120,7 @@ pub async fn observe(client: &Client, nodes: &dyn Nodes, cluster: &ValidCluster)
     let unlisted = read_unlisted(&claims, cluster, &observed).await?;
     observed.volumes.extend(unlisted.iter().filter_map(|claim| objects::volume(cluster, claim)));
     explain_unbound(cluster, &mut observed);
-    ask_nodes(nodes, cluster, &mut observed).await;
+    ask_nodes(nodes, cluster, &mut observed, PATIENCE).await;
     Ok((observed, live))
 }
 
@@ -244,35 +249,59 @@ fn note_taken(cluster: &ValidCluster, live: &Live, record: Option<&ConfigMap>, o
 }
 
 /// First every node's view; then the newest ring, if it is newer than the record; then the receipts.
-async fn ask_nodes(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &mut Observed) {
-    let addresses: Vec<(Place, String)> =
-        observed.pods.iter().filter_map(|(place, pod)| Some((place.clone(), pod.address.clone()?))).collect();
-    let answers = stream::iter(addresses)
-        .map(|(place, address)| async move {
+async fn ask_nodes(nodes: &dyn Nodes, cluster: &ValidCluster, observed: &mut Observed, patience: Patience) {
+    let began = Instant::now();
+    let with_address = observed.pods.iter_mut().filter_map(|(place, pod)| {
+        let address = pod.address.clone()?;
+        pod.silence = Some(UNHEARD.to_owned());
+        Some((place.clone(), address, pod.ready))
+    });
+    let mut asked: Vec<(Place, String, bool)> = with_address.collect();
+    // What answers is not to wait for what does not.
+    asked.sort_by_key(|(_, _, ready)| !ready);
+    let answers = stream::iter(asked)
+        .map(|(place, address, _)| async move {
             let answer = nodes.status(cluster, &address).await;
             (place, answer)
         })
-        .buffer_unordered(nodes::ASKED_MAX)
-        .collect::<Vec<_>>()
-        .await;
+        .buffer_unordered(nodes::ASKED_MAX);
+    let answers = heard_until(began + patience.views, answers).await;
     for (place, answer) in answers {
         let Some(pod) = observed.pods.get_mut(&place) else { continue };
-        match answer {
-            Ok(node) => pod.node = Some(node),
-            Err(reason) => pod.silence = Some(reason),
-        }
+        (pod.node, pod.silence) = match answer {
+            Ok(node) => (Some(node), None),
+            Err(reason) => (None, Some(reason)),
+        };
     }
-    observed.newer = newer_ring(nodes, observed).await;
+    let end = began + patience.all;
+    observed.newer = timeout_at(end, newer_ring(nodes, observed)).await.unwrap_or_default();
     let wanted = plan::receipts_wanted(cluster, observed);
     let receipts = wanted.iter().filter_map(|place| {
         let pod = observed.pods.get(place)?;
         Some((pod.node.as_ref()?.id, pod.address.clone()?))
     });
-    observed.receipts = stream::iter(receipts.collect::<Vec<_>>())
+    let answers = stream::iter(receipts.collect::<Vec<_>>())
         .map(|(node, address)| async move { (node, nodes.receipt(&address).await) })
-        .buffer_unordered(nodes::ASKED_MAX)
-        .collect::<BTreeMap<_, _>>()
-        .await;
+        .buffer_unordered(nodes::ASKED_MAX);
+    observed.receipts = heard_until(end, answers).await.into_iter().collect();
+}
+
+/// What `answers` brings until `end`.
+async fn heard_until<T>(end: Instant, answers: impl Stream<Item = T>) -> Vec<T> {
+    let mut answers = pin!(answers);
+    let mut end = pin!(sleep_until(end));
+    let mut heard = Vec::new();
+    loop {
+        tokio::select! {
+            // What has come counts, also where the time is over.
+            biased;
+            answer = answers.next() => match answer {
+                Some(answer) => heard.push(answer),
+                None => return heard,
+            },
+            () = &mut end => return heard,
+        }
+    }
 }
 
 async fn newer_ring(nodes: &dyn Nodes, observed: &Observed) -> Option<Ring> {
@@ -292,11 +321,17 @@ async fn newer_ring(nodes: &dyn Nodes, observed: &Observed) -> Option<Ring> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use dynamo_core::id::NodeId;
+    use dynamo_core::node::receipt::Receipt;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::fake_api::FakeApi;
-    use crate::nodes::Network;
+    use crate::nodes::{Answer, Network};
+    use crate::observed::{self, Node};
     use crate::valid::tests::valid;
 
     #[tokio::test]
@@ -361,5 +396,49 @@ mod tests {
             let pods: Vec<bool> = observed.pods.values().map(|pod| pod.trouble.is_some()).collect();
             assert_eq!(pods, [late], "{date}");
         }
+    }
+
+    /// Nodes of which only the one at "here" says anything, and how many were asked.
+    #[derive(Default)]
+    struct Mute(AtomicUsize);
+
+    impl Nodes for Mute {
+        fn status<'a>(&'a self, _: &'a ValidCluster, address: &'a str) -> Answer<'a, Node> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            match address {
+                "here" => Box::pin(async { Ok(Node::holding(NodeId([7; 16]), None)) }),
+                _ => Box::pin(std::future::pending()),
+            }
+        }
+
+        fn ring<'a>(&'a self, _: &'a str) -> Answer<'a, Option<Ring>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn offer<'a>(&'a self, _: &'a str, _: &'a Ring) -> Answer<'a, ()> {
+            Box::pin(std::future::pending())
+        }
+
+        fn receipt<'a>(&'a self, _: &'a str) -> Answer<'a, Receipt> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// Else no pass would ever end, and not even an image that cures them be rolled out.
+    #[tokio::test]
+    async fn a_look_ends_however_many_nodes_say_nothing_and_hears_those_that_are_ready() {
+        let (mute, cluster) = (Mute::default(), valid(3, &[]));
+        let pod = |ordinal: u32| {
+            let address = if ordinal == 999 { "here" } else { "away" };
+            let pod = observed::Pod { address: Some(address.to_owned()), ready: ordinal == 999, ..observed::Pod::default() };
+            (Place { zone: "default".into(), ordinal }, pod)
+        };
+        let mut observed = Observed { pods: (0..1000).map(pod).collect(), ..Observed::default() };
+        let patience = Patience { views: Duration::ZERO, all: Duration::ZERO };
+        ask_nodes(&mute, &cluster, &mut observed, patience).await;
+        assert_eq!(mute.0.load(Ordering::Relaxed), nodes::ASKED_MAX + 1, "and one in the place of the one that answered");
+        let heard: Vec<u32> = observed.nodes().map(|(place, _)| place.ordinal).collect();
+        let silent = observed.pods.values().filter(|pod| pod.silence.as_deref() == Some(UNHEARD)).count();
+        assert_eq!((heard, silent), (vec![999], 999));
     }
 }

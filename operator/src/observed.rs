@@ -113,8 +113,10 @@ pub struct Pod {
     pub address: Option<String>,
     /// Kubernetes calls it ready.
     pub ready: bool,
-    /// Why it does not run, in Kubernetes' words.
+    /// Why it does not run, or what does not run beside its node, in Kubernetes' words.
     pub trouble: Option<String>,
+    /// Why Kubernetes does not call it ready, in its words.
+    pub unready: Option<String>,
     /// Why its node did not answer.
     pub silence: Option<String>,
     /// Its container does not start, in Kubernetes' words: another pod template may be what it needs.
@@ -364,7 +366,7 @@ impl Observed {
         }
     }
 
-    /// Why nothing runs at `place`, in Kubernetes' words or about a pod that is in the way.
+    /// Why nothing runs at `place`, or not all that is to, in Kubernetes' words or about a pod that is in the way.
     pub fn trouble(&self, place: &Place) -> Option<&str> {
         match self.pods.get(place) {
             Some(pod) => pod.trouble.as_deref(),

@@ -603,15 +603,20 @@ fn no_pod_is_left_over(situation: &Situation<'_>) -> Option<Step> {
 }
 
 /// What the pod at `place`, whose node answers, lacks to be ready for all that may be asked.
-fn why_unready(situation: &Situation<'_>, place: &Place, pod: &Pod) -> Option<&'static str> {
+fn why_unready(situation: &Situation<'_>, place: &Place, pod: &Pod) -> Option<String> {
     let node = pod.node.as_ref()?;
     if situation.waits_for_a_claim(place, node.id) {
-        return Some(CLAIM_GOES);
+        return Some(CLAIM_GOES.to_owned());
     }
     if situation.observed.refused.rings.contains(place) {
-        return Some("does not take the ring");
+        return Some("does not take the ring".to_owned());
     }
-    (!pod.ready).then_some("is not ready")
+    let why = match (&pod.trouble, &pod.unready) {
+        (Some(trouble), _) => format!(", and {trouble}"),
+        (None, Some(unready)) => format!(": {unready}"),
+        (None, None) => String::new(),
+    };
+    (!pod.ready).then(|| format!("is not ready{why}"))
 }
 
 fn pods_are_ready(situation: &Situation<'_>) -> Option<Step> {
@@ -619,7 +624,7 @@ fn pods_are_ready(situation: &Situation<'_>) -> Option<Step> {
     waiting.extend(situation.places_of_lost_nodes());
     for (place, pod) in &situation.observed.pods {
         if let Some(reason) = why_unready(situation, place, pod).filter(|_| situation.cluster.keeps(place)) {
-            waiting.push(Waiting { place: place.clone(), reason: reason.into() });
+            waiting.push(Waiting { place: place.clone(), reason });
         }
         // Its volume may go when it has gone, so nothing is done before.
         if !situation.cluster.keeps(place) && place.ordinal >= situation.observed.replicas(&place.zone) {

@@ -2,7 +2,7 @@
 //!
 //! Conditions, not phases; all are there from the first visit, each with the generation it answers, so that `kubectl wait` and
 //! `helm --wait` never take an old answer for a new question. A condition's time changes with its status only, and numbers that
-//! clients move are rounded, so a cluster at rest costs no write.
+//! clients move are rounded, so a cluster at rest costs no write. Where figures and words alone change, they are told once in a while.
 
 pub mod conditions;
 #[cfg(test)]
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynamo_core::id::NodeId;
 use dynamo_core::rebalance::batches::Left;
 use dynamo_core::ring::{Ring, Stage};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::{DynamoClusterStatus, MemberState, MemberStatus};
 use crate::build::labels;
@@ -112,6 +112,26 @@ pub fn unseen(why: &str, previous: Option<&DynamoClusterStatus>, generation: Opt
     let previous = previous.cloned().unwrap_or_default();
     let conditions = conditions::of_unseen("NotSeen", why, &previous.conditions, generation, now);
     DynamoClusterStatus { observed_generation: generation, conditions, ..previous }
+}
+
+/// Whether nothing but figures and words that may be others in every look tells the two apart: messages, and how far data has moved. Whether a
+/// condition holds, and why, what answers which spec, and which pods there are is none of it.
+pub fn differ_in_figures(one: &DynamoClusterStatus, other: &DynamoClusterStatus) -> bool {
+    without_figures(one) == without_figures(other)
+}
+
+fn without_figures(status: &DynamoClusterStatus) -> DynamoClusterStatus {
+    let member = |member: &MemberStatus| MemberStatus { partitions: 0, objects: 0, hints: 0, ..member.clone() };
+    let condition = |condition: &Condition| Condition { message: String::new(), ..condition.clone() };
+    DynamoClusterStatus {
+        observed_generation: status.observed_generation,
+        replicas: status.replicas,
+        ready_replicas: status.ready_replicas,
+        selector: status.selector.clone(),
+        members: status.members.iter().map(member).collect(),
+        conditions: status.conditions.iter().map(condition).collect(),
+        ..DynamoClusterStatus::default()
+    }
 }
 
 /// Names nodes by their pods, for people.

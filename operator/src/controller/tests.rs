@@ -1,6 +1,7 @@
 //! What a pass counts and tells, and when the next one is due, against an API server in memory.
 
 use dynamo_api_server::Refusal;
+use futures::stream;
 use serde_json::Value;
 
 use super::*;
@@ -204,4 +205,73 @@ async fn who_is_not_answered_does_not_wait_for_ever_to_read_clusters() {
     let api_server = FakeApi::default();
     let clusters = api::<DynamoCluster>(&api_server.client(), Some("shop"));
     assert_eq!(read_within(READ_MAX, &clusters).await, Ok(()));
+}
+
+/// The time that a pass asked for would count for nothing else, nor would the pause after failures.
+#[tokio::test]
+async fn a_change_of_the_status_alone_makes_no_pass_and_any_other_does() {
+    let changed: [fn(&mut DynamoCluster); 6] = [
+        |cluster| cluster.metadata.generation = Some(2),
+        |cluster| cluster.metadata.labels = Some([("team".to_owned(), "shop".to_owned())].into()),
+        |cluster| cluster.metadata.annotations = Some([("note".to_owned(), "mine".to_owned())].into()),
+        |cluster| cluster.metadata.finalizers = Some(vec!["dynamokv.io/volumes".to_owned()]),
+        |cluster| cluster.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH)),
+        |cluster| cluster.metadata.uid = Some("1d9ce1ab-2a0e-4b0c-9f3e-5f2a7b6c8d9e".to_owned()),
+    ];
+    let mut cart = cluster(3, &[]);
+    let mut told = vec![watcher::Event::Init, watcher::Event::InitApply(cart.clone()), watcher::Event::InitDone];
+    for (change, epoch) in changed.iter().zip(1..) {
+        cart.status = Some(DynamoClusterStatus { epoch, ..DynamoClusterStatus::default() });
+        told.push(watcher::Event::Apply(cart.clone()));
+        change(&mut cart);
+        told.push(watcher::Event::Apply(cart.clone()));
+    }
+    let (reader, writer) = reflector::store();
+    let passes: Vec<_> = changes(stream::iter(told.into_iter().map(Ok)), writer).collect().await;
+    assert_eq!(passes.len(), 1 + changed.len());
+    assert_eq!(reader.state()[0].status, cart.status, "what is known of it is the newest all the same");
+}
+
+/// As with source ports in the words of an error, with hints of a busy cluster, or with bytes on the move.
+#[tokio::test]
+async fn a_status_of_which_words_or_figures_alone_are_others_is_written_once_in_a_while() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let api = FakeApi::default();
+    let context = Context::new(api.client(), Arc::new(Network), Arc::default(), None).telling_figures_every(LONG);
+    let context = Arc::new(context);
+    let cart = Arc::new(cluster(3, &[]));
+    api.put(CLUSTER, serde_json::to_value(&*cart).unwrap());
+    let written = || api.writes().iter().filter(|write| **write == format!("PATCH {CLUSTER}")).count();
+    let pass = async |port: u16| {
+        api.refuse_nothing();
+        let refused = "PATCH /api/v1/namespaces/shop/services/cart";
+        api.refuse(refused, Refusal::Invalid(format!("10.0.0.9:{port}: connection reset")));
+        reconcile(Arc::clone(&cart), Arc::clone(&context)).await.unwrap_err();
+        written()
+    };
+    let ready = || api.object(CLUSTER).unwrap()["status"]["conditions"][0].clone();
+    for _ in 0..4 {
+        // It may be told at any time, and comes to rest.
+        context.told().clear();
+        pass(1).await;
+    }
+    context.told().insert("shop/cart".to_owned(), Instant::now());
+    for port in 2..6 {
+        assert_eq!(pass(port).await, 0, "port {port}");
+    }
+    context.told().clear();
+    assert_eq!((pass(6).await, pass(7).await), (1, 0), "a later pass tells the last of it");
+    assert!(ready()["message"].as_str().unwrap().contains("10.0.0.9:6"), "{}", ready());
+    api.refuse_nothing();
+    reconcile(Arc::clone(&cart), Arc::clone(&context)).await.unwrap();
+    assert_eq!((written(), ready()["reason"] == "Failed"), (1, false), "what turns is told at once");
+
+    let clusters: Api<DynamoCluster> = Api::namespaced(api.client(), "shop");
+    let live = clusters.get("cart").await.unwrap();
+    let moved = || DynamoClusterStatus { epoch: 9, ..live.status.clone().unwrap() };
+    let left = publish_status(&clusters, &live, moved(), &context).await.unwrap();
+    assert!(left.is_some_and(|left| !left.is_zero() && left <= LONG), "{left:?}");
+    context.told().clear();
+    assert_eq!(publish_status(&clusters, &live, moved(), &context).await.unwrap(), None);
+    assert_eq!((written(), &api.object(CLUSTER).unwrap()["status"]["epoch"]), (1, &json!(9)));
 }

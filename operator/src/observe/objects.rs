@@ -83,7 +83,9 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
     let status = pod.status.as_ref();
     let host = status.and_then(|status| status.pod_ip.as_deref()).filter(|host| !host.is_empty());
     let conditions = || status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
-    let ready = conditions().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let readiness = conditions().find(|condition| condition.type_ == "Ready");
+    let ready = readiness.is_some_and(|condition| condition.status == "True");
+    let unready = readiness.filter(|_| !ready).and_then(|condition| condition.message.clone());
     let unscheduled = conditions().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     let unscheduled = unscheduled.map(|condition| {
         let reason = condition.reason.as_deref().unwrap_or("Pending");
@@ -93,6 +95,7 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
     let node = node_container(pod);
     // One that runs has all that it needed before: what still fails runs beside it.
     let serves = node.is_some_and(runs);
+    let beside = || trouble_beside(pod).filter(|_| serves && !going);
     let before = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
     let broken: Vec<_> = before.filter(|init| !is_done(init)).chain(node).filter(|_| !going && !serves).collect();
     let lacks_image = broken.iter().any(|container| image_trouble(container).is_some());
@@ -108,7 +111,8 @@ pub fn pod(cluster: &ValidCluster, sets: &BTreeMap<String, Set>, pod: &Pod, now:
         idle: broken.is_some() || (pending && !going && !serves),
         ending: going,
         // One that is to end and ends is in no trouble.
-        trouble: unscheduled.filter(|_| !going).or(broken).or_else(|| hangs(pod, now)),
+        trouble: unscheduled.filter(|_| !going).or(broken).or_else(beside).or_else(|| hangs(pod, now)),
+        unready: unready.filter(|message| !message.is_empty()),
         silence: None,
         revision: pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION)).cloned().unwrap_or_default(),
         node: None,
@@ -191,6 +195,14 @@ fn trouble(container: &ContainerStatus) -> Option<String> {
     }
     let terminated = state.terminated.as_ref()?;
     Some(format!("has stopped with exit code {}", terminated.exit_code))
+}
+
+/// What fails beside the node's container: whoever asks the node may not reach it, and the pod is not ready.
+fn trouble_beside(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let mut others = containers.filter(|container| container.name != CONTAINER && !is_done(container));
+    others.find_map(|container| Some(format!("has a container {} that {}", container.name, trouble(container)?)))
 }
 
 /// A ConfigMap of the cluster with some configuration, with its name; `None` for any other. `used`: a pod or a template names it.
@@ -355,6 +367,18 @@ mod tests {
         }
     }
 
+    fn container(name: &str, state: Value) -> Value {
+        json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state })
+    }
+
+    fn waits(reason: &str) -> Value {
+        json!({ "waiting": { "reason": reason } })
+    }
+
+    fn ended(code: i32) -> Value {
+        json!({ "terminated": { "exitCode": code } })
+    }
+
     #[test]
     fn a_pod_says_why_it_does_not_run() {
         let cases = [
@@ -379,17 +403,10 @@ mod tests {
             assert_eq!((place.ordinal, pod.trouble.as_deref(), pod.ready), (1, trouble, false));
             assert_eq!(pod.idle, trouble.is_some(), "without a status nothing is known");
         }
-        let container = |name: &str, state: Value| json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
-        let (waits, ended) = (
-            |reason: &str| json!({ "waiting": { "reason": reason } }),
-            |code: i32| json!({ "terminated": { "exitCode": code } }),
-        );
         let cases = [
             (vec![], container("node", waits("ContainerCreating")), None),
             (vec![container("early", json!({ "running": {} }))], container("node", waits("PodInitializing")), None),
             (vec![container("early", ended(0))], container("node", json!({ "running": {} })), None),
-            (vec![container("proxy", waits("CrashLoopBackOff"))], container("node", json!({ "running": {} })), None),
-            (vec![container("proxy", waits("ImagePullBackOff"))], container("node", json!({ "running": {} })), None),
             (
                 vec![container("early", waits("CrashLoopBackOff"))],
                 container("node", waits("PodInitializing")),
@@ -410,15 +427,48 @@ mod tests {
             assert_eq!(pod.idle, trouble.is_some(), "{container}");
             assert_eq!(pod.lacks_image, trouble.is_some_and(|trouble| trouble.contains("no image")), "{container}");
         }
-        // Kubernetes may call a pod pending for a container beside the node.
-        let [proxy, node] = [container("proxy", waits("CrashLoopBackOff")), container("node", json!({ "running": {} }))];
-        let beside = json!({ "phase": "Pending", "initContainerStatuses": [proxy], "containerStatuses": [node] });
-        let (_, beside) = pod(&valid(3, &[]), &sets(), &pod_of(beside)).unwrap();
-        assert_eq!((beside.stuck, beside.idle, beside.trouble), (false, false, None));
         let running = json!({ "phase": "Running", "podIP": "fd00::7", "conditions": [{ "type": "Ready", "status": "True" }] });
         let (_, running) = pod(&valid(3, &[]), &sets(), &pod_of(running)).unwrap();
         assert_eq!((running.address.as_deref(), running.ready, running.idle), (Some("[fd00::7]:7400"), true, false));
         assert_eq!(running.revision, "cart-7");
+    }
+
+    /// Else a pod whose node is not reached for it, or that is not ready, would be waited for without a word.
+    #[test]
+    fn what_fails_beside_a_node_that_runs_is_told_and_nothing_lacks_a_template() {
+        let crashes = "has a container proxy that does not start (CrashLoopBackOff)";
+        let lacks_image = "has a container proxy that does not start (ImagePullBackOff): there is no image \"\" for its machine";
+        let beside = [
+            (waits("CrashLoopBackOff"), Some(crashes)),
+            (waits("ImagePullBackOff"), Some(lacks_image)),
+            (ended(1), Some("has a container proxy that has stopped with exit code 1")),
+            (ended(0), None),
+            (waits("PodInitializing"), None),
+            (json!({ "running": {} }), None),
+        ];
+        for (state, trouble) in beside {
+            let [proxy, node] = [container("proxy", state), container("node", json!({ "running": {} }))];
+            // Kubernetes may call a pod pending for a container beside the node.
+            for status in [
+                json!({ "phase": "Running", "initContainerStatuses": [proxy], "containerStatuses": [node] }),
+                json!({ "phase": "Pending", "initContainerStatuses": [proxy], "containerStatuses": [node] }),
+                json!({ "phase": "Running", "containerStatuses": [proxy, node] }),
+            ] {
+                let mut object = pod_of(status);
+                let (_, beside) = pod(&valid(3, &[]), &sets(), &object).unwrap();
+                assert_eq!(beside.trouble.as_deref(), trouble, "{proxy}");
+                assert_eq!((beside.stuck, beside.idle, beside.lacks_image), (false, false, false), "{proxy}: the node runs");
+                object.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(1000).unwrap()));
+                let (_, going) = pod(&valid(3, &[]), &sets(), &object).unwrap();
+                assert_eq!(going.trouble, None, "it is to end");
+            }
+        }
+        let message = "containers with unready status: [proxy]";
+        for (status, message, why) in [("False", message, Some(message)), ("False", "", None), ("True", "", None)] {
+            let condition = json!({ "type": "Ready", "status": status, "message": message });
+            let (_, pod) = pod(&valid(3, &[]), &sets(), &pod_of(json!({ "conditions": [condition] }))).unwrap();
+            assert_eq!(pod.unready.as_deref(), why);
+        }
     }
 
     #[test]

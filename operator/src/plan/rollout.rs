@@ -19,6 +19,9 @@
 //! and below it the one that all had before. So a zone that carries no member of a ring gets a template as a whole: it has nothing to lose,
 //! and the template that all had before may be what keeps its nodes from the ring.
 
+#[cfg(test)]
+mod unready;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynamo_core::id::{Epoch, NodeId};
@@ -265,35 +268,65 @@ impl<'a> Rollout<'a> {
     /// have got what others kept for them, of whichever bucket asks most, or all but one where that is more than N - 1. One of them may be a node that others keep
     /// something for and whose disk takes none of it: waiting would not help, and what makes space may be what is rolled out.
     ///
-    /// One that is down already may be. In no case is it one whose member's volume would go with it.
+    /// One that is down already may be. Where its node answers and Kubernetes does not call it ready, as for what runs beside the node, the
+    /// same is asked of all that answer, ready or not; a partition that has too few of them with it keeps it from nothing. So pods that are
+    /// all not ready are cured one after the other. What others keep for one that is not ready may never reach it as things are: where too few
+    /// are left but for such ones, they count too. In no case may it be one whose member's volume would go with it.
     pub fn may_restart(&self, place: &Place) -> bool {
         if self.keeps_a_volume(place) {
             return false;
         }
-        // That it did not answer us does not make it down.
-        if !self.is_up(place) {
+        // That it did not answer us does not make it down, nor does that it is not ready.
+        let is_up = self.is_up(place);
+        if !is_up && self.observed.node(place).is_none() {
             return true;
         }
-        let Some(rings) = self.rings() else { return false };
+        let Some(rings) = self.rings() else { return !is_up && self.is_before_the_first_ring() };
         let Some(restarted) = self.node_at(place) else { return true };
+        let stays = |place: &Place, node: NodeId| {
+            let stays = |pod: &Pod| if is_up { pod.ready } else { !pod.ending };
+            node != restarted && self.observed.pods.get(place).is_some_and(stays)
+        };
         let behind = self.observed.behind();
-        let full = self.observed.full().filter(|(place, _)| self.is_up(place)).map(|(_, node)| node.id).collect();
-        let serving = self.observed.nodes().filter(|(place, node)| self.is_up(place) && !behind.contains_key(&node.id));
-        let serving: BTreeSet<NodeId> = serving.map(|(_, node)| node.id).collect();
+        let full = self.observed.full().filter(|(place, node)| stays(place, node.id)).map(|(_, node)| node.id);
+        let full: BTreeSet<NodeId> = full.collect();
+        let staying = self.observed.nodes().filter(|(place, node)| stays(place, node.id)).map(|(_, node)| node.id);
+        let staying: BTreeSet<NodeId> = staying.collect();
+        let serving: BTreeSet<NodeId> = staying.iter().filter(|node| !behind.contains_key(*node)).copied().collect();
+        let cut_off = self.observed.nodes().filter(|(place, node)| !self.is_up(place) && behind.contains_key(&node.id));
+        let cut_off: BTreeSet<NodeId> = cut_off.map(|(_, node)| node.id).collect();
+        let now = self.may_serve();
+        let sound = &now - &cut_off;
         let quorums = Quorums::of(self.cluster);
         rings.into_iter().all(|ring| {
             let kept = |set: &[NodeId], quorum: usize| {
-                let left = |nodes: &BTreeSet<NodeId>| {
-                    let counts = |node: &&NodeId| **node != restarted && nodes.contains(node) && !ring.is_lost(**node);
+                let count = |nodes: &BTreeSet<NodeId>| {
+                    let counts = |node: &&NodeId| nodes.contains(node) && !ring.is_lost(**node);
                     set.iter().filter(counts).count()
                 };
-                !set.contains(&restarted) || left(&serving) + left(&full).min(1) >= quorum.min(set.len() - 1)
+                let needed = quorum.min(set.len().saturating_sub(1));
+                let is_short = count(&now) < needed || (count(&sound) < needed && count(&staying) >= needed);
+                !set.contains(&restarted) || (!is_up && is_short) || count(&serving) + count(&full).min(1) >= needed
             };
             ring.partitions().all(|(partition, placement)| {
                 let Quorum { r, w } = quorums.on(ring, partition);
                 placement.write_sets().into_iter().all(|set| kept(set, r.max(w)))
             })
         })
+    }
+
+    /// The nodes that answer, and those that may serve all the same: they did not answer us, and Kubernetes calls their pods ready, or nobody
+    /// knows whether they have one.
+    fn may_serve(&self) -> BTreeSet<NodeId> {
+        let recorded = self.observed.record.volumes().into_iter().map(|(node, carrier)| (node, carrier.place));
+        let mut places: BTreeMap<NodeId, Place> = recorded.collect();
+        places.extend(self.observed.places());
+        let may_serve = |place: &Place| match self.observed.pods.get(place) {
+            Some(pod) => pod.ready && pod.node.is_none(),
+            None => !self.observed.lacks_pod(place),
+        };
+        let unheard = places.into_iter().filter(|(_, place)| may_serve(place)).map(|(node, _)| node);
+        unheard.chain(self.observed.nodes().map(|(_, node)| node.id)).collect()
     }
 
     /// Somebody has deleted the claim of a member, and the pod at `place` is all that keeps it: that it is there, whatever runs in it.
@@ -323,6 +356,11 @@ impl<'a> Rollout<'a> {
         self.observed.pods.get(place).is_some_and(|pod| pod.ready)
     }
 
+    /// There is no record, and who answers holds no ring: nodes were noted for the first one, and nobody serves.
+    fn is_before_the_first_ring(&self) -> bool {
+        matches!(self.observed.record, Record::Absent) && self.observed.nodes().all(|(_, node)| node.epoch == Epoch(0))
+    }
+
     /// The rings that say who serves what; `None` if there is one and it could not be read.
     fn rings(&self) -> Option<Vec<&'a Ring>> {
         let (record, newer) = (&self.observed.record, self.observed.newer.as_ref());
@@ -350,7 +388,7 @@ mod tests {
     use crate::valid::tests::valid;
 
     /// Four nodes in one zone, of which some do not serve.
-    fn look(down: &[u32]) -> (ValidCluster, Observed) {
+    pub(super) fn look(down: &[u32]) -> (ValidCluster, Observed) {
         let cluster = valid(4, &[]);
         let node = |ordinal: u32| NodeId([ordinal as u8 + 1; 16]);
         let members = (0..4).map(|ordinal| (node(ordinal), Member { zone: "default".into(), weight: 1 })).collect();
@@ -369,7 +407,7 @@ mod tests {
         (cluster, observed)
     }
 
-    fn at(ordinal: u32) -> Place {
+    pub(super) fn at(ordinal: u32) -> Place {
         Place { zone: "default".into(), ordinal }
     }
 
@@ -377,7 +415,7 @@ mod tests {
         Rollout::of(cluster, observed, &BTreeSet::new())
     }
 
-    fn set(observed: &mut Observed) -> &mut Set {
+    pub(super) fn set(observed: &mut Observed) -> &mut Set {
         observed.sets.get_mut("default").unwrap()
     }
 
@@ -615,7 +653,8 @@ mod tests {
         assert_eq!(beside_an_idle_pod(4, only_starts), (Told::From(4), None, vec![]));
         let is_untried = |observed: &mut Observed| {
             has_it(observed, 3);
-            observed.pods.get_mut(&at(3)).unwrap().ready = false;
+            let pod = observed.pods.get_mut(&at(3)).unwrap();
+            (pod.ready, pod.node) = (false, None);
         };
         assert_eq!(beside_an_idle_pod(3, is_untried).1, None, "it may be better off with what it has");
         let is_untried_on_it = |observed: &mut Observed| {

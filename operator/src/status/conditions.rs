@@ -306,7 +306,10 @@ fn describe_blocked(report: &Report<'_>, blocked: &Blocked) -> (&'static str, St
         }
         Blocked::RecordUnreadable(reason) => (
             "RecordUnreadable",
-            format!("{reason}; once all pods answer, delete that ConfigMap: the record is then taken from the nodes"),
+            format!(
+                "{reason}; once all pods answer, delete that ConfigMap: the record is then taken from the nodes, and rollouts, which wait \
+                 until then, go on"
+            ),
         ),
         Blocked::RingConflict(places) => {
             let pods = pods(places);
@@ -701,7 +704,8 @@ fn pods_in_trouble(report: &Report<'_>) -> Option<Verdict> {
     let observed = report.observed;
     let in_trouble = |place: Place| {
         let trouble = match observed.pods.get(&place) {
-            Some(pod) => pod.trouble.clone().filter(|_| pod.node.is_none())?,
+            // One that answers and is not ready lacks what runs beside its node.
+            Some(pod) => pod.trouble.clone().filter(|_| pod.node.is_none() || !(pod.ready || pod.ending))?,
             // A member's is one that restarts, or its node was told above.
             None if observed.lacks_pod(&place) && !observed.has_member(&place) => match observed.trouble(&place) {
                 Some(in_the_way) => in_the_way.to_owned(),

@@ -206,6 +206,15 @@ fn who_goes_on_with_a_former_clusters_data_under_other_zones_or_factors_is_told_
 }
 
 #[test]
+fn a_record_that_cannot_be_read_is_told_of_with_what_waits_for_it() {
+    let (three, step) = (valid(3, &[]), Step::Blocked(Blocked::RecordUnreadable("ConfigMap cart-ring: torn".into())));
+    let told = shown(&status(&report(&three, &Observed::default(), &step), None, &time(1)));
+    let way_on = "ConfigMap cart-ring: torn; once all pods answer, delete that ConfigMap: the record is then taken from the nodes, and \
+                  rollouts, which wait until then, go on";
+    assert!(told.contains(&format!("Degraded=True RecordUnreadable: {way_on}\n")), "{told}");
+}
+
+#[test]
 fn who_adopts_a_cluster_of_which_nothing_is_there_is_told_what_was_looked_for() {
     let mut three = valid(3, &[]);
     three.data_uid = "a-former-uid".into();
@@ -395,6 +404,29 @@ fn a_wanted_pod_that_cannot_run_is_a_fault_though_the_others_join_without_it() {
     assert!(told.contains("Degraded=True PodsInTrouble: cart-4 has no pod: see the Events of StatefulSet cart\n"), "{told}");
     growing.sets.get_mut("default").unwrap().unseen = true;
     assert!(shown(&status_of(&five, &growing)).contains("Degraded=False AsExpected"), "it may be made any moment");
+}
+
+/// Else Ready would only say that it is not ready, and nothing would be a fault.
+#[test]
+fn what_fails_beside_a_node_that_answers_is_named_and_is_a_fault() {
+    let three = valid(3, &[]);
+    let mut beside = observed(3, Some(&rebalance::first_ring(three.id, 4, 3, &members(3)).unwrap()));
+    let pod = beside.pods.get_mut(&at(0)).unwrap();
+    (pod.ready, pod.unready) = (false, Some("containers with unready status: [istio-proxy]".into()));
+    let told = shown(&status_of(&three, &beside));
+    let message = "cart-0 is not ready: containers with unready status: [istio-proxy]\n";
+    assert!(told.contains(&format!("Ready=False AwaitingPods: {message}")), "{told}");
+    assert!(told.contains("Degraded=False AsExpected"), "it may only need a moment: {told}");
+    let crashes = "has a container istio-proxy that does not start (CrashLoopBackOff)";
+    beside.pods.get_mut(&at(0)).unwrap().trouble = Some(crashes.into());
+    let told = shown(&status_of(&three, &beside));
+    assert!(told.contains(&format!("Ready=False AwaitingPods: cart-0 is not ready, and {crashes}\n")), "{told}");
+    assert!(told.contains(&format!("Degraded=True PodsInTrouble: cart-0 {crashes}\n")), "{told}");
+    beside.pods.get_mut(&at(0)).unwrap().ending = true;
+    assert!(shown(&status_of(&three, &beside)).contains("Degraded=False AsExpected"), "it is to end");
+    let pod = beside.pods.get_mut(&at(0)).unwrap();
+    (pod.ready, pod.ending, pod.unready) = (true, false, None);
+    assert!(shown(&status_of(&three, &beside)).contains("Degraded=False AsExpected"), "Kubernetes calls it ready");
 }
 
 /// What is said of a member's volume and its claim is no way on where its pod only cannot be made.
@@ -790,5 +822,39 @@ fn a_cluster_is_not_available_while_a_bucket_has_fewer_replicas_than_it_asks_for
 fn counts_are_rounded_down_to_two_digits() {
     for (count, shown) in [(0, 0), (7, 7), (99, 99), (100, 100), (4321, 4300), (u64::MAX, i64::MAX)] {
         assert_eq!(rounded(count), shown);
+    }
+}
+
+#[test]
+fn messages_and_how_far_data_has_moved_are_figures_and_whatever_turns_is_not() {
+    let figures: [fn(&mut DynamoClusterStatus); 10] = [
+        |status| status.epoch += 1,
+        |status| status.rebalance = "12/341 partitions".into(),
+        |status| status.partitions_moving += 1,
+        |status| status.partitions_left += 1,
+        |status| status.bytes_left += 1,
+        |status| status.bytes_sent += 1,
+        |status| status.members[0].partitions += 1,
+        |status| status.members[0].objects += 1,
+        |status| status.members[0].hints += 1,
+        |status| status.conditions[0].message += ", from port 40123",
+    ];
+    let turns: [fn(&mut DynamoClusterStatus); 9] = [
+        |status| status.observed_generation = Some(8),
+        |status| status.replicas += 1,
+        |status| status.ready_replicas += 1,
+        |status| status.selector += ",a=b",
+        |status| drop(status.members.pop()),
+        |status| status.members[0].node.clear(),
+        |status| status.members[0].state = MemberState::Unreachable,
+        |status| status.conditions[0].status = "Unknown".into(),
+        |status| status.conditions[0].reason = "Other".into(),
+    ];
+    let told = status_of(&valid(3, &[]), &observed(3, None));
+    for (change, is_figure) in figures.iter().map(|change| (change, true)).chain(turns.iter().map(|change| (change, false))) {
+        let mut changed = told.clone();
+        change(&mut changed);
+        assert!(changed != told);
+        assert_eq!(differ_in_figures(&told, &changed), is_figure, "{changed:?}");
     }
 }

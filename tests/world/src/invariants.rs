@@ -13,7 +13,7 @@
 //! | O6 | while the spec does not hold together, the status says so and nothing else is touched | at the call, in the end |
 //! | O7 | only the cluster's own objects are touched, and no ring lists a node of another cluster | at the call, in the end |
 //! | O8 | a claim is deleted only where the policy says so, guarded by UID and version, and its node is in no ring, then or later, unless its cluster is deleted with it | at the call, after every round |
-//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints, or all but one where that is more than N - 1, by what the pass read of the cluster and of whichever bucket of that N asks most; a pod is deleted only if nothing runs in it, or under the same rules where the controller waits for one above it that cannot run and carries no member; none of both befalls a pod that keeps the deleted claim of a member; when the cluster has settled, every node has the settings of the spec | at the call, in the end |
+//! | O9 | members' pods are told to restart for another template one after the other, and only if every partition of the node keeps max(R, W) live replicas without it for which nobody keeps hints, or all but one where that is more than N - 1, by what the pass read of the cluster and of whichever bucket of that N asks most; where a pod is not ready and its node answers, all that answer count, and only partitions that have so many with it, and where too few are left but for those that are not ready and lack something, these count too; a pod is deleted only if nothing runs in it, or under the same rules where the controller waits for one above it that cannot run and carries no member; none of both befalls a pod that keeps the deleted claim of a member; when the cluster has settled, every node has the settings of the spec | at the call, in the end |
 //! | O10 | a configuration is deleted only if no set's template names it nor a pod that stays, guarded by UID and version | at the call |
 //! | I1 | every acknowledged write is on a disk; in the end every reader gets it, or what was written over it, and nothing else | after every pass, in the end |
 
@@ -410,15 +410,33 @@ impl Stage {
         let Some(victim) = self.nodes.running().get(pod).map(|running| running.node.identity().node) else { return };
         let Some(pass) = self.passes.get(&operator) else { return };
         // Seen by the pass, and still so.
-        let behind: BTreeSet<NodeId> = self.behind(&pass.unanswered).intersection(&pass.behind).copied().collect();
-        let both: BTreeSet<NodeId> = self.live().union(&pass.live).filter(|node| !behind.contains(node)).copied().collect();
-        if !(self.live().contains(&victim) || pass.live.contains(&victim)) || !pass.is_sound() {
+        let behind_now = self.behind(&pass.unanswered);
+        let behind: BTreeSet<NodeId> = &behind_now & &pass.behind;
+        // Nobody may be able to bring them what they lack. Seen by the pass, or so by now.
+        let ready = &self.live() & &pass.live;
+        let cut_off = &(&behind_now | &pass.behind) - &ready;
+        let (mut serving, answering) = (self.live(), self.answering(&pass.unanswered));
+        serving.extend(&pass.live);
+        // One that is ready is to leave behind so many that are; beside one that only answers, so may the others.
+        let is_live = serving.contains(&victim);
+        if !(is_live || answering.contains(&victim)) || !pass.is_sound() {
             return;
         }
+        if !is_live {
+            serving.extend(&answering);
+        }
         let quorums = pass.asked.as_ref().map(|cluster| quorums(&cluster["spec"])).unwrap_or_default();
-        let left = |set: &[NodeId]| set.iter().filter(|node| **node != victim && both.contains(node)).count();
+        let stays = |node: &NodeId| *node != victim && serving.contains(node);
+        let is_left = |node: &NodeId| stays(node) && !behind.contains(node);
+        let is_there = |node: &NodeId| is_live || (answering.contains(node) && !ring.is_lost(*node));
+        let is_sound = |node: &NodeId| is_live || (is_there(node) && !cut_off.contains(node));
+        let count = |set: &[NodeId], counts: &dyn Fn(&NodeId) -> bool| set.iter().filter(|node| counts(node)).count();
         // A set that it is not in loses nothing, however short it is.
-        let loses = |set: &[NodeId], quorum: usize| set.contains(&victim) && left(set) < quorum.min(set.len() - 1);
+        let loses = |set: &[NodeId], quorum: usize| {
+            let needed = quorum.min(set.len().saturating_sub(1));
+            let is_short = count(set, &is_sound) < needed && count(set, &stays) >= needed;
+            set.contains(&victim) && count(set, &is_there) >= needed && count(set, &is_left) < needed && !is_short
+        };
         let short = ring.partitions().find_map(|(partition, placement)| {
             let n = u32::from(ring.replication_of(partition));
             let quorum = quorums.get(&n).copied().unwrap_or(n as usize);

@@ -113,6 +113,8 @@ pub struct Kubernetes {
     round: u64,
     /// Pods that are kept from running, unless they have the image of this name.
     held: BTreeMap<String, Option<String>>,
+    /// Pods that are not called ready whatever their nodes do, unless they have the image of this name.
+    doubted: BTreeMap<String, Option<String>>,
     /// The sets' templates, by revision.
     templates: BTreeMap<String, Value>,
     /// Until which round the StatefulSet controller does nothing.
@@ -164,6 +166,11 @@ impl Kubernetes {
         self.kill(pod)
     }
 
+    /// A pod is not called ready though its node serves, as for what runs beside it, but for one whose template has the image of this name.
+    pub fn doubt(&mut self, pod: &str, but: Option<&str>) {
+        self.doubted.insert(pod.to_owned(), but.map(str::to_owned));
+    }
+
     /// The container of a pod that runs is killed for want of memory, again and again. The pod stays.
     pub fn starve(&mut self, pod: &str) -> Vec<Happening> {
         let state = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
@@ -211,14 +218,16 @@ impl Kubernetes {
         self.api.edit(&format!("{PODS}/{pod}"), |pod| pod["status"]["containerStatuses"] = json!([node]));
     }
 
-    /// It runs again.
+    /// It runs again, and is called ready for its node.
     pub fn release(&mut self, pod: &str) {
         self.held.remove(pod);
+        self.doubted.remove(pod);
     }
 
     /// All pods run again.
     pub fn release_all(&mut self) {
         self.held.clear();
+        self.doubted.clear();
         self.controller_pauses_until = 0;
         self.pods_max = None;
     }
@@ -376,7 +385,9 @@ impl Kubernetes {
         }
         let start = *self.kubelet.starts.entry(uid).or_insert(self.round + START);
         let has_image = |name: &str| text(pod, "/spec/containers/0/image").ends_with(&format!(":{name}"));
-        let is_held = self.held.get(name).is_some_and(|but| !but.as_deref().is_some_and(has_image));
+        let is_of =
+            |pods: &BTreeMap<String, Option<String>>| pods.get(name).is_some_and(|but| !but.as_deref().is_some_and(has_image));
+        let (is_held, answers) = (is_of(&self.held), answers && !is_of(&self.doubted));
         if !runs && has_image(IMAGE_MISSING) {
             if self.round == start {
                 self.does_not_start(name, "ErrImagePull");

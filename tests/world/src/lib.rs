@@ -262,7 +262,19 @@ impl World {
         self.acts();
     }
 
-    /// It runs again.
+    /// A pod is not ready until it is released, though its node serves.
+    pub fn doubt(&mut self, pod: &str) {
+        self.stage().kubernetes.doubt(pod, None);
+        self.acts();
+    }
+
+    /// The same until it has the image of this name.
+    pub fn doubt_until(&mut self, pod: &str, image: &str) {
+        self.stage().kubernetes.doubt(pod, Some(image));
+        self.acts();
+    }
+
+    /// It runs again, and is ready when its node is.
     pub fn release(&mut self, pod: &str) {
         self.stage().kubernetes.release(pod);
         self.acts();

@@ -288,6 +288,13 @@ impl Stage {
         kept.filter(|(_, (hints, _))| *hints > 0).map(|(node, _)| node).collect()
     }
 
+    /// Nodes that answer an operator, but for those in `unanswered` pods, whatever Kubernetes says of their pods.
+    pub fn answering(&self, unanswered: &BTreeSet<String>) -> BTreeSet<NodeId> {
+        let asked = self.nodes.running().iter().filter(|(pod, _)| !unanswered.contains(*pod));
+        let answer = asked.filter(|(_, running)| !running.node.status(self.nodes.now()).starting);
+        answer.map(|(_, running)| running.node.identity().node).collect()
+    }
+
     /// Nodes that run in pods which are ready.
     pub fn live(&self) -> BTreeSet<NodeId> {
         let ready = |pod: &str| self.kubernetes.api.get(&format!("{PODS}/{pod}")).is_some_and(|pod| is_ready(pod));

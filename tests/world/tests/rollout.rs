@@ -59,6 +59,45 @@ fn a_rollout_waits_while_another_pod_is_away_and_goes_on_when_it_is_back() {
     assert_eq!(world.unread(), [""; 0]);
 }
 
+/// An injected proxy that is not ready, say. What the checker of O9 says of each restart is what counts here.
+#[test]
+fn a_pod_that_serves_and_is_not_ready_is_not_restarted_while_another_is_down() {
+    let mut world = World::settled_with(3, KEYS);
+    ask(&mut world, "next");
+    while partition(&world) != 2 {
+        world.round();
+    }
+    world.hold("cart-0");
+    world.doubt("cart-1");
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "(next) (first) next");
+    assert_eq!(world.write(KEYS), KEYS, "it serves");
+    world.release("cart-1");
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "(next) first next");
+    world.release("cart-0");
+    world.settle(|_| ());
+    assert_eq!((images(&world).as_str(), partition(&world)), ("next next next", 0));
+    assert_eq!(world.unread(), [""; 0]);
+}
+
+/// What was put into all of them may be what only another template takes out.
+#[test]
+fn pods_that_serve_and_are_not_ready_are_cured_one_after_the_other() {
+    let mut world = World::settled_with(3, KEYS);
+    ["cart-0", "cart-1", "cart-2"].iter().for_each(|pod| world.doubt_until(pod, "next"));
+    rounds(&mut world, LONG);
+    assert_eq!(images(&world), "(first) (first) (first)");
+    ask(&mut world, "next");
+    for _ in 0..LONG {
+        rounds(&mut world, 1);
+        assert!(world.stage().nodes.running().len() >= 2, "{}", images(&world));
+    }
+    world.settle(|_| ());
+    assert_eq!((images(&world).as_str(), partition(&world)), ("next next next", 0));
+    assert_eq!(world.unread(), [""; 0]);
+}
+
 /// It may be the template's fault that no machine takes the pod, and only the next one cures that. Kubernetes' controller gives it to the pods
 /// above first, which may not be restarted while this one is down.
 #[test]

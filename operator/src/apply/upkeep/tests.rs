@@ -1,15 +1,18 @@
 //! What upkeep writes to claims and pods, and what it leaves alone, against an API server in memory.
 
+use dynamo_core::id::NodeId;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::apply::tests::{SET, pass, put_pod, sets_are_seen};
+use crate::apply::tests::{SET, first_ring, pass, put_pod, sets_are_seen};
 use crate::fake_api::FakeApi;
 use crate::nodes::Network;
 use crate::observe::observe;
-use crate::plan::Step;
+use crate::observed::{Carrier, Node, Note, Record, Volume};
+use crate::plan::{Step, next_step};
 use crate::status::{Report, status};
+use crate::valid::Place;
 use crate::valid::tests::valid;
 
 /// A claim with a volume of the size that it asks for.
@@ -93,23 +96,57 @@ async fn a_claim_of_another_cluster_keeps_its_labels_though_a_pod_uses_it() {
     assert_eq!((api.writes(), done.told, done.failures.len()), (vec![], vec![], 0));
 }
 
+fn container(name: &str, state: Value) -> Value {
+    json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state })
+}
+
+/// The node of this pod runs, and a container beside it crashes.
+fn crash_beside(api: &FakeApi, pod: &str) {
+    api.edit(&format!("/api/v1/namespaces/shop/pods/{pod}"), |pod| {
+        pod["metadata"]["labels"]["controller-revision-hash"] = json!("former");
+        pod["status"] = json!({
+            "phase": "Running",
+            "initContainerStatuses": [container("proxy", json!({ "waiting": { "reason": "CrashLoopBackOff" } }))],
+            "containerStatuses": [container("node", json!({ "running": {} }))],
+        });
+    });
+}
+
+/// Its node runs, and nobody reaches it.
+#[tokio::test]
+async fn a_newcomer_beside_a_sidecar_that_crashes_keeps_no_other_from_joining_and_no_machine_from_being_drained() {
+    let (api, cluster) = (FakeApi::default(), valid(5, &[]));
+    pass(&api, &cluster).await;
+    sets_are_seen(&api);
+    (0..5).for_each(|ordinal| put_pod(&api, &cluster, &format!("cart-{ordinal}")));
+    crash_beside(&api, "cart-4");
+    let (mut observed, _) = observe(&api.client(), &Network, &cluster).await.unwrap();
+    let (ring, mut volumes) = (first_ring(&cluster, 1), BTreeMap::new());
+    for ordinal in 0..4 {
+        let (place, node) = (Place { zone: "default".into(), ordinal }, NodeId([ordinal as u8 + 1; 16]));
+        let pod = observed.pods.get_mut(&place).unwrap();
+        (pod.ready, pod.node) = (true, Some(Node::holding(node, Some(&ring))));
+        observed.volumes.insert(place.clone(), Volume { note: Note::Node(node), ..Volume::default() });
+        if ring.members.contains_key(&node) {
+            volumes.insert(node, Carrier { place, uid: String::new() });
+        }
+    }
+    let (hash, rings) = (ring.hash(), Box::new(ring.into()));
+    observed.record = Record::Held { rings, hash, resource_version: String::new(), volumes };
+    let next = next_step(&cluster, &observed);
+    assert!(matches!(&next, Step::RecordRing { ring, .. } if ring.members.len() == 4), "{next:?}");
+    assert_eq!(drains::left_out(&observed), 1);
+}
+
 /// Such a container runs beside the node and restarts for itself; what it lacks may be for one of them only, or for none.
 #[tokio::test]
 async fn pods_that_serve_beside_a_sidecar_that_crashes_are_not_deleted_together_for_a_new_template() {
     let (api, cluster) = (FakeApi::default(), valid(3, &[]));
     pass(&api, &cluster).await;
     sets_are_seen(&api);
-    let container = |name: &str, state: Value| json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
     for name in ["cart-0", "cart-1", "cart-2"] {
         put_pod(&api, &cluster, name);
-        api.edit(&format!("/api/v1/namespaces/shop/pods/{name}"), |pod| {
-            pod["metadata"]["labels"]["controller-revision-hash"] = json!("former");
-            pod["status"] = json!({
-                "phase": "Running",
-                "initContainerStatuses": [container("proxy", json!({ "waiting": { "reason": "CrashLoopBackOff" } }))],
-                "containerStatuses": [container("node", json!({ "running": {} }))],
-            });
-        });
+        crash_beside(&api, name);
     }
     api.edit(SET, |set| set["status"]["updateRevision"] = json!("next"));
     let client = api.client();
