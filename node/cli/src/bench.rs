@@ -53,7 +53,7 @@ use away::{Away, AwayBy};
 use compare::Compare;
 use point::{Distribution, Meanwhile, Point};
 use scale::Scale;
-use session::{Data, Records, Session, Updates};
+use session::{Data, RECORDS_DEFAULT, Records, Session, Updates, VALUE_BYTES_DEFAULT};
 use shape::Shape;
 use system::{BUCKET, Options, PeerAddresses, Quorums, System};
 
@@ -224,6 +224,9 @@ async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Res
             target.check_is_local(option)?;
         }
     }
+    if let Some(Meanwhile::Away(away)) = &point.meanwhile {
+        away.program()?;
+    }
     target.servers = servers.unwrap_or(target.servers);
     let mut source = random::fresh();
     let keys = arguments.keys.clone().unwrap_or_else(|| Session::fresh_keys(&mut source));
@@ -241,7 +244,8 @@ async fn run_one(connection: &Connection, format: Format, arguments: Run) -> Res
 
 async fn load_only(connection: &Connection, format: Format, arguments: Load) -> Result<(), Stop> {
     let quorums = Quorums { bucket: arguments.bucket, read: ReadQuorum::default(), write: arguments.write };
-    let target = arguments.system.connect(connection, &Options { quorums, peers: arguments.peers }).await?;
+    let options = Options { quorums, peers: arguments.peers };
+    let target = arguments.system.connect(connection, &options).await?;
     let mut source = random::fresh();
     let keys = arguments.keys.unwrap_or_else(|| Session::fresh_keys(&mut source));
     let data = Data { loaded: arguments.records, updates: Updates::Context };
@@ -249,10 +253,28 @@ async fn load_only(connection: &Connection, format: Format, arguments: Load) -> 
     let took = session.load(&mut source).await?.as_secs_f64();
     let (system, records, keys) = (session.target.system.name(), session.data.loaded.records, &session.keys);
     let text = || {
-        let records = grouped(records);
-        format!("{system}: {records} records in {took:.1} s; `bench run --system {system} --keys {keys}` uses them")
+        let run = use_of(session.target.system, keys, &session.data.loaded, &options.quorums.bucket);
+        format!("{system}: {} records in {took:.1} s; `{run}` uses them", grouped(records))
     };
     show(format, text, &json!({ "kind": "load", "system": system, "keys": keys, "records": records, "seconds": took }))
+}
+
+/// The command that uses what was loaded. What it does not say is its default.
+fn use_of(system: System, keys: &str, loaded: &Records, bucket: &str) -> String {
+    let mut line = format!("bench run --system {} --keys {keys}", system.name());
+    for (option, value, default) in
+        [("--records", loaded.records, RECORDS_DEFAULT), ("--value-bytes", loaded.value_bytes, VALUE_BYTES_DEFAULT)]
+    {
+        if value != default {
+            line.push_str(&format!(" {option} {value}"));
+        }
+    }
+    if bucket != BUCKET {
+        let is_plain = bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        let quoted = if is_plain { bucket.to_owned() } else { format!("'{}'", bucket.replace('\'', r"'\''")) };
+        line.push_str(&format!(" --bucket={quoted}"));
+    }
+    line
 }
 
 #[cfg(test)]
@@ -285,6 +307,29 @@ mod tests {
         for line in refused {
             assert!(Line::try_parse_from(line).is_err(), "{line:?}");
         }
+    }
+
+    #[test]
+    fn the_command_that_is_told_after_a_load_runs_on_what_was_loaded() {
+        let cases: [&[&str]; 4] = [
+            &[],
+            &["--records", "2000", "--value-bytes", "100"],
+            &["--system", "redis", "--records", "7"],
+            &["--bucket", "mine", "--value-bytes", "1"],
+        ];
+        for case in cases {
+            let words = [&["bench", "load", "--keys", "k-1"], case].concat();
+            let Some(Action::Load(load)) = Line::parse_from(words).bench.action else { panic!("{case:?}") };
+            let line = use_of(load.system, "k-1", &load.records, &load.bucket);
+            let Some(Action::Run(run)) = Line::parse_from(line.split(' ')).bench.action else { panic!("{line}") };
+            let uses = (run.data.loaded.records, run.data.loaded.value_bytes, run.options.quorums.bucket.as_str());
+            assert_eq!(uses, (load.records.records, load.records.value_bytes, load.bucket.as_str()), "{line}");
+            assert_eq!((run.system, run.keys.as_deref()), (load.system, Some("k-1")), "{line}");
+        }
+        let load = Line::parse_from(["bench", "load", "--bucket", "it's mine"]).bench.action;
+        let Some(Action::Load(load)) = load else { panic!("no load") };
+        let line = use_of(load.system, "k-1", &load.records, &load.bucket);
+        assert!(line.ends_with(r" --bucket='it'\''s mine'"), "{line}");
     }
 
     #[test]

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn who_was_in_the_ring_on_the_way_has_to_prove_that_it_holds_nothing() {
-        let views = Views { cluster: ClusterId([9; 16]), ring: None, answered: BTreeMap::new(), silent: BTreeMap::new() };
+        let (answered, silent, unclaimed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let views = Views { cluster: ClusterId([9; 16]), ring: None, answered, silent, unclaimed };
         let first = first_ring(ClusterId([9; 16]), 4, 3, &members(&[1, 2, 3, 4])).unwrap();
         let begun = operation::begun(&first, &members(&[1, 2, 3])).unwrap();
         let out = begun.successor(|next| next.members = members(&[1, 2, 3]));

@@ -31,6 +31,8 @@ pub struct State {
     pub receipts: Vec<u64>,
     /// How it treats buckets.
     pub buckets_digest: u64,
+    /// Its disk is nearly full.
+    pub is_full: bool,
 }
 
 /// One of them, until the test's runtime ends.
@@ -55,6 +57,7 @@ impl Double {
             knows: Vec::new(),
             receipts: Vec::new(),
             buckets_digest: 0,
+            is_full: false,
         }));
         let double = Self { address, node, state };
         let served = tonic::transport::Server::builder().add_service(AdminServer::new(double.clone()));
@@ -79,7 +82,7 @@ impl Admin for Double {
             state.away -= 1;
             return Err(Status::unavailable("is away"));
         }
-        let (ring, is_new, buckets_digest) = (state.ring.clone(), state.is_new, state.buckets_digest);
+        let (ring, is_new, buckets_digest, is_full) = (state.ring.clone(), state.is_new, state.buckets_digest, state.is_full);
         let peer = |node: &NodeId, client_address: &str| v1::PeerStatus {
             node: bytes(&node.0),
             client_address: client_address.to_owned(),
@@ -98,6 +101,7 @@ impl Admin for Double {
             ready: true,
             peers,
             buckets_digest,
+            refuses_writes: is_full,
             ..v1::StatusResponse::default()
         }))
     }

@@ -197,9 +197,16 @@ pub async fn kill_quietly(node: usize) -> Result<(), Stop> {
     end_by_force(&default_cluster()?, node).await.map(drop)
 }
 
-/// Starts a node of the default cluster again, and prints nothing. Ends when it serves.
-pub async fn start_quietly(node: usize) -> Result<(), Stop> {
-    start_again(&default_cluster()?, node, None).await.map(drop)
+/// The program with which nodes of the default cluster are started by a command that has no option for it.
+pub fn node_program() -> Result<PathBuf, Stop> {
+    let named = std::env::var_os("DYNAMO_NODE_BINARY").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cluster = folder::read(&default_cluster()?)?;
+    launch::program_of(cluster.and_then(|cluster| cluster.program).as_deref(), named.as_deref())
+}
+
+/// Starts a node of the default cluster again with this program, and prints nothing. Ends when it serves.
+pub async fn start_quietly(node: usize, program: Option<PathBuf>) -> Result<(), Stop> {
+    start_again(&default_cluster()?, node, program).await.map(drop)
 }
 
 /// Sends a node of the default cluster a signal, and prints nothing.
@@ -316,6 +323,7 @@ fn planned(up: &Up) -> Result<Cluster, Stop> {
         partitions: up.partitions.unwrap_or(PARTITIONS_DEFAULT),
         replication: n,
         nodes: (0..nodes).map(node).collect(),
+        program: None,
     })
 }
 
@@ -362,11 +370,18 @@ fn is_whole(views: &Views, endpoints: &[String]) -> bool {
 /// The nodes at `endpoints` run, and nevertheless a member does not answer while one of them is none: the member's data was removed, and it
 /// came back as a new node. One that only stands by, since `local scale` was interrupted, takes nobody's place.
 fn check_members(views: &Views, endpoints: &[String]) -> Result<(), Stop> {
+    let answered = views.answered.iter().map(|(node, answer)| (*node, answer.client.address()));
+    let own: Vec<(NodeId, &str)> = answered.filter(|(_, address)| endpoints.iter().any(|own| own == address)).collect();
+    check_nodes(views, &own)
+}
+
+/// The same of the nodes that `own` names, with their addresses: one of them that `views` has no answer of does answer.
+fn check_nodes(views: &Views, own: &[(NodeId, &str)]) -> Result<(), Stop> {
     let Some(ring) = &views.ring else { return Ok(()) };
-    let gone: Vec<NodeId> = ring.survivors().filter(|node| !views.answered.contains_key(node)).collect();
-    let others = views.answered.iter().filter(|(node, _)| !ring.members.contains_key(*node));
-    let others = others.map(|(_, answer)| answer.client.address()).filter(|address| endpoints.iter().any(|own| own == address));
-    let others: Vec<&str> = others.collect();
+    let answers = |node: &NodeId| views.answered.contains_key(node) || own.iter().any(|(own, _)| own == node);
+    let gone: Vec<NodeId> = ring.survivors().filter(|node| !answers(node)).collect();
+    let others: Vec<&str> =
+        own.iter().filter(|(node, _)| !ring.members.contains_key(node)).map(|(_, address)| *address).collect();
     if gone.is_empty() || others.is_empty() {
         return Ok(());
     }

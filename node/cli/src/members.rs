@@ -41,6 +41,8 @@ pub struct Views {
     pub answered: BTreeMap<NodeId, Answer>,
     /// Known by the ring or by a peer's word, and did not answer: the address, if known, and why.
     pub silent: BTreeMap<NodeId, Silence>,
+    /// Endpoints that did not answer and that no node gave as another's address, and why.
+    pub unclaimed: BTreeMap<String, String>,
 }
 
 /// One node's answer.
@@ -88,7 +90,7 @@ pub async fn ask(endpoints: &Endpoints) -> Result<Views, Stop> {
         }
     }
     let Some(cluster) = one_cluster(&answered)? else { return Err(nobody(failures.into_values())) };
-    let mut views = Views { cluster, ring: None, answered, silent: BTreeMap::new() };
+    let mut views = Views { cluster, ring: None, answered, silent: BTreeMap::new(), unclaimed: failures.clone() };
     ask_peers(&mut views, failures, endpoints.call_timeout).await;
     learn_ring(&mut views).await?;
     for node in views.ring.iter().flat_map(|ring| ring.members.keys()) {
@@ -173,6 +175,7 @@ async fn ask_peers(views: &mut Views, mut failures: BTreeMap<String, String>, ca
         }
     }
     for (node, address) in known {
+        views.unclaimed.remove(&address);
         if !views.answered.contains_key(&node) {
             let reason = failures.get(&address).cloned().unwrap_or_else(|| format!("{address}: another node answers there"));
             views.silent.insert(node, Silence { address: Some(address), reason });
@@ -231,10 +234,12 @@ mod tests {
         let peer = Peer { peer_address, client_address, zone, connected: false, suspected: true, phi: 9.0, epoch: Epoch(1) };
         answer.status.peers = BTreeMap::from([(other, peer)]);
         let answered = BTreeMap::from([(own, answer)]);
-        let mut views = Views { cluster: ClusterId([9; 16]), ring: None, answered, silent: BTreeMap::new() };
         let failures = BTreeMap::from([(address, "what it came to the first time".to_owned())]);
+        let (silent, unclaimed) = (BTreeMap::new(), failures.clone());
+        let mut views = Views { cluster: ClusterId([9; 16]), ring: None, answered, silent, unclaimed };
         ask_peers(&mut views, failures, CALL_TIMEOUT).await;
         assert_eq!(views.silent[&other].reason, "what it came to the first time");
+        assert!(views.unclaimed.is_empty(), "a peer has that address");
     }
 
     fn ring_of(cluster: u8) -> Ring {

@@ -125,7 +125,7 @@ fn bucket_n(text: &str) -> Result<(Bytes, u8), String> {
 pub async fn run(connection: &Connection, format: Format, command: RingCommand) -> Result<(), Stop> {
     let endpoints = connection::asked(connection)?;
     match command.action.unwrap_or(Action::Show) {
-        Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?)?),
+        Action::Show => show_ring(format, &ring_of(members::ask(&endpoints).await?.ring)?),
         Action::Verify { wait } => verify(&endpoints, format, Duration::from_secs(wait)).await,
         Action::Plan(command) => ring_plan::run(&endpoints, format, &command).await,
         Action::Status { record } => {
@@ -154,9 +154,9 @@ pub async fn run(connection: &Connection, format: Format, command: RingCommand) 
     }
 }
 
-fn ring_of(views: Views) -> Result<Ring, Stop> {
+fn ring_of(ring: Option<Ring>) -> Result<Ring, Stop> {
     let missing = "the cluster has no ring yet; the operator, or `dynamoctl ring init`, makes the first one";
-    views.ring.ok_or_else(|| Stop::Failed(missing.to_owned()))
+    ring.ok_or_else(|| Stop::Failed(missing.to_owned()))
 }
 
 async fn receipt(endpoints: &Endpoints, format: Format) -> Result<(), Stop> {
@@ -249,6 +249,7 @@ fn ring_document(ring: &Ring, hash: &str) -> Value {
         "partition_count": ring.partition_count(),
         "partitions_moving": ring.moving_count(),
         "lost": names(&ring.lost.keys().copied().collect::<Vec<_>>()),
+        "lost_since": ring.lost.iter().map(|(node, since)| (node.to_string(), since.0)).collect::<BTreeMap<_, _>>(),
         "members": ring.members.iter().map(member).collect::<Vec<_>>(),
         "partitions": ring.partitions().map(partition).collect::<Vec<_>>(),
     })
@@ -277,7 +278,9 @@ async fn verify(endpoints: &Endpoints, format: Format, wait: Duration) -> Result
     loop {
         let compared = compare(endpoints).await;
         let equal = compared.as_ref().is_ok_and(Comparison::is_equal);
-        if !equal && Instant::now() < deadline {
+        // What makes no sense makes none later either.
+        let is_over = equal || matches!(compared, Err(Stop::Usage(_))) || Instant::now() >= deadline;
+        if !is_over {
             sleep(COMPARE_INTERVAL).await;
             continue;
         }
@@ -292,8 +295,8 @@ async fn verify(endpoints: &Endpoints, format: Format, wait: Duration) -> Result
 
 async fn compare(endpoints: &Endpoints) -> Result<Comparison, Stop> {
     let views = members::ask(endpoints).await?;
-    let Views { answered, silent, cluster, ring } = views;
-    let ring = ring_of(Views { answered: BTreeMap::new(), silent: BTreeMap::new(), cluster, ring })?;
+    let Views { answered, silent, ring, .. } = views;
+    let ring = ring_of(ring)?;
     let asked = join_all(answered.into_iter().map(|(node, answer)| {
         let held: Vec<PartitionId> =
             ring.partitions().filter(|(_, placement)| placement.read_set().contains(&node)).map(|(id, _)| id).collect();
@@ -373,6 +376,14 @@ impl Comparison {
 
     fn document(&self) -> Value {
         let silent = |(node, reason): (&NodeId, &String)| json!({ "node": node.to_string(), "reason": reason });
+        let copy = |(node, digest): &(NodeId, PartitionDigest)| {
+            let (node, digest, objects) = (node.to_string(), digest.root.to_string(), digest.objects);
+            json!({ "node": node, "objects": objects, "digest": digest })
+        };
+        let difference = |Difference { partition, copies }: &Difference| {
+            let copies: Vec<Value> = copies.iter().map(copy).collect();
+            json!({ "partition": partition.0, "copies": copies })
+        };
         json!({
             "equal": self.is_equal(),
             "epoch": self.epoch,
@@ -380,6 +391,7 @@ impl Comparison {
             "copies": self.copies,
             "objects": self.objects,
             "different": self.different.iter().map(|difference| difference.partition.0).collect::<Vec<_>>(),
+            "differences": self.different.iter().map(difference).collect::<Vec<_>>(),
             "not_compared": self.silent.iter().map(silent).collect::<Vec<_>>(),
         })
     }
@@ -388,7 +400,8 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dynamo_core::id::ClusterId;
+    use crate::double::Double;
+    use dynamo_core::id::{ClusterId, Epoch};
     use dynamo_core::rebalance::{Members, first_ring, first_ring_with};
     use dynamo_core::ring::bucket_replication::BucketReplication;
     use dynamo_core::version::Digest;
@@ -414,7 +427,34 @@ mod tests {
         let different = Comparison::of(&ring(), &digests(3), BTreeMap::new());
         assert!(!different.is_equal() && different.text().starts_with("the replicas are not equal: 1 partitions differ"));
         assert!(different.text().contains("03030303-0303-0303-0303-030303030303"), "{}", different.text());
-        assert_eq!(different.document()["different"], json!([1]));
+        let document = different.document();
+        assert_eq!(document["different"], json!([1]));
+        let copy = |id: u8, root: u8| {
+            let (node, digest) = (NodeId([id; 16]).to_string(), Digest([root; 16]).to_string());
+            json!({ "node": node, "objects": 5, "digest": digest })
+        };
+        let mut copies = document["differences"][0]["copies"].as_array().unwrap().clone();
+        copies.sort_by_key(Value::to_string);
+        let mut expected = [copy(1, 2), copy(2, 2), copy(3, 3)];
+        expected.sort_by_key(Value::to_string);
+        assert_eq!((&document["differences"][0]["partition"], &copies[..]), (&json!(1), &expected[..]));
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_is_not_waited_for() {
+        let other = Ring { cluster: ClusterId([8; 16]), ..ring() };
+        let doubles = [Double::start(NodeId([1; 16]), ring(), 0).await, Double::start(NodeId([2; 16]), other, 0).await];
+        let endpoints = Endpoints::from(doubles.map(|double| double.address.clone()).to_vec());
+        let verified = verify(&endpoints, Format::Json, Duration::from_secs(3600));
+        let verified = tokio::time::timeout(Duration::from_secs(60), verified).await.expect("it waits");
+        assert!(matches!(verified, Err(Stop::Usage(_))), "{verified:?}");
+    }
+
+    #[test]
+    fn a_document_tells_since_when_a_node_is_lost() {
+        let lossy = ring().successor(|next| next.lost.extend([(NodeId([7; 16]), Epoch(2))]));
+        let (document, lost) = (ring_document(&lossy, ""), NodeId([7; 16]).to_string());
+        assert_eq!((&document["lost"], &document["lost_since"]), (&json!([lost]), &json!({ lost.as_str(): 2 })));
     }
 
     #[test]

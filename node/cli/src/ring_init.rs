@@ -42,15 +42,20 @@ pub struct Plan {
 pub async fn make_first_ring(endpoints: &Endpoints, plan: &Plan) -> Result<Ring, Stop> {
     let deadline = Instant::now() + plan.patience;
     let Views { cluster, answered: answers, .. } = gather(endpoints, plan, deadline).await?;
-    let ring = recorded_or_planned(&answers, cluster, plan)?;
+    let ring = recorded_or_planned(&answers, cluster, plan, deadline).await?;
     propose(&answers, &ring, deadline).await?;
     Ok(ring)
 }
 
 /// The ring that is recorded from here on, whatever another command may want.
-fn recorded_or_planned(answers: &BTreeMap<NodeId, Answer>, cluster: ClusterId, plan: &Plan) -> Result<Ring, Stop> {
+async fn recorded_or_planned(
+    answers: &BTreeMap<NodeId, Answer>,
+    cluster: ClusterId,
+    plan: &Plan,
+    deadline: Instant,
+) -> Result<Ring, Stop> {
     let path = ring_record::record_of(&plan.record, cluster);
-    let _lock = ring_record::locked(&path)?;
+    let _lock = ring_record::locked(&path, deadline).await?;
     if let Some(rings) = ring_record::recorded(&path, cluster)? {
         let ring = as_planned(rings.newest().clone(), plan)?;
         check_members_answer(&ring, answers, &path)?;
@@ -73,7 +78,8 @@ async fn gather(endpoints: &Endpoints, plan: &Plan, deadline: Instant) -> Result
                 )));
             }
             Ok(views) => {
-                let reasons: String = views.silent.values().map(|silence| format!("; {}", silence.reason)).collect();
+                let silent = views.silent.values().map(|silence| &silence.reason);
+                let reasons: String = silent.chain(views.unclaimed.values()).map(|reason| format!("; {reason}")).collect();
                 format!("{} of {} nodes answer{reasons}", views.answered.len(), plan.expect_nodes)
             }
             Err(Stop::Usage(reason)) => return Err(Stop::Usage(reason)),
@@ -159,11 +165,24 @@ async fn propose(answers: &BTreeMap<NodeId, Answer>, ring: &Ring, deadline: Inst
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::double::Double;
+    use dynamo_core::rebalance::first_ring;
+
+    #[tokio::test]
+    async fn an_address_that_was_named_and_does_not_answer_is_named_by_who_waits_for_it() {
+        let members = Members::from([(NodeId([1; 16]), Member { zone: "z".to_owned(), weight: 1 })]);
+        let double = Double::start(NodeId([1; 16]), first_ring(ClusterId([9; 16]), 1, 1, &members).unwrap(), 0).await;
+        let (bucket_n, record) = (Vec::new(), PathBuf::new());
+        let plan = Plan { partition_bits: 1, replication: 1, bucket_n, expect_nodes: 2, patience: Duration::ZERO, record };
+        let endpoints = Endpoints::from(vec![double.address.clone(), "127.0.0.1:1".to_owned()]);
+        let stop = gather(&endpoints, &plan, Instant::now()).await.map(drop).unwrap_err().to_string();
+        assert!(stop.contains("1 of 2 nodes answer; 127.0.0.1:1: cannot connect"), "{stop}");
+    }
 
     #[test]
     fn what_is_for_a_clusters_life_is_not_asked_for_anew() {
         let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
-        let ring = dynamo_core::rebalance::first_ring(ClusterId([1; 16]), 5, 3, &members).unwrap();
+        let ring = first_ring(ClusterId([1; 16]), 5, 3, &members).unwrap();
         let plan = |partition_bits, replication, bucket_n: &[(Bytes, u8)]| Plan {
             partition_bits,
             replication,

@@ -268,6 +268,8 @@ fn document(ring: &Ring, loss: &Loss, newcomers: &Members, consequences: &Conseq
     let numbers = |partitions: &[PartitionId]| partitions.iter().map(|partition| partition.0).collect::<Vec<_>>();
     let new = newcomers.iter().filter(|(node, _)| !ring.members.contains_key(node));
     let new = new.map(|(node, member)| json!({ "node": node.to_string(), "zone": member.zone, "weight": member.weight }));
+    let before = ring.lost.iter().filter(|(node, _)| !loss.lost.contains(node));
+    let before = before.map(|(node, epoch)| json!({ "node": node.to_string(), "epoch": epoch.0 }));
     json!({
         "done": false,
         "epoch": ring.epoch.0,
@@ -279,6 +281,8 @@ fn document(ring: &Ring, loss: &Loss, newcomers: &Members, consequences: &Conseq
         "partitions_at_risk": numbers(&consequences.at_risk),
         "partitions_gone": numbers(&consequences.gone),
         "data_loss_accepted": loss.accept_data_loss,
+        // What is said of the partitions holds if the losses of these were made good before.
+        "lost_before": before.collect::<Vec<_>>(),
     })
 }
 
@@ -420,6 +424,9 @@ mod tests {
         let text = told(&before, &loss(vec![node(1)]), &Members::new(), &consequences, 2);
         assert!(consequences.at_risk.is_empty(), "{text}");
         assert!(text.contains(&format!("if the loss of {} in epoch 5 was made good before", node(9))), "{text}");
+        before.lost.insert(node(1), Epoch(6));
+        let document = document(&before, &loss(vec![node(1)]), &Members::new(), &consequences, 2);
+        assert_eq!(document["lost_before"], json!([{ "node": node(9).to_string(), "epoch": 5 }]));
         assert!(of(vec![node(1), node(2)]).contains("DATA MAY BE LOST: "), "{}", of(vec![node(1), node(2)]));
     }
 

@@ -4,18 +4,24 @@
 //! A ring is recorded before it is offered, and one that was recorded is offered again, and never another one of the same epoch: so a
 //! command can be killed between any two calls. Commands on one machine take turns ([`locked`]).
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_core::id::{ClusterId, Epoch};
 use dynamo_core::rebalance::chain::Chain;
 use dynamo_core::ring::Ring;
+use tokio::time::{Instant, sleep};
 
 use crate::local;
 use crate::members::Views;
+use crate::output::tell;
 use crate::stop::Stop;
+
+/// Between two looks at a lock that another command has.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where rings are recorded: what was given, or a folder of this user's.
 pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
@@ -27,8 +33,9 @@ pub fn record_or_default(given: Option<&Path>) -> Result<PathBuf, Stop> {
     Ok(folder)
 }
 
-/// Commands on one machine take turns; the system lets go of the lock of one that is killed.
-pub fn locked(record: &Path) -> Result<File, Stop> {
+/// Commands on one machine take turns, and wait for theirs until the deadline. The system lets go of the lock of one that is
+/// killed.
+pub async fn locked(record: &Path, deadline: Instant) -> Result<File, Stop> {
     let path = beside(record, "lock");
     let failed = |error: std::io::Error| Stop::Failed(format!("{}: {error}", path.display()));
     if let Some(folder) = path.parent() {
@@ -36,8 +43,25 @@ pub fn locked(record: &Path) -> Result<File, Stop> {
     }
     // What somebody else may keep under this name stays as it is.
     let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(failed)?;
-    file.lock().map_err(failed)?;
-    Ok(file)
+    let mut is_told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(Stop::Failed(format!(
+                    "{}: another command has this lock and did not let go of it in time; give the command again",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !is_told {
+            tell(format_args!("waiting for another command, which has the lock {}", path.display()));
+            is_told = true;
+        }
+        sleep(LOCK_INTERVAL).await;
+    }
 }
 
 /// The record of a cluster's rings: the given file; in a folder one by the cluster's name, unless it is the cluster of `local up`,
@@ -210,6 +234,19 @@ mod tests {
         assert_eq!(recorded(&path, first.cluster).unwrap(), Some(all.clone()));
         record(&path, &Chain::read(vec![third.clone()], third.successor(|_| ()))).unwrap();
         assert_eq!((by_stem(1).exists(), by_stem(2).exists()), (true, false), "the first is of prod.us");
+    }
+
+    #[tokio::test]
+    async fn a_command_waits_for_its_turn_until_its_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("first.ring");
+        let at_work = locked(&record, Instant::now()).await.unwrap();
+        let refused = locked(&record, Instant::now()).await.map(drop).unwrap_err().to_string();
+        assert!(refused.starts_with(&folder.path().join("first.ring.lock").display().to_string()), "{refused}");
+        // The second goes on when the first has looked once, and waits.
+        let later = Instant::now() + Duration::from_secs(3600);
+        let (turn, ()) = tokio::join!(biased; locked(&record, later), async { drop(at_work) });
+        turn.unwrap();
     }
 
     #[test]

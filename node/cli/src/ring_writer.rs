@@ -125,7 +125,7 @@ impl<'a> Writer<'a> {
             let reason = match self.look_around().await {
                 Ok(views) => {
                     looked = true;
-                    let turn = self.turn(&views)?;
+                    let turn = self.turn(&views).await?;
                     let asked = change(&turn.ring, &views)?;
                     let is_held = turn.is_held(&views);
                     let offered = match asked != turn.ring && is_held {
@@ -163,7 +163,7 @@ impl<'a> Writer<'a> {
         loop {
             let wait = match self.look_around().await {
                 Ok(views) => {
-                    let turn = self.turn(&views)?;
+                    let turn = self.turn(&views).await?;
                     self.departed.saw_ring(&turn.ring, &views);
                     if reached != Some(turn.ring.epoch) {
                         reached = Some(turn.ring.epoch);
@@ -202,13 +202,13 @@ impl<'a> Writer<'a> {
     }
 
     /// The newest ring, with the right to write the next one until this is dropped.
-    fn turn(&self, views: &Views) -> Result<Turn, Stop> {
+    async fn turn(&self, views: &Views) -> Result<Turn, Stop> {
         let held = views.ring.clone().ok_or_else(no_ring)?;
         let path = ring_record::record_of(&self.record, held.cluster);
         if !self.take_over && !path.exists() {
             return Err(Stop::Usage(not_its_writer(&path, &held)));
         }
-        let lock = ring_record::locked(&path)?;
+        let lock = ring_record::locked(&path, self.deadline).await?;
         let rings = match ring_record::recorded(&path, held.cluster)? {
             None if self.take_over => held.into(),
             None => return Err(Stop::Usage(not_its_writer(&path, &held))),
@@ -403,26 +403,40 @@ mod tests {
     }
 
     fn views(ring: Ring) -> Views {
-        Views { cluster: ring.cluster, ring: Some(ring), answered: BTreeMap::new(), silent: BTreeMap::new() }
+        let (answered, silent, unclaimed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Views { cluster: ring.cluster, ring: Some(ring), answered, silent, unclaimed }
     }
 
-    #[test]
-    fn a_cluster_without_a_record_here_is_left_to_its_writer() {
+    #[tokio::test]
+    async fn a_cluster_without_a_record_here_is_left_to_its_writer() {
         let folder = tempfile::tempdir().unwrap();
-        let turn = |take_over| {
-            let record = folder.path().join("r.ring");
-            Writer::new(&Endpoints::from(Vec::new()), record, take_over, Limits::default(), 1)
-                .turn(&views(ring()))
-                .map(|turn| turn.ring)
+        let (endpoints, held) = (Endpoints::from(Vec::new()), views(ring()));
+        let turn = async |take_over| {
+            let writer = Writer::new(&endpoints, folder.path().join("r.ring"), take_over, Limits::default(), 1);
+            writer.turn(&held).await.map(|turn| turn.ring)
         };
-        let refused = turn(false).unwrap_err().to_string();
+        let refused = turn(false).await.unwrap_err().to_string();
         assert!(!folder.path().join("r.ring.lock").exists(), "nothing is left of what was refused");
         for way in ["spec.rebalancing.paused", "--record DIR/first.ring", "--take-over"] {
             assert!(refused.contains(way), "{refused}");
         }
-        assert_eq!(turn(true).unwrap(), ring());
+        assert_eq!(turn(true).await.unwrap(), ring());
         ring_record::record(&folder.path().join("r.ring"), &ring().successor(|_| ()).into()).unwrap();
-        assert_eq!(turn(false).unwrap(), ring().successor(|_| ()), "what was recorded and not offered");
+        assert_eq!(turn(false).await.unwrap(), ring().successor(|_| ()), "what was recorded and not offered");
+    }
+
+    #[tokio::test]
+    async fn a_command_whose_turn_does_not_come_in_time_ends_and_names_the_file() {
+        let (doubles, endpoints) = doubles(3).await;
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("r.ring");
+        let _at_work = ring_record::locked(&record, Instant::now()).await.unwrap();
+        let mut writer = Writer::new(&endpoints, record, true, Limits::default(), 0);
+        let stop = writer.ask(|ring, _| Ok(ring.clone())).await.unwrap_err().to_string();
+        assert!(stop.contains("r.ring.lock"), "{stop}");
+        let stop = writer.carry_out(&Change::default()).await.unwrap_err().to_string();
+        assert!(stop.contains("r.ring.lock"), "{stop}");
+        assert!(doubles.iter().all(|double| double.state().ring == without_the_fourth()));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Report {
     epoch: u64,
     moving: usize,
     buckets: Vec<Vec<NodeId>>,
+    /// Addresses that were named, at which nobody answers and which no node gives, and why.
+    unclaimed: BTreeMap<String, String>,
 }
 
 struct Row {
@@ -48,6 +50,7 @@ struct Row {
     hints_waiting: u64,
     epoch: Option<u64>,
     suspected_by: usize,
+    writable: Option<bool>,
 }
 
 impl Report {
@@ -69,12 +72,13 @@ impl Report {
         let epoch = views.ring.as_ref().map_or(0, |ring| ring.epoch.0);
         let moving = views.ring.as_ref().map_or(0, |ring| ring.moving_count());
         let (healthy, verdict) = verdict(&rows, views.ring.as_ref(), moving);
-        Self { healthy, verdict, rows, epoch, moving, buckets: by_buckets(views) }
+        Self { healthy, verdict, rows, epoch, moving, buckets: by_buckets(views), unclaimed: views.unclaimed.clone() }
     }
 
     /// Where nobody answers, and why.
     pub fn of_nobody(why: String) -> Self {
-        Self { healthy: false, verdict: why, rows: Vec::new(), epoch: 0, moving: 0, buckets: Vec::new() }
+        let (rows, buckets, unclaimed) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { healthy: false, verdict: why, rows, epoch: 0, moving: 0, buckets, unclaimed }
     }
 
     /// The nodes that treat buckets otherwise than most do.
@@ -117,6 +121,9 @@ impl Report {
         for (row, reason) in self.rows.iter().filter_map(|row| row.reason.as_ref().map(|reason| (row, reason))) {
             text.push_str(&format!("\n{}: {reason}", &row.node.to_string()[..8]));
         }
+        for reason in self.unclaimed.values() {
+            text.push_str(&format!("\n{reason}; no node knows of one there"));
+        }
         if let [most, others @ ..] = &self.buckets[..]
             && !others.is_empty()
         {
@@ -148,15 +155,18 @@ impl Report {
                 "hints_waiting": row.hints_waiting,
                 "epoch": row.epoch,
                 "suspected_by": row.suspected_by,
+                "writable": row.writable,
                 "buckets_differ": self.differing().iter().any(|nodes| nodes.contains(&row.node)),
             })
         };
+        let unclaimed = |(address, reason): (&String, &String)| json!({ "address": address, "reason": reason });
         json!({
             "healthy": self.healthy,
             "verdict": self.verdict,
             "epoch": self.epoch,
             "partitions_moving": self.moving,
             "nodes": self.rows.iter().map(row).collect::<Vec<_>>(),
+            "unknown_endpoints": self.unclaimed.iter().map(unclaimed).collect::<Vec<_>>(),
         })
     }
 }
@@ -180,13 +190,20 @@ fn row(node: NodeId, views: &Views, waiting: &BTreeMap<NodeId, u64>, suspected: 
         hints_waiting: waiting.get(&node).copied().unwrap_or_default(),
         epoch: None,
         suspected_by: suspected.get(&node).copied().unwrap_or_default(),
+        writable: None,
     };
     if let Some(answer) = views.answered.get(&node) {
         let status = &answer.status;
         row.address = status.client_address.clone();
         row.zone = status.zone.clone();
+        row.writable = Some(status.writable);
+        if !status.writable {
+            row.reason =
+                Some("its disk is nearly full and it refuses writes; free space there, or give it a larger disk".to_owned());
+        }
         row.state = match (status.ready, member.map(|member| member.weight)) {
             (false, _) => "not ready",
+            (true, _) if !status.writable => "full",
             (true, None) => "standby",
             (true, Some(0)) => "leaving",
             (true, Some(_)) => "active",
@@ -242,6 +259,10 @@ fn verdict(rows: &[Row], ring: Option<&Ring>, moving: usize) -> (bool, String) {
             "are suspected by others",
         ),
         (behind, "have another epoch"),
+        (
+            rows.iter().filter(|row| row.state != "lost" && row.writable == Some(false)).count(),
+            "refuse writes (disk nearly full)",
+        ),
     ] {
         if number > 0 {
             problems.push(format!("{number} {what}"));
@@ -276,7 +297,8 @@ mod tests {
             let address = Some(format!("127.0.0.1:74{id}0"));
             (NodeId([id; 16]), Silence { address, reason: "cannot connect: connection refused".to_owned() })
         };
-        Views { cluster: ring.cluster, ring: Some(ring), answered: BTreeMap::new(), silent: (1..=3).map(silence).collect() }
+        let silent = (1..=3).map(silence).collect();
+        Views { cluster: ring.cluster, ring: Some(ring), answered: BTreeMap::new(), silent, unclaimed: BTreeMap::new() }
     }
 
     #[test]
@@ -317,6 +339,38 @@ mod tests {
         assert!(widest < Some(180), "{}", report.text());
         assert!(report.text().contains("aaa…"));
         assert!(report.document()["nodes"].as_array().unwrap().iter().any(|node| node["address"] == json!(long)));
+    }
+
+    #[tokio::test]
+    async fn a_cluster_whose_nodes_refuse_writes_is_not_healthy() {
+        let mut doubles = Vec::new();
+        for id in 1..=3 {
+            doubles.push(Double::start(NodeId([id; 16]), views().ring.unwrap(), 0).await);
+        }
+        let endpoints = Endpoints::from(doubles.iter().map(|double| double.address.clone()).collect::<Vec<_>>());
+        let report = async || Report::of(&members::ask(&endpoints).await.unwrap());
+        assert_eq!(report().await.document()["healthy"], json!(true));
+        doubles[1..].iter().for_each(|double| double.state().is_full = true);
+        let report = report().await;
+        let (text, document) = (report.text(), report.document());
+        assert!(text.starts_with("degraded: ") && text.contains(", 2 refuse writes (disk nearly full), "), "{text}");
+        assert!(text.contains("\n02020202: its disk is nearly full"), "{text}");
+        assert_eq!(document["healthy"], json!(false));
+        let state = |row: &Value| (row["node"].to_string(), (row["state"].to_string(), row["writable"].as_bool()));
+        let states: BTreeMap<_, _> = document["nodes"].as_array().unwrap().iter().map(state).collect();
+        let states: Vec<_> = states.values().map(|(state, writable)| (state.trim_matches('"'), *writable)).collect();
+        assert_eq!(states, [("active", Some(true)), ("full", Some(false)), ("full", Some(false))]);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_was_named_and_that_nobody_knows_of_is_told_though_others_answer() {
+        let double = Double::start(NodeId([1; 16]), views().ring.unwrap(), 0).await;
+        let unknown = "127.0.0.1:1".to_owned();
+        let report = Report::of(&members::ask(&Endpoints::from(vec![double.address.clone(), unknown.clone()])).await.unwrap());
+        assert!(report.text().contains(&format!("\n{unknown}: cannot connect")), "{}", report.text());
+        let told = &report.document()["unknown_endpoints"];
+        assert_eq!((told.as_array().map(Vec::len), &told[0]["address"]), (Some(1), &json!(unknown)), "{told}");
+        assert!(told[0]["reason"].as_str().unwrap().contains("cannot connect"), "{told}");
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use dynamo_core::name::Name;
 use dynamo_core::random::Random;
 use dynamo_core::request::QuorumWish;
 use dynamo_core::ring::Ring;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -88,9 +88,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Workload) -
     let ran = started.elapsed();
     shared.tally(|tally| tally.close_gap(std::time::Instant::now()));
     let counted = shared.tally(|tally| tally.document());
-    // No interrupt ends the program by itself from here on, so this has to listen to the next one.
-    let interrupt = async { interrupts.recv().await.unwrap_or_default() };
-    let judged = judge(&shared, Duration::from_secs(arguments.settle), interrupt).await;
+    let judged = settle(&shared, Duration::from_secs(arguments.settle), &mut interrupts).await;
     let text = shared.tally(|tally| {
         let (gap, at) = tally.longest_gap();
         format!(
@@ -271,6 +269,14 @@ impl Judged {
     }
 }
 
+/// Judges until the next interrupt. One that came while the clients ended was meant for them.
+async fn settle(shared: &Shared, patience: Duration, interrupts: &mut Signal) -> Judged {
+    while interrupts.recv().now_or_never().flatten().is_some() {}
+    // No interrupt ends the program by itself from here on, so this has to listen to the next one.
+    let interrupt = async { interrupts.recv().await.unwrap_or_default() };
+    judge(shared, patience, interrupt).await
+}
+
 /// Reads every key from all its home replicas until one whole round is as it must be, or the patience is over. An interrupt ends it with the
 /// last whole round, or with what there is of the first.
 async fn judge(shared: &Shared, patience: Duration, interrupt: impl Future<Output = ()>) -> Judged {
@@ -409,6 +415,20 @@ mod tests {
         let judged = judge(&shared, Duration::from_secs(3600), std::future::ready(())).await;
         assert!(!judged.is_good() && judged.verdict().starts_with("no verdict: interrupted"), "{judged:?}");
         assert!(judged.text().starts_with("0 of 3 keys were read"), "{}", judged.text());
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_from_before_the_settling_does_not_end_it() {
+        let server = Server::start(Manner::Well);
+        let client = Client::connect(ClientConfig::new(vec![server.address.clone()])).await.unwrap();
+        let shared = Shared::new(client, "b".to_owned(), "run".to_owned(), 3);
+        let listen = || signal(SignalKind::user_defined1()).unwrap();
+        let (mut interrupts, mut heard) = (listen(), listen());
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::USR1).unwrap();
+        // All who listen have it then.
+        heard.recv().await.unwrap();
+        let judged = settle(&shared, Duration::ZERO, &mut interrupts).await;
+        assert!(judged.is_good() && judged.not_reached == 0, "{judged:?}");
     }
 
     #[test]

@@ -143,6 +143,16 @@ fn a_node_that_was_started_and_not_recorded_is_found_by_its_configuration() {
     assert_eq!(orphan.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
 }
 
+/// For those that start nodes and have no option for it, as `bench --away`.
+#[test]
+fn the_program_that_a_node_is_started_with_is_recorded() {
+    let local = Local::new();
+    let (code, said) = local.run(&["start", "0", "--node-binary", "/bin/true"]);
+    assert_eq!(code, Some(1), "it ends at once: {said}");
+    let cluster: Value = serde_json::from_slice(&fs::read(local.path.join("cluster.json")).unwrap()).unwrap();
+    assert_eq!(cluster["program"].as_str(), Path::new("/bin/true").canonicalize().unwrap().to_str());
+}
+
 #[test]
 fn a_node_whose_process_cannot_be_recorded_is_ended() {
     let local = Local::new();

@@ -244,12 +244,13 @@ impl Client {
         topology.members.iter().map(|(node, member)| (*node, member.link.address.clone())).collect()
     }
 
-    /// The members' client addresses, if some were waited for in vain and none was ever reached there: what the client asks goes through
-    /// the endpoints then, after that wait. Where it stays so, [`ClientConfig::direct`] is to be `false`.
+    /// The members' client addresses that were waited for in vain, if no member was ever reached at its own: what the client asks
+    /// goes through the endpoints then, after that wait. Where it stays so, [`ClientConfig::direct`] is to be `false`.
     pub fn addresses_out_of_reach(&self) -> Vec<String> {
         let topology = self.shared.topology.load();
+        let links = topology.members.values().map(|member| &member.link).filter(|link| link.was_missed());
         match topology.has_members_out_of_reach() {
-            true => topology.members.values().map(|member| member.link.address.clone()).collect(),
+            true => links.map(|link| link.address.clone()).collect(),
             false => Vec::new(),
         }
     }

@@ -20,11 +20,11 @@
 //!     let text = cart.iter().cloned().collect::<Vec<_>>().join("\n");
 //!     // The context says what was read: that is replaced, and nothing that came in meanwhile.
 //!     let options = PutOptions { context: found.context, ..PutOptions::default() }.retried();
-//!     let mut written = client.put(name, text.clone(), &options).await;
-//!     if written.as_ref().is_err_and(RequestError::is_unknown) {
-//!         // `retried` gave the write an id: sent again with the same options it is the same write.
-//!         written = client.put(name, text, &options).await;
-//!     }
+//!     let written = match client.put(name, text.clone(), &options).await {
+//!         // `retried` gave the write an id: sent again with the same options it is the same write. The first may have been made.
+//!         Err(open) if open.is_unknown() => client.put(name, text, &options).await.map_err(|error| error.after(Some(open))),
+//!         written => written,
+//!     };
 //!     written.map(|_| cart)
 //! }
 //!

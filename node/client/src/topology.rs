@@ -131,10 +131,14 @@ impl Topology {
     }
 
     /// Members were waited for in vain at their own addresses, and none was ever reached there: they may mean nothing where this client
-    /// is, behind a port that is forwarded or in another network.
+    /// is, behind a port that is forwarded or in another network. An endpoint may be a member's own address.
     pub(crate) fn has_members_out_of_reach(&self) -> bool {
         let mut links = self.members.values().map(|member| &member.link);
-        !links.clone().any(|link| link.was_reached()) && links.any(|link| link.was_missed())
+        let is_reached = |link: &Arc<Link>| {
+            let mut endpoints = self.endpoints.iter().filter(|endpoint| endpoint.address == link.address);
+            link.was_reached() || endpoints.any(|endpoint| endpoint.was_reached())
+        };
+        !links.clone().any(is_reached) && links.any(|link| link.was_missed())
     }
 
     /// Whether anybody is left when `tried` have been asked.
@@ -288,6 +292,9 @@ mod tests {
         topology.members.get_mut(&NodeId([4; 16])).unwrap().link = Arc::new(reached);
         assert!(!topology.has_members_out_of_reach());
         assert_eq!(order(&topology)[..2], ["node-1", "node-2"]);
+        // So it was at an endpoint that is its own address.
+        topology.members.get_mut(&NodeId([4; 16])).unwrap().link = link(&address);
+        assert!(!topology.has_members_out_of_reach());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! The run is as long as it was asked to be; `after` is what is left. Deliveries are the background work that must give way to
 //! requests, so the figure to look at is the 99th percentile of `delivering` beside that of `quiet`.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,10 @@ trait Cluster {
 }
 
 /// That of `local up`.
-struct Local;
+struct Local {
+    /// With which a node that was killed is started again.
+    program: Option<PathBuf>,
+}
 
 impl Cluster for Local {
     async fn take_away(&self, away: Away) -> Result<(), Stop> {
@@ -69,7 +73,7 @@ impl Cluster for Local {
 
     async fn bring_back(&self, away: Away) -> Result<(), Stop> {
         match away.by {
-            AwayBy::Kill => local::start_quietly(away.node).await,
+            AwayBy::Kill => local::start_quietly(away.node, self.program.clone()).await,
             AwayBy::Pause => local::signal_quietly(away.node, Signal::CONT),
         }
     }
@@ -85,7 +89,16 @@ impl Away {
     /// Takes the node away, brings it back whatever happens, and tells the phases apart. Ends when the hints are delivered and the time is
     /// over, or when somebody wants it to.
     pub async fn run(self, phases: &Phases, begin: Instant, end: Instant) -> Result<(), Stop> {
-        self.run_on(&Local, phases, begin, end, interruption()).await
+        let local = Local { program: self.program()? };
+        self.run_on(&local, phases, begin, end, interruption()).await
+    }
+
+    /// What the node is started with again, if it is killed. Whoever asks before that learns in time that there is none.
+    pub fn program(self) -> Result<Option<PathBuf>, Stop> {
+        match self.by {
+            AwayBy::Kill => local::node_program().map(Some),
+            AwayBy::Pause => Ok(None),
+        }
     }
 
     async fn run_on(

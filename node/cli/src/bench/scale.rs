@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub struct Scaling {
     from: usize,
     to: usize,
     batch: Batch,
+    /// With which nodes are started.
+    program: PathBuf,
     changes: Mutex<Vec<Change>>,
 }
 
@@ -139,7 +141,7 @@ impl Scaling {
         tokio::time::sleep_until((begin + quiet).into()).await;
         for (from, to) in [(self.from, self.to), (self.to, self.from)] {
             phases.next();
-            let change = beside(changed(from, to, self.batch)).await?;
+            let change = beside(changed(from, to, self.batch, self.program.clone())).await?;
             self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
             phases.next();
             tokio::time::sleep(quiet).await;
@@ -161,7 +163,7 @@ async fn beside<T: Send + 'static>(work: impl Future<Output = Result<T, Stop>> +
 }
 
 /// Changes the number of nodes, and watches what moves.
-async fn changed(from: usize, to: usize, batch: Batch) -> Result<Change, Stop> {
+async fn changed(from: usize, to: usize, batch: Batch, program: PathBuf) -> Result<Change, Stop> {
     let folder = local::default_cluster()?;
     let ids = local::scale::ids(&local::running_endpoints().into()).await?;
     let leave: &[NodeId] = ids.get(to..).unwrap_or_default();
@@ -170,7 +172,7 @@ async fn changed(from: usize, to: usize, batch: Batch) -> Result<Change, Stop> {
     let moved = Moved::look().await;
     let watching = tokio::spawn(moved.watch(stopped));
     let began = Instant::now();
-    let scaled = local::scale::to(&folder, to, batch, None, members::CALL_TIMEOUT).await;
+    let scaled = local::scale::to(&folder, to, batch, Some(&program), members::CALL_TIMEOUT).await;
     let took = began.elapsed();
     // Nobody listens only if the watcher is gone, and then joining it says why.
     let _ = stop.send(true);
@@ -239,6 +241,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Scale) -> R
     }
     let mut target = System::Dynamokv.connect_retrying(connection, &arguments.quorums).await?;
     target.check_is_local("bench scale")?;
+    let program = local::node_program()?;
     let disk = disk_bytes_per_second(&local::default_cluster()?)?;
     let copied = Calibration::measure().await?.copied_bytes_per_second();
     // Servers come and go, so there is no time to account for.
@@ -260,7 +263,7 @@ pub async fn run(connection: &Connection, format: Format, arguments: Scale) -> R
     if full.measured.operations == 0 {
         return Err(Stop::Failed(format!("bench scale: the closed loop before was not answered; {}", full.errors_text())));
     }
-    let scaling = Arc::new(Scaling { from, to, batch: arguments.batch, changes: Mutex::new(Vec::new()) });
+    let scaling = Arc::new(Scaling { from, to, batch: arguments.batch, program, changes: Mutex::new(Vec::new()) });
     point.rate = Some(full.per_second() * f64::from(arguments.load) / 100.0);
     point.meanwhile = Some(Meanwhile::Scale(Arc::clone(&scaling)));
     let report = point::measure(&session, &point, &mut source).await?;

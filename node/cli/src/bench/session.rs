@@ -22,6 +22,10 @@ const POOL_BYTES: usize = 8 << 20;
 /// Attempts at one record of the load phase.
 const LOAD_ATTEMPTS_MAX: u32 = 5;
 
+/// What is loaded where nothing else is asked for.
+pub const RECORDS_DEFAULT: u64 = 100_000;
+pub const VALUE_BYTES_DEFAULT: u64 = 1024;
+
 /// What there is to be read and replaced, and how.
 #[derive(Args, Debug, Clone)]
 pub struct Data {
@@ -36,10 +40,11 @@ pub struct Data {
 #[derive(Args, Debug, Clone)]
 pub struct Records {
     /// Records to load.
-    #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = RECORDS_DEFAULT, value_name = "NUMBER")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub records: u64,
     /// Bytes of a value.
-    #[arg(long, default_value_t = 1024, value_name = "BYTES")]
+    #[arg(long, default_value_t = VALUE_BYTES_DEFAULT, value_name = "BYTES")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=VALUE_BYTES_MAX as u64))]
     pub value_bytes: u64,
     /// Clients, each with one request in flight.

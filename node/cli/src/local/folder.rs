@@ -1,6 +1,7 @@
 //! The folder of a local cluster: `cluster.json`, `node-N/` with configuration, log and data, and a lock.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,17 +18,19 @@ use crate::stop::Stop;
 const CONFIGURATION_FILE: &str = "node.yaml";
 const CLUSTER_FILE: &str = "cluster.json";
 const RECORD_FILE: &str = "first.ring";
-/// What lies beside the nodes' folders: the two files, what they are replaced by, and locks; the last three are those of earlier versions.
+const LOCK_FILE: &str = "lock";
+/// What lies beside the nodes' folders: the two files, what they are replaced by, and a lock; three files of earlier versions; and
+/// the folder's own lock, which goes last.
 const OWN_FILES: [&str; 9] = [
     RECORD_FILE,
     "first.ring.new",
     "first.ring.lock",
     CLUSTER_FILE,
     "cluster.json.new",
-    "lock",
     "first.new",
     "first.lock",
     "cluster.new",
+    LOCK_FILE,
 ];
 
 /// What there is.
@@ -41,6 +44,9 @@ pub struct Cluster {
     pub replication: u8,
     /// Its nodes, in order.
     pub nodes: Vec<NodeRecord>,
+    /// The program that a node was started with last. Files of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
 }
 
 /// One node.
@@ -185,23 +191,52 @@ pub fn record_in(path: &Path, cluster: ClusterId) -> Option<PathBuf> {
     (ClusterId::parse(&held.cluster_id) == Some(cluster)).then(|| path.join(RECORD_FILE))
 }
 
+/// What a command does where it finds no folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Missing {
+    /// Make it.
+    Made,
+    /// Say so, and make nothing.
+    Told,
+}
+
 /// The folder's absolute path, and its lock. Whoever is at work there has so long to end.
-async fn locked(path: &Path, patience: Duration) -> Result<(PathBuf, File), Stop> {
-    fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
-    let path = path.canonicalize().map_err(|error| failed(path, &error))?;
-    let lock_path = path.join("lock");
-    let lock = File::create(&lock_path).map_err(|error| failed(&lock_path, &error))?;
+async fn locked(path: &Path, patience: Duration, missing: Missing) -> Result<(PathBuf, File), Stop> {
+    let (mut whole, mut lock) = open_lock(path, missing)?;
     let deadline = Instant::now() + patience;
     loop {
         match lock.try_lock() {
-            Ok(()) => return Ok((path, lock)),
+            Ok(()) if is_at(&lock, &whole.join(LOCK_FILE)) => return Ok((whole, lock)),
+            // Whoever was at work there has removed it: the next command takes another one.
+            Ok(()) => (whole, lock) = open_lock(path, missing)?,
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOOK_INTERVAL).await,
             Err(TryLockError::WouldBlock) => {
-                return Err(Stop::Failed(format!("{}: another `dynamoctl local` is at work there", path.display())));
+                return Err(Stop::Failed(format!("{}: another `dynamoctl local` is at work there", whole.display())));
             }
-            Err(TryLockError::Error(error)) => return Err(failed(&lock_path, &error)),
+            Err(TryLockError::Error(error)) => return Err(failed(&whole.join(LOCK_FILE), &error)),
         }
     }
+}
+
+/// The folder's absolute path, and the file of its lock, which is not taken yet. A folder that somebody emptied meanwhile is given no lock
+/// again, but to make a cluster in it.
+fn open_lock(path: &Path, missing: Missing) -> Result<(PathBuf, File), Stop> {
+    match missing {
+        Missing::Made => fs::create_dir_all(path).map_err(|error| failed(path, &error))?,
+        Missing::Told if !path.join(CLUSTER_FILE).exists() => return Err(nothing_in(path)),
+        Missing::Told => {}
+    }
+    let whole = path.canonicalize().map_err(|error| failed(path, &error))?;
+    let lock_path = whole.join(LOCK_FILE);
+    let lock = File::create(&lock_path).map_err(|error| failed(&lock_path, &error))?;
+    Ok((whole, lock))
+}
+
+/// Whether `file` is what lies at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let which = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let there = fs::metadata(path).map(which);
+    file.metadata().map(which).is_ok_and(|held| there.is_ok_and(|there| held == there))
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Stop {
@@ -214,7 +249,7 @@ impl Folder {
         if !path.join(CLUSTER_FILE).exists() {
             return Err(nothing_in(path));
         }
-        Self::open_or_create(path, || Err(nothing_in(path))).await
+        Self::open_locked(locked(path, TURN_PATIENCE, Missing::Told).await?, || Err(nothing_in(path)))
     }
 
     /// The folder of a cluster that is to be removed. Where `cluster.json` is damaged its nodes are those that have folders; nobody knows
@@ -223,20 +258,23 @@ impl Folder {
         if !path.join(CLUSTER_FILE).exists() || read(path).is_ok() {
             return Self::open(path).await;
         }
-        let (path, lock) = locked(path, TURN_PATIENCE).await?;
+        let (path, lock) = locked(path, TURN_PATIENCE, Missing::Told).await?;
         let mut nodes = Vec::new();
         for name in node_folders(&path)? {
             check_unused(&path.join(&name))?;
             let nothing = String::new;
             nodes.push(NodeRecord { name, zone: nothing(), client: nothing(), peer: nothing(), http: nothing(), process: None });
         }
-        let cluster = Cluster { cluster_id: String::new(), partitions: 0, replication: 0, nodes };
+        let cluster = Cluster { cluster_id: String::new(), partitions: 0, replication: 0, nodes, program: None };
         Ok(Self { path, cluster, _lock: lock })
     }
 
     /// The folder of a cluster; a new one is what `plan` says.
     pub async fn open_or_create(path: &Path, plan: impl FnOnce() -> Result<Cluster, Stop>) -> Result<Self, Stop> {
-        let (path, lock) = locked(path, TURN_PATIENCE).await?;
+        Self::open_locked(locked(path, TURN_PATIENCE, Missing::Made).await?, plan)
+    }
+
+    fn open_locked((path, lock): (PathBuf, File), plan: impl FnOnce() -> Result<Cluster, Stop>) -> Result<Self, Stop> {
         if let Some(cluster) = read(&path)? {
             let mut folder = Self { path, cluster, _lock: lock };
             // They are in nobody's way if they cannot be removed; a purge says so.
@@ -318,7 +356,7 @@ impl Folder {
         self.remove_left()?;
         let record = self.record();
         let earlier = names(&self.path, |name| ring_record::is_before(&record, &self.path.join(name)))?;
-        for file in OWN_FILES.map(str::to_owned).into_iter().chain(earlier) {
+        for file in earlier.into_iter().chain(OWN_FILES.map(str::to_owned)) {
             let path = self.path.join(file);
             gone(&path, fs::remove_file(&path))?;
         }
@@ -342,7 +380,7 @@ mod tests {
             http: "127.0.0.1:7402".to_owned(),
             process: Some(Process { pid: 7, start_ticks: 9 }),
         };
-        Ok(Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 1, nodes: vec![node] })
+        Ok(Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 1, nodes: vec![node], program: None })
     }
 
     #[tokio::test]
@@ -354,7 +392,7 @@ mod tests {
         fs::write(path.join("notes.txt"), "mine").unwrap();
         let folder = Folder::open(&path).await.unwrap();
         assert_eq!(folder.cluster, cluster().unwrap());
-        assert!(matches!(locked(&path, Duration::ZERO).await, Err(Stop::Failed(_))), "it is locked");
+        assert!(matches!(locked(&path, Duration::ZERO, Missing::Made).await, Err(Stop::Failed(_))), "it is locked");
         let of_this_version = ["first.ring", "first.ring.ring-7", "first.ring.lock", "first.ring.new", "cluster.json.new"];
         for file in of_this_version.into_iter().chain(["first.ring-7", "first.lock", "first.new", "cluster.new"]) {
             fs::write(path.join(file), "").unwrap();
@@ -378,6 +416,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_that_waits_while_the_folder_is_removed_has_it_for_itself_afterwards() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("local");
+        let at_work = Folder::open_or_create(&path, cluster).await.unwrap();
+        // The second goes on when the first has looked once, and waits.
+        let (waited, ()) = tokio::join!(biased; locked(&path, TURN_PATIENCE, Missing::Made), async { at_work.purge().unwrap() });
+        let (whole, lock) = waited.unwrap();
+        assert!(is_at(&lock, &whole.join(LOCK_FILE)));
+        assert!(matches!(locked(&path, Duration::ZERO, Missing::Made).await, Err(Stop::Failed(_))), "it is locked");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_waits_while_the_folder_is_removed_and_is_to_make_none_leaves_nothing_there() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("local");
+        for (kept, left) in [(None, false), (Some("notes.txt"), true)] {
+            let at_work = Folder::open_or_create(&path, cluster).await.unwrap();
+            kept.iter().for_each(|file| fs::write(path.join(file), "mine").unwrap());
+            // The second goes on when the first has looked once, and waits.
+            let (waited, ()) = tokio::join!(biased; Folder::open(&path), async { at_work.purge().unwrap() });
+            let told = waited.map(drop).unwrap_err().to_string();
+            assert!(told.contains("holds no cluster"), "{told}");
+            assert_eq!((path.exists(), path.join(LOCK_FILE).exists()), (left, false), "{kept:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_an_interrupted_command_left_of_a_node_is_removed_by_the_next() {
         let place = tempfile::tempdir().unwrap();
         drop(Folder::open_or_create(place.path(), cluster).await.unwrap());
@@ -394,7 +459,8 @@ mod tests {
         let of = |cluster: &Cluster| serde_json::to_vec_pretty(cluster).unwrap();
         let stopped = |node: NodeRecord| NodeRecord { process: None, ..node };
         let (whole, rest) = (cluster().unwrap(), cluster().unwrap());
-        let rest = Cluster { nodes: rest.nodes.into_iter().map(stopped).collect(), ..rest };
+        let program = Some("/usr/bin/dynamo-node".to_owned());
+        let rest = Cluster { nodes: rest.nodes.into_iter().map(stopped).collect(), program, ..rest };
         Fuzz {
             name: "cluster.json",
             corpus: vec![of(&whole), of(&rest)],

@@ -45,8 +45,24 @@ pub fn find_binary(named: Option<&Path>) -> Result<PathBuf, Stop> {
     };
     match path.canonicalize() {
         Ok(path) if path.is_file() => Ok(path),
-        _ => Err(Stop::Usage(format!("{}: is not there; name the dynamo-node program with --node-binary", path.display()))),
+        _ => Err(Stop::Usage(format!(
+            "{}: is not there; name the dynamo-node program with --node-binary, or in DYNAMO_NODE_BINARY",
+            path.display()
+        ))),
     }
+}
+
+/// The program for nodes of a cluster that was started before: the one that was named, else the one that they were `started` with,
+/// else the one beside this program.
+pub fn program_of(started: Option<&str>, named: Option<&Path>) -> Result<PathBuf, Stop> {
+    let started = started.filter(|_| named.is_none()).map(Path::new);
+    if let Some(gone) = started.filter(|started| !started.is_file()) {
+        return Err(Stop::Usage(format!(
+            "{}: the nodes were started with it, and it is not there any more; name the dynamo-node program in DYNAMO_NODE_BINARY",
+            gone.display()
+        )));
+    }
+    find_binary(named.or(started))
 }
 
 /// What helps where a cluster is new, and where its ports are those that it was made with.
@@ -92,6 +108,7 @@ pub fn start(folder: &mut Folder, node: usize, binary: &Path) -> Result<Child, S
     command.process_group(0);
     let mut child = command.spawn().map_err(|error| failed(binary, error))?;
     folder.cluster.nodes[node].process = Process::with_pid(child.id());
+    folder.cluster.program = binary.to_str().map(str::to_owned);
     if let Err(stop) = folder.save() {
         // Nobody would know it.
         let _ended = child.kill().and_then(|()| child.wait());
@@ -185,6 +202,7 @@ mod tests {
             partitions: 64,
             replication: 3,
             nodes: vec![node(0), node(1)],
+            program: None,
         };
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open_or_create(place.path(), || Ok(cluster)).await.unwrap();
@@ -208,6 +226,22 @@ mod tests {
           r: 2
           w: 2
         ");
+    }
+
+    #[test]
+    fn a_node_is_started_with_what_was_named_else_with_what_the_others_were() {
+        let place = tempfile::tempdir().unwrap();
+        let of = |name: &str| place.path().canonicalize().unwrap().join(name);
+        let (named, started, gone) = (of("named"), of("started"), of("gone"));
+        [&named, &started].into_iter().for_each(|path| fs::write(path, "").unwrap());
+        assert_eq!(program_of(started.to_str(), Some(&named)).unwrap(), named);
+        assert_eq!(program_of(gone.to_str(), Some(&named)).unwrap(), named);
+        assert_eq!(program_of(started.to_str(), None).unwrap(), started);
+        for (was, is_named) in [(gone.to_str(), None), (started.to_str(), Some(gone.as_path()))] {
+            let refused = program_of(was, is_named).unwrap_err().to_string();
+            let told = refused.starts_with(&gone.display().to_string()) && refused.contains("DYNAMO_NODE_BINARY");
+            assert!(told, "{refused}");
+        }
     }
 
     #[test]

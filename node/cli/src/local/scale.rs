@@ -11,7 +11,7 @@ use dynamo_core::rebalance::operation;
 use tokio::time::{Instant, sleep};
 
 use super::folder::{Cluster, Folder, NodeRecord};
-use super::{LOOK_INTERVAL, PORT_STEP, READY_PATIENCE, STOP_PATIENCE, launch, wait_until_gone, wait_until_whole};
+use super::{LOOK_INTERVAL, PORT_STEP, READY_PATIENCE, STOP_PATIENCE, check_nodes, launch, wait_until_gone, wait_until_whole};
 use crate::members::{self, Endpoints};
 use crate::ring_operations::{self, Batch};
 use crate::stop::Stop;
@@ -33,8 +33,10 @@ pub async fn to(path: &Path, nodes: usize, batch: Batch, binary: Option<&Path>, 
             Err(_) => sleep(LOOK_INTERVAL).await,
         }
     };
-    let changed = ring_operations::become_these(&endpoints, &ids[..nodes], &ids[nodes..], record, batch).await;
-    changed.map_err(|stop| if ids.len() > nodes { stop.of("no node was stopped, and no data removed") } else { stop })?;
+    let (stay, leave) = parted(&ids, nodes)?;
+    check_members(&endpoints, &ids).await?;
+    let changed = ring_operations::become_these(&endpoints, stay, leave, record, batch).await;
+    changed.map_err(|stop| if leave.is_empty() { stop } else { stop.of("no node was stopped, and no data removed") })?;
     stop_from(path, nodes, &endpoints, &ids).await?;
     let cluster = Folder::open(path).await?.cluster.clone();
     wait_until_whole(&cluster, Instant::now() + READY_PATIENCE, call_timeout).await?;
@@ -98,12 +100,27 @@ pub async fn ids(endpoints: &Endpoints) -> Result<Vec<NodeId>, Stop> {
     Ok(ids)
 }
 
+/// Of the nodes at `endpoints`, which are `ids`, none lost a member's data. They all answered: that one is slow now does not make it lost.
+async fn check_members(endpoints: &Endpoints, ids: &[NodeId]) -> Result<(), Stop> {
+    let own: Vec<(NodeId, &str)> = ids.iter().copied().zip(endpoints.addresses.iter().map(String::as_str)).collect();
+    check_nodes(&members::ask(endpoints).await?, &own)
+}
+
+/// Those that stay, and those that leave. Whoever scales at the same time may have taken nodes away since they were started.
+fn parted(ids: &[NodeId], nodes: usize) -> Result<(&[NodeId], &[NodeId]), Stop> {
+    ids.split_at_checked(nodes).ok_or_else(changed_meanwhile)
+}
+
+fn changed_meanwhile() -> Stop {
+    Stop::Failed("another `dynamoctl local` changed the cluster meanwhile; give the command again".to_owned())
+}
+
 /// Stops the nodes that left, and removes what they had: they have proven, out of the ring, that others hold it all. `ids` are those of
 /// the nodes at `endpoints`; one that the ring names is not touched.
 async fn stop_from(path: &Path, nodes: usize, endpoints: &Endpoints, ids: &[NodeId]) -> Result<(), Stop> {
     let mut folder = Folder::open(path).await?;
     if folder.cluster.endpoints() != endpoints.addresses {
-        return Err(Stop::Failed("another `dynamoctl local` changed the cluster meanwhile; give the command again".to_owned()));
+        return Err(changed_meanwhile());
     }
     let staying = Endpoints { addresses: endpoints.addresses[..nodes].to_vec(), ..endpoints.clone() };
     while folder.cluster.nodes.len() > nodes {
@@ -130,9 +147,17 @@ async fn stop_from(path: &Path, nodes: usize, endpoints: &Endpoints, ids: &[Node
 mod tests {
     use super::*;
     use crate::double::Double;
+    use crate::ring_record;
+    use clap::Parser;
     use dynamo_core::id::ClusterId;
     use dynamo_core::rebalance::{Members, first_ring};
     use dynamo_core::ring::{Member, Ring};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        batch: Batch,
+    }
 
     /// The nodes `ids`, which hold `ring`, as a cluster of `local up`.
     async fn started(ids: &[NodeId], ring: &Ring) -> (Vec<Double>, Cluster) {
@@ -144,7 +169,7 @@ mod tests {
             nodes.push(NodeRecord { name, zone, client, peer, http, process: None });
             doubles.push(double);
         }
-        (doubles, Cluster { cluster_id: "id".to_owned(), partitions: 4, replication: 3, nodes })
+        (doubles, Cluster { cluster_id: "id".to_owned(), partitions: 4, replication: 3, nodes, program: None })
     }
 
     /// A file in place of its folder cannot be removed as one, whoever runs the test.
@@ -194,6 +219,52 @@ mod tests {
         assert!(!last.exists() && Folder::open(place.path()).await.unwrap().cluster.nodes.len() == 3);
     }
 
+    /// Else it would wait for the member whose data is gone, for as long as data may move.
+    #[tokio::test]
+    async fn nodes_of_which_one_came_back_without_its_data_are_not_scaled() {
+        let ids = [1, 2, 4].map(|id| NodeId([id; 16]));
+        let members: Members = (1..=3).map(|id| (NodeId([id; 16]), Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let ring = first_ring(ClusterId([9; 16]), 2, 3, &members).unwrap();
+        let (doubles, mut cluster) = started(&ids, &ring).await;
+        cluster.nodes.iter_mut().for_each(|node| node.process = crate::process::Process::with_pid(std::process::id()));
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open_or_create(place.path(), || Ok(cluster)).await.unwrap();
+        let record = folder.record();
+        drop(folder);
+        ring_record::record(&record, &ring.clone().into()).unwrap();
+        let program = std::env::current_exe().unwrap();
+        let scaled = to(place.path(), 3, Line::parse_from(["scale"]).batch, Some(&program), members::CALL_TIMEOUT);
+        let scaled = tokio::time::timeout(READY_PATIENCE, scaled).await.expect("it waits for what cannot come");
+        let refused = scaled.unwrap_err().to_string();
+        assert!(refused.contains(&format!("{} is no member", doubles[2].address)), "{refused}");
+        assert_eq!(ring_record::recorded(&record, ring.cluster).unwrap(), Some(ring.clone().into()));
+        assert!(doubles.iter().all(|double| double.state().ring == ring), "nothing was done");
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_silent_in_one_look_did_not_lose_its_data_beside_a_node_that_is_no_member() {
+        let ids = [1, 2, 3, 4].map(|id| NodeId([id; 16]));
+        let members: Members = ids[..3].iter().map(|id| (*id, Member { zone: "z".to_owned(), weight: 1 })).collect();
+        let (doubles, cluster) = started(&ids, &first_ring(ClusterId([9; 16]), 2, 3, &members).unwrap()).await;
+        let endpoints = Endpoints::from(cluster.endpoints());
+        doubles[3].state().is_new = true;
+        // It is the one that is asked for the ring.
+        doubles[2].state().keeps_its_ring = true;
+        assert_eq!(members::ask(&endpoints).await.unwrap().silent.keys().collect::<Vec<_>>(), [&ids[2]]);
+        check_members(&endpoints, &ids).await.unwrap();
+        let others = Endpoints::from([&endpoints.addresses[..2], &endpoints.addresses[3..]].concat());
+        let lost = check_members(&others, &[ids[0], ids[1], ids[3]]).await.unwrap_err().to_string();
+        assert!(lost.contains(&format!("{} is no member", doubles[3].address)), "{lost}");
+    }
+
+    #[test]
+    fn fewer_nodes_than_were_started_are_told_of_and_not_scaled() {
+        let ids = [1, 2].map(|id| NodeId([id; 16]));
+        assert_eq!(parted(&ids, 1).unwrap(), (&ids[..1], &ids[1..]));
+        let told = parted(&ids, 3).unwrap_err().to_string();
+        assert!(told.contains("changed the cluster meanwhile"), "{told}");
+    }
+
     #[tokio::test]
     async fn nodes_whose_ports_are_taken_are_not_kept() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -210,7 +281,7 @@ mod tests {
             http,
             process,
         };
-        let cluster = Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 1, nodes: vec![first] };
+        let cluster = Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 1, nodes: vec![first], program: None };
         let place = tempfile::tempdir().unwrap();
         drop(Folder::open_or_create(place.path(), || Ok(cluster.clone())).await.unwrap());
         let program = std::env::current_exe().unwrap();
@@ -230,7 +301,7 @@ mod tests {
             process: None,
         };
         let nodes = vec![node(0, "a"), node(1, "b"), node(2, "a")];
-        let mut cluster = Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 3, nodes };
+        let mut cluster = Cluster { cluster_id: "id".to_owned(), partitions: 64, replication: 3, nodes, program: None };
         let next = next_node(&cluster).unwrap();
         assert_eq!((next.name.as_str(), next.zone.as_str(), next.http.as_str()), ("node-3", "b", "127.0.0.1:7432"));
         cluster.nodes[0].client = "127.0.0.1:65510".to_owned();

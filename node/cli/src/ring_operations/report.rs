@@ -113,6 +113,9 @@ impl Report {
 
     pub fn document(&self) -> Value {
         let ids = |members: &Members| members.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let weights = |members: &Members| {
+            members.iter().map(|(node, member)| (node.to_string(), member.weight)).collect::<BTreeMap<_, _>>()
+        };
         let operation = self.operation.as_ref().map(|operation| {
             json!({
                 "id": operation.since.0,
@@ -120,6 +123,8 @@ impl Report {
                 "aborted": operation.aborted,
                 "members_before": ids(&operation.before),
                 "members_wanted": ids(&operation.wanted),
+                "weights_before": weights(&operation.before),
+                "weights_wanted": weights(&operation.wanted),
                 "copies_planned": operation.copies,
                 "copies_made": self.copies_made(),
             })
@@ -230,7 +235,8 @@ mod tests {
     }
 
     fn views(ring: Ring) -> Views {
-        Views { cluster: ring.cluster, ring: Some(ring), answered: BTreeMap::new(), silent: BTreeMap::new() }
+        let (answered, silent, unclaimed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Views { cluster: ring.cluster, ring: Some(ring), answered, silent, unclaimed }
     }
 
     #[test]
@@ -253,6 +259,17 @@ mod tests {
         ");
         assert_eq!(report.document()["copies_left"], json!(12));
         assert_eq!(report.document()["operation"]["id"], json!(2));
+    }
+
+    #[test]
+    fn an_operation_that_changes_a_weight_alone_tells_it_to_programs_too() {
+        let ring = first_ring(ClusterId([9; 16]), 4, 3, &members(4)).unwrap();
+        let (node, mut wanted) = (NodeId([2; 16]), members(4));
+        wanted.entry(node).and_modify(|member| member.weight = 3);
+        let report = Report::of(&views(operation::begun(&ring, &wanted).unwrap()), None).unwrap();
+        assert!(report.text().contains("has another weight: 02020202"), "{}", report.text());
+        let (operation, node) = (report.document()["operation"].clone(), node.to_string());
+        assert_eq!((&operation["weights_before"][&node], &operation["weights_wanted"][&node]), (&json!(1), &json!(3)));
     }
 
     #[test]

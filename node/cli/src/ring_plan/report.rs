@@ -191,7 +191,7 @@ impl Outlook {
             "cluster": self.cluster,
             "epoch": self.epoch,
             "partitions_under_way": self.under_way,
-            "moves": self.fills.len(),
+            "moves": proof.map(|proof| proof.moves),
             "lower_bound": proof.map(|proof| proof.lower_bound),
             "primaries_changed": proof.map(|proof| proof.new_primaries),
             "certificate_verified": proof.is_some(),

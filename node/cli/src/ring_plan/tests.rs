@@ -2,7 +2,8 @@
 
 use super::*;
 use dynamo_core::id::{ClusterId, Epoch};
-use dynamo_core::rebalance::first_ring;
+use dynamo_core::rebalance::{first_ring, first_ring_with};
+use dynamo_core::ring::bucket_replication::BucketReplication;
 use serde_json::json;
 
 const ZONES: [&str; 3] = ["zone-a", "zone-b", "zone-c"];
@@ -75,6 +76,18 @@ fn a_plan_shows_moves_bytes_bound_and_time_and_each_nodes_part() {
     assert_eq!(document["bytes"], json!(63 * 1_024_000));
     assert_eq!(document["fills"].as_array().unwrap().len(), 63);
     assert_eq!(document["nodes"].as_array().unwrap().len(), 9);
+}
+
+/// Its layer has replicas of its own to fill, and no placement of its own to change.
+#[test]
+fn a_bucket_with_an_n_of_its_own_adds_to_what_is_filled_and_not_to_the_moves() {
+    let buckets = BucketReplication::new([("cart".into(), 2)], 3).unwrap();
+    let ring = first_ring_with(ring().cluster, 6, 3, buckets, &ring().members).unwrap();
+    let outlook = Outlook::of(&ring, &add(&["3"]), &BTreeMap::new()).unwrap();
+    let document = outlook.document();
+    let (moves, fills) = (document["moves"].as_u64().unwrap(), document["fills"].as_array().unwrap().len() as u64);
+    assert!(fills > moves, "{fills} {moves}");
+    assert!(outlook.text().contains(&format!("moves        {moves} of 192 replicas")), "{}", outlook.text());
 }
 
 #[test]

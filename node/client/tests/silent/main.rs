@@ -1,6 +1,9 @@
 //! What a client does about a node that takes a request and never answers it, or hangs up: in time, and it tells no more than it knows.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../examples/cart.rs"]
+#[expect(dead_code, reason = "its `main` is for the command line")]
+mod cart;
 #[allow(dead_code, reason = "dynamoctl's tests use more of it")]
 mod server;
 
@@ -54,6 +57,18 @@ async fn a_write_that_was_taken_and_never_answered_is_of_unknown_outcome_and_a_g
             assert!(server.taken() >= 4, "{manner:?} {mode:?}: {} requests arrived", server.taken());
         }
     }
+}
+
+/// The program of README, whose caller may take it at its word.
+#[tokio::test]
+async fn the_cart_says_that_it_may_be_written_if_its_first_put_may_and_its_second_was_not() {
+    let server = Server::start(Manner::Muddled);
+    let config = ClientConfig { direct: false, ..config(&server, Mode::Stream) };
+    let client = in_time(Client::connect(config)).await.unwrap();
+    let error = in_time(cart::add(&client, &Name::new("carts", "alice"), &["milk".to_owned()])).await.unwrap_err();
+    assert!(error.is_unknown() && error.to_string().contains("tried again: "), "{error:?}");
+    let ids = server.put_ids();
+    assert!(ids.len() == 2 && ids[0] == ids[1] && !ids[0].is_empty(), "{ids:?}");
 }
 
 #[tokio::test]
@@ -416,6 +431,22 @@ async fn a_ring_that_one_node_does_not_have_yet_is_asked_of_the_next() {
         well.tells(topology(CLUSTER, 2, [&behind, &well]));
         in_time(gets_until_epoch_2(&client)).await;
     }
+}
+
+#[tokio::test]
+async fn a_member_that_was_reached_as_an_endpoint_is_within_reach_and_only_who_was_missed_is_named() {
+    let (_mute, _well, client) = cluster_whose_first_is(Manner::Mute, Mode::Stream).await;
+    let name = Name::new("b", "k");
+    let put = PutOptions { timeout: DEADLINE, ..PutOptions::default() };
+    in_time(client.put(&name, "v", &put)).await.unwrap_err();
+    assert!(client.addresses_out_of_reach().is_empty(), "the second's is the endpoint's: {:?}", client.addresses_out_of_reach());
+
+    let (first, second, well) = (Server::start(Manner::Mute), Server::start(Manner::Mute), Server::start(Manner::Well));
+    well.tells(topology(CLUSTER, 1, [&first, &second]));
+    let client = in_time(Client::connect(config(&well, Mode::Stream))).await.unwrap();
+    let get = GetOptions { timeout: DEADLINE, ..GetOptions::default() };
+    in_time(client.get(&name, &get)).await.unwrap();
+    assert_eq!(client.addresses_out_of_reach(), std::slice::from_ref(&first.address), "nobody waited for the second");
 }
 
 #[tokio::test]

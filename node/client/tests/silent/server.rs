@@ -41,6 +41,8 @@ pub enum Manner {
     NotReading,
     /// Says of every request that it does not serve.
     NotServing,
+    /// Says to its first put what nobody can use, and to each later one that too few replicas took it. Finds nothing.
+    Muddled,
     /// Answers.
     Well,
 }
@@ -83,6 +85,7 @@ impl Server {
                 | Manner::StandingStill
                 | Manner::NotReading
                 | Manner::NotServing
+                | Manner::Muddled
                 | Manner::Well => serve(listener, served).await,
                 Manner::HangingUp => relay_until_asked(listener, served).await,
                 Manner::Leaving => {
@@ -264,6 +267,16 @@ impl Service {
         (key != "unanswered").then_some(answer)
     }
 
+    /// What a muddled one says to the newest put.
+    fn muddle(&self) -> v1::session_response::Response {
+        use v1::session_response::Response;
+        match self.put_ids.lock().unwrap().len() {
+            // It does not say what the answer rests on.
+            1 => Response::Put(v1::PutResponse::default()),
+            _ => Response::Failure(Failure::Unavailable { acknowledged: 1, required: 2 }.into()),
+        }
+    }
+
     fn written(&self) -> v1::PutResponse {
         let evidence = v1::Evidence { epoch: self.epoch(), ..Default::default() };
         v1::PutResponse { evidence: Some(evidence), ..Default::default() }
@@ -283,12 +296,13 @@ impl Service {
         let response = |request| match (self.manner, request) {
             (Manner::Choosy, request) => self.choose(request),
             (Manner::NotServing, _) => Some(v1::session_response::Response::Failure(not_serving())),
+            (Manner::Muddled, Some(v1::session_request::Request::Put(_))) => Some(self.muddle()),
             (_, Some(v1::session_request::Request::Get(_))) => Some(v1::session_response::Response::Get(self.found_nothing())),
             _ => Some(v1::session_response::Response::Put(self.written())),
         };
         let answer = |v1::SessionRequest { id, request }| Some(v1::SessionResponse { id, response: Some(response(request)?) });
         let responses = || requests.into_iter().filter_map(answer).collect();
-        let answers = matches!(self.manner, Manner::Well | Manner::NotServing | Manner::Choosy);
+        let answers = matches!(self.manner, Manner::Well | Manner::NotServing | Manner::Choosy | Manner::Muddled);
         answers.then(|| Ok(v1::SessionResponses { responses: responses(), epoch: self.epoch() }))
     }
 }
