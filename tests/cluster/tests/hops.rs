@@ -27,27 +27,31 @@ async fn use_keys(client: &Client, prefix: &str) {
     }
 }
 
-async fn forwarded(cluster: &Cluster) -> u64 {
-    let mut sum = 0;
+/// How many requests each process has forwarded.
+async fn forwarded(cluster: &Cluster) -> Vec<u64> {
+    let mut forwarded = Vec::new();
     for index in 0..cluster.processes.len() {
-        sum += cluster.status(index).await.unwrap().counters["requests_forwarded"];
+        forwarded.push(cluster.status(index).await.unwrap().counters["requests_forwarded"]);
     }
-    sum
+    forwarded
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_client_that_knows_the_ring_takes_no_hop_and_any_other_at_most_one() {
     let cluster = Cluster::with_ring(5).await.unwrap();
     use_keys(&cluster.client().await.unwrap(), "direct").await;
-    assert_eq!(forwarded(&cluster).await, 0, "every request went straight to a replica");
+    let mut before = forwarded(&cluster).await;
+    assert_eq!(before, [0; 5], "every request went straight to a replica");
 
-    let mut before = 0;
-    for process in &cluster.processes {
+    for (endpoint, process) in cluster.processes.iter().enumerate() {
         let through_one = ClientConfig { direct: false, ..ClientConfig::new(vec![process.address.clone()]) };
         use_keys(&Client::connect(through_one).await.unwrap(), &process.address).await;
-        let hops = forwarded(&cluster).await - before;
-        before += hops;
+        let after = forwarded(&cluster).await;
+        let mut others: Vec<u64> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
+        let hops = others.remove(endpoint);
         let most = (KEYS * REQUESTS_PER_KEY) as u64;
         assert!(0 < hops && hops <= most, "{hops} hops for {most} requests through {}", process.address);
+        assert_eq!(others, [0; 4], "a second hop of requests through {}", process.address);
+        before = after;
     }
 }
